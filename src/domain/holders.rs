@@ -1,0 +1,285 @@
+//! Who holds coupons of a campaign, by keyed 128-bit digest.
+//!
+//! Extendible hashing: a directory over many small tables, each split in two when it is full, so
+//! that no decision ever waits for the rehash of a large table. Two users share a digest with a
+//! chance of about n²/2¹²⁹: 1.5·10⁻²³ at 100 million holders.
+
+use hashbrown::{HashTable, hash_table::Entry as Slot};
+
+use super::{
+    decision::Held,
+    ids::{Sequence, Timestamp},
+};
+
+/// Entries at which a table is split: what hashbrown holds in 32 Ki buckets at its load of 7/8.
+/// A split moves this many entries, well under the 64 Ki that a decision may wait for.
+const SEGMENT_ENTRIES_MAX: usize = 28_672;
+
+/// Deepest directory: 2²⁰ tables hold 3·10¹⁰ entries. Past it tables grow instead.
+const DEPTH_MAX: u32 = 20;
+
+/// What a campaign remembers of one digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    /// Coupons held: at most [`PER_USER_LIMIT_MAX`](super::definition::PER_USER_LIMIT_MAX).
+    pub count: u16,
+    /// The latest of them.
+    pub latest: Held,
+}
+
+/// Holdings by digest.
+#[derive(Debug)]
+pub struct Holders {
+    depth: u32,
+    directory: Vec<u32>,
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    depth: u32,
+    entries: HashTable<Entry>,
+}
+
+/// 28 bytes: four words of digest, then sequence (27 bits), count (10) and time (48) in three,
+/// so that a holder costs at most 67 bytes in a table that has just grown, and about 45 on
+/// average.
+#[derive(Debug, Clone, Copy)]
+struct Entry([u32; 7]);
+
+const SEQUENCE_BITS: u32 = 27;
+const COUNT_BITS: u32 = 10;
+const TIME_BITS: u32 = 48;
+const _: () = assert!(SEQUENCE_BITS + COUNT_BITS + TIME_BITS <= 96);
+const _: () = assert!(super::definition::QUOTA_MAX < 1 << SEQUENCE_BITS);
+const _: () = assert!(super::definition::PER_USER_LIMIT_MAX < 1 << COUNT_BITS);
+const _: () = assert!(Timestamp::MAX.0 < 1 << TIME_BITS);
+
+impl Entry {
+    fn new(digest: u128, holding: Holding) -> Self {
+        let time = holding.latest.issued_at;
+        assert!(time.is_representable(), "time {time:?} should have been refused at the log");
+        let packed = u128::from(holding.latest.sequence)
+            | u128::from(holding.count) << SEQUENCE_BITS
+            | u128::from(time.0.cast_unsigned()) << (SEQUENCE_BITS + COUNT_BITS);
+        let word = |bits: u128, index: u32| ((bits >> (32 * index)) & 0xFFFF_FFFF) as u32;
+        Self([
+            word(digest, 0),
+            word(digest, 1),
+            word(digest, 2),
+            word(digest, 3),
+            word(packed, 0),
+            word(packed, 1),
+            word(packed, 2),
+        ])
+    }
+
+    fn digest(&self) -> u128 {
+        self.bits(0, 4)
+    }
+
+    fn holding(&self) -> Holding {
+        let packed = self.bits(4, 3);
+        let field = |from: u32, bits: u32| ((packed >> from) & ((1 << bits) - 1)) as u64;
+        Holding {
+            count: field(SEQUENCE_BITS, COUNT_BITS) as u16,
+            latest: Held {
+                sequence: field(0, SEQUENCE_BITS) as Sequence,
+                issued_at: Timestamp(field(SEQUENCE_BITS + COUNT_BITS, TIME_BITS).cast_signed()),
+            },
+        }
+    }
+
+    fn bits(&self, from: usize, words: usize) -> u128 {
+        let words = &self.0[from..from + words];
+        words.iter().rev().fold(0, |bits, word| bits << 32 | u128::from(*word))
+    }
+}
+
+/// The bits that choose within a table; the directory uses those at the other end.
+fn slot_hash(digest: u128) -> u64 {
+    digest as u64
+}
+
+impl Default for Holders {
+    fn default() -> Self {
+        Self { depth: 0, directory: vec![0], segments: vec![Segment::empty(0, 0)] }
+    }
+}
+
+impl Segment {
+    fn empty(depth: u32, capacity: usize) -> Self {
+        Self { depth, entries: HashTable::with_capacity(capacity) }
+    }
+}
+
+impl Holders {
+    /// What is held under `digest`, if anything.
+    #[must_use]
+    pub fn get(&self, digest: u128) -> Option<Holding> {
+        let segment = &self.segments[self.segment_of(digest)];
+        segment
+            .entries
+            .find(slot_hash(digest), |entry| entry.digest() == digest)
+            .map(Entry::holding)
+    }
+
+    /// Adds a coupon to what is held under `digest`.
+    pub fn add(&mut self, digest: u128, held: Held) {
+        let mut at = self.segment_of(digest);
+        while self.segments[at].entries.len() >= SEGMENT_ENTRIES_MAX
+            && self.segments[at].depth < DEPTH_MAX
+        {
+            self.split(at);
+            at = self.segment_of(digest);
+        }
+        let slot = self.segments[at].entries.entry(
+            slot_hash(digest),
+            |entry| entry.digest() == digest,
+            |entry| slot_hash(entry.digest()),
+        );
+        match slot {
+            Slot::Occupied(mut slot) => {
+                let before = slot.get().holding();
+                let latest =
+                    if held.sequence > before.latest.sequence { held } else { before.latest };
+                *slot.get_mut() = Entry::new(digest, Holding { count: before.count + 1, latest });
+            }
+            Slot::Vacant(slot) => {
+                slot.insert(Entry::new(digest, Holding { count: 1, latest: held }));
+            }
+        }
+    }
+
+    /// Digests that hold something.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.entries.len()).sum()
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory taken, the allocator's own aside.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let tables: usize =
+            self.segments.iter().map(|segment| segment.entries.allocation_size()).sum();
+        tables
+            + self.segments.capacity() * size_of::<Segment>()
+            + self.directory.capacity() * size_of::<u32>()
+    }
+
+    fn segment_of(&self, digest: u128) -> usize {
+        let index = if self.depth == 0 { 0 } else { (digest >> (128 - self.depth)) as usize };
+        self.directory[index] as usize
+    }
+
+    fn split(&mut self, at: usize) {
+        let depth = self.segments[at].depth + 1;
+        if depth > self.depth {
+            self.directory = self.directory.iter().flat_map(|&segment| [segment; 2]).collect();
+            self.depth = depth;
+        }
+        let full = std::mem::replace(&mut self.segments[at], Segment::empty(depth, 0)).entries;
+        let (ones, zeros): (Vec<_>, Vec<_>) =
+            full.into_iter().partition(|entry| entry.digest() >> (128 - depth) & 1 == 1);
+        let new = self.segments.len();
+        self.segments.push(Segment::filled(depth, ones));
+        self.segments[at] = Segment::filled(depth, zeros);
+        let shift = self.depth - depth;
+        for (index, segment) in self.directory.iter_mut().enumerate() {
+            if *segment as usize == at && (index >> shift) & 1 == 1 {
+                *segment = u32::try_from(new).expect("at most 2^20 segments");
+            }
+        }
+    }
+}
+
+impl Segment {
+    fn filled(depth: u32, entries: Vec<Entry>) -> Self {
+        let mut segment = Self::empty(depth, entries.len() + 1);
+        for entry in entries {
+            segment
+                .entries
+                .insert_unique(slot_hash(entry.digest()), entry, |entry| slot_hash(entry.digest()));
+        }
+        segment
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A spread of digests that needs no key: the finaliser of `SplitMix64`, twice.
+    fn digest(index: u64) -> u128 {
+        let mix = |seed: u64| {
+            let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ (z >> 31)
+        };
+        u128::from(mix(index)) << 64 | u128::from(mix(!index))
+    }
+
+    fn held(sequence: Sequence) -> Held {
+        Held { sequence, issued_at: Timestamp(1_700_000_000_000 + i64::from(sequence)) }
+    }
+
+    #[test]
+    fn an_entry_gives_back_what_was_put_in_at_the_ends_of_every_range() {
+        for sequence in [1, super::super::definition::QUOTA_MAX] {
+            for count in [1, super::super::definition::PER_USER_LIMIT_MAX] {
+                for issued_at in [Timestamp(0), Timestamp::MAX] {
+                    let holding = Holding { count, latest: Held { sequence, issued_at } };
+                    for digest in [0, u128::MAX, digest(7)] {
+                        let entry = Entry::new(digest, holding);
+                        assert_eq!((entry.digest(), entry.holding()), (digest, holding));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn holders_agree_with_a_plain_map_across_many_splits() {
+        let mut holders = Holders::default();
+        let mut plain = BTreeMap::new();
+        for sequence in 1..=200_000_u32 {
+            let digest = digest(u64::from(sequence % 150_000));
+            holders.add(digest, held(sequence));
+            plain
+                .entry(digest)
+                .and_modify(|(count, latest)| {
+                    *count += 1;
+                    *latest = sequence;
+                })
+                .or_insert((1, sequence));
+        }
+        assert_eq!(holders.len(), plain.len());
+        assert!(holders.segments.len() >= 8, "the test should split");
+        assert!(holders.segments.iter().all(|s| s.entries.len() <= SEGMENT_ENTRIES_MAX));
+        for (digest, (count, latest)) in plain {
+            let expected = Holding { count, latest: held(latest) };
+            assert_eq!(holders.get(digest), Some(expected));
+        }
+        assert_eq!(holders.get(digest(999_999_999)), None);
+    }
+
+    #[test]
+    fn an_empty_campaign_costs_next_to_nothing_and_a_million_holders_64_bytes_each() {
+        assert!(Holders::default().memory_bytes() < 1_024);
+        let mut holders = Holders::default();
+        for index in 1..=1_000_000_u32 {
+            holders.add(digest(u64::from(index)), held(index));
+        }
+        let each = holders.memory_bytes() / 1_000_000;
+        assert!(each <= 64, "{each} bytes per holder");
+    }
+}

@@ -1,0 +1,176 @@
+//! The names that everything else is keyed by: campaigns, users, idempotency keys, positions.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Where a record stands in its partition. Offsets have holes: never assume that the next is +1.
+pub type Offset = u64;
+
+/// Number of a partition of the request log, from 0.
+pub type Partition = u32;
+
+/// Place of a coupon in its campaign: 1, 2, 3 … without a gap. 0 is never issued.
+pub type Sequence = u32;
+
+/// A text that cannot be the id it is meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be {rule}")]
+pub struct InvalidId {
+    /// What the text must be, as a phrase that follows "must be".
+    pub rule: &'static str,
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $rule:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// What a valid text is, as a phrase that follows "must be".
+            pub const RULE: &'static str = $rule;
+
+            /// Checks `text` and keeps it.
+            ///
+            /// # Errors
+            /// [`InvalidId`] with the rule that `text` breaks.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let valid: fn(&[u8]) -> bool = $valid;
+                if valid(text.as_bytes()) {
+                    Ok(Self(Arc::from(text)))
+                } else {
+                    Err(InvalidId { rule: Self::RULE })
+                }
+            }
+
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// Names a campaign; also the key of its records in the log.
+    CampaignId,
+    "1 to 64 of a-z, 0-9 and '-', not starting with '-'",
+    |text| {
+        let rest_valid = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        matches!(text.first(), Some(b'a'..=b'z' | b'0'..=b'9'))
+            && text.len() <= 64
+            && text.iter().all(rest_valid)
+    }
+);
+
+text_id!(
+    /// Names who asks for a coupon.
+    UserId,
+    "1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'",
+    |text| {
+        let byte_valid = |byte: &u8| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
+        };
+        (1..=128).contains(&text.len()) && text.iter().all(byte_valid)
+    }
+);
+
+text_id!(
+    /// What a client repeats to be given the same coupon again.
+    IdempotencyKey,
+    "1 to 64 of A-Z, a-z, 0-9 and '.', '_', ':', '-'",
+    |text| {
+        let byte_valid = |byte: &u8| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-')
+        };
+        (1..=64).contains(&text.len()) && text.iter().all(byte_valid)
+    }
+);
+
+/// A record's place in the log, and so a request's identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Which life of the log; 1 for now.
+    pub log_epoch: u32,
+    /// Partition within the log.
+    pub partition: Partition,
+    /// Offset within the partition.
+    pub offset: Offset,
+}
+
+/// Milliseconds since the Unix epoch, as the log stamped them on a record.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// The latest time that decides and stores alike: 9999-12-31T23:59:59.999Z, the last that
+    /// RFC 3339 can write.
+    pub const MAX: Self = Self(253_402_300_799_999);
+
+    /// Whether the time lies between the Unix epoch and [`Self::MAX`].
+    #[must_use]
+    pub fn is_representable(self) -> bool {
+        (0..=Self::MAX.0).contains(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check<T>(parse: fn(&str) -> Result<T, InvalidId>, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(parse(text).is_ok(), "{text:?} should be accepted");
+        }
+        for text in bad {
+            assert!(parse(text).is_err(), "{text:?} should be refused");
+        }
+    }
+
+    #[test]
+    fn ids_are_what_the_outside_was_promised() {
+        let long = "a".repeat(65);
+        check(CampaignId::parse, &["a", "0-", &long[..64]], &["", "-a", "A", "a_b", &long, "é"]);
+        let long = "u".repeat(129);
+        check(UserId::parse, &["U.1_:@-", &long[..128]], &["", "a b", "a/b", &long, "ü"]);
+        let long = "k".repeat(65);
+        check(IdempotencyKey::parse, &["K.1_:-", &long[..64]], &["", "a@b", &long]);
+    }
+}

@@ -1,0 +1,16 @@
+#![doc = "coupond gives out a limited number of coupons, first come first served, and can prove it."]
+#![forbid(unsafe_code)]
+
+pub mod actors;
+pub mod answer;
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod feed;
+pub mod log;
+pub mod node;
+pub mod partition;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,228 @@
+//! The coupon store: what cannot be recomputed cheaply, and nothing else.
+//!
+//! What every adapter promises, and `contract` checks:
+//!
+//! - Every write is idempotent and deterministic: writing a row again, late, or by another owner
+//!   changes nothing. Marks and progress are max-registers: a lower offset never replaces a
+//!   higher one. A hold only goes open → released → closed.
+//! - `write` answers when the rows are as durable as the adapter makes rows; rows of one call may
+//!   land in any order, so whoever needs an order makes one call after another.
+//! - Reads see every write that was answered before they began, on any node.
+//! - Rows come back with their digest unchecked: whoever decides by them compares it.
+
+#[cfg(test)]
+pub mod contract;
+pub mod cql;
+pub mod embedded;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    coupon::Coupon,
+    definition::DefinitionVersion,
+    ids::{CampaignId, Offset, Partition, Sequence, UserId},
+};
+
+/// Coupon rows per bucket: about 2 MB a database partition, read in parallel on recovery.
+pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
+
+/// Most campaigns that one listing returns.
+pub const LISTING_MAX: usize = 1_000;
+
+/// What is fixed when an instance first starts and refused when it later differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Random name of the instance; part of every request id.
+    pub instance: String,
+    /// Which life of the log this is; 1 for now.
+    pub log_epoch: u32,
+    /// Partitions that campaigns are routed over.
+    pub partitions: u32,
+    /// Version of everything that is written: records, rows, request ids.
+    pub format: u32,
+    /// Fingerprint of the secret.
+    pub fingerprint: String,
+    /// The secret itself, where coupond made it for a distributed instance. Never printed.
+    pub secret: Option<String>,
+}
+
+/// A watermark made durable: every position below `next` is decided and stored, holds aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Whose progress.
+    pub partition: Partition,
+    /// Which life of the log.
+    pub log_epoch: u32,
+    /// The first offset that is not settled.
+    pub next: Offset,
+    /// The last record below `next` and its digest, by which a rewritten tail is noticed; none
+    /// when there is none.
+    pub last: Option<LastRecord>,
+}
+
+/// The last settled record of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRecord {
+    /// Its offset.
+    pub offset: Offset,
+    /// Keyed digest of its key and value.
+    pub digest: [u8; 16],
+}
+
+/// How many coupons a campaign has below an offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Which campaign.
+    pub campaign: CampaignId,
+    /// Below which offset of its partition.
+    pub offset: Offset,
+    /// The highest sequence below it.
+    pub issued: Sequence,
+}
+
+/// Why a hold was put on a campaign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldKind {
+    /// The campaign failed repeatedly at one position; every new owner tries again by itself.
+    Failure,
+    /// Log and store contradict each other; only an operator's release tries again.
+    Contradiction,
+}
+
+/// How far a hold has come. It never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldState {
+    /// The campaign decides nothing.
+    Open,
+    /// An operator asked to try again.
+    Released,
+    /// The replay from `from` met the live position; the campaign decides again.
+    Closed,
+}
+
+/// A campaign that decides nothing for now. Keyed by campaign, `from` and `number`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Which campaign.
+    pub campaign: CampaignId,
+    /// Its partition.
+    pub partition: Partition,
+    /// The lowest position that it touches.
+    pub from: Offset,
+    /// Tells this hold from earlier ones of the campaign: 1 more than there were before it.
+    pub number: u32,
+    /// Why, as a kind.
+    pub kind: HoldKind,
+    /// Why, as a sentence for the operator.
+    pub reason: String,
+    /// How far it has come.
+    pub state: HoldState,
+}
+
+/// One row to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// A coupon, in both views: by sequence and by user.
+    Coupon(Coupon),
+    /// A definition version; makes the campaign appear in the listing.
+    Version(DefinitionVersion),
+    /// A hold, or its next state.
+    Hold(Hold),
+    /// A campaign's mark.
+    Mark(Mark),
+    /// A partition's progress. Its marks are written before, in an earlier call.
+    Progress(Progress),
+}
+
+/// What the store knows of a partition, read in this order, each at quorum.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartitionRows {
+    /// Its progress, if it was ever written.
+    pub progress: Option<Progress>,
+    /// Every hold of its campaigns, closed ones too.
+    pub holds: Vec<Hold>,
+}
+
+/// What the store knows of a campaign, coupons aside, read in this order, each at quorum.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CampaignRows {
+    /// Every hold, closed ones too.
+    pub holds: Vec<Hold>,
+    /// Its mark, if it was ever written.
+    pub mark: Option<Mark>,
+    /// Every definition version in the order of offsets.
+    pub versions: Vec<DefinitionVersion>,
+}
+
+/// Which coupons of a campaign are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// All, in the order of sequences, from the coupon rows.
+    All,
+    /// Those of one user, in the order of sequences, from the by-user rows.
+    OfUser {
+        /// Who holds them.
+        user: UserId,
+        /// The bucket of the by-user view that the user stands in.
+        bucket: u8,
+    },
+}
+
+/// A store operation that could not be done.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct StoreError {
+    /// What was attempted, with its data.
+    pub operation: String,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// Names the failed operation and keeps its cause.
+    pub fn new(
+        operation: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { operation: operation.into(), source: source.into() }
+    }
+}
+
+/// Pages of coupons.
+pub type CouponPages = BoxStream<'static, Result<Vec<Coupon>, StoreError>>;
+
+/// Remembers coupons, definition versions, holds, marks and progress.
+#[async_trait]
+pub trait CouponStore: Send + Sync + 'static {
+    /// Creates the layout row if there is none, and gives the one that is in force: `proposed`,
+    /// or what was there before.
+    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError>;
+
+    /// Writes rows. One attempt: whoever must not go on without them repeats it.
+    async fn write(&self, rows: &[Row]) -> Result<(), StoreError>;
+
+    /// Reads a partition's progress, then its holds.
+    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError>;
+
+    /// Reads a campaign's holds, then its mark, then its versions.
+    async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<CampaignRows, StoreError>;
+
+    /// Reads coupons page by page, in the order of sequences.
+    fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages;
+
+    /// At most `limit` (and at most [`LISTING_MAX`]) campaigns by id, after the given one.
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, StoreError>;
+}

@@ -1,0 +1,94 @@
+//! Every metric, by its name, unit and labels, behind a typed function.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use crate::domain::{decision::Decision, ids::Partition, invariant::Invariant};
+
+const REQUESTS: &str = "coupond_requests_total";
+const DECISIONS: &str = "coupond_decisions_total";
+const ISSUE_LATENCY: &str = "coupond_issue_latency_seconds";
+const APPEND_LATENCY: &str = "coupond_append_latency_seconds";
+const STORE_LATENCY: &str = "coupond_store_latency_seconds";
+const PARTITION_LAG: &str = "coupond_partition_lag_records";
+const CAMPAIGNS: &str = "coupond_campaigns";
+const ACTOR_RESTARTS: &str = "coupond_actor_restarts_total";
+const VIOLATIONS: &str = "coupond_invariant_violations_total";
+const RECOVERY: &str = "coupond_recovery_seconds";
+const WAITERS: &str = "coupond_waiters";
+const DEAD_LETTERS: &str = "coupond_dead_letters_total";
+const PARTITIONS_HALTED: &str = "coupond_partition_halted";
+
+/// How a request left the edge; a closed set, so that the label stays bounded.
+pub fn request(outcome: &'static str) {
+    counter!(REQUESTS, "outcome" => outcome).increment(1);
+}
+
+/// Counts decisions that this process settled, once per position.
+pub fn decisions(decision: &Decision, count: u64) {
+    let (status, reason) = match decision {
+        Decision::Issued(_) => ("issued", ""),
+        Decision::AlreadyIssued(_) => ("already_issued", ""),
+        Decision::Rejected(reason) => ("rejected", reason.name()),
+        Decision::Accepted => ("accepted", ""),
+        Decision::Refused(_) => ("refused", ""),
+    };
+    counter!(DECISIONS, "status" => status, "reason" => reason).increment(count);
+}
+
+/// Request received → decision durable, as the node that answers sees it.
+pub fn issue_latency(latency: Duration) {
+    histogram!(ISSUE_LATENCY).record(latency);
+}
+
+/// Append sent → durable.
+pub fn append_latency(latency: Duration) {
+    histogram!(APPEND_LATENCY).record(latency);
+}
+
+/// One operation of the coupon store.
+pub fn store_latency(operation: &'static str, latency: Duration) {
+    histogram!(STORE_LATENCY, "operation" => operation).record(latency);
+}
+
+/// Records of a partition that wait for a decision, on its owner.
+pub fn partition_lag(partition: Partition, records: u64) {
+    gauge!(PARTITION_LAG, "partition" => partition.to_string()).set(records as f64);
+}
+
+/// Campaigns on this node by the state of their actor.
+pub fn campaigns(state: &'static str, count: usize) {
+    gauge!(CAMPAIGNS, "state" => state).set(count as f64);
+}
+
+/// A coupon actor was started again after a failure.
+pub fn actor_restart() {
+    counter!(ACTOR_RESTARTS).increment(1);
+}
+
+/// An invariant was found broken, or would have been and was stopped.
+pub fn violation(invariant: Invariant) {
+    counter!(VIOLATIONS, "invariant" => invariant.id()).increment(1);
+}
+
+/// Start of a campaign's load → it decides.
+pub fn recovery(duration: Duration) {
+    histogram!(RECOVERY).record(duration);
+}
+
+/// Requests that wait for a decision now.
+pub fn waiters(count: usize) {
+    gauge!(WAITERS).set(count as f64);
+}
+
+/// A record was kept as a dead letter.
+pub fn dead_letter(reason: &'static str) {
+    counter!(DEAD_LETTERS, "reason" => reason).increment(1);
+}
+
+/// Whether a partition that this node owns is halted.
+pub fn partition_halted(partition: Partition, halted: bool) {
+    let value = if halted { 1.0 } else { 0.0 };
+    gauge!(PARTITIONS_HALTED, "partition" => partition.to_string()).set(value);
+}

@@ -1,0 +1,3 @@
+//! What the outside sees of the inside: logs and metrics.
+
+pub mod metrics;
