@@ -1,1 +1,5 @@
-//! To come.
+//! HTTP in, JSON out. `http` knows URLs and status codes and no rules; `desk` appends, waits and
+//! answers from feed and store, and knows no URLs.
+
+pub mod desk;
+pub mod http;
