@@ -1,3 +1,196 @@
 //! What the outside sees of the inside: logs and metrics.
 
 pub mod metrics;
+
+use std::{
+    convert::Infallible,
+    env,
+    io::IsTerminal,
+    panic,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
+
+/// Where the filter of logs is looked for, the first one first.
+const LOG_VARIABLES: [&str; 2] = ["COUPOND_LOG", "RUST_LOG"];
+
+/// What is logged when nothing else is asked for: libraries only when something is amiss.
+const LOG_DEFAULT: &str = "info,fjall=warn,lsm_tree=warn,ractor=warn,scylla=warn";
+
+/// Upper bounds of latencies in seconds: from a tenth of a millisecond, which is an fsync here, to
+/// ten seconds, after which nobody waits.
+const LATENCY_BOUNDS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+/// How often samples of histograms are folded into their buckets when nobody scrapes: until then
+/// each sample takes memory.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A filter of logs that can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{variable}={filter:?} is no filter of logs; write for example \"warn\" or \
+     \"info,coupond=debug\""
+)]
+pub struct LogFilterError {
+    variable: &'static str,
+    filter: String,
+    #[source]
+    source: ParseError,
+}
+
+/// Sends logs of this process, and what libraries say through the `log` crate, to the standard
+/// error: for people on a terminal, otherwise one JSON object a line. Panics are logged too.
+/// A second call changes nothing.
+///
+/// # Errors
+/// [`LogFilterError`] when `COUPOND_LOG` (or `RUST_LOG`) can't be read.
+pub fn install_logs() -> Result<(), LogFilterError> {
+    let filter = filter()?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An error means that logs are installed already.
+    let installed = if std::io::stderr().is_terminal() {
+        logs.compact().with_ansi(env::var_os("NO_COLOR").is_none()).finish().try_init()
+    } else {
+        logs.json().flatten_event(true).with_span_list(false).finish().try_init()
+    };
+    if installed.is_ok() {
+        panic::set_hook(Box::new(log_panic));
+    }
+    Ok(())
+}
+
+fn filter() -> Result<EnvFilter, LogFilterError> {
+    for variable in LOG_VARIABLES {
+        let Some(filter) = env::var_os(variable) else { continue };
+        let filter = filter.to_string_lossy().into_owned();
+        if !filter.is_empty() {
+            return parse_filter(variable, filter);
+        }
+    }
+    Ok(EnvFilter::new(LOG_DEFAULT))
+}
+
+fn parse_filter(variable: &'static str, filter: String) -> Result<EnvFilter, LogFilterError> {
+    EnvFilter::builder().parse(&filter).map_err(|source| LogFilterError {
+        variable,
+        filter,
+        source,
+    })
+}
+
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let text = panic.payload().downcast_ref::<&str>().copied();
+    let owned = panic.payload().downcast_ref::<String>().map(String::as_str);
+    let message = text.or(owned).unwrap_or("without a message");
+    let location = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    tracing::error!(message, location, thread = thread.name(), "a thread panicked");
+}
+
+/// The metrics of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    recorded: PrometheusHandle,
+    process: metrics_process::Collector,
+    /// One at a time: process metrics are read and set in steps.
+    rendering: Mutex<()>,
+}
+
+/// Starts recording metrics, once per process: every call returns the same.
+pub fn install_metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&LATENCY_BOUNDS)
+            .expect("the bounds are a constant that is not empty")
+            .build_recorder();
+        let recorded = recorder.handle();
+        if ::metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("metrics go to a recorder that was there before: none are shown here");
+        }
+        metrics::describe();
+        let process = metrics_process::Collector::default();
+        process.describe();
+        Metrics { recorded, process, rendering: Mutex::new(()) }
+    })
+}
+
+impl Metrics {
+    /// All metrics as Prometheus text, those of the process read now.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.process.collect();
+        self.recorded.render()
+    }
+
+    /// Keeps the memory of metrics bounded while nobody scrapes them. Never completes; whoever
+    /// runs the process runs this beside.
+    pub async fn upkeep(&self) -> Infallible {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.recorded.run_upkeep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::invariant::Invariant;
+
+    #[test]
+    fn metrics_are_installed_once_and_rendered_with_help_and_buckets() {
+        let shown = install_metrics();
+        assert!(std::ptr::eq(shown, install_metrics()));
+        metrics::issue_latency(Duration::from_millis(3));
+        metrics::store_latency("load", Duration::from_secs(3));
+        let text = shown.render();
+        for line in [
+            "# HELP coupond_issue_latency_seconds Request received to decision durable.",
+            "# TYPE coupond_issue_latency_seconds histogram",
+            "coupond_issue_latency_seconds_bucket{le=\"0.0001\"} 0",
+            "coupond_issue_latency_seconds_bucket{le=\"0.005\"} 1",
+            "coupond_store_latency_seconds_bucket{operation=\"load\",le=\"2.5\"} 0",
+            "coupond_store_latency_seconds_bucket{operation=\"load\",le=\"5\"} 1",
+            "# TYPE process_resident_memory_bytes gauge",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        for invariant in Invariant::ALL {
+            let id = invariant.id();
+            let counted = format!("coupond_invariant_violations_total{{invariant=\"{id}\"}} ");
+            assert!(text.contains(&counted), "{counted}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_metric_of_the_outside_has_a_description() {
+        let source = include_str!("metrics.rs");
+        let named = source
+            .lines()
+            .filter(|line| line.starts_with("const "))
+            .filter_map(|line| line.split('"').nth(1).filter(|name| name.starts_with("coupond_")));
+        let mut named: Vec<_> = named.collect();
+        let mut described: Vec<_> = metrics::names().collect();
+        named.sort_unstable();
+        described.sort_unstable();
+        assert_eq!(described, named);
+    }
+
+    #[test]
+    fn filters_of_logs_are_checked() {
+        for good in ["warn", "info,coupond=debug", LOG_DEFAULT] {
+            assert!(parse_filter("COUPOND_LOG", good.to_owned()).is_ok(), "{good}");
+        }
+        let error = parse_filter("COUPOND_LOG", "coupond=loud".to_owned()).unwrap_err();
+        assert!(error.to_string().starts_with("COUPOND_LOG=\"coupond=loud\" is no filter"));
+    }
+}

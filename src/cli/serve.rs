@@ -1,0 +1,78 @@
+//! `coupond serve`: logs, metrics, runtime, signals, and the node in between.
+
+use std::time::Duration;
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::{CliError, Done};
+use crate::{config::Config, node, telemetry};
+
+/// How long what still runs on the runtime when the node has ended may take: the node has settled
+/// everything by then.
+const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Exit code of a node that a second signal ended before it had settled.
+const EXIT_AT_ONCE: i32 = 1;
+
+/// Runs a node until it ends or a signal ends it.
+pub(super) fn run(config: Config) -> Result<Done, CliError> {
+    telemetry::install_logs()?;
+    let metrics = telemetry::install_metrics();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let served = runtime.block_on(async {
+        let signals = Signals::install().map_err(CliError::Runtime)?;
+        let (stop, stopped) = oneshot::channel();
+        // On a task of its own: a second signal ends the process also while the node is busy.
+        let watch = tokio::spawn(watch(signals, stop));
+        let shutdown = async {
+            // The sender is dropped only with the watch, after the node has ended.
+            let _ = stopped.await;
+        };
+        let served = tokio::select! {
+            served = node::serve(config, shutdown) => served,
+            never = metrics.upkeep() => match never {},
+        };
+        watch.abort();
+        served.map_err(CliError::Serve)
+    });
+    runtime.shutdown_timeout(RUNTIME_END_TIMEOUT);
+    served.map(|()| Done::with(""))
+}
+
+/// The signals that end a node.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Completes with the name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// Passes the first signal on to the node; ends the process at the second.
+async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping: a second signal ends the process at once");
+    // A node that has ended already needs no signal.
+    let _ = stop.send(());
+    let signal = signals.next().await;
+    tracing::warn!(signal, "ending at once: what is in flight is settled by the next start");
+    std::process::exit(EXIT_AT_ONCE);
+}
