@@ -93,10 +93,16 @@ async fn read_at(
     }
 }
 
-/// Makes marks durable, then the progress that passes them.
-pub(super) async fn persist(environment: &Environment, marks: Vec<Mark>, progress: Progress) {
-    if !marks.is_empty() {
-        let rows: Vec<_> = marks.into_iter().map(Row::Mark).collect();
+/// Makes holds and marks durable, then the progress that passes them.
+pub(super) async fn persist(
+    environment: &Environment,
+    holds: Vec<Hold>,
+    marks: Vec<Mark>,
+    progress: Progress,
+) {
+    let holds = holds.into_iter().map(Row::Hold);
+    let rows: Vec<_> = holds.chain(marks.into_iter().map(Row::Mark)).collect();
+    if !rows.is_empty() {
         until_done("storing marks", || environment.store.write(&rows)).await;
     }
     let row = [Row::Progress(progress)];

@@ -442,10 +442,10 @@ impl PartitionState {
                 let event = Event::DeadLettered(offset);
                 let _ended = myself.cast(PartitionMessage::Event(event));
             })),
-            Effect::Persist { marks, progress } => {
+            Effect::Persist { holds, marks, progress } => {
                 running.writes.push(TaskGuard::spawn(async move {
                     let next = progress.next;
-                    io::persist(&environment, marks, progress).await;
+                    io::persist(&environment, holds, marks, progress).await;
                     let event = Event::Persisted(next);
                     let _ended = myself.cast(PartitionMessage::Event(event));
                 }));

@@ -80,6 +80,37 @@ pub struct Hold {
     pub reason: String,
     /// How far it has come.
     pub state: HoldState,
+    /// Once closed: the campaign's records below are all decided and stored, by an owner that had
+    /// read every one of them. Only ever raised. 0 until then.
+    pub until: Offset,
+}
+
+impl Hold {
+    /// The lowest position that this hold leaves unsettled. A closed hold still covers what
+    /// another owner, which had not heard of the closing, may have let pass under it.
+    #[must_use]
+    pub fn unsettled_from(&self) -> Offset {
+        match self.state {
+            HoldState::Open | HoldState::Released => self.from,
+            HoldState::Closed => self.from.max(self.until),
+        }
+    }
+
+    /// Orders the states of one hold: whatever has the higher rank is the later word on it.
+    #[must_use]
+    pub fn rank(&self) -> u64 {
+        match self.state {
+            HoldState::Open => 0,
+            HoldState::Released => 1,
+            HoldState::Closed => self.until.saturating_add(2),
+        }
+    }
+
+    /// Whether it quarantines its campaign.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        self.state != HoldState::Closed
+    }
 }
 
 /// What the store knows of a partition, read in this order, each at quorum.

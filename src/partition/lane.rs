@@ -62,8 +62,11 @@ pub(super) struct Lane {
     /// A stored row up to here waits to be derived again.
     pub(super) expects_until: Option<Offset>,
     pub(super) failures: Failures,
-    /// Holds that are not closed.
+    /// Holds that are not closed, or closed by another owner short of what may have passed.
     pub(super) holds: Vec<Hold>,
+    /// Holds that this owner closed and keeps extending; `extended` is how far it last did.
+    pub(super) closed: Vec<Hold>,
+    pub(super) extended: Offset,
     /// Why it last failed.
     pub(super) reason: Option<String>,
     /// Released records that wait for their hold to be marked.
@@ -91,6 +94,8 @@ impl Lane {
             expects_until: None,
             failures: Failures::default(),
             holds: Vec::new(),
+            closed: Vec::new(),
+            extended: 0,
             reason: None,
             releasing: Vec::new(),
             over_from: None,
@@ -112,21 +117,34 @@ impl Lane {
 
     /// The lowest position that a hold touches.
     pub(super) fn held_from(&self) -> Option<Offset> {
-        self.holds.iter().map(|hold| hold.from).min()
+        self.holds.iter().map(Hold::unsettled_from).min()
     }
 
     /// Whether a hold may be tried again without an operator.
     pub(super) fn may_retry(&self) -> bool {
-        let may = |hold: &Hold| hold.state == HoldState::Released || hold.kind == HoldKind::Failure;
+        let may = |hold: &Hold| hold.state != HoldState::Open || hold.kind == HoldKind::Failure;
         !self.holds.is_empty() && self.holds.iter().all(may)
     }
 
-    /// Takes over what the store says of a hold.
+    /// Takes over a hold, in place of what was known of it.
     pub(super) fn note(&mut self, hold: &Hold) {
-        self.holds.retain(|known| (known.from, known.number) != (hold.from, hold.number));
-        if hold.state != HoldState::Closed {
-            self.holds.push(hold.clone());
+        let other = |known: &Hold| (known.from, known.number) != (hold.from, hold.number);
+        self.holds.retain(other);
+        self.closed.retain(other);
+        self.holds.push(hold.clone());
+    }
+
+    /// The holds that this owner closed, extended to `watermark`, where everything of the
+    /// campaign below it was decided by this owner.
+    pub(super) fn extend(&mut self, watermark: Offset) -> Vec<Hold> {
+        if self.closed.is_empty() || watermark <= self.extended {
+            return Vec::new();
         }
+        self.extended = watermark;
+        for hold in &mut self.closed {
+            hold.until = watermark;
+        }
+        self.closed.clone()
     }
 
     /// The first position not yet stored by this incarnation.

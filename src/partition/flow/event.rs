@@ -157,8 +157,10 @@ pub enum Effect {
     },
     /// Keep the record at this offset as a dead letter: its campaign is not defined there.
     DeadLetter(Offset),
-    /// Make the marks durable, then the progress.
+    /// Make marks and holds durable, then the progress.
     Persist {
+        /// Closed holds that reach further now.
+        holds: Vec<Hold>,
         /// Marks that the progress passes.
         marks: Vec<Mark>,
         /// The progress.

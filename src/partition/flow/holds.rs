@@ -39,7 +39,7 @@ impl Flow {
         &mut self,
         campaign: CampaignId,
         incarnation: u64,
-        records: Vec<(At, Record)>,
+        mut records: Vec<(At, Record)>,
         read_to: Offset,
         effects: &mut Vec<Effect>,
     ) {
@@ -54,6 +54,8 @@ impl Flow {
             lane.met = true;
             lane.phase = Phase::Live;
             lane.floor = position;
+            // What the replay read beyond is read live, too.
+            records.retain(|(at, _)| at.offset < position);
         }
         let batch = Batch { records, passed: read_to.min(position) };
         effects.push(Effect::Send { campaign, incarnation, batch });
@@ -75,7 +77,8 @@ impl Flow {
         lane.reason = Some(reason.clone());
         // What is kept passes once the hold is durable, so the hold must reach that low.
         let from = lane.first_unstored().map_or(from, |unstored| from.min(unstored));
-        let covers = |hold: &Hold| hold.kind == kind && hold.from <= from;
+        let covers =
+            |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
         if lane.holds.iter().any(covers) {
             lane.restart(self.incarnations, Phase::Held);
             self.pass_kept(campaign, effects);
@@ -92,6 +95,7 @@ impl Flow {
             kind,
             reason,
             state: HoldState::Open,
+            until: 0,
         };
         effects.push(Effect::WriteHold { hold, mark: None });
     }
@@ -99,7 +103,7 @@ impl Flow {
     /// Marks every open hold of a campaign released; the catch-up follows when that is durable.
     pub(super) fn release(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
         let Some(lane) = self.lanes.get(campaign) else { return };
-        for hold in &lane.holds {
+        for hold in lane.holds.iter().filter(|hold| hold.is_in_force()) {
             let hold = Hold { state: HoldState::Released, ..hold.clone() };
             effects.push(Effect::WriteHold { hold, mark: None });
         }
@@ -108,9 +112,9 @@ impl Flow {
     pub(super) fn hold_written(&mut self, hold: &Hold, effects: &mut Vec<Effect>) {
         let campaign = &hold.campaign;
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
-        lane.note(hold);
         match hold.state {
             HoldState::Open => {
+                lane.note(hold);
                 let releases = lane.kept_releases();
                 lane.phase = Phase::Held;
                 self.pass_kept(campaign, effects);
@@ -119,6 +123,7 @@ impl Flow {
                 }
             }
             HoldState::Released => {
+                lane.note(hold);
                 let unreleased = lane.holds.iter().any(|hold| hold.state == HoldState::Open);
                 if unreleased || lane.phase != Phase::Held {
                     return;
@@ -144,8 +149,10 @@ impl Flow {
         for hold in holds {
             let number = self.hold_numbers.entry(hold.campaign.clone()).or_default();
             *number = (*number).max(hold.number);
-            let key = (hold.campaign.clone(), hold.from, hold.number);
-            if hold.state == HoldState::Closed || self.closed.contains(&key) {
+            // While this owner lives it has its own word for holds that it closed, and takes no
+            // other's for those that it lets records pass under.
+            let settled = hold.unsettled_from() >= self.durable;
+            if !hold.is_in_force() && (settled || !self.is_new) {
                 continue;
             }
             let now_ms = self.now_ms;
@@ -156,9 +163,10 @@ impl Flow {
             let same = |known: &Hold| {
                 (known.from, known.number) == (hold.from, hold.number) && known.state >= hold.state
             };
+            let known = lane.holds.iter().chain(&lane.closed).any(same);
             // What is kept and lies below the hold is not covered by it: it is decided first.
-            let uncovered = lane.first_unstored().is_some_and(|unstored| unstored < hold.from);
-            if lane.phase == Phase::Opening || uncovered || lane.holds.iter().any(same) {
+            let uncovered = lane.first_unstored().is_some_and(|unstored| unstored < hold.unsettled_from());
+            if lane.phase == Phase::Opening || uncovered || known {
                 continue;
             }
             lane.note(hold);

@@ -50,6 +50,9 @@ const HEARTBEAT_INTERVAL_MS: u64 = 1_000;
 /// A campaign that is over and had no record for this long gives its memory back.
 const IDLE_MS: u64 = 600_000;
 
+/// How often holds that were closed are extended where nothing of their campaign was read.
+const HOLD_SWEEP_INTERVAL_MS: u64 = 10_000;
+
 /// How often idle campaigns are looked for.
 const IDLE_CHECK_INTERVAL_MS: u64 = 10_000;
 
@@ -67,8 +70,11 @@ pub struct Flow {
     sendable: BTreeSet<CampaignId>,
     occupied: BTreeSet<CampaignId>,
     hold_numbers: BTreeMap<CampaignId, u32>,
-    /// Holds that this owner closed: a slow read of the store may still show them open.
-    closed: BTreeSet<(CampaignId, Offset, u32)>,
+    /// Campaigns with holds that this owner closed.
+    once_held: BTreeSet<CampaignId>,
+    swept_ms: u64,
+    /// Until the holds found on assignment are taken over.
+    is_new: bool,
     /// Dead letters of undefined campaigns under way.
     letters: BTreeSet<Offset>,
     outbox: Vec<Settled>,
@@ -102,7 +108,9 @@ impl Flow {
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
             hold_numbers: BTreeMap::new(),
-            closed: BTreeSet::new(),
+            once_held: BTreeSet::new(),
+            swept_ms: now_ms,
+            is_new: true,
             letters: BTreeSet::new(),
             outbox: Vec::new(),
             published: 0,
@@ -115,6 +123,7 @@ impl Flow {
         };
         let mut effects = vec![Effect::Credit(WINDOW_RECORDS_MAX)];
         flow.take_holds(&rows.holds, &mut effects);
+        flow.is_new = false;
         flow.flush(&mut effects);
         (flow, effects)
     }
@@ -340,6 +349,7 @@ impl Flow {
             let over = lane.over_from.is_some_and(|over| over <= wall);
             let idle = now_ms.saturating_sub(lane.active_ms) >= IDLE_MS;
             let rests = lane.phase == Phase::Live && lane.kept.is_empty() && lane.holds.is_empty();
+            let rests = rests && lane.closed.is_empty();
             let stop = over && idle && rests && lane.batches.is_empty() && !lane.replaying;
             if stop {
                 effects.push(Effect::Stop { campaign: campaign.clone() });

@@ -5,7 +5,7 @@ use super::{
         fold::Told,
         lane::{Lane, Phase},
     },
-    BATCH_RECORDS_MAX, BATCHES_MAX, Effect, Flow, HEARTBEAT_INTERVAL_MS, PROGRESS_INTERVAL_MS,
+    BATCH_RECORDS_MAX, BATCHES_MAX, Effect, Flow, HEARTBEAT_INTERVAL_MS, HOLD_SWEEP_INTERVAL_MS, PROGRESS_INTERVAL_MS,
     PROGRESS_RECORDS_MAX, Report,
 };
 use crate::domain::{
@@ -72,9 +72,12 @@ impl Flow {
             offset: lane.floor,
             issued,
         });
-        for hold in std::mem::take(&mut lane.holds) {
-            self.closed.insert((campaign.clone(), hold.from, hold.number));
-            let hold = Hold { state: HoldState::Closed, ..hold };
+        self.once_held.insert(campaign.clone());
+        lane.extended = lane.floor;
+        let earlier = std::mem::take(&mut lane.closed);
+        for hold in earlier.into_iter().chain(std::mem::take(&mut lane.holds)) {
+            let hold = Hold { state: HoldState::Closed, until: lane.floor, ..hold };
+            lane.closed.push(hold.clone());
             effects.push(Effect::WriteHold { hold, mark: mark.clone() });
         }
     }
@@ -114,10 +117,25 @@ impl Flow {
             return;
         }
         let mut marks = Vec::new();
+        let mut holds = Vec::new();
         for campaign in &self.occupied {
             let issued = self.lanes.get_mut(campaign).and_then(|lane| lane.mark(watermark));
             if let Some(issued) = issued {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
+            }
+        }
+        // Where nothing of the campaign was read, a hold need not reach further at once: a new
+        // owner would only search in vain for what passed under it.
+        let sweep = self.now_ms.saturating_sub(self.swept_ms) >= HOLD_SWEEP_INTERVAL_MS;
+        if sweep {
+            self.swept_ms = self.now_ms;
+        }
+        for campaign in &self.once_held {
+            if (sweep || self.occupied.contains(campaign))
+                && let Some(lane) = self.lanes.get_mut(campaign)
+                && lane.holds.is_empty()
+            {
+                holds.extend(lane.extend(watermark));
             }
         }
         self.persisting = true;
@@ -127,7 +145,7 @@ impl Flow {
             next: watermark,
             last: self.acks.last(),
         };
-        effects.push(Effect::Persist { marks, progress });
+        effects.push(Effect::Persist { holds, marks, progress });
     }
 
     pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {

@@ -39,7 +39,7 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
         Row::Hold(hold) => {
             let key = keys::hold(hold.partition, &hold.campaign, hold.from, hold.number);
             let row = HoldRow { kind: hold.kind, reason: hold.reason.clone(), state: hold.state };
-            entries.push(Entry::Raise(key, ranked(rank_of(hold.state), &json(&row))));
+            entries.push(Entry::Raise(key, ranked(hold.rank(), &json(&row))));
         }
         Row::Mark(mark) => {
             let value = ranked(mark.offset, &json(&MarkRow { issued: mark.issued }));
@@ -68,6 +68,7 @@ struct HoldRow {
     kind: HoldKind,
     reason: String,
     state: HoldState,
+    until: Offset,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,8 +105,8 @@ pub(super) fn decode_hold(
     const WHAT: Unreadable = Unreadable("a hold");
     let (campaign, from, number) = keys::hold_parts(key).ok_or(WHAT)?;
     let row: HoldRow = parse(value.get(RANK_BYTES..).ok_or(WHAT)?, WHAT)?;
-    let HoldRow { kind, reason, state } = row;
-    Ok(Hold { campaign, partition, from, number, kind, reason, state })
+    let HoldRow { kind, reason, state, until } = row;
+    Ok(Hold { campaign, partition, from, number, kind, reason, state, until })
 }
 
 pub(super) fn decode_mark(campaign: &CampaignId, value: &[u8]) -> Result<Mark, Unreadable> {
