@@ -177,10 +177,6 @@ fn run_script(engine: Engine, nodes: u32) -> Result<Own, String> {
     if !script.exists() {
         return Err(format!("{} is missing", script.display()));
     }
-    let data = tempfile::Builder::new()
-        .prefix("coupond-engine-")
-        .tempdir()
-        .map_err(|error| format!("no temporary folder: {error}"))?;
     let name = match engine {
         Engine::Kafka => "kafka",
         Engine::Cql => "cassandra",
@@ -191,6 +187,10 @@ fn run_script(engine: Engine, nodes: u32) -> Result<Own, String> {
         // The script's own temporary folder goes with the engine also when this process can't.
         return hold(command, None);
     }
+    let data = tempfile::Builder::new()
+        .prefix("coupond-engine-")
+        .tempdir()
+        .map_err(|error| format!("no temporary folder: {error}"))?;
     command.arg("--data").arg(data.path());
     hold(command, Some(data))
 }
