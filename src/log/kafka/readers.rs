@@ -55,12 +55,23 @@ const QUEUE_KIB: usize = 2 * 1_024;
 const FETCH_BYTES: usize = 512 * 1_024;
 
 /// Longest that a broker holds a fetch that finds nothing. A partition that is added to a lane
-/// waits for the fetch under way, so this is what it costs at most; ten fetches a second and lane
-/// cost nothing that can be seen.
-const FETCH_WAIT: Duration = Duration::from_millis(100);
+/// waits for the fetch under way, so this is what a replay's start costs at most; forty fetches a
+/// second cost a broker less than 1 % of a core.
+const FETCH_WAIT: Duration = Duration::from_millis(25);
+
+/// Lanes that are there before anybody asks: the live one, and one for the first replay, which
+/// must not wait for a client to find its brokers.
+const LANES_WARM: usize = 2;
 
 /// How often the keeper serves what the library has to say when nobody asks for anything.
 const SERVE_EVERY: Duration = Duration::from_millis(100);
+
+/// How long the keeper listens to one lane: the library hands out one event at a time, and says
+/// nothing of whether there is another.
+const SERVE_FOR: Duration = Duration::from_millis(1);
+
+/// Events of one lane that are served in a row, so that a storm in one doesn't starve openers.
+const SERVE_EVENTS_MAX: usize = 64;
 
 /// A queue says when it is no longer empty; this is for the case that it is not heard.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -81,7 +92,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// Starts the keeper and a first lane.
+    /// Starts the keeper and the first lanes. Blocks while they look for their brokers.
     pub(super) fn connect(config: &KafkaConfig, topic: &str) -> Result<Self, LogError> {
         let mut settings = client::consumer(config);
         settings
@@ -89,14 +100,22 @@ impl Readers {
             .set("fetch.message.max.bytes", FETCH_BYTES.to_string())
             .set("queued.min.messages", QUEUE_RECORDS.to_string())
             .set("queued.max.messages.kbytes", QUEUE_KIB.to_string());
-        let lane = Lane::start(&settings).map_err(|error| failed("starting a reader", error))?;
-        let first = Arc::clone(&lane.consumer);
+        let lanes: Vec<_> = (0..LANES_WARM)
+            .map(|_| Lane::start(&settings))
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed("starting a reader", error))?;
+        for lane in &lanes {
+            if let Err(error) = lane.consumer.fetch_metadata(Some(topic), client::QUERY_TIMEOUT) {
+                warn!(%error, "kafka does not answer readers yet");
+            }
+        }
+        let first = Arc::clone(&lanes[0].consumer);
         // Bounded by its users: an opener waits for its answer, and each reader closes once.
         let (keeper, commands) = mpsc::channel();
         let state = Keeper {
             settings,
             topic: topic.to_owned(),
-            lanes: vec![lane],
+            lanes,
             waiting: VecDeque::new(),
             own: Some(keeper.clone()),
         };
@@ -201,7 +220,8 @@ impl Lane {
 
     /// Serves the library. All records come by the partitions' own queues.
     fn serve(&self) {
-        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+        for _ in 0..SERVE_EVENTS_MAX {
+            let Some(event) = self.consumer.poll(SERVE_FOR) else { break };
             let Ok(message) = event else { continue };
             let partition = u32::try_from(message.partition()).unwrap_or_default();
             error!(partition, offset = message.offset(), "record outside its partition's queue");

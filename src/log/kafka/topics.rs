@@ -452,7 +452,7 @@ mod tests {
     /// Names of the settings that are refused, and how many warnings there are.
     fn check(facts: &Facts, purpose: Purpose, partitions: u32) -> (Vec<String>, usize) {
         let mut findings = Findings::default();
-        facts.check(*purpose, *partitions, &mut findings);
+        facts.check(purpose, partitions, &mut findings);
         let names = findings.problems.iter().map(|problem| problem.setting.clone()).collect();
         (names, findings.warnings.len())
     }
