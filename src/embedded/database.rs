@@ -1,8 +1,6 @@
 //! Opens the database, finds the ends of every partition, starts and ends the committer.
 
-use std::{
-    convert::Infallible, error::Error, fs::File, io, path::PathBuf, sync::Arc, thread::JoinHandle,
-};
+use std::{error::Error, fs::File, io, path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
 use tokio::sync::{mpsc, oneshot};
@@ -40,8 +38,9 @@ const JOURNAL_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
 /// Blocks of files kept in memory.
 const CACHE_BYTES: u64 = 64 * 1_024 * 1_024;
 
-/// Called with what makes it impossible to go on; never returns.
-pub(super) type Fatal = Arc<dyn Fn(&(dyn Error + 'static)) -> Infallible + Send + Sync>;
+/// Called with what makes it impossible to go on. The default ends the process; where a test's
+/// returns, the committer ends and nothing is written any more.
+pub(super) type Fatal = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
 
 /// What tests replace.
 #[derive(Clone)]

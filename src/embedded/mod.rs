@@ -13,6 +13,8 @@ pub(crate) mod keys;
 mod space;
 mod tail;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use database::{EmbeddedDatabase, OpenError};

@@ -54,3 +54,59 @@ impl DecisionFeed for InProcessFeed {
         Ok(receiver)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fresh() -> (Arc<InProcessFeed>, ()) {
+        (Arc::default(), ())
+    }
+
+    crate::feed::contract::decision_feed_contract!(fresh);
+
+    fn message(to: u64) -> FeedMessage {
+        FeedMessage {
+            log_epoch: 1,
+            partition: 0,
+            from: 0,
+            to,
+            end: to,
+            halted: None,
+            decisions: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_loss_is_told_once_and_where_it_happened() {
+        let feed = InProcessFeed::default();
+        let mut follower = feed.follow().await.unwrap();
+        let max = FOLLOWER_MESSAGES_MAX as u64;
+        let mut to = 0;
+        for round in 0..3 {
+            for _ in 0..max + 10 {
+                to += 1;
+                feed.publish(message(to)).await.unwrap();
+            }
+            assert_eq!(follower.len(), FOLLOWER_MESSAGES_MAX + 1, "round {round}");
+            let mut events = Vec::new();
+            while let Ok(event) = follower.try_recv() {
+                events.push(event);
+            }
+            assert_eq!(events.pop(), Some(FeedEvent::Gap));
+            assert!(!events.contains(&FeedEvent::Gap), "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_left_is_forgotten_even_when_it_was_full() {
+        let feed = InProcessFeed::default();
+        let follower = feed.follow().await.unwrap();
+        for to in 0..2 * FOLLOWER_MESSAGES_MAX as u64 {
+            feed.publish(message(to)).await.unwrap();
+        }
+        drop(follower);
+        feed.publish(message(0)).await.unwrap();
+        assert_eq!(feed.followers.lock().unwrap().len(), 0);
+    }
+}

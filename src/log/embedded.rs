@@ -415,3 +415,17 @@ fn decode_dead_letter(entry: fjall::KvPair) -> Result<DeadLetter, DatabaseError>
     };
     decoded().ok_or_else(|| "a dead letter can't be read".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{embedded::testing, log::contract};
+
+    async fn fresh() -> (Arc<EmbeddedLog>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let database = testing::open(folder.path(), contract::PARTITIONS);
+        (Arc::new(EmbeddedLog::new(database, std::time::Duration::from_hours(1))), folder)
+    }
+
+    contract::request_log_contract!(fresh);
+}

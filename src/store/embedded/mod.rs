@@ -237,3 +237,17 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(StoreError::new(operation, error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::testing;
+
+    async fn fresh() -> (Arc<EmbeddedStore>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let database = testing::open(folder.path(), 1);
+        (Arc::new(EmbeddedStore::new(database)), folder)
+    }
+
+    crate::store::contract::coupon_store_contract!(fresh);
+}
