@@ -6,12 +6,14 @@
 //! is idempotent and recorded only after its table was found to be what the step makes, so a node
 //! that dies in the middle leaves nothing that the next one can't go on from.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, future::Future, time::Duration};
 
 use scylla::{
     client::session::Session,
+    deserialize::row::DeserializeRow,
     errors::{DbError, ExecutionError, RequestAttemptError},
     policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy},
+    response::query_result::QueryResult,
     serialize::row::SerializeRow,
     statement::{Consistency, Statement},
 };
@@ -19,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
+    Cause,
     error::{ConnectError, Refusal},
     session::{self, Placement},
     steps::{Columns, STEPS, Step, column},
@@ -27,7 +30,7 @@ use crate::{config::CqlConfig, domain::keys::hex};
 
 /// How long a node may go without renewing the lock before another takes it: longer than any one
 /// step with its agreement takes on a healthy cluster.
-const LEASE_S: i32 = 30;
+const LEASE_S: u32 = 30;
 
 /// How long to wait for another node to finish: more than two leases, so that a node that died
 /// with the lock does not stop this one.
@@ -36,8 +39,12 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(90);
 /// Between looks at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
-/// ScyllaDB refuses a schema change that met another one and asks to repeat it.
-const CHANGE_ATTEMPTS: u32 = 5;
+/// How often one change is tried, 2 s in all: ScyllaDB refuses a schema change that met another
+/// one, and a node may not know yet what another just made.
+const ATTEMPTS: u32 = 5;
+
+/// A lease is renewed before a step that starts later than this after it was taken.
+const RENEW_AFTER: Duration = Duration::from_secs(LEASE_S as u64 / 3);
 
 const LOCK: &str = "schema lock";
 
@@ -62,12 +69,14 @@ impl<'a> Schema<'a> {
     pub(super) async fn establish(&self) -> Result<Placement, ConnectError> {
         self.agree().await?;
         let placement = self.keyspace().await?;
-        let first = &STEPS[0];
-        if self.columns(first.table()).await?.is_empty() {
+        if !self.missing().await?.is_empty() {
+            // Also where the table is listed already: a node lists it a moment before it knows it,
+            // and answers this one only once the change before it is done.
+            let first = &STEPS[0];
             self.change(&first.statement(&self.config.keyspace)).await?;
+            self.check(first).await?;
+            self.take_steps().await?;
         }
-        self.check(first).await?;
-        self.take_steps().await?;
         for step in &STEPS {
             self.check(step).await?;
         }
@@ -124,9 +133,7 @@ impl<'a> Schema<'a> {
                 return taken;
             }
             if Instant::now() >= deadline {
-                let keyspace = self.config.keyspace.clone();
-                let holder = self.holder().await?.unwrap_or_default();
-                return Err(ConnectError::Locked { keyspace, holder });
+                return Err(self.locked().await?);
             }
             tokio::time::sleep(LOCK_PAUSE).await;
         }
@@ -136,20 +143,26 @@ impl<'a> Schema<'a> {
     /// Takes and records the missing steps in order. The lock is held.
     async fn take_missing(&self) -> Result<(), ConnectError> {
         let keyspace = &self.config.keyspace;
+        let mut renewed = Instant::now();
         // What was missing before the lock was had may have been done since.
         for step in self.missing().await? {
+            if renewed.elapsed() > RENEW_AFTER {
+                if !self.lock().await? {
+                    return Err(self.locked().await?);
+                }
+                renewed = Instant::now();
+            }
             self.change(&step.statement(keyspace)).await?;
             self.check(step).await?;
-            if !self.lock().await? {
-                let holder = self.holder().await?.unwrap_or_default();
-                return Err(ConnectError::Locked { keyspace: keyspace.clone(), holder });
-            }
             info!(keyspace, step = step.name, "schema step taken");
-            if step.number > 1 {
-                self.record(step).await?;
-            }
-            if step.number == 2 {
-                self.record(&STEPS[0]).await?;
+            match step.number {
+                // There is nothing to record it in before the second.
+                1 => {}
+                2 => {
+                    self.record(&STEPS[0]).await?;
+                    self.record(step).await?;
+                }
+                _ => self.record(step).await?,
             }
         }
         Ok(())
@@ -161,7 +174,13 @@ impl<'a> Schema<'a> {
              VALUES (?, ?, toTimestamp(now()))",
             self.config.keyspace
         );
-        self.execute(&text, (step.number, step.name)).await
+        let values = (step.number, step.name);
+        self.repeat(&text, || self.session.query_unpaged(text.as_str(), values)).await
+    }
+
+    async fn locked(&self) -> Result<ConnectError, ConnectError> {
+        let holder = self.holder().await?.unwrap_or_default();
+        Ok(ConnectError::Locked { keyspace: self.config.keyspace.clone(), holder })
     }
 
     /// The steps that are not recorded, in order.
@@ -171,8 +190,12 @@ impl<'a> Schema<'a> {
         if !self.columns(STEPS[1].table()).await?.is_empty() {
             self.check(&STEPS[1]).await?;
             let text = format!("SELECT step FROM \"{keyspace}\".schema_steps");
-            let rows: Vec<(i32,)> = self.select(&text, (), Consistency::Quorum).await?;
-            recorded = rows.into_iter().map(|(step,)| step).collect();
+            match self.try_select(&text, (), Consistency::Quorum).await {
+                Ok(rows) => recorded = rows.into_iter().map(|(step,): (i32,)| step).collect(),
+                // Listed, but not known yet: nothing is recorded in it.
+                Err(error) if is_unknown_table(&error) => {}
+                Err(error) => return Err(ConnectError::unavailable(text, error)),
+            }
         }
         let known = STEPS[STEPS.len() - 1].number;
         match recorded.iter().max() {
@@ -253,8 +276,8 @@ impl<'a> Schema<'a> {
     /// lowest id: changes that meet there are made one after another, while two coordinators that
     /// create one table at once each give it an id of their own.
     async fn change(&self, text: &str) -> Result<(), ConnectError> {
-        let mut attempt = 1;
-        loop {
+        let summary = text.lines().find(|line| !line.starts_with("--")).unwrap_or(text);
+        let send = || {
             let mut statement = Statement::new(text);
             let state = self.session.get_cluster_state();
             let connected = state.get_nodes_info().iter().filter(|node| node.is_connected());
@@ -263,14 +286,25 @@ impl<'a> Schema<'a> {
                 let policy = SingleTargetLoadBalancingPolicy::new(target, None);
                 statement.set_load_balancing_policy(Some(policy));
             }
-            match self.session.query_unpaged(statement, ()).await {
-                Ok(_) => return self.agree().await,
-                Err(error) if attempt == CHANGE_ATTEMPTS || is_final(&error) => {
-                    let summary = text.lines().find(|line| !line.starts_with("--"));
-                    let operation = format!("changing the schema: {}", summary.unwrap_or(text));
+            self.session.query_unpaged(statement, ())
+        };
+        self.repeat(summary, send).await?;
+        self.agree().await
+    }
+
+    /// Does something that may be done twice until it succeeds, a few times at most.
+    async fn repeat<F>(&self, operation: &str, send: impl Fn() -> F) -> Result<(), ConnectError>
+    where
+        F: Future<Output = Result<QueryResult, ExecutionError>>,
+    {
+        let mut attempt = 1;
+        loop {
+            match send().await {
+                Ok(_) => return Ok(()),
+                Err(error) if attempt == ATTEMPTS || is_final(&error) => {
                     return Err(ConnectError::unavailable(operation, error));
                 }
-                Err(error) => warn!(%error, attempt, "schema change failed, repeating it"),
+                Err(error) => warn!(%error, attempt, operation, "setup failed, repeating it"),
             }
             tokio::time::sleep(LOCK_PAUSE * attempt).await;
             attempt += 1;
@@ -284,11 +318,6 @@ impl<'a> Schema<'a> {
         })
     }
 
-    async fn execute(&self, text: &str, values: impl SerializeRow) -> Result<(), ConnectError> {
-        let done = self.session.query_unpaged(text, values).await;
-        done.map(|_| ()).map_err(|error| ConnectError::unavailable(text, error))
-    }
-
     async fn select<R>(
         &self,
         text: &str,
@@ -296,30 +325,46 @@ impl<'a> Schema<'a> {
         consistency: Consistency,
     ) -> Result<Vec<R>, ConnectError>
     where
-        R: for<'frame> scylla::deserialize::row::DeserializeRow<'frame, 'frame>,
+        R: for<'frame> DeserializeRow<'frame, 'frame>,
+    {
+        let rows = self.try_select(text, values, consistency).await;
+        rows.map_err(|error| ConnectError::unavailable(text, error))
+    }
+
+    async fn try_select<R>(
+        &self,
+        text: &str,
+        values: impl SerializeRow,
+        consistency: Consistency,
+    ) -> Result<Vec<R>, Cause>
+    where
+        R: for<'frame> DeserializeRow<'frame, 'frame>,
     {
         let mut statement = Statement::new(text);
         statement.set_consistency(consistency);
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            ConnectError::unavailable(text, error)
-        };
-        let result = self.session.query_unpaged(statement, values).await;
-        let rows = result.map_err(|error| failed(error.into()))?;
-        let rows = rows.into_rows_result().map_err(|error| failed(error.into()))?;
-        let rows = rows.rows::<R>().map_err(|error| failed(error.into()))?;
-        rows.collect::<Result<_, _>>().map_err(|error| failed(error.into()))
+        statement.set_is_idempotent(true);
+        let result = self.session.query_unpaged(statement, values).await?;
+        Ok(result.into_rows_result()?.rows::<R>()?.collect::<Result<_, _>>()?)
     }
 }
 
-/// Whether repeating a schema change can't help.
+/// Whether a node said that it does not know a table.
+fn is_unknown_table(error: &Cause) -> bool {
+    let error = error.downcast_ref::<ExecutionError>();
+    error.and_then(database_error).is_some_and(|error| *error == DbError::Invalid)
+}
+
+fn database_error(error: &ExecutionError) -> Option<&DbError> {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => Some(error),
+        _ => None,
+    }
+}
+
+/// Whether repeating a schema change can't help. A keyspace that a node does not know yet is
+/// invalid, so that one is repeated.
 fn is_final(error: &ExecutionError) -> bool {
-    let ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) = error else {
-        return false;
-    };
-    matches!(
-        error,
-        DbError::SyntaxError | DbError::Invalid | DbError::ConfigError | DbError::Unauthorized
-    )
+    matches!(database_error(error), Some(DbError::SyntaxError | DbError::Unauthorized))
 }
 
 fn check_name(keyspace: &str) -> Result<(), Refusal> {

@@ -155,11 +155,11 @@ pub(super) async fn for_setup(config: &CqlConfig) -> Result<Session, ConnectErro
         .consistency(Consistency::Quorum)
         .serial_consistency(Some(SerialConsistency::Serial))
         .request_timeout(Some(SETUP_TIMEOUT))
-        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
         .build();
     let builder = builder(config, profile.into_handle())
         .pool_size(PoolSize::PerHost(NonZeroUsize::MIN))
-        .fetch_schema_metadata(false);
+        .fetch_schema_metadata(false)
+        .refresh_metadata_on_auto_schema_agreement(false);
     build(config, builder).await
 }
 
