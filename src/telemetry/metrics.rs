@@ -18,6 +18,7 @@ const VIOLATIONS: &str = "coupond_invariant_violations_total";
 const RECOVERY: &str = "coupond_recovery_seconds";
 const WAITERS: &str = "coupond_waiters";
 const DEAD_LETTERS: &str = "coupond_dead_letters_total";
+const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 
 /// How a request left the edge; a closed set, so that the label stays bounded.
@@ -85,6 +86,11 @@ pub fn waiters(count: usize) {
 /// A record was kept as a dead letter.
 pub fn dead_letter(reason: &'static str) {
     counter!(DEAD_LETTERS, "reason" => reason).increment(1);
+}
+
+/// A message of the decision feed was not sent, or was not this instance's.
+pub fn feed_lost(reason: &'static str) {
+    counter!(FEED_LOST, "reason" => reason).increment(1);
 }
 
 /// Whether a partition that this node owns is halted.

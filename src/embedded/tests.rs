@@ -1,0 +1,1 @@
+//! Faults against a real database: see below.
