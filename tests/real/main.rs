@@ -3,6 +3,7 @@
 //! One binary, so that each engine is started once per `cargo test`. Where an engine is not to be
 //! had, its tests are reported as ignored with the reason; under `CI=true` they fail.
 
+mod cql;
 #[path = "../engines/mod.rs"]
 mod engines;
 mod kafka;
@@ -17,7 +18,7 @@ const TEST_WITHIN: Duration = Duration::from_secs(180);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = kafka::trials();
+    let trials = [cql::trials(), kafka::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
