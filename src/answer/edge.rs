@@ -60,7 +60,7 @@ pub struct EdgeState {
     pub quarantined_from: Option<Offset>,
     /// Offset and highest sequence of the mark; zeros if none was written.
     pub mark: (Offset, Sequence),
-    /// Every definition version in the order of offsets; at least one.
+    /// Definition versions in the order of offsets: all, or the latest of a long history.
     pub versions: Vec<DefinitionVersion>,
 }
 
@@ -108,10 +108,13 @@ impl EdgeState {
         self.mark.1.max(self.latest().map_or(0, |version| version.issued))
     }
 
-    /// Whether the versions are all that there are below `offset`, now and for ever.
+    /// Whether the version in effect at `offset` is among the versions, now and for ever: one of
+    /// them stands below it, and nothing can come in between any more.
     #[must_use]
-    pub fn knows_versions_below(&self, offset: Offset) -> bool {
+    pub fn knows_version_at(&self, offset: Offset) -> bool {
+        let first = self.versions.first();
         offset <= self.decided_below(self.stored_below)
+            && first.is_some_and(|version| version.position.offset < offset)
     }
 
     /// Why a request that comes at `wall` is certain to be rejected; none when the log must say:
@@ -286,12 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_all_known_below_what_was_stored_when_they_were_read() {
+    fn the_version_at_an_offset_is_known_below_what_was_stored_when_it_was_read() {
         let mut state = state(3, |_| {});
-        assert!(state.knows_versions_below(130));
-        assert!(!state.knows_versions_below(131));
+        let knows = |state: &EdgeState, offset| state.knows_version_at(offset);
+        assert_eq!([130, 131, 41, 40].map(|at| knows(&state, at)), [true, false, true, false]);
         state.quarantined_from = Some(110);
-        assert!(state.knows_versions_below(110));
-        assert!(!state.knows_versions_below(111));
+        assert_eq!([110, 111].map(|at| knows(&state, at)), [true, false]);
     }
 }
