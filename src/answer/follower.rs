@@ -324,18 +324,21 @@ impl<D: Clone, W: Clone> PartitionState<D, W> {
         let before = effects.len();
         for side in [&mut self.waiting, &mut self.asking] {
             let here = (offset, 0)..=(offset, u64::MAX);
-            effects.extend(
-                side.extract_if(here, |_, _| true)
-                    .map(|(_, waiter)| Effect::Tell(waiter, decision.clone())),
-            );
+            while let Some((&place, _)) = side.range(here.clone()).next() {
+                let waiter = side.remove(&place);
+                effects.extend(waiter.map(|waiter| Effect::Tell(waiter, decision.clone())));
+            }
         }
         effects.len() - before
     }
 
     fn ask_store_below(&mut self, end: Offset, effects: &mut Vec<Effect<D, W>>) {
-        for (at, waiter) in self.waiting.extract_if(..(end, 0), |_, _| true) {
+        while let Some(entry) = self.waiting.first_entry()
+            && entry.key().0 < end
+        {
+            let (place, waiter) = entry.remove_entry();
             effects.push(Effect::AskStore(waiter.clone()));
-            self.asking.insert(at, waiter);
+            self.asking.insert(place, waiter);
         }
     }
 }

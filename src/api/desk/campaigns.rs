@@ -352,7 +352,3 @@ fn check_versions(
     let reason = format!("the definition version of {campaign} at {offset} was changed");
     Err(Failure::Contradiction(reason))
 }
-
-#[cfg(test)]
-#[path = "campaigns_tests.rs"]
-mod tests;

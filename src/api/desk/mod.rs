@@ -293,4 +293,12 @@ fn chain(error: &dyn Error) -> String {
 }
 
 #[cfg(test)]
+mod admin_tests;
+#[cfg(test)]
 mod fakes;
+#[cfg(test)]
+mod find_tests;
+#[cfg(test)]
+mod issue_tests;
+#[cfg(test)]
+mod world;
