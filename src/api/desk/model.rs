@@ -50,37 +50,7 @@ pub enum FoundStatus {
     },
 }
 
-/// The state of a campaign as views show it: the first that holds, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CampaignState {
-    /// A hold that is not closed.
-    Quarantined,
-    /// Closed by an operator, or past `closes_at`.
-    Closed,
-    /// Paused by an operator.
-    Paused,
-    /// Before `opens_at`.
-    Scheduled,
-    /// No seat remains.
-    SoldOut,
-    /// Coupons are issued.
-    Open,
-}
-
-impl CampaignState {
-    /// The state as the outside spells it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Quarantined => "quarantined",
-            Self::Closed => "closed",
-            Self::Paused => "paused",
-            Self::Scheduled => "scheduled",
-            Self::SoldOut => "sold_out",
-            Self::Open => "open",
-        }
-    }
-}
+pub use crate::answer::edge::CampaignState;
 
 /// A campaign as views show it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,259 @@
+use proptest::prelude::*;
+
+use super::*;
+
+type Tested = Follower<&'static str, char>;
+
+const LIMITS: Limits = Limits { decisions: 100, waiters: 10 };
+const NOW: Moment = Duration::from_secs(9);
+
+fn message(
+    partition: Partition,
+    to: Offset,
+    decisions: &[(Offset, &'static str)],
+) -> Event<&'static str> {
+    let decisions = decisions.to_vec();
+    Event::Message(Message { partition, to, end: to, halted: None, decisions })
+}
+
+fn halted(partition: Partition, reason: &str) -> Event<&'static str> {
+    let halted = Some(reason.to_owned());
+    Event::Message(Message { partition, to: 0, end: 0, halted, decisions: Vec::new() })
+}
+
+#[track_caller]
+fn wait(follower: &mut Tested, partition: Partition, offset: Offset, waiter: char) -> Place {
+    match follower.register(partition, offset, waiter, false) {
+        Registered::Waiting { place, ask_store: false } => place,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_waiter_is_told_its_decision_whenever_it_comes() {
+    let mut follower = Tested::new(2, LIMITS);
+    wait(&mut follower, 1, 5, 'a');
+    wait(&mut follower, 1, 5, 'b');
+    wait(&mut follower, 0, 5, 'c');
+    let effects = follower.step(NOW, message(1, 3, &[(5, "issued")]));
+    assert_eq!(effects, [Effect::Tell('a', "issued"), Effect::Tell('b', "issued")]);
+    assert_eq!(follower.waiters(), 1);
+    assert_eq!(follower.register(1, 5, 'd', false), Registered::Known("issued"));
+}
+
+#[test]
+fn a_waiter_whom_the_watermark_passed_asks_the_store_once_and_may_still_be_told() {
+    let mut follower = Tested::new(1, LIMITS);
+    let place = wait(&mut follower, 0, 5, 'a');
+    wait(&mut follower, 0, 6, 'b');
+    assert_eq!(follower.step(NOW, message(0, 5, &[])), []);
+    assert_eq!(follower.step(NOW, message(0, 6, &[])), [Effect::AskStore('a')]);
+    assert_eq!(follower.step(NOW, message(0, 6, &[])), []);
+    assert_eq!(follower.waiters(), 2);
+    let told = follower.step(NOW, message(0, 6, &[(5, "sold out")]));
+    assert_eq!(told, [Effect::Tell('a', "sold out")]);
+    follower.leave(place);
+    assert_eq!(follower.waiters(), 1);
+}
+
+#[test]
+fn a_decision_in_the_message_that_passes_it_is_no_gap() {
+    let mut follower = Tested::new(1, LIMITS);
+    wait(&mut follower, 0, 5, 'a');
+    let effects = follower.step(NOW, message(0, 9, &[(5, "issued")]));
+    assert_eq!(effects, [Effect::Tell('a', "issued")]);
+}
+
+#[test]
+fn lost_messages_send_everybody_to_the_store() {
+    let mut follower = Tested::new(2, LIMITS);
+    wait(&mut follower, 0, 5, 'a');
+    wait(&mut follower, 1, 7, 'b');
+    let effects = follower.step(NOW, Event::Gap);
+    assert_eq!(effects, [Effect::AskStore('a'), Effect::AskStore('b')]);
+    assert_eq!(follower.step(NOW, Event::Gap), []);
+}
+
+#[test]
+fn a_waiter_below_the_watermark_is_told_at_once_to_ask_the_store() {
+    let mut follower = Tested::new(1, LIMITS);
+    follower.step(NOW, message(0, 6, &[]));
+    let registered = follower.register(0, 5, 'a', false);
+    assert!(matches!(registered, Registered::Waiting { ask_store: true, .. }), "{registered:?}");
+    let effects = follower.step(NOW, message(0, 6, &[(5, "late")]));
+    assert_eq!(effects, [Effect::Tell('a', "late")]);
+}
+
+#[test]
+fn places_are_bounded_and_come_back() {
+    let mut follower = Tested::new(1, Limits { waiters: 2, ..LIMITS });
+    let place = wait(&mut follower, 0, 1, 'a');
+    wait(&mut follower, 0, 1, 'b');
+    assert_eq!(follower.register(0, 2, 'c', false), Registered::Full);
+    let reserved = follower.register(0, 2, 'd', true);
+    let Registered::Waiting { place: reserved, .. } = reserved else { panic!("{reserved:?}") };
+    follower.leave(reserved);
+    follower.leave(place);
+    follower.leave(place);
+    assert_eq!(follower.waiters(), 1);
+    wait(&mut follower, 0, 2, 'e');
+}
+
+#[test]
+fn only_the_latest_decisions_are_remembered() {
+    let mut follower = Tested::new(2, Limits { decisions: 3, ..LIMITS });
+    follower.step(NOW, message(0, 0, &[(1, "a"), (2, "b")]));
+    follower.step(NOW, message(1, 0, &[(1, "c"), (9, "d")]));
+    let known = |partition, offset| follower.decision(partition, offset).copied();
+    assert_eq!(
+        [known(0, 1), known(0, 2), known(1, 1), known(1, 9)],
+        [None, Some("b"), Some("c"), Some("d")]
+    );
+}
+
+#[test]
+fn a_decision_said_twice_changes_nothing_and_another_one_is_a_contradiction() {
+    let mut follower = Tested::new(1, LIMITS);
+    follower.step(NOW, message(0, 6, &[(5, "issued")]));
+    assert_eq!(follower.step(NOW, message(0, 6, &[(5, "issued")])), []);
+    let effects = follower.step(NOW, message(0, 6, &[(5, "sold out")]));
+    assert_eq!(effects, [Effect::Contradiction { partition: 0, offset: 5 }]);
+    assert_eq!(follower.decision(0, 5), Some(&"issued"));
+}
+
+#[test]
+fn a_late_owner_does_not_move_the_watermark_back() {
+    let mut follower = Tested::new(1, LIMITS);
+    follower.step(NOW, message(0, 60, &[]));
+    follower.step(NOW, message(0, 50, &[]));
+    assert_eq!(follower.watermark(0), Some(60));
+}
+
+#[test]
+fn lag_goes_by_the_watermark_and_before_it_is_known_by_the_nodes_own_appends() {
+    let mut follower = Tested::new(1, LIMITS);
+    assert_eq!(follower.lag(0), 0);
+    assert_eq!(follower.acknowledged(0, 1_000, None), Ok(()));
+    assert_eq!(follower.acknowledged(0, 1_009, None), Ok(()));
+    assert_eq!(follower.lag(0), 10);
+    let behind = Message { partition: 0, to: 900, end: 950, halted: None, decisions: Vec::new() };
+    follower.step(NOW, Event::Message(behind));
+    assert_eq!(follower.lag(0), 110);
+    follower.step(NOW, message(0, 2_000, &[]));
+    assert_eq!(follower.lag(0), 0);
+}
+
+#[test]
+fn an_append_acknowledged_below_a_known_watermark_halts_the_partition_here() {
+    let mut follower = Tested::new(2, LIMITS);
+    follower.step(NOW, message(0, 50, &[]));
+    assert_eq!(follower.acknowledged(0, 50, Some(50)), Ok(()));
+    assert_eq!(follower.halted(NOW, 0), None);
+    // Sent before the watermark was known, it may well stand below it.
+    assert_eq!(follower.acknowledged(0, 40, Some(40)), Ok(()));
+    assert!(follower.acknowledged(0, 49, Some(50)).is_err());
+    assert!(follower.halted(NOW, 0).is_some_and(|reason| reason.contains("offset 49")));
+    assert_eq!(follower.halted(NOW, 1), None);
+}
+
+#[test]
+fn a_halt_holds_as_long_as_its_owner_is_heard_of() {
+    let mut follower = Tested::new(2, LIMITS);
+    assert!(follower.is_silent(NOW, 0));
+    follower.step(NOW, halted(0, "out of range"));
+    assert_eq!(follower.halted(NOW, 0), Some("out of range"));
+    assert_eq!(follower.halted(NOW, 1), None);
+    let later = NOW + OWNER_SILENT_AFTER;
+    assert!(!follower.is_silent(later, 0) && follower.halted(later, 0).is_some());
+    let silent = later + Duration::from_millis(1);
+    assert!(follower.is_silent(silent, 0) && follower.halted(silent, 0).is_none());
+    follower.step(silent, message(0, 1, &[]));
+    assert_eq!(follower.halted(silent, 0), None);
+}
+
+#[test]
+fn a_partition_that_the_layout_does_not_have_is_nobodys() {
+    let mut follower = Tested::new(1, LIMITS);
+    assert_eq!(follower.step(NOW, message(1, 5, &[(3, "x")])), []);
+    assert_eq!(follower.register(1, 3, 'a', true), Registered::Full);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Wait(Offset),
+    Leave(usize),
+    Decide(Vec<Offset>, bool),
+    Gap,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        (0..40_u64).prop_map(Act::Wait),
+        (0..40_usize).prop_map(Act::Leave),
+        (prop::collection::vec(0..40_u64, 0..6), any::<bool>())
+            .prop_map(|(offsets, lost)| Act::Decide(offsets, lost)),
+        Just(Act::Gap),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_waiter_is_told_or_sent_to_the_store_once_the_watermark_has_passed_it(
+        acts in prop::collection::vec(act(), 1..120),
+    ) {
+        let mut follower: Follower<Offset, u64> =
+            Follower::new(1, Limits { decisions: 8, waiters: 6 });
+        let mut alive: Vec<(Offset, u64, Place, bool)> = Vec::new();
+        let (mut names, mut watermark) = (0, 0);
+        for act in acts {
+            let effects = match act {
+                Act::Wait(offset) => {
+                    names += 1;
+                    match follower.register(0, offset, names, false) {
+                        Registered::Known(decision) => prop_assert_eq!(decision, offset),
+                        Registered::Full => prop_assert_eq!(alive.len(), 6),
+                        Registered::Waiting { place, ask_store } => {
+                            alive.push((offset, names, place, ask_store));
+                        }
+                    }
+                    Vec::new()
+                }
+                Act::Leave(at) => {
+                    if at < alive.len() {
+                        follower.leave(alive.remove(at).2);
+                    }
+                    Vec::new()
+                }
+                Act::Decide(offsets, lost) => {
+                    watermark += offsets.len() as u64;
+                    let decisions = match lost {
+                        true => Vec::new(),
+                        false => offsets.iter().map(|offset| (*offset, *offset)).collect(),
+                    };
+                    let message =
+                        Message { partition: 0, to: watermark, end: 0, halted: None, decisions };
+                    follower.step(NOW, Event::Message(message))
+                }
+                Act::Gap => follower.step(NOW, Event::Gap),
+            };
+            for effect in effects {
+                match effect {
+                    Effect::Tell(name, decision) => {
+                        let at = alive.iter().position(|waiter| waiter.1 == name);
+                        prop_assert_eq!(at.map(|at| alive.remove(at).0), Some(decision));
+                    }
+                    Effect::AskStore(name) => {
+                        let waiter = alive.iter_mut().find(|waiter| waiter.1 == name).unwrap();
+                        prop_assert!(!waiter.3, "sent to the store twice");
+                        waiter.3 = true;
+                    }
+                    Effect::Contradiction { .. } => prop_assert!(false, "none was made"),
+                }
+            }
+            prop_assert!(alive.iter().all(|(offset, _, _, asked)| *asked || *offset >= watermark));
+            prop_assert_eq!(follower.waiters(), alive.len());
+            prop_assert!(follower.order.len() <= 8);
+            prop_assert_eq!(follower.order.len(), follower.partitions[0].decisions.len());
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! How often one user may ask one campaign: a bucket per user, in a table of fixed size.
+//!
+//! The generic cell rate algorithm (GCRA): a key's whole state is the moment at which its bucket
+//! is full again. A key whose bucket is full is as good as unknown, so its slot can be taken;
+//! memory is bounded without sweeps, and a flood of users costs the strictness of the limit for
+//! those pushed out, never memory.
+
+use std::time::Duration;
+
+use super::Moment;
+
+/// Keys of a set: all of them are looked at, within two cache lines.
+const WAYS: usize = 8;
+
+/// Sets of one table: with [`WAYS`], 8,192 keys in 128 KiB. Sixteen tables hold 131,072 users
+/// whose bucket is not full, which at 100 requests a second each is more than a node can serve.
+const SETS: usize = 1_024;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    key: u64,
+    full_at: Moment,
+}
+
+/// A rate limit over many keys.
+#[derive(Debug)]
+pub struct RateTable {
+    interval: Duration,
+    burst: Duration,
+    slots: Vec<Slot>,
+}
+
+impl RateTable {
+    /// A limit of `rate` requests a second with bursts of `burst`, both at least 1.
+    #[must_use]
+    pub fn new(rate: u32, burst: u32) -> Self {
+        let interval = Duration::from_secs(1) / rate.max(1);
+        Self { interval, burst: interval * burst.max(1), slots: Vec::new() }
+    }
+
+    /// Takes one request of `key`, an even spread of bits, at `now`.
+    ///
+    /// # Errors
+    /// How long to wait when it is too much; nothing is taken then.
+    pub fn take(&mut self, now: Moment, key: u64) -> Result<(), Duration> {
+        if self.slots.is_empty() {
+            self.slots = vec![Slot::default(); SETS * WAYS];
+        }
+        let from = (key % SETS as u64) as usize * WAYS;
+        let set = &mut self.slots[from..from + WAYS];
+        let at = set.iter().position(|slot| slot.key == key).unwrap_or_else(|| fullest(set));
+        let slot = &mut set[at];
+        let full_at = if slot.key == key { slot.full_at.max(now) } else { now } + self.interval;
+        let wait = full_at.saturating_sub(now).saturating_sub(self.burst);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        *slot = Slot { key, full_at };
+        Ok(())
+    }
+}
+
+/// The slot whose key has the fullest bucket: the one that loses least by being forgotten.
+fn fullest(set: &[Slot]) -> usize {
+    let by_moment = |(_, slot): &(usize, &Slot)| slot.full_at;
+    set.iter().enumerate().min_by_key(by_moment).map_or(0, |(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Moment = Duration::from_secs(100);
+
+    #[test]
+    fn a_burst_is_taken_then_one_request_each_interval() {
+        let mut table = RateTable::new(10, 3);
+        for _ in 0..3 {
+            assert_eq!(table.take(START, 7), Ok(()));
+        }
+        let interval = Duration::from_millis(100);
+        assert_eq!(table.take(START, 7), Err(interval));
+        assert_eq!(table.take(START + interval / 2, 7), Err(interval / 2));
+        assert_eq!(table.take(START + interval, 7), Ok(()));
+        assert_eq!(table.take(START + interval, 7), Err(interval));
+    }
+
+    #[test]
+    fn an_idle_key_has_its_burst_again_and_no_more() {
+        let mut table = RateTable::new(10, 3);
+        for _ in 0..3 {
+            assert_eq!(table.take(START, 7), Ok(()));
+        }
+        let later = START + Duration::from_secs(3_600);
+        for _ in 0..3 {
+            assert_eq!(table.take(later, 7), Ok(()));
+        }
+        assert!(table.take(later, 7).is_err());
+    }
+
+    #[test]
+    fn keys_of_one_set_do_not_share_a_bucket() {
+        let mut table = RateTable::new(1, 1);
+        for way in 0..WAYS as u64 {
+            assert_eq!(table.take(START, way * SETS as u64 + 5), Ok(()));
+        }
+        for way in 0..WAYS as u64 {
+            assert!(table.take(START, way * SETS as u64 + 5).is_err(), "way {way}");
+        }
+    }
+
+    #[test]
+    fn memory_stays_fixed_and_a_crowded_set_forgets_the_fullest_bucket() {
+        let mut table = RateTable::new(1, 2);
+        let key = |way: u64| way * SETS as u64 + 5;
+        for way in 0..WAYS as u64 {
+            assert_eq!(table.take(START, key(way)), Ok(()));
+            if way != 3 {
+                assert_eq!(table.take(START, key(way)), Ok(()));
+            }
+        }
+        assert_eq!(table.take(START, key(100)), Ok(()), "takes the place of key 3");
+        assert!(table.take(START, key(4)).is_err(), "the others are still remembered");
+        for other in 0..100_000 {
+            assert!(table.take(START, other * 31 + 1_000_000).is_ok());
+        }
+        assert_eq!(table.slots.len(), SETS * WAYS);
+    }
+}

@@ -1,0 +1,245 @@
+//! Request ids: a request's position and content, sealed, so that any node can answer it for ever
+//! without having stored it.
+//!
+//! Format byte and key id stand in clear, then 12 bytes of nonce, then the sealed content with
+//! its tag, all of it base64url. Format, key id and instance are authenticated with the content,
+//! so an id of another instance opens nowhere else even under the same secret. The nonce is a MAC
+//! of the position, which makes an id a function of what it names: the same request has one id.
+
+use aes_gcm_siv::{
+    Aes256GcmSiv, KeyInit, Nonce,
+    aead::{Aead, Payload},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::domain::{
+    ids::{CampaignId, Position, Timestamp, UserId},
+    keys::{KEY_ID, Keys},
+};
+
+/// Version of the id's format that this binary writes and reads.
+pub const FORMAT: u8 = 1;
+
+/// Longest id in bytes, as the outside was promised.
+pub const REQUEST_ID_BYTES_MAX: usize = 400;
+
+const HEADER_BYTES: usize = 2;
+const NONCE_BYTES: usize = 12;
+const NONCE_PURPOSE: &str = "request id nonce";
+
+/// What a request id says: all that is needed to answer it from the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestContent {
+    /// Where the request stands in the log.
+    pub position: Position,
+    /// When the log took it.
+    pub time: Timestamp,
+    /// Which campaign is asked.
+    pub campaign: CampaignId,
+    /// Who asks.
+    pub user: UserId,
+    /// Keyed digest of user and idempotency key, if the request had one.
+    pub key_digest: Option<[u8; 16]>,
+}
+
+/// Seals and opens the request ids of one instance.
+#[derive(Clone)]
+pub struct RequestIds {
+    cipher: Aes256GcmSiv,
+    keys: std::sync::Arc<Keys>,
+    authenticated: Vec<u8>,
+}
+
+impl std::fmt::Debug for RequestIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestIds").finish_non_exhaustive()
+    }
+}
+
+impl RequestIds {
+    /// The ids of `instance` under its keys.
+    #[must_use]
+    pub fn new(keys: std::sync::Arc<Keys>, instance: &str) -> Self {
+        let cipher = Aes256GcmSiv::new(keys.seal_key().into());
+        let mut authenticated = vec![FORMAT, KEY_ID];
+        authenticated.extend_from_slice(instance.as_bytes());
+        Self { cipher, keys, authenticated }
+    }
+
+    /// The id of a request: at most [`REQUEST_ID_BYTES_MAX`] bytes, safe in a URL.
+    #[must_use]
+    pub fn seal(&self, content: &RequestContent) -> String {
+        let nonce = self.nonce(content.position);
+        let plain = encode(content);
+        let payload = Payload { msg: &plain, aad: &self.authenticated };
+        let sealed = self
+            .cipher
+            .encrypt(&Nonce::from(nonce), payload)
+            .expect("a content of some hundred bytes is far below the cipher's limit");
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + NONCE_BYTES + sealed.len());
+        bytes.extend_from_slice(&self.authenticated[..HEADER_BYTES]);
+        bytes.extend_from_slice(&nonce);
+        bytes.extend_from_slice(&sealed);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// What `request_id` says; none if it was altered, is of another instance, key or format, or
+    /// never was an id.
+    #[must_use]
+    pub fn open(&self, request_id: &str) -> Option<RequestContent> {
+        if request_id.len() > REQUEST_ID_BYTES_MAX {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(request_id).ok()?;
+        let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>()?;
+        if header != &self.authenticated[..HEADER_BYTES] {
+            return None;
+        }
+        let payload = Payload { msg: sealed, aad: &self.authenticated };
+        let plain = self.cipher.decrypt(&Nonce::from(*nonce), payload).ok()?;
+        decode(&plain)
+    }
+
+    fn nonce(&self, position: Position) -> [u8; NONCE_BYTES] {
+        let Position { log_epoch, partition, offset } = position;
+        let mac = self.keys.mac(NONCE_PURPOSE, log_epoch, partition, &offset.to_le_bytes());
+        std::array::from_fn(|index| mac[index])
+    }
+}
+
+fn encode(content: &RequestContent) -> Vec<u8> {
+    let RequestContent { position, time, campaign, user, key_digest } = content;
+    let campaign = campaign.as_str().as_bytes();
+    let mut plain = Vec::with_capacity(42 + campaign.len() + user.as_str().len());
+    plain.extend_from_slice(&position.log_epoch.to_le_bytes());
+    plain.extend_from_slice(&position.partition.to_le_bytes());
+    plain.extend_from_slice(&position.offset.to_le_bytes());
+    plain.extend_from_slice(&time.0.to_le_bytes());
+    plain.push(u8::from(key_digest.is_some()));
+    plain.extend_from_slice(key_digest.as_ref().map_or(&[], |digest| digest.as_slice()));
+    plain.push(u8::try_from(campaign.len()).expect("a campaign id has at most 64 bytes"));
+    plain.extend_from_slice(campaign);
+    plain.extend_from_slice(user.as_str().as_bytes());
+    plain
+}
+
+fn decode(plain: &[u8]) -> Option<RequestContent> {
+    let (log_epoch, rest) = plain.split_first_chunk()?;
+    let (partition, rest) = rest.split_first_chunk()?;
+    let (offset, rest) = rest.split_first_chunk()?;
+    let (time, rest) = rest.split_first_chunk()?;
+    let (has_key, rest) = rest.split_first()?;
+    let (key_digest, rest) = match has_key {
+        0 => (None, rest),
+        1 => rest.split_first_chunk().map(|(digest, rest)| (Some(*digest), rest))?,
+        _ => return None,
+    };
+    let (campaign_bytes, rest) = rest.split_first()?;
+    let (campaign, user) = rest.split_at_checked(usize::from(*campaign_bytes))?;
+    Some(RequestContent {
+        position: Position {
+            log_epoch: u32::from_le_bytes(*log_epoch),
+            partition: u32::from_le_bytes(*partition),
+            offset: u64::from_le_bytes(*offset),
+        },
+        time: Timestamp(i64::from_le_bytes(*time)),
+        campaign: CampaignId::parse(std::str::from_utf8(campaign).ok()?).ok()?,
+        user: UserId::parse(std::str::from_utf8(user).ok()?).ok()?,
+        key_digest,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ids(secret: &str, instance: &str) -> RequestIds {
+        RequestIds::new(Arc::new(Keys::derive(secret.as_bytes())), instance)
+    }
+
+    fn longest() -> RequestContent {
+        RequestContent {
+            position: Position { log_epoch: u32::MAX, partition: u32::MAX, offset: u64::MAX },
+            time: Timestamp::MAX,
+            campaign: CampaignId::parse(&"c".repeat(64)).unwrap(),
+            user: UserId::parse(&"U".repeat(128)).unwrap(),
+            key_digest: Some([7; 16]),
+        }
+    }
+
+    #[test]
+    fn the_longest_content_keeps_the_promised_length_and_alphabet() {
+        let id = ids("secret", &"i".repeat(64)).seal(&longest());
+        assert!(id.len() <= REQUEST_ID_BYTES_MAX, "{} bytes", id.len());
+        let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        assert!(id.bytes().all(url_safe));
+    }
+
+    #[test]
+    fn an_id_altered_anywhere_opens_nothing() {
+        let ids = ids("secret", "a");
+        let id = ids.seal(&longest());
+        for at in 0..id.len() {
+            let mut altered = id.clone().into_bytes();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            let altered = String::from_utf8(altered).unwrap();
+            assert_eq!(ids.open(&altered), None, "altered at {at}");
+        }
+        for text in ["", "A", "not an id", &id[..id.len() - 1], &format!("{id}A"), &"A".repeat(401)]
+        {
+            assert_eq!(ids.open(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_opens_only_in_its_own_instance_and_under_its_own_secret() {
+        let id = ids("secret", "a").seal(&longest());
+        assert_eq!(ids("secret", "a").open(&id), Some(longest()));
+        assert_eq!(ids("secret", "b").open(&id), None);
+        assert_eq!(ids("other", "a").open(&id), None);
+    }
+
+    #[test]
+    fn an_id_of_another_format_or_key_opens_nothing() {
+        let ids = ids("secret", "a");
+        let bytes = URL_SAFE_NO_PAD.decode(ids.seal(&longest())).unwrap();
+        for at in 0..HEADER_BYTES {
+            let mut other = bytes.clone();
+            other[at] += 1;
+            assert_eq!(ids.open(&URL_SAFE_NO_PAD.encode(other)), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_is_what_opens_and_one_request_has_one_id(
+            (log_epoch, partition, offset) in any::<(u32, u32, u64)>(),
+            time in any::<i64>(),
+            campaign in "[a-z0-9][a-z0-9-]{0,63}",
+            user in "[A-Za-z0-9._:@-]{1,128}",
+            key_digest in any::<Option<[u8; 16]>>(),
+        ) {
+            let ids = ids("secret", "instance");
+            let content = RequestContent {
+                position: Position { log_epoch, partition, offset },
+                time: Timestamp(time),
+                campaign: CampaignId::parse(&campaign).unwrap(),
+                user: UserId::parse(&user).unwrap(),
+                key_digest,
+            };
+            let id = ids.seal(&content);
+            prop_assert_eq!(ids.seal(&content), id.clone());
+            prop_assert_eq!(ids.open(&id), Some(content));
+        }
+
+        #[test]
+        fn no_text_makes_opening_panic(text in ".{0,500}") {
+            prop_assert_eq!(ids("secret", "instance").open(&text), None);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What of the node is not ready.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{NodeClock, STORE_TIMEOUT, board::Board, chain, model::NotReady, tasks::lock};
+use crate::{
+    answer::{Moment, follower::OWNER_SILENT_AFTER},
+    domain::ids::Partition,
+    log::RequestLog,
+    store::CouponStore,
+};
+
+/// How often log and store are asked for a sign of life.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// Time without an answer after which a part counts as not answering.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Default)]
+struct Answering {
+    answered_at: Option<Moment>,
+    failure: Option<String>,
+}
+
+/// Looks after log and store.
+pub(super) struct Health {
+    log: Arc<dyn RequestLog>,
+    store: Arc<dyn CouponStore>,
+    clock: NodeClock,
+    partitions: u32,
+    log_answering: Mutex<Answering>,
+    store_answering: Mutex<Answering>,
+}
+
+impl Health {
+    pub(super) fn new(
+        log: Arc<dyn RequestLog>,
+        store: Arc<dyn CouponStore>,
+        clock: NodeClock,
+        partitions: u32,
+    ) -> Self {
+        let (log_answering, store_answering) = Default::default();
+        Self { log, store, clock, partitions, log_answering, store_answering }
+    }
+
+    /// Asks log and store for one partition after the other, once a second; never returns.
+    pub(super) async fn probe(self: Arc<Self>) {
+        let mut ticks = interval(PROBE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for partition in (0..self.partitions.max(1)).cycle() {
+            ticks.tick().await;
+            tokio::join!(self.probe_log(partition), self.probe_store(partition));
+        }
+    }
+
+    async fn probe_log(&self, partition: Partition) {
+        let failure = match timeout(STORE_TIMEOUT, self.log.bounds(partition)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_) => Some(format!("no answer within {} s", STORE_TIMEOUT.as_secs())),
+        };
+        self.note(&self.log_answering, failure);
+    }
+
+    async fn probe_store(&self, partition: Partition) {
+        let failure = match timeout(STORE_TIMEOUT, self.store.partition(partition)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_) => Some(format!("no answer within {} s", STORE_TIMEOUT.as_secs())),
+        };
+        self.note(&self.store_answering, failure);
+    }
+
+    fn note(&self, answering: &Mutex<Answering>, failure: Option<String>) {
+        let mut answering = lock(answering);
+        if failure.is_none() {
+            answering.answered_at = Some(self.clock.now());
+        }
+        answering.failure = failure;
+    }
+
+    /// What is not ready; empty when the node can do its work.
+    pub(super) fn not_ready(&self, board: &Board) -> Vec<NotReady> {
+        let mut parts = Vec::new();
+        parts.extend(self.silent("request_log", &self.log_answering));
+        parts.extend(self.silent("coupon_store", &self.store_answering));
+        if !board.is_followed() {
+            let reason = "it is not followed".to_owned();
+            parts.push(NotReady { part: "decision_feed", reason });
+        }
+        let silent = board.silent();
+        if !silent.is_empty() {
+            let numbers: Vec<String> = silent.iter().map(Partition::to_string).collect();
+            let seconds = OWNER_SILENT_AFTER.as_secs();
+            let numbers = numbers.join(", ");
+            let reason = format!("no owner heard of for {seconds} s of: {numbers}");
+            parts.push(NotReady { part: "partitions", reason });
+        }
+        parts
+    }
+
+    fn silent(&self, part: &'static str, answering: &Mutex<Answering>) -> Option<NotReady> {
+        let answering = lock(answering);
+        let now = self.clock.now();
+        let lately = |at: Moment| now.saturating_sub(at) <= SILENT_AFTER;
+        if answering.answered_at.is_some_and(lately) {
+            return None;
+        }
+        let reason = answering.failure.clone().unwrap_or_else(|| "it has not answered".to_owned());
+        Some(NotReady { part, reason })
+    }
+}

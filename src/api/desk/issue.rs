@@ -1,0 +1,138 @@
+//! Taking a request into the log.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    NodeDesk, RATE_TABLES, chain,
+    decided::{Decided, Wanted},
+    model::{Refused, Taken},
+    tasks::lock,
+};
+use crate::{
+    answer::request_id::RequestContent,
+    domain::{
+        ids::{Partition, Position},
+        record::{Record, Request},
+    },
+    log::{AppendError, Appended, NewRecord},
+    telemetry::metrics,
+};
+
+/// When to try again what was too much.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl NodeDesk {
+    /// Admits `request`, appends it, and waits that long for its decision.
+    pub(super) async fn take(&self, request: Request, wait: Duration) -> Result<Taken, Refused> {
+        let received = self.clock.now();
+        let until = Instant::now() + wait;
+        self.admit_user(&request)?;
+        let partition = self.codec.partition_of(&request.campaign);
+        let (halted, lag) = self.board.admission(partition);
+        refuse_halted(halted)?;
+        let known = self.campaigns.for_issue(&request.campaign).await?;
+        let Some(known) = known else { return Err(Refused::UnknownCampaign) };
+        let now = self.clock.now();
+        // What is not defined must not go to the log, where nothing would decide it.
+        let defined = known.edge.definition().is_some();
+        if known.edge.is_fresh(now) || !defined {
+            known.refuse_quarantined()?;
+        }
+        if !defined {
+            return Err(Refused::UnknownCampaign);
+        }
+        let has_key = request.idempotency_key.is_some();
+        let margin = self.api.clock_margin;
+        let refusal = known.edge.certain_refusal(now, self.clock.wall(), margin, has_key);
+        if let Some(reason) = refusal {
+            return Err(Refused::Certain(reason));
+        }
+        if lag > self.admission.max_lag {
+            return Err(overloaded(format!("{lag} records wait for a decision")));
+        }
+        let content = self.append_request(request).await?;
+        let request_id = self.ids.seal(&content);
+        if wait.is_zero() {
+            return Ok(Taken { request_id, answer: None, waited: true });
+        }
+        let (answer, waited) = match self.decided(Wanted::Request(&content), until).await {
+            Ok(Decided::Answer(answer)) => (Some(answer), true),
+            Ok(Decided::NotYet) => (None, true),
+            Ok(Decided::NoPlace) => (None, false),
+            // The request is in the log: whoever can't be told now asks again with its id.
+            Err(Refused::Unavailable { .. }) => (None, true),
+            Err(refused) => return Err(refused),
+        };
+        if answer.is_some() {
+            metrics::issue_latency(self.clock.now().saturating_sub(received));
+        }
+        Ok(Taken { request_id, answer, waited })
+    }
+
+    fn admit_user(&self, request: &Request) -> Result<(), Refused> {
+        // Keyed and even: nobody can choose ids that share a bucket.
+        let user = self.keys.user_digest(&request.user) as u64;
+        let campaign =
+            request.campaign.as_str().bytes().fold(user, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+            });
+        let table = &self.rates[(campaign >> 32) as usize % RATE_TABLES];
+        let taken = lock(table).take(self.clock.now(), campaign);
+        taken.map_err(|retry_after| Refused::UserRate { retry_after })
+    }
+
+    async fn append_request(&self, request: Request) -> Result<RequestContent, Refused> {
+        let key_digest = request
+            .idempotency_key
+            .as_ref()
+            .map(|key| self.keys.key_digest(&request.user, key).to_le_bytes());
+        let record = Record::Request(request);
+        let (partition, new) = self.codec.encode(&record);
+        let Ok(_place) = self.appends.try_acquire() else {
+            return Err(overloaded("appends under way".to_owned()));
+        };
+        let appended = self.append(partition, new).await?;
+        let Record::Request(Request { campaign, user, .. }) = record else {
+            unreachable!("the record was made from a request")
+        };
+        let position = self.position(partition, appended);
+        Ok(RequestContent { position, time: appended.time, campaign, user, key_digest })
+    }
+
+    /// Appends a record and answers when it is durable and stands where it can be decided.
+    pub(super) async fn append(
+        &self,
+        partition: Partition,
+        record: NewRecord,
+    ) -> Result<Appended, Refused> {
+        let sent = self.clock.now();
+        let known = self.board.watermark(partition);
+        let appended = match self.log.append(partition, record).await {
+            Ok(appended) => appended,
+            Err(AppendError::Overloaded(detail)) => return Err(overloaded(detail)),
+            Err(error @ AppendError::Unknown(_)) => {
+                return Err(Refused::Unknown { detail: chain(&error) });
+            }
+        };
+        metrics::append_latency(self.clock.now().saturating_sub(sent));
+        let acknowledged = self.board.acknowledged(partition, appended.offset, known);
+        refuse_halted(acknowledged.err())?;
+        Ok(appended)
+    }
+
+    /// The position of what was appended.
+    pub(super) fn position(&self, partition: Partition, appended: Appended) -> Position {
+        Position { log_epoch: self.log_epoch, partition, offset: appended.offset }
+    }
+}
+
+/// Refuses what a halted partition does not do.
+pub(super) fn refuse_halted(reason: Option<String>) -> Result<(), Refused> {
+    reason.map_or(Ok(()), |reason| Err(Refused::Halted { reason }))
+}
+
+fn overloaded(detail: String) -> Refused {
+    Refused::Overloaded { detail, retry_after: RETRY_AFTER }
+}
