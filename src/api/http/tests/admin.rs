@@ -179,7 +179,9 @@ async fn a_definition_at_fault_names_every_field() {
         (r#"{"quota":1,"code":{"charset":7,"length":12}}"#, &["code.charset"]),
         (r#"{"quota":1,"code":{"length":12}}"#, &["code.length"]),
         (r#"{"quota":1,"code":{"length":129}}"#, &["code.length"]),
+        (r#"{"quota":1,"code":{"length":0}}"#, &["code.length"]),
         (r#"{"quota":1,"code":{"length":70000}}"#, &["code.length"]),
+        (r#"{"quota":1,"code":{"length":"12"}}"#, &["code.length"]),
         (r#"{"quota":1,"code":{"x":1,"prefix":"A","prefix":"B"}}"#, &["code.x", "code.prefix"]),
         (
             r#"{"x":0,"quota":"1","opens_at":"noon","code":{"length":1,"prefix":"-a"}}"#,

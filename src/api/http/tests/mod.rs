@@ -15,12 +15,13 @@ use async_trait::async_trait;
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, Request, header, request},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, header, request},
 };
+use proptest::prelude::{any, prop_assert, proptest};
 use serde_json::Value;
 use tower::ServiceExt;
 
-use super::{HttpParts, admin_router, public_router};
+use super::{HttpParts, admin_router, fields, prefer, public_router, times};
 use crate::{
     actors::ActorView,
     api::desk::model::{
@@ -311,7 +312,7 @@ pub(super) fn send(method: &str, path: &str, body: impl Into<Body>) -> Request<B
 /// The same request with headers added.
 pub(super) fn with(mut request: Request<Body>, headers: &[(&'static str, &str)]) -> Request<Body> {
     for (name, value) in headers {
-        let value = axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
         request.headers_mut().append(*name, value);
     }
     request
@@ -353,6 +354,26 @@ async fn unknown_paths_and_wrong_methods_are_problems_too() {
         assert_eq!(reply.header("allow"), Some(allow), "{method} {path}");
     }
     assert_eq!(site.desk.asked(), Vec::<String>::new());
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_can_be_sent_is_too_odd_to_be_read(
+        body in proptest::collection::vec(any::<u8>(), 0..64),
+        json in "[{}\\[\\]\",:a-z0-9\\\\. eE+-]{0,64}",
+        text in any::<String>(),
+        header in proptest::collection::vec(any::<u8>(), 0..64),
+        wait in "[wait=0-9\",;\\\\ ]{0,24}",
+    ) {
+        let _ = fields::object(&body);
+        let _ = fields::object(json.as_bytes());
+        let _ = times::parse(&text);
+        for value in [header.as_slice(), wait.as_bytes()] {
+            let Ok(value) = HeaderValue::from_bytes(value) else { continue };
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("prefer"), value)]);
+            prop_assert!(prefer::wait(&headers).is_none_or(|seconds| seconds <= 30));
+        }
+    }
 }
 
 #[tokio::test]

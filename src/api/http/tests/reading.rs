@@ -193,3 +193,37 @@ async fn behind_a_gateway_nobody_reads_what_is_another_users() {
     let campaigns = site.public(get("/campaigns/spring")).await;
     assert_eq!(campaigns.status, 200, "campaigns are nobody's, so that nobody has to be named");
 }
+
+#[tokio::test]
+async fn the_description_names_every_call_and_refers_to_nothing_that_is_not_there() {
+    let site = Site::new(Script::default());
+    let reply = site.public(get("/openapi.json")).await;
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));
+    let document: Value = serde_json::from_str(&reply.body).unwrap();
+    let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(
+        paths,
+        [
+            "/campaigns",
+            "/campaigns/{campaign_id}",
+            "/campaigns/{campaign_id}/users/{user_id}/coupons",
+            "/coupon/issue",
+            "/coupon/requests/{request_id}",
+            "/openapi.json",
+        ]
+    );
+    for (path, calls) in document["paths"].as_object().unwrap() {
+        for method in calls.as_object().unwrap().keys() {
+            let url = path.replace("{campaign_id}", "spring").replace("{user_id}", "u1");
+            let url = url.replace("{request_id}", "r-1");
+            let reply = site.public(send(&method.to_uppercase(), &url, "{}")).await;
+            assert!(![404, 405].contains(&reply.status), "{method} {path}");
+            let told = &calls[method]["responses"][reply.status.to_string()];
+            assert!(told.is_object(), "{method} {path} answers {}", reply.status);
+        }
+    }
+    for reference in reply.body.split("\"$ref\": \"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
