@@ -1,3 +1,5 @@
+//! The admin listener: rights, existence, bodies, in this order, and what operators see.
+
 use super::*;
 use crate::store::{Hold, HoldKind, HoldState};
 

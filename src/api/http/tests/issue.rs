@@ -1,3 +1,5 @@
+//! Asking for a coupon: every answer and every refusal of `POST /coupon/issue`.
+
 use axum::body::{Body, Bytes};
 use futures_util::stream;
 use metrics_exporter_prometheus::PrometheusBuilder;

@@ -1,3 +1,5 @@
+//! Reading on the public listener: request ids, campaigns, coupons.
+
 use super::*;
 
 const PENDING: &str = concat!(
