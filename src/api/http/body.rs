@@ -17,7 +17,7 @@ pub(super) const BODY_BYTES_MAX: usize = 1_024;
 /// Time in which a body arrives: it fits one packet, so that this is a stalled client.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How much of a body that is too large is read before it is refused, so that a client that is
+/// How much of a body is read before it is refused unseen, so that a client that is
 /// still sending reads the refusal instead of a reset connection.
 const DRAINED_BYTES_MAX: usize = 64 * 1_024;
 
@@ -27,18 +27,20 @@ const DRAINED_BYTES_MAX: usize = 64 * 1_024;
 /// 415 where it is declared as something else, 413 where it is longer, 408 where it does not come
 /// in time, 400 where it breaks off.
 pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    if !is_json(headers) {
-        return Err(Problem::new(
-            Kind::UnsupportedMediaType,
-            "the body must be sent with Content-Type: application/json",
-        ));
-    }
-    if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+    let refused = if !is_json(headers) {
+        let detail = "the body must be sent with Content-Type: application/json";
+        Some(Problem::new(Kind::UnsupportedMediaType, detail))
+    } else if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        Some(too_large())
+    } else {
+        None
+    };
+    if let Some(refused) = refused {
         // Who waits for `100 Continue` has sent nothing that would have to be read.
         if !headers.contains_key(header::EXPECT) {
             drain(body.into_data_stream()).await;
         }
-        return Err(too_large());
+        return Err(refused);
     }
     let mut chunks = body.into_data_stream();
     let Ok(collected) = timeout(BODY_TIME_MAX, collect(&mut chunks)).await else {

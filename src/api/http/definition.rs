@@ -68,7 +68,9 @@ pub(super) fn amendment(body: &[u8]) -> Result<Amendment, Problem> {
 fn code(members: Members<'_>) -> (CodeFormat, Vec<FieldFault>) {
     let mut fields = Fields::new(members, "code.", &["prefix", "length", "charset"]);
     let prefix = fields.optional("prefix", fields::text);
-    let length = fields.optional("length", fields::whole(1..=u16::MAX));
+    // Any number is taken here: the format itself says which lengths its charset allows.
+    let length = fields.optional("length", fields::whole(0..=u64::MAX));
+    let length = length.map(|length| u16::try_from(length).unwrap_or(u16::MAX));
     let charset = fields.optional("charset", fields::text);
     // How long a code must be depends on its charset: beside one at fault, no length is judged.
     let length = if fields.is_at_fault("code.charset") { None } else { length };

@@ -17,7 +17,7 @@ use crate::{
 /// Content type of every error.
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// What went wrong, as a closed set: one row each in [`Kind::row`].
+/// What went wrong, as a closed set. Its three methods are the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     NotJson,
@@ -47,99 +47,96 @@ pub(super) enum Kind {
     NotReady,
 }
 
-/// What a kind of problem looks like from outside.
-struct Row {
-    status: StatusCode,
-    kind: &'static str,
-    title: &'static str,
-    /// Label of `coupond_requests_total` for an issue request that ends so.
-    outcome: &'static str,
-}
-
 impl Kind {
-    /// The table: status, `type`, title and metric label of every problem.
-    fn row(self) -> Row {
-        use StatusCode as S;
-        let (status, kind, outcome, title) = match self {
-            Self::NotJson => (S::BAD_REQUEST, "not-json", "invalid", "The body is not JSON"),
-            Self::NoIdentity => {
-                (S::UNAUTHORIZED, "no-identity", "denied", "Nobody says who is asking")
+    fn status(self) -> StatusCode {
+        match self {
+            Self::NotJson => StatusCode::BAD_REQUEST,
+            Self::NoIdentity | Self::NoToken => StatusCode::UNAUTHORIZED,
+            Self::AnotherUser => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::UnknownCampaign | Self::UnknownUser | Self::UnknownRequest => {
+                StatusCode::NOT_FOUND
             }
-            Self::NoToken => {
-                (S::UNAUTHORIZED, "no-token", "denied", "The admin token is missing or another")
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Closed
+            | Self::Paused
+            | Self::NotOpenYet
+            | Self::SoldOut
+            | Self::AlreadyDefined
+            | Self::QuotaBelowIssued => StatusCode::CONFLICT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded
+            | Self::Halted
+            | Self::OutcomeUnknown
+            | Self::Unavailable
+            | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The problem's `type` and `title`.
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::NotJson => ("/problems/not-json", "The body is not JSON"),
+            Self::NoIdentity => ("/problems/no-identity", "Nobody says who is asking"),
+            Self::NoToken => ("/problems/no-token", "The admin token is missing or another"),
+            Self::AnotherUser => ("/problems/another-user", "Nobody acts for another user"),
+            Self::NotFound => ("/problems/not-found", "There is nothing here"),
+            Self::UnknownCampaign => ("/problems/unknown-campaign", "The campaign is not known"),
+            Self::UnknownUser => ("/problems/unknown-user", "No user can have this id"),
+            Self::UnknownRequest => ("/problems/unknown-request", "The request is not known"),
+            Self::MethodNotAllowed => ("/problems/method-not-allowed", "Another method is needed"),
+            Self::RequestTimeout => ("/problems/request-timeout", "The body came too slowly"),
+            Self::Closed => ("/problems/closed", "The campaign is closed"),
+            Self::Paused => ("/problems/paused", "The campaign is paused"),
+            Self::NotOpenYet => ("/problems/not-open-yet", "The campaign is not open yet"),
+            Self::SoldOut => ("/problems/sold-out", "No coupon remains"),
+            Self::AlreadyDefined => ("/problems/already-defined", "It is defined already"),
+            Self::QuotaBelowIssued => ("/problems/quota-below-issued", "More coupons are issued"),
+            Self::BodyTooLarge => ("/problems/body-too-large", "The body is too large"),
+            Self::UnsupportedMediaType => {
+                ("/problems/unsupported-media-type", "The body is not declared as JSON")
             }
-            Self::AnotherUser => {
-                (S::FORBIDDEN, "another-user", "denied", "Nobody acts for another user")
+            Self::Invalid => ("/problems/invalid", "The request does not fit"),
+            Self::TooManyRequests => ("/problems/too-many-requests", "Too many of one user"),
+            Self::Overloaded => ("/problems/overloaded", "Too many requests in all"),
+            Self::Halted => ("/problems/halted", "Nothing is decided there now"),
+            Self::OutcomeUnknown => {
+                ("/problems/outcome-unknown", "Nobody can say whether it was taken")
             }
-            Self::NotFound => (S::NOT_FOUND, "not-found", "invalid", "There is nothing here"),
-            Self::UnknownCampaign => {
-                (S::NOT_FOUND, "unknown-campaign", "unknown_campaign", "The campaign is not known")
-            }
-            Self::UnknownUser => {
-                (S::NOT_FOUND, "unknown-user", "invalid", "No user can have this id")
-            }
-            Self::UnknownRequest => {
-                (S::NOT_FOUND, "unknown-request", "invalid", "The request is not known")
-            }
-            Self::MethodNotAllowed => {
-                (S::METHOD_NOT_ALLOWED, "method-not-allowed", "invalid", "Another method is needed")
-            }
-            Self::RequestTimeout => {
-                (S::REQUEST_TIMEOUT, "request-timeout", "invalid", "The body came too slowly")
-            }
-            Self::Closed => (S::CONFLICT, "closed", "closed", "The campaign is closed"),
-            Self::Paused => (S::CONFLICT, "paused", "paused", "The campaign is paused"),
-            Self::NotOpenYet => {
-                (S::CONFLICT, "not-open-yet", "not_open_yet", "The campaign is not open yet")
-            }
-            Self::SoldOut => (S::CONFLICT, "sold-out", "sold_out", "No coupon remains"),
-            Self::AlreadyDefined => {
-                (S::CONFLICT, "already-defined", "invalid", "The campaign is defined already")
-            }
-            Self::QuotaBelowIssued => {
-                (S::CONFLICT, "quota-below-issued", "invalid", "More coupons are issued")
-            }
-            Self::BodyTooLarge => {
-                (S::PAYLOAD_TOO_LARGE, "body-too-large", "invalid", "The body is too large")
-            }
-            Self::UnsupportedMediaType => (
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "invalid",
-                "The body is not declared as JSON",
-            ),
-            Self::Invalid => {
-                (S::UNPROCESSABLE_ENTITY, "invalid", "invalid", "The request does not fit")
-            }
-            Self::TooManyRequests => (
-                S::TOO_MANY_REQUESTS,
-                "too-many-requests",
-                "user_rate",
-                "Too many requests of one user in one campaign",
-            ),
-            Self::Overloaded => {
-                (S::SERVICE_UNAVAILABLE, "overloaded", "overloaded", "Too many requests in all")
-            }
-            Self::Halted => {
-                (S::SERVICE_UNAVAILABLE, "halted", "halted", "Nothing is decided there now")
-            }
-            Self::OutcomeUnknown => (
-                S::SERVICE_UNAVAILABLE,
-                "outcome-unknown",
-                "outcome_unknown",
-                "Nobody can say whether it was taken",
-            ),
-            Self::Unavailable => (
-                S::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "unavailable",
-                "A part of the system does not answer",
-            ),
-            Self::NotReady => {
-                (S::SERVICE_UNAVAILABLE, "not-ready", "unavailable", "The node is not ready")
-            }
-        };
-        Row { status, kind, title, outcome }
+            Self::Unavailable => ("/problems/unavailable", "A part of the system does not answer"),
+            Self::NotReady => ("/problems/not-ready", "The node is not ready"),
+        }
+    }
+
+    /// How an issue request that ends so is counted: a closed set, few enough for a label.
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::NoIdentity | Self::NoToken | Self::AnotherUser => "denied",
+            Self::UnknownCampaign => "unknown_campaign",
+            Self::Closed => "closed",
+            Self::Paused => "paused",
+            Self::NotOpenYet => "not_open_yet",
+            Self::SoldOut => "sold_out",
+            Self::TooManyRequests => "user_rate",
+            Self::Overloaded => "overloaded",
+            Self::Halted => "halted",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Unavailable | Self::NotReady => "unavailable",
+            Self::NotJson
+            | Self::NotFound
+            | Self::UnknownUser
+            | Self::UnknownRequest
+            | Self::MethodNotAllowed
+            | Self::RequestTimeout
+            | Self::AlreadyDefined
+            | Self::QuotaBelowIssued
+            | Self::BodyTooLarge
+            | Self::UnsupportedMediaType
+            | Self::Invalid => "invalid",
+        }
     }
 }
 
@@ -243,7 +240,7 @@ impl Problem {
 
     /// How an issue request that ends so is counted.
     pub(super) fn outcome(&self) -> &'static str {
-        self.0.kind.row().outcome
+        self.0.kind.outcome()
     }
 
     fn retry_after(mut self, delay: Duration) -> Self {
@@ -301,12 +298,12 @@ pub(super) fn unknown_request() -> Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content = *self.0;
-        let row = content.kind.row();
+        let (status, (kind, title)) = (content.kind.status(), content.kind.name());
         let not_ready = content.not_ready.iter();
         let document = Document {
-            r#type: &format!("/problems/{}", row.kind),
-            title: row.title,
-            status: row.status.as_u16(),
+            r#type: kind,
+            title,
+            status: status.as_u16(),
             detail: &content.detail,
             errors: &content.errors,
             coupons: content.coupons.as_deref(),
@@ -315,7 +312,7 @@ impl IntoResponse for Problem {
                 .map(|part| NotReadyPart { part: part.part, reason: &part.reason })
                 .collect(),
         };
-        let mut response = (row.status, views::to_bytes(&document)).into_response();
+        let mut response = (status, views::to_bytes(&document)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(header::CACHE_CONTROL, NO_STORE);

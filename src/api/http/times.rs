@@ -1,6 +1,6 @@
 //! Times on the wire: RFC 3339, UTC and milliseconds on the way out.
 
-use jiff::{civil, fmt::temporal::DateTimePrinter, tz::TimeZone};
+use jiff::{SignedDuration, civil::DateTime, fmt::temporal::DateTimePrinter};
 use serde::{Serialize, Serializer};
 
 use crate::domain::ids::Timestamp;
@@ -9,6 +9,9 @@ use crate::domain::ids::Timestamp;
 pub(super) const RULE: &str = "an RFC 3339 time with an offset, in whole milliseconds, from 1970 \
                                to 9999";
 
+/// Civil time counts the milliseconds: `jiff::Timestamp` ends a day before [`Timestamp::MAX`].
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
 /// A time that is written as RFC 3339, UTC, with exactly three digits of a second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rfc3339(pub(super) Timestamp);
@@ -16,10 +19,11 @@ pub(super) struct Rfc3339(pub(super) Timestamp);
 impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
-        let millis = self.0.0.clamp(0, Timestamp::MAX.0);
-        let time = jiff::Timestamp::from_millisecond(millis).map_err(serde::ser::Error::custom)?;
+        let since = SignedDuration::from_millis(self.0.0.clamp(0, Timestamp::MAX.0));
+        let time = EPOCH.checked_add(since).map_err(serde::ser::Error::custom)?;
         let mut text = String::with_capacity("2026-01-01T12:00:00.000Z".len());
-        PRINTER.print_timestamp(&time, &mut text).map_err(serde::ser::Error::custom)?;
+        PRINTER.print_datetime(&time, &mut text).map_err(serde::ser::Error::custom)?;
+        text.push('Z');
         serializer.serialize_str(&text)
     }
 }
@@ -41,7 +45,7 @@ pub(super) fn parse(text: &str) -> Option<Timestamp> {
     if second > 59 {
         return None;
     }
-    let time = civil::DateTime::new(
+    let local = DateTime::new(
         i16::try_from(year).ok()?,
         i8::try_from(month?).ok()?,
         i8::try_from(day?).ok()?,
@@ -50,8 +54,8 @@ pub(super) fn parse(text: &str) -> Option<Timestamp> {
         i8::try_from(second).ok()?,
         0,
     );
-    let local = TimeZone::UTC.to_timestamp(time.ok()?).ok()?.as_millisecond();
-    let time = Timestamp(local + millis - offset_minutes * 60_000);
+    let since = i64::try_from(local.ok()?.duration_since(EPOCH).as_millis()).ok()?;
+    let time = Timestamp(since + millis - offset_minutes * 60_000);
     time.is_representable().then_some(time)
 }
 
@@ -116,6 +120,18 @@ mod tests {
             ("9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"),
         ] {
             check(text, Some(written));
+        }
+    }
+
+    #[test]
+    fn a_time_out_of_range_is_written_as_the_nearest_in_range() {
+        for (millis, written) in [
+            (-1, "1970-01-01T00:00:00.000Z"),
+            (i64::MIN, "1970-01-01T00:00:00.000Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            let text = serde_json::to_string(&Rfc3339(Timestamp(millis))).unwrap();
+            assert_eq!(text.trim_matches('"'), written);
         }
     }
 
