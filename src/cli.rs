@@ -76,8 +76,8 @@ enum CliError {
     LogFilter(#[from] LogFilterError),
     #[error("starting the runtime")]
     Runtime(#[source] std::io::Error),
-    #[error("running the node")]
-    Serve(#[source] ServeError),
+    #[error(transparent)]
+    Serve(ServeError),
     #[error(transparent)]
     Client(#[from] ClientError),
 }
@@ -103,9 +103,15 @@ impl CliError {
     /// The error and its causes, one a line.
     fn describe(&self) -> String {
         let mut text = format!("coupond: {self}");
+        let mut said = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            text.push_str(&format!("\n  because: {error}"));
+            // Libraries like to say what their cause says.
+            let says = error.to_string();
+            if !said.contains(&says) {
+                text.push_str(&format!("\n  because: {says}"));
+            }
+            said = says;
             cause = error.source();
         }
         text

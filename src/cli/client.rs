@@ -29,12 +29,10 @@ pub(super) enum ClientError {
     Address { url: String, rule: &'static str },
     #[error("{0}: has port 0, so that nobody can know where the node listens; give its URL")]
     PortUnknown(&'static str),
-    #[error("asking {url}")]
-    Unreachable {
-        url: Url,
-        #[source]
-        source: reqwest::Error,
-    },
+    #[error(
+        "no answer from {url}: {cause}\n  start a node with `coupond`, or name one with {option}"
+    )]
+    Unreachable { url: Url, cause: String, option: &'static str },
     #[error("reading the admin token {path}")]
     Token {
         path: String,
@@ -76,6 +74,8 @@ pub(super) struct Client {
     /// Who is asking, where the node takes that from a header.
     identity: Option<(HeaderName, String)>,
     json: bool,
+    /// By which option another node is named.
+    option: &'static str,
 }
 
 /// A call, apart from where it goes.
@@ -113,7 +113,7 @@ impl Client {
             None if is_loopback(&base) => kept_token(&config.embedded.dir)?,
             None => None,
         };
-        Ok(Self { http: http()?, base, bearer, identity: None, json })
+        Ok(Self { http: http()?, base, bearer, identity: None, json, option: "--admin" })
     }
 
     /// The admin listener, for what needs no token.
@@ -123,7 +123,7 @@ impl Client {
         json: bool,
     ) -> Result<Self, ClientError> {
         let base = base(url, config.admin.listen, "admin.listen")?;
-        Ok(Self { http: http()?, base, bearer: None, identity: None, json })
+        Ok(Self { http: http()?, base, bearer: None, identity: None, json, option: "--admin" })
     }
 
     /// The public listener: `url`, or where the settings say that it is.
@@ -139,7 +139,7 @@ impl Client {
             Identity::Header(name) => HeaderName::from_bytes(name.as_bytes()).ok(),
         };
         let identity = identity.map(|name| (name, user.to_owned()));
-        Ok(Self { http: http()?, base, bearer: None, identity, json })
+        Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
     }
 
     /// Calls and returns the status with the JSON of a 2xx answer.
@@ -151,7 +151,11 @@ impl Client {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }
-        let unreachable = |source| ClientError::Unreachable { url: url.clone(), source };
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            url: self.base.clone(),
+            cause: root_cause(&error),
+            option: self.option,
+        };
         let mut request =
             self.http.request(call.method, url.clone()).timeout(ANSWER_TIMEOUT + call.wait);
         for (name, value) in call.headers {
@@ -207,6 +211,15 @@ fn http() -> Result<reqwest::Client, ClientError> {
         url: Url::parse("http://localhost").expect("a constant that parses"),
         found: error.to_string(),
     })
+}
+
+/// The last cause is the one that people can do something about.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 fn base(

@@ -69,8 +69,8 @@ pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Given>
             Err(error) => problems.push(Problem {
                 key: path.display().to_string(),
                 fault: format!("cannot be read: {error}"),
-                remedy: "name a file that can be read with --config".to_owned(),
-                origin: Origin::Set,
+                remedy: "name a file that can be read".to_owned(),
+                origin: Origin::Named,
             }),
         }
     }
