@@ -136,8 +136,8 @@ fn code(text: &str) -> String {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
         } else if let Some(length) = raw_string(rest, at > 0 && is_word(bytes[at - 1])) {
             length
-        } else if rest.starts_with('"') {
-            1 + quoted(&rest[1..], '"')
+        } else if let Some(body) = rest.strip_prefix('"') {
+            1 + quoted(body, '"')
         } else if is_char_literal(rest) {
             1 + quoted(&rest[1..], '\'')
         } else {

@@ -32,7 +32,7 @@ pub(super) enum ClientError {
     #[error(
         "no answer from {url}: {cause}\n  start a node with `coupond`, or name one with {option}"
     )]
-    Unreachable { url: Url, cause: String, option: &'static str },
+    Unreachable { url: String, cause: String, option: &'static str },
     #[error("reading the admin token {path}")]
     Token {
         path: String,
@@ -40,7 +40,9 @@ pub(super) enum ClientError {
         source: std::io::Error,
     },
     #[error("{url} answered what no coupond node does: {found}")]
-    Foreign { url: Url, found: String },
+    Foreign { url: String, found: String },
+    #[error("preparing the HTTP client")]
+    Http(#[source] reqwest::Error),
     #[error("{}", super::show::problem(*status, body))]
     Refused { status: u16, body: Value, json: Option<String> },
 }
@@ -52,6 +54,7 @@ impl ClientError {
             Self::Unreachable { .. }
             | Self::Token { .. }
             | Self::Foreign { .. }
+            | Self::Http(_)
             | Self::Refused { .. } => 1,
         }
     }
@@ -152,7 +155,7 @@ impl Client {
             url.query_pairs_mut().extend_pairs(call.query);
         }
         let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: self.base.clone(),
+            url: self.base.to_string(),
             cause: root_cause(&error),
             option: self.option,
         };
@@ -176,7 +179,7 @@ impl Client {
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
                 let found = format!("more than {ANSWER_BYTES_MAX} bytes");
-                return Err(ClientError::Foreign { url, found });
+                return Err(ClientError::Foreign { url: url.into(), found });
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -196,7 +199,10 @@ impl Client {
                 let json = self.json.then(|| format!("{body}\n"));
                 Err(ClientError::Refused { status: status.as_u16(), body, json })
             }
-            _ => Err(ClientError::Foreign { url, found: format!("status {status}, not JSON") }),
+            _ => {
+                let found = format!("status {status}, not JSON");
+                Err(ClientError::Foreign { url: url.into(), found })
+            }
         }
     }
 }
@@ -207,10 +213,7 @@ fn http() -> Result<reqwest::Client, ClientError> {
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT);
-    builder.build().map_err(|error| ClientError::Foreign {
-        url: Url::parse("http://localhost").expect("a constant that parses"),
-        found: error.to_string(),
-    })
+    builder.build().map_err(ClientError::Http)
 }
 
 /// The last cause is the one that people can do something about.

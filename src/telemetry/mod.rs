@@ -90,7 +90,7 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let message = text.or(owned).unwrap_or("without a message");
     let location = panic.location().map(ToString::to_string);
     let thread = std::thread::current();
-    tracing::error!(message, location, thread = thread.name(), "a thread panicked");
+    tracing::error!(panic = message, location, thread = thread.name(), "a thread panicked");
 }
 
 /// The metrics of this process.
