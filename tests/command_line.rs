@@ -62,7 +62,13 @@ fn a_wrong_configuration_is_refused_with_2_by_every_command() {
     }
     check(&[], &set, 2, "", told);
     check(&[("COUPOND_MOD", "x")], &[], 2, "", "coupond: the configuration has a problem:\n  COUP");
-    check(&[("COUPOND_LOG", "coupond=loud")], &[], 2, "", "coupond: COUPOND_LOG=\"coupond=loud\"");
+    let log = [("COUPOND_LOG", "coupond=loud")];
+    let told =
+        "coupond: the configuration has a problem:\n  COUPOND_LOG: is \"coupond=loud\", must";
+    check(&log, &[], 2, "", told);
+    check(&log, &["check-config"], 2, "", told);
+    let both = [log[0], ("COUPOND_MODE", "both")];
+    check(&both, &["check-config"], 2, "", "coupond: the configuration has 2 problems:\n  mode: ");
 }
 
 #[test]

@@ -276,3 +276,37 @@ fn kept_token(folder: &Path) -> Result<Option<String>, ClientError> {
         Err(source) => Err(ClientError::Token { path: path.display().to_string(), source }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_where_it_listens_or_where_one_is_told() {
+        for (url, listen, expected) in [
+            (None, "127.0.0.1:8081", Some("http://127.0.0.1:8081/")),
+            (None, "0.0.0.0:8081", Some("http://127.0.0.1:8081/")),
+            (None, "[::]:8081", Some("http://[::1]:8081/")),
+            (None, "127.0.0.1:0", None),
+            (Some("http://node:1"), "127.0.0.1:0", Some("http://node:1/")),
+            (Some("http://node:1/below/"), "127.0.0.1:0", Some("http://node:1/below/")),
+            (Some("node:1"), "127.0.0.1:0", None),
+        ] {
+            let base = base(url, listen.parse().unwrap(), "admin.listen");
+            assert_eq!(base.ok().as_ref().map(Url::as_str), expected, "{url:?} {listen}");
+        }
+    }
+
+    #[test]
+    fn a_kept_token_goes_to_this_machine_only() {
+        for (url, here) in [
+            ("http://localhost:1", true),
+            ("http://127.0.0.9", true),
+            ("http://[::1]:1", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), here, "{url}");
+        }
+    }
+}

@@ -9,7 +9,11 @@ use tokio::{
 };
 
 use super::{CliError, Done};
-use crate::{config::Config, node, telemetry};
+use crate::{
+    config::Config,
+    node,
+    telemetry::{self, LogFilter},
+};
 
 /// How long what still runs on the runtime when the node has ended may take: the node has settled
 /// everything by then.
@@ -23,8 +27,8 @@ const OPEN_FILES_MAX: u64 = 65_536;
 const EXIT_AT_ONCE: i32 = 1;
 
 /// Runs a node until it ends or a signal ends it.
-pub(super) fn run(config: Config) -> Result<Done, CliError> {
-    telemetry::install_logs()?;
+pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
+    telemetry::install_logs(logs);
     let metrics = telemetry::install_metrics();
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()

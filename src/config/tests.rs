@@ -315,6 +315,27 @@ fn unknown_variables_are_problems_and_those_of_others_are_not() {
 #[test]
 fn a_set_without_an_equals_sign_is_told() {
     check_set(&["mode"], &["mode: has no '='; write --set key=value (--set)"]);
+    check_set(&["secret.key: hush"], &["secret.key: has no '='; write --set key=value (--set)"]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_given_is_taken_or_told(
+        text in "([a-z._]{0,12}|[\\[\\]{}=\"'#\n,0-9]|\\PC){0,40}",
+        word in "\\PC{0,40}",
+        key in 0..KEYS.len(),
+    ) {
+        let file = file(&text);
+        let key = &KEYS[key];
+        let sources = Sources {
+            file: Some(file.path.clone()),
+            environment: environment(&[(&key.variable(), &word)]),
+            set: vec![format!("{}={word}", key.name), text.clone()],
+        };
+        if let Err(Problems(problems)) = load(&sources) {
+            proptest::prop_assert!(!problems.is_empty());
+        }
+    }
 }
 
 #[test]
