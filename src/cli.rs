@@ -20,9 +20,9 @@ use self::{
     client::ClientError,
 };
 use crate::{
-    config::{self, Loaded, Problems, Sources},
+    config::{self, Loaded, Origin, Problem, Problems, Sources},
     node::ServeError,
-    telemetry::LogFilterError,
+    telemetry::LogFilter,
 };
 
 /// Usage or configuration.
@@ -72,12 +72,10 @@ impl Done {
 enum CliError {
     #[error(transparent)]
     Configuration(#[from] Problems),
-    #[error(transparent)]
-    LogFilter(#[from] LogFilterError),
     #[error("starting the runtime")]
     Runtime(#[source] std::io::Error),
-    #[error("running the node")]
-    Serve(#[source] ServeError),
+    #[error(transparent)]
+    Serve(ServeError),
     #[error(transparent)]
     Client(#[from] ClientError),
 }
@@ -85,7 +83,7 @@ enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::LogFilter(_) => EXIT_USAGE,
+            Self::Configuration(_) => EXIT_USAGE,
             Self::Runtime(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
@@ -96,16 +94,22 @@ impl CliError {
     fn json(&self) -> Option<&str> {
         match self {
             Self::Client(error) => error.json(),
-            Self::Configuration(_) | Self::LogFilter(_) | Self::Runtime(_) | Self::Serve(_) => None,
+            Self::Configuration(_) | Self::Runtime(_) | Self::Serve(_) => None,
         }
     }
 
     /// The error and its causes, one a line.
     fn describe(&self) -> String {
         let mut text = format!("coupond: {self}");
+        let mut said = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            text.push_str(&format!("\n  because: {error}"));
+            // Libraries like to say what their cause says.
+            let says = error.to_string();
+            if !said.contains(&says) {
+                text.push_str(&format!("\n  because: {says}"));
+            }
+            said = says;
             cause = error.source();
         }
         text
@@ -118,8 +122,14 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         config::load(&Sources::of_process(settings.config.clone(), settings.set.clone()))
     };
     match command {
-        Command::Serve(_) => serve::run(load()?.config),
-        Command::CheckConfig(_) => Ok(Done::with(load()?.summary() + "\n")),
+        Command::Serve(_) => {
+            let (loaded, logs) = with_logs(load())?;
+            serve::run(loaded.config, logs)
+        }
+        Command::CheckConfig(_) => {
+            let (loaded, _) = with_logs(load())?;
+            Ok(Done::with(loaded.summary() + "\n"))
+        }
         Command::PrintConfig(print) if print.defaults => Ok(Done::with(config::documented())),
         Command::PrintConfig(_) => Ok(Done::with(load()?.print())),
         Command::Campaign(campaign) => {
@@ -133,6 +143,26 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         Command::Health(health) => {
             let config = load()?.config;
             Ok(client_runtime()?.block_on(campaign::health(&config, health))?)
+        }
+    }
+}
+
+/// A node refuses to start with a filter of logs that can't be read, and so this is told with
+/// the problems of the settings.
+fn with_logs(loaded: Result<Loaded, Problems>) -> Result<(Loaded, LogFilter), Problems> {
+    let logs = LogFilter::from_environment().map_err(|error| Problem {
+        key: error.variable.to_owned(),
+        fault: format!("is {:?}, must be a filter of logs ({})", error.filter, error.source),
+        remedy: "write for example \"warn\" or \"info,coupond=debug\"".to_owned(),
+        origin: Origin::Environment(error.variable.to_owned()),
+    });
+    match (loaded, logs) {
+        (Ok(loaded), Ok(logs)) => Ok((loaded, logs)),
+        (Err(problems), Ok(_)) => Err(problems),
+        (Ok(_), Err(problem)) => Err(Problems(vec![problem])),
+        (Err(Problems(mut problems)), Err(problem)) => {
+            problems.push(problem);
+            Err(Problems(problems))
         }
     }
 }

@@ -24,11 +24,11 @@ pub(super) struct Arguments {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(super) struct Settings {
     /// TOML file with settings [default: config/coupond.toml if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", display_order = 100)]
     pub(super) config: Option<PathBuf>,
     /// One setting, stronger than the environment and the file; repeatable. The value is TOML, a
     /// bare word is a text, a list may be separated by commas
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", display_order = 101)]
     pub(super) set: Vec<String>,
 }
 
@@ -108,13 +108,13 @@ pub(super) struct CampaignArguments {
     #[command(flatten)]
     settings: Settings,
     /// Address of the admin listener [default: http:// and admin.listen]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", display_order = 90)]
     pub(super) admin: Option<String>,
     /// Admin token [default: admin.token of the settings, else the file in the data folder]
-    #[arg(long, global = true, value_name = "TOKEN")]
+    #[arg(long, global = true, value_name = "TOKEN", display_order = 91)]
     pub(super) token: Option<String>,
     /// Print JSON, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 92)]
     pub(super) json: bool,
     #[command(subcommand)]
     pub(super) action: CampaignAction,

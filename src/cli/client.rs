@@ -29,12 +29,10 @@ pub(super) enum ClientError {
     Address { url: String, rule: &'static str },
     #[error("{0}: has port 0, so that nobody can know where the node listens; give its URL")]
     PortUnknown(&'static str),
-    #[error("asking {url}")]
-    Unreachable {
-        url: Url,
-        #[source]
-        source: reqwest::Error,
-    },
+    #[error(
+        "no answer from {url}: {cause}\n  start a node with `coupond`, or name one with {option}"
+    )]
+    Unreachable { url: String, cause: String, option: &'static str },
     #[error("reading the admin token {path}")]
     Token {
         path: String,
@@ -42,7 +40,9 @@ pub(super) enum ClientError {
         source: std::io::Error,
     },
     #[error("{url} answered what no coupond node does: {found}")]
-    Foreign { url: Url, found: String },
+    Foreign { url: String, found: String },
+    #[error("preparing the HTTP client")]
+    Http(#[source] reqwest::Error),
     #[error("{}", super::show::problem(*status, body))]
     Refused { status: u16, body: Value, json: Option<String> },
 }
@@ -54,6 +54,7 @@ impl ClientError {
             Self::Unreachable { .. }
             | Self::Token { .. }
             | Self::Foreign { .. }
+            | Self::Http(_)
             | Self::Refused { .. } => 1,
         }
     }
@@ -76,6 +77,8 @@ pub(super) struct Client {
     /// Who is asking, where the node takes that from a header.
     identity: Option<(HeaderName, String)>,
     json: bool,
+    /// By which option another node is named.
+    option: &'static str,
 }
 
 /// A call, apart from where it goes.
@@ -113,7 +116,7 @@ impl Client {
             None if is_loopback(&base) => kept_token(&config.embedded.dir)?,
             None => None,
         };
-        Ok(Self { http: http()?, base, bearer, identity: None, json })
+        Ok(Self { http: http()?, base, bearer, identity: None, json, option: "--admin" })
     }
 
     /// The admin listener, for what needs no token.
@@ -123,7 +126,7 @@ impl Client {
         json: bool,
     ) -> Result<Self, ClientError> {
         let base = base(url, config.admin.listen, "admin.listen")?;
-        Ok(Self { http: http()?, base, bearer: None, identity: None, json })
+        Ok(Self { http: http()?, base, bearer: None, identity: None, json, option: "--admin" })
     }
 
     /// The public listener: `url`, or where the settings say that it is.
@@ -139,7 +142,7 @@ impl Client {
             Identity::Header(name) => HeaderName::from_bytes(name.as_bytes()).ok(),
         };
         let identity = identity.map(|name| (name, user.to_owned()));
-        Ok(Self { http: http()?, base, bearer: None, identity, json })
+        Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
     }
 
     /// Calls and returns the status with the JSON of a 2xx answer.
@@ -151,7 +154,11 @@ impl Client {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }
-        let unreachable = |source| ClientError::Unreachable { url: url.clone(), source };
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            url: self.base.to_string(),
+            cause: root_cause(&error),
+            option: self.option,
+        };
         let mut request =
             self.http.request(call.method, url.clone()).timeout(ANSWER_TIMEOUT + call.wait);
         for (name, value) in call.headers {
@@ -172,7 +179,7 @@ impl Client {
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
                 let found = format!("more than {ANSWER_BYTES_MAX} bytes");
-                return Err(ClientError::Foreign { url, found });
+                return Err(ClientError::Foreign { url: url.into(), found });
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -192,7 +199,10 @@ impl Client {
                 let json = self.json.then(|| format!("{body}\n"));
                 Err(ClientError::Refused { status: status.as_u16(), body, json })
             }
-            _ => Err(ClientError::Foreign { url, found: format!("status {status}, not JSON") }),
+            _ => {
+                let found = format!("status {status}, not JSON");
+                Err(ClientError::Foreign { url: url.into(), found })
+            }
         }
     }
 }
@@ -203,10 +213,16 @@ fn http() -> Result<reqwest::Client, ClientError> {
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT);
-    builder.build().map_err(|error| ClientError::Foreign {
-        url: Url::parse("http://localhost").expect("a constant that parses"),
-        found: error.to_string(),
-    })
+    builder.build().map_err(ClientError::Http)
+}
+
+/// The last cause is the one that people can do something about.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 fn base(
@@ -258,5 +274,39 @@ fn kept_token(folder: &Path) -> Result<Option<String>, ClientError> {
         Ok(token) => Ok(Some(token).filter(|token| !token.is_empty())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ClientError::Token { path: path.display().to_string(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_where_it_listens_or_where_one_is_told() {
+        for (url, listen, expected) in [
+            (None, "127.0.0.1:8081", Some("http://127.0.0.1:8081/")),
+            (None, "0.0.0.0:8081", Some("http://127.0.0.1:8081/")),
+            (None, "[::]:8081", Some("http://[::1]:8081/")),
+            (None, "127.0.0.1:0", None),
+            (Some("http://node:1"), "127.0.0.1:0", Some("http://node:1/")),
+            (Some("http://node:1/below/"), "127.0.0.1:0", Some("http://node:1/below/")),
+            (Some("node:1"), "127.0.0.1:0", None),
+        ] {
+            let base = base(url, listen.parse().unwrap(), "admin.listen");
+            assert_eq!(base.ok().as_ref().map(Url::as_str), expected, "{url:?} {listen}");
+        }
+    }
+
+    #[test]
+    fn a_kept_token_goes_to_this_machine_only() {
+        for (url, here) in [
+            ("http://localhost:1", true),
+            ("http://127.0.0.9", true),
+            ("http://[::1]:1", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), here, "{url}");
+        }
     }
 }

@@ -2,25 +2,35 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
 
 use super::{CliError, Done};
-use crate::{config::Config, node, telemetry};
+use crate::{
+    config::Config,
+    node,
+    telemetry::{self, LogFilter},
+};
 
 /// How long what still runs on the runtime when the node has ended may take: the node has settled
 /// everything by then.
 const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Most files and connections that a node opens: several times what admission and waiters allow by
+/// default. Many systems start a process with 1,024.
+const OPEN_FILES_MAX: u64 = 65_536;
+
 /// Exit code of a node that a second signal ended before it had settled.
 const EXIT_AT_ONCE: i32 = 1;
 
 /// Runs a node until it ends or a signal ends it.
-pub(super) fn run(config: Config) -> Result<Done, CliError> {
-    telemetry::install_logs()?;
+pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
+    telemetry::install_logs(logs);
     let metrics = telemetry::install_metrics();
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -43,6 +53,19 @@ pub(super) fn run(config: Config) -> Result<Done, CliError> {
     });
     runtime.shutdown_timeout(RUNTIME_END_TIMEOUT);
     served.map(|()| Done::with(""))
+}
+
+/// Raises the soft limit of open files as far as the hard one and [`OPEN_FILES_MAX`] allow.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    let allowed = limit.maximum.unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX);
+    if limit.current.is_none_or(|current| current >= allowed) {
+        return;
+    }
+    limit.current = Some(allowed);
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, allowed, "the limit of open files could not be raised");
+    }
 }
 
 /// The signals that end a node.

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -69,8 +70,8 @@ pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Given>
             Err(error) => problems.push(Problem {
                 key: path.display().to_string(),
                 fault: format!("cannot be read: {error}"),
-                remedy: "name a file that can be read with --config".to_owned(),
-                origin: Origin::Set,
+                remedy: "name a file that can be read".to_owned(),
+                origin: Origin::Named,
             }),
         }
     }
@@ -80,10 +81,12 @@ pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Given>
 }
 
 fn read_file(path: &Path) -> std::io::Result<String> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > FILE_BYTES_MAX {
         return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
     }
-    std::fs::read_to_string(path)
+    Ok(text)
 }
 
 fn parse_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Given> {
@@ -204,8 +207,10 @@ fn is_other_variable(name: &str) -> bool {
 
 fn parse_set(text: &str, problems: &mut Vec<Problem>) -> Option<Given> {
     let Some((key, word)) = text.split_once('=') else {
+        // What follows the key may be a secret.
+        let key = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_');
         problems.push(Problem {
-            key: text.to_owned(),
+            key: text.chars().take_while(key).collect(),
             fault: "has no '='".to_owned(),
             remedy: "write --set key=value".to_owned(),
             origin: Origin::Set,

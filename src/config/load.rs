@@ -9,6 +9,9 @@ use super::{
     problem::{Origin, Problem, Problems},
 };
 
+/// Longest name that is compared with those of the settings: no setting's is half as long.
+const NAME_BYTES_MAX: usize = 100;
+
 /// A configuration that `serve` would take.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -193,6 +196,9 @@ fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> Option<Strin
             None
         }
     };
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
     let near = candidates.filter_map(|candidate| Some((distance(&candidate)?, candidate)));
     near.min().map(|(_, candidate)| candidate)
 }

@@ -52,7 +52,7 @@ impl Loaded {
             match self.origins.of(key.name) {
                 Origin::Environment(_) => in_environment += 1,
                 Origin::Set => in_set += 1,
-                Origin::Default | Origin::File { .. } => {}
+                Origin::Default | Origin::File { .. } | Origin::Named => {}
             }
         }
         let file = match &self.file {

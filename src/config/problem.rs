@@ -18,6 +18,8 @@ pub enum Origin {
     Environment(String),
     /// `--set` on the command line.
     Set,
+    /// `--config` on the command line.
+    Named,
 }
 
 impl fmt::Display for Origin {
@@ -27,6 +29,7 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Set => f.write_str("--set"),
+            Self::Named => f.write_str("--config"),
         }
     }
 }

@@ -138,16 +138,16 @@ fn every_problem_of_a_file_is_told_at_once() {
     check_file(
         include_str!("wrong_key.toml"),
         &[
-            "admin.tokn: is not a setting; did you mean admin.token? (node.toml:12)",
-            "api.clock_margin: is 1, must be a duration from \"0s\" to \"60s\"; add the unit, \
+            "colour: is not a setting; `coupond print-config --defaults` shows every setting \
+             (node.toml:2)",
+            "api.clock_margin: is 1, must be a duration from \"0s\" to \"1m\"; add the unit, \
              for example \"1s\" or \"1ms\" (node.toml:6)",
             "api.mode: is not a setting; did you mean mode? (node.toml:7)",
             "api.port: is not a setting; there are api.listen, api.identity, api.trust_network, \
              api.clock_margin, api.waiters_max (node.toml:8)",
             "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; give a number \
              in this range (node.toml:9)",
-            "colour: is not a setting; `coupond print-config --defaults` shows every setting \
-             (node.toml:2)",
+            "admin.tokn: is not a setting; did you mean admin.token? (node.toml:12)",
             "kafak.brokers: is not a setting; did you mean kafka.brokers? (node.toml:15)",
         ],
     );
@@ -159,22 +159,22 @@ fn a_wrong_type_is_told_with_what_to_write() {
         "demo = 'yes'\nmode = 1\nkafka = 5\n[cql]\nnodes = [1]\n[embedded]\npartitions = '4'\n\
          retention = 1.5\nreserve_bytes = 99999999999999999999\n[embedded.dir]\nx = 1\n",
         &[
-            "cql.nodes: is a list, must be a list of \"host:port\", at most 100; write for \
-             example [\"10.0.0.1:9092\"] (node.toml:5)",
             "demo: is \"yes\", must be true or false; write true or false without quotes \
              (node.toml:1)",
-            "embedded.dir: is a table, must be the path of a folder; give such a text \
-             (node.toml:10)",
-            "embedded.partitions: is \"4\", must be a whole number from 1 to 256; write a number \
-             without quotes (node.toml:7)",
-            "embedded.reserve_bytes: is a number beyond 64 bits, must be a whole number from 0 \
-             to 1,125,899,906,842,624; give a number in this range (node.toml:9)",
-            "embedded.retention: is a number with a fraction, must be a duration from \"0s\" to \
-             \"3650d\"; write for example \"1s\", \"250ms\" or \"7d\" (node.toml:8)",
+            "mode: is 1, must be \"embedded\" or \"distributed\"; give such a text (node.toml:2)",
             "kafka: is a table, not a setting; set one of kafka.brokers, kafka.topic_prefix, \
              kafka.partitions, kafka.replication_factor, kafka.group, kafka.append_timeout \
              (node.toml:3)",
-            "mode: is 1, must be \"embedded\" or \"distributed\"; give such a text (node.toml:2)",
+            "cql.nodes: is [1], must be a list of \"host:port\", at most 100; write for \
+             example [\"10.0.0.1:9092\"] (node.toml:5)",
+            "embedded.partitions: is \"4\", must be a whole number from 1 to 256; write a number \
+             without quotes (node.toml:7)",
+            "embedded.retention: is a number with a fraction, must be a duration from \"0s\" to \
+             \"3650d\"; write for example \"1s\", \"250ms\" or \"7d\" (node.toml:8)",
+            "embedded.reserve_bytes: is a number beyond 64 bits, must be a whole number from 0 \
+             to 1,125,899,906,842,624; give a number in this range (node.toml:9)",
+            "embedded.dir: is a table, must be the path of a folder; give such a text \
+             (node.toml:10)",
         ],
     );
 }
@@ -201,7 +201,7 @@ fn a_named_file_must_be_there_and_the_rest_is_checked_all_the_same() {
         told(&sources, None),
         [
             "/nowhere/coupond.toml: cannot be read: No such file or directory (os error 2); name \
-             a file that can be read with --config (--set)",
+             a file that can be read (--config)",
             "mode: is \"both\", must be \"embedded\" or \"distributed\"; give such a text (--set)",
         ]
     );
@@ -315,6 +315,27 @@ fn unknown_variables_are_problems_and_those_of_others_are_not() {
 #[test]
 fn a_set_without_an_equals_sign_is_told() {
     check_set(&["mode"], &["mode: has no '='; write --set key=value (--set)"]);
+    check_set(&["secret.key: hush"], &["secret.key: has no '='; write --set key=value (--set)"]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_given_is_taken_or_told(
+        text in "([a-z._]{0,12}|[\\[\\]{}=\"'#\n,0-9]|\\PC){0,40}",
+        word in "\\PC{0,40}",
+        key in 0..KEYS.len(),
+    ) {
+        let file = file(&text);
+        let key = &KEYS[key];
+        let sources = Sources {
+            file: Some(file.path.clone()),
+            environment: environment(&[(&key.variable(), &word)]),
+            set: vec![format!("{}={word}", key.name), text.clone()],
+        };
+        if let Err(Problems(problems)) = load(&sources) {
+            proptest::prop_assert!(!problems.is_empty());
+        }
+    }
 }
 
 #[test]

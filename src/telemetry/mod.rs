@@ -31,28 +31,52 @@ const LATENCY_BOUNDS: [f64; 16] = [
 /// each sample takes memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Which logs are wanted.
+#[derive(Debug)]
+pub struct LogFilter(EnvFilter);
+
 /// A filter of logs that can't be read.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{variable}={filter:?} is no filter of logs; write for example \"warn\" or \
-     \"info,coupond=debug\""
-)]
+#[error("{variable} is {filter:?}, which is no filter of logs")]
 pub struct LogFilterError {
-    variable: &'static str,
-    filter: String,
+    /// The environment variable at fault.
+    pub variable: &'static str,
+    /// What it holds.
+    pub filter: String,
+    /// What is wrong with it.
     #[source]
-    source: ParseError,
+    pub source: ParseError,
+}
+
+impl LogFilter {
+    /// What `COUPOND_LOG`, else `RUST_LOG`, asks for; otherwise `info`, and of libraries `warn`.
+    ///
+    /// # Errors
+    /// [`LogFilterError`] when the variable holds no filter.
+    pub fn from_environment() -> Result<Self, LogFilterError> {
+        let asked = LOG_VARIABLES.iter().find_map(|variable| {
+            let filter = env::var_os(variable).filter(|filter| !filter.is_empty())?;
+            Some((*variable, filter.to_string_lossy().into_owned()))
+        });
+        match asked {
+            Some((variable, filter)) => Self::parse(variable, filter),
+            None => Ok(Self(EnvFilter::new(LOG_DEFAULT))),
+        }
+    }
+
+    fn parse(variable: &'static str, filter: String) -> Result<Self, LogFilterError> {
+        match EnvFilter::builder().parse(&filter) {
+            Ok(parsed) => Ok(Self(parsed)),
+            Err(source) => Err(LogFilterError { variable, filter, source }),
+        }
+    }
 }
 
 /// Sends logs of this process, and what libraries say through the `log` crate, to the standard
 /// error: for people on a terminal, otherwise one JSON object a line. Panics are logged too.
 /// A second call changes nothing.
-///
-/// # Errors
-/// [`LogFilterError`] when `COUPOND_LOG` (or `RUST_LOG`) can't be read.
-pub fn install_logs() -> Result<(), LogFilterError> {
-    let filter = filter()?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+pub fn install_logs(filter: LogFilter) {
+    let logs = tracing_subscriber::fmt().with_env_filter(filter.0).with_writer(std::io::stderr);
     // An error means that logs are installed already.
     let installed = if std::io::stderr().is_terminal() {
         logs.compact().with_ansi(env::var_os("NO_COLOR").is_none()).finish().try_init()
@@ -62,26 +86,6 @@ pub fn install_logs() -> Result<(), LogFilterError> {
     if installed.is_ok() {
         panic::set_hook(Box::new(log_panic));
     }
-    Ok(())
-}
-
-fn filter() -> Result<EnvFilter, LogFilterError> {
-    for variable in LOG_VARIABLES {
-        let Some(filter) = env::var_os(variable) else { continue };
-        let filter = filter.to_string_lossy().into_owned();
-        if !filter.is_empty() {
-            return parse_filter(variable, filter);
-        }
-    }
-    Ok(EnvFilter::new(LOG_DEFAULT))
-}
-
-fn parse_filter(variable: &'static str, filter: String) -> Result<EnvFilter, LogFilterError> {
-    EnvFilter::builder().parse(&filter).map_err(|source| LogFilterError {
-        variable,
-        filter,
-        source,
-    })
 }
 
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
@@ -90,7 +94,7 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let message = text.or(owned).unwrap_or("without a message");
     let location = panic.location().map(ToString::to_string);
     let thread = std::thread::current();
-    tracing::error!(message, location, thread = thread.name(), "a thread panicked");
+    tracing::error!(panic = message, location, thread = thread.name(), "a thread panicked");
 }
 
 /// The metrics of this process.
@@ -150,16 +154,16 @@ mod tests {
     fn metrics_are_installed_once_and_rendered_with_help_and_buckets() {
         let shown = install_metrics();
         assert!(std::ptr::eq(shown, install_metrics()));
-        metrics::issue_latency(Duration::from_millis(3));
-        metrics::store_latency("load", Duration::from_secs(3));
+        // Other tests of this process record too: only this operation is ours alone.
+        metrics::store_latency("told_by_telemetry", Duration::from_secs(3));
         let text = shown.render();
         for line in [
-            "# HELP coupond_issue_latency_seconds Request received to decision durable.",
-            "# TYPE coupond_issue_latency_seconds histogram",
-            "coupond_issue_latency_seconds_bucket{le=\"0.0001\"} 0",
-            "coupond_issue_latency_seconds_bucket{le=\"0.005\"} 1",
-            "coupond_store_latency_seconds_bucket{operation=\"load\",le=\"2.5\"} 0",
-            "coupond_store_latency_seconds_bucket{operation=\"load\",le=\"5\"} 1",
+            "# HELP coupond_store_latency_seconds One operation of the coupon store.",
+            "# TYPE coupond_store_latency_seconds histogram",
+            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"0.0001\"} 0",
+            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"2.5\"} 0",
+            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"5\"} 1",
+            "coupond_store_latency_seconds_sum{operation=\"told_by_telemetry\"} 3",
             "# TYPE process_resident_memory_bytes gauge",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
@@ -188,9 +192,9 @@ mod tests {
     #[test]
     fn filters_of_logs_are_checked() {
         for good in ["warn", "info,coupond=debug", LOG_DEFAULT] {
-            assert!(parse_filter("COUPOND_LOG", good.to_owned()).is_ok(), "{good}");
+            assert!(LogFilter::parse("COUPOND_LOG", good.to_owned()).is_ok(), "{good}");
         }
-        let error = parse_filter("COUPOND_LOG", "coupond=loud".to_owned()).unwrap_err();
-        assert!(error.to_string().starts_with("COUPOND_LOG=\"coupond=loud\" is no filter"));
+        let error = LogFilter::parse("COUPOND_LOG", "coupond=loud".to_owned()).unwrap_err();
+        assert!(error.to_string().starts_with("COUPOND_LOG is \"coupond=loud\", which is no"));
     }
 }
