@@ -188,6 +188,7 @@ impl Committer {
     /// known to be written can neither be answered nor forgotten.
     pub(super) fn run(mut self) {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.commit_all()));
+        self.queue.close();
         for partition in &self.partitions {
             partition.tail.close();
         }

@@ -66,6 +66,12 @@ impl Default for Hooks {
 /// After a failed fsync nobody can say what is on disk, and asking again may falsely succeed:
 /// only a start that reads the disk knows.
 fn end_process(failure: &(dyn Error + 'static)) -> ! {
+    error!(error = %chain(failure), "the embedded database failed, the process ends");
+    std::process::exit(1)
+}
+
+/// What happened, and every cause behind it.
+pub(super) fn chain(failure: &(dyn Error + 'static)) -> String {
     let mut chain = failure.to_string();
     let mut source = failure.source();
     while let Some(cause) = source {
@@ -73,8 +79,7 @@ fn end_process(failure: &(dyn Error + 'static)) -> ! {
         chain.push_str(&cause.to_string());
         source = cause.source();
     }
-    error!(error = %chain, "the embedded database failed, the process ends");
-    std::process::exit(1)
+    chain
 }
 
 /// Why the embedded database was not opened.

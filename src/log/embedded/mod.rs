@@ -1,6 +1,10 @@
 //! The request log on the embedded database: partitions of consecutive offsets, appended in
 //! groups by the committer, read from memory by whoever keeps up.
 
+mod records;
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
@@ -11,18 +15,16 @@ use fjall::{Guard, UserValue};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
+use self::records::{decode, decode_dead_letter, encode, encode_dead_letter, time_of};
 use super::{
     AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
     READ_RECORDS_MAX, ReadError, RequestLog,
 };
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
-    embedded::{EmbeddedDatabase, End, Entry, Operation, Shared, TIME_BYTES, Tail, keys},
+    embedded::{EmbeddedDatabase, End, Entry, Operation, Shared, Tail, keys},
     telemetry::metrics,
 };
-
-/// Version of a record's bytes in the database.
-const FORMAT: u8 = 1;
 
 /// Records removed in one group: a few milliseconds that appends may have to wait for.
 const TRIM_RECORDS_MAX: usize = 1_024;
@@ -33,6 +35,8 @@ const TRIM_GROUPS_MAX: usize = 8;
 
 /// Dead letters that one call gives.
 pub const DEAD_LETTERS_MAX: usize = 1_000;
+
+pub use self::records::DeadLetter;
 
 /// The log of an embedded node.
 pub struct EmbeddedLog {
@@ -48,15 +52,6 @@ impl std::fmt::Debug for EmbeddedLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EmbeddedLog").field("database", &self.database).finish_non_exhaustive()
     }
-}
-
-/// A record that nobody decided, as it was kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The record.
-    pub record: LogRecord,
-    /// Why it was kept.
-    pub reason: String,
 }
 
 impl EmbeddedLog {
@@ -116,17 +111,19 @@ impl EmbeddedLog {
             });
             let Old { end, next_time } = old.await?;
             if end > start.low {
-                let trimmed = self
-                    .database
+                self.database
                     .submit(|reply| Operation::Trim { partition, below: end, reply })
-                    .await;
-                trimmed.map_err(|error| LogError {
-                    operation: format!("trimming partition {partition} below {end}"),
-                    source: error.into(),
-                })?;
+                    .await
+                    .map_err(|error| LogError {
+                        operation: format!("trimming partition {partition} below {end}"),
+                        source: error.into(),
+                    })?;
             }
             if let Some(time) = next_time {
                 tail.note_start_time(end, time);
+            }
+            if end == start.low {
+                return Ok(());
             }
         }
         Ok(())
@@ -343,89 +340,4 @@ async fn blocking<T: Send + 'static>(
         Ok(Err(source)) => Err(LogError { operation, source }),
         Err(error) => Err(LogError { operation, source: error.into() }),
     }
-}
-
-/// Time (filled in by the committer), format, lengths of key and MAC, then key, MAC and value.
-fn encode(record: &NewRecord) -> Result<Vec<u8>, &'static str> {
-    let key = record.campaign.as_str().as_bytes();
-    encode_parts(Timestamp(0), key, Some(&record.mac), &record.value)
-}
-
-fn encode_parts(
-    time: Timestamp,
-    key: &[u8],
-    mac: Option<&[u8]>,
-    value: &[u8],
-) -> Result<Vec<u8>, &'static str> {
-    let key_len = u32::try_from(key.len()).map_err(|_| "the key is too long")?;
-    // One more than the length, so that no MAC and an empty one differ.
-    let mac_len = mac.map_or(0, |mac| mac.len() + 1);
-    let mac_len = u16::try_from(mac_len).map_err(|_| "the MAC is too long")?;
-    let mac = mac.unwrap_or_default();
-    let mut bytes = Vec::with_capacity(TIME_BYTES + 7 + key.len() + mac.len() + value.len());
-    bytes.extend_from_slice(&time.0.to_be_bytes());
-    bytes.push(FORMAT);
-    bytes.extend_from_slice(&key_len.to_be_bytes());
-    bytes.extend_from_slice(&mac_len.to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes.extend_from_slice(mac);
-    bytes.extend_from_slice(value);
-    Ok(bytes)
-}
-
-fn decode(offset: Offset, bytes: &[u8]) -> Option<LogRecord> {
-    let time = time_of(bytes)?;
-    let (format, rest) = bytes.get(TIME_BYTES..)?.split_first()?;
-    if *format != FORMAT {
-        return None;
-    }
-    let (key_len, rest) = rest.split_first_chunk::<4>()?;
-    let (mac_len, rest) = rest.split_first_chunk::<2>()?;
-    let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*key_len) as usize)?;
-    let mac_len = usize::from(u16::from_be_bytes(*mac_len));
-    let (mac, value) = rest.split_at_checked(mac_len.saturating_sub(1))?;
-    let mac = (mac_len > 0).then(|| mac.to_vec());
-    Some(LogRecord { offset, time, key: key.to_vec(), value: value.to_vec(), mac })
-}
-
-fn time_of(bytes: &[u8]) -> Option<Timestamp> {
-    let time = keys::number(bytes.get(..TIME_BYTES)?)?;
-    Some(Timestamp(time.cast_signed()))
-}
-
-/// The reason with its length in front, then the record.
-fn encode_dead_letter(record: &LogRecord, reason: &str) -> Result<Vec<u8>, &'static str> {
-    let reason_len = u16::try_from(reason.len()).map_err(|_| "the reason is too long")?;
-    let mut bytes = reason_len.to_be_bytes().to_vec();
-    bytes.extend_from_slice(reason.as_bytes());
-    let mac = record.mac.as_deref();
-    bytes.extend_from_slice(&encode_parts(record.time, &record.key, mac, &record.value)?);
-    Ok(bytes)
-}
-
-fn decode_dead_letter(entry: fjall::KvPair) -> Result<DeadLetter, DatabaseError> {
-    let (key, bytes) = entry;
-    let decoded = || {
-        let offset = key.len().checked_sub(8).and_then(|start| keys::number(&key[start..]))?;
-        let (reason_len, rest) = bytes.split_first_chunk::<2>()?;
-        let reason_len = usize::from(u16::from_be_bytes(*reason_len));
-        let (reason, record) = rest.split_at_checked(reason_len)?;
-        let reason = std::str::from_utf8(reason).ok()?.to_owned();
-        Some(DeadLetter { record: decode(offset, record)?, reason })
-    };
-    decoded().ok_or_else(|| "a dead letter can't be read".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{embedded::testing, log::contract};
-
-    async fn fresh() -> (Arc<EmbeddedLog>, tempfile::TempDir) {
-        let folder = tempfile::tempdir().unwrap();
-        let database = testing::open(folder.path(), contract::PARTITIONS);
-        (Arc::new(EmbeddedLog::new(database, std::time::Duration::from_hours(1))), folder)
-    }
-
-    contract::request_log_contract!(fresh);
 }
