@@ -164,6 +164,7 @@ async fn rows_can_be_read_by_plain_cql_with_the_documented_columns() {
         kind: HoldKind::Contradiction,
         reason: "row 7 is gone".to_owned(),
         state: HoldState::Open,
+        until: 0,
     };
     let last = Some(LastRecord { offset: 40_004, digest: [3; 16] });
     let rows = [
@@ -277,6 +278,7 @@ async fn a_hold_never_goes_back_and_a_contradiction_outweighs_a_failure() {
         kind,
         reason: reason.to_owned(),
         state,
+        until: 0,
     };
     use HoldKind::{Contradiction, Failure};
     use HoldState::{Closed, Open, Released};

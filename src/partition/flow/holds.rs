@@ -77,8 +77,7 @@ impl Flow {
         lane.reason = Some(reason.clone());
         // What is kept passes once the hold is durable, so the hold must reach that low.
         let from = lane.first_unstored().map_or(from, |unstored| from.min(unstored));
-        let covers =
-            |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
+        let covers = |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
         if lane.holds.iter().any(covers) {
             lane.restart(self.incarnations, Phase::Held);
             self.pass_kept(campaign, effects);
@@ -165,7 +164,8 @@ impl Flow {
             };
             let known = lane.holds.iter().chain(&lane.closed).any(same);
             // What is kept and lies below the hold is not covered by it: it is decided first.
-            let uncovered = lane.first_unstored().is_some_and(|unstored| unstored < hold.unsettled_from());
+            let uncovered =
+                lane.first_unstored().is_some_and(|unstored| unstored < hold.unsettled_from());
             if lane.phase == Phase::Opening || uncovered || known {
                 continue;
             }

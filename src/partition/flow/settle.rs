@@ -5,8 +5,8 @@ use super::{
         fold::Told,
         lane::{Lane, Phase},
     },
-    BATCH_RECORDS_MAX, BATCHES_MAX, Effect, Flow, HEARTBEAT_INTERVAL_MS, HOLD_SWEEP_INTERVAL_MS, PROGRESS_INTERVAL_MS,
-    PROGRESS_RECORDS_MAX, Report,
+    BATCH_RECORDS_MAX, BATCHES_MAX, Effect, Flow, HEARTBEAT_INTERVAL_MS, HOLD_SWEEP_INTERVAL_MS,
+    PROGRESS_INTERVAL_MS, PROGRESS_RECORDS_MAX, Report,
 };
 use crate::domain::{
     answer::FeedMessage,

@@ -502,9 +502,11 @@ impl World {
         let mut folds = BTreeMap::new();
         for (at, record) in self.log.iter().take_while(|(at, _)| at.offset < next) {
             let id = record.campaign();
-            let held = self.store.holds.values().any(|hold| {
-                hold.campaign == *id && hold.unsettled_from() <= at.offset
-            });
+            let held = self
+                .store
+                .holds
+                .values()
+                .any(|hold| hold.campaign == *id && hold.unsettled_from() <= at.offset);
             let state = folds
                 .entry(id.clone())
                 .or_insert_with(|| Campaign::new(id.clone(), 1, 0, self.keys.clone()));
@@ -565,9 +567,8 @@ impl World {
                 coupons.insert((id.clone(), coupon.sequence), coupon);
             }
         }
-        let differs = coupons.iter().find(|(key, coupon)| {
-            self.store.coupons.get(*key) != Some(*coupon)
-        });
+        let differs =
+            coupons.iter().find(|(key, coupon)| self.store.coupons.get(*key) != Some(*coupon));
         assert_eq!(differs.map(|(key, _)| key), None, "a coupon is missing");
         assert_eq!(self.store.coupons.len(), coupons.len());
         for (id, state) in &folds {

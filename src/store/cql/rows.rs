@@ -300,7 +300,7 @@ pub(super) fn listing(version: &DefinitionVersion) -> Result<(&str, i32, i64), B
     Ok((version.campaign.as_str(), partition, timestamp))
 }
 
-type HoldValues<'a> = (i32, &'a str, i64, i32, &'a str, &'a str, &'a str, i64);
+type HoldValues<'a> = (i32, &'a str, i64, i32, &'a str, &'a str, &'a str, i64, i64);
 
 /// What is bound for a hold. Of two that are equal in state, a contradiction stays: it is the one
 /// that nobody but an operator ends.
@@ -309,10 +309,10 @@ pub(super) fn hold(hold: &Hold) -> Result<HoldValues<'_>, BadValue> {
         HoldKind::Failure => ("failure", 0),
         HoldKind::Contradiction => ("contradiction", 1),
     };
-    let (state, state_rank) = match hold.state {
-        HoldState::Open => ("open", 1),
-        HoldState::Released => ("released", 2),
-        HoldState::Closed => ("closed", 3),
+    let state = match hold.state {
+        HoldState::Open => "open",
+        HoldState::Released => "released",
+        HoldState::Closed => "closed",
     };
     Ok((
         fit("partition", hold.partition)?,
@@ -322,7 +322,8 @@ pub(super) fn hold(hold: &Hold) -> Result<HoldValues<'_>, BadValue> {
         kind,
         &hold.reason,
         state,
-        state_rank * 2 + kind_rank,
+        fit("until_offset", hold.until)?,
+        fit("until_offset", hold.rank().saturating_add(1).saturating_mul(2) + kind_rank)?,
     ))
 }
 
@@ -336,6 +337,7 @@ pub(super) struct HoldCells<'a> {
     kind: &'a str,
     reason: &'a str,
     state: &'a str,
+    until_offset: i64,
 }
 
 impl HoldCells<'_> {
@@ -358,6 +360,7 @@ impl HoldCells<'_> {
                 "closed" => HoldState::Closed,
                 other => return Err(bad("state", other)),
             },
+            until: fit("until_offset", self.until_offset)?,
         })
     }
 }
@@ -479,8 +482,9 @@ mod tests {
                 kind,
                 reason: String::new(),
                 state,
+                until: 0,
             };
-            super::hold(&hold).unwrap().7
+            super::hold(&hold).unwrap().8
         };
         use HoldKind::{Contradiction, Failure};
         use HoldState::{Closed, Open, Released};

@@ -139,10 +139,12 @@ const READ_CAMPAIGNS: &str = "SELECT campaign_id FROM $campaigns \
     WHERE listing = 0 AND campaign_id > ? LIMIT ?";
 
 const HOLD: &str = "INSERT INTO $holds (partition, campaign_id, from_offset, number, kind, \
-    reason, state) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
-const READ_PARTITION_HOLDS: &str = "SELECT campaign_id, from_offset, number, kind, reason, state \
+    reason, state, until_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+const READ_PARTITION_HOLDS: &str = "SELECT campaign_id, from_offset, number, kind, reason, state, \
+    until_offset \
     FROM $holds WHERE partition = ?";
-const READ_CAMPAIGN_HOLDS: &str = "SELECT campaign_id, from_offset, number, kind, reason, state \
+const READ_CAMPAIGN_HOLDS: &str = "SELECT campaign_id, from_offset, number, kind, reason, state, \
+    until_offset \
     FROM $holds WHERE partition = ? AND campaign_id = ?";
 
 const MARK: &str = "INSERT INTO $marks (campaign_id, below_offset, issued) VALUES (?, ?, ?) \

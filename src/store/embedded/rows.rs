@@ -38,7 +38,8 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
         }
         Row::Hold(hold) => {
             let key = keys::hold(hold.partition, &hold.campaign, hold.from, hold.number);
-            let row = HoldRow { kind: hold.kind, reason: hold.reason.clone(), state: hold.state };
+            let Hold { kind, state, until, .. } = *hold;
+            let row = HoldRow { kind, reason: hold.reason.clone(), state, until };
             entries.push(Entry::Raise(key, ranked(hold.rank(), &json(&row))));
         }
         Row::Mark(mark) => {
@@ -52,14 +53,6 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
             let value = ranked(progress.next, &json(&row));
             entries.push(Entry::Raise(keys::progress(progress.partition), value));
         }
-    }
-}
-
-fn rank_of(state: HoldState) -> u64 {
-    match state {
-        HoldState::Open => 0,
-        HoldState::Released => 1,
-        HoldState::Closed => 2,
     }
 }
 

@@ -333,6 +333,7 @@ async fn a_campaign_is_shown_with_its_actor_and_what_quarantines_it() {
         kind: HoldKind::Contradiction,
         reason: "row 18 is missing".to_owned(),
         state: HoldState::Open,
+        until: 0,
     };
     let actor = ActorView { state: "quarantined", reason: Some("see hold".to_owned()) };
     let quarantined =
