@@ -10,7 +10,7 @@ mod kafka;
 
 use std::{process::ExitCode, time::Duration};
 
-use engines::Engine;
+use engines::{Engine, Own};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// No test waits for anything longer; one that does says so instead of hanging.
@@ -38,6 +38,22 @@ where
             }
         }
         run(body)
+    })
+}
+
+/// A test that takes an engine of its own apart; `body` is given one of `nodes` nodes.
+fn trial_with_own<T>(
+    name: impl Into<String>,
+    engine: Engine,
+    nodes: u32,
+    body: impl FnOnce(Own) -> T + Send + 'static,
+) -> Trial
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    Trial::ignorable_test(name, move || match Own::start(engine, nodes) {
+        Ok(own) => run(|| body(own)),
+        Err(reason) => absent(&reason),
     })
 }
 
