@@ -1,5 +1,7 @@
 //! The coupon store against a real CQL database.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock},
@@ -34,7 +36,8 @@ use crate::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials!(&[Engine::Cql];
-        rows_can_be_read_by_plain_cql_with_the_documented_columns,
+        coupons_can_be_read_by_plain_cql_with_the_documented_columns,
+        other_rows_can_be_read_by_plain_cql_with_the_documented_columns,
         a_late_lower_progress_keeps_nothing_of_its_own,
         a_contradiction_outweighs_a_failure,
         stores_that_connect_at_once_to_an_empty_database_agree,
@@ -46,6 +49,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_row_above_a_hole_is_found_in_the_next_bucket,
         numbers_that_no_column_holds_are_errors,
     );
+    trials.push(Trial::ignorable_test(
+        format!("{}::a_minority_of_the_nodes_may_die", module_path!()),
+        || match engines::Own::start(Engine::Cql, 3) {
+            Ok(cluster) => crate::run(move || a_minority_of_the_nodes_may_die(cluster)),
+            Err(reason) => crate::absent(&reason),
+        },
+    ));
     trials.extend(contract::checks().into_iter().map(|(name, check)| {
         let name = format!("{}::contract::{name}", module_path!());
         crate::trial(name, &[Engine::Cql], move || async move { check(&shared().await).await })
@@ -214,34 +224,27 @@ async fn all(store: &dyn CouponStore, campaign: &CampaignId) -> Vec<Coupon> {
     pages.concat()
 }
 
-async fn rows_can_be_read_by_plain_cql_with_the_documented_columns() {
-    let (scratch, store) = Scratch::with_store().await;
-    let spring = campaign("spring");
-    let given = coupon(&spring, 20_002, "ada@example.org");
-    let hold = Hold {
-        campaign: spring.clone(),
-        partition: 3,
-        from: 9,
-        number: 1,
-        kind: HoldKind::Contradiction,
-        reason: "row 7 is gone".to_owned(),
-        state: HoldState::Open,
-    };
-    let last = Some(LastRecord { offset: 40_004, digest: [3; 16] });
-    let rows = [
-        Row::Coupon(given.clone()),
-        Row::Version(version(&spring, 6)),
-        Row::Hold(hold),
-        Row::Mark(Mark { campaign: spring.clone(), offset: 40_005, issued: 20_002 }),
-        Row::Progress(progress(3, 40_005, last)),
-    ];
-    store.write(&rows).await.unwrap();
-    store.layout(&Layout { secret: Some("s".into()), ..layout("i") }).await.unwrap();
+fn row(cells: &[(&str, CqlValue)]) -> HashMap<String, CqlValue> {
+    cells.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+}
 
-    let text = |value: &str| CqlValue::Text(value.to_owned());
-    let blob = |byte: u8| CqlValue::Blob(vec![byte; 16]);
+fn text(value: &str) -> CqlValue {
+    CqlValue::Text(value.to_owned())
+}
+
+fn blob(byte: u8) -> CqlValue {
+    CqlValue::Blob(vec![byte; 16])
+}
+
+fn time(millis: i64) -> CqlValue {
+    CqlValue::Timestamp(CqlTimestamp(millis))
+}
+
+async fn coupons_can_be_read_by_plain_cql_with_the_documented_columns() {
+    let (scratch, store) = Scratch::with_store().await;
+    let given = coupon(&campaign("spring"), 20_002, "ada@example.org");
+    store.write(&[Row::Coupon(given.clone())]).await.unwrap();
     let (int, big) = (CqlValue::Int, CqlValue::BigInt);
-    let time = |ms: i64| CqlValue::Timestamp(CqlTimestamp(ms));
     let shared = [
         ("campaign_id", text("spring")),
         ("sequence", int(20_002)),
@@ -256,9 +259,6 @@ async fn rows_can_be_read_by_plain_cql_with_the_documented_columns() {
         ("rules_version", int(1)),
         ("digest", blob(20_002_u32 as u8)),
     ];
-    let row = |cells: &[(&str, CqlValue)]| -> HashMap<String, CqlValue> {
-        cells.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
-    };
     let mut by_sequence = row(&shared);
     by_sequence.insert("bucket".to_owned(), int(1));
     let found = "SELECT * FROM $coupons WHERE campaign_id = 'spring' AND bucket = 1";
@@ -266,7 +266,35 @@ async fn rows_can_be_read_by_plain_cql_with_the_documented_columns() {
     let found = "SELECT * FROM $coupons_by_user WHERE campaign_id = 'spring' AND user_bucket = 1 \
                  AND user_id = 'ada@example.org'";
     assert_eq!(scratch.query(found).await, [row(&shared)]);
+    let cells = "SELECT WRITETIME(code) AS coupon FROM $coupons";
+    let timestamp = given.issued_at.0 * 1_000 + 4;
+    assert_eq!(scratch.query(cells).await[0]["coupon"], big(timestamp));
+    scratch.drop_keyspace().await;
+}
 
+async fn other_rows_can_be_read_by_plain_cql_with_the_documented_columns() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let hold = Hold {
+        campaign: spring.clone(),
+        partition: 3,
+        from: 9,
+        number: 1,
+        kind: HoldKind::Contradiction,
+        reason: "row 7 is gone".to_owned(),
+        state: HoldState::Open,
+    };
+    let last = Some(LastRecord { offset: 40_004, digest: [3; 16] });
+    let rows = [
+        Row::Version(version(&spring, 6)),
+        Row::Hold(hold),
+        Row::Mark(Mark { campaign: spring.clone(), offset: 40_005, issued: 20_002 }),
+        Row::Progress(progress(3, 40_005, last)),
+    ];
+    store.write(&rows).await.unwrap();
+    store.layout(&Layout { secret: Some("s".into()), ..layout("i") }).await.unwrap();
+
+    let (int, big) = (CqlValue::Int, CqlValue::BigInt);
     let found = scratch.query("SELECT * FROM $definition_versions").await;
     assert_eq!(found[0]["quota"], int(100_000_000));
     assert_eq!(found[0]["offset"], big(6));
@@ -296,12 +324,7 @@ async fn rows_can_be_read_by_plain_cql_with_the_documented_columns() {
     assert_eq!(listing, [row(&[("campaign_id", text("spring"))])]);
     let layout = scratch.query("SELECT * FROM $layout WHERE name = 'layout'").await;
     assert_eq!(layout[0]["partitions"], int(12));
-    let steps = scratch.query("SELECT step, name FROM $schema_steps").await;
-    assert_eq!(steps.len(), 9);
-
-    let cells = "SELECT WRITETIME(code) AS coupon FROM $coupons";
-    let timestamp = (given.issued_at.0 * 1_000) + 4;
-    assert_eq!(scratch.query(cells).await[0]["coupon"], big(timestamp));
+    assert_eq!(scratch.query("SELECT step, name FROM $schema_steps").await.len(), 9);
     scratch.drop_keyspace().await;
 }
 
@@ -460,4 +483,37 @@ async fn numbers_that_no_column_holds_are_errors() {
     let store = shared().await.0;
     let error = store.write(&[Row::Progress(progress(73, u64::MAX, None))]).await.unwrap_err();
     assert!(error.to_string().starts_with("writing progress"), "{error}");
+}
+
+/// Three nodes of which each dies once; whoever connects through another of them meets one schema
+/// and one layout, and every row that was answered is read, whichever two nodes are left.
+async fn a_minority_of_the_nodes_may_die(cluster: engines::Own) {
+    let keyspace = engines::unique("cql");
+    let connections = cluster.endpoints().iter().map(|node| {
+        let nodes = vec![node.clone()];
+        let config = CqlConfig { nodes, keyspace: keyspace.clone(), replication_factor: 0 };
+        tokio::spawn(async move { connect(&config).await })
+    });
+    let connected = join_all(connections).await;
+    let stores: Vec<_> =
+        connected.into_iter().map(|store| Patient(store.unwrap().unwrap())).collect();
+    let layouts = (0..).zip(&stores).map(async |(number, store)| {
+        store.layout(&layout(&format!("instance-{number}"))).await.unwrap()
+    });
+    let layouts = join_all(layouts).await;
+    assert!(layouts.iter().all(|layout| *layout == layouts[0]), "{layouts:?}");
+
+    let spring = campaign("spring");
+    let mut written = 0;
+    for dead in [3, 2, 1] {
+        cluster.kill_node(dead);
+        for store in &stores {
+            let rows = coupons(&spring, written + 1..=written + 400);
+            store.write(&rows).await.unwrap();
+            written += 400;
+            let found = all(store, &spring).await;
+            assert_eq!(found.len(), written as usize, "with node {dead} dead");
+        }
+        cluster.restart_node(dead);
+    }
 }
