@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod embedded;
 pub mod feed;
 pub mod log;
 pub mod node;

@@ -1,1 +1,112 @@
-//! To come.
+//! The decision feed of a node that is alone: followers are in the same process.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent, FeedMessage};
+
+/// Hands messages to followers in the same process. Never waits: a follower that is too slow
+/// loses messages and is told so.
+#[derive(Debug, Default)]
+pub struct InProcessFeed {
+    followers: Mutex<Vec<Follower>>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    events: mpsc::Sender<FeedEvent>,
+    /// The last event that it was sent is a gap: what it loses until the next message is covered.
+    in_gap: bool,
+}
+
+impl Follower {
+    /// Whether the follower is still there.
+    fn send(&mut self, message: &Arc<FeedMessage>) -> bool {
+        // The last place is kept for a gap, so that a loss is always told where it happened.
+        let room = self.events.capacity();
+        if room > 1 {
+            self.in_gap = false;
+            return self.events.try_send(FeedEvent::Message(message.clone())).is_ok();
+        }
+        if room == 1 && !self.in_gap {
+            self.in_gap = true;
+            return self.events.try_send(FeedEvent::Gap).is_ok();
+        }
+        !self.events.is_closed()
+    }
+}
+
+#[async_trait]
+impl DecisionFeed for InProcessFeed {
+    async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
+        let message = Arc::new(message);
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.retain_mut(|follower| follower.send(&message));
+        Ok(())
+    }
+
+    async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
+        let (events, receiver) = mpsc::channel(FOLLOWER_MESSAGES_MAX + 1);
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.push(Follower { events, in_gap: false });
+        Ok(receiver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fresh() -> (Arc<InProcessFeed>, ()) {
+        (Arc::default(), ())
+    }
+
+    crate::feed::contract::decision_feed_contract!(fresh);
+
+    fn message(to: u64) -> FeedMessage {
+        FeedMessage {
+            log_epoch: 1,
+            partition: 0,
+            from: 0,
+            to,
+            end: to,
+            halted: None,
+            decisions: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_loss_is_told_once_and_where_it_happened() {
+        let feed = InProcessFeed::default();
+        let mut follower = feed.follow().await.unwrap();
+        let max = FOLLOWER_MESSAGES_MAX as u64;
+        let mut to = 0;
+        for round in 0..3 {
+            for _ in 0..max + 10 {
+                to += 1;
+                feed.publish(message(to)).await.unwrap();
+            }
+            assert_eq!(follower.len(), FOLLOWER_MESSAGES_MAX + 1, "round {round}");
+            let mut events = Vec::new();
+            while let Ok(event) = follower.try_recv() {
+                events.push(event);
+            }
+            assert_eq!(events.pop(), Some(FeedEvent::Gap));
+            assert!(!events.contains(&FeedEvent::Gap), "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_left_is_forgotten_even_when_it_was_full() {
+        let feed = InProcessFeed::default();
+        let follower = feed.follow().await.unwrap();
+        for to in 0..2 * FOLLOWER_MESSAGES_MAX as u64 {
+            feed.publish(message(to)).await.unwrap();
+        }
+        drop(follower);
+        feed.publish(message(0)).await.unwrap();
+        assert_eq!(feed.followers.lock().unwrap().len(), 0);
+    }
+}

@@ -1,1 +1,484 @@
-//! To come.
+//! What every coupon store promises, as checks that every adapter runs.
+//!
+//! An adapter runs them with `coupon_store_contract!(fresh)`, where `fresh` is an async function
+//! that gives a store and whatever must live as long as it is used (a folder, a keyspace); or
+//! loops over [`checks`]. Checks use campaigns and partitions of their own, so they may share one
+//! store and run at once; only [`LAYOUT_CHECK`] needs one that has no layout yet.
+
+use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
+
+use super::{
+    CampaignRows, CouponStore, Hold, HoldKind, HoldState, LISTING_MAX, LastRecord, Layout, Mark,
+    PartitionRows, Progress, Row, SEQUENCES_PER_BUCKET, Selection,
+};
+use crate::domain::{
+    code::CodeFormat,
+    coupon::Coupon,
+    definition::{Definition, DefinitionVersion, RULES_VERSION, Terms},
+    ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
+};
+
+/// One check of the contract.
+pub type Check = for<'a> fn(&'a dyn CouponStore) -> BoxFuture<'a, ()>;
+
+/// The one check that needs a store without a layout.
+pub const LAYOUT_CHECK: &str = "a_layout_is_created_once_whoever_asks_first";
+
+/// Lists the checks by name, and makes a test of each.
+macro_rules! checks {
+    ($($name:ident),+ $(,)?) => {
+        /// Every check with its name.
+        pub fn checks() -> Vec<(&'static str, Check)> {
+            vec![$((stringify!($name), (|store| Box::pin($name(store))) as Check)),+]
+        }
+
+        /// Makes a test of every check; `fresh` gives a store and what it lives on.
+        #[allow(unused_macros, reason = "adapters may run the list instead")]
+        macro_rules! coupon_store_contract {
+            ($fresh:path) => {
+                $(
+                    #[tokio::test(flavor = "multi_thread")]
+                    async fn $name() {
+                        let (store, _lives_on) = $fresh().await;
+                        $crate::store::contract::$name(&*store).await;
+                    }
+                )+
+            };
+        }
+        #[allow(unused_imports, reason = "adapters may run the list instead")]
+        pub(crate) use coupon_store_contract;
+    };
+}
+
+checks!(
+    a_layout_is_created_once_whoever_asks_first,
+    what_was_never_written_reads_as_nothing,
+    rows_are_read_back_whole,
+    writing_rows_again_changes_nothing,
+    coupons_come_in_the_order_of_sequences_over_many_pages,
+    a_page_boundary_loses_and_repeats_nothing,
+    coupons_of_a_user_are_hers_alone_and_in_order,
+    a_campaign_is_not_mixed_up_with_one_whose_name_begins_like_it,
+    progress_never_goes_back,
+    a_mark_never_goes_back,
+    a_hold_only_goes_from_open_to_released_to_closed,
+    holds_of_one_campaign_stand_side_by_side,
+    versions_come_in_the_order_of_offsets,
+    campaigns_are_listed_by_id_after_a_given_one,
+    a_listing_is_bounded,
+    writers_at_once_leave_every_row,
+    an_empty_write_is_no_error,
+);
+
+fn campaign(name: &str) -> CampaignId {
+    CampaignId::parse(name).expect("a check's campaign has a valid id")
+}
+
+fn user(name: &str) -> UserId {
+    UserId::parse(name).expect("a check's user has a valid id")
+}
+
+/// Partitions from 9,000 on, so that checks may share a store with each other.
+fn partition(check: Partition) -> Partition {
+    9_000 + check
+}
+
+fn coupon(campaign: &CampaignId, sequence: Sequence, user: &UserId) -> Coupon {
+    let mut digest = [0; 16];
+    digest[..4].copy_from_slice(&sequence.to_le_bytes());
+    Coupon {
+        campaign: campaign.clone(),
+        sequence,
+        user: user.clone(),
+        code: format!("CODE-{sequence:010}").into(),
+        issued_at: Timestamp(1_760_000_000_000 + i64::from(sequence)),
+        position: Position { log_epoch: 1, partition: 3, offset: 10 + 2 * u64::from(sequence) },
+        key_digest: sequence.is_multiple_of(2).then_some([0xAB; 16]),
+        user_bucket: 2,
+        rules_version: RULES_VERSION,
+        digest,
+    }
+}
+
+fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
+    let code = CodeFormat::with(Some("SALE-".into()), None, Some("0123456789".into()));
+    let terms = Terms {
+        quota: 100_000 + u32::try_from(offset % 1_000).expect("a remainder below 1,000"),
+        per_user_limit: 3,
+        opens_at: Some(Timestamp(1_760_000_000_000)),
+        closes_at: None,
+        code,
+    };
+    DefinitionVersion {
+        campaign: campaign.clone(),
+        position: Position { log_epoch: 1, partition: 3, offset },
+        time: Timestamp(1_760_000_000_000),
+        definition: Definition { paused: offset % 2 == 1, ..Definition::first(terms) },
+        issued: 42,
+        digest: [0xCD; 16],
+    }
+}
+
+fn hold(campaign: &CampaignId, partition: Partition, number: u32, state: HoldState) -> Hold {
+    Hold {
+        campaign: campaign.clone(),
+        partition,
+        from: 17,
+        number,
+        kind: HoldKind::Contradiction,
+        reason: "coupon 5 is not the one that follows from the log".to_owned(),
+        state,
+    }
+}
+
+fn progress(partition: Partition, next: Offset) -> Progress {
+    let last = next.checked_sub(1).map(|offset| LastRecord { offset, digest: [0xEF; 16] });
+    Progress { partition, log_epoch: 1, next, last }
+}
+
+async fn write(store: &dyn CouponStore, rows: &[Row]) {
+    for rows in rows.chunks(1_000) {
+        store.write(rows).await.expect("rows are written");
+    }
+}
+
+async fn read_all(
+    store: &dyn CouponStore,
+    campaign: &CampaignId,
+    selection: Selection,
+) -> Vec<Coupon> {
+    let pages: Vec<_> =
+        store.coupons(campaign, selection).try_collect().await.expect("pages are read");
+    pages.concat()
+}
+
+async fn rows_of(store: &dyn CouponStore, campaign: &CampaignId, at: Partition) -> CampaignRows {
+    store.campaign(campaign, at).await.expect("the campaign's rows are read")
+}
+
+async fn rows_in(store: &dyn CouponStore, at: Partition) -> PartitionRows {
+    store.partition(at).await.expect("the partition's rows are read")
+}
+
+/// Many callers at once are all given the same layout, and so is whoever comes later.
+pub async fn a_layout_is_created_once_whoever_asks_first(store: &dyn CouponStore) {
+    let proposals: Vec<_> = (0..8)
+        .map(|number| Layout {
+            instance: format!("instance-{number}"),
+            log_epoch: 1,
+            partitions: 12,
+            format: 1,
+            fingerprint: format!("fingerprint-{number}"),
+            secret: (number % 2 == 0).then(|| format!("secret-{number}")),
+        })
+        .collect();
+    let answers = join_all(proposals.iter().map(|proposed| store.layout(proposed))).await;
+    let answers: Vec<_> =
+        answers.into_iter().map(|answer| answer.expect("a layout is in force")).collect();
+    assert!(proposals.contains(&answers[0]), "{:?} was proposed by nobody", answers[0]);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let later = Layout { instance: "late".to_owned(), partitions: 99, ..proposals[0].clone() };
+    assert_eq!(store.layout(&later).await.expect("a layout is in force"), answers[0]);
+}
+
+/// Reading what is not there is no error.
+pub async fn what_was_never_written_reads_as_nothing(store: &dyn CouponStore) {
+    let unknown = campaign("never-written");
+    assert_eq!(rows_of(store, &unknown, partition(0)).await, CampaignRows::default());
+    assert_eq!(rows_in(store, partition(0)).await, PartitionRows::default());
+    assert_eq!(read_all(store, &unknown, Selection::All).await, vec![]);
+    let hers = Selection::OfUser { user: user("nobody"), bucket: 0 };
+    assert_eq!(read_all(store, &unknown, hers).await, vec![]);
+}
+
+/// Every field of every kind of row survives.
+pub async fn rows_are_read_back_whole(store: &dyn CouponStore) {
+    let (id, at) = (campaign("whole"), partition(1));
+    let coupons = [coupon(&id, 1, &user("A.b_c:d@e-f")), coupon(&id, 2, &user(&"u".repeat(128)))];
+    let hold = Hold {
+        reason: "it's \"quoted\", two\nlines, and ü".to_owned(),
+        ..hold(&id, at, 1, HoldState::Open)
+    };
+    let mark = Mark { campaign: id.clone(), offset: 99, issued: 2 };
+    let version = version(&id, 7);
+    write(store, &[Row::Version(version.clone())]).await;
+    write(store, &coupons.clone().map(Row::Coupon)).await;
+    write(store, &[Row::Hold(hold.clone()), Row::Mark(mark.clone())]).await;
+    write(store, &[Row::Progress(progress(at, 100))]).await;
+    let rows = rows_of(store, &id, at).await;
+    assert_eq!(rows.holds, vec![hold.clone()]);
+    assert_eq!(rows.mark, Some(mark));
+    assert_eq!(rows.versions, vec![version]);
+    let rows = rows_in(store, at).await;
+    assert_eq!(rows.progress, Some(progress(at, 100)));
+    assert_eq!(rows.holds, vec![hold]);
+    assert_eq!(read_all(store, &id, Selection::All).await, coupons);
+    let hers = Selection::OfUser { user: coupons[0].user.clone(), bucket: 2 };
+    assert_eq!(read_all(store, &id, hers).await, coupons[..1]);
+    let none = Progress { last: None, ..progress(partition(2), 5) };
+    write(store, &[Row::Progress(none.clone())]).await;
+    assert_eq!(rows_in(store, partition(2)).await.progress, Some(none));
+}
+
+/// A replay, or a second owner, writes every row again.
+pub async fn writing_rows_again_changes_nothing(store: &dyn CouponStore) {
+    let (id, at) = (campaign("again"), partition(3));
+    let mut rows: Vec<_> =
+        (1..=50).map(|sequence| Row::Coupon(coupon(&id, sequence, &user("again")))).collect();
+    rows.push(Row::Version(version(&id, 1)));
+    rows.push(Row::Hold(hold(&id, at, 1, HoldState::Released)));
+    rows.push(Row::Mark(Mark { campaign: id.clone(), offset: 5, issued: 50 }));
+    rows.push(Row::Progress(progress(at, 6)));
+    write(store, &rows).await;
+    let once = (
+        rows_of(store, &id, at).await,
+        rows_in(store, at).await,
+        read_all(store, &id, Selection::All).await,
+    );
+    write(store, &rows).await;
+    rows.reverse();
+    write(store, &rows).await;
+    let thrice = (
+        rows_of(store, &id, at).await,
+        rows_in(store, at).await,
+        read_all(store, &id, Selection::All).await,
+    );
+    assert_eq!(once, thrice);
+    let hers = Selection::OfUser { user: user("again"), bucket: 2 };
+    assert_eq!(read_all(store, &id, hers).await, once.2);
+}
+
+/// 45,000 coupons, written out of order, stand in three buckets and many pages.
+pub async fn coupons_come_in_the_order_of_sequences_over_many_pages(store: &dyn CouponStore) {
+    const COUPONS: Sequence = 45_000;
+    const { assert!(COUPONS > 2 * SEQUENCES_PER_BUCKET) };
+    let id = campaign("many");
+    let coupons: Vec<_> = (1..=COUPONS)
+        .map(|sequence| coupon(&id, sequence, &user(&format!("user-{sequence}"))))
+        .collect();
+    for chunk in coupons.chunks(1_000).rev() {
+        let rows: Vec<_> = chunk.iter().rev().cloned().map(Row::Coupon).collect();
+        write(store, &rows).await;
+    }
+    let pages: Vec<_> =
+        store.coupons(&id, Selection::All).try_collect().await.expect("pages are read");
+    assert!(pages.len() > 1, "everything came in {} page", pages.len());
+    assert!(pages.iter().all(|page| !page.is_empty()), "a page is empty");
+    let read = pages.concat();
+    assert_eq!(read.len(), coupons.len());
+    let first_other = read.iter().zip(&coupons).find(|(read, written)| read != written);
+    assert_eq!(first_other, None);
+}
+
+/// Exactly a bucket, one less, one more.
+pub async fn a_page_boundary_loses_and_repeats_nothing(store: &dyn CouponStore) {
+    let id = campaign("boundary");
+    let owner = user("boundary");
+    let last = SEQUENCES_PER_BUCKET + 1;
+    let wanted = [1, 2, SEQUENCES_PER_BUCKET - 1, SEQUENCES_PER_BUCKET, last];
+    for (written, sequence) in (1..).zip(wanted) {
+        write(store, &[Row::Coupon(coupon(&id, sequence, &owner))]).await;
+        // Whether they are dense is for whoever decides by them; the store gives what is there.
+        let read = read_all(store, &id, Selection::All).await;
+        let read: Vec<_> = read.iter().map(|coupon| coupon.sequence).collect();
+        assert_eq!(read, wanted[..written]);
+    }
+}
+
+/// The by-user view, with several users in one bucket.
+pub async fn coupons_of_a_user_are_hers_alone_and_in_order(store: &dyn CouponStore) {
+    let id = campaign("by-user");
+    let users = ["u", "u1", "u-1", "U"].map(user);
+    let coupons: Vec<_> = (1..=40_usize)
+        .map(|number| {
+            let sequence = Sequence::try_from(number).expect("40 fits");
+            coupon(&id, sequence, &users[number % users.len()])
+        })
+        .collect();
+    let rows: Vec<_> = coupons.iter().rev().cloned().map(Row::Coupon).collect();
+    write(store, &rows).await;
+    for user in &users {
+        let hers: Vec<_> = coupons.iter().filter(|coupon| coupon.user == *user).cloned().collect();
+        let selection = Selection::OfUser { user: user.clone(), bucket: 2 };
+        assert_eq!(read_all(store, &id, selection).await, hers);
+    }
+    let elsewhere = Selection::OfUser { user: users[0].clone(), bucket: 3 };
+    assert_eq!(read_all(store, &id, elsewhere).await, vec![]);
+}
+
+/// `mix`, `mix-` and `mix0` are three campaigns.
+pub async fn a_campaign_is_not_mixed_up_with_one_whose_name_begins_like_it(
+    store: &dyn CouponStore,
+) {
+    let at = partition(4);
+    let ids = ["mix", "mix-", "mix0"].map(campaign);
+    for (id, count) in ids.iter().zip(1..) {
+        let mut rows = vec![
+            Row::Version(version(id, Offset::from(count))),
+            Row::Hold(hold(id, at, count, HoldState::Open)),
+            Row::Mark(Mark { campaign: id.clone(), offset: Offset::from(count), issued: count }),
+        ];
+        rows.extend((1..=count).map(|sequence| Row::Coupon(coupon(id, sequence, &user("mix")))));
+        write(store, &rows).await;
+    }
+    for (id, count) in ids.iter().zip(1..) {
+        let rows = rows_of(store, id, at).await;
+        assert_eq!(rows.versions, vec![version(id, Offset::from(count))]);
+        assert_eq!(rows.holds, vec![hold(id, at, count, HoldState::Open)]);
+        assert_eq!(rows.mark.map(|mark| mark.issued), Some(count));
+        assert_eq!(read_all(store, id, Selection::All).await.len(), count as usize);
+        let hers = Selection::OfUser { user: user("mix"), bucket: 2 };
+        assert_eq!(read_all(store, id, hers).await.len(), count as usize);
+    }
+    assert_eq!(rows_in(store, at).await.holds.len(), ids.len());
+}
+
+/// A late owner can't move progress back, in one call or in another.
+pub async fn progress_never_goes_back(store: &dyn CouponStore) {
+    let at = partition(5);
+    for (written, expected) in [(5, 5), (100, 100), (99, 100), (0, 100), (101, 101)] {
+        write(store, &[Row::Progress(progress(at, written))]).await;
+        assert_eq!(rows_in(store, at).await.progress, Some(progress(at, expected)));
+    }
+    let late: Vec<_> = [110, 130, 120].map(|next| Row::Progress(progress(at, next))).into();
+    write(store, &late).await;
+    assert_eq!(rows_in(store, at).await.progress, Some(progress(at, 130)));
+    let nexts: Vec<Offset> = (200..232).rev().collect();
+    let rows: Vec<_> = nexts.iter().map(|next| [Row::Progress(progress(at, *next))]).collect();
+    let written = join_all(rows.iter().map(|rows| store.write(rows))).await;
+    assert!(written.iter().all(Result::is_ok), "{written:?}");
+    assert_eq!(rows_in(store, at).await.progress, Some(progress(at, 231)));
+}
+
+/// As progress, by the mark's offset: its count may well be equal, or stay 0.
+pub async fn a_mark_never_goes_back(store: &dyn CouponStore) {
+    let (id, at) = (campaign("mark"), partition(6));
+    let mark = |offset, issued| Mark { campaign: id.clone(), offset, issued };
+    let steps = [((0, 0), (0, 0)), ((9, 3), (9, 3)), ((4, 1), (9, 3)), ((12, 3), (12, 3))];
+    for ((offset, issued), (expected_offset, expected_issued)) in steps {
+        write(store, &[Row::Mark(mark(offset, issued))]).await;
+        let found = rows_of(store, &id, at).await.mark;
+        assert_eq!(found, Some(mark(expected_offset, expected_issued)));
+    }
+}
+
+/// Open → released → closed, with steps left out or repeated, never back.
+pub async fn a_hold_only_goes_from_open_to_released_to_closed(store: &dyn CouponStore) {
+    use HoldState::{Closed, Open, Released};
+    let at = partition(7);
+    let orders: [&[HoldState]; 5] = [
+        &[Open, Released, Closed],
+        &[Closed, Released, Open],
+        &[Released, Open, Closed, Open],
+        &[Open, Closed, Released],
+        &[Open, Open, Released, Released, Open],
+    ];
+    for (number, order) in orders.iter().enumerate() {
+        let id = campaign(&format!("hold-{number}"));
+        let mut expected = Open;
+        for state in *order {
+            expected = expected.max(*state);
+            write(store, &[Row::Hold(hold(&id, at, 1, *state))]).await;
+            let found = rows_of(store, &id, at).await.holds;
+            assert_eq!(found, vec![hold(&id, at, 1, expected)], "after {state:?} of {order:?}");
+        }
+        let together = campaign(&format!("hold-at-once-{number}"));
+        let rows: Vec<_> =
+            order.iter().map(|state| Row::Hold(hold(&together, at, 1, *state))).collect();
+        write(store, &rows).await;
+        assert_eq!(rows_of(store, &together, at).await.holds[0].state, expected);
+    }
+    assert_eq!(rows_in(store, at).await.holds.len(), 2 * orders.len());
+}
+
+/// Holds are told apart by `from` and number; all are read, closed ones too.
+pub async fn holds_of_one_campaign_stand_side_by_side(store: &dyn CouponStore) {
+    let (id, at) = (campaign("holds"), partition(8));
+    let holds = [
+        hold(&id, at, 1, HoldState::Closed),
+        hold(&id, at, 2, HoldState::Open),
+        Hold { from: 3, kind: HoldKind::Failure, ..hold(&id, at, 3, HoldState::Released) },
+    ];
+    write(store, &holds.clone().map(Row::Hold)).await;
+    for mut found in [rows_of(store, &id, at).await.holds, rows_in(store, at).await.holds] {
+        found.sort_by_key(|hold| hold.number);
+        assert_eq!(found, holds);
+    }
+    assert_eq!(rows_in(store, at + 1).await.holds, vec![]);
+}
+
+/// Written in any order, read in the order of offsets.
+pub async fn versions_come_in_the_order_of_offsets(store: &dyn CouponStore) {
+    let (id, at) = (campaign("versions"), partition(20));
+    for offset in [256, 3, u64::from(u32::MAX) + 5, 255] {
+        write(store, &[Row::Version(version(&id, offset))]).await;
+    }
+    let expected: Vec<_> = [3, 255, 256, u64::from(u32::MAX) + 5]
+        .into_iter()
+        .map(|offset| version(&id, offset))
+        .collect();
+    assert_eq!(rows_of(store, &id, at).await.versions, expected);
+}
+
+/// In the order of ids, without the one given, at most as many as asked for.
+pub async fn campaigns_are_listed_by_id_after_a_given_one(store: &dyn CouponStore) {
+    // Other checks' campaigns sort before `zz-`.
+    let before = campaign("zy-before-the-listing");
+    let ids: Vec<_> = ["zz-a", "zz-a-", "zz-a0", "zz-aa", "zz-b"].map(campaign).into();
+    for id in ids.iter().rev() {
+        write(store, &[Row::Version(version(id, 1)), Row::Version(version(id, 2))]).await;
+    }
+    let list = async |after: &CampaignId, limit| {
+        store.campaigns(Some(after), limit).await.expect("campaigns are listed")
+    };
+    assert_eq!(list(&before, 100).await, ids);
+    assert_eq!(list(&before, 2).await, ids[..2]);
+    assert_eq!(list(&ids[1], 2).await, ids[2..4]);
+    assert_eq!(list(&ids[4], 100).await, vec![]);
+    assert_eq!(list(&before, 0).await, vec![]);
+    let coupons_alone = campaign("zz-c");
+    write(store, &[Row::Coupon(coupon(&coupons_alone, 1, &user("u")))]).await;
+    assert_eq!(list(&ids[4], 100).await, vec![], "only a version makes a campaign appear");
+}
+
+/// More than [`LISTING_MAX`] are never given, and the rest follows.
+pub async fn a_listing_is_bounded(store: &dyn CouponStore) {
+    let before = campaign("yy");
+    let ids: Vec<_> =
+        (0..LISTING_MAX + 5).map(|number| campaign(&format!("yy-{number:05}"))).collect();
+    let rows: Vec<_> = ids.iter().map(|id| Row::Version(version(id, 1))).collect();
+    for rows in rows.chunks(100) {
+        write(store, rows).await;
+    }
+    let first = store.campaigns(Some(&before), usize::MAX).await.expect("campaigns are listed");
+    assert_eq!(first, ids[..LISTING_MAX]);
+    let rest = store.campaigns(first.last(), 5).await.expect("campaigns are listed");
+    assert_eq!(rest, ids[LISTING_MAX..]);
+}
+
+/// Two owners and many campaigns write at once.
+pub async fn writers_at_once_leave_every_row(store: &dyn CouponStore) {
+    const WRITERS: u32 = 16;
+    const COUPONS: Sequence = 200;
+    let rows: Vec<Vec<_>> = (0..WRITERS)
+        .map(|writer| {
+            // Two writers for each campaign, with the same rows.
+            let id = campaign(&format!("at-once-{}", writer / 2));
+            (1..=COUPONS).map(|sequence| Row::Coupon(coupon(&id, sequence, &user("u")))).collect()
+        })
+        .collect();
+    let written = join_all(rows.iter().map(|rows| store.write(rows))).await;
+    assert!(written.iter().all(Result::is_ok), "{written:?}");
+    for number in 0..WRITERS / 2 {
+        let id = campaign(&format!("at-once-{number}"));
+        let read = read_all(store, &id, Selection::All).await;
+        let expected: Vec<_> =
+            (1..=COUPONS).map(|sequence| coupon(&id, sequence, &user("u"))).collect();
+        assert_eq!(read, expected);
+    }
+}
+
+/// Nothing to write is done at once.
+pub async fn an_empty_write_is_no_error(store: &dyn CouponStore) {
+    store.write(&[]).await.expect("nothing is written");
+}

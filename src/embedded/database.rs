@@ -1,0 +1,286 @@
+//! Opens the database, finds the ends of every partition, starts and ends the committer.
+
+use std::{error::Error, fs::File, io, path::PathBuf, sync::Arc, thread::JoinHandle};
+
+use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+use super::{
+    Operation, Refused, TIME_BYTES,
+    committer::{Committer, WritePosition},
+    folder::{FolderError, data_folder, locked},
+    keys,
+    space::{FreeBytes, Space, free_bytes},
+    tail::Tail,
+};
+use crate::{
+    clock::SharedClock,
+    config::EmbeddedConfig,
+    domain::ids::{Offset, Partition, Timestamp},
+};
+
+/// The database's own folder in the data folder; secrets and the lock lie beside it.
+const DATABASE_FOLDER: &str = "database";
+
+/// Writes that may be queued: every append that `admission.inflight_max` lets in (10,000 by
+/// default) and the writes of every actor beside them.
+const QUEUE_OPERATIONS_MAX: usize = 16_384;
+
+/// Bytes of each keyspace that are in memory only (and in the journal) before they are sorted
+/// into files.
+const MEMTABLE_BYTES: u64 = 32 * 1_024 * 1_024;
+
+/// Bytes of closed journals before the keyspaces that hold them back are written out: bounds what
+/// a start has to read again. A journal is closed at 64 MB, and two of them are let be.
+const JOURNAL_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
+
+/// Blocks of files kept in memory.
+const CACHE_BYTES: u64 = 64 * 1_024 * 1_024;
+
+/// Called with what makes it impossible to go on. The default ends the process; where a test's
+/// returns, the committer ends and nothing is written any more.
+pub(super) type Fatal = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
+
+/// What tests replace.
+#[derive(Clone)]
+pub(super) struct Hooks {
+    /// Ends the process.
+    pub(super) fatal: Fatal,
+    /// Called before each commit that is made durable; an error stands for a failed fsync.
+    pub(super) before_sync: Arc<dyn Fn() -> io::Result<()> + Send + Sync>,
+    /// Asks for the free space.
+    pub(super) free_bytes: FreeBytes,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self {
+            fatal: Arc::new(|failure| end_process(failure)),
+            before_sync: Arc::new(|| Ok(())),
+            free_bytes,
+        }
+    }
+}
+
+/// After a failed fsync nobody can say what is on disk, and asking again may falsely succeed:
+/// only a start that reads the disk knows.
+fn end_process(failure: &(dyn Error + 'static)) -> ! {
+    error!(error = %chain(failure), "the embedded database failed, the process ends");
+    std::process::exit(1)
+}
+
+/// What happened, and every cause behind it.
+pub(super) fn chain(failure: &(dyn Error + 'static)) -> String {
+    let mut chain = failure.to_string();
+    let mut source = failure.source();
+    while let Some(cause) = source {
+        chain.push_str(": ");
+        chain.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    chain
+}
+
+/// Why the embedded database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data folder can't be made, or another process has it.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The database itself refused.
+    #[error("opening the embedded database in {}", path.display())]
+    Database {
+        /// Its folder.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: fjall::Error,
+    },
+    /// The database holds what coupond never wrote.
+    #[error("the embedded database in {} is damaged: {detail}", path.display())]
+    Damaged {
+        /// Its folder.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The committer's thread can't be started.
+    #[error("starting the committer of the embedded database")]
+    Thread(#[source] io::Error),
+}
+
+/// What readers need, whether or not the database still takes writes.
+pub(crate) struct Shared {
+    pub(crate) log: Keyspace,
+    pub(crate) data: Keyspace,
+    pub(crate) tails: Vec<Arc<Tail>>,
+    pub(crate) clock: SharedClock,
+    /// Held for as long as anybody may read.
+    _lock: File,
+}
+
+impl Shared {
+    /// A partition as readers see it.
+    pub(crate) fn tail(&self, partition: Partition) -> Option<&Arc<Tail>> {
+        self.tails.get(partition as usize)
+    }
+}
+
+/// One folder that holds log and store of an embedded node.
+///
+/// Dropping it writes what is queued, makes everything durable and waits for the committer.
+pub struct EmbeddedDatabase {
+    shared: Arc<Shared>,
+    /// None only while it is dropped.
+    queue: Option<mpsc::Sender<Operation>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for EmbeddedDatabase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedDatabase")
+            .field("partitions", &self.shared.tails.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedDatabase {
+    /// Opens or creates the database in `config.dir`, with `config.partitions` partitions.
+    /// Reads the journal again, so it takes up to about a second after a crash.
+    ///
+    /// # Errors
+    /// [`OpenError`]; another process that has the folder is [`OpenError::Folder`].
+    pub fn open(config: &EmbeddedConfig, clock: SharedClock) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(config, clock, Hooks::default())
+    }
+
+    pub(super) fn open_with(
+        config: &EmbeddedConfig,
+        clock: SharedClock,
+        hooks: Hooks,
+    ) -> Result<Arc<Self>, OpenError> {
+        data_folder(&config.dir)?;
+        let lock = locked(&config.dir)?;
+        let path = config.dir.join(DATABASE_FOLDER);
+        let failed = |source| OpenError::Database { path: path.clone(), source };
+        let database = Database::builder(&path)
+            .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .open()
+            .map_err(failed)?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let log = database.keyspace("log", options).map_err(failed)?;
+        let data = database.keyspace("data", options).map_err(failed)?;
+        let ends = Ends { path: &path, log: &log, data: &data };
+        let partitions = (0..config.partitions)
+            .map(|partition| ends.find(partition))
+            .collect::<Result<_, _>>()?;
+        let (queue, receiver) = mpsc::channel(QUEUE_OPERATIONS_MAX);
+        let committer = Committer {
+            database,
+            log: log.clone(),
+            data: data.clone(),
+            partitions,
+            clock: clock.clone(),
+            space: Space::new(config.dir.clone(), config.reserve_bytes, hooks.free_bytes),
+            hooks,
+            queue: receiver,
+        };
+        let tails = committer.partitions.iter().map(|position| position.tail.clone()).collect();
+        let committer = std::thread::Builder::new()
+            .name("committer".to_owned())
+            .spawn(move || committer.run())
+            .map_err(OpenError::Thread)?;
+        info!(dir = %config.dir.display(), partitions = config.partitions, "data folder is open");
+        let shared = Arc::new(Shared { log, data, tails, clock, _lock: lock });
+        Ok(Arc::new(Self { shared, queue: Some(queue), committer: Some(committer) }))
+    }
+
+    /// What readers need.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Queues an append, or refuses it at once.
+    pub(crate) fn try_submit(&self, operation: Operation) -> Result<(), Refused> {
+        let queue = self.queue.as_ref().ok_or(Refused::Closed)?;
+        queue.try_send(operation).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refused::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+        })
+    }
+
+    /// Queues an operation, waiting for room, and waits for its answer.
+    pub(crate) async fn submit<T>(
+        &self,
+        operation: impl FnOnce(oneshot::Sender<T>) -> Operation,
+    ) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(Refused::Closed)?;
+        queue.send(operation(reply)).await.map_err(|_| Refused::Closed)?;
+        answer.await.map_err(|_| Refused::Closed)
+    }
+
+    /// Takes no more writes, writes what is queued and makes everything durable. Readers are told
+    /// that the log is closed once they have read what is there.
+    pub async fn close(&self) {
+        // An error says that it is closed already.
+        let _ = self.submit(|reply| Operation::Close { reply }).await;
+    }
+}
+
+impl Drop for EmbeddedDatabase {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(committer) = self.committer.take() {
+            // A panic of the committer has been dealt with by itself.
+            let _ = committer.join();
+        }
+    }
+}
+
+/// Finds the ends of partitions.
+struct Ends<'a> {
+    path: &'a std::path::Path,
+    log: &'a Keyspace,
+    data: &'a Keyspace,
+}
+
+impl Ends<'_> {
+    fn find(&self, partition: Partition) -> Result<WritePosition, OpenError> {
+        let failed = |source| OpenError::Database { path: self.path.to_owned(), source };
+        let low = match self.data.get(keys::trimmed(partition)).map_err(failed)? {
+            Some(bytes) => {
+                keys::number(&bytes).ok_or_else(|| self.damaged(partition, "its trim mark"))?
+            }
+            None => 0,
+        };
+        let all = keys::record(partition, low)..=keys::record(partition, Offset::MAX);
+        let last = self.log.range(all).next_back().map(Guard::into_inner);
+        let (next, time) = match last.transpose().map_err(failed)? {
+            Some((key, value)) => self.after(partition, &key, &value)?,
+            None => (low, Timestamp::default()),
+        };
+        Ok(WritePosition { next, time, tail: Arc::new(Tail::new(low, next)) })
+    }
+
+    fn after(
+        &self,
+        partition: Partition,
+        key: &UserKey,
+        value: &UserValue,
+    ) -> Result<(Offset, Timestamp), OpenError> {
+        let offset = keys::record_offset(key);
+        let time = value.get(..TIME_BYTES).and_then(keys::number);
+        match (offset, time) {
+            (Some(offset), Some(time)) => Ok((offset + 1, Timestamp(time.cast_signed()))),
+            _ => Err(self.damaged(partition, "its last record")),
+        }
+    }
+
+    fn damaged(&self, partition: Partition, what: &str) -> OpenError {
+        let detail = format!("partition {partition}: {what} can't be read");
+        OpenError::Damaged { path: self.path.to_owned(), detail }
+    }
+}

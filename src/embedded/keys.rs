@@ -1,0 +1,251 @@
+//! Where everything stands in the database: prefix keys in two keyspaces, numbers big-endian, so
+//! that the order of keys is the order of what they name.
+//!
+//! In `log`: `partition offset`. In `data`, each behind a letter of its own; texts end with a
+//! zero byte, which no id contains.
+
+use std::ops::Bound;
+
+use crate::domain::ids::{CampaignId, Offset, Partition, Sequence, UserId};
+
+const LAYOUT: u8 = b'l';
+const TRIMMED: u8 = b't';
+const PROGRESS: u8 = b'p';
+const HOLD: u8 = b'h';
+const MARK: u8 = b'm';
+const NAME: u8 = b'n';
+const VERSION: u8 = b'v';
+const COUPON: u8 = b'c';
+const BY_USER: u8 = b'u';
+const DEAD_LETTER: u8 = b'd';
+
+/// Bytes of a key in `log`.
+pub(crate) const RECORD_KEY_BYTES: usize = 12;
+
+/// A range of keys.
+pub(crate) type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+struct Key(Vec<u8>);
+
+impl Key {
+    fn new(prefix: u8) -> Self {
+        let mut bytes = Vec::with_capacity(96);
+        bytes.push(prefix);
+        Self(bytes)
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn text(self, text: &str) -> Self {
+        self.bytes(text.as_bytes()).bytes(&[0])
+    }
+}
+
+/// A record of the log.
+pub(crate) fn record(partition: Partition, offset: Offset) -> [u8; RECORD_KEY_BYTES] {
+    let mut key = [0; RECORD_KEY_BYTES];
+    key[..4].copy_from_slice(&partition.to_be_bytes());
+    key[4..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+/// The offset in a record's key; none if it is no such key.
+pub(crate) fn record_offset(key: &[u8]) -> Option<Offset> {
+    number(key.get(4..)?)
+}
+
+/// The layout row.
+pub(crate) fn layout() -> Vec<u8> {
+    vec![LAYOUT]
+}
+
+/// How far a partition of the log is trimmed.
+pub(crate) fn trimmed(partition: Partition) -> Vec<u8> {
+    Key::new(TRIMMED).bytes(&partition.to_be_bytes()).0
+}
+
+/// A partition's progress.
+pub(crate) fn progress(partition: Partition) -> Vec<u8> {
+    Key::new(PROGRESS).bytes(&partition.to_be_bytes()).0
+}
+
+/// A hold.
+pub(crate) fn hold(
+    partition: Partition,
+    campaign: &CampaignId,
+    from: Offset,
+    number: u32,
+) -> Vec<u8> {
+    let key = campaign_holds(partition, campaign);
+    Key(key).bytes(&from.to_be_bytes()).bytes(&number.to_be_bytes()).0
+}
+
+/// Prefix of every hold of a campaign.
+pub(crate) fn campaign_holds(partition: Partition, campaign: &CampaignId) -> Vec<u8> {
+    Key(partition_holds(partition)).text(campaign.as_str()).0
+}
+
+/// Prefix of every hold of a partition.
+pub(crate) fn partition_holds(partition: Partition) -> Vec<u8> {
+    Key::new(HOLD).bytes(&partition.to_be_bytes()).0
+}
+
+/// Campaign, `from` and number in the key of a hold; none if it is no such key.
+pub(crate) fn hold_parts(key: &[u8]) -> Option<(CampaignId, Offset, u32)> {
+    let rest = key.get(5..)?;
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    let campaign = CampaignId::parse(std::str::from_utf8(&rest[..end]).ok()?).ok()?;
+    let numbers = &rest[end + 1..];
+    let hold_number = u32::from_be_bytes(numbers.get(8..)?.try_into().ok()?);
+    Some((campaign, number(numbers.get(..8)?)?, hold_number))
+}
+
+/// A campaign's mark.
+pub(crate) fn mark(campaign: &CampaignId) -> Vec<u8> {
+    Key::new(MARK).text(campaign.as_str()).0
+}
+
+/// A campaign in the listing.
+pub(crate) fn name(campaign: &CampaignId) -> Vec<u8> {
+    Key::new(NAME).bytes(campaign.as_str().as_bytes()).0
+}
+
+/// The campaign in the key of a listing entry; none if it is no such key.
+pub(crate) fn name_parts(key: &[u8]) -> Option<CampaignId> {
+    CampaignId::parse(std::str::from_utf8(key.get(1..)?).ok()?).ok()
+}
+
+/// Every listing entry after the one of `after`, or every one.
+pub(crate) fn names_after(after: Option<&CampaignId>) -> KeyRange {
+    let start = match after {
+        Some(campaign) => Bound::Excluded(name(campaign)),
+        None => Bound::Included(vec![NAME]),
+    };
+    (start, Bound::Excluded(vec![NAME + 1]))
+}
+
+/// A definition version.
+pub(crate) fn version(campaign: &CampaignId, offset: Offset) -> Vec<u8> {
+    Key(versions(campaign)).bytes(&offset.to_be_bytes()).0
+}
+
+/// Prefix of every definition version of a campaign.
+pub(crate) fn versions(campaign: &CampaignId) -> Vec<u8> {
+    Key::new(VERSION).text(campaign.as_str()).0
+}
+
+/// A coupon.
+pub(crate) fn coupon(campaign: &CampaignId, sequence: Sequence) -> Vec<u8> {
+    Key(coupons(campaign)).bytes(&sequence.to_be_bytes()).0
+}
+
+fn coupons(campaign: &CampaignId) -> Vec<u8> {
+    Key::new(COUPON).text(campaign.as_str()).0
+}
+
+/// The coupons of a campaign from `sequence` on.
+pub(crate) fn coupons_from(campaign: &CampaignId, sequence: Sequence) -> KeyRange {
+    let last = Key(coupons(campaign)).bytes(&Sequence::MAX.to_be_bytes()).0;
+    (Bound::Included(coupon(campaign, sequence)), Bound::Included(last))
+}
+
+/// A coupon in the by-user view.
+pub(crate) fn by_user(
+    campaign: &CampaignId,
+    bucket: u8,
+    user: &UserId,
+    sequence: Sequence,
+) -> Vec<u8> {
+    Key(of_user(campaign, bucket, user)).bytes(&sequence.to_be_bytes()).0
+}
+
+/// Prefix of every coupon of one user in the by-user view.
+fn of_user(campaign: &CampaignId, bucket: u8, user: &UserId) -> Vec<u8> {
+    Key::new(BY_USER).text(campaign.as_str()).bytes(&[bucket]).text(user.as_str()).0
+}
+
+/// The coupons of one user from `sequence` on, in the by-user view.
+pub(crate) fn of_user_from(
+    campaign: &CampaignId,
+    bucket: u8,
+    user: &UserId,
+    sequence: Sequence,
+) -> KeyRange {
+    let start = by_user(campaign, bucket, user, sequence);
+    (Bound::Included(start), Bound::Included(by_user(campaign, bucket, user, Sequence::MAX)))
+}
+
+/// The sequence that the key of a coupon, in either view, ends with; none if it is no such key.
+pub(crate) fn sequence_of(key: &[u8]) -> Option<Sequence> {
+    let start = key.len().checked_sub(4)?;
+    Some(u32::from_be_bytes(key[start..].try_into().ok()?))
+}
+
+/// A dead letter.
+pub(crate) fn dead_letter(partition: Partition, offset: Offset) -> Vec<u8> {
+    Key(dead_letters(partition)).bytes(&offset.to_be_bytes()).0
+}
+
+/// Prefix of every dead letter of a partition.
+pub(crate) fn dead_letters(partition: Partition) -> Vec<u8> {
+    Key::new(DEAD_LETTER).bytes(&partition.to_be_bytes()).0
+}
+
+/// The number in eight big-endian bytes.
+pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn campaign(name: &str) -> CampaignId {
+        CampaignId::parse(name).unwrap()
+    }
+
+    #[test]
+    fn keys_sort_as_what_they_name() {
+        assert!(record(0, u64::MAX) < record(1, 0));
+        assert!(record(1, 255) < record(1, 256));
+        assert!(coupon(&campaign("a"), 255) < coupon(&campaign("a"), 256));
+        assert!(name(&campaign("a")) < name(&campaign("a-")));
+        assert!(name(&campaign("a-")) < name(&campaign("a0")));
+        assert!(version(&campaign("a"), 9) < version(&campaign("a"), 10));
+    }
+
+    #[test]
+    fn no_campaign_or_user_stands_among_those_of_another() {
+        let (_, end) = coupons_from(&campaign("a"), 1);
+        let Bound::Included(end) = end else { panic!("the end is included") };
+        assert!(coupon(&campaign("a-"), 0) > end);
+        let user = |name: &str| UserId::parse(name).unwrap();
+        let (start, end) = of_user_from(&campaign("a"), 3, &user("u"), 1);
+        let (Bound::Included(start), Bound::Included(end)) = (start, end) else {
+            panic!("both ends are included")
+        };
+        for other in [
+            by_user(&campaign("a"), 3, &user("u1"), 5),
+            by_user(&campaign("a"), 2, &user("u"), 5),
+            by_user(&campaign("a-"), 3, &user("u"), 5),
+        ] {
+            assert!(other < start || other > end);
+        }
+        assert!((start..=end).contains(&by_user(&campaign("a"), 3, &user("u"), 5)));
+    }
+
+    #[test]
+    fn what_a_key_names_is_read_back() {
+        assert_eq!(record_offset(&record(3, 77)), Some(77));
+        let key = hold(2, &campaign("spring-1"), 12, 3);
+        assert_eq!(hold_parts(&key), Some((campaign("spring-1"), 12, 3)));
+        assert_eq!(name_parts(&name(&campaign("x"))), Some(campaign("x")));
+        assert_eq!(sequence_of(&coupon(&campaign("x"), 9)), Some(9));
+        assert_eq!(hold_parts(b"h"), None);
+        assert_eq!(record_offset(b"xx"), None);
+        assert_eq!(sequence_of(b"abc"), None);
+    }
+}

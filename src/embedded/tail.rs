@@ -1,0 +1,175 @@
+//! What everybody sees of one partition of the embedded log: its ends, and its newest records in
+//! memory, so that a reader that keeps up never touches the database.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use fjall::UserValue;
+use tokio::sync::watch;
+
+use crate::domain::ids::{Offset, Timestamp};
+
+/// Newest records of a partition that stay in memory: two full reads, so that a reader which is
+/// deciding one batch finds the next one here.
+const RECENT_RECORDS_MAX: usize = 8_192;
+
+/// Bytes of them at most. A request is about 250 bytes, so the count binds first; this is for
+/// unusually long records.
+const RECENT_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+
+/// The durable end of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Offset that the next record gets; everything below is on disk.
+    pub(crate) next: Offset,
+    /// Nothing more will be appended, because the database was closed.
+    pub(crate) closed: bool,
+}
+
+/// The oldest record of a partition, as trimming needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// Offset of the oldest record kept.
+    pub(crate) low: Offset,
+    /// Its record time, once somebody has looked.
+    pub(crate) time: Option<Timestamp>,
+}
+
+/// One partition as readers see it. Written by the committer alone, after its fsync.
+pub(crate) struct Tail {
+    end: watch::Sender<End>,
+    start: Mutex<Start>,
+    recent: Mutex<Recent>,
+}
+
+#[derive(Default)]
+struct Recent {
+    /// Of consecutive offsets, up to the end.
+    records: VecDeque<UserValue>,
+    first: Offset,
+    bytes: usize,
+}
+
+impl Tail {
+    /// A partition whose oldest record is at `low` and whose next will be at `next`.
+    pub(crate) fn new(low: Offset, next: Offset) -> Self {
+        Self {
+            end: watch::Sender::new(End { next, closed: false }),
+            start: Mutex::new(Start { low, time: None }),
+            recent: Mutex::new(Recent { first: next, ..Recent::default() }),
+        }
+    }
+
+    /// The durable end now.
+    pub(crate) fn end(&self) -> End {
+        *self.end.borrow()
+    }
+
+    /// Follows the durable end.
+    pub(crate) fn watch(&self) -> watch::Receiver<End> {
+        self.end.subscribe()
+    }
+
+    /// The oldest record kept.
+    pub(crate) fn start(&self) -> Start {
+        *lock(&self.start)
+    }
+
+    /// Notes the time of the record at `low`, if it still is the oldest.
+    pub(crate) fn note_start_time(&self, low: Offset, time: Timestamp) {
+        let mut start = lock(&self.start);
+        if start.low == low {
+            start.time = Some(time);
+        }
+    }
+
+    /// Everything below `low` was removed.
+    pub(crate) fn trimmed(&self, low: Offset) {
+        let mut start = lock(&self.start);
+        if low > start.low {
+            *start = Start { low, time: None };
+        }
+    }
+
+    /// Shows records that are on disk now. The first follows the end.
+    pub(crate) fn publish(&self, records: Vec<UserValue>) {
+        let count = records.len() as u64;
+        let mut recent = lock(&self.recent);
+        for record in records {
+            recent.bytes += record.len();
+            recent.records.push_back(record);
+        }
+        while recent.records.len() > RECENT_RECORDS_MAX || recent.bytes > RECENT_BYTES_MAX {
+            let Some(oldest) = recent.records.pop_front() else { break };
+            recent.bytes -= oldest.len();
+            recent.first += 1;
+        }
+        drop(recent);
+        self.end.send_modify(|end| end.next += count);
+    }
+
+    /// Nothing more will be appended.
+    pub(crate) fn close(&self) {
+        self.end.send_modify(|end| end.closed = true);
+    }
+
+    /// At most `max` records from `from` on; none if the first is no longer in memory.
+    pub(crate) fn recent(&self, from: Offset, max: usize) -> Option<Vec<UserValue>> {
+        let recent = lock(&self.recent);
+        let skip = usize::try_from(from.checked_sub(recent.first)?).ok()?;
+        Some(recent.records.iter().skip(skip).take(max).cloned().collect())
+    }
+}
+
+/// A panic while one of these is held leaves nothing half-done: each change is complete in itself.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(range: std::ops::Range<u64>) -> Vec<UserValue> {
+        range.map(|number| UserValue::from(number.to_be_bytes().as_slice())).collect()
+    }
+
+    #[test]
+    fn the_newest_records_are_given_from_any_offset_that_is_in_memory() {
+        let tail = Tail::new(0, 10);
+        assert_eq!(tail.recent(9, 5), None);
+        assert_eq!(tail.recent(10, 5), Some(vec![]));
+        tail.publish(values(10..20));
+        assert_eq!(tail.recent(12, 3), Some(values(12..15)));
+        assert_eq!(tail.recent(18, 100), Some(values(18..20)));
+        assert_eq!(tail.end(), End { next: 20, closed: false });
+    }
+
+    #[test]
+    fn memory_is_bounded_by_count_and_by_bytes() {
+        let tail = Tail::new(0, 0);
+        let many = RECENT_RECORDS_MAX as u64 + 10;
+        tail.publish(values(0..many));
+        assert_eq!(tail.recent(9, 1), None);
+        assert_eq!(tail.recent(10, 1), Some(values(10..11)));
+        let long = vec![0_u8; RECENT_BYTES_MAX / 2 + 1];
+        tail.publish(vec![UserValue::from(long.clone()), UserValue::from(long)]);
+        assert_eq!(tail.recent(many, 9), None);
+        assert_eq!(tail.recent(many + 1, 9).map(|records| records.len()), Some(1));
+        assert_eq!(tail.end().next, many + 2);
+    }
+
+    #[test]
+    fn the_start_only_rises() {
+        let tail = Tail::new(5, 10);
+        tail.note_start_time(5, Timestamp(7));
+        assert_eq!(tail.start(), Start { low: 5, time: Some(Timestamp(7)) });
+        tail.trimmed(4);
+        assert_eq!(tail.start().low, 5);
+        tail.trimmed(8);
+        tail.note_start_time(5, Timestamp(7));
+        assert_eq!(tail.start(), Start { low: 8, time: None });
+    }
+}

@@ -1,0 +1,279 @@
+use std::{
+    error::Error,
+    io,
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    database::{Hooks, OpenError, chain},
+    testing::{ManualClock, config},
+    *,
+};
+use crate::domain::ids::{Offset, Timestamp};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Answer = oneshot::Receiver<Result<(Offset, Timestamp), Refused>>;
+
+fn open(folder: &Path, hooks: Hooks) -> Arc<EmbeddedDatabase> {
+    EmbeddedDatabase::open_with(&config(folder, 2), ManualClock::at(0), hooks).unwrap()
+}
+
+/// Hooks whose `fatal` reports instead of ending the test, and whose syncs ask `before_sync`.
+fn hooks(
+    before_sync: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+) -> (Hooks, Receiver<String>) {
+    let (sender, failures): (Sender<String>, _) = channel();
+    let fatal = move |failure: &(dyn Error + 'static)| {
+        sender.send(chain(failure)).unwrap();
+    };
+    let before_sync = Arc::new(before_sync);
+    (Hooks { fatal: Arc::new(fatal), before_sync, ..Hooks::default() }, failures)
+}
+
+fn append(database: &EmbeddedDatabase, value: &[u8]) -> Result<Answer, Refused> {
+    let (reply, answer) = oneshot::channel();
+    let payload = [&[0; TIME_BYTES], value].concat();
+    database.try_submit(Operation::Append { partition: 0, payload, reply })?;
+    Ok(answer)
+}
+
+fn write(database: &EmbeddedDatabase, entries: Vec<Entry>) -> oneshot::Receiver<()> {
+    let (reply, answer) = oneshot::channel();
+    database.try_submit(Operation::Write { entries, durable: false, reply }).unwrap();
+    answer
+}
+
+fn get(database: &EmbeddedDatabase, key: &[u8]) -> Option<Vec<u8>> {
+    database.shared().data.get(key).unwrap().map(|value| value.to_vec())
+}
+
+/// Holds the committer at its next fsync until it is told to go on, so that a test decides what
+/// stands in one group.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    shut: bool,
+    waiting: bool,
+}
+
+impl Gate {
+    fn shut(&self) {
+        self.state.lock().unwrap().shut = true;
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().shut = false;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        while state.shut {
+            state.waiting = true;
+            self.changed.notify_all();
+            state = self.changed.wait(state).unwrap();
+        }
+        state.waiting = false;
+    }
+
+    fn await_committer(&self) {
+        let state = self.state.lock().unwrap();
+        let waited = self.changed.wait_timeout_while(state, PATIENCE, |state| !state.waiting);
+        assert!(!waited.unwrap().1.timed_out(), "the committer did not come");
+    }
+}
+
+/// A database whose committer stands still before the fsync of one append.
+fn held(folder: &Path) -> (Arc<EmbeddedDatabase>, Arc<Gate>, Answer) {
+    let gate = Arc::new(Gate::default());
+    let passing = gate.clone();
+    let (hooks, _) = hooks(move || {
+        passing.pass();
+        Ok(())
+    });
+    let database = open(folder, hooks);
+    gate.shut();
+    let answer = append(&database, b"first").unwrap();
+    gate.await_committer();
+    (database, gate, answer)
+}
+
+#[test]
+fn a_failed_fsync_ends_the_process_and_nobody_hears_of_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let failing = Arc::new(AtomicBool::new(false));
+    let fails = failing.clone();
+    let (hooks, failures) = hooks(move || match fails.load(Ordering::SeqCst) {
+        true => Err(io::Error::other("the disk is gone")),
+        false => Ok(()),
+    });
+    let database = open(folder.path(), hooks);
+    let first = append(&database, b"a").unwrap().blocking_recv().unwrap();
+    assert_eq!(first, Ok((0, Timestamp(0))));
+    failing.store(true, Ordering::SeqCst);
+    let second = append(&database, b"b").unwrap().blocking_recv();
+    assert!(second.is_err(), "an append is answered that is not on disk");
+    let failure = failures.recv_timeout(PATIENCE).unwrap();
+    assert!(failure.ends_with("nobody can say what is on disk: the disk is gone"), "{failure}");
+    let end = database.shared().tails[0].end();
+    assert_eq!(end, End { next: 1, closed: true }, "readers see what is on disk, and the end");
+    assert!(matches!(append(&database, b"c"), Err(Refused::Closed)));
+    drop(database);
+    assert!(failures.try_recv().is_err(), "the failure is told once");
+}
+
+#[test]
+fn rows_are_not_made_durable_on_their_own_but_with_the_next_append() {
+    let folder = tempfile::tempdir().unwrap();
+    let syncs = Arc::new(AtomicU64::new(0));
+    let counted = syncs.clone();
+    let (hooks, _failures) = hooks(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let database = open(folder.path(), hooks);
+    write(&database, vec![Entry::Put(b"k".into(), b"v".into())]).blocking_recv().unwrap();
+    assert_eq!(syncs.load(Ordering::SeqCst), 0);
+    append(&database, b"a").unwrap().blocking_recv().unwrap().unwrap();
+    assert_eq!(syncs.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_panic_of_the_committer_ends_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let (hooks, failures) = hooks(|| panic!("a bug, as this test wants it"));
+    let database = open(folder.path(), hooks);
+    assert!(append(&database, b"a").unwrap().blocking_recv().is_err());
+    let failure = failures.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(failure, "the committer of the embedded database panicked");
+}
+
+#[test]
+fn appends_that_wait_share_one_fsync_and_keep_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, gate, first) = held(folder.path());
+    let waiting: Vec<_> = (0..100).map(|_| append(&database, b"more").unwrap()).collect();
+    assert_eq!(database.shared().tails[0].end().next, 0, "a record shows before its fsync");
+    gate.open();
+    assert_eq!(first.blocking_recv().unwrap().unwrap().0, 0);
+    for (answer, offset) in waiting.into_iter().zip(1..) {
+        assert_eq!(answer.blocking_recv().unwrap().unwrap().0, offset);
+    }
+}
+
+#[test]
+fn entries_of_one_key_in_one_group_take_effect_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, gate, _first) = held(folder.path());
+    let put = |value: &[u8]| Entry::Put(b"row".into(), value.into());
+    let raise = |rank, content: &[u8]| Entry::Raise(b"register".into(), ranked(rank, content));
+    let answers = [
+        write(&database, vec![put(b"1"), raise(5, b"five"), put(b"2")]),
+        write(&database, vec![raise(7, b"seven"), raise(6, b"six"), raise(7, b"again")]),
+        write(&database, vec![put(b"3")]),
+    ];
+    gate.open();
+    for answer in answers {
+        answer.blocking_recv().unwrap();
+    }
+    assert_eq!(get(&database, b"row"), Some(b"3".into()));
+    assert_eq!(get(&database, b"register"), Some(ranked(7, b"seven")));
+    write(&database, vec![raise(6, b"late")]).blocking_recv().unwrap();
+    assert_eq!(get(&database, b"register"), Some(ranked(7, b"seven")));
+}
+
+#[test]
+fn a_full_queue_refuses_appends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, gate, first) = held(folder.path());
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match append(&database, b"more") {
+            Ok(answer) => waiting.push(answer),
+            Err(refused) => break refused,
+        }
+        assert!(waiting.len() <= 20_000, "the queue has no end");
+    };
+    assert_eq!(refused, Refused::QueueFull);
+    gate.open();
+    first.blocking_recv().unwrap().unwrap();
+    for answer in waiting {
+        answer.blocking_recv().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn below_the_reserve_appends_are_refused_and_rows_are_written() {
+    static FREE: AtomicU64 = AtomicU64::new(1_000);
+    let folder = tempfile::tempdir().unwrap();
+    let (hooks, _failures) = hooks(|| Ok(()));
+    let hooks = Hooks { free_bytes: |_| Ok(FREE.load(Ordering::SeqCst)), ..hooks };
+    let config = crate::config::EmbeddedConfig { reserve_bytes: 1_000, ..config(folder.path(), 1) };
+    let clock = ManualClock::at(0);
+    let database = EmbeddedDatabase::open_with(&config, clock.clone(), hooks).unwrap();
+    let answer = || append(&database, b"a").unwrap().blocking_recv().unwrap();
+    assert_eq!(answer(), Ok((0, Timestamp(0))));
+    FREE.store(999, Ordering::SeqCst);
+    clock.set(1_000);
+    assert_eq!(answer(), Err(Refused::NoSpace));
+    write(&database, vec![Entry::Put(b"k".into(), b"v".into())]).blocking_recv().unwrap();
+    assert_eq!(get(&database, b"k"), Some(b"v".into()));
+    FREE.store(1_000, Ordering::SeqCst);
+    clock.set(2_000);
+    assert_eq!(answer(), Ok((1, Timestamp(2_000))));
+}
+
+#[test]
+fn dropping_the_database_writes_what_is_queued() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, gate, first) = held(folder.path());
+    let waiting: Vec<_> = (0..10).map(|_| append(&database, b"more").unwrap()).collect();
+    let dropping = std::thread::spawn(move || drop(database));
+    gate.open();
+    dropping.join().unwrap();
+    first.blocking_recv().unwrap().unwrap();
+    for answer in waiting {
+        answer.blocking_recv().unwrap().unwrap();
+    }
+    let database = open(folder.path(), Hooks::default());
+    assert_eq!(database.shared().tails[0].end().next, 11);
+}
+
+#[test]
+fn a_folder_in_use_is_refused_and_free_again_once_it_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path(), Hooks::default());
+    let again = || {
+        EmbeddedDatabase::open_with(&config(folder.path(), 2), ManualClock::at(0), Hooks::default())
+    };
+    let error = again().unwrap_err();
+    assert!(matches!(error, OpenError::Folder(FolderError::InUse { .. })), "{error}");
+    drop(database);
+    again().unwrap();
+}
+
+#[test]
+fn a_damaged_last_record_refuses_to_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path(), Hooks::default());
+    database.shared().log.insert(keys::record(1, 5), b"short").unwrap();
+    drop(database);
+    let hooks = Hooks::default();
+    let error = EmbeddedDatabase::open_with(&config(folder.path(), 2), ManualClock::at(0), hooks)
+        .unwrap_err();
+    assert!(error.to_string().ends_with("partition 1: its last record can't be read"), "{error}");
+}

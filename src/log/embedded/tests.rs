@@ -1,0 +1,221 @@
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    domain::ids::CampaignId,
+    embedded::testing::{self, ManualClock},
+    log::contract,
+};
+
+async fn fresh() -> (Arc<EmbeddedLog>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let database = testing::open(folder.path(), contract::PARTITIONS);
+    (Arc::new(EmbeddedLog::new(database, Duration::from_hours(1))), folder)
+}
+
+contract::request_log_contract!(fresh);
+
+const RETENTION: Duration = Duration::from_millis(1_000);
+
+/// A log of two partitions whose time is in the test's hands.
+fn timed(folder: &std::path::Path, clock: &Arc<ManualClock>) -> EmbeddedLog {
+    let config = testing::config(folder, 2);
+    let database = EmbeddedDatabase::open(&config, clock.clone()).unwrap();
+    EmbeddedLog::new(database, RETENTION)
+}
+
+fn record(number: u64) -> NewRecord {
+    NewRecord {
+        campaign: CampaignId::parse("spring").unwrap(),
+        value: number.to_string().into_bytes(),
+        mac: Vec::new(),
+    }
+}
+
+async fn append(log: &EmbeddedLog, count: u64) {
+    for number in 0..count {
+        log.append(0, record(number)).await.unwrap();
+    }
+}
+
+/// Every offset from `from` to the end.
+async fn offsets(log: &EmbeddedLog, from: Offset) -> Result<Vec<Offset>, ReadError> {
+    let mut reader = log.open(0, from).await?;
+    let high = log.bounds(0).await?.high;
+    let mut offsets: Vec<Offset> = Vec::new();
+    while offsets.last().map_or(from, |last| last + 1) < high {
+        offsets.extend(reader.read(usize::MAX).await?.iter().map(|record| record.offset));
+    }
+    Ok(offsets)
+}
+
+#[tokio::test]
+async fn record_times_never_go_backwards_even_across_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(5_000);
+    let log = timed(folder.path(), &clock);
+    let mut times = Vec::new();
+    for millis in [5_000, 4_000, 6_000, 1] {
+        clock.set(millis);
+        times.push(log.append(0, record(0)).await.unwrap().time.0);
+    }
+    drop(log);
+    let log = timed(folder.path(), &clock);
+    times.push(log.append(0, record(0)).await.unwrap().time.0);
+    clock.set(7_000);
+    times.push(log.append(0, record(0)).await.unwrap().time.0);
+    assert_eq!(times, [5_000, 5_000, 6_000, 6_000, 6_000, 7_000]);
+    let other = log.append(1, record(0)).await.unwrap();
+    assert_eq!((other.offset, other.time.0), (0, 7_000), "partitions have times of their own");
+}
+
+#[tokio::test]
+async fn a_reopened_log_goes_on_where_it_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    for round in 0..4 {
+        let log = timed(folder.path(), &clock);
+        let bounds = log.bounds(0).await.unwrap();
+        assert_eq!(bounds, Bounds { low: 0, high: round * 10 });
+        append(&log, 10).await;
+        assert_eq!(offsets(&log, 0).await.unwrap(), (0..(round + 1) * 10).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn records_that_left_memory_are_read_from_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = timed(folder.path(), &ManualClock::at(0));
+    let appends = (0..10_000).map(|number| log.append(0, record(number)));
+    futures_util::future::try_join_all(appends).await.unwrap();
+    assert!(log.database.shared().tails[0].recent(0, 1).is_none(), "the first is still in memory");
+    assert_eq!(offsets(&log, 0).await.unwrap(), (0..10_000).collect::<Vec<_>>());
+    assert_eq!(offsets(&log, 9_990).await.unwrap(), (9_990..10_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn old_settled_records_are_trimmed_and_the_last_settled_one_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let log = timed(folder.path(), &clock);
+    append(&log, 10).await;
+    clock.set(600);
+    append(&log, 10).await;
+    let low = async |log: &EmbeddedLog| log.bounds(0).await.unwrap().low;
+
+    clock.set(1_000);
+    log.settled(0, 20, None).await.unwrap();
+    assert_eq!(low(&log).await, 0, "nothing is older than the retention");
+    clock.set(1_001);
+    log.settled(0, 5, None).await.unwrap();
+    assert_eq!(low(&log).await, 4, "what is not settled stays, and the last settled record");
+    log.settled(0, 20, Some(7)).await.unwrap();
+    assert_eq!(low(&log).await, 7, "what a hold needs stays");
+    log.settled(0, 20, None).await.unwrap();
+    assert_eq!(low(&log).await, 10, "what is younger than the retention stays");
+    clock.set(1_601);
+    log.settled(0, 20, None).await.unwrap();
+    assert_eq!(low(&log).await, 19);
+    assert_eq!(offsets(&log, 19).await.unwrap(), [19]);
+
+    drop(log);
+    let log = timed(folder.path(), &clock);
+    assert_eq!(log.bounds(0).await.unwrap(), Bounds { low: 19, high: 20 });
+    assert_eq!(offsets(&log, 19).await.unwrap(), [19]);
+    log.settled(0, 10, None).await.unwrap();
+    log.settled(0, 1_000_000, None).await.unwrap();
+    assert_eq!(log.bounds(0).await.unwrap(), Bounds { low: 19, high: 20 });
+    assert_eq!(log.append(0, record(0)).await.unwrap().offset, 20);
+}
+
+#[tokio::test]
+async fn a_reader_below_the_start_is_out_of_range_wherever_it_stood() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let log = timed(folder.path(), &clock);
+    append(&log, 20).await;
+    let mut behind = log.open(0, 0).await.unwrap();
+    assert_eq!(behind.read(5).await.unwrap().len(), 5);
+    clock.set(2_000);
+    log.settled(0, 11, None).await.unwrap();
+    for mut reader in [behind, log.open(0, 9).await.unwrap()] {
+        let error = reader.read(1).await.unwrap_err();
+        assert!(matches!(error, ReadError::OutOfRange { .. }), "{error}");
+    }
+    assert_eq!(offsets(&log, 10).await.unwrap(), (10..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_call_trims_a_bounded_number_and_the_next_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let log = timed(folder.path(), &clock);
+    let most = (TRIM_RECORDS_MAX * TRIM_GROUPS_MAX) as u64;
+    let appends = (0..most + 500).map(|number| log.append(0, record(number)));
+    futures_util::future::try_join_all(appends).await.unwrap();
+    clock.set(2_000);
+    for low in [most, most + 499] {
+        log.settled(0, most + 500, None).await.unwrap();
+        assert_eq!(log.bounds(0).await.unwrap().low, low);
+    }
+    let records = log.database.shared().log.len().unwrap();
+    assert_eq!(records, 1, "what was trimmed is gone");
+}
+
+#[tokio::test]
+async fn dead_letters_are_kept_with_their_reason_across_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let strange = LogRecord {
+        offset: 7,
+        time: Timestamp(-1),
+        key: vec![255],
+        value: b"not json".into(),
+        mac: None,
+    };
+    let log = timed(folder.path(), &clock);
+    log.dead_letter(1, &strange, "malformed").await.unwrap();
+    log.dead_letter(1, &strange, "malformed").await.unwrap();
+    drop(log);
+    let log = timed(folder.path(), &clock);
+    let expected = DeadLetter { record: strange, reason: "malformed".to_owned() };
+    assert_eq!(log.dead_letters(1, 0).await.unwrap(), std::slice::from_ref(&expected));
+    assert_eq!(log.dead_letters(1, 7).await.unwrap(), [expected]);
+    assert_eq!(log.dead_letters(1, 8).await.unwrap(), []);
+    assert_eq!(log.dead_letters(0, 0).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_closed_log_gives_what_it_holds_then_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = timed(folder.path(), &ManualClock::at(0));
+    append(&log, 3).await;
+    let mut reader = log.open(0, 0).await.unwrap();
+    let mut waiting = log.open(0, 3).await.unwrap();
+    let (read, ()) = tokio::join!(waiting.read(1), log.database.close());
+    assert!(matches!(read, Err(ReadError::Closed)), "{read:?}");
+    assert_eq!(reader.read(10).await.unwrap().len(), 3);
+    assert!(matches!(reader.read(10).await, Err(ReadError::Closed)));
+    let refused = log.append(0, record(0)).await;
+    assert!(matches!(refused, Err(AppendError::Overloaded(_))), "{refused:?}");
+    log.dead_letter(
+        0,
+        &LogRecord { offset: 0, time: Timestamp(0), key: vec![], value: vec![], mac: None },
+        "late",
+    )
+    .await
+    .unwrap_err();
+    log.database.close().await;
+}
+
+#[tokio::test]
+async fn members_that_left_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = timed(folder.path(), &ManualClock::at(0));
+    for _ in 0..5 {
+        let mut news = log.join().await.unwrap();
+        assert_eq!(news.recv().await, Some(Ownership::Assigned(0)));
+        assert_eq!(news.recv().await, Some(Ownership::Assigned(1)));
+    }
+    assert_eq!(log.members.lock().unwrap().len(), 1);
+}

@@ -1,0 +1,253 @@
+//! The coupon store on the embedded database.
+//!
+//! Rows go through the same journal as the log, in the order of calls, and are not fsynced on
+//! their own: the next append's fsync covers them, and until then the records that they follow
+//! from are on disk. The by-user view is an index: its rows hold nothing but their key.
+
+mod rows;
+
+use std::{ops::Bound, sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use fjall::{Guard, Keyspace};
+use futures_util::StreamExt;
+
+use self::rows::Unreadable;
+use super::{
+    CampaignRows, CouponPages, CouponStore, Hold, LISTING_MAX, Layout, PartitionRows, Row,
+    Selection, StoreError,
+};
+use crate::{
+    domain::{
+        coupon::Coupon,
+        ids::{CampaignId, Partition, Sequence},
+    },
+    embedded::{EmbeddedDatabase, Operation, Shared, keys},
+    telemetry::metrics,
+};
+
+/// Coupons in one page: about 1 MiB in memory and 2 ms of reading.
+const PAGE_COUPONS: usize = 4_096;
+
+/// The store of an embedded node.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    database: Arc<EmbeddedDatabase>,
+}
+
+impl EmbeddedStore {
+    /// The store in `database`.
+    #[must_use]
+    pub fn new(database: Arc<EmbeddedDatabase>) -> Self {
+        Self { database }
+    }
+
+    /// Runs `read` where it may wait for the disk.
+    async fn read<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        operation: impl Into<String>,
+        read: impl FnOnce(&Keyspace) -> Result<T, DatabaseError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let started = self.now();
+        let value = blocking(self.database.shared().clone(), operation.into(), read).await;
+        self.measure(name, started);
+        value
+    }
+
+    fn now(&self) -> Instant {
+        self.database.shared().clock.instant()
+    }
+
+    fn measure(&self, operation: &'static str, started: Instant) {
+        metrics::store_latency(operation, self.now().saturating_duration_since(started));
+    }
+}
+
+#[async_trait]
+impl CouponStore for EmbeddedStore {
+    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
+        const OPERATION: &str = "creating the layout row";
+        let value = rows::encode_layout(proposed);
+        let in_force = self
+            .database
+            .submit(|reply| Operation::Create { key: keys::layout(), value, reply })
+            .await
+            .map_err(|error| StoreError::new(OPERATION, error))?;
+        rows::decode_layout(&in_force).map_err(|error| StoreError::new(OPERATION, error))
+    }
+
+    async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
+        let started = self.now();
+        let mut entries = Vec::with_capacity(rows.len() * 2);
+        // A hold is rare, and nothing in the log makes its later states again.
+        let durable = rows.iter().any(|row| matches!(row, Row::Hold(_)));
+        for row in rows {
+            rows::encode(row, &mut entries);
+        }
+        let written = self
+            .database
+            .submit(|reply| Operation::Write { entries, durable, reply })
+            .await
+            .map_err(|error| StoreError::new(format!("writing {} rows", rows.len()), error));
+        self.measure("write", started);
+        written
+    }
+
+    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
+        let operation = format!("reading progress and holds of partition {partition}");
+        self.read("partition", operation, move |data| {
+            let progress = data.get(keys::progress(partition))?;
+            let progress =
+                progress.map(|value| rows::decode_progress(partition, &value)).transpose()?;
+            let holds = holds(data, partition, keys::partition_holds(partition))?;
+            Ok(PartitionRows { progress, holds })
+        })
+        .await
+    }
+
+    async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<CampaignRows, StoreError> {
+        let operation = format!("reading holds, mark and versions of campaign {campaign}");
+        let campaign = campaign.clone();
+        self.read("campaign", operation, move |data| {
+            let holds = holds(data, partition, keys::campaign_holds(partition, &campaign))?;
+            let mark = data.get(keys::mark(&campaign))?;
+            let mark = mark.map(|value| rows::decode_mark(&campaign, &value)).transpose()?;
+            let versions = data
+                .prefix(keys::versions(&campaign))
+                .map(|guard| Ok(rows::decode_version(&campaign, &guard.value()?)?))
+                .collect::<Result<_, DatabaseError>>()?;
+            Ok(CampaignRows { holds, mark, versions })
+        })
+        .await
+    }
+
+    fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
+        let pages = Pages {
+            shared: self.database.shared().clone(),
+            campaign: campaign.clone(),
+            selection: Arc::new(selection),
+            next: Some(0),
+        };
+        futures_util::stream::try_unfold(pages, Pages::turn).boxed()
+    }
+
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, StoreError> {
+        let range = keys::names_after(after);
+        self.read("campaigns", "listing campaigns", move |data| {
+            let names = data.range::<Vec<u8>, _>(range).take(limit.min(LISTING_MAX));
+            names
+                .map(|guard| Ok(keys::name_parts(&guard.key()?).ok_or(Unreadable("a name"))?))
+                .collect()
+        })
+        .await
+    }
+}
+
+fn holds(
+    data: &Keyspace,
+    partition: Partition,
+    prefix: Vec<u8>,
+) -> Result<Vec<Hold>, DatabaseError> {
+    let decoded = data.prefix(prefix).map(|guard| {
+        let (key, value) = guard.into_inner()?;
+        Ok(rows::decode_hold(partition, &key, &value)?)
+    });
+    decoded.collect()
+}
+
+/// Where a reader of coupons stands.
+struct Pages {
+    shared: Arc<Shared>,
+    campaign: CampaignId,
+    selection: Arc<Selection>,
+    /// Sequence that the next page starts at; none when there is no next page.
+    next: Option<Sequence>,
+}
+
+impl Pages {
+    async fn turn(mut self) -> Result<Option<(Vec<Coupon>, Self)>, StoreError> {
+        let Some(from) = self.next else { return Ok(None) };
+        let started = self.shared.clock.instant();
+        let operation = format!("reading coupons of campaign {} from {from}", self.campaign);
+        let (campaign, selection) = (self.campaign.clone(), self.selection.clone());
+        let read = move |data: &Keyspace| page(data, &campaign, &selection, from);
+        let coupons = blocking(self.shared.clone(), operation, read).await?;
+        let latency = self.shared.clock.instant().saturating_duration_since(started);
+        metrics::store_latency("coupons", latency);
+        let full = coupons.len() >= PAGE_COUPONS;
+        let last = coupons.last().filter(|_| full);
+        self.next = last.and_then(|coupon| coupon.sequence.checked_add(1));
+        Ok((!coupons.is_empty()).then_some((coupons, self)))
+    }
+}
+
+fn page(
+    data: &Keyspace,
+    campaign: &CampaignId,
+    selection: &Selection,
+    from: Sequence,
+) -> Result<Vec<Coupon>, DatabaseError> {
+    match selection {
+        Selection::All => {
+            let range: (Bound<_>, Bound<_>) = keys::coupons_from(campaign, from);
+            let rows = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::into_inner);
+            rows.map(|row| {
+                let (key, value) = row?;
+                let sequence = keys::sequence_of(&key).ok_or(Unreadable("a coupon's key"))?;
+                Ok(rows::decode_coupon(campaign, sequence, &value)?)
+            })
+            .collect()
+        }
+        Selection::OfUser { user, bucket } => {
+            let range = keys::of_user_from(campaign, *bucket, user, from);
+            let index = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::key);
+            index
+                .map(|key| {
+                    let sequence = keys::sequence_of(&key?).ok_or(Unreadable("a by-user key"))?;
+                    let value = data.get(keys::coupon(campaign, sequence))?;
+                    let value = value.ok_or_else(|| {
+                        format!("coupon {sequence} stands in the by-user view only")
+                    })?;
+                    Ok(rows::decode_coupon(campaign, sequence, &value)?)
+                })
+                .collect()
+        }
+    }
+}
+
+type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn blocking<T: Send + 'static>(
+    shared: Arc<Shared>,
+    operation: String,
+    read: impl FnOnce(&Keyspace) -> Result<T, DatabaseError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(move || read(&shared.data)).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(StoreError { operation, source }),
+        Err(error) => Err(StoreError::new(operation, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::testing;
+
+    async fn fresh() -> (Arc<EmbeddedStore>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let database = testing::open(folder.path(), 1);
+        (Arc::new(EmbeddedStore::new(database)), folder)
+    }
+
+    crate::store::contract::coupon_store_contract!(fresh);
+}

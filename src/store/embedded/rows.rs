@@ -1,0 +1,298 @@
+//! Rows ↔ bytes. Each value starts with a format byte (a register's with its rank, then the
+//! format). Coupons are binary, because a start reads a million of them; the rest is JSON.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::super::{Hold, HoldKind, HoldState, LastRecord, Layout, Mark, Progress, Row};
+use crate::{
+    domain::{
+        coupon::Coupon,
+        definition::{Definition, DefinitionVersion},
+        ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
+    },
+    embedded::{Entry, RANK_BYTES, keys, ranked},
+};
+
+/// Version of everything written here.
+const FORMAT: u8 = 1;
+
+/// A row that is not what this binary writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} in the database can't be read: it is damaged, or of a newer version")]
+pub(super) struct Unreadable(pub(super) &'static str);
+
+/// The entries that `row` comes to.
+pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
+    match row {
+        Row::Coupon(coupon) => {
+            // The index entry after the row: whoever sees the one finds the other.
+            let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
+            entries.push(Entry::Put(keys::coupon(campaign, *sequence), encode_coupon(coupon)));
+            let index = keys::by_user(campaign, *user_bucket, user, *sequence);
+            entries.push(Entry::Put(index, Vec::new()));
+        }
+        Row::Version(version) => {
+            let key = keys::version(&version.campaign, version.position.offset);
+            entries.push(Entry::Put(key, encode_version(version)));
+            entries.push(Entry::Put(keys::name(&version.campaign), Vec::new()));
+        }
+        Row::Hold(hold) => {
+            let key = keys::hold(hold.partition, &hold.campaign, hold.from, hold.number);
+            let row = HoldRow { kind: hold.kind, reason: hold.reason.clone(), state: hold.state };
+            entries.push(Entry::Raise(key, ranked(rank_of(hold.state), &json(&row))));
+        }
+        Row::Mark(mark) => {
+            let value = ranked(mark.offset, &json(&MarkRow { issued: mark.issued }));
+            entries.push(Entry::Raise(keys::mark(&mark.campaign), value));
+        }
+        Row::Progress(progress) => {
+            let last =
+                progress.last.map(|last| LastRow { offset: last.offset, digest: last.digest });
+            let row = ProgressRow { log_epoch: progress.log_epoch, last };
+            let value = ranked(progress.next, &json(&row));
+            entries.push(Entry::Raise(keys::progress(progress.partition), value));
+        }
+    }
+}
+
+fn rank_of(state: HoldState) -> u64 {
+    match state {
+        HoldState::Open => 0,
+        HoldState::Released => 1,
+        HoldState::Closed => 2,
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct HoldRow {
+    kind: HoldKind,
+    reason: String,
+    state: HoldState,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MarkRow {
+    issued: Sequence,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ProgressRow {
+    log_epoch: u32,
+    last: Option<LastRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LastRow {
+    offset: Offset,
+    digest: [u8; 16],
+}
+
+#[derive(Serialize, Deserialize)]
+struct VersionRow {
+    position: Position,
+    time: Timestamp,
+    definition: Definition,
+    issued: u32,
+    digest: [u8; 16],
+}
+
+pub(super) fn decode_hold(
+    partition: Partition,
+    key: &[u8],
+    value: &[u8],
+) -> Result<Hold, Unreadable> {
+    const WHAT: Unreadable = Unreadable("a hold");
+    let (campaign, from, number) = keys::hold_parts(key).ok_or(WHAT)?;
+    let row: HoldRow = parse(value.get(RANK_BYTES..).ok_or(WHAT)?, WHAT)?;
+    let HoldRow { kind, reason, state } = row;
+    Ok(Hold { campaign, partition, from, number, kind, reason, state })
+}
+
+pub(super) fn decode_mark(campaign: &CampaignId, value: &[u8]) -> Result<Mark, Unreadable> {
+    const WHAT: Unreadable = Unreadable("a mark");
+    let (offset, content) = unranked(value).ok_or(WHAT)?;
+    let MarkRow { issued } = parse(content, WHAT)?;
+    Ok(Mark { campaign: campaign.clone(), offset, issued })
+}
+
+pub(super) fn decode_progress(partition: Partition, value: &[u8]) -> Result<Progress, Unreadable> {
+    const WHAT: Unreadable = Unreadable("progress");
+    let (next, content) = unranked(value).ok_or(WHAT)?;
+    let ProgressRow { log_epoch, last } = parse(content, WHAT)?;
+    let last = last.map(|LastRow { offset, digest }| LastRecord { offset, digest });
+    Ok(Progress { partition, log_epoch, next, last })
+}
+
+fn encode_version(version: &DefinitionVersion) -> Vec<u8> {
+    json(&VersionRow {
+        position: version.position,
+        time: version.time,
+        definition: version.definition.clone(),
+        issued: version.issued,
+        digest: version.digest,
+    })
+}
+
+pub(super) fn decode_version(
+    campaign: &CampaignId,
+    value: &[u8],
+) -> Result<DefinitionVersion, Unreadable> {
+    let row: VersionRow = parse(value, Unreadable("a definition version"))?;
+    let VersionRow { position, time, definition, issued, digest } = row;
+    Ok(DefinitionVersion { campaign: campaign.clone(), position, time, definition, issued, digest })
+}
+
+pub(super) fn encode_layout(layout: &Layout) -> Vec<u8> {
+    json(layout)
+}
+
+pub(super) fn decode_layout(value: &[u8]) -> Result<Layout, Unreadable> {
+    parse(value, Unreadable("the layout"))
+}
+
+/// Campaign and sequence are in the key. Numbers are little-endian; `user` and `code` have their
+/// length in front, and the digests stand last.
+fn encode_coupon(coupon: &Coupon) -> Vec<u8> {
+    let (user, code) = (coupon.user.as_str().as_bytes(), coupon.code.as_bytes());
+    let mut bytes = Vec::with_capacity(80 + user.len() + code.len());
+    bytes.push(FORMAT);
+    bytes.extend_from_slice(&coupon.position.log_epoch.to_le_bytes());
+    bytes.extend_from_slice(&coupon.position.partition.to_le_bytes());
+    bytes.extend_from_slice(&coupon.position.offset.to_le_bytes());
+    bytes.extend_from_slice(&coupon.issued_at.0.to_le_bytes());
+    bytes.extend_from_slice(&coupon.rules_version.to_le_bytes());
+    bytes.push(coupon.user_bucket);
+    for text in [user, code] {
+        let length = u16::try_from(text.len()).expect("ids and codes are far below 64 KiB");
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(text);
+    }
+    bytes.extend_from_slice(&coupon.digest);
+    if let Some(key_digest) = &coupon.key_digest {
+        bytes.extend_from_slice(key_digest);
+    }
+    bytes
+}
+
+pub(super) fn decode_coupon(
+    campaign: &CampaignId,
+    sequence: Sequence,
+    bytes: &[u8],
+) -> Result<Coupon, Unreadable> {
+    let mut fields = Fields(bytes);
+    fields.coupon(campaign, sequence).ok_or(Unreadable("a coupon"))
+}
+
+/// What is left to be read of a row.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn coupon(&mut self, campaign: &CampaignId, sequence: Sequence) -> Option<Coupon> {
+        if self.array::<1>()? != [FORMAT] {
+            return None;
+        }
+        let log_epoch = u32::from_le_bytes(self.array()?);
+        let partition = u32::from_le_bytes(self.array()?);
+        let offset = u64::from_le_bytes(self.array()?);
+        let issued_at = Timestamp(i64::from_le_bytes(self.array()?));
+        let rules_version = u16::from_le_bytes(self.array()?);
+        let [user_bucket] = self.array()?;
+        let user = UserId::parse(self.text()?).ok()?;
+        let code = self.text()?.into();
+        let digest = self.array()?;
+        let key_digest = if self.0.is_empty() { None } else { Some(self.array()?) };
+        let whole = self.0.is_empty();
+        whole.then(|| Coupon {
+            campaign: campaign.clone(),
+            sequence,
+            user,
+            code,
+            issued_at,
+            position: Position { log_epoch, partition, offset },
+            key_digest,
+            user_bucket,
+            rules_version,
+            digest,
+        })
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::from(u16::from_le_bytes(self.array()?));
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+}
+
+fn json(row: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    serde_json::to_writer(&mut bytes, row).expect("text and numbers are always JSON");
+    bytes
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8], what: Unreadable) -> Result<T, Unreadable> {
+    match bytes.split_first() {
+        Some((&FORMAT, content)) => serde_json::from_slice(content).map_err(|_| what),
+        _ => Err(what),
+    }
+}
+
+fn unranked(value: &[u8]) -> Option<(u64, &[u8])> {
+    let (rank, content) = value.split_at_checked(RANK_BYTES)?;
+    Some((keys::number(rank)?, content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coupon(key_digest: Option<[u8; 16]>) -> Coupon {
+        Coupon {
+            campaign: CampaignId::parse("spring").unwrap(),
+            sequence: 17,
+            user: UserId::parse(&"u".repeat(128)).unwrap(),
+            code: "C-123".into(),
+            issued_at: Timestamp(1_700_000_000_123),
+            position: Position { log_epoch: 1, partition: 3, offset: u64::MAX },
+            key_digest,
+            user_bucket: 15,
+            rules_version: 1,
+            digest: [7; 16],
+        }
+    }
+
+    #[test]
+    fn a_coupon_is_read_back_whole() {
+        for key_digest in [None, Some([9; 16])] {
+            let coupon = coupon(key_digest);
+            let bytes = encode_coupon(&coupon);
+            assert_eq!(decode_coupon(&coupon.campaign, 17, &bytes), Ok(coupon));
+        }
+    }
+
+    #[test]
+    fn a_cut_or_lengthened_coupon_is_unreadable() {
+        let coupon = coupon(Some([9; 16]));
+        let bytes = encode_coupon(&coupon);
+        for end in (0..bytes.len()).filter(|end| *end != bytes.len() - 16) {
+            assert!(decode_coupon(&coupon.campaign, 17, &bytes[..end]).is_err(), "{end} bytes");
+        }
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert!(decode_coupon(&coupon.campaign, 17, &longer).is_err());
+        let newer = [&[FORMAT + 1], &bytes[1..]].concat();
+        assert!(decode_coupon(&coupon.campaign, 17, &newer).is_err());
+    }
+
+    #[test]
+    fn a_damaged_register_is_unreadable() {
+        assert_eq!(decode_progress(0, b"short"), Err(Unreadable("progress")));
+        let newer = ranked(3, &[FORMAT + 1, b'{', b'}']);
+        assert_eq!(decode_progress(0, &newer), Err(Unreadable("progress")));
+    }
+}
