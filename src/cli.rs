@@ -1,1 +1,178 @@
-//! To come.
+//! The command line: what is asked, done, printed, and with which exit code it ends.
+//!
+//! Exit codes: 0 done, 1 it could not be done, 2 usage or configuration, 3 an invariant is broken.
+
+mod arguments;
+mod campaign;
+mod client;
+mod issue;
+mod serve;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+
+use self::{
+    arguments::{Arguments, Command},
+    client::ClientError,
+};
+use crate::{
+    config::{self, Loaded, Origin, Problem, Problems, Sources},
+    node::ServeError,
+    telemetry::LogFilter,
+};
+
+/// Usage or configuration.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs what the process's arguments ask for, and prints errors once.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are such errors too; where they can't be printed, nothing can.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
+        }
+    };
+    match run(arguments) {
+        Ok(done) => {
+            print(&done.text);
+            ExitCode::from(done.exit_code)
+        }
+        Err(error) => {
+            print(error.json().unwrap_or_default());
+            if error.json().is_none() {
+                eprintln!("{}", error.describe());
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// What a command has to say when it could do what it was asked.
+#[derive(Debug, PartialEq, Eq)]
+struct Done {
+    text: String,
+    exit_code: u8,
+}
+
+impl Done {
+    fn with(text: impl Into<String>) -> Self {
+        Self { text: text.into(), exit_code: 0 }
+    }
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Configuration(#[from] Problems),
+    #[error("starting the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Serve(ServeError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => EXIT_USAGE,
+            Self::Runtime(_) => 1,
+            Self::Serve(error) => error.exit_code(),
+            Self::Client(error) => error.exit_code(),
+        }
+    }
+
+    /// What a program that asked for JSON gets on its standard output.
+    fn json(&self) -> Option<&str> {
+        match self {
+            Self::Client(error) => error.json(),
+            Self::Configuration(_) | Self::Runtime(_) | Self::Serve(_) => None,
+        }
+    }
+
+    /// The error and its causes, one a line.
+    fn describe(&self) -> String {
+        let mut text = format!("coupond: {self}");
+        let mut said = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            // Libraries like to say what their cause says.
+            let says = error.to_string();
+            if !said.contains(&says) {
+                text.push_str(&format!("\n  because: {says}"));
+            }
+            said = says;
+            cause = error.source();
+        }
+        text
+    }
+}
+
+fn run(arguments: Arguments) -> Result<Done, CliError> {
+    let (settings, command) = arguments.settled();
+    let load = || -> Result<Loaded, Problems> {
+        config::load(&Sources::of_process(settings.config.clone(), settings.set.clone()))
+    };
+    match command {
+        Command::Serve(_) => {
+            let (loaded, logs) = with_logs(load())?;
+            serve::run(loaded.config, logs)
+        }
+        Command::CheckConfig(_) => {
+            let (loaded, _) = with_logs(load())?;
+            Ok(Done::with(loaded.summary() + "\n"))
+        }
+        Command::PrintConfig(print) if print.defaults => Ok(Done::with(config::documented())),
+        Command::PrintConfig(_) => Ok(Done::with(load()?.print())),
+        Command::Campaign(campaign) => {
+            let config = load()?.config;
+            Ok(client_runtime()?.block_on(campaign::run(&config, campaign))?)
+        }
+        Command::Issue(issue) => {
+            let config = load()?.config;
+            Ok(client_runtime()?.block_on(issue::run(&config, issue))?)
+        }
+        Command::Health(health) => {
+            let config = load()?.config;
+            Ok(client_runtime()?.block_on(campaign::health(&config, health))?)
+        }
+    }
+}
+
+/// A node refuses to start with a filter of logs that can't be read, and so this is told with
+/// the problems of the settings.
+fn with_logs(loaded: Result<Loaded, Problems>) -> Result<(Loaded, LogFilter), Problems> {
+    let logs = LogFilter::from_environment().map_err(|error| Problem {
+        key: error.variable.to_owned(),
+        fault: format!("is {:?}, must be a filter of logs ({})", error.filter, error.source),
+        remedy: "write for example \"warn\" or \"info,coupond=debug\"".to_owned(),
+        origin: Origin::Environment(error.variable.to_owned()),
+    });
+    match (loaded, logs) {
+        (Ok(loaded), Ok(logs)) => Ok((loaded, logs)),
+        (Err(problems), Ok(_)) => Err(problems),
+        (Ok(_), Err(problem)) => Err(Problems(vec![problem])),
+        (Err(Problems(mut problems)), Err(problem)) => {
+            problems.push(problem);
+            Err(Problems(problems))
+        }
+    }
+}
+
+fn client_runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
+}
+
+/// Prints to the standard output. A reader that has gone away (`| head`) has seen enough.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

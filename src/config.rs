@@ -1,6 +1,29 @@
-//! Settings of a node, typed. `load` layers them and reports every problem at once.
+//! Settings of a node, typed. [`load`] layers them and reports every problem at once.
+//!
+//! Built-in defaults < TOML file < environment < `--set`. One table (`keys`) holds every key with
+//! its meaning, rule and place in [`Config`]; parsing, printing, the documented file and the
+//! suggestions for misspelt keys are derived from it.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod keys;
+mod layers;
+mod load;
+mod print;
+mod problem;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use layers::{DEFAULT_FILE, Sources};
+pub use load::{Loaded, load};
+pub use print::documented;
+pub use problem::{Origin, Problem, Problems};
 
 /// How the node keeps its log and store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +43,8 @@ pub enum Identity {
     Header(String),
 }
 
-/// Everything that `serve` needs to know.
-#[derive(Debug, Clone)]
+/// Everything that `serve` needs to know. Its `Debug` hides the secrets.
+#[derive(Clone)]
 pub struct Config {
     /// `mode`
     pub mode: Mode,
@@ -100,8 +123,8 @@ pub struct ApiConfig {
     pub waiters_max: usize,
 }
 
-/// `admin.*`
-#[derive(Debug, Clone)]
+/// `admin.*`. Its `Debug` hides the token.
+#[derive(Clone)]
 pub struct AdminConfig {
     /// `admin.listen`. Default `127.0.0.1:8081`.
     pub listen: SocketAddr,
@@ -120,4 +143,85 @@ pub struct AdmissionConfig {
     pub user_rate: u32,
     /// `admission.user_burst`: requests at once of one user in one campaign. Default 200.
     pub user_burst: u32,
+}
+
+impl Default for Config {
+    /// The built-in defaults: an embedded node on loopback with the demo campaign.
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            mode: Mode::Embedded,
+            demo: true,
+            embedded: EmbeddedConfig {
+                dir: PathBuf::from("data"),
+                partitions: 4,
+                retention: Duration::from_secs(7 * 24 * 60 * 60),
+                reserve_bytes: 256 * 1_024 * 1_024,
+            },
+            kafka: KafkaConfig {
+                brokers: Vec::new(),
+                topic_prefix: "outside.coupon.v1.issue".to_owned(),
+                partitions: 12,
+                replication_factor: 0,
+                group: "coupond".to_owned(),
+                append_timeout: Duration::from_secs(4),
+            },
+            cql: CqlConfig {
+                nodes: Vec::new(),
+                keyspace: "coupond".to_owned(),
+                replication_factor: 0,
+            },
+            secret: None,
+            api: ApiConfig {
+                listen: loopback(8080),
+                identity: Identity::Trusted,
+                trust_network: false,
+                clock_margin: Duration::from_secs(1),
+                waiters_max: 10_000,
+            },
+            admin: AdminConfig { listen: loopback(8081), token: None },
+            admission: AdmissionConfig {
+                max_lag: 500_000,
+                inflight_max: 10_000,
+                user_rate: 100,
+                user_burst: 200,
+            },
+        }
+    }
+}
+
+/// Says of a secret whether it is set, and nothing else.
+struct Hidden<'a>(&'a Option<String>);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "hidden" } else { "not set" })
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mode, demo, embedded, kafka, cql, secret, api, admin, admission } = self;
+        f.debug_struct("Config")
+            .field("mode", mode)
+            .field("demo", demo)
+            .field("embedded", embedded)
+            .field("kafka", kafka)
+            .field("cql", cql)
+            .field("secret", &Hidden(secret))
+            .field("api", api)
+            .field("admin", admin)
+            .field("admission", admission)
+            .finish()
+    }
+}
+
+impl fmt::Debug for AdminConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, token } = self;
+        f.debug_struct("AdminConfig")
+            .field("listen", listen)
+            .field("token", &Hidden(token))
+            .finish()
+    }
 }

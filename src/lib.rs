@@ -1,4 +1,5 @@
-#![doc = "coupond gives out a limited number of coupons, first come first served, and can prove it."]
+//! coupond gives out a limited number of coupons, first come first served, and can prove it.
+
 #![forbid(unsafe_code)]
 
 pub mod actors;
@@ -15,3 +16,5 @@ pub mod node;
 pub mod partition;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod tidy;

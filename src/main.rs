@@ -1,2 +1,7 @@
-//! To come.
-fn main() {}
+//! The `coupond` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    coupond::cli::main()
+}

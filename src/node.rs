@@ -1,1 +1,276 @@
-//! To come.
+//! The composition root: builds the adapters, starts the tree, stops it in reverse order. The
+//! only place that names an adapter.
+
+mod demo;
+mod distributed;
+mod embedded;
+mod error;
+mod instance;
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorRef};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use self::error::ServeError;
+use self::instance::Instance;
+use crate::{
+    actors::{
+        Directory, Environment,
+        supervisor::{Supervisor, SupervisorMessage},
+    },
+    api::{
+        desk::{DeskParts, NodeDesk, model::Desk},
+        http::{self, HttpParts},
+    },
+    clock::{SharedClock, SystemClock},
+    config::{Config, Mode},
+    feed::DecisionFeed,
+    log::{Ownership, RequestLog, codec::Codec},
+    store::CouponStore,
+    telemetry,
+};
+
+/// Longest that requests under way are waited for when the node stops.
+const HTTP_DRAIN: Duration = Duration::from_secs(3);
+
+/// Longest that records already read are settled when the node stops. What is left is settled by
+/// the next owner. With the others this stays below the 10 s in which a node ends.
+const SETTLE_DRAIN: Duration = Duration::from_secs(3);
+
+/// Pause before the group is joined again when it could not be.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The adapters of one way to run.
+struct Adapters {
+    log: Arc<dyn RequestLog>,
+    store: Arc<dyn CouponStore>,
+    feed: Arc<dyn DecisionFeed>,
+    instance: Instance,
+    future_max_ms: Option<i64>,
+    /// Ends what must be ended after everybody has let go of the ports.
+    closer: Closer,
+}
+
+/// What is ended last.
+enum Closer {
+    Embedded(Arc<crate::embedded::EmbeddedDatabase>),
+    Kafka(Arc<crate::log::kafka::KafkaLog>),
+}
+
+/// A running node.
+pub struct Node {
+    /// Where the public listener listens.
+    pub api: SocketAddr,
+    /// Where the admin listener listens.
+    pub admin: SocketAddr,
+    /// The token that administers.
+    pub admin_token: String,
+    desk: Arc<NodeDesk>,
+    supervisor: ActorRef<SupervisorMessage>,
+    supervised: JoinHandle<()>,
+    joined: JoinHandle<()>,
+    listeners: JoinSet<()>,
+    background: JoinSet<()>,
+    stop: CancellationToken,
+    closer: Closer,
+}
+
+/// Runs a node until `shutdown` completes, then settles what is in flight and stops.
+///
+/// # Errors
+/// [`ServeError`] when the node could not start or go on.
+pub async fn serve(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    tokio::pin!(shutdown);
+    let starting = Node::start(&config);
+    let mut node = tokio::select! {
+        started = starting => started?,
+        () = &mut shutdown => return Ok(()),
+    };
+    demo::announce(&config, &node);
+    let failed = tokio::select! {
+        () = &mut shutdown => None,
+        failure = node.failed() => Some(failure),
+    };
+    info!("node stops");
+    node.stop().await;
+    failed.map_or(Ok(()), Err)
+}
+
+impl Node {
+    /// Starts a node; it serves when this returns.
+    ///
+    /// # Errors
+    /// [`ServeError`]: a port that is taken, an engine that does not answer, or one that does not
+    /// fit.
+    pub async fn start(config: &Config) -> Result<Self, ServeError> {
+        let clock: SharedClock = Arc::new(SystemClock);
+        let api = bind("api.listen", config.api.listen).await?;
+        let admin = bind("admin.listen", config.admin.listen).await?;
+        let admin_token = instance::admin_token(config)?;
+        let adapters = match config.mode {
+            Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
+            Mode::Distributed => distributed::adapters(config).await?,
+        };
+        let Adapters { log, store, feed, instance, future_max_ms, closer } = adapters;
+        let Instance { layout, keys } = instance;
+        let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
+        let directory = Arc::new(Directory::new(codec.clone()));
+        let environment = Arc::new(Environment {
+            log: log.clone(),
+            store: store.clone(),
+            feed: feed.clone(),
+            codec: codec.clone(),
+            keys: keys.clone(),
+            log_epoch: layout.log_epoch,
+            clock: clock.clone(),
+            future_max_ms,
+            directory: directory.clone(),
+            loads: Environment::load_permits(),
+        });
+        let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment)
+            .await
+            .map_err(|error| ServeError::failed("starting the supervisor", error))?;
+        let joined = tokio::spawn(join(log.clone(), supervisor.clone()));
+        let desk = NodeDesk::new(DeskParts {
+            log,
+            store,
+            feed,
+            codec,
+            keys,
+            layout,
+            api: config.api.clone(),
+            admission: config.admission.clone(),
+            actors: directory,
+            clock,
+        });
+        desk.start();
+        let desk = Arc::new(desk);
+        let mut node = Self {
+            api: local(&api)?,
+            admin: local(&admin)?,
+            admin_token,
+            desk,
+            supervisor,
+            supervised,
+            joined,
+            listeners: JoinSet::new(),
+            background: JoinSet::new(),
+            stop: CancellationToken::new(),
+            closer,
+        };
+        node.listen(config, api, admin);
+        if config.demo {
+            node.background.spawn(demo::define(node.desk.clone()));
+        }
+        Ok(node)
+    }
+
+    fn listen(&mut self, config: &Config, api: TcpListener, admin: TcpListener) {
+        let metrics = telemetry::install_metrics();
+        let desk: Arc<dyn Desk> = self.desk.clone();
+        let parts = HttpParts {
+            desk,
+            api: config.api.clone(),
+            admin_token: self.admin_token.clone(),
+            render_metrics: Arc::new(|| metrics.render()),
+        };
+        let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
+        let public = http::public_router(&parts);
+        self.listeners.spawn(http::serve(api, public, stopped(&self.stop)));
+        let administered = http::admin_router(&parts);
+        self.listeners.spawn(http::serve(admin, administered, stopped(&self.stop)));
+    }
+
+    /// Makes an actor panic, as a bug would. For chaos tests.
+    pub fn crash(&self, message: SupervisorMessage) {
+        let _ended = self.supervisor.cast(message);
+    }
+
+    /// Waits until something ends without which the node can't go on.
+    pub async fn failed(&mut self) -> ServeError {
+        tokio::select! {
+            ended = &mut self.supervised => {
+                let reason = ended.map_or_else(|error| error.to_string(), |()| "it ended".into());
+                ServeError::Ended { part: "the supervisor", reason }
+            }
+            ended = self.listeners.join_next() => {
+                let reason = match ended {
+                    Some(Err(error)) => error.to_string(),
+                    Some(Ok(())) | None => "it ended".to_owned(),
+                };
+                ServeError::Ended { part: "a listener", reason }
+            }
+        }
+    }
+
+    /// Takes no more requests, settles what is in flight, leaves the group, lets go of
+    /// everything. Takes at most 10 s.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.desk.shut_down().await;
+        let listeners = async { while self.listeners.join_next().await.is_some() {} };
+        if tokio::time::timeout(HTTP_DRAIN, listeners).await.is_err() {
+            warn!("requests still under way were cut off; what they asked is in the log or not");
+        }
+        self.listeners.abort_all();
+        self.background.abort_all();
+        let drained = self.supervisor.call(SupervisorMessage::Drain, Some(SETTLE_DRAIN)).await;
+        if !matches!(drained, Ok(ractor::rpc::CallResult::Success(()))) {
+            warn!("records not settled in time will be settled by the next owner");
+        }
+        self.joined.abort();
+        let _ended = (&mut self.joined).await;
+        self.supervisor.kill();
+        let _ended = (&mut self.supervised).await;
+        match self.closer {
+            Closer::Embedded(database) => database.close().await,
+            Closer::Kafka(log) => log.left().await,
+        }
+    }
+}
+
+/// Joins those who share the partitions, and tells the supervisor what is owned.
+async fn join(log: Arc<dyn RequestLog>, supervisor: ActorRef<SupervisorMessage>) {
+    loop {
+        match log.join().await {
+            Ok(mut changes) => {
+                let mut owned = std::collections::BTreeSet::new();
+                while let Some(change) = changes.recv().await {
+                    match change {
+                        Ownership::Assigned(partition) => owned.insert(partition),
+                        Ownership::Revoked(partition) => owned.remove(&partition),
+                    };
+                    let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
+                }
+                for partition in owned {
+                    let change = Ownership::Revoked(partition);
+                    let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
+                }
+                warn!("membership ended, will be joined again");
+            }
+            Err(error) => {
+                warn!(%error, "the group could not be joined, will be tried again");
+            }
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| ServeError::failed(format!("listening on {address} ({key})"), error))
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, ServeError> {
+    listener.local_addr().map_err(|error| ServeError::failed("reading a listener's address", error))
+}

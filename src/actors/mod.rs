@@ -1,19 +1,28 @@
 //! Who owns what, and who restarts whom.
+//!
+//! ```text
+//! Supervisor ─┬─ PartitionConsumer(p)   one per assigned partition: reads, routes, settles
+//!             └─ CouponActor(campaign)  one per live campaign: decides, stores, reports
+//! ```
+//!
+//! All three are shells: what a partition does is decided by `partition::flow`, what a campaign
+//! answers by `partition::fold`. Everything else that runs (readers, loads, writes) is a task
+//! whose guard lies in the state of the actor that started it, and ends with it.
+//!
+//! A coupon actor that fails is started again by its partition's flow, with backoff, and put on
+//! hold after repeated failure at one position. A partition consumer that fails is started again
+//! from durable progress, with its campaigns. A supervisor that fails ends the node.
 
-use crate::domain::ids::CampaignId;
+pub mod coupon;
+pub mod directory;
+pub mod environment;
+mod handle;
+mod io;
+mod load;
+pub mod partition_consumer;
+mod replay;
+pub mod supervisor;
+mod task;
 
-/// A campaign's actor as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActorView {
-    /// `live`, `recovering`, `backing_off`, `quarantined`, `stopped` (no record yet, or over), or
-    /// `elsewhere` (another node owns the partition).
-    pub state: &'static str,
-    /// Why, where there is something to say.
-    pub reason: Option<String>,
-}
-
-/// What this node's actors tell of themselves.
-pub trait ActorDirectory: Send + Sync + 'static {
-    /// The actor of `campaign`.
-    fn view(&self, campaign: &CampaignId) -> ActorView;
-}
+pub use directory::{ActorDirectory, ActorView, Directory};
+pub use environment::Environment;

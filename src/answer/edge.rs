@@ -56,8 +56,10 @@ pub struct EdgeState {
     pub stored_below: Offset,
     /// The partition's durable progress before the read: marks are complete below it.
     pub progress: Offset,
-    /// The lowest `from` of the campaign's holds that are not closed.
-    pub quarantined_from: Option<Offset>,
+    /// Whether a hold of the campaign is not closed.
+    pub is_quarantined: bool,
+    /// The lowest position that a hold leaves unsettled.
+    pub unsettled_from: Option<Offset>,
     /// Offset and highest sequence of the mark; zeros if none was written.
     pub mark: (Offset, Sequence),
     /// Definition versions in the order of offsets: all, or the latest of a long history.
@@ -156,7 +158,7 @@ impl EdgeState {
         let definition = self.definition()?;
         let issued = self.issued();
         let remaining = definition.terms.quota.saturating_sub(issued);
-        let state = if self.quarantined_from.is_some() {
+        let state = if self.is_quarantined {
             CampaignState::Quarantined
         } else if definition.is_closed_at(wall) {
             CampaignState::Closed
@@ -175,7 +177,7 @@ impl EdgeState {
 
     /// `offset`, but no further than where the campaign stopped deciding.
     fn decided_below(&self, offset: Offset) -> Offset {
-        self.quarantined_from.map_or(offset, |from| from.min(offset))
+        self.unsettled_from.map_or(offset, |from| from.min(offset))
     }
 }
 
@@ -215,7 +217,8 @@ mod tests {
             read_at: READ_AT,
             stored_below: 130,
             progress: 120,
-            quarantined_from: None,
+            is_quarantined: false,
+            unsettled_from: None,
             mark: (100, issued),
             versions: vec![version],
         }
@@ -284,7 +287,7 @@ mod tests {
         assert_eq!(state.figures(Timestamp(0)).unwrap().as_of, 120);
         state.mark.0 = 125;
         assert_eq!(state.figures(Timestamp(0)).unwrap().as_of, 125);
-        state.quarantined_from = Some(110);
+        (state.is_quarantined, state.unsettled_from) = (true, Some(110));
         let figures = state.figures(Timestamp(0)).unwrap();
         assert_eq!((figures.as_of, figures.state), (110, CampaignState::Quarantined));
     }
@@ -294,7 +297,7 @@ mod tests {
         let mut state = state(3, |_| {});
         let knows = |state: &EdgeState, offset| state.knows_version_at(offset);
         assert_eq!([130, 131, 41, 40].map(|at| knows(&state, at)), [true, false, true, false]);
-        state.quarantined_from = Some(110);
+        (state.is_quarantined, state.unsettled_from) = (true, Some(110));
         assert_eq!([110, 111].map(|at| knows(&state, at)), [true, false]);
     }
 }

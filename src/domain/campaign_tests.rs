@@ -1,1 +1,250 @@
+//! Campaigns told as stories: one line a record, with the answer that it must be given.
+
+use std::sync::Arc;
+
 use super::*;
+use crate::domain::{
+    code::CodeFormat,
+    ids::{IdempotencyKey, UserId},
+};
+
+/// Folds a story. A line is `t=TIME WHO[/KEY] ANSWER`, where WHO is a user or, in capitals, a
+/// change; ANSWER is a decision with its sequence. Offsets are line numbers.
+#[track_caller]
+fn check(story: &str) -> Campaign {
+    let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
+    let id = CampaignId::parse("spring").unwrap();
+    let mut campaign = Campaign::new(id.clone(), 1, 0, keys);
+    let mut offset = 0;
+    for line in story.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (head, expected) = line.split_once(" -> ").expect("a line has an answer");
+        let (time, what) = head.split_once(' ').expect("a line has a time");
+        let time = Timestamp(time.strip_prefix("t=").unwrap().parse().unwrap());
+        let record = record(&id, what.trim(), campaign.version());
+        let outcome = campaign.fold(At { offset, time }, &record);
+        assert_eq!(told(&outcome), expected.trim(), "line {offset}: {line}");
+        check_row(&outcome, offset, time);
+        offset += 1;
+    }
+    campaign
+}
+
+fn record(id: &CampaignId, what: &str, version: Option<Offset>) -> Record {
+    let (name, rest) = what.split_once(' ').unwrap_or((what, ""));
+    let field = |key: &str| {
+        let fields = rest.split(' ').filter_map(|field| field.split_once('='));
+        fields.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value.to_owned())
+    };
+    let time = |key: &str| field(key).map(|value| Timestamp(value.parse().unwrap()));
+    let stale = rest.contains("stale");
+    let based_on = version.map(|offset| if stale { offset + 1 } else { offset });
+    let change = match name {
+        "DEFINE" => Change::Defined {
+            terms: Terms {
+                quota: field("quota").map_or(10, |value| value.parse().unwrap()),
+                per_user_limit: field("limit").map_or(1, |value| value.parse().unwrap()),
+                opens_at: time("opens"),
+                closes_at: time("closes"),
+                code: CodeFormat::default(),
+            },
+        },
+        "AMEND" => Change::Amended {
+            amendment: Amendment {
+                quota: field("quota").map(|value| value.parse().unwrap()),
+                per_user_limit: field("limit").map(|value| value.parse().unwrap()),
+                opens_at: time("opens").map(Some),
+                closes_at: match field("closes").as_deref() {
+                    Some("none") => Some(None),
+                    _ => time("closes").map(Some),
+                },
+            },
+        },
+        "PAUSE" => Change::Paused,
+        "RESUME" => Change::Resumed,
+        "CLOSE" => Change::Closed,
+        "RELEASE" => Change::Released,
+        user => {
+            let (user, key) = user.split_once('/').map_or((user, None), |(u, k)| (u, Some(k)));
+            return Record::Request(Request {
+                campaign: id.clone(),
+                user: UserId::parse(user).unwrap(),
+                idempotency_key: key.map(|key| IdempotencyKey::parse(key).unwrap()),
+            });
+        }
+    };
+    Record::Control(Control { campaign: id.clone(), based_on, change })
+}
+
+fn told(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Undefined => "undefined".to_owned(),
+        Outcome::Decided { decision, .. } => match decision {
+            Decision::Issued(held) => format!("issued {}", held.sequence),
+            Decision::AlreadyIssued(held) => format!("already {}", held.sequence),
+            Decision::Rejected(reason) => reason.name().to_owned(),
+            Decision::Accepted => "accepted".to_owned(),
+            Decision::Refused(refusal) => format!("refused {refusal:?}"),
+        },
+    }
+}
+
+/// A row stands at its record's position and time, under its own digest.
+#[track_caller]
+fn check_row(outcome: &Outcome, offset: Offset, time: Timestamp) {
+    let keys = Keys::derive(b"a secret of thirty-two bytes or more");
+    match outcome {
+        Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } => {
+            assert_eq!((coupon.position.offset, coupon.issued_at), (offset, time));
+            assert_eq!(coupon.digest, keys.coupon_digest(coupon));
+        }
+        Outcome::Decided { row: Some(DerivedRow::Version(version)), .. } => {
+            assert_eq!((version.position.offset, version.time), (offset, time));
+            assert_eq!(version.digest, keys.version_digest(version));
+        }
+        Outcome::Decided { row: None, .. } | Outcome::Undefined => {}
+    }
+}
+
+#[test]
+fn the_first_users_get_the_seats_and_keep_them() {
+    let campaign = check(
+        "t=1 DEFINE quota=2   -> accepted
+         t=2 ada              -> issued 1
+         t=3 ada              -> already 1
+         t=4 ben              -> issued 2
+         t=5 cy               -> sold_out
+         t=6 ben              -> already 2",
+    );
+    assert_eq!((campaign.issued(), campaign.remaining()), (2, 0));
+}
+
+#[test]
+fn a_user_may_hold_as_many_as_the_limit_and_is_told_the_latest() {
+    check(
+        "t=1 DEFINE quota=9 limit=2 -> accepted
+         t=2 ada                    -> issued 1
+         t=3 ben                    -> issued 2
+         t=4 ada                    -> issued 3
+         t=5 ada                    -> already 3
+         t=6 AMEND limit=3          -> accepted
+         t=7 ada                    -> issued 4
+         t=8 AMEND limit=1          -> accepted
+         t=9 ada                    -> already 4
+         t=9 ben                    -> already 2",
+    );
+}
+
+#[test]
+fn the_window_is_closed_at_its_end_and_open_at_its_start_by_record_time() {
+    check(
+        "t=1  DEFINE opens=10 closes=20 -> accepted
+         t=9  ada                       -> not_open_yet
+         t=10 ada                       -> issued 1
+         t=19 ben                       -> issued 2
+         t=20 cy                        -> closed
+         t=15 cy                        -> issued 3
+         t=20 AMEND closes=none         -> accepted
+         t=99 dee                       -> issued 4",
+    );
+}
+
+#[test]
+fn reasons_come_in_their_order_and_holding_comes_before_all_of_them() {
+    check(
+        "t=1  DEFINE quota=1 opens=5 -> accepted
+         t=5  ada                    -> issued 1
+         t=6  ben                    -> sold_out
+         t=4  ben                    -> not_open_yet
+         t=4  PAUSE                  -> accepted
+         t=4  ben                    -> paused
+         t=4  ada                    -> already 1
+         t=4  CLOSE                  -> accepted
+         t=4  ben                    -> closed
+         t=4  ada                    -> already 1",
+    );
+}
+
+#[test]
+fn an_idempotency_key_gives_the_same_coupon_before_anything_else_is_looked_at() {
+    check(
+        "t=1 DEFINE quota=3 limit=5 -> accepted
+         t=2 ada/k1                 -> issued 1
+         t=3 ada/k2                 -> issued 2
+         t=4 ada/k1                 -> issued 1
+         t=5 ben/k1                 -> issued 3
+         t=6 cy/k1                  -> sold_out
+         t=7 AMEND quota=4          -> accepted
+         t=8 cy/k1                  -> issued 4
+         t=8 cy/k1                  -> issued 4
+         t=9 CLOSE                  -> accepted
+         t=9 ada/k1                 -> issued 1
+         t=9 ada/k3                 -> closed",
+    );
+}
+
+#[test]
+fn a_quota_may_be_raised_after_sell_out_but_never_cut_below_what_is_issued() {
+    let campaign = check(
+        "t=1 DEFINE quota=2 -> accepted
+         t=2 ada            -> issued 1
+         t=2 ben            -> issued 2
+         t=3 cy             -> sold_out
+         t=4 AMEND quota=3  -> accepted
+         t=5 cy             -> issued 3
+         t=6 AMEND quota=2  -> refused QuotaBelowIssued { issued: 3 }
+         t=7 AMEND quota=3  -> accepted
+         t=8 dee            -> sold_out",
+    );
+    assert_eq!(campaign.remaining(), 0);
+}
+
+#[test]
+fn a_control_record_from_another_version_changes_nothing() {
+    check(
+        "t=1 DEFINE quota=2       -> accepted
+         t=2 PAUSE stale          -> refused StaleVersion
+         t=3 ada                  -> issued 1
+         t=4 DEFINE quota=5       -> refused StaleVersion
+         t=5 PAUSE                -> accepted
+         t=6 PAUSE                -> accepted
+         t=7 RESUME               -> accepted
+         t=8 ben                  -> issued 2",
+    );
+}
+
+#[test]
+fn closing_is_final_and_saying_it_twice_is_no_error() {
+    check(
+        "t=1 DEFINE        -> accepted
+         t=2 CLOSE         -> accepted
+         t=3 CLOSE         -> accepted
+         t=4 RESUME        -> refused Closed
+         t=5 PAUSE         -> refused Closed
+         t=6 AMEND quota=9 -> refused Closed
+         t=7 RELEASE       -> accepted",
+    );
+}
+
+#[test]
+fn before_its_definition_a_campaign_decides_nothing() {
+    check(
+        "t=1 ada                      -> undefined
+         t=2 PAUSE                    -> undefined
+         t=3 DEFINE quota=0           -> refused Invalid
+         t=4 ada                      -> undefined
+         t=5 DEFINE opens=5 closes=5  -> refused Invalid
+         t=6 DEFINE                   -> accepted
+         t=7 ada                      -> issued 1",
+    );
+}
+
+#[test]
+fn the_same_records_give_the_same_bytes_and_an_empty_campaign_is_small() {
+    let story = "t=1 DEFINE quota=2 -> accepted
+                 t=2 ada/k          -> issued 1
+                 t=3 ben            -> issued 2";
+    let (one, other) = (check(story), check(story));
+    assert_eq!(format!("{one:?}").len(), format!("{other:?}").len());
+    let empty = check("t=1 DEFINE quota=100000000 -> accepted");
+    assert!(empty.memory_bytes() <= 16 * 1_024, "{} bytes", empty.memory_bytes());
+}

@@ -7,6 +7,7 @@
 //! Pure and total: no clock, no randomness, no I/O, no float, no hash order. Time arrives inside
 //! the record. A refusal is a value; an error means "could not decide".
 
+pub mod answer;
 pub mod campaign;
 pub mod code;
 pub mod coupon;
@@ -17,3 +18,4 @@ pub mod ids;
 pub mod invariant;
 pub mod keys;
 pub mod record;
+pub mod rows;

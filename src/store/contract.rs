@@ -62,6 +62,7 @@ checks!(
     progress_never_goes_back,
     a_mark_never_goes_back,
     a_hold_only_goes_from_open_to_released_to_closed,
+    a_closed_hold_is_only_ever_extended,
     holds_of_one_campaign_stand_side_by_side,
     versions_come_in_the_order_of_offsets,
     campaigns_are_listed_by_id_after_a_given_one,
@@ -128,6 +129,7 @@ fn hold(campaign: &CampaignId, partition: Partition, number: u32, state: HoldSta
         kind: HoldKind::Contradiction,
         reason: "coupon 5 is not the one that follows from the log".to_owned(),
         state,
+        until: 0,
     }
 }
 
@@ -389,6 +391,19 @@ pub async fn a_hold_only_goes_from_open_to_released_to_closed(store: &dyn Coupon
         assert_eq!(rows_of(store, &together, at).await.holds[0].state, expected);
     }
     assert_eq!(rows_in(store, at).await.holds.len(), 2 * orders.len());
+}
+
+/// A closed hold reaches ever further, whatever the order in which its owner's words arrive.
+pub async fn a_closed_hold_is_only_ever_extended(store: &dyn CouponStore) {
+    let (id, at) = (campaign("hold-extended"), partition(7));
+    let mut reached = 0;
+    for until in [40, 20, 60, 60, 0] {
+        reached = reached.max(until);
+        let closed = |until| Hold { until, ..hold(&id, at, 1, HoldState::Closed) };
+        write(store, &[Row::Hold(closed(until))]).await;
+        write(store, &[Row::Hold(hold(&id, at, 1, HoldState::Released))]).await;
+        assert_eq!(rows_of(store, &id, at).await.holds, vec![closed(reached)]);
+    }
 }
 
 /// Holds are told apart by `from` and number; all are read, closed ones too.

@@ -19,10 +19,13 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use crate::domain::rows::{
+    CampaignRows, Hold, HoldKind, HoldState, LastRecord, Mark, PartitionRows, Progress,
+};
 use crate::domain::{
     coupon::Coupon,
     definition::DefinitionVersion,
-    ids::{CampaignId, Offset, Partition, Sequence, UserId},
+    ids::{CampaignId, Partition, UserId},
 };
 
 /// Coupon rows per bucket: about 2 MB a database partition, read in parallel on recovery.
@@ -48,81 +51,6 @@ pub struct Layout {
     pub secret: Option<String>,
 }
 
-/// A watermark made durable: every position below `next` is decided and stored, holds aside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Whose progress.
-    pub partition: Partition,
-    /// Which life of the log.
-    pub log_epoch: u32,
-    /// The first offset that is not settled.
-    pub next: Offset,
-    /// The last record below `next` and its digest, by which a rewritten tail is noticed; none
-    /// when there is none.
-    pub last: Option<LastRecord>,
-}
-
-/// The last settled record of a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastRecord {
-    /// Its offset.
-    pub offset: Offset,
-    /// Keyed digest of its key and value.
-    pub digest: [u8; 16],
-}
-
-/// How many coupons a campaign has below an offset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    /// Which campaign.
-    pub campaign: CampaignId,
-    /// Below which offset of its partition.
-    pub offset: Offset,
-    /// The highest sequence below it.
-    pub issued: Sequence,
-}
-
-/// Why a hold was put on a campaign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HoldKind {
-    /// The campaign failed repeatedly at one position; every new owner tries again by itself.
-    Failure,
-    /// Log and store contradict each other; only an operator's release tries again.
-    Contradiction,
-}
-
-/// How far a hold has come. It never goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HoldState {
-    /// The campaign decides nothing.
-    Open,
-    /// An operator asked to try again.
-    Released,
-    /// The replay from `from` met the live position; the campaign decides again.
-    Closed,
-}
-
-/// A campaign that decides nothing for now. Keyed by campaign, `from` and `number`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hold {
-    /// Which campaign.
-    pub campaign: CampaignId,
-    /// Its partition.
-    pub partition: Partition,
-    /// The lowest position that it touches.
-    pub from: Offset,
-    /// Tells this hold from earlier ones of the campaign: 1 more than there were before it.
-    pub number: u32,
-    /// Why, as a kind.
-    pub kind: HoldKind,
-    /// Why, as a sentence for the operator.
-    pub reason: String,
-    /// How far it has come.
-    pub state: HoldState,
-}
-
 /// One row to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
@@ -136,26 +64,6 @@ pub enum Row {
     Mark(Mark),
     /// A partition's progress. Its marks are written before, in an earlier call.
     Progress(Progress),
-}
-
-/// What the store knows of a partition, read in this order, each at quorum.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PartitionRows {
-    /// Its progress, if it was ever written.
-    pub progress: Option<Progress>,
-    /// Every hold of its campaigns, closed ones too.
-    pub holds: Vec<Hold>,
-}
-
-/// What the store knows of a campaign, coupons aside, read in this order, each at quorum.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CampaignRows {
-    /// Every hold, closed ones too.
-    pub holds: Vec<Hold>,
-    /// Its mark, if it was ever written.
-    pub mark: Option<Mark>,
-    /// Every definition version in the order of offsets.
-    pub versions: Vec<DefinitionVersion>,
 }
 
 /// Which coupons of a campaign are read.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use crate::domain::{decision::Decision, ids::Partition, invariant::Invariant};
 
@@ -18,6 +20,7 @@ const VIOLATIONS: &str = "coupond_invariant_violations_total";
 const RECOVERY: &str = "coupond_recovery_seconds";
 const WAITERS: &str = "coupond_waiters";
 const DEAD_LETTERS: &str = "coupond_dead_letters_total";
+const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 
 /// How a request left the edge; a closed set, so that the label stays bounded.
@@ -87,8 +90,78 @@ pub fn dead_letter(reason: &'static str) {
     counter!(DEAD_LETTERS, "reason" => reason).increment(1);
 }
 
+/// A message of the decision feed was not sent, or was not this instance's.
+pub fn feed_lost(reason: &'static str) {
+    counter!(FEED_LOST, "reason" => reason).increment(1);
+}
+
 /// Whether a partition that this node owns is halted.
 pub fn partition_halted(partition: Partition, halted: bool) {
     let value = if halted { 1.0 } else { 0.0 };
     gauge!(PARTITIONS_HALTED, "partition" => partition.to_string()).set(value);
+}
+
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+struct Description {
+    name: &'static str,
+    kind: Kind,
+    unit: Unit,
+    help: &'static str,
+}
+
+const fn counter_of(name: &'static str, help: &'static str) -> Description {
+    Description { name, kind: Kind::Counter, unit: Unit::Count, help }
+}
+
+const fn gauge_of(name: &'static str, help: &'static str) -> Description {
+    Description { name, kind: Kind::Gauge, unit: Unit::Count, help }
+}
+
+const fn seconds_of(name: &'static str, help: &'static str) -> Description {
+    Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
+}
+
+const ALL: [Description; 13] = [
+    counter_of(REQUESTS, "Requests by how they left the edge."),
+    counter_of(DECISIONS, "Decisions that this process settled, once per position."),
+    seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
+    seconds_of(APPEND_LATENCY, "Append sent to durable."),
+    seconds_of(STORE_LATENCY, "One operation of the coupon store."),
+    gauge_of(PARTITION_LAG, "Records of a partition that wait for a decision, on its owner."),
+    gauge_of(CAMPAIGNS, "Campaigns on this node by the state of their actor."),
+    counter_of(ACTOR_RESTARTS, "Coupon actors started again after a failure."),
+    counter_of(VIOLATIONS, "Invariants found broken, or stopped from being broken, by id."),
+    seconds_of(RECOVERY, "Start of a campaign's load to its first decision."),
+    gauge_of(WAITERS, "Requests that wait for a decision now."),
+    counter_of(DEAD_LETTERS, "Records kept as dead letters, by reason."),
+    gauge_of(
+        PARTITIONS_HALTED,
+        "1 for a partition of this node that decides nothing, otherwise 0.",
+    ),
+];
+
+/// The name of every metric.
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|metric| metric.name)
+}
+
+/// Tells the recorder what each metric means, and starts at 0 what alerts look for a rise of.
+pub(super) fn describe() {
+    for Description { name, kind, unit, help } in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(name, unit, help),
+            Kind::Gauge => describe_gauge!(name, unit, help),
+            Kind::Histogram => describe_histogram!(name, unit, help),
+        }
+    }
+    for invariant in Invariant::ALL {
+        counter!(VIOLATIONS, "invariant" => invariant.id()).increment(0);
+    }
+    counter!(ACTOR_RESTARTS).increment(0);
 }

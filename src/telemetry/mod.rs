@@ -1,3 +1,200 @@
 //! What the outside sees of the inside: logs and metrics.
 
 pub mod metrics;
+
+use std::{
+    convert::Infallible,
+    env,
+    io::IsTerminal,
+    panic,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
+
+/// Where the filter of logs is looked for, the first one first.
+const LOG_VARIABLES: [&str; 2] = ["COUPOND_LOG", "RUST_LOG"];
+
+/// What is logged when nothing else is asked for: libraries only when something is amiss.
+const LOG_DEFAULT: &str = "info,fjall=warn,lsm_tree=warn,ractor=warn,scylla=warn";
+
+/// Upper bounds of latencies in seconds: from a tenth of a millisecond, which is an fsync here, to
+/// ten seconds, after which nobody waits.
+const LATENCY_BOUNDS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+/// How often samples of histograms are folded into their buckets when nobody scrapes: until then
+/// each sample takes memory.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Which logs are wanted.
+#[derive(Debug)]
+pub struct LogFilter(EnvFilter);
+
+/// A filter of logs that can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable} is {filter:?}, which is no filter of logs")]
+pub struct LogFilterError {
+    /// The environment variable at fault.
+    pub variable: &'static str,
+    /// What it holds.
+    pub filter: String,
+    /// What is wrong with it.
+    #[source]
+    pub source: ParseError,
+}
+
+impl LogFilter {
+    /// What `COUPOND_LOG`, else `RUST_LOG`, asks for; otherwise `info`, and of libraries `warn`.
+    ///
+    /// # Errors
+    /// [`LogFilterError`] when the variable holds no filter.
+    pub fn from_environment() -> Result<Self, LogFilterError> {
+        let asked = LOG_VARIABLES.iter().find_map(|variable| {
+            let filter = env::var_os(variable).filter(|filter| !filter.is_empty())?;
+            Some((*variable, filter.to_string_lossy().into_owned()))
+        });
+        match asked {
+            Some((variable, filter)) => Self::parse(variable, filter),
+            None => Ok(Self(EnvFilter::new(LOG_DEFAULT))),
+        }
+    }
+
+    fn parse(variable: &'static str, filter: String) -> Result<Self, LogFilterError> {
+        match EnvFilter::builder().parse(&filter) {
+            Ok(parsed) => Ok(Self(parsed)),
+            Err(source) => Err(LogFilterError { variable, filter, source }),
+        }
+    }
+}
+
+/// Sends logs of this process, and what libraries say through the `log` crate, to the standard
+/// error: for people on a terminal, otherwise one JSON object a line. Panics are logged too.
+/// A second call changes nothing.
+pub fn install_logs(filter: LogFilter) {
+    let logs = tracing_subscriber::fmt().with_env_filter(filter.0).with_writer(std::io::stderr);
+    // An error means that logs are installed already.
+    let installed = if std::io::stderr().is_terminal() {
+        logs.compact().with_ansi(env::var_os("NO_COLOR").is_none()).finish().try_init()
+    } else {
+        logs.json().flatten_event(true).with_span_list(false).finish().try_init()
+    };
+    if installed.is_ok() {
+        panic::set_hook(Box::new(log_panic));
+    }
+}
+
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let text = panic.payload().downcast_ref::<&str>().copied();
+    let owned = panic.payload().downcast_ref::<String>().map(String::as_str);
+    let message = text.or(owned).unwrap_or("without a message");
+    let location = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    tracing::error!(panic = message, location, thread = thread.name(), "a thread panicked");
+}
+
+/// The metrics of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    recorded: PrometheusHandle,
+    process: metrics_process::Collector,
+    /// One at a time: process metrics are read and set in steps.
+    rendering: Mutex<()>,
+}
+
+/// Starts recording metrics, once per process: every call returns the same.
+pub fn install_metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&LATENCY_BOUNDS)
+            .expect("the bounds are a constant that is not empty")
+            .build_recorder();
+        let recorded = recorder.handle();
+        if ::metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("metrics go to a recorder that was there before: none are shown here");
+        }
+        metrics::describe();
+        let process = metrics_process::Collector::default();
+        process.describe();
+        Metrics { recorded, process, rendering: Mutex::new(()) }
+    })
+}
+
+impl Metrics {
+    /// All metrics as Prometheus text, those of the process read now.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.process.collect();
+        self.recorded.render()
+    }
+
+    /// Keeps the memory of metrics bounded while nobody scrapes them. Never completes; whoever
+    /// runs the process runs this beside.
+    pub async fn upkeep(&self) -> Infallible {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.recorded.run_upkeep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::invariant::Invariant;
+
+    #[test]
+    fn metrics_are_installed_once_and_rendered_with_help_and_buckets() {
+        let shown = install_metrics();
+        assert!(std::ptr::eq(shown, install_metrics()));
+        // Other tests of this process record too: only this operation is ours alone.
+        metrics::store_latency("told_by_telemetry", Duration::from_secs(3));
+        let text = shown.render();
+        for line in [
+            "# HELP coupond_store_latency_seconds One operation of the coupon store.",
+            "# TYPE coupond_store_latency_seconds histogram",
+            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"0.0001\"} 0",
+            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"2.5\"} 0",
+            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"5\"} 1",
+            "coupond_store_latency_seconds_sum{operation=\"told_by_telemetry\"} 3",
+            "# TYPE process_resident_memory_bytes gauge",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        for invariant in Invariant::ALL {
+            let id = invariant.id();
+            let counted = format!("coupond_invariant_violations_total{{invariant=\"{id}\"}} ");
+            assert!(text.contains(&counted), "{counted}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_metric_of_the_outside_has_a_description() {
+        let source = include_str!("metrics.rs");
+        let named = source
+            .lines()
+            .filter(|line| line.starts_with("const "))
+            .filter_map(|line| line.split('"').nth(1).filter(|name| name.starts_with("coupond_")));
+        let mut named: Vec<_> = named.collect();
+        let mut described: Vec<_> = metrics::names().collect();
+        named.sort_unstable();
+        described.sort_unstable();
+        assert_eq!(described, named);
+    }
+
+    #[test]
+    fn filters_of_logs_are_checked() {
+        for good in ["warn", "info,coupond=debug", LOG_DEFAULT] {
+            assert!(LogFilter::parse("COUPOND_LOG", good.to_owned()).is_ok(), "{good}");
+        }
+        let error = LogFilter::parse("COUPOND_LOG", "coupond=loud".to_owned()).unwrap_err();
+        assert!(error.to_string().starts_with("COUPOND_LOG is \"coupond=loud\", which is no"));
+    }
+}

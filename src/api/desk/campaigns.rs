@@ -30,7 +30,7 @@ use crate::{
         keys::Keys,
     },
     log::codec::Codec,
-    store::{CampaignRows, CouponStore, Hold, HoldState},
+    store::{CampaignRows, CouponStore, Hold},
     telemetry::metrics,
 };
 
@@ -279,16 +279,24 @@ impl Campaigns {
         };
         check_versions(campaign, &versions, keys)?;
         versions.sort_by_key(|version| version.position);
-        let mut holds: Vec<Hold> =
-            holds.into_iter().filter(|hold| hold.state != HoldState::Closed).collect();
+        let unsettled_from = holds.iter().map(Hold::unsettled_from).min();
+        let mut holds: Vec<Hold> = holds.into_iter().filter(Hold::is_in_force).collect();
         holds.sort_by_key(|hold| (hold.from, hold.number));
         if versions.is_empty() && holds.is_empty() {
             return Ok(None);
         }
         let mark = mark.map_or((0, 0), |mark| (mark.offset, mark.issued));
-        let quarantined_from = holds.first().map(|hold| hold.from);
+        let is_quarantined = !holds.is_empty();
         let first = versions.first().map(|version| version.definition.terms.clone());
-        let edge = EdgeState { read_at, stored_below, progress, quarantined_from, mark, versions };
+        let edge = EdgeState {
+            read_at,
+            stored_below,
+            progress,
+            is_quarantined,
+            unsettled_from,
+            mark,
+            versions,
+        };
         Ok(Some(Arc::new(Known { edge, first, holds })))
     }
 

@@ -8,7 +8,7 @@ use super::{Failure, NodeClock, STORE_TIMEOUT, chain};
 use crate::{
     answer::Moment,
     domain::ids::{CampaignId, Offset, Partition},
-    store::{CouponStore, HoldState, PartitionRows},
+    store::{CouponStore, PartitionRows},
 };
 
 /// Oldest read that is shared: no older than durable progress trails its watermark anyway.
@@ -79,9 +79,10 @@ impl Partitions {
         campaign: &CampaignId,
         offset: Offset,
     ) -> bool {
-        let held = rows.holds.iter().any(|hold| {
-            hold.campaign == *campaign && hold.state != HoldState::Closed && hold.from <= offset
-        });
+        let held = rows
+            .holds
+            .iter()
+            .any(|hold| hold.campaign == *campaign && hold.unsettled_from() <= offset);
         offset < self.progress(rows) && !held
     }
 }

@@ -271,6 +271,7 @@ impl World {
             kind: HoldKind::Failure,
             reason: "it failed".to_owned(),
             state,
+            until: 0,
         };
         self.store.write(&[Row::Hold(hold)]).await.unwrap();
     }

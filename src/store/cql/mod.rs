@@ -1,1 +1,150 @@
-//! To come.
+//! The coupon store on a CQL database: ScyllaDB, or Cassandra 5, which is what tests run.
+//!
+//! Every table is in `cql/`, one numbered step each. No read is before a write, no transaction on
+//! the way: rows carry timestamps that make a repeated, late or foreign write a no-op (`rows`),
+//! and reads and writes meet in a majority of the copies (`session`).
+
+mod error;
+mod read;
+mod rows;
+mod schema;
+mod session;
+mod statements;
+mod steps;
+mod write;
+
+use std::{future::Future, sync::Arc};
+
+use async_trait::async_trait;
+use scylla::client::session::Session;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+pub use self::error::{ConnectError, Refusal};
+use self::{schema::Schema, session::Profiles, statements::Statements};
+use super::{
+    CampaignRows, CouponPages, CouponStore, Layout, PartitionRows, Row, Selection, StoreError,
+};
+use crate::{
+    config::CqlConfig,
+    domain::ids::{CampaignId, Partition},
+    telemetry::metrics,
+};
+
+/// Writes under way at once over all callers. Throughput rises no more above a few dozen, while
+/// every further one adds to the time of all, and to what a slow database has to hold.
+const WRITES_IN_FLIGHT_MAX: usize = 128;
+
+/// Reads under way at once over all callers, scans included, each at most a page of 1 MB.
+const READS_IN_FLIGHT_MAX: usize = 128;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Connects to the database, makes or checks keyspace and schema, and gives the store.
+///
+/// # Errors
+/// [`ConnectError`]; a refusal is not helped by trying again.
+pub async fn connect(config: &CqlConfig) -> Result<CqlStore, ConnectError> {
+    let setup = session::for_setup(config).await?;
+    let sharded = session::is_sharded(&setup);
+    let placement = Schema::new(&setup, config)?.establish().await?;
+    placement.warn_if_thin(&config.keyspace);
+    session::warn_if_acknowledged_early(&setup, sharded).await;
+    drop(setup);
+    let profiles = Profiles::new(&placement);
+    let session = session::for_work(config, &placement, &profiles, sharded).await?;
+    let statements = Statements::prepare(&session, &profiles, &config.keyspace).await?;
+    let shared = Shared {
+        session,
+        profiles,
+        statements,
+        writes: Semaphore::new(WRITES_IN_FLIGHT_MAX),
+        reads: Semaphore::new(READS_IN_FLIGHT_MAX),
+    };
+    Ok(CqlStore { shared: Arc::new(shared) })
+}
+
+/// The coupon store of a distributed instance. Cheap to clone.
+#[derive(Clone)]
+pub struct CqlStore {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for CqlStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CqlStore").finish_non_exhaustive()
+    }
+}
+
+/// What every clone and every stream of pages shares.
+struct Shared {
+    session: Session,
+    profiles: Profiles,
+    statements: Statements,
+    writes: Semaphore,
+    reads: Semaphore,
+}
+
+impl Shared {
+    async fn write_permit(&self) -> SemaphorePermit<'_> {
+        self.writes.acquire().await.expect("nobody closes the semaphore")
+    }
+
+    async fn read_permit(&self) -> SemaphorePermit<'_> {
+        self.reads.acquire().await.expect("nobody closes the semaphore")
+    }
+}
+
+/// Records how long an operation took.
+async fn timed<T>(operation: &'static str, work: impl Future<Output = T>) -> T {
+    let start = Instant::now();
+    let outcome = work.await;
+    metrics::store_latency(operation, start.elapsed());
+    outcome
+}
+
+#[async_trait]
+impl CouponStore for CqlStore {
+    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
+        let layout = timed("layout", self.shared.layout(proposed)).await;
+        layout.map_err(|source| StoreError::new("settling the layout", source))
+    }
+
+    async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
+        timed("write", self.shared.write(rows)).await
+    }
+
+    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
+        let rows = timed("partition", self.shared.partition(partition)).await;
+        let operation = || format!("reading progress and holds of partition {partition}");
+        rows.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<CampaignRows, StoreError> {
+        let rows = timed("campaign", self.shared.campaign(campaign, partition)).await;
+        let operation = || format!("reading holds, mark and versions of {campaign}");
+        rows.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
+        match selection {
+            Selection::All => self.shared.scan(campaign),
+            Selection::OfUser { user, bucket } => self.shared.of_user(campaign, user, bucket),
+        }
+    }
+
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, StoreError> {
+        let campaigns = timed("campaigns", self.shared.campaigns(after, limit)).await;
+        campaigns.map_err(|source| StoreError::new("listing campaigns", source))
+    }
+}

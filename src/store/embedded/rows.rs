@@ -38,8 +38,9 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
         }
         Row::Hold(hold) => {
             let key = keys::hold(hold.partition, &hold.campaign, hold.from, hold.number);
-            let row = HoldRow { kind: hold.kind, reason: hold.reason.clone(), state: hold.state };
-            entries.push(Entry::Raise(key, ranked(rank_of(hold.state), &json(&row))));
+            let Hold { kind, state, until, .. } = *hold;
+            let row = HoldRow { kind, reason: hold.reason.clone(), state, until };
+            entries.push(Entry::Raise(key, ranked(hold.rank(), &json(&row))));
         }
         Row::Mark(mark) => {
             let value = ranked(mark.offset, &json(&MarkRow { issued: mark.issued }));
@@ -55,19 +56,12 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
     }
 }
 
-fn rank_of(state: HoldState) -> u64 {
-    match state {
-        HoldState::Open => 0,
-        HoldState::Released => 1,
-        HoldState::Closed => 2,
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct HoldRow {
     kind: HoldKind,
     reason: String,
     state: HoldState,
+    until: Offset,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,8 +98,8 @@ pub(super) fn decode_hold(
     const WHAT: Unreadable = Unreadable("a hold");
     let (campaign, from, number) = keys::hold_parts(key).ok_or(WHAT)?;
     let row: HoldRow = parse(value.get(RANK_BYTES..).ok_or(WHAT)?, WHAT)?;
-    let HoldRow { kind, reason, state } = row;
-    Ok(Hold { campaign, partition, from, number, kind, reason, state })
+    let HoldRow { kind, reason, state, until } = row;
+    Ok(Hold { campaign, partition, from, number, kind, reason, state, until })
 }
 
 pub(super) fn decode_mark(campaign: &CampaignId, value: &[u8]) -> Result<Mark, Unreadable> {

@@ -1,0 +1,163 @@
+//! What a partition consumer has written and read for it, each in a task of its own, repeated
+//! until it is done.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{
+    Environment,
+    task::{Chain, until_done},
+};
+use crate::{
+    domain::{
+        answer::FeedMessage,
+        ids::{Offset, Partition},
+        rows::{Hold, Mark, PartitionRows, Progress},
+    },
+    log::{LogError, LogReader, LogRecord, ReadError, codec::DeadLetterReason},
+    store::Row,
+    telemetry::metrics,
+};
+
+/// Feed messages of one partition that wait to be handed over. The feed may lose messages, so
+/// what does not fit is dropped, and followers see the gap.
+pub(super) const FEED_QUEUE_MAX: usize = 256;
+
+/// A partition as its new owner finds it.
+pub(super) struct Opened {
+    pub(super) rows: PartitionRows,
+    pub(super) end: Offset,
+    pub(super) reader: Box<dyn LogReader>,
+    pub(super) position: Offset,
+}
+
+/// Why a partition is halted, as a sentence for the operator.
+pub(super) type Halt = String;
+
+/// Reads a partition's progress and holds, and checks them against the log.
+pub(super) async fn open(environment: &Environment, partition: Partition) -> Result<Opened, Halt> {
+    let read = || environment.store.partition(partition);
+    let rows = until_done("reading a partition's progress", read).await;
+    let read = || environment.log.bounds(partition);
+    let bounds = until_done("reading the ends of the log", read).await;
+    let position = rows.progress.as_ref().map_or(0, |progress| progress.next);
+    if let Some(progress) = &rows.progress
+        && progress.log_epoch != environment.log_epoch
+    {
+        let (found, ours) = (progress.log_epoch, environment.log_epoch);
+        return Err(format!("progress is of log epoch {found}, this is {ours}"));
+    }
+    if position < bounds.low {
+        let low = bounds.low;
+        return Err(format!("records from {position} on are needed, the log begins at {low}"));
+    }
+    if position > bounds.high {
+        let high = bounds.high;
+        return Err(format!("everything below {position} was settled, the log ends at {high}"));
+    }
+    if let Some(last) = rows.progress.as_ref().and_then(|progress| progress.last)
+        && last.offset >= bounds.low
+    {
+        let record = until_done("reading the last settled record", || {
+            read_at(environment, partition, last.offset)
+        })
+        .await;
+        let digest = record.map(|record| (record.offset, digest(environment, &record)));
+        if digest != Some((last.offset, last.digest)) {
+            let offset = last.offset;
+            return Err(format!("the record at {offset} is not the one that was settled"));
+        }
+    }
+    let open = || environment.log.open(partition, position);
+    let reader = until_done("opening a partition", open).await;
+    Ok(Opened { rows, end: bounds.high, reader, position })
+}
+
+/// The digest by which a rewritten record is noticed.
+pub(super) fn digest(environment: &Environment, record: &LogRecord) -> [u8; 16] {
+    environment.keys.record_digest(&record.key, &record.value)
+}
+
+/// The first record at or after `offset`; none when the log says that it can't be read.
+async fn read_at(
+    environment: &Environment,
+    partition: Partition,
+    offset: Offset,
+) -> Result<Option<LogRecord>, LogError> {
+    let mut reader = environment.log.open(partition, offset).await?;
+    match reader.read(1).await {
+        Ok(records) => Ok(records.into_iter().next()),
+        Err(ReadError::OutOfRange { .. } | ReadError::Closed) => Ok(None),
+        Err(ReadError::Failed(error)) => Err(error),
+    }
+}
+
+/// Makes holds and marks durable, then the progress that passes them.
+pub(super) async fn persist(
+    environment: &Environment,
+    holds: Vec<Hold>,
+    marks: Vec<Mark>,
+    progress: Progress,
+) {
+    let holds = holds.into_iter().map(Row::Hold);
+    let rows: Vec<_> = holds.chain(marks.into_iter().map(Row::Mark)).collect();
+    if !rows.is_empty() {
+        until_done("storing marks", || environment.store.write(&rows)).await;
+    }
+    let row = [Row::Progress(progress)];
+    until_done("storing progress", || environment.store.write(&row)).await;
+}
+
+/// Makes a hold durable in its state, and before it the mark that it makes true again.
+pub(super) async fn write_hold(environment: &Environment, hold: Hold, mark: Option<Mark>) {
+    if let Some(mark) = mark {
+        let row = [Row::Mark(mark)];
+        until_done("storing a mark", || environment.store.write(&row)).await;
+    }
+    let row = [Row::Hold(hold)];
+    until_done("storing a hold", || environment.store.write(&row)).await;
+}
+
+/// Keeps a record as a dead letter.
+pub(super) async fn keep_letter(
+    environment: &Environment,
+    partition: Partition,
+    record: &LogRecord,
+    reason: DeadLetterReason,
+) {
+    metrics::dead_letter(reason.name());
+    tracing::warn!(
+        partition,
+        offset = record.offset,
+        reason = reason.name(),
+        "record kept as a dead letter"
+    );
+    let keep = || environment.log.dead_letter(partition, record, reason.name());
+    until_done("keeping a dead letter", keep).await;
+}
+
+/// Keeps the record at `offset`, whose campaign is not defined there, as a dead letter.
+pub(super) async fn keep_undefined(environment: &Environment, partition: Partition, at: Offset) {
+    let read = || read_at(environment, partition, at);
+    match until_done("reading a record again", read).await {
+        Some(record) if record.offset == at => {
+            keep_letter(environment, partition, &record, DeadLetterReason::Undefined).await;
+        }
+        _ => tracing::warn!(partition, offset = at, "record can't be read again as a dead letter"),
+    }
+}
+
+/// Hands messages over to the feed, in order.
+pub(super) async fn publish_all(
+    environment: Arc<Environment>,
+    mut messages: mpsc::Receiver<FeedMessage>,
+) {
+    while let Some(message) = messages.recv().await {
+        let partition = message.partition;
+        if let Err(error) = environment.feed.publish(message).await {
+            // Followers see the gap and ask the store.
+            tracing::warn!(partition, error = %Chain(&error), "feed message was lost");
+        }
+    }
+}

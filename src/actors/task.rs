@@ -1,0 +1,72 @@
+//! Tasks that end with whoever started them, and retries without end but with backoff.
+
+use std::{fmt, future::Future, time::Duration};
+
+use tokio::task::JoinHandle;
+
+/// First pause of a retry; doubled up to [`BACKOFF_MAX`].
+const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+
+/// Longest pause of a retry: what a recovered store or log makes wait at most.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A task that is aborted when its guard is dropped.
+#[derive(Debug)]
+pub(super) struct TaskGuard(JoinHandle<()>);
+
+impl TaskGuard {
+    /// Runs `future` until it ends or the guard is dropped.
+    pub(super) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(future))
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Repeats `attempt` until it succeeds. For whatever must not be gone on without: it ends only
+/// with success or with the task that it runs in.
+pub(super) async fn until_done<T, E, F>(operation: &str, mut attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    E: std::error::Error,
+{
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) => {
+                tracing::warn!(
+                    operation,
+                    error = %Chain(&error),
+                    retry_in_ms = backoff.as_millis() as u64,
+                    "operation failed, will be repeated"
+                );
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+/// An error with all of its causes on one line.
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

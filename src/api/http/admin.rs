@@ -1,0 +1,171 @@
+//! The admin listener: defining and changing campaigns, metrics, health.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+
+use super::{
+    HttpParts, RenderMetrics, body,
+    caller::AdminToken,
+    definition,
+    problem::{Kind, Problem},
+    public::{self, PathOf},
+    views::{self, AdminBody, HealthBody},
+};
+use crate::{
+    api::desk::model::{Command, Desk},
+    domain::{definition::Terms, ids::CampaignId},
+};
+
+/// The paths that need no token: whoever watches the node reads them. Everything else does.
+const OPEN_PATHS: [&str; 3] = ["/metrics", "/health/live", "/health/ready"];
+
+/// What Prometheus expects of a text exposition.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+struct Office {
+    desk: Arc<dyn Desk>,
+    token: AdminToken,
+    render_metrics: RenderMetrics,
+}
+
+/// The routes of the admin listener; the token is looked at by [`guard`].
+pub(super) fn routes(parts: &HttpParts) -> Router {
+    let office = Arc::new(Office {
+        desk: Arc::clone(&parts.desk),
+        token: AdminToken::new(&parts.admin_token),
+        render_metrics: Arc::clone(&parts.render_metrics),
+    });
+    let router = Router::new()
+        .route("/admin/campaigns", get(list))
+        .route("/admin/campaigns/{campaign_id}", get(show).put(define).patch(amend))
+        .route("/admin/campaigns/{campaign_id}/pause", post(pause))
+        .route("/admin/campaigns/{campaign_id}/resume", post(resume))
+        .route("/admin/campaigns/{campaign_id}/close", post(close))
+        .route("/admin/campaigns/{campaign_id}/release", post(release))
+        .route("/metrics", get(metrics))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .with_state(Arc::clone(&office));
+    super::with_fallbacks(router).layer(middleware::from_fn_with_state(office, guard))
+}
+
+/// Rights come first, before existence and shape (INV-11): without the token even an unknown path
+/// is 401.
+async fn guard(State(office): State<Arc<Office>>, request: Request, next: Next) -> Response {
+    let open = OPEN_PATHS.contains(&request.uri().path());
+    if open || office.token.admits(request.headers()) {
+        return next.run(request).await;
+    }
+    Problem::new(Kind::NoToken, "send Authorization: Bearer with the admin token").into_response()
+}
+
+async fn list(State(office): State<Arc<Office>>, uri: Uri) -> Result<Response, Problem> {
+    public::page(&*office.desk, &uri).await
+}
+
+async fn show(
+    State(office): State<Arc<Office>>,
+    path: PathOf<String>,
+) -> Result<Response, Problem> {
+    let view = office.desk.admin_view(&public::campaign_id(path)?).await?;
+    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+}
+
+async fn define(
+    State(office): State<Arc<Office>>,
+    path: PathOf<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let campaign = public::campaign_id(path)?;
+    let (head, body) = request.into_parts();
+    let terms: Terms = definition::terms(&body::read_json(&head.headers, body).await?)?;
+    let location = HeaderValue::try_from(format!("/admin/campaigns/{campaign}"));
+    let (created, view) = office.desk.define(campaign, terms).await?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = views::json(status, &AdminBody::from(&view));
+    if let (true, Ok(location)) = (created, location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+async fn amend(
+    State(office): State<Arc<Office>>,
+    path: PathOf<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let campaign = public::campaign_id(path)?;
+    let (head, body) = request.into_parts();
+    let amendment = body::read_json(&head.headers, body).await;
+    match amendment.and_then(|body| definition::amendment(&body)) {
+        Ok(amendment) => command(&office, &campaign, Command::Amend(amendment)).await,
+        Err(problem) => {
+            // Existence comes before the body; a sound one leaves it to the command itself.
+            office.desk.campaign(&campaign).await?;
+            Err(problem)
+        }
+    }
+}
+
+async fn pause(
+    State(office): State<Arc<Office>>,
+    path: PathOf<String>,
+) -> Result<Response, Problem> {
+    command(&office, &public::campaign_id(path)?, Command::Pause).await
+}
+
+async fn resume(
+    State(office): State<Arc<Office>>,
+    path: PathOf<String>,
+) -> Result<Response, Problem> {
+    command(&office, &public::campaign_id(path)?, Command::Resume).await
+}
+
+async fn close(
+    State(office): State<Arc<Office>>,
+    path: PathOf<String>,
+) -> Result<Response, Problem> {
+    command(&office, &public::campaign_id(path)?, Command::Close).await
+}
+
+async fn release(
+    State(office): State<Arc<Office>>,
+    path: PathOf<String>,
+) -> Result<Response, Problem> {
+    let view = office.desk.release(&public::campaign_id(path)?).await?;
+    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+}
+
+async fn command(
+    office: &Office,
+    campaign: &CampaignId,
+    command: Command,
+) -> Result<Response, Problem> {
+    let view = office.desk.command(campaign, command).await?;
+    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+}
+
+async fn metrics(State(office): State<Arc<Office>>) -> Response {
+    let text = (office.render_metrics)();
+    ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response()
+}
+
+async fn live() -> Response {
+    views::json(StatusCode::OK, &HealthBody { status: "live" })
+}
+
+async fn ready(State(office): State<Arc<Office>>) -> Result<Response, Problem> {
+    let not_ready = office.desk.not_ready();
+    if not_ready.is_empty() {
+        return Ok(views::json(StatusCode::OK, &HealthBody { status: "ready" }));
+    }
+    Err(Problem::not_ready(not_ready))
+}

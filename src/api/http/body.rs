@@ -1,0 +1,105 @@
+//! Bodies: their declared type, their size, and the time that they may take to arrive.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, BodyDataStream, Bytes},
+    http::{HeaderMap, header},
+};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::problem::{Kind, Problem};
+
+/// Largest body: the largest definition needs about 400 bytes, an issue request 250.
+pub(super) const BODY_BYTES_MAX: usize = 1_024;
+
+/// Time in which a body arrives: it fits one packet, so that this is a stalled client.
+const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How much of a body is read before it is refused unseen, so that a client that is
+/// still sending reads the refusal instead of a reset connection.
+const DRAINED_BYTES_MAX: usize = 64 * 1_024;
+
+/// Reads a body that is declared as JSON and at most [`BODY_BYTES_MAX`] long.
+///
+/// # Errors
+/// 415 where it is declared as something else, 413 where it is longer, 408 where it does not come
+/// in time, 400 where it breaks off.
+pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let refused = if !is_json(headers) {
+        let detail = "the body must be sent with Content-Type: application/json";
+        Some(Problem::new(Kind::UnsupportedMediaType, detail))
+    } else if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        Some(too_large())
+    } else {
+        None
+    };
+    if let Some(refused) = refused {
+        // Who waits for `100 Continue` has sent nothing that would have to be read.
+        if !headers.contains_key(header::EXPECT) {
+            drain(body.into_data_stream()).await;
+        }
+        return Err(refused);
+    }
+    let mut chunks = body.into_data_stream();
+    let Ok(collected) = timeout(BODY_TIME_MAX, collect(&mut chunks)).await else {
+        let seconds = BODY_TIME_MAX.as_secs();
+        let detail = format!("the body did not arrive within {seconds} s");
+        return Err(Problem::new(Kind::RequestTimeout, detail));
+    };
+    match collected? {
+        Some(body) => Ok(body),
+        None => {
+            drain(chunks).await;
+            Err(too_large())
+        }
+    }
+}
+
+/// Collects a body, or nothing where it is too large.
+async fn collect(chunks: &mut BodyDataStream) -> Result<Option<Bytes>, Problem> {
+    let mut collected = Bytes::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk
+            .map_err(|error| Problem::new(Kind::NotJson, format!("the body broke off: {error}")))?;
+        if collected.len() + chunk.len() > BODY_BYTES_MAX {
+            return Ok(None);
+        }
+        // Bodies come in one chunk: the only one is not copied.
+        collected = if collected.is_empty() {
+            chunk
+        } else {
+            Bytes::from([collected.as_ref(), chunk.as_ref()].concat())
+        };
+    }
+    Ok(Some(collected))
+}
+
+/// Reads on and forgets, within bounds; whether the end was reached changes nothing.
+async fn drain(mut chunks: BodyDataStream) {
+    let read = async {
+        let mut left = DRAINED_BYTES_MAX;
+        while left > 0
+            && let Some(Ok(chunk)) = chunks.next().await
+        {
+            left = left.saturating_sub(chunk.len());
+        }
+    };
+    let _ = timeout(BODY_TIME_MAX, read).await;
+}
+
+fn too_large() -> Problem {
+    let detail = format!("the body must be at most {BODY_BYTES_MAX} bytes");
+    Problem::new(Kind::BodyTooLarge, detail)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(declared) = headers.get(header::CONTENT_TYPE) else { return false };
+    let essence = declared.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,387 @@
+//! Asking for a coupon: every answer and every refusal of `POST /coupon/issue`.
+
+use axum::body::{Body, Bytes};
+use futures_util::stream;
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use super::*;
+use crate::domain::{
+    decision::{Reason, Refusal},
+    definition::Fault,
+};
+
+const BODY: &str = r#"{"campaign_id":"spring","user_id":"u1"}"#;
+
+fn post(body: impl Into<Body>) -> Request<Body> {
+    send("POST", "/coupon/issue", body)
+}
+
+fn taken(answer: Option<Answer>) -> Script {
+    let issue = Ok(Taken { request_id: "r-1".into(), answer, waited: true });
+    Script { issue, ..Script::default() }
+}
+
+fn refusing(refused: Refused) -> Script {
+    Script { issue: Err(refused), ..Script::default() }
+}
+
+#[tokio::test]
+async fn a_request_in_the_log_is_202_with_its_location() {
+    let site = Site::new(taken(None));
+    let reply = site.public(post(BODY)).await;
+    reply.expect(
+        202,
+        r#"{"request_id":"r-1","campaign_id":"spring","user_id":"u1","status":"pending"}"#,
+    );
+    assert_eq!(reply.header("location"), Some("/coupon/requests/r-1"));
+    assert_eq!(reply.header("preference-applied"), None);
+    assert_eq!(site.desk.asked(), ["issue (\"spring\", \"u1\", None, None)"]);
+}
+
+#[tokio::test]
+async fn a_decision_that_was_waited_for_is_200() {
+    for (answer, shown) in decisions() {
+        let site = Site::new(taken(Some(answer)));
+        let reply = site.public(with(post(BODY), &[("prefer", "wait=5")])).await;
+        let body =
+            format!(r#"{{"request_id":"r-1","campaign_id":"spring","user_id":"u1",{shown}}}"#);
+        reply.expect(200, &body);
+        assert_eq!(reply.header("preference-applied"), Some("wait=5"));
+        assert_eq!(reply.header("location"), None);
+        assert_eq!(site.desk.asked(), ["issue (\"spring\", \"u1\", None, Some(5s))"]);
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_is_ignored_or_ends_without_a_decision_is_202() {
+    for (prefer, wait) in [("wait=0", "Some(0ns)"), ("wait=31", "None"), ("wait=soon", "None")] {
+        let site = Site::new(taken(None));
+        let reply = site.public(with(post(BODY), &[("prefer", prefer)])).await;
+        assert_eq!((reply.status, reply.header("preference-applied")), (202, None));
+        assert_eq!(site.desk.asked(), [format!("issue (\"spring\", \"u1\", None, {wait})")]);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_no_request_can_have_is_told_as_not_known() {
+    let refused = Answer::Refused { refusal: Refusal::StaleVersion };
+    for answer in [Answer::Accepted, refused] {
+        let site = Site::new(taken(Some(answer)));
+        let reply = site.public(with(post(BODY), &[("prefer", "wait=5")])).await;
+        reply.problem(503, "outcome-unknown");
+    }
+}
+
+#[tokio::test]
+async fn the_idempotency_key_is_handed_on_or_refused() {
+    let site = Site::new(taken(None));
+    let longest = "k".repeat(64);
+    for key in ["k", "Az09._:-", &longest] {
+        let reply = site.public(with(post(BODY), &[("idempotency-key", key)])).await;
+        assert_eq!(reply.status, 202, "{key}");
+        let asked = format!("issue (\"spring\", \"u1\", Some({key:?}), None)");
+        assert_eq!(site.desk.asked().last(), Some(&asked));
+    }
+    let too_long = "k".repeat(65);
+    let asked = site.desk.asked().len();
+    for key in ["", "\"quoted\"", "a b", "a@b", "\u{e9}", &too_long] {
+        let reply = site.public(with(post(BODY), &[("idempotency-key", key)])).await;
+        assert_eq!(reply.faults(), ["Idempotency-Key"], "{key}");
+    }
+    let twice = with(post(BODY), &[("idempotency-key", "a"), ("idempotency-key", "a")]);
+    assert_eq!(site.public(twice).await.faults(), ["Idempotency-Key"]);
+    let with_body = with(post(r#"{"campaign_id":""}"#), &[("idempotency-key", " ")]);
+    let faults = site.public(with_body).await.faults();
+    assert_eq!(faults, ["campaign_id", "user_id", "Idempotency-Key"]);
+    assert_eq!(site.desk.asked().len(), asked, "nothing of these was asked");
+}
+
+#[tokio::test]
+async fn a_body_of_another_shape_names_every_field_at_fault() {
+    let site = Site::new(Script::default());
+    let too_long = format!(r#"{{"campaign_id":"{}","user_id":"u1"}}"#, "a".repeat(65));
+    let no_user = format!(r#"{{"campaign_id":"a","user_id":"{}"}}"#, "a".repeat(129));
+    let none: &[&str] = &[];
+    for (body, fields) in [
+        ("{}", &["campaign_id", "user_id"][..]),
+        (r#"{"campaign_id":"a"}"#, &["user_id"]),
+        (r#"{"campaign_id":"a","user_id":null}"#, &["user_id"]),
+        (r#"{"campaign_id":1,"user_id":true}"#, &["campaign_id", "user_id"]),
+        (r#"{"campaign_id":["a"],"user_id":{"a":{"b":[]}}}"#, &["campaign_id", "user_id"]),
+        (r#"{"campaign_id":-1,"user_id":1.5}"#, &["campaign_id", "user_id"]),
+        (r#"{"campaign_id":"A","user_id":"a b"}"#, &["campaign_id", "user_id"]),
+        (r#"{"campaign_id":"-a","user_id":""}"#, &["campaign_id", "user_id"]),
+        (r#"{"campaign_id":"a","user_id":"\u00e9"}"#, &["user_id"]),
+        (r#"{"campaign_id":"a","user_id":"u\u0000"}"#, &["user_id"]),
+        (&too_long, &["campaign_id"]),
+        (&no_user, &["user_id"]),
+        (r#"{"campaign_id":"a","user_id":"u","x":1}"#, &["x"]),
+        (r#"{"campaign_id":"a","user_id":"u","x":1,"y":2,"x":3}"#, &["x", "y"]),
+        (r#"{"campaign_id":"a","user_id":"u","Campaign_id":"a"}"#, &["Campaign_id"]),
+        (r#"{"campaign_id":"a","user_id":"u","user_id":"u"}"#, &["user_id"]),
+        (r#"{"campaign_id":"a","user_id":"u","user\u005fid":"u"}"#, &["user_id"]),
+        (r#"{"y":0,"user_id":"u","user_id":"!"}"#, &["y", "user_id", "campaign_id"]),
+        ("[]", none),
+        ("null", none),
+        ("\"spring\"", none),
+        ("17", none),
+        (r#"{"campaign_id":"a","user_id":1e999}"#, none),
+        (r#"{"campaign_id":"a","user_id":"\ud800"}"#, none),
+    ] {
+        assert_eq!(site.public(post(body.to_owned())).await.faults(), fields, "{body}");
+    }
+    let deep =
+        format!(r#"{{"user_id":{}{}}}"#, "{\"a\":".repeat(140), "1".to_owned() + &"}".repeat(140));
+    assert_eq!(site.public(post(deep)).await.faults(), none);
+    assert_eq!(site.desk.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_problem_names_field_rule_and_remedy() {
+    let site = Site::new(Script::default());
+    let reply = site.public(post(r#"{"campaign_id":"spring","user_id":"u 1"}"#)).await;
+    let document = concat!(
+        r#"{"type":"/problems/invalid","title":"The request does not fit","status":422,"#,
+        r#""detail":"user_id must be 1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'","#,
+        r#""errors":[{"field":"user_id","#,
+        r#""rule":"1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'","#,
+        r#""remedy":"give the id of a user"}]}"#,
+    );
+    assert_eq!(reply.body, document);
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_400() {
+    let site = Site::new(Script::default());
+    let not_utf8 = b"{\"campaign_id\":\"a\",\"user_id\":\"\xff\"}".as_slice();
+    for body in [
+        b"".as_slice(),
+        b" ",
+        b"{",
+        b"nope",
+        b"{\"campaign_id\":\"a\",}",
+        b"{'campaign_id':'a'}",
+        b"{\"campaign_id\":\"a\"} {}",
+        b"{\"campaign_id\":\"a\nb\"}",
+        b"\xef\xbb\xbf{}",
+        b"\xfe\xff",
+        not_utf8,
+    ] {
+        site.public(post(Bytes::from(body.to_vec()))).await.problem(400, "not-json");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_another_type_is_415() {
+    let site = Site::new(taken(None));
+    for declared in ["application/json", "Application/JSON", "application/json; charset=utf-8"] {
+        let request = with(post(BODY), &[]);
+        let (mut head, body) = request.into_parts();
+        head.headers.insert("content-type", declared.parse().unwrap());
+        assert_eq!(site.public(Request::from_parts(head, body)).await.status, 202, "{declared}");
+    }
+    for declared in [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/jsonp",
+        "application/problem+json",
+    ] {
+        let (mut head, body) = post(BODY).into_parts();
+        head.headers.insert("content-type", declared.parse().unwrap());
+        let reply = site.public(Request::from_parts(head, body)).await;
+        reply.problem(415, "unsupported-media-type");
+    }
+    let (mut head, body) = post(BODY).into_parts();
+    head.headers.remove("content-type");
+    site.public(Request::from_parts(head, body)).await.problem(415, "unsupported-media-type");
+}
+
+/// [`BODY`] with spaces, `length` bytes in all.
+fn padded(length: usize) -> String {
+    format!("{BODY:length$}")
+}
+
+fn chunked(body: &str, chunk: usize) -> Body {
+    let chunks: Vec<_> = body
+        .as_bytes()
+        .chunks(chunk)
+        .map(|chunk| Ok::<_, std::io::Error>(Bytes::copy_from_slice(chunk)))
+        .collect();
+    Body::from_stream(stream::iter(chunks))
+}
+
+#[tokio::test]
+async fn a_body_above_1_kib_is_413_however_it_comes() {
+    let site = Site::new(taken(None));
+    assert_eq!(site.public(post(padded(1_024))).await.status, 202);
+    site.public(post(padded(1_025))).await.problem(413, "body-too-large");
+    for chunk in [1, 100, 1_024, 4_096] {
+        assert_eq!(site.public(post(chunked(&padded(1_024), chunk))).await.status, 202);
+        let reply = site.public(post(chunked(&padded(1_025), chunk))).await;
+        reply.problem(413, "body-too-large");
+    }
+    let declared = with(post(Body::empty()), &[("content-length", "1025")]);
+    site.public(declared).await.problem(413, "body-too-large");
+    let waiting = with(
+        post(Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>())),
+        &[("content-length", "1025"), ("expect", "100-continue")],
+    );
+    site.public(waiting).await.problem(413, "body-too-large");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stalls_is_given_up() {
+    let site = Site::new(Script::default());
+    let stalled = || stream::pending::<Result<Bytes, std::io::Error>>();
+    let reply = site.public(post(Body::from_stream(stalled()))).await;
+    reply.problem(408, "request-timeout");
+    let large = stream::iter([Ok(Bytes::from(padded(1_025)))]);
+    let reply = site
+        .public(post(Body::from_stream(futures_util::StreamExt::chain(large, stalled()))))
+        .await;
+    reply.problem(413, "body-too-large");
+    let broken = stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]);
+    site.public(post(Body::from_stream(broken))).await.problem(400, "not-json");
+    assert_eq!(site.desk.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_status_and_its_name() {
+    let retry_after = Duration::from_millis(2_500);
+    let (detail, reason) = ("the log".to_owned(), "a contradiction".to_owned());
+    let faults =
+        vec![Fault { field: "user_id", rule: "short".to_owned(), remedy: "shorten it".to_owned() }];
+    for (refused, status, kind, retry, coupons) in [
+        (Refused::UnknownCampaign, 404, "unknown-campaign", None, false),
+        (Refused::UnknownRequest, 404, "unknown-request", None, false),
+        (Refused::Certain(Reason::SoldOut), 409, "sold-out", None, true),
+        (Refused::Certain(Reason::Closed), 409, "closed", None, true),
+        (Refused::Certain(Reason::Paused), 409, "paused", None, true),
+        (Refused::Certain(Reason::NotOpenYet), 409, "not-open-yet", None, true),
+        (Refused::UserRate { retry_after }, 429, "too-many-requests", Some("3"), false),
+        (
+            Refused::Overloaded { detail: detail.clone(), retry_after: Duration::ZERO },
+            503,
+            "overloaded",
+            Some("1"),
+            false,
+        ),
+        (Refused::Halted { reason }, 503, "halted", None, false),
+        (Refused::Unknown { detail: detail.clone() }, 503, "outcome-unknown", None, false),
+        (Refused::Unavailable { detail }, 503, "unavailable", None, false),
+        (Refused::AlreadyDefined, 409, "already-defined", None, false),
+        (Refused::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", None, false),
+        (Refused::Invalid(faults), 422, "invalid", None, false),
+    ] {
+        let site = Site::new(refusing(refused));
+        let reply = site.public(post(BODY)).await;
+        let document = reply.problem(status, kind);
+        assert_eq!(reply.header("retry-after"), retry, "{kind}");
+        let url = coupons.then_some("/campaigns/spring/users/u1/coupons");
+        assert_eq!(document["coupons"].as_str(), url, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_certain_refusal_tells_where_the_coupons_of_the_user_are() {
+    for (user, shown) in [("a:b@c.d_e-F", "a:b@c.d_e-F"), (".", "%2E"), ("..", "%2E%2E")] {
+        let site = Site::new(refusing(Refused::Certain(Reason::SoldOut)));
+        let body = format!(r#"{{"campaign_id":"spring","user_id":"{user}"}}"#);
+        let document = concat!(
+            r#"{"type":"/problems/sold-out","title":"No coupon remains","status":409,"#,
+            r#""detail":"the campaign issues nothing now: sold_out","#,
+            r#""coupons":"/campaigns/spring/users/USER/coupons"}"#,
+        );
+        let reply = site.public(post(body)).await;
+        assert_eq!(reply.body, document.replace("USER", shown));
+        let url = reply.problem(409, "sold-out")["coupons"].as_str().unwrap().to_owned();
+        assert_eq!(site.public(get(&url)).await.status, 200);
+        let asked = format!("coupons_of (\"spring\", {user:?})");
+        assert_eq!(site.desk.asked().last(), Some(&asked));
+    }
+}
+
+#[tokio::test]
+async fn behind_a_gateway_the_header_says_who_asks() {
+    let site = Site::behind_gateway(taken(None));
+    let alone = r#"{"campaign_id":"spring"}"#;
+    for body in [BODY, alone] {
+        let reply = site.public(with(post(body), &[("x-user", "u1")])).await;
+        reply.expect(
+            202,
+            r#"{"request_id":"r-1","campaign_id":"spring","user_id":"u1","status":"pending"}"#,
+        );
+    }
+    let asked = "issue (\"spring\", \"u1\", None, None)".to_owned();
+    assert_eq!(site.desk.asked(), [asked.clone(), asked]);
+    let reply = site.public(post(BODY)).await;
+    reply.problem(401, "no-identity");
+    assert_eq!(reply.header("www-authenticate"), Some("Gateway realm=\"coupond\""));
+    let another = with(post(BODY), &[("x-user", "u2")]);
+    site.public(another).await.problem(403, "another-user");
+    for headers in [
+        &[("x-user", "")][..],
+        &[("x-user", "u 1")],
+        &[("x-user", "u1,u2")],
+        &[("x-user", "\u{e9}")],
+        &[("x-user", "u1"), ("x-user", "u1")],
+    ] {
+        assert_eq!(site.public(with(post(BODY), headers)).await.faults(), ["x-user"]);
+    }
+    let faulty = with(post(r#"{"user_id":"u 1"}"#), &[("x-user", "u1")]);
+    assert_eq!(site.public(faulty).await.faults(), ["campaign_id", "user_id"]);
+    assert_eq!(site.desk.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_setting_that_names_no_header_shuts_everybody_out() {
+    let site = Site::of(taken(None), Identity::Header("no header".to_owned()));
+    let request = with(post(BODY), &[("x-user", "u1")]);
+    site.public(request).await.problem(401, "no-identity");
+}
+
+#[test]
+fn every_request_is_counted_by_how_it_left_the_edge() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let rendered = recorder.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let count = |outcome: &str| {
+        let line = format!("coupond_requests_total{{outcome=\"{outcome}\"}} ");
+        let text = rendered.render();
+        let value = text.lines().find_map(|rest| rest.strip_prefix(&line)).unwrap_or("0");
+        value.parse::<u64>().unwrap()
+    };
+    let check = |site: &Site, body: &str, outcome: &str| {
+        let before = count(outcome);
+        let request = with(post(body.to_owned()), &[("prefer", "wait=1")]);
+        metrics::with_local_recorder(&recorder, || runtime.block_on(site.public(request)));
+        assert_eq!(count(outcome), before + 1, "{outcome}");
+    };
+    check(&Site::new(taken(None)), BODY, "pending");
+    for (answer, _) in decisions() {
+        let outcome = match &answer {
+            Answer::Issued { .. } => "issued",
+            Answer::AlreadyIssued { .. } => "already_issued",
+            _ => "rejected",
+        };
+        check(&Site::new(taken(Some(answer))), BODY, outcome);
+    }
+    let (detail, reason, retry_after) = (String::new(), String::new(), Duration::ZERO);
+    for (refused, outcome) in [
+        (Refused::UnknownCampaign, "unknown_campaign"),
+        (Refused::Certain(Reason::SoldOut), "sold_out"),
+        (Refused::Certain(Reason::Closed), "closed"),
+        (Refused::Certain(Reason::Paused), "paused"),
+        (Refused::Certain(Reason::NotOpenYet), "not_open_yet"),
+        (Refused::UserRate { retry_after }, "user_rate"),
+        (Refused::Overloaded { detail: detail.clone(), retry_after }, "overloaded"),
+        (Refused::Halted { reason }, "halted"),
+        (Refused::Unknown { detail: detail.clone() }, "outcome_unknown"),
+        (Refused::Unavailable { detail }, "unavailable"),
+    ] {
+        check(&Site::new(refusing(refused)), BODY, outcome);
+    }
+    check(&Site::new(taken(None)), "{}", "invalid");
+    check(&Site::behind_gateway(taken(None)), BODY, "denied");
+}

@@ -1,0 +1,389 @@
+//! Both listeners through their routers, against a desk that follows a script.
+
+mod admin;
+mod issue;
+mod reading;
+mod sockets;
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, Request, header, request},
+};
+use proptest::prelude::{any, prop_assert, proptest};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::{HttpParts, admin_router, fields, prefer, public_router, times};
+use crate::{
+    actors::ActorView,
+    api::desk::model::{
+        AdminView, CampaignState, CampaignView, Command, Desk, Found, FoundStatus, NotReady,
+        Refused, Taken,
+    },
+    config::{ApiConfig, Identity},
+    domain::{
+        code::CodeFormat,
+        definition::{Definition, Terms},
+        ids::{CampaignId, Position, Timestamp, UserId},
+        record::Request as IssueRequest,
+    },
+    feed::{Answer, CouponFace},
+};
+
+/// The token that the admin routers of these tests ask for.
+pub(super) const TOKEN: &str = "s3cret-t0ken";
+
+/// 2026-11-27T12:00:00.123Z
+pub(super) const NOON: Timestamp = Timestamp(1_795_780_800_123);
+
+/// What the desk answers, call by call, and what it was asked.
+pub(super) struct Script {
+    pub(super) issue: Result<Taken, Refused>,
+    pub(super) find: Result<Found, Refused>,
+    pub(super) campaign: Result<CampaignView, Refused>,
+    pub(super) campaigns: Result<Vec<CampaignView>, Refused>,
+    pub(super) coupons_of: Result<Vec<CouponFace>, Refused>,
+    pub(super) define: Result<(bool, CampaignView), Refused>,
+    pub(super) command: Result<CampaignView, Refused>,
+    pub(super) admin_view: Result<AdminView, Refused>,
+    pub(super) not_ready: Vec<NotReady>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let view = view("spring");
+        let actor = ActorView { state: "live", reason: None };
+        Self {
+            issue: Ok(Taken { request_id: "r-1".into(), answer: None, waited: true }),
+            find: Ok(found("u1", FoundStatus::Pending { queue_ahead: 7 })),
+            campaign: Ok(view.clone()),
+            campaigns: Ok(vec![view.clone()]),
+            coupons_of: Ok(vec![coupon(3), coupon(17)]),
+            define: Ok((true, view.clone())),
+            command: Ok(view.clone()),
+            admin_view: Ok(AdminView { view, actor }),
+            not_ready: Vec::new(),
+            asked: Mutex::default(),
+        }
+    }
+}
+
+impl Script {
+    fn ask(&self, call: &str, with: impl Debug) {
+        self.asked.lock().unwrap().push(format!("{call} {with:?}"));
+    }
+
+    /// Everything that was asked so far, one line each.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Desk for Script {
+    async fn issue(&self, request: IssueRequest, wait: Option<Duration>) -> Result<Taken, Refused> {
+        let key = request.idempotency_key;
+        self.ask("issue", (request.campaign, request.user, key, wait));
+        self.issue.clone()
+    }
+
+    async fn find(&self, request_id: &str, wait: Duration) -> Result<Found, Refused> {
+        self.ask("find", (request_id, wait));
+        self.find.clone()
+    }
+
+    async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, Refused> {
+        self.ask("campaign", campaign);
+        self.campaign.clone()
+    }
+
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignView>, Refused> {
+        self.ask("campaigns", (after, limit));
+        self.campaigns.clone()
+    }
+
+    async fn coupons_of(
+        &self,
+        campaign: &CampaignId,
+        user: &UserId,
+    ) -> Result<Vec<CouponFace>, Refused> {
+        self.ask("coupons_of", (campaign, user));
+        self.coupons_of.clone()
+    }
+
+    async fn define(
+        &self,
+        campaign: CampaignId,
+        terms: Terms,
+    ) -> Result<(bool, CampaignView), Refused> {
+        self.ask("define", (campaign, terms));
+        self.define.clone()
+    }
+
+    async fn command(
+        &self,
+        campaign: &CampaignId,
+        command: Command,
+    ) -> Result<CampaignView, Refused> {
+        self.ask("command", (campaign, command));
+        self.command.clone()
+    }
+
+    async fn release(&self, campaign: &CampaignId) -> Result<CampaignView, Refused> {
+        self.ask("release", campaign);
+        self.command.clone()
+    }
+
+    async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, Refused> {
+        self.ask("admin_view", campaign);
+        self.admin_view.clone()
+    }
+
+    fn not_ready(&self) -> Vec<NotReady> {
+        self.not_ready.clone()
+    }
+}
+
+/// An open campaign of 100 with 17 issued.
+pub(super) fn view(campaign: &str) -> CampaignView {
+    let code = CodeFormat::default();
+    let opens_at = Some(NOON);
+    let terms = Terms { quota: 100, per_user_limit: 1, opens_at, closes_at: None, code };
+    CampaignView {
+        campaign: CampaignId::parse(campaign).unwrap(),
+        state: CampaignState::Open,
+        definition: Definition::first(terms),
+        issued: 17,
+        remaining: 83,
+        as_of: Position { log_epoch: 1, partition: 2, offset: 40 },
+        hold: None,
+    }
+}
+
+pub(super) fn coupon(sequence: u32) -> CouponFace {
+    CouponFace { sequence, code: format!("SALE-{sequence}").into(), issued_at: NOON }
+}
+
+pub(super) fn found(user: &str, status: FoundStatus) -> Found {
+    let campaign = CampaignId::parse("spring").unwrap();
+    Found { campaign, user: UserId::parse(user).unwrap(), status }
+}
+
+/// Every answer that a decision can be, and what is shown of it beside the request itself.
+pub(super) fn decisions() -> [(Answer, &'static str); 6] {
+    use crate::domain::decision::Reason::{Closed, NotOpenYet, Paused, SoldOut};
+    let shown =
+        r#""coupon":{"sequence":17,"code":"SALE-17","issued_at":"2026-11-27T12:00:00.123Z"}"#;
+    let issued = format!(r#""status":"issued",{shown}"#).leak();
+    let already = format!(r#""status":"already_issued",{shown}"#).leak();
+    let rejected = |reason| Answer::Rejected { reason };
+    [
+        (Answer::Issued { coupon: coupon(17) }, issued),
+        (Answer::AlreadyIssued { coupon: coupon(17) }, already),
+        (rejected(Closed), r#""status":"rejected","reason":"closed""#),
+        (rejected(Paused), r#""status":"rejected","reason":"paused""#),
+        (rejected(NotOpenYet), r#""status":"rejected","reason":"not_open_yet""#),
+        (rejected(SoldOut), r#""status":"rejected","reason":"sold_out""#),
+    ]
+}
+
+pub(super) fn parts(desk: Arc<Script>, identity: Identity) -> HttpParts {
+    let api = ApiConfig {
+        listen: ([127, 0, 0, 1], 0).into(),
+        identity,
+        trust_network: false,
+        clock_margin: Duration::from_secs(1),
+        waiters_max: 10,
+    };
+    let render_metrics = Arc::new(|| "coupond_waiters 0\n".to_owned());
+    HttpParts { desk, api, admin_token: TOKEN.to_owned(), render_metrics }
+}
+
+/// A desk and the routers in front of it.
+pub(super) struct Site {
+    pub(super) desk: Arc<Script>,
+    public: Router,
+    admin: Router,
+}
+
+impl Site {
+    pub(super) fn new(desk: Script) -> Self {
+        Self::of(desk, Identity::Trusted)
+    }
+
+    /// The user is the header `X-User`.
+    pub(super) fn behind_gateway(desk: Script) -> Self {
+        Self::of(desk, Identity::Header("X-User".to_owned()))
+    }
+
+    fn of(desk: Script, identity: Identity) -> Self {
+        let desk = Arc::new(desk);
+        let parts = parts(Arc::clone(&desk), identity);
+        Self { desk, public: public_router(&parts), admin: admin_router(&parts) }
+    }
+
+    pub(super) async fn public(&self, request: Request<Body>) -> Reply {
+        Reply::of(self.public.clone(), request).await
+    }
+
+    pub(super) async fn admin(&self, request: Request<Body>) -> Reply {
+        Reply::of(self.admin.clone(), request).await
+    }
+}
+
+/// What came back.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Reply {
+    async fn of(router: Router, request: Request<Body>) -> Self {
+        let response = router.oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        Self { status: head.status.as_u16(), headers: head.headers, body }
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    #[track_caller]
+    pub(super) fn expect(&self, status: u16, body: &str) {
+        assert_eq!((self.status, self.body.as_str()), (status, body));
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+    }
+
+    /// Asserts a problem document of this type, whatever it says in detail, and hands it out.
+    #[track_caller]
+    pub(super) fn problem(&self, status: u16, kind: &str) -> Value {
+        let document: Value = serde_json::from_str(&self.body)
+            .unwrap_or_else(|_| panic!("{} {:?} is no problem", self.status, self.body));
+        let is = (self.status, document["type"].as_str().unwrap_or_default());
+        assert_eq!(is, (status, format!("/problems/{kind}").as_str()), "{document}");
+        assert_eq!(document["status"], status);
+        assert!(document["title"].as_str().is_some_and(|title| !title.is_empty()));
+        assert!(document["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+        document
+    }
+
+    /// Asserts a 422 and hands out the fields at fault, in order.
+    #[track_caller]
+    pub(super) fn faults(&self) -> Vec<String> {
+        let document = self.problem(422, "invalid");
+        let errors = document["errors"].as_array().cloned().unwrap_or_default();
+        for error in &errors {
+            let told = |key: &str| error[key].as_str().is_some_and(|text| !text.is_empty());
+            assert!(told("field") && told("rule") && told("remedy"), "{document}");
+        }
+        errors.iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+pub(super) fn get(path: &str) -> Request<Body> {
+    request::Builder::new().uri(path).body(Body::empty()).unwrap()
+}
+
+/// A request with a JSON body.
+pub(super) fn send(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
+    let builder = request::Builder::new().method(method).uri(path);
+    builder.header(header::CONTENT_TYPE, "application/json").body(body.into()).unwrap()
+}
+
+/// The same request with headers added.
+pub(super) fn with(mut request: Request<Body>, headers: &[(&'static str, &str)]) -> Request<Body> {
+    for (name, value) in headers {
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        request.headers_mut().append(*name, value);
+    }
+    request
+}
+
+/// The same request with the admin token.
+pub(super) fn admitted(request: Request<Body>) -> Request<Body> {
+    with(request, &[("authorization", &format!("Bearer {TOKEN}"))])
+}
+
+#[tokio::test]
+async fn unknown_paths_and_wrong_methods_are_problems_too() {
+    let site = Site::new(Script::default());
+    for path in ["/", "/nothing", "/coupon", "/coupon/issue/", "/campaigns/", "/admin/campaigns"] {
+        site.public(get(path)).await.problem(404, "not-found");
+    }
+    for (method, path, allow) in [
+        ("GET", "/coupon/issue", "POST"),
+        ("HEAD", "/coupon/issue", "POST"),
+        ("PUT", "/coupon/issue", "POST"),
+        ("POST", "/campaigns", "GET,HEAD"),
+        ("DELETE", "/campaigns/spring", "GET,HEAD"),
+        ("POST", "/coupon/requests/r-1", "GET,HEAD"),
+        ("BREW", "/campaigns/spring/users/u1/coupons", "GET,HEAD"),
+    ] {
+        let reply = site.public(send(method, path, "{}")).await;
+        assert_eq!((reply.status, reply.header("allow")), (405, Some(allow)), "{method} {path}");
+        if method != "HEAD" {
+            reply.problem(405, "method-not-allowed");
+        }
+    }
+    for (method, path, allow) in [
+        ("DELETE", "/admin/campaigns/spring", "GET,HEAD,PUT,PATCH"),
+        ("GET", "/admin/campaigns/spring/pause", "POST"),
+        ("POST", "/metrics", "GET,HEAD"),
+    ] {
+        let reply = site.admin(admitted(send(method, path, "{}"))).await;
+        reply.problem(405, "method-not-allowed");
+        assert_eq!(reply.header("allow"), Some(allow), "{method} {path}");
+    }
+    assert_eq!(site.desk.asked(), Vec::<String>::new());
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_can_be_sent_is_too_odd_to_be_read(
+        body in proptest::collection::vec(any::<u8>(), 0..64),
+        json in "[{}\\[\\]\",:a-z0-9\\\\. eE+-]{0,64}",
+        text in any::<String>(),
+        header in proptest::collection::vec(any::<u8>(), 0..64),
+        wait in "[wait=0-9\",;\\\\ ]{0,24}",
+    ) {
+        let _ = fields::object(&body);
+        let _ = fields::object(json.as_bytes());
+        let _ = times::parse(&text);
+        for value in [header.as_slice(), wait.as_bytes()] {
+            let Ok(value) = HeaderValue::from_bytes(value) else { continue };
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("prefer"), value)]);
+            prop_assert!(prefer::wait(&headers).is_none_or(|seconds| seconds <= 30));
+        }
+    }
+}
+
+#[tokio::test]
+async fn options_name_the_methods_and_head_answers_without_a_body() {
+    let site = Site::new(Script::default());
+    let reply = site.public(send("OPTIONS", "/coupon/issue", "")).await;
+    assert_eq!((reply.status, reply.header("allow")), (204, Some("POST")));
+    let reply = site.public(send("HEAD", "/campaigns/spring", "")).await;
+    let full = site.public(get("/campaigns/spring")).await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, ""));
+    let length = full.body.len().to_string();
+    assert_eq!(reply.header("content-length"), Some(length.as_str()));
+}

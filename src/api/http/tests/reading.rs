@@ -1,0 +1,231 @@
+//! Reading on the public listener: request ids, campaigns, coupons.
+
+use super::*;
+
+const PENDING: &str = concat!(
+    r#"{"request_id":"r-1","campaign_id":"spring","user_id":"u1","status":"pending","#,
+    r#""queue_ahead":7}"#
+);
+
+const SPRING: &str = concat!(
+    r#"{"campaign_id":"spring","state":"open","quota":100,"issued":17,"remaining":83,"#,
+    r#""per_user_limit":1,"opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
+    r#""as_of":{"log_epoch":1,"partition":2,"offset":40}}"#
+);
+
+#[tokio::test]
+async fn a_request_id_is_answered_with_its_decision_or_how_many_are_ahead() {
+    let site = Site::new(Script::default());
+    let reply = site.public(get("/coupon/requests/r-1")).await;
+    reply.expect(202, PENDING);
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    for (answer, shown) in decisions() {
+        let find = Ok(found("u1", FoundStatus::Final(answer)));
+        let site = Site::new(Script { find, ..Script::default() });
+        let reply = site.public(get("/coupon/requests/r-1?wait=30")).await;
+        let body =
+            format!(r#"{{"request_id":"r-1","campaign_id":"spring","user_id":"u1",{shown}}}"#);
+        reply.expect(200, &body);
+        assert_eq!(site.desk.asked(), ["find (\"r-1\", 30s)"]);
+    }
+}
+
+#[tokio::test]
+async fn a_wait_out_of_range_is_422_and_a_sound_one_is_handed_on() {
+    let site = Site::new(Script::default());
+    for (query, wait) in [("", "0ns"), ("?wait=0", "0ns"), ("?wait=7", "7s"), ("?wait=%37", "7s")] {
+        assert_eq!(site.public(get(&format!("/coupon/requests/r-1{query}"))).await.status, 202);
+        assert_eq!(site.desk.asked().last(), Some(&format!("find (\"r-1\", {wait})")));
+    }
+    let asked = site.desk.asked().len();
+    for (query, field) in [
+        ("wait=31", "wait"),
+        ("wait=-1", "wait"),
+        ("wait=%2B1", "wait"),
+        ("wait=1.5", "wait"),
+        ("wait=", "wait"),
+        ("wait", "wait"),
+        ("wait=soon", "wait"),
+        ("wait=18446744073709551616", "wait"),
+        ("wait=1&wait=1", "wait"),
+        ("waits=1", "waits"),
+    ] {
+        let reply = site.public(get(&format!("/coupon/requests/r-1?{query}"))).await;
+        assert_eq!(reply.faults(), [field], "{query}");
+    }
+    assert_eq!(site.desk.asked().len(), asked);
+}
+
+#[tokio::test]
+async fn an_id_that_cannot_be_one_is_404() {
+    let site = Site::new(Script::default());
+    let longest = format!("/coupon/requests/{}", "r".repeat(400));
+    assert_eq!(site.public(get(&longest)).await.status, 202);
+    let asked = site.desk.asked().len();
+    site.public(get(&format!("{longest}r"))).await.problem(404, "unknown-request");
+    site.public(get("/coupon/requests/%ff")).await.problem(404, "unknown-request");
+    for id in ["Spring", "-spring", "%ff", "a%2Fb", "..", &"a".repeat(65)] {
+        site.public(get(&format!("/campaigns/{id}"))).await.problem(404, "unknown-campaign");
+        let coupons = format!("/campaigns/{id}/users/u1/coupons");
+        site.public(get(&coupons)).await.problem(404, "unknown-campaign");
+    }
+    for user in ["u%201", "%C3%A9", &"u".repeat(129)] {
+        let coupons = format!("/campaigns/spring/users/{user}/coupons");
+        site.public(get(&coupons)).await.problem(404, "unknown-user");
+    }
+    assert_eq!(site.desk.asked().len(), asked);
+}
+
+#[tokio::test]
+async fn refusals_of_the_desk_reach_every_reader() {
+    let detail = "the store".to_owned();
+    for (refused, status, kind) in [
+        (Refused::UnknownCampaign, 404, "unknown-campaign"),
+        (Refused::UnknownRequest, 404, "unknown-request"),
+        (Refused::Unavailable { detail }, 503, "unavailable"),
+    ] {
+        let site = Site::new(Script {
+            find: Err(refused.clone()),
+            campaign: Err(refused.clone()),
+            campaigns: Err(refused.clone()),
+            coupons_of: Err(refused),
+            ..Script::default()
+        });
+        for path in [
+            "/coupon/requests/r-1",
+            "/campaigns",
+            "/campaigns/spring",
+            "/campaigns/spring/users/u1/coupons",
+        ] {
+            site.public(get(path)).await.problem(status, kind);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_campaign_is_shown_with_its_figures_and_their_position() {
+    let site = Site::new(Script::default());
+    site.public(get("/campaigns/spring")).await.expect(200, SPRING);
+    for (state, name) in [
+        (CampaignState::Quarantined, "quarantined"),
+        (CampaignState::Closed, "closed"),
+        (CampaignState::Paused, "paused"),
+        (CampaignState::Scheduled, "scheduled"),
+        (CampaignState::SoldOut, "sold_out"),
+    ] {
+        let campaign = Ok(CampaignView { state, ..view("spring") });
+        let site = Site::new(Script { campaign, ..Script::default() });
+        let body = SPRING.replace(r#""open""#, &format!("{name:?}"));
+        site.public(get("/campaigns/spring")).await.expect(200, &body);
+    }
+}
+
+#[tokio::test]
+async fn a_page_names_the_next_one_only_when_there_is_more() {
+    let campaigns = Ok(["a", "b", "c"].map(view).to_vec());
+    let site = Site::new(Script { campaigns, ..Script::default() });
+    let page = |ids: &[&str], next: Option<&str>| {
+        let shown: Vec<_> = ids.iter().map(|id| SPRING.replace("spring", id)).collect();
+        let next = next.map(|id| format!(r#","next":"{id}""#)).unwrap_or_default();
+        format!(r#"{{"campaigns":[{}]{next}}}"#, shown.join(","))
+    };
+    for (query, body, asked) in [
+        ("", page(&["a", "b", "c"], None), "(None, 101)"),
+        ("?limit=3", page(&["a", "b", "c"], None), "(None, 4)"),
+        ("?limit=2", page(&["a", "b"], Some("b")), "(None, 3)"),
+        ("?limit=1&after=0", page(&["a"], Some("a")), "(Some(\"0\"), 2)"),
+        ("?limit=1000", page(&["a", "b", "c"], None), "(None, 1001)"),
+    ] {
+        site.public(get(&format!("/campaigns{query}"))).await.expect(200, &body);
+        assert_eq!(site.desk.asked().last(), Some(&format!("campaigns {asked}")));
+        let listed = site.admin(admitted(get(&format!("/admin/campaigns{query}")))).await;
+        listed.expect(200, &body);
+    }
+    let site = Site::new(Script { campaigns: Ok(Vec::new()), ..Script::default() });
+    site.public(get("/campaigns?after=z")).await.expect(200, r#"{"campaigns":[]}"#);
+    for (query, fields) in [
+        ("limit=0", &["limit"][..]),
+        ("limit=1001", &["limit"]),
+        ("limit=ten", &["limit"]),
+        ("after=-", &["after"]),
+        ("after=", &["after"]),
+        ("limit=0&after=A&x=1", &["x", "limit", "after"]),
+    ] {
+        let reply = site.public(get(&format!("/campaigns?{query}"))).await;
+        assert_eq!(reply.faults(), fields, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn the_coupons_of_a_user_are_listed_in_order() {
+    let site = Site::new(Script::default());
+    let reply = site.public(get("/campaigns/spring/users/u1/coupons")).await;
+    reply.expect(
+        200,
+        concat!(
+            r#"{"coupons":[{"sequence":3,"code":"SALE-3","issued_at":"2026-11-27T12:00:00.123Z"},"#,
+            r#"{"sequence":17,"code":"SALE-17","issued_at":"2026-11-27T12:00:00.123Z"}]}"#,
+        ),
+    );
+    let site = Site::new(Script { coupons_of: Ok(Vec::new()), ..Script::default() });
+    let reply = site.public(get("/campaigns/spring/users/a%40b.c/coupons")).await;
+    reply.expect(200, r#"{"coupons":[]}"#);
+    assert_eq!(site.desk.asked(), ["coupons_of (\"spring\", \"a@b.c\")"]);
+}
+
+#[tokio::test]
+async fn behind_a_gateway_nobody_reads_what_is_another_users() {
+    let site = Site::behind_gateway(Script::default());
+    let coupons = "/campaigns/spring/users/u1/coupons";
+    site.public(get(coupons)).await.problem(401, "no-identity");
+    let another = with(get(coupons), &[("x-user", "u2")]);
+    site.public(another).await.problem(403, "another-user");
+    assert_eq!(site.public(with(get(coupons), &[("x-user", "u1")])).await.status, 200);
+    site.public(get("/coupon/requests/r-1")).await.problem(401, "no-identity");
+    let asked = site.desk.asked().len();
+    for query in ["", "?wait=30"] {
+        let path = format!("/coupon/requests/r-1{query}");
+        let reply = site.public(with(get(&path), &[("x-user", "u2")])).await;
+        reply.problem(404, "unknown-request");
+        // It was not waited for: how long an answer takes would tell that the id is one.
+        assert_eq!(site.desk.asked().last(), Some(&"find (\"r-1\", 0ns)".to_owned()));
+        site.public(with(get(&path), &[("x-user", "u1")])).await.expect(202, PENDING);
+    }
+    assert_eq!(site.desk.asked().len(), asked + 5);
+    let campaigns = site.public(get("/campaigns/spring")).await;
+    assert_eq!(campaigns.status, 200, "campaigns are nobody's, so that nobody has to be named");
+}
+
+#[tokio::test]
+async fn the_description_names_every_call_and_refers_to_nothing_that_is_not_there() {
+    let site = Site::new(Script::default());
+    let reply = site.public(get("/openapi.json")).await;
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));
+    let document: Value = serde_json::from_str(&reply.body).unwrap();
+    let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(
+        paths,
+        [
+            "/campaigns",
+            "/campaigns/{campaign_id}",
+            "/campaigns/{campaign_id}/users/{user_id}/coupons",
+            "/coupon/issue",
+            "/coupon/requests/{request_id}",
+            "/openapi.json",
+        ]
+    );
+    for (path, calls) in document["paths"].as_object().unwrap() {
+        for method in calls.as_object().unwrap().keys() {
+            let url = path.replace("{campaign_id}", "spring").replace("{user_id}", "u1");
+            let url = url.replace("{request_id}", "r-1");
+            let reply = site.public(send(&method.to_uppercase(), &url, "{}")).await;
+            assert!(![404, 405].contains(&reply.status), "{method} {path}");
+            let told = &calls[method]["responses"][reply.status.to_string()];
+            assert!(told.is_object(), "{method} {path} answers {}", reply.status);
+        }
+    }
+    for reference in reply.body.split("\"$ref\": \"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}

@@ -1,0 +1,301 @@
+//! The listener itself, on real sockets: what a client sees when either side is slow or stops.
+
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{super::server, *};
+
+/// Longest that anything here may take before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const POST: &str = concat!(
+    "POST /coupon/issue HTTP/1.1\r\nHost: coupond\r\nContent-Type: application/json\r\n",
+    "Content-Length: 39\r\n\r\n{\"campaign_id\":\"spring\",\"user_id\":\"u1\"}",
+);
+
+/// A listener, and how to stop it.
+struct Running {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(limits: server::Limits, router: Router) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(server::serve_within(limits, listener, router, async {
+            let _ = stopped.await;
+        }));
+        Self { address, stop: Some(stop), served }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    async fn ended(self) {
+        timeout(PATIENCE, self.served).await.expect("the listener should end").unwrap();
+    }
+}
+
+fn scripted() -> Router {
+    public_router(&parts(Arc::new(Script::default()), Identity::Trusted))
+}
+
+/// Reads until the peer closes. A connection that the listener had not taken yet is reset.
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut text)).await;
+    if let Err(error) = read.expect("the connection should be closed") {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Reads one answer with a declared length.
+async fn read_one(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = async {
+        loop {
+            let so_far = String::from_utf8_lossy(&text).to_ascii_lowercase();
+            if let Some((head, body)) = so_far.split_once("\r\n\r\n") {
+                let length = head.split("content-length: ").nth(1).unwrap();
+                let length: usize = length.lines().next().unwrap().parse().unwrap();
+                if body.len() >= length {
+                    break;
+                }
+            }
+            assert_ne!(stream.read_buf(&mut text).await.unwrap(), 0, "closed: {so_far}");
+        }
+    };
+    timeout(PATIENCE, read).await.expect("an answer should come");
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests_good_and_bad() {
+    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    let mut stream = running.connect().await;
+    for _ in 0..3 {
+        stream.write_all(POST.as_bytes()).await.unwrap();
+        let reply = read_one(&mut stream).await;
+        assert!(reply.starts_with("HTTP/1.1 202 Accepted\r\n"), "{reply}");
+        assert!(reply.ends_with(r#","status":"pending"}"#), "{reply}");
+        stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+        assert!(read_one(&mut stream).await.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        let unread = POST.replace("application/json", "text/plain");
+        stream.write_all(unread.as_bytes()).await.unwrap();
+        assert!(read_one(&mut stream).await.starts_with("HTTP/1.1 415 "));
+    }
+    running.stop();
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn a_chunked_body_above_1_kib_is_413_and_its_sender_reads_so() {
+    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    for total in [1_025, 40_000] {
+        let mut stream = running.connect().await;
+        let head = concat!(
+            "POST /coupon/issue HTTP/1.1\r\nHost: coupond\r\nContent-Type: application/json\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n",
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..total / 25 {
+            stream.write_all(format!("19\r\n{}\r\n", " ".repeat(25)).as_bytes()).await.unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        let reply = read_one(&mut stream).await;
+        assert!(reply.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{reply}");
+        assert!(reply.contains("/problems/body-too-large"), "{reply}");
+    }
+    running.stop();
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn a_large_declared_body_is_413_and_its_sender_reads_so() {
+    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    let mut stream = running.connect().await;
+    let post = POST.replace("Content-Length: 39", "Content-Length: 40000");
+    stream.write_all(post.as_bytes()).await.unwrap();
+    stream.write_all(&[b' '; 40_000 - 39]).await.unwrap();
+    let reply = read_one(&mut stream).await;
+    assert!(reply.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{reply}");
+    running.stop();
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_or_is_too_large_closes_the_connection() {
+    let head_time = Duration::from_millis(100);
+    let limits = server::Limits { head_time, ..server::Limits::default() };
+    let mut running = Running::start(limits, scripted()).await;
+    let mut slow = running.connect().await;
+    slow.write_all(b"POST /coupon/issue HTTP/1.1\r\nHost:").await.unwrap();
+    let mut silent = running.connect().await;
+    assert_eq!(read_all(&mut slow).await, "");
+    assert_eq!(read_all(&mut silent).await, "");
+    let mut large = running.connect().await;
+    let head = format!("GET /campaigns HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    large.write_all(head.as_bytes()).await.unwrap();
+    let mut reply = [0; 12];
+    timeout(PATIENCE, large.read_exact(&mut reply)).await.unwrap().unwrap();
+    assert_eq!(&reply, b"HTTP/1.1 431");
+    running.stop();
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_one_to_end() {
+    let limits = server::Limits { connections: 1, ..server::Limits::default() };
+    let mut running = Running::start(limits, scripted()).await;
+    let mut first = running.connect().await;
+    first.write_all(POST.as_bytes()).await.unwrap();
+    read_one(&mut first).await;
+    let mut second = running.connect().await;
+    second.write_all(POST.as_bytes()).await.unwrap();
+    // The first one is still served while the second waits unread.
+    first.write_all(POST.as_bytes()).await.unwrap();
+    read_one(&mut first).await;
+    let unread = second.try_read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(unread, Err(std::io::ErrorKind::WouldBlock));
+    drop(first);
+    assert!(read_one(&mut second).await.starts_with("HTTP/1.1 202 "));
+    running.stop();
+    running.ended().await;
+}
+
+/// A route that tells when it is entered and left, and answers when it is let go.
+#[derive(Default)]
+struct Gate {
+    entered: Notify,
+    left: Notify,
+    open: Notify,
+    panicked: AtomicUsize,
+}
+
+struct Leaving(Arc<Gate>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.left.notify_one();
+    }
+}
+
+fn gated(gate: &Arc<Gate>) -> Router {
+    let (through, never, panics) = (Arc::clone(gate), Arc::clone(gate), Arc::clone(gate));
+    Router::new()
+        .route(
+            "/through",
+            axum::routing::get(|| async move {
+                through.entered.notify_one();
+                through.open.notified().await;
+                "through"
+            }),
+        )
+        .route(
+            "/never",
+            axum::routing::get(|| async move {
+                let _leaving = Leaving(Arc::clone(&never));
+                never.entered.notify_one();
+                pending::<()>().await;
+            }),
+        )
+        .route(
+            "/panics",
+            axum::routing::get(|| async move {
+                assert_eq!(panics.panicked.fetch_add(1, Ordering::Relaxed), usize::MAX);
+            }),
+        )
+}
+
+async fn notified(what: &Notify) {
+    timeout(PATIENCE, what.notified()).await.expect("the handler should get there");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_request() {
+    let gate = Arc::new(Gate::default());
+    let mut running = Running::start(server::Limits::default(), gated(&gate)).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /never HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+    notified(&gate.entered).await;
+    drop(stream);
+    notified(&gate.left).await;
+    running.stop();
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_connection_and_no_other() {
+    let gate = Arc::new(Gate::default());
+    let mut running = Running::start(server::Limits::default(), gated(&gate)).await;
+    let mut panicking = running.connect().await;
+    let mut other = running.connect().await;
+    panicking.write_all(b"GET /panics HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+    assert_eq!(read_all(&mut panicking).await, "");
+    assert_eq!(gate.panicked.load(Ordering::Relaxed), 1);
+    gate.open.notify_one();
+    other.write_all(b"GET /through HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+    assert!(read_one(&mut other).await.ends_with("through"));
+    running.stop();
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn stopping_lets_requests_end_and_closes_what_is_idle() {
+    let gate = Arc::new(Gate::default());
+    let mut running = Running::start(server::Limits::default(), gated(&gate)).await;
+    let mut busy = running.connect().await;
+    busy.write_all(b"GET /through HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+    notified(&gate.entered).await;
+    let mut idle = running.connect().await;
+    idle.write_all(b"GET /nothing HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+    read_one(&mut idle).await;
+    let mut silent = running.connect().await;
+    let address = running.address;
+    running.stop();
+    assert_eq!(read_all(&mut idle).await, "");
+    assert_eq!(read_all(&mut silent).await, "");
+    let refused = TcpStream::connect(address).await.map_err(|error| error.kind()).err();
+    assert_eq!(refused, Some(std::io::ErrorKind::ConnectionRefused));
+    assert!(!running.served.is_finished(), "a request is under way");
+    gate.open.notify_one();
+    let reply = read_all(&mut busy).await;
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+    assert!(reply.contains("connection: close\r\n") && reply.ends_with("through"), "{reply}");
+    running.ended().await;
+}
+
+#[tokio::test]
+async fn stopping_cuts_what_does_not_end_in_time() {
+    let gate = Arc::new(Gate::default());
+    let drain_time = Duration::from_millis(50);
+    let limits = server::Limits { drain_time, ..server::Limits::default() };
+    let mut running = Running::start(limits, gated(&gate)).await;
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /never HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+    notified(&gate.entered).await;
+    running.stop();
+    assert_eq!(read_all(&mut stream).await, "");
+    notified(&gate.left).await;
+    running.ended().await;
+}

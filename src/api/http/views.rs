@@ -1,0 +1,202 @@
+//! What is shown, in the shapes and spellings that the outside relies on.
+
+use axum::{
+    body::Bytes,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::times::Rfc3339;
+use crate::{
+    api::desk::model::{AdminView, CampaignView},
+    domain::ids::{CampaignId, Offset, Position, Sequence, UserId},
+    feed::{Answer, CouponFace},
+    store::{Hold, HoldKind},
+};
+
+/// Everything here changes or names somebody: nobody between may keep it.
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Bytes that most answers fit: a decision is about 350.
+const BODY_BYTES_USUAL: usize = 512;
+
+/// A JSON answer.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let mut response = (status, to_bytes(body)).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+    response
+}
+
+/// `body` as JSON.
+pub(super) fn to_bytes(body: &impl Serialize) -> Bytes {
+    let mut bytes = Vec::with_capacity(BODY_BYTES_USUAL);
+    serde_json::to_writer(&mut bytes, body)
+        .expect("bodies have names and finite numbers only, and memory takes every write");
+    Bytes::from(bytes)
+}
+
+/// An issue request and what is known of it.
+#[derive(Serialize)]
+pub(super) struct RequestBody<'a> {
+    request_id: &'a str,
+    campaign_id: &'a CampaignId,
+    user_id: &'a UserId,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coupon: Option<CouponBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_ahead: Option<u64>,
+}
+
+impl<'a> RequestBody<'a> {
+    /// A request that is not decided yet.
+    pub(super) fn pending(
+        request_id: &'a str,
+        campaign_id: &'a CampaignId,
+        user_id: &'a UserId,
+    ) -> Self {
+        let (coupon, reason, queue_ahead) = (None, None, None);
+        Self { request_id, campaign_id, user_id, status: "pending", coupon, reason, queue_ahead }
+    }
+
+    /// The same with how many records are before it.
+    pub(super) fn behind(self, queue_ahead: u64) -> Self {
+        Self { queue_ahead: Some(queue_ahead), ..self }
+    }
+
+    /// The same, decided. `None` where `answer` is one that a request can't have.
+    pub(super) fn decided(self, answer: &'a Answer) -> Option<Self> {
+        let (status, coupon, reason) = match answer {
+            Answer::Issued { coupon } => ("issued", Some(coupon), None),
+            Answer::AlreadyIssued { coupon } => ("already_issued", Some(coupon), None),
+            Answer::Rejected { reason } => ("rejected", None, Some(reason.name())),
+            Answer::Accepted | Answer::Refused { .. } => return None,
+        };
+        Some(Self { status, coupon: coupon.map(CouponBody::from), reason, ..self })
+    }
+
+    /// `pending`, `issued`, `already_issued` or `rejected`.
+    pub(super) fn status(&self) -> &'static str {
+        self.status
+    }
+}
+
+/// A coupon as its holder sees it.
+#[derive(Serialize)]
+pub(super) struct CouponBody<'a> {
+    sequence: Sequence,
+    code: &'a str,
+    issued_at: Rfc3339,
+}
+
+impl<'a> From<&'a CouponFace> for CouponBody<'a> {
+    fn from(coupon: &'a CouponFace) -> Self {
+        let issued_at = Rfc3339(coupon.issued_at);
+        Self { sequence: coupon.sequence, code: &coupon.code, issued_at }
+    }
+}
+
+/// The coupons of a user in a campaign.
+#[derive(Serialize)]
+pub(super) struct CouponsBody<'a> {
+    /// In sequence order.
+    pub(super) coupons: Vec<CouponBody<'a>>,
+}
+
+/// A campaign.
+#[derive(Serialize)]
+pub(super) struct CampaignBody<'a> {
+    campaign_id: &'a CampaignId,
+    state: &'static str,
+    quota: u32,
+    issued: u32,
+    remaining: u32,
+    per_user_limit: u16,
+    opens_at: Option<Rfc3339>,
+    closes_at: Option<Rfc3339>,
+    as_of: Position,
+}
+
+impl<'a> From<&'a CampaignView> for CampaignBody<'a> {
+    fn from(view: &'a CampaignView) -> Self {
+        let terms = &view.definition.terms;
+        Self {
+            campaign_id: &view.campaign,
+            state: view.state.name(),
+            quota: terms.quota,
+            issued: view.issued,
+            remaining: view.remaining,
+            per_user_limit: terms.per_user_limit,
+            opens_at: terms.opens_at.map(Rfc3339),
+            closes_at: terms.closes_at.map(Rfc3339),
+            as_of: view.as_of,
+        }
+    }
+}
+
+/// A page of campaigns.
+#[derive(Serialize)]
+pub(super) struct CampaignsBody<'a> {
+    /// By id.
+    pub(super) campaigns: Vec<CampaignBody<'a>>,
+    /// After which id the next page begins; none where this is the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<&'a CampaignId>,
+}
+
+/// A campaign as operators see it.
+#[derive(Serialize)]
+pub(super) struct AdminBody<'a> {
+    #[serde(flatten)]
+    campaign: CampaignBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor: Option<ActorBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<HoldBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct ActorBody<'a> {
+    state: &'static str,
+    reason: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct HoldBody<'a> {
+    kind: HoldKind,
+    from: Offset,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a Hold> for HoldBody<'a> {
+    fn from(hold: &'a Hold) -> Self {
+        Self { kind: hold.kind, from: hold.from, reason: &hold.reason }
+    }
+}
+
+impl<'a> From<&'a CampaignView> for AdminBody<'a> {
+    fn from(view: &'a CampaignView) -> Self {
+        let hold = view.hold.as_ref().map(HoldBody::from);
+        Self { campaign: CampaignBody::from(view), actor: None, hold }
+    }
+}
+
+impl<'a> From<&'a AdminView> for AdminBody<'a> {
+    fn from(AdminView { view, actor }: &'a AdminView) -> Self {
+        let actor = ActorBody { state: actor.state, reason: actor.reason.as_deref() };
+        Self { actor: Some(actor), ..Self::from(view) }
+    }
+}
+
+/// A node that is well.
+#[derive(Serialize)]
+pub(super) struct HealthBody {
+    /// `live` or `ready`.
+    pub(super) status: &'static str,
+}

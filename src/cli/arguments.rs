@@ -1,0 +1,357 @@
+//! What may be asked on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
+
+/// Gives out a limited number of coupons, first come first served, and can prove that it did.
+///
+/// Without a command it runs a node, as `serve` does. Exit codes: 0 done, 1 it could not be done,
+/// 2 usage or configuration, 3 an invariant is broken.
+#[derive(Debug, Parser)]
+#[command(name = "coupond", version, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Where settings come from; taken before and after each subcommand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(super) struct Settings {
+    /// TOML file with settings [default: config/coupond.toml if it is there]
+    #[arg(long, value_name = "FILE", display_order = 100)]
+    pub(super) config: Option<PathBuf>,
+    /// One setting, stronger than the environment and the file; repeatable. The value is TOML, a
+    /// bare word is a text, a list may be separated by commas
+    #[arg(long, value_name = "KEY=VALUE", display_order = 101)]
+    pub(super) set: Vec<String>,
+}
+
+impl Settings {
+    /// These, then those of a subcommand: the later file counts, and all of `--set`.
+    fn then(mut self, inner: &Self) -> Self {
+        self.config = inner.config.clone().or(self.config);
+        self.set.extend(inner.set.iter().cloned());
+        self
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a node
+    Serve(ServeArguments),
+    /// Administer campaigns over the admin listener
+    Campaign(CampaignArguments),
+    /// Ask for one coupon over the public listener
+    Issue(IssueArguments),
+    /// Tell every problem of the configuration
+    CheckConfig(ServeArguments),
+    /// Print the effective settings, secrets hidden
+    PrintConfig(PrintArguments),
+    /// Tell whether a node is ready (exit code 0) or not (1)
+    Health(HealthArguments),
+}
+
+impl Arguments {
+    /// The settings of all levels, and the command.
+    pub(super) fn settled(self) -> (Settings, Command) {
+        let command = self.command.unwrap_or_else(|| Command::Serve(ServeArguments::default()));
+        let settings = match &command {
+            Command::Serve(inner) | Command::CheckConfig(inner) => {
+                self.settings.then(&inner.settings)
+            }
+            Command::Campaign(inner) => {
+                self.settings.then(&inner.settings).then(inner.action.settings())
+            }
+            Command::Issue(inner) => self.settings.then(&inner.settings),
+            Command::PrintConfig(inner) => self.settings.then(&inner.settings),
+            Command::Health(inner) => self.settings.then(&inner.settings),
+        };
+        (settings, command)
+    }
+}
+
+#[derive(Debug, Default, Args)]
+pub(super) struct ServeArguments {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PrintArguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Print every setting with its meaning and default instead
+    #[arg(long)]
+    pub(super) defaults: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HealthArguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Address of the admin listener [default: http:// and admin.listen]
+    #[arg(long, value_name = "URL")]
+    pub(super) admin: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CampaignArguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Address of the admin listener [default: http:// and admin.listen]
+    #[arg(long, global = true, value_name = "URL", display_order = 90)]
+    pub(super) admin: Option<String>,
+    /// Admin token [default: admin.token of the settings, else the file in the data folder]
+    #[arg(long, global = true, value_name = "TOKEN", display_order = 91)]
+    pub(super) token: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long, global = true, display_order = 92)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) action: CampaignAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CampaignAction {
+    /// Define a campaign; saying it twice is no error
+    Create(CreateArguments),
+    /// Change a campaign; what is not given stays
+    Amend(AmendArguments),
+    /// List the campaigns by id
+    List(ListArguments),
+    /// Show a campaign
+    Show(OneCampaign),
+    /// Issue nothing until resumed
+    Pause(OneCampaign),
+    /// Issue again
+    Resume(OneCampaign),
+    /// End a campaign for good
+    Close(OneCampaign),
+    /// Let a quarantined campaign try again
+    Release(OneCampaign),
+}
+
+impl CampaignAction {
+    fn settings(&self) -> &Settings {
+        match self {
+            Self::Create(inner) => &inner.settings,
+            Self::Amend(inner) => &inner.settings,
+            Self::List(inner) => &inner.settings,
+            Self::Show(inner)
+            | Self::Pause(inner)
+            | Self::Resume(inner)
+            | Self::Close(inner)
+            | Self::Release(inner) => &inner.settings,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneCampaign {
+    /// The campaign
+    #[arg(value_parser = CampaignId::parse)]
+    pub(super) id: CampaignId,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArguments {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CreateArguments {
+    /// The campaign
+    #[arg(value_parser = CampaignId::parse)]
+    pub(super) id: CampaignId,
+    /// Coupons in all
+    #[arg(long, value_name = "N")]
+    pub(super) quota: u64,
+    /// Coupons that one user may hold [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(super) per_user_limit: Option<u64>,
+    /// First time at which coupons are issued, as in 2027-01-01T12:00:00Z [default: at once]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) opens_at: Option<Value>,
+    /// First time at which none is issued any more [default: never]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) closes_at: Option<Value>,
+    /// What every code starts with: at most 16 of A-Z, 0-9 and '-'
+    #[arg(long, value_name = "PREFIX", allow_hyphen_values = true)]
+    pub(super) code_prefix: Option<String>,
+    /// Characters of a code without its prefix [default: enough for 128 bits]
+    #[arg(long, value_name = "N")]
+    pub(super) code_length: Option<u64>,
+    /// Characters that codes are made of, as one text
+    #[arg(long, value_name = "CHARACTERS", allow_hyphen_values = true)]
+    pub(super) code_charset: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
+    .args(["quota", "per_user_limit", "opens_at", "closes_at"])))]
+pub(super) struct AmendArguments {
+    /// The campaign
+    #[arg(value_parser = CampaignId::parse)]
+    pub(super) id: CampaignId,
+    /// Coupons in all, not below what is issued
+    #[arg(long, value_name = "N")]
+    pub(super) quota: Option<u64>,
+    /// Coupons that one user may hold
+    #[arg(long, value_name = "N")]
+    pub(super) per_user_limit: Option<u64>,
+    /// First time at which coupons are issued; none: at once
+    #[arg(long, value_name = "TIME|none", value_parser = time_or_none)]
+    pub(super) opens_at: Option<Value>,
+    /// First time at which none is issued any more; none: never
+    #[arg(long, value_name = "TIME|none", value_parser = time_or_none)]
+    pub(super) closes_at: Option<Value>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IssueArguments {
+    /// The campaign
+    #[arg(value_parser = CampaignId::parse)]
+    pub(super) campaign: CampaignId,
+    /// Who asks
+    #[arg(value_parser = UserId::parse)]
+    pub(super) user: UserId,
+    /// Seconds to wait for the decision
+    #[arg(long, value_name = "SECONDS", default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(0..=30))]
+    pub(super) wait: u64,
+    /// Idempotency key: with the same one the same coupon is given again
+    #[arg(long, value_parser = IdempotencyKey::parse)]
+    pub(super) key: Option<IdempotencyKey>,
+    /// Address of the public listener [default: http:// and api.listen]
+    #[arg(long, value_name = "URL")]
+    pub(super) api: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// A time with its offset, as the listeners take it: UTC with milliseconds.
+fn time(text: &str) -> Result<Value, String> {
+    let time: jiff::Timestamp =
+        text.parse().map_err(|_| "must be a time as in 2027-01-01T12:00:00Z".to_owned())?;
+    Ok(Value::String(time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()))
+}
+
+fn time_or_none(text: &str) -> Result<Value, String> {
+    if text == "none" { Ok(Value::Null) } else { time(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn settled(line: &str) -> (Settings, Command) {
+        Arguments::try_parse_from(line.split_whitespace()).unwrap().settled()
+    }
+
+    #[track_caller]
+    fn check_settings(line: &str, config: Option<&str>, set: &[&str]) {
+        let (settings, _) = settled(line);
+        let set = set.iter().map(|text| (*text).to_owned()).collect();
+        assert_eq!(settings, Settings { config: config.map(PathBuf::from), set }, "{line}");
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_are_taken_before_and_after_the_subcommand() {
+        check_settings("coupond", None, &[]);
+        check_settings("coupond --config a --set x=1", Some("a"), &["x=1"]);
+        check_settings("coupond serve --config a --set x=1", Some("a"), &["x=1"]);
+        check_settings(
+            "coupond --set x=1 --set y=2 --config a serve --set x=3 --config b",
+            Some("b"),
+            &["x=1", "y=2", "x=3"],
+        );
+        check_settings(
+            "coupond --set x=1 campaign --set y=2 show a --set z=3 --config b",
+            Some("b"),
+            &["x=1", "y=2", "z=3"],
+        );
+        check_settings("coupond --set x=1 issue c u --set y=2", None, &["x=1", "y=2"]);
+        check_settings("coupond --set x=1 check-config --set y=2", None, &["x=1", "y=2"]);
+        check_settings("coupond --set x=1 print-config --set y=2", None, &["x=1", "y=2"]);
+        check_settings("coupond --set x=1 health --set y=2", None, &["x=1", "y=2"]);
+    }
+
+    #[test]
+    fn without_a_command_a_node_is_run() {
+        assert!(matches!(settled("coupond").1, Command::Serve(_)));
+    }
+
+    #[test]
+    fn client_options_are_taken_before_and_after_the_action() {
+        for line in [
+            "coupond campaign --admin http://h:1 --token t --json list",
+            "coupond campaign list --admin http://h:1 --token t --json",
+        ] {
+            let Command::Campaign(campaign) = settled(line).1 else { panic!("{line}") };
+            assert_eq!(campaign.admin.as_deref(), Some("http://h:1"), "{line}");
+            assert_eq!(campaign.token.as_deref(), Some("t"), "{line}");
+            assert!(campaign.json, "{line}");
+        }
+    }
+
+    #[test]
+    fn usage_that_makes_no_sense_is_refused_with_code_2() {
+        for line in [
+            "coupond nothing",
+            "coupond campaign",
+            "coupond campaign create",
+            "coupond campaign create spring",
+            "coupond campaign create Spring --quota 1",
+            "coupond campaign create spring --quota -1",
+            "coupond campaign create spring --quota 1 --opens-at tomorrow",
+            "coupond campaign create spring --quota 1 --opens-at 2027-01-01T12:00:00",
+            "coupond campaign create spring --quota 1 --opens-at none",
+            "coupond campaign amend spring",
+            "coupond campaign show ../x",
+            "coupond issue spring",
+            "coupond issue spring a/b",
+            "coupond issue spring ada --wait 31",
+            "coupond issue spring ada --key a/b",
+        ] {
+            let error = Arguments::try_parse_from(line.split_whitespace()).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn times_are_sent_in_utc_with_milliseconds() {
+        for (text, sent) in [
+            ("2027-01-01T12:00:00Z", "2027-01-01T12:00:00.000Z"),
+            ("2027-01-01T12:00:00.1239+09:00", "2027-01-01T03:00:00.123Z"),
+        ] {
+            assert_eq!(time(text), Ok(Value::String(sent.to_owned())), "{text}");
+        }
+        assert_eq!(time_or_none("none"), Ok(Value::Null));
+    }
+}

@@ -1,0 +1,140 @@
+//! Campaigns over the admin listener.
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Done,
+    arguments::{
+        AmendArguments, CampaignAction, CampaignArguments, CreateArguments, HealthArguments,
+    },
+    client::{Call, Client, ClientError},
+    show,
+};
+use crate::config::Config;
+
+/// Campaigns asked for at once: the most that a node gives.
+const PAGE_CAMPAIGNS: u32 = 1_000;
+
+/// Most pages that are read: far beyond what a node decides, and an end for one that gives the
+/// same page again and again.
+const PAGES_MAX: usize = 1_000;
+
+/// Does what was asked of a campaign.
+pub(super) async fn run(
+    config: &Config,
+    arguments: CampaignArguments,
+) -> Result<Done, ClientError> {
+    let CampaignArguments { admin, token, json, action, .. } = arguments;
+    let client = Client::admin(config, admin.as_deref(), token, json)?;
+    let verb = |id: &str, verb: &str| (id.to_owned(), verb.to_owned());
+    let (id, verb) = match action {
+        CampaignAction::List(_) => return list(&client, json).await,
+        CampaignAction::Create(create) => {
+            let (path, body) = (["admin", "campaigns", create.id.as_str()], definition(&create));
+            let call = Call { body: Some(&body), ..Call::new(Method::PUT, &path) };
+            return Ok(shown(&client.call(call).await?.1, json));
+        }
+        CampaignAction::Amend(amend) => {
+            let (path, body) = (["admin", "campaigns", amend.id.as_str()], amendment(&amend));
+            let call = Call { body: Some(&body), ..Call::new(Method::PATCH, &path) };
+            return Ok(shown(&client.call(call).await?.1, json));
+        }
+        CampaignAction::Show(one) => {
+            let path = ["admin", "campaigns", one.id.as_str()];
+            return Ok(shown(&client.call(Call::new(Method::GET, &path)).await?.1, json));
+        }
+        CampaignAction::Pause(one) => verb(one.id.as_str(), "pause"),
+        CampaignAction::Resume(one) => verb(one.id.as_str(), "resume"),
+        CampaignAction::Close(one) => verb(one.id.as_str(), "close"),
+        CampaignAction::Release(one) => verb(one.id.as_str(), "release"),
+    };
+    let path = ["admin", "campaigns", &*id, &*verb];
+    Ok(shown(&client.call(Call::new(Method::POST, &path)).await?.1, json))
+}
+
+/// Whether the node is ready.
+pub(super) async fn health(config: &Config, health: HealthArguments) -> Result<Done, ClientError> {
+    let client = Client::open_admin(config, health.admin.as_deref(), health.json)?;
+    let (_, body) = client.call(Call::new(Method::GET, &["health", "ready"])).await?;
+    Ok(if health.json { Done::with(format!("{body}\n")) } else { Done::with("ready\n") })
+}
+
+fn shown(body: &Value, json: bool) -> Done {
+    match body {
+        Value::Null if json => Done::with("{}\n"),
+        Value::Null => Done::with("done\n"),
+        body if json => Done::with(format!("{body}\n")),
+        body => Done::with(show::fields(body)),
+    }
+}
+
+fn definition(create: &CreateArguments) -> Value {
+    let mut code = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        value.map(|value| code.insert(name.to_owned(), value));
+    };
+    put("prefix", create.code_prefix.clone().map(Value::from));
+    put("length", create.code_length.map(Value::from));
+    put("charset", create.code_charset.clone().map(Value::from));
+    let mut body = terms(
+        Some(create.quota),
+        create.per_user_limit,
+        create.opens_at.as_ref(),
+        create.closes_at.as_ref(),
+    );
+    if !code.is_empty() {
+        body.insert("code".to_owned(), Value::Object(code));
+    }
+    Value::Object(body)
+}
+
+fn amendment(amend: &AmendArguments) -> Value {
+    Value::Object(terms(
+        amend.quota,
+        amend.per_user_limit,
+        amend.opens_at.as_ref(),
+        amend.closes_at.as_ref(),
+    ))
+}
+
+/// What was given, and nothing of what was not: an absent field stays as it is.
+fn terms(
+    quota: Option<u64>,
+    per_user_limit: Option<u64>,
+    opens_at: Option<&Value>,
+    closes_at: Option<&Value>,
+) -> Map<String, Value> {
+    let fields = [
+        ("quota", quota.map(Value::from)),
+        ("per_user_limit", per_user_limit.map(Value::from)),
+        ("opens_at", opens_at.cloned()),
+        ("closes_at", closes_at.cloned()),
+    ];
+    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    given.collect()
+}
+
+/// Every campaign, page by page.
+async fn list(client: &Client, json: bool) -> Result<Done, ClientError> {
+    let mut campaigns = Vec::new();
+    let mut after: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let mut query = vec![("limit", PAGE_CAMPAIGNS.to_string())];
+        query.extend(after.clone().map(|after| ("after", after)));
+        let call = Call { query: &query, ..Call::new(Method::GET, &["admin", "campaigns"]) };
+        let (_, mut page) = client.call(call).await?;
+        if let Some(Value::Array(more)) = page.get_mut("campaigns").map(Value::take) {
+            campaigns.extend(more);
+        }
+        match page.get("next").and_then(Value::as_str) {
+            Some(next) if after.as_deref() < Some(next) => after = Some(next.to_owned()),
+            _ => break,
+        }
+    }
+    Ok(if json {
+        Done::with(format!("{}\n", json!({ "campaigns": campaigns })))
+    } else {
+        Done::with(show::campaigns(&campaigns))
+    })
+}

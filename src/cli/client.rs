@@ -1,0 +1,312 @@
+//! One HTTP call to a node, and what its answer means to who sits at the command line.
+
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use reqwest::{Method, StatusCode, Url, header::HeaderName};
+use serde_json::Value;
+
+use crate::config::{Config, Identity};
+
+/// Longest wait for a connection: nodes are near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest wait for an answer beyond what was asked for: the admin listener answers within 5 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest answer that is read: a page of 1,000 campaigns takes a few hundred KiB.
+const ANSWER_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+
+/// Where the admin token is kept in the data folder, if the node made it.
+const TOKEN_FILE: &str = "admin.token";
+
+/// Largest token file that is read.
+const TOKEN_BYTES_MAX: u64 = 4_096;
+
+/// Why a call got no answer of the kind that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("{url:?} is no address of a node: {rule}")]
+    Address { url: String, rule: &'static str },
+    #[error("{0}: has port 0, so that nobody can know where the node listens; give its URL")]
+    PortUnknown(&'static str),
+    #[error(
+        "no answer from {url}: {cause}\n  start a node with `coupond`, or name one with {option}"
+    )]
+    Unreachable { url: String, cause: String, option: &'static str },
+    #[error("reading the admin token {path}")]
+    Token {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{url} answered what no coupond node does: {found}")]
+    Foreign { url: String, found: String },
+    #[error("preparing the HTTP client")]
+    Http(#[source] reqwest::Error),
+    #[error("{}", super::show::problem(*status, body))]
+    Refused { status: u16, body: Value, json: Option<String> },
+}
+
+impl ClientError {
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Address { .. } | Self::PortUnknown(_) => super::EXIT_USAGE,
+            Self::Unreachable { .. }
+            | Self::Token { .. }
+            | Self::Foreign { .. }
+            | Self::Http(_)
+            | Self::Refused { .. } => 1,
+        }
+    }
+
+    /// The node's problem document, if JSON was asked for.
+    pub(super) fn json(&self) -> Option<&str> {
+        match self {
+            Self::Refused { json, .. } => json.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// A listener of a node.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    bearer: Option<String>,
+    /// Who is asking, where the node takes that from a header.
+    identity: Option<(HeaderName, String)>,
+    json: bool,
+    /// By which option another node is named.
+    option: &'static str,
+}
+
+/// A call, apart from where it goes.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    /// Segments of the path.
+    pub(super) path: &'a [&'a str],
+    pub(super) query: &'a [(&'a str, String)],
+    pub(super) headers: &'a [(&'static str, String)],
+    pub(super) body: Option<&'a Value>,
+    /// How long the answer may take beyond [`ANSWER_TIMEOUT`].
+    pub(super) wait: Duration,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(method: Method, path: &'a [&'a str]) -> Self {
+        Self { method, path, query: &[], headers: &[], body: None, wait: Duration::ZERO }
+    }
+}
+
+impl Client {
+    /// The admin listener: `url`, or where the settings say that it is. The token is the given
+    /// one, else that of the settings, else the one that the node keeps in the data folder.
+    pub(super) fn admin(
+        config: &Config,
+        url: Option<&str>,
+        token: Option<String>,
+        json: bool,
+    ) -> Result<Self, ClientError> {
+        let base = base(url, config.admin.listen, "admin.listen")?;
+        let bearer = match token.or_else(|| config.admin.token.clone()) {
+            Some(token) => Some(token),
+            // A node keeps one only when it listens on loopback: nobody else is to see it.
+            None if is_loopback(&base) => kept_token(&config.embedded.dir)?,
+            None => None,
+        };
+        Ok(Self { http: http()?, base, bearer, identity: None, json, option: "--admin" })
+    }
+
+    /// The admin listener, for what needs no token.
+    pub(super) fn open_admin(
+        config: &Config,
+        url: Option<&str>,
+        json: bool,
+    ) -> Result<Self, ClientError> {
+        let base = base(url, config.admin.listen, "admin.listen")?;
+        Ok(Self { http: http()?, base, bearer: None, identity: None, json, option: "--admin" })
+    }
+
+    /// The public listener: `url`, or where the settings say that it is.
+    pub(super) fn public(
+        config: &Config,
+        url: Option<&str>,
+        user: &str,
+        json: bool,
+    ) -> Result<Self, ClientError> {
+        let base = base(url, config.api.listen, "api.listen")?;
+        let identity = match &config.api.identity {
+            Identity::Trusted => None,
+            Identity::Header(name) => HeaderName::from_bytes(name.as_bytes()).ok(),
+        };
+        let identity = identity.map(|name| (name, user.to_owned()));
+        Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
+    }
+
+    /// Calls and returns the status with the JSON of a 2xx answer.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<(StatusCode, Value), ClientError> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(call.path);
+        }
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(call.query);
+        }
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            url: self.base.to_string(),
+            cause: root_cause(&error),
+            option: self.option,
+        };
+        let mut request =
+            self.http.request(call.method, url.clone()).timeout(ANSWER_TIMEOUT + call.wait);
+        for (name, value) in call.headers {
+            request = request.header(*name, value);
+        }
+        if let Some((name, user)) = &self.identity {
+            request = request.header(name, user);
+        }
+        if let Some(token) = &self.bearer {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = call.body {
+            request = request.json(body);
+        }
+        let mut response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
+                let found = format!("more than {ANSWER_BYTES_MAX} bytes");
+                return Err(ClientError::Foreign { url: url.into(), found });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        self.read(url, status, &bytes)
+    }
+
+    fn read(
+        &self,
+        url: Url,
+        status: StatusCode,
+        bytes: &[u8],
+    ) -> Result<(StatusCode, Value), ClientError> {
+        let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(bytes) };
+        match body {
+            Ok(body) if status.is_success() => Ok((status, body)),
+            Ok(body @ Value::Object(_)) => {
+                let json = self.json.then(|| format!("{body}\n"));
+                Err(ClientError::Refused { status: status.as_u16(), body, json })
+            }
+            _ => {
+                let found = format!("status {status}, not JSON");
+                Err(ClientError::Foreign { url: url.into(), found })
+            }
+        }
+    }
+}
+
+fn http() -> Result<reqwest::Client, ClientError> {
+    // Neither proxy nor redirect: a token goes to the node that was named, and nowhere else.
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT);
+    builder.build().map_err(ClientError::Http)
+}
+
+/// The last cause is the one that people can do something about.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+fn base(
+    url: Option<&str>,
+    listen: std::net::SocketAddr,
+    key: &'static str,
+) -> Result<Url, ClientError> {
+    let Some(url) = url else {
+        if listen.port() == 0 {
+            return Err(ClientError::PortUnknown(key));
+        }
+        let mut reachable = listen;
+        if listen.ip().is_unspecified() {
+            reachable.set_ip(match listen.ip() {
+                IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        return base(Some(&format!("http://{reachable}")), listen, key);
+    };
+    let address = |rule| ClientError::Address { url: url.to_owned(), rule };
+    let parsed = Url::parse(url).map_err(|_| address("write it as http://host:port"))?;
+    if parsed.scheme() != "http" || parsed.host_str().is_none_or(str::is_empty) {
+        return Err(address("write it as http://host:port"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(address("leave away what follows '?' or '#'"));
+    }
+    Ok(parsed)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// The token in the data folder, if there is one.
+fn kept_token(folder: &Path) -> Result<Option<String>, ClientError> {
+    use std::io::Read;
+
+    let path = folder.join(TOKEN_FILE);
+    let read = || -> std::io::Result<String> {
+        let mut text = String::new();
+        std::fs::File::open(&path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text.trim().to_owned())
+    };
+    match read() {
+        Ok(token) => Ok(Some(token).filter(|token| !token.is_empty())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ClientError::Token { path: path.display().to_string(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_where_it_listens_or_where_one_is_told() {
+        for (url, listen, expected) in [
+            (None, "127.0.0.1:8081", Some("http://127.0.0.1:8081/")),
+            (None, "0.0.0.0:8081", Some("http://127.0.0.1:8081/")),
+            (None, "[::]:8081", Some("http://[::1]:8081/")),
+            (None, "127.0.0.1:0", None),
+            (Some("http://node:1"), "127.0.0.1:0", Some("http://node:1/")),
+            (Some("http://node:1/below/"), "127.0.0.1:0", Some("http://node:1/below/")),
+            (Some("node:1"), "127.0.0.1:0", None),
+        ] {
+            let base = base(url, listen.parse().unwrap(), "admin.listen");
+            assert_eq!(base.ok().as_ref().map(Url::as_str), expected, "{url:?} {listen}");
+        }
+    }
+
+    #[test]
+    fn a_kept_token_goes_to_this_machine_only() {
+        for (url, here) in [
+            ("http://localhost:1", true),
+            ("http://127.0.0.9", true),
+            ("http://[::1]:1", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), here, "{url}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Answers as people read them: small aligned tables.
+
+use serde_json::Value;
+
+/// Columns of the list of campaigns: heading and field.
+const CAMPAIGN_COLUMNS: [(&str, &str); 8] = [
+    ("CAMPAIGN", "campaign_id"),
+    ("STATE", "state"),
+    ("QUOTA", "quota"),
+    ("ISSUED", "issued"),
+    ("REMAINING", "remaining"),
+    ("PER USER", "per_user_limit"),
+    ("OPENS AT", "opens_at"),
+    ("CLOSES AT", "closes_at"),
+];
+
+/// Fields that come first, in this order; the others follow in theirs.
+const FIRST: [&str; 13] = [
+    "status",
+    "reason",
+    "coupon",
+    "campaign_id",
+    "user_id",
+    "state",
+    "quota",
+    "issued",
+    "remaining",
+    "per_user_limit",
+    "opens_at",
+    "closes_at",
+    "request_id",
+];
+
+/// One field a line; a field of fields has them on its line.
+pub(super) fn fields(body: &Value) -> String {
+    let Value::Object(members) = body else { return format!("{}\n", plain(body)) };
+    let rank = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
+    let mut members: Vec<_> = members.iter().collect();
+    members.sort_by_key(|(name, _)| rank(name));
+    let rows: Vec<Vec<String>> = members
+        .into_iter()
+        .map(|(name, value)| vec![name.replace('_', " "), plain(value)])
+        .collect();
+    table(&rows, &[false, false])
+}
+
+/// One campaign a line, under headings.
+pub(super) fn campaigns(campaigns: &[Value]) -> String {
+    if campaigns.is_empty() {
+        return "no campaigns\n".to_owned();
+    }
+    let headings = CAMPAIGN_COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+    let cell = |campaign: &Value, field: &str| campaign.get(field).map_or("-".into(), plain);
+    let rows = campaigns
+        .iter()
+        .map(|campaign| CAMPAIGN_COLUMNS.iter().map(|(_, field)| cell(campaign, field)).collect());
+    let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
+    table(&rows, &[false, false, true, true, true, true, false, false])
+}
+
+/// A problem document: title, detail, and each error with its rule and remedy.
+pub(super) fn problem(status: u16, body: &Value) -> String {
+    let text = |value: &Value, field: &str| {
+        value.get(field).filter(|value| !value.is_null()).map(plain).unwrap_or_default()
+    };
+    let title = text(body, "title");
+    let mut shown = if title.is_empty() {
+        format!("the node answered {status}")
+    } else {
+        format!("{title} ({status})")
+    };
+    let detail = text(body, "detail");
+    if !detail.is_empty() && detail != title {
+        shown.push_str(&format!("\n  {detail}"));
+    }
+    for error in body.get("errors").and_then(Value::as_array).into_iter().flatten() {
+        let (field, rule) = (text(error, "field"), text(error, "rule"));
+        shown.push_str(&format!("\n  {field}: must be {rule}; {}", text(error, "remedy")));
+    }
+    let known = ["type", "title", "status", "detail", "errors"];
+    let others = body.as_object().into_iter().flatten();
+    for (name, value) in others.filter(|(name, _)| !known.contains(&name.as_str())) {
+        shown.push_str(&format!("\n  {}: {}", name.replace('_', " "), plain(value)));
+    }
+    shown
+}
+
+/// A value without quotes; control characters of a foreign text can't reach the terminal.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => {
+            text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+        }
+        Value::Object(members) => {
+            let shown = members
+                .iter()
+                .map(|(name, value)| format!("{} {}", name.replace('_', " "), plain(value)));
+            shown.collect::<Vec<_>>().join(", ")
+        }
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+/// Columns two spaces apart, as wide as their widest cell; numbers to the right.
+fn table(rows: &[Vec<String>], right: &[bool]) -> String {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column).unwrap_or(0);
+            if right.get(column) == Some(&true) {
+                line.push_str(&format!("{cell:>width$}  "));
+            } else {
+                line.push_str(&format!("{cell:<width$}  "));
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn campaigns_are_aligned_under_headings() {
+        let spring = json!({
+            "campaign_id": "spring", "state": "open", "quota": 10000, "issued": 17,
+            "remaining": 9983, "per_user_limit": 1, "opens_at": null,
+            "closes_at": "2027-01-01T00:00:00.000Z",
+        });
+        let autumn = json!({
+            "campaign_id": "a", "state": "quarantined", "quota": 1, "issued": 0, "remaining": 1,
+            "per_user_limit": 1000, "opens_at": null, "closes_at": null,
+        });
+        let expected = "\
+CAMPAIGN  STATE        QUOTA  ISSUED  REMAINING  PER USER  OPENS AT  CLOSES AT
+spring    open         10000      17       9983         1  -         2027-01-01T00:00:00.000Z
+a         quarantined      1       0          1      1000  -         -
+";
+        assert_eq!(campaigns(&[spring, autumn]), expected);
+        assert_eq!(campaigns(&[]), "no campaigns\n");
+    }
+
+    #[test]
+    fn a_campaign_is_shown_field_by_field() {
+        let campaign = json!({
+            "campaign_id": "spring", "quota": 1, "state": "quarantined", "opens_at": null,
+            "as_of": {"log_epoch": 1, "partition": 3, "offset": 17},
+            "hold": {"kind": "failure", "from": 5, "reason": "store\u{1b}[31m"},
+        });
+        let expected = "\
+campaign id  spring
+state        quarantined
+quota        1
+opens at     -
+as of        log epoch 1, offset 17, partition 3
+hold         from 5, kind failure, reason store?[31m
+";
+        assert_eq!(fields(&campaign), expected);
+    }
+
+    #[test]
+    fn a_problem_is_shown_with_every_rule_and_remedy() {
+        let body = json!({
+            "type": "/problems/invalid", "title": "Invalid definition", "status": 422,
+            "detail": "two fields are at fault", "issued": 17,
+            "errors": [
+                {"field": "quota", "rule": "1 to 100000000", "remedy": "give a number"},
+                {"field": "code.charset", "rule": "distinct", "remedy": "name each once"},
+            ],
+        });
+        let expected = "\
+Invalid definition (422)
+  two fields are at fault
+  quota: must be 1 to 100000000; give a number
+  code.charset: must be distinct; name each once
+  issued: 17";
+        assert_eq!(problem(422, &body), expected);
+        assert_eq!(problem(500, &json!({})), "the node answered 500");
+    }
+}

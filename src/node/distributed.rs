@@ -1,0 +1,100 @@
+//! The adapters of a node on Kafka and a CQL database.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Adapters, Closer, Instance, ServeError};
+use crate::{
+    config::Config,
+    feed::kafka::KafkaFeed,
+    log::kafka::{
+        KafkaLog,
+        topics::{TopicsError, ensure_topics},
+    },
+    store::cql::{self, ConnectError},
+};
+
+/// How long a start waits for engines that do not answer yet, as when all start at once.
+const ENGINES_WITHIN: Duration = Duration::from_secs(60);
+
+/// Pause between two attempts.
+const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// A record this far ahead of the node's clock halts its partition: `ScyllaDB` refuses writes
+/// whose timestamp, derived from it, lies in the far future.
+const FUTURE_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
+
+pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
+    let store = within("connecting to the database", || async {
+        cql::connect(&config.cql).await.map_err(|error| match error {
+            ConnectError::Refused(refusal) => Attempt::Unfit(ServeError::unfit(
+                refusal.to_string(),
+                "see the remedy above, then start again",
+            )),
+            ConnectError::Unavailable { .. } | ConnectError::Locked { .. } => {
+                Attempt::Failed(Box::new(error))
+            }
+        })
+    })
+    .await?;
+    let topics = within("looking at the topics", || async {
+        ensure_topics(&config.kafka, None).await.map_err(|error| match error {
+            TopicsError::Unfit(_) => Attempt::Unfit(ServeError::unfit(
+                error.to_string(),
+                "change what is named above, then start again",
+            )),
+            TopicsError::Failed(_) => Attempt::Failed(Box::new(error)),
+        })
+    })
+    .await?;
+    let instance = Instance::establish(&store, config.secret.clone(), topics.partitions).await?;
+    let log = KafkaLog::connect(&config.kafka)
+        .await
+        .map_err(|error| ServeError::failed("connecting to kafka", error))?;
+    let log = Arc::new(log);
+    let partitions = instance.layout.partitions;
+    let feed = KafkaFeed::connect(&config.kafka, instance.keys.clone(), partitions)
+        .await
+        .map_err(|error| ServeError::failed("connecting to the decision feed", error))?;
+    Ok(Adapters {
+        log: log.clone(),
+        store: Arc::new(store),
+        feed: Arc::new(feed),
+        instance,
+        future_max_ms: Some(FUTURE_MAX_MS),
+        closer: Closer::Kafka(log),
+    })
+}
+
+/// Why an attempt gave nothing.
+enum Attempt {
+    /// Trying again does not help.
+    Unfit(ServeError),
+    /// It may.
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Repeats `attempt` while its engine does not answer, within a bound.
+async fn within<T, F>(
+    operation: &'static str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, ServeError>
+where
+    F: Future<Output = Result<T, Attempt>>,
+{
+    let deadline = Instant::now() + ENGINES_WITHIN;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(Attempt::Unfit(error)) => return Err(error),
+            Err(Attempt::Failed(source)) if Instant::now() >= deadline => {
+                return Err(ServeError::Failed { operation: operation.to_owned(), source });
+            }
+            Err(Attempt::Failed(error)) => {
+                tracing::warn!(operation, error, "engine does not answer yet");
+                tokio::time::sleep(ATTEMPT_PAUSE).await;
+            }
+        }
+    }
+}

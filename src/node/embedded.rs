@@ -1,0 +1,48 @@
+//! The adapters of a node that keeps everything in one folder.
+
+use std::sync::Arc;
+
+use super::{Adapters, Closer, Instance, ServeError};
+use crate::{
+    clock::SharedClock,
+    config::Config,
+    embedded::{EmbeddedDatabase, kept_secret},
+    feed::in_process::InProcessFeed,
+    log::embedded::EmbeddedLog,
+    store::embedded::EmbeddedStore,
+};
+
+/// The file of the instance's secret in the data folder.
+const SECRET_FILE: &str = "secret.key";
+
+pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adapters, ServeError> {
+    let settings = config.embedded.clone();
+    let open = move || EmbeddedDatabase::open(&settings, clock);
+    let database = tokio::task::spawn_blocking(open)
+        .await
+        .map_err(|error| ServeError::failed("opening the data folder", error))?
+        .map_err(|error| ServeError::failed("opening the data folder", error))?;
+    let secret = match &config.secret {
+        Some(secret) => secret.clone(),
+        None => kept_secret(&config.embedded.dir, SECRET_FILE)
+            .map_err(|error| ServeError::failed("keeping a secret", error))?,
+    };
+    let store = Arc::new(EmbeddedStore::new(database.clone()));
+    let partitions = config.embedded.partitions;
+    let instance = Instance::establish(&*store, Some(secret), partitions).await?;
+    if instance.layout.partitions != partitions {
+        let wanted = instance.layout.partitions;
+        return Err(ServeError::unfit(
+            format!("embedded.partitions is {partitions}, the data folder has {wanted}"),
+            format!("set embedded.partitions to {wanted}"),
+        ));
+    }
+    Ok(Adapters {
+        log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
+        store,
+        feed: Arc::new(InProcessFeed::default()),
+        instance,
+        future_max_ms: None,
+        closer: Closer::Embedded(database),
+    })
+}

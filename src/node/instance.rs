@@ -1,0 +1,115 @@
+//! Which instance this is: its layout, its secret, its admin token.
+
+use std::sync::Arc;
+
+use super::ServeError;
+use crate::{
+    config::Config,
+    domain::keys::{Keys, hex},
+    embedded::kept_secret,
+    log::codec::FORMAT,
+    store::{CouponStore, Layout},
+};
+
+/// Which life of the log this binary starts: epochs are not ended yet.
+const LOG_EPOCH: u32 = 1;
+
+/// Random bytes of an instance's name and of a secret that coupond makes.
+const INSTANCE_BYTES: usize = 8;
+const SECRET_BYTES: usize = 32;
+
+/// The file of the admin token in the data folder.
+const ADMIN_TOKEN_FILE: &str = "admin.token";
+
+/// An instance: what is fixed when it first starts.
+pub(super) struct Instance {
+    pub(super) layout: Layout,
+    pub(super) keys: Arc<Keys>,
+}
+
+impl Instance {
+    /// Creates the instance's layout or takes the one in force, and checks that it fits.
+    ///
+    /// `secret` is what is configured or kept; where there is none, one is made and kept in the
+    /// layout. `partitions` is what the log has.
+    pub(super) async fn establish(
+        store: &dyn CouponStore,
+        secret: Option<String>,
+        partitions: u32,
+    ) -> Result<Self, ServeError> {
+        let made = match &secret {
+            Some(_) => None,
+            None => Some(random(SECRET_BYTES)?),
+        };
+        let proposed_secret = secret.as_ref().or(made.as_ref());
+        let proposed_keys = Keys::derive(proposed_secret.map_or("", String::as_str).as_bytes());
+        let proposed = Layout {
+            instance: random(INSTANCE_BYTES)?,
+            log_epoch: LOG_EPOCH,
+            partitions,
+            format: FORMAT,
+            fingerprint: proposed_keys.fingerprint().to_owned(),
+            secret: made,
+        };
+        let layout = store
+            .layout(&proposed)
+            .await
+            .map_err(|error| ServeError::failed("reading the instance's layout", error))?;
+        let keys = match (&secret, &layout.secret) {
+            (Some(secret), _) | (None, Some(secret)) => Keys::derive(secret.as_bytes()),
+            (None, None) => {
+                return Err(ServeError::unfit(
+                    "the instance was created with a secret that is not in its layout",
+                    "set secret.key to that secret",
+                ));
+            }
+        };
+        check(&layout, &keys, partitions)?;
+        Ok(Self { layout, keys: Arc::new(keys) })
+    }
+}
+
+fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError> {
+    if layout.fingerprint != keys.fingerprint() {
+        let (found, ours) = (&layout.fingerprint, keys.fingerprint());
+        return Err(ServeError::unfit(
+            format!("the instance was created under secret {found}, secret.key is {ours}"),
+            "set secret.key to the instance's secret (these are fingerprints)",
+        ));
+    }
+    if layout.format != FORMAT || layout.log_epoch != LOG_EPOCH {
+        let (format, epoch) = (layout.format, layout.log_epoch);
+        return Err(ServeError::unfit(
+            format!("the instance is of format {format} and log epoch {epoch}"),
+            "start the binary that it was last used with, or a newer one",
+        ));
+    }
+    if partitions < layout.partitions {
+        let wanted = layout.partitions;
+        return Err(ServeError::unfit(
+            format!("the log has {partitions} partitions, the layout {wanted}"),
+            "give the log back the partitions that it had; campaigns are routed over them",
+        ));
+    }
+    if partitions > layout.partitions {
+        let used = layout.partitions;
+        tracing::warn!(partitions, used, "log has more partitions than the layout uses");
+    }
+    Ok(())
+}
+
+/// The token that administers: configured, or made on the first start and kept.
+pub(super) fn admin_token(config: &Config) -> Result<String, ServeError> {
+    match &config.admin.token {
+        Some(token) => Ok(token.clone()),
+        None => kept_secret(&config.embedded.dir, ADMIN_TOKEN_FILE)
+            .map_err(|error| ServeError::failed("keeping an admin token", error)),
+    }
+}
+
+fn random(bytes: usize) -> Result<String, ServeError> {
+    let mut random = vec![0_u8; bytes];
+    getrandom::fill(&mut random)
+        .map_err(|error| ServeError::failed("asking for randomness", error.to_string()))?;
+    Ok(hex(&random))
+}

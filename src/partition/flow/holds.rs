@@ -1,0 +1,190 @@
+//! Holds: putting a campaign on one, releasing it, and replaying it up to the live position.
+
+use std::collections::BTreeSet;
+
+use super::{
+    super::{
+        fold::Batch,
+        lane::{Lane, Phase},
+        restart::Failures,
+    },
+    Effect, Flow,
+};
+use crate::domain::{
+    campaign::At,
+    ids::{CampaignId, Offset},
+    record::Record,
+    rows::{Hold, HoldKind, HoldState},
+};
+
+impl Flow {
+    /// Tries a held campaign again from its hold on. What was kept passes: the hold is durable.
+    pub(super) fn catch_up(
+        &mut self,
+        campaign: &CampaignId,
+        delay_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.pass_kept(campaign, effects);
+        self.incarnations += 1;
+        let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        let Some(from) = lane.held_from() else { return };
+        lane.restart(self.incarnations, Phase::CatchingUp);
+        lane.start_from = from;
+        let incarnation = lane.incarnation;
+        effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
+    }
+
+    pub(super) fn replayed(
+        &mut self,
+        campaign: CampaignId,
+        incarnation: u64,
+        mut records: Vec<(At, Record)>,
+        read_to: Offset,
+        effects: &mut Vec<Effect>,
+    ) {
+        let position = self.acks.position();
+        let Some(lane) = self.lanes.get_mut(&campaign) else { return };
+        if lane.incarnation != incarnation || lane.phase != Phase::CatchingUp || lane.replaying {
+            return;
+        }
+        lane.replaying = true;
+        if read_to >= position {
+            // From here on the campaign is live; its hold is closed once this chunk is stored.
+            lane.met = true;
+            lane.phase = Phase::Live;
+            lane.floor = position;
+            // What the replay read beyond is read live, too.
+            records.retain(|(at, _)| at.offset < position);
+        }
+        let batch = Batch { records, passed: read_to.min(position) };
+        effects.push(Effect::Send { campaign, incarnation, batch });
+    }
+
+    /// Puts a campaign on hold, or leaves it on the one that it has where that reaches as low.
+    pub(super) fn hold(
+        &mut self,
+        campaign: &CampaignId,
+        kind: HoldKind,
+        from: Offset,
+        reason: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.push(Effect::Stop { campaign: campaign.clone() });
+        let partition = self.partition;
+        self.incarnations += 1;
+        let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        lane.reason = Some(reason.clone());
+        // What is kept passes once the hold is durable, so the hold must reach that low.
+        let from = lane.first_unstored().map_or(from, |unstored| from.min(unstored));
+        let covers = |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
+        if lane.holds.iter().any(covers) {
+            lane.restart(self.incarnations, Phase::Held);
+            self.pass_kept(campaign, effects);
+            return;
+        }
+        lane.restart(self.incarnations, Phase::Opening);
+        let number = self.hold_numbers.entry(campaign.clone()).or_default();
+        *number += 1;
+        let hold = Hold {
+            campaign: campaign.clone(),
+            partition,
+            from,
+            number: *number,
+            kind,
+            reason,
+            state: HoldState::Open,
+            until: 0,
+        };
+        effects.push(Effect::WriteHold { hold, mark: None });
+    }
+
+    /// Marks every open hold of a campaign released; the catch-up follows when that is durable.
+    pub(super) fn release(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
+        let Some(lane) = self.lanes.get(campaign) else { return };
+        for hold in lane.holds.iter().filter(|hold| hold.is_in_force()) {
+            let hold = Hold { state: HoldState::Released, ..hold.clone() };
+            effects.push(Effect::WriteHold { hold, mark: None });
+        }
+    }
+
+    pub(super) fn hold_written(&mut self, hold: &Hold, effects: &mut Vec<Effect>) {
+        let campaign = &hold.campaign;
+        let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        match hold.state {
+            HoldState::Open => {
+                lane.note(hold);
+                let releases = lane.kept_releases();
+                lane.phase = Phase::Held;
+                self.pass_kept(campaign, effects);
+                if !releases.is_empty() {
+                    self.release(campaign, effects);
+                }
+            }
+            HoldState::Released => {
+                lane.note(hold);
+                let unreleased = lane.holds.iter().any(|hold| hold.state == HoldState::Open);
+                if unreleased || lane.phase != Phase::Held {
+                    return;
+                }
+                for offset in std::mem::take(&mut lane.releasing) {
+                    self.acks.done(offset);
+                    effects.push(Effect::Credit(1));
+                }
+                lane.failures = Failures::default();
+                self.catch_up(campaign, 0, effects);
+            }
+            HoldState::Closed => {
+                if lane.holds.is_empty() {
+                    lane.reason = None;
+                }
+            }
+        }
+    }
+
+    /// Takes over what the store says: on assignment all of it, later what a zombie has written.
+    pub(super) fn take_holds(&mut self, holds: &[Hold], effects: &mut Vec<Effect>) {
+        let mut news = BTreeSet::new();
+        for hold in holds {
+            let number = self.hold_numbers.entry(hold.campaign.clone()).or_default();
+            *number = (*number).max(hold.number);
+            // While this owner lives it has its own word for holds that it closed, and takes no
+            // other's for those that it lets records pass under.
+            let settled = hold.unsettled_from() >= self.durable;
+            if !hold.is_in_force() && (settled || !self.is_new) {
+                continue;
+            }
+            let now_ms = self.now_ms;
+            let lane = self
+                .lanes
+                .entry(hold.campaign.clone())
+                .or_insert_with(|| Lane::new(Phase::Held, 0, now_ms));
+            let same = |known: &Hold| {
+                (known.from, known.number) == (hold.from, hold.number) && known.state >= hold.state
+            };
+            let known = lane.holds.iter().chain(&lane.closed).any(same);
+            // What is kept and lies below the hold is not covered by it: it is decided first.
+            let uncovered =
+                lane.first_unstored().is_some_and(|unstored| unstored < hold.unsettled_from());
+            if lane.phase == Phase::Opening || uncovered || known {
+                continue;
+            }
+            lane.note(hold);
+            lane.reason = Some(hold.reason.clone());
+            news.insert(hold.campaign.clone());
+        }
+        for campaign in news {
+            effects.push(Effect::Stop { campaign: campaign.clone() });
+            let may_retry = self.lanes.get(&campaign).is_some_and(Lane::may_retry);
+            if may_retry {
+                self.catch_up(&campaign, 0, effects);
+            } else {
+                self.incarnations += 1;
+                if let Some(lane) = self.lanes.get_mut(&campaign) {
+                    lane.restart(self.incarnations, Phase::Held);
+                }
+                self.pass_kept(&campaign, effects);
+            }
+        }
+    }
+}

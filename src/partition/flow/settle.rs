@@ -1,0 +1,188 @@
+//! Settling: what stored batches mean for watermark, progress and feed.
+
+use super::{
+    super::{
+        fold::Told,
+        lane::{Lane, Phase},
+    },
+    BATCH_RECORDS_MAX, BATCHES_MAX, Effect, Flow, HEARTBEAT_INTERVAL_MS, HOLD_SWEEP_INTERVAL_MS,
+    PROGRESS_INTERVAL_MS, PROGRESS_RECORDS_MAX, Report,
+};
+use crate::domain::{
+    answer::FeedMessage,
+    ids::{CampaignId, Offset},
+    rows::{Hold, HoldState, Mark, Progress},
+};
+
+impl Flow {
+    pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
+        let Report { campaign, incarnation, told, settled, over_from } = report;
+        if !self.is_current(&campaign, incarnation) {
+            return;
+        }
+        let now_ms = self.now_ms;
+        let Some(lane) = self.lanes.get_mut(&campaign) else { return };
+        lane.over_from = over_from;
+        lane.active_ms = now_ms;
+        if lane.replaying {
+            self.report_replayed(&campaign, &told, effects);
+            self.outbox.extend(settled);
+            self.sendable.insert(campaign);
+            return;
+        }
+        let Some(count) = lane.batches.pop_front() else { return };
+        // Fewer only where a contradiction ended the batch early.
+        assert!(told.len() <= count, "a report covers more than its batch");
+        let mut settled = settled.into_iter();
+        for told in told {
+            if let Some(kept) = lane.kept.get_mut(lane.stored) {
+                kept.issued = told.issued;
+            }
+            lane.stored += 1;
+            let Some(decision) = told.decision else {
+                if told.offset >= self.acks.watermark() && self.letters.insert(told.offset) {
+                    effects.push(Effect::DeadLetter(told.offset));
+                }
+                continue;
+            };
+            let answer = settled.next();
+            if self.acks.done(told.offset) {
+                effects.push(Effect::Count(decision));
+                self.outbox.extend(answer);
+            }
+        }
+        self.sendable.insert(campaign);
+    }
+
+    /// A replayed chunk is stored. Once the live position is met, the holds are closed: from then
+    /// on nothing of the campaign may pass undecided.
+    fn report_replayed(&mut self, campaign: &CampaignId, told: &[Told], effects: &mut Vec<Effect>) {
+        let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        lane.replaying = false;
+        for told in told {
+            effects.extend(told.decision.map(Effect::Count));
+            lane.replayed_issued = told.issued.or(lane.replayed_issued);
+        }
+        effects.push(Effect::ReplayOn { campaign: campaign.clone(), met: lane.met });
+        if !lane.met {
+            return;
+        }
+        let mark = lane.replayed_issued.take().map(|issued| Mark {
+            campaign: campaign.clone(),
+            offset: lane.floor,
+            issued,
+        });
+        self.once_held.insert(campaign.clone());
+        lane.extended = lane.floor;
+        let earlier = std::mem::take(&mut lane.closed);
+        for hold in earlier.into_iter().chain(std::mem::take(&mut lane.holds)) {
+            let hold = Hold { state: HoldState::Closed, until: lane.floor, ..hold };
+            lane.closed.push(hold.clone());
+            effects.push(Effect::WriteHold { hold, mark: mark.clone() });
+        }
+    }
+
+    pub(super) fn send(&mut self, effects: &mut Vec<Effect>) {
+        let position = self.acks.position();
+        let mut drained = Vec::new();
+        for campaign in &self.sendable {
+            let Some(lane) = self.lanes.get_mut(campaign) else {
+                drained.push(campaign.clone());
+                continue;
+            };
+            // A replayed chunk is reported before what follows it.
+            while lane.phase == Phase::Live
+                && !lane.replaying
+                && lane.batches.len() < BATCHES_MAX
+                && let Some(batch) = lane.next_batch(BATCH_RECORDS_MAX, position)
+            {
+                let incarnation = lane.incarnation;
+                effects.push(Effect::Send { campaign: campaign.clone(), incarnation, batch });
+            }
+            if !lane.has_unsent(position) && lane.expects_until.is_none() {
+                drained.push(campaign.clone());
+            }
+        }
+        for campaign in drained {
+            self.sendable.remove(&campaign);
+        }
+    }
+
+    pub(super) fn persist(&mut self, effects: &mut Vec<Effect>) {
+        let watermark = self.acks.watermark();
+        let behind = watermark.saturating_sub(self.durable);
+        let due = behind >= PROGRESS_RECORDS_MAX
+            || self.now_ms.saturating_sub(self.persisted_ms) >= PROGRESS_INTERVAL_MS;
+        if behind == 0 || self.persisting || !due {
+            return;
+        }
+        let mut marks = Vec::new();
+        let mut holds = Vec::new();
+        for campaign in &self.occupied {
+            let issued = self.lanes.get_mut(campaign).and_then(|lane| lane.mark(watermark));
+            if let Some(issued) = issued {
+                marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
+            }
+        }
+        // Where nothing of the campaign was read, a hold need not reach further at once: a new
+        // owner would only search in vain for what passed under it.
+        let sweep = self.now_ms.saturating_sub(self.swept_ms) >= HOLD_SWEEP_INTERVAL_MS;
+        if sweep {
+            self.swept_ms = self.now_ms;
+        }
+        for campaign in &self.once_held {
+            if (sweep || self.occupied.contains(campaign))
+                && let Some(lane) = self.lanes.get_mut(campaign)
+                && lane.holds.is_empty()
+            {
+                holds.extend(lane.extend(watermark));
+            }
+        }
+        self.persisting = true;
+        let progress = Progress {
+            partition: self.partition,
+            log_epoch: self.log_epoch,
+            next: watermark,
+            last: self.acks.last(),
+        };
+        effects.push(Effect::Persist { holds, marks, progress });
+    }
+
+    pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {
+        self.persisting = false;
+        self.persisted_ms = self.now_ms;
+        self.durable = self.durable.max(next);
+        let mut trimmed = 0;
+        self.occupied.retain(|campaign| {
+            let Some(lane) = self.lanes.get_mut(campaign) else { return false };
+            trimmed += lane.trim(next);
+            !lane.kept.is_empty()
+        });
+        effects.push(Effect::Credit(trimmed));
+    }
+
+    pub(super) fn publish(&mut self, effects: &mut Vec<Effect>) {
+        let watermark = self.acks.watermark();
+        let silent_ms = self.heartbeat_ms.map(|said| self.now_ms.saturating_sub(said));
+        let due = silent_ms.is_none_or(|silent| silent >= HEARTBEAT_INTERVAL_MS);
+        if self.outbox.is_empty() && watermark == self.published && !due {
+            return;
+        }
+        if due {
+            self.heartbeat_ms = Some(self.now_ms);
+            let keep_from = self.lanes.values().filter_map(Lane::held_from).min();
+            effects.push(Effect::Settled { next: self.durable, keep_from });
+        }
+        let message = FeedMessage {
+            log_epoch: self.log_epoch,
+            partition: self.partition,
+            from: self.published,
+            to: watermark,
+            end: self.end,
+            halted: None,
+            decisions: std::mem::take(&mut self.outbox),
+        };
+        self.published = watermark;
+        effects.push(Effect::Publish(message));
+    }
+}

@@ -1,0 +1,163 @@
+//! How a batch of records becomes rows to store and answers to tell.
+
+use crate::domain::{
+    answer::{Answer, CouponFace, Settled},
+    campaign::{At, Campaign},
+    coupon::Coupon,
+    decision::{Decision, DerivedRow, Held, Outcome},
+    definition::{Definition, DefinitionVersion},
+    ids::{Offset, Sequence, UserId},
+    keys::Keys,
+    record::{Record, Request},
+};
+
+use super::recovery::{Contradiction, Expectations, Recovered};
+
+/// Records of one campaign, in order, with how far the partition was handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The records.
+    pub records: Vec<(At, Record)>,
+    /// Every record of the campaign below this offset is in this batch or an earlier one.
+    pub passed: Offset,
+}
+
+/// What one record came to, as the owner of the partition needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its offset.
+    pub offset: Offset,
+    /// The decision, for counting; none where the campaign was not defined.
+    pub decision: Option<Decision>,
+    /// The coupon issued by this very record.
+    pub issued: Option<Sequence>,
+}
+
+/// What a batch came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// Version rows, to be stored first and in this order.
+    pub versions: Vec<DefinitionVersion>,
+    /// Coupon rows, to be stored after them.
+    pub coupons: Vec<Coupon>,
+    /// Each record's outcome, in order.
+    pub told: Vec<Told>,
+    /// The answers, in order, once the rows are stored.
+    pub settled: Vec<Settled>,
+    /// Where log and store were found to differ; the records from there on were not folded.
+    pub contradiction: Option<Contradiction>,
+}
+
+/// A campaign and what the log must still confirm of it.
+#[derive(Debug)]
+pub struct Folder {
+    campaign: Campaign,
+    expectations: Expectations,
+    keys: std::sync::Arc<Keys>,
+    log_epoch: u32,
+}
+
+impl Folder {
+    /// Goes on from a recovered campaign.
+    #[must_use]
+    pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>, log_epoch: u32) -> Self {
+        let Recovered { campaign, expectations } = recovered;
+        Self { campaign, expectations, keys, log_epoch }
+    }
+
+    /// The campaign's state.
+    #[must_use]
+    pub fn campaign(&self) -> &Campaign {
+        &self.campaign
+    }
+
+    /// The highest position at which a stored row waits to be derived again.
+    #[must_use]
+    pub fn expects_until(&self) -> Option<Offset> {
+        self.expectations.until()
+    }
+
+    /// Folds a batch. Stops before the first contradiction: what is before it stands.
+    pub fn fold(&mut self, batch: Batch) -> Folded {
+        let mut folded = Folded::default();
+        folded.told.reserve(batch.records.len());
+        folded.settled.reserve(batch.records.len());
+        for (at, record) in batch.records {
+            let outcome = self.campaign.fold(at, &record);
+            let digest = match &outcome {
+                Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } => {
+                    Some(coupon.digest)
+                }
+                Outcome::Decided { row: Some(DerivedRow::Version(version)), .. } => {
+                    Some(version.digest)
+                }
+                Outcome::Decided { row: None, .. } | Outcome::Undefined => None,
+            };
+            if let Err(contradiction) = self.expectations.derived(at.offset, digest) {
+                folded.contradiction = Some(contradiction);
+                return folded;
+            }
+            self.tell(at, record, outcome, &mut folded);
+        }
+        folded.contradiction = self.expectations.passed(batch.passed).err();
+        folded
+    }
+
+    fn tell(&self, at: At, record: Record, outcome: Outcome, folded: &mut Folded) {
+        let Outcome::Decided { decision, row } = outcome else {
+            folded.told.push(Told { offset: at.offset, decision: None, issued: None });
+            return;
+        };
+        let (issued, code) = match row {
+            Some(DerivedRow::Coupon(coupon)) => {
+                let told = (Some(coupon.sequence), Some(coupon.code.clone()));
+                folded.coupons.push(coupon);
+                told
+            }
+            Some(DerivedRow::Version(version)) => {
+                folded.versions.push(*version);
+                (None, None)
+            }
+            None => (None, None),
+        };
+        folded.told.push(Told { offset: at.offset, decision: Some(decision), issued });
+        let (campaign_id, user_id, answer) = match record {
+            Record::Request(Request { campaign, user, .. }) => {
+                let answer = self.answer(decision, &user, code);
+                (campaign, Some(user), answer)
+            }
+            Record::Control(control) => (control.campaign, None, control_answer(decision)),
+        };
+        folded.settled.push(Settled { offset: at.offset, campaign_id, user_id, answer });
+    }
+
+    fn answer(&self, decision: Decision, user: &UserId, code: Option<Box<str>>) -> Answer {
+        let face = |held: Held| CouponFace {
+            sequence: held.sequence,
+            code: code.clone().unwrap_or_else(|| self.code(held.sequence, user)),
+            issued_at: held.issued_at,
+        };
+        match decision {
+            Decision::Issued(held) => Answer::Issued { coupon: face(held) },
+            Decision::AlreadyIssued(held) => Answer::AlreadyIssued { coupon: face(held) },
+            other => control_answer(other),
+        }
+    }
+
+    /// Spells the code of an earlier coupon again: formats are never amended.
+    fn code(&self, sequence: Sequence, user: &UserId) -> Box<str> {
+        let spell = |definition: &Definition| {
+            let id = self.campaign.id();
+            definition.terms.code.spell(&self.keys, id, self.log_epoch, sequence, user)
+        };
+        self.campaign.definition().map(spell).unwrap_or_default()
+    }
+}
+
+fn control_answer(decision: Decision) -> Answer {
+    match decision {
+        Decision::Rejected(reason) => Answer::Rejected { reason },
+        Decision::Refused(refusal) => Answer::Refused { refusal },
+        Decision::Accepted | Decision::Issued(_) | Decision::AlreadyIssued(_) => Answer::Accepted,
+    }
+}

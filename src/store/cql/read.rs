@@ -1,0 +1,237 @@
+//! Reads: a scan of a campaign's buckets, several at once, and point reads.
+
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream, stream::FuturesOrdered};
+use scylla::{
+    response::{PagingState, query_result::QueryRowsResult},
+    serialize::row::SerializeRow,
+    statement::prepared::PreparedStatement,
+};
+
+use super::{
+    Cause, Shared,
+    rows::{self, CouponCells, HoldCells, VersionCells},
+    timed,
+};
+use crate::{
+    domain::{
+        coupon::Coupon,
+        definition::QUOTA_MAX,
+        ids::{CampaignId, Partition, UserId},
+    },
+    store::{
+        CampaignRows, CouponPages, Hold, LISTING_MAX, Layout, PartitionRows, SEQUENCES_PER_BUCKET,
+        StoreError,
+    },
+};
+
+/// Buckets that one scan reads at once, when it is known that there are many: enough to keep a
+/// few nodes busy, at about 5 MB of coupons each.
+const BUCKETS_AT_ONCE: usize = 6;
+
+/// Buckets read at once before one was found full: most campaigns have one, and the next is
+/// looked at anyway.
+const BUCKETS_AT_FIRST: usize = 2;
+
+/// No campaign has more buckets.
+const BUCKETS_MAX: u32 = QUOTA_MAX.div_ceil(SEQUENCES_PER_BUCKET);
+
+type Pages = Vec<Vec<Coupon>>;
+
+/// A scan under way.
+struct Scan {
+    shared: Arc<Shared>,
+    campaign: CampaignId,
+    under_way: FuturesOrdered<BoxFuture<'static, Result<Pages, StoreError>>>,
+    next_bucket: u32,
+    at_once: usize,
+    ready: VecDeque<Vec<Coupon>>,
+}
+
+impl Scan {
+    /// The next page; none after the first empty bucket.
+    async fn next(&mut self) -> Result<Option<Vec<Coupon>>, StoreError> {
+        loop {
+            if let Some(page) = self.ready.pop_front() {
+                return Ok(Some(page));
+            }
+            while self.under_way.len() < self.at_once && self.next_bucket < BUCKETS_MAX {
+                let shared = Arc::clone(&self.shared);
+                let (campaign, bucket) = (self.campaign.clone(), self.next_bucket);
+                let read = async move { shared.bucket(&campaign, bucket).await };
+                self.under_way.push_back(timed("coupons", read).boxed());
+                self.next_bucket += 1;
+            }
+            let Some(pages) = self.under_way.next().await.transpose()? else { return Ok(None) };
+            let rows: usize = pages.iter().map(Vec::len).sum();
+            if rows == 0 {
+                self.under_way.clear();
+                self.next_bucket = BUCKETS_MAX;
+                return Ok(None);
+            }
+            if rows == SEQUENCES_PER_BUCKET as usize {
+                self.at_once = BUCKETS_AT_ONCE;
+            }
+            self.ready.extend(pages);
+        }
+    }
+}
+
+impl Shared {
+    /// Every coupon of a campaign in the order of sequences.
+    pub(super) fn scan(self: &Arc<Self>, campaign: &CampaignId) -> CouponPages {
+        let scan = Scan {
+            shared: Arc::clone(self),
+            campaign: campaign.clone(),
+            under_way: FuturesOrdered::new(),
+            next_bucket: 0,
+            at_once: BUCKETS_AT_FIRST,
+            ready: VecDeque::new(),
+        };
+        stream::try_unfold(scan, async |mut scan| Ok(scan.next().await?.map(|page| (page, scan))))
+            .boxed()
+    }
+
+    /// One user's coupons in the order of sequences, as one page; no page when there are none.
+    pub(super) fn of_user(
+        self: &Arc<Self>,
+        campaign: &CampaignId,
+        user: UserId,
+        bucket: u8,
+    ) -> CouponPages {
+        let (shared, campaign) = (Arc::clone(self), campaign.clone());
+        let read = async move {
+            let values = (campaign.as_str(), i32::from(bucket), user.as_str());
+            let statement = &shared.statements.read_user;
+            let pages = shared.read(statement, values, |page| coupons(page, &campaign)).await;
+            let operation = || format!("reading the coupons of a user in {campaign}");
+            let coupons = pages.map_err(|source| StoreError::new(operation(), source))?.concat();
+            Ok((!coupons.is_empty()).then_some(coupons))
+        };
+        let page = timed("user_coupons", read).map(Result::transpose);
+        stream::once(page).filter_map(async |page| page).boxed()
+    }
+
+    async fn bucket(&self, campaign: &CampaignId, bucket: u32) -> Result<Pages, StoreError> {
+        let number = i32::try_from(bucket).unwrap_or(i32::MAX);
+        let (statement, values) = (&self.statements.read_bucket, (campaign.as_str(), number));
+        let pages = self.read(statement, values, |page| coupons(page, campaign)).await;
+        let operation = || format!("reading bucket {bucket} of the coupons of {campaign}");
+        pages.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    /// A partition's progress, then its holds.
+    pub(super) async fn partition(&self, partition: Partition) -> Result<PartitionRows, Cause> {
+        let key = i32::try_from(partition)?;
+        let (statements, values) = (&self.statements, (key,));
+        let progress = |page: &QueryRowsResult| {
+            decoded(page.rows()?.map(|cells| Ok(rows::decode_progress(partition, cells?)?)))
+        };
+        let progress = self.read(&statements.read_progress, values, progress).await?.concat();
+        let holds = |page: &QueryRowsResult| holds(page, partition);
+        let holds = self.read(&statements.read_partition_holds, values, holds).await?.concat();
+        Ok(PartitionRows { progress: progress.into_iter().next(), holds })
+    }
+
+    /// A campaign's holds, then its mark, then its versions.
+    pub(super) async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<CampaignRows, Cause> {
+        let statements = &self.statements;
+        let values = (i32::try_from(partition)?, campaign.as_str());
+        let holds = |page: &QueryRowsResult| holds(page, partition);
+        let holds = self.read(&statements.read_campaign_holds, values, holds).await?.concat();
+        let values = (campaign.as_str(),);
+        let mark = |page: &QueryRowsResult| {
+            decoded(page.rows()?.map(|cells| Ok(rows::decode_mark(campaign, cells?)?)))
+        };
+        let mark = self.read(&statements.read_mark, values, mark).await?.concat();
+        let versions = |page: &QueryRowsResult| {
+            let rows = page.rows::<VersionCells<'_>>()?;
+            decoded(rows.map(|cells| Ok(cells?.decode(campaign)?)))
+        };
+        let versions = self.read(&statements.read_versions, values, versions).await?.concat();
+        Ok(CampaignRows { holds, mark: mark.into_iter().next(), versions })
+    }
+
+    /// Campaigns by id after the given one.
+    pub(super) async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, Cause> {
+        let limit = i32::try_from(limit.min(LISTING_MAX))?;
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        // No id is empty, so every one comes after the empty text.
+        let values = (after.map_or("", CampaignId::as_str), limit);
+        let campaigns = |page: &QueryRowsResult| {
+            decoded(page.rows()?.map(|cells| Ok(rows::decode_campaign(cells?)?)))
+        };
+        Ok(self.read(&self.statements.read_campaigns, values, campaigns).await?.concat())
+    }
+
+    /// Offers a layout and reads, at SERIAL, the one that is in force.
+    pub(super) async fn layout(&self, proposed: &Layout) -> Result<Layout, Cause> {
+        if let Some(layout) = self.layout_in_force().await? {
+            return Ok(layout);
+        }
+        let values = rows::layout(proposed)?;
+        let offered = self.session.execute_unpaged(&self.statements.layout, values).await;
+        // Whatever became of the offer, the layout in force is the answer; only where there is
+        // none does its failure matter.
+        match (self.layout_in_force().await?, offered) {
+            (Some(layout), _) => Ok(layout),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(_)) => Err("the layout that was written is not there".into()),
+        }
+    }
+
+    async fn layout_in_force(&self) -> Result<Option<Layout>, Cause> {
+        let layout = |page: &QueryRowsResult| {
+            decoded(page.rows()?.map(|cells| Ok(rows::decode_layout(cells?)?)))
+        };
+        let found = self.read(&self.statements.read_layout, (), layout).await?.concat();
+        Ok(found.into_iter().next())
+    }
+
+    /// Reads every page of a statement's answer.
+    async fn read<T>(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+        decode: impl Fn(&QueryRowsResult) -> Result<Vec<T>, Cause>,
+    ) -> Result<Vec<Vec<T>>, Cause> {
+        let _permit = self.read_permit().await;
+        let mut pages = Vec::new();
+        let mut state = PagingState::start();
+        loop {
+            let (result, next) =
+                self.session.execute_single_page(statement, &values, state).await?;
+            let page = decode(&result.into_rows_result()?)?;
+            if !page.is_empty() {
+                pages.push(page);
+            }
+            match next.into_paging_control_flow() {
+                ControlFlow::Break(()) => return Ok(pages),
+                ControlFlow::Continue(next) => state = next,
+            }
+        }
+    }
+}
+
+fn decoded<T>(cells: impl Iterator<Item = Result<T, Cause>>) -> Result<Vec<T>, Cause> {
+    cells.collect()
+}
+
+fn coupons(page: &QueryRowsResult, campaign: &CampaignId) -> Result<Vec<Coupon>, Cause> {
+    decoded(page.rows::<CouponCells<'_>>()?.map(|cells| Ok(cells?.decode(campaign)?)))
+}
+
+fn holds(page: &QueryRowsResult, partition: Partition) -> Result<Vec<Hold>, Cause> {
+    decoded(page.rows::<HoldCells<'_>>()?.map(|cells| Ok(cells?.decode(partition)?)))
+}

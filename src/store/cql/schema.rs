@@ -1,0 +1,429 @@
+//! Brings a keyspace to the schema of this binary, or says why it can't be.
+//!
+//! Two nodes that start at once must not change the schema at once: the keyspace and the table of
+//! lock and layout are made under `IF NOT EXISTS` by one and the same coordinator, and nothing is
+//! written before the nodes agree; every later step is taken under a lease in that table. A step
+//! is idempotent and recorded only after its table was found to be what the step makes, so a node
+//! that dies in the middle leaves nothing that the next one can't go on from.
+
+use std::{collections::HashMap, future::Future, time::Duration};
+
+use scylla::{
+    client::session::Session,
+    deserialize::row::DeserializeRow,
+    errors::{DbError, ExecutionError, RequestAttemptError},
+    policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy},
+    response::query_result::QueryResult,
+    serialize::row::SerializeRow,
+    statement::{Consistency, Statement},
+};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{
+    Cause,
+    error::{ConnectError, Refusal},
+    session::{self, Placement},
+    steps::{Columns, STEPS, Step, column},
+};
+use crate::{config::CqlConfig, domain::keys::hex};
+
+/// How long a node may go without renewing the lock before another takes it: longer than any one
+/// step with its agreement takes on a healthy cluster.
+const LEASE_S: u32 = 30;
+
+/// How long to wait for another node to finish: more than two leases, so that a node that died
+/// with the lock does not stop this one.
+const LOCK_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Between looks at the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often one change is tried, 2 s in all: ScyllaDB refuses a schema change that met another
+/// one, and a node may not know yet what another just made.
+const ATTEMPTS: u32 = 5;
+
+/// A lease is renewed before a step that starts later than this after it was taken.
+const RENEW_AFTER: Duration = Duration::from_secs(LEASE_S as u64 / 3);
+
+const LOCK: &str = "schema lock";
+
+/// Sets the keyspace up.
+pub(super) struct Schema<'a> {
+    session: &'a Session,
+    config: &'a CqlConfig,
+    /// Random name under which this node holds the lock.
+    holder: String,
+}
+
+impl<'a> Schema<'a> {
+    pub(super) fn new(session: &'a Session, config: &'a CqlConfig) -> Result<Self, ConnectError> {
+        check_name(&config.keyspace)?;
+        let mut name = [0; 8];
+        getrandom::fill(&mut name)
+            .map_err(|error| ConnectError::unavailable("drawing a random name", error))?;
+        Ok(Self { session, config, holder: hex(&name) })
+    }
+
+    /// Makes what is missing and checks everything. Gives where the keyspace keeps its rows.
+    pub(super) async fn establish(&self) -> Result<Placement, ConnectError> {
+        self.agree().await?;
+        let placement = self.keyspace().await?;
+        if !self.missing().await?.is_empty() {
+            // Also where the table is listed already: a node lists it a moment before it knows it,
+            // and answers this one only once the change before it is done.
+            let first = &STEPS[0];
+            self.change(&first.statement(&self.config.keyspace)).await?;
+            self.check(first).await?;
+            self.take_steps().await?;
+        }
+        for step in &STEPS {
+            self.check(step).await?;
+        }
+        Ok(placement)
+    }
+
+    /// Finds or makes the keyspace.
+    async fn keyspace(&self) -> Result<Placement, ConnectError> {
+        let keyspace = &self.config.keyspace;
+        if let Some(placement) = self.placement().await? {
+            return Ok(placement);
+        }
+        let datacenters = session::datacenters(self.session);
+        let mut names = datacenters.iter();
+        let (Some(datacenter), None) = (names.next(), names.next()) else {
+            let found = datacenters.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(Refusal::SeveralDatacenters { keyspace: keyspace.clone(), found }.into());
+        };
+        let nodes = self.session.get_cluster_state().get_nodes_info().len();
+        let copies = session::replication_factor(self.config.replication_factor, nodes);
+        let create = format!(
+            "CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = \
+             {{'class': 'NetworkTopologyStrategy', '{}': {copies}}}",
+            datacenter.replace('\'', "''")
+        );
+        // Lightweight transactions on tablets are young; without tablets every version has them.
+        // A version that knows no tablets, or knows nothing else, refuses the option.
+        let without_tablets = format!("{create} AND tablets = {{'enabled': false}}");
+        let sharded = session::is_sharded(self.session);
+        if !(sharded && self.change(&without_tablets).await.is_ok()) {
+            self.change(&create).await?;
+        }
+        info!(keyspace, copies, datacenter, "keyspace created");
+        self.placement().await?.ok_or_else(|| {
+            let operation = format!("finding keyspace {keyspace} after creating it");
+            ConnectError::unavailable(operation, "the database does not list it")
+        })
+    }
+
+    async fn placement(&self) -> Result<Option<Placement>, ConnectError> {
+        let text = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?";
+        let rows: Vec<(HashMap<String, String>,)> =
+            self.select(text, (&self.config.keyspace,), Consistency::One).await?;
+        Ok(rows.first().map(|(replication,)| Placement::of(replication)))
+    }
+
+    /// Takes the steps that are not recorded, under the lock, or waits until another node has.
+    async fn take_steps(&self) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        while !self.missing().await?.is_empty() {
+            if self.lock().await? {
+                let taken = self.take_missing().await;
+                self.unlock().await;
+                return taken;
+            }
+            if Instant::now() >= deadline {
+                return Err(self.locked().await?);
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Takes and records the missing steps in order. The lock is held.
+    async fn take_missing(&self) -> Result<(), ConnectError> {
+        let keyspace = &self.config.keyspace;
+        let mut renewed = Instant::now();
+        // What was missing before the lock was had may have been done since.
+        for step in self.missing().await? {
+            if renewed.elapsed() > RENEW_AFTER {
+                if !self.lock().await? {
+                    return Err(self.locked().await?);
+                }
+                renewed = Instant::now();
+            }
+            self.change(&step.statement(keyspace)).await?;
+            self.check(step).await?;
+            info!(keyspace, step = step.name, "schema step taken");
+            match step.number {
+                // There is nothing to record it in before the second.
+                1 => {}
+                2 => {
+                    self.record(&STEPS[0]).await?;
+                    self.record(step).await?;
+                }
+                _ => self.record(step).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn record(&self, step: &Step) -> Result<(), ConnectError> {
+        let text = format!(
+            "INSERT INTO \"{}\".schema_steps (step, name, applied_at) \
+             VALUES (?, ?, toTimestamp(now()))",
+            self.config.keyspace
+        );
+        let values = (step.number, step.name);
+        self.repeat(&text, || self.session.query_unpaged(text.as_str(), values)).await
+    }
+
+    async fn locked(&self) -> Result<ConnectError, ConnectError> {
+        let holder = self.holder().await?.unwrap_or_default();
+        Ok(ConnectError::Locked { keyspace: self.config.keyspace.clone(), holder })
+    }
+
+    /// The steps that are not recorded, in order.
+    async fn missing(&self) -> Result<Vec<&'static Step>, ConnectError> {
+        let keyspace = &self.config.keyspace;
+        let mut recorded: Vec<i32> = Vec::new();
+        if !self.columns(STEPS[1].table()).await?.is_empty() {
+            self.check(&STEPS[1]).await?;
+            let text = format!("SELECT step FROM \"{keyspace}\".schema_steps");
+            match self.try_select(&text, (), Consistency::Quorum).await {
+                Ok(rows) => recorded = rows.into_iter().map(|(step,): (i32,)| step).collect(),
+                // Listed, but not known yet: nothing is recorded in it.
+                Err(error) if is_unknown_table(&error) => {}
+                Err(error) => return Err(ConnectError::unavailable(text, error)),
+            }
+        }
+        let known = STEPS[STEPS.len() - 1].number;
+        match recorded.iter().max() {
+            Some(found) if *found > known => {
+                let keyspace = keyspace.clone();
+                Err(Refusal::NewerSchema { keyspace, found: *found, known }.into())
+            }
+            _ => Ok(STEPS.iter().filter(|step| !recorded.contains(&step.number)).collect()),
+        }
+    }
+
+    /// Takes or renews the lock; says whether this node holds it. What the transaction itself
+    /// answers is not asked: a timed out one may have been applied, and a read at SERIAL knows.
+    async fn lock(&self) -> Result<bool, ConnectError> {
+        let keyspace = &self.config.keyspace;
+        let take = format!(
+            "INSERT INTO \"{keyspace}\".layout (name, holder) VALUES (?, ?) IF NOT EXISTS \
+             USING TTL {LEASE_S}"
+        );
+        let renew = format!(
+            "UPDATE \"{keyspace}\".layout USING TTL {LEASE_S} SET holder = ? WHERE name = ? \
+             IF holder = ?"
+        );
+        if self.holder().await?.as_deref() == Some(&*self.holder) {
+            self.attempt(&renew, (&self.holder, LOCK, &self.holder)).await;
+        } else {
+            self.attempt(&take, (LOCK, &self.holder)).await;
+        }
+        Ok(self.holder().await?.as_deref() == Some(&*self.holder))
+    }
+
+    async fn unlock(&self) {
+        let text =
+            format!("DELETE FROM \"{}\".layout WHERE name = ? IF holder = ?", self.config.keyspace);
+        self.attempt(&text, (LOCK, &self.holder)).await;
+    }
+
+    /// Runs a lightweight transaction of which the outcome is looked up afterwards.
+    async fn attempt(&self, text: &str, values: impl SerializeRow) {
+        if let Err(error) = self.session.query_unpaged(text, values).await {
+            warn!(%error, "transaction on the schema lock failed, its outcome is read");
+        }
+    }
+
+    async fn holder(&self) -> Result<Option<String>, ConnectError> {
+        let text = format!("SELECT holder FROM \"{}\".layout WHERE name = ?", self.config.keyspace);
+        let rows: Vec<(Option<String>,)> = self.select(&text, (LOCK,), Consistency::Serial).await?;
+        Ok(rows.into_iter().next().and_then(|(holder,)| holder))
+    }
+
+    /// Compares a table with what its step makes.
+    async fn check(&self, step: &Step) -> Result<(), ConnectError> {
+        let found = self.columns(step.table()).await?;
+        match differences(&found, &step.columns()) {
+            None => Ok(()),
+            Some(differences) => Err(Refusal::Columns {
+                keyspace: self.config.keyspace.clone(),
+                table: step.table().to_owned(),
+                differences,
+            }
+            .into()),
+        }
+    }
+
+    /// The columns of a table; none when it is not there.
+    async fn columns(&self, table: &str) -> Result<Columns, ConnectError> {
+        let text = "SELECT column_name, type, kind, position FROM system_schema.columns \
+                    WHERE keyspace_name = ? AND table_name = ?";
+        let rows: Vec<(String, String, String, i32)> =
+            self.select(text, (&self.config.keyspace, table), Consistency::One).await?;
+        let described = |(name, cql_type, kind, position): (String, String, String, i32)| {
+            (name, column(&cql_type, &kind, position))
+        };
+        Ok(rows.into_iter().map(described).collect())
+    }
+
+    /// Changes the schema and waits until the nodes agree. Every change goes to the node with the
+    /// lowest id: changes that meet there are made one after another, while two coordinators that
+    /// create one table at once each give it an id of their own.
+    async fn change(&self, text: &str) -> Result<(), ConnectError> {
+        let summary = text.lines().find(|line| !line.starts_with("--")).unwrap_or(text);
+        let send = || {
+            let mut statement = Statement::new(text);
+            let state = self.session.get_cluster_state();
+            let connected = state.get_nodes_info().iter().filter(|node| node.is_connected());
+            if let Some(node) = connected.min_by_key(|node| node.host_id) {
+                let target = NodeIdentifier::Node(node.clone());
+                let policy = SingleTargetLoadBalancingPolicy::new(target, None);
+                statement.set_load_balancing_policy(Some(policy));
+            }
+            self.session.query_unpaged(statement, ())
+        };
+        self.repeat(summary, send).await?;
+        self.agree().await
+    }
+
+    /// Does something that may be done twice until it succeeds, a few times at most.
+    async fn repeat<F>(&self, operation: &str, send: impl Fn() -> F) -> Result<(), ConnectError>
+    where
+        F: Future<Output = Result<QueryResult, ExecutionError>>,
+    {
+        let mut attempt = 1;
+        loop {
+            match send().await {
+                Ok(_) => return Ok(()),
+                Err(error) if attempt == ATTEMPTS || is_final(&error) => {
+                    return Err(ConnectError::unavailable(operation, error));
+                }
+                Err(error) => warn!(%error, attempt, operation, "setup failed, repeating it"),
+            }
+            tokio::time::sleep(LOCK_PAUSE * attempt).await;
+            attempt += 1;
+        }
+    }
+
+    async fn agree(&self) -> Result<(), ConnectError> {
+        let agreed = self.session.await_schema_agreement().await;
+        agreed.map(|_| ()).map_err(|error| {
+            ConnectError::unavailable("waiting until the nodes agree on the schema", error)
+        })
+    }
+
+    async fn select<R>(
+        &self,
+        text: &str,
+        values: impl SerializeRow,
+        consistency: Consistency,
+    ) -> Result<Vec<R>, ConnectError>
+    where
+        R: for<'frame> DeserializeRow<'frame, 'frame>,
+    {
+        let rows = self.try_select(text, values, consistency).await;
+        rows.map_err(|error| ConnectError::unavailable(text, error))
+    }
+
+    async fn try_select<R>(
+        &self,
+        text: &str,
+        values: impl SerializeRow,
+        consistency: Consistency,
+    ) -> Result<Vec<R>, Cause>
+    where
+        R: for<'frame> DeserializeRow<'frame, 'frame>,
+    {
+        let mut statement = Statement::new(text);
+        statement.set_consistency(consistency);
+        statement.set_is_idempotent(true);
+        let result = self.session.query_unpaged(statement, values).await?;
+        Ok(result.into_rows_result()?.rows::<R>()?.collect::<Result<_, _>>()?)
+    }
+}
+
+/// Whether a node said that it does not know a table.
+fn is_unknown_table(error: &Cause) -> bool {
+    let error = error.downcast_ref::<ExecutionError>();
+    error.and_then(database_error).is_some_and(|error| *error == DbError::Invalid)
+}
+
+fn database_error(error: &ExecutionError) -> Option<&DbError> {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => Some(error),
+        _ => None,
+    }
+}
+
+/// Whether repeating a schema change can't help. A keyspace that a node does not know yet is
+/// invalid, so that one is repeated.
+fn is_final(error: &ExecutionError) -> bool {
+    matches!(database_error(error), Some(DbError::SyntaxError | DbError::Unauthorized))
+}
+
+fn check_name(keyspace: &str) -> Result<(), Refusal> {
+    let letters = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+    let bytes = keyspace.as_bytes();
+    let starts_well = bytes.first().is_some_and(u8::is_ascii_lowercase);
+    if starts_well && bytes.len() <= 48 && bytes.iter().all(letters) {
+        Ok(())
+    } else {
+        Err(Refusal::KeyspaceName { found: keyspace.to_owned() })
+    }
+}
+
+/// Every column that differs, in words.
+fn differences(found: &Columns, expected: &Columns) -> Option<String> {
+    let mut differing = Vec::new();
+    for (name, expected) in expected {
+        match found.get(name) {
+            None => differing.push(format!("{name} is missing, expected {expected}")),
+            Some(found) if found != expected => {
+                differing.push(format!("{name} is {found}, expected {expected}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let unknown = found.iter().filter(|(name, _)| !expected.contains_key(*name));
+    differing.extend(unknown.map(|(name, found)| format!("{name} is {found}, expected none")));
+    (!differing.is_empty()).then(|| differing.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyspace_name_is_one_that_needs_no_quotes() {
+        let long = "k".repeat(49);
+        for good in ["coupond", "c", "a_1", &long[..48]] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "1a", "_a", "Coupond", "a-b", "a\"b", &long] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_differs_is_described_column_by_column() {
+        let columns = |list: &[(&str, &str)]| -> Columns {
+            list.iter().map(|(name, shape)| ((*name).into(), (*shape).into())).collect()
+        };
+        let expected = columns(&[("a", "int, regular"), ("b", "text, regular")]);
+        assert_eq!(differences(&expected, &expected), None);
+        let found = columns(&[("a", "text, regular"), ("c", "int, regular")]);
+        assert_eq!(
+            differences(&found, &expected).as_deref(),
+            Some(
+                "a is text, regular, expected int, regular; b is missing, expected text, regular; \
+                 c is int, regular, expected none"
+            )
+        );
+    }
+}

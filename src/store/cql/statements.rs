@@ -1,0 +1,175 @@
+//! Every statement that rows are written and read with, prepared once.
+
+use scylla::{client::session::Session, statement::prepared::PreparedStatement};
+
+use super::{error::ConnectError, session::Profiles};
+
+/// Rows of a page that a scan asks for; the database cuts a page near 1 MB by itself.
+const PAGE_ROWS: i32 = 5_000;
+
+/// The cells of a coupon, in the order in which [`super::rows::CouponCells`] reads them. Both
+/// views have all of them.
+const COUPON_CELLS: &str = "sequence, user_id, code, issued_at, log_epoch, partition, offset, \
+                            key_digest, user_bucket, rules_version, digest";
+
+/// The prepared statements of one session.
+pub(super) struct Statements {
+    pub(super) coupon: PreparedStatement,
+    pub(super) coupon_by_user: PreparedStatement,
+    pub(super) version: PreparedStatement,
+    pub(super) campaign: PreparedStatement,
+    pub(super) hold: PreparedStatement,
+    pub(super) mark: PreparedStatement,
+    pub(super) progress: PreparedStatement,
+    pub(super) layout: PreparedStatement,
+    pub(super) read_bucket: PreparedStatement,
+    pub(super) read_user: PreparedStatement,
+    pub(super) read_versions: PreparedStatement,
+    pub(super) read_campaigns: PreparedStatement,
+    pub(super) read_partition_holds: PreparedStatement,
+    pub(super) read_campaign_holds: PreparedStatement,
+    pub(super) read_mark: PreparedStatement,
+    pub(super) read_progress: PreparedStatement,
+    pub(super) read_layout: PreparedStatement,
+}
+
+/// What a statement is for, which says how it is sent.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Write,
+    Scan,
+    Lookup,
+    Transaction,
+    SerialRead,
+}
+
+struct Preparer<'a> {
+    session: &'a Session,
+    profiles: &'a Profiles,
+    keyspace: &'a str,
+}
+
+impl Preparer<'_> {
+    /// Prepares `text`, in which `$` stands before each table for the keyspace.
+    async fn prepare(
+        &self,
+        purpose: Purpose,
+        text: &str,
+    ) -> Result<PreparedStatement, ConnectError> {
+        let text = text.replace('$', &format!("\"{}\".", self.keyspace));
+        let prepared = self.session.prepare(text.as_str()).await;
+        let mut prepared = prepared
+            .map_err(|error| ConnectError::unavailable(format!("preparing {text}"), error))?;
+        // Every row says the same whenever it is written; only a transaction's answer would tell
+        // of its repetition.
+        prepared.set_is_idempotent(!matches!(purpose, Purpose::Transaction));
+        let profile = match purpose {
+            Purpose::Write => &self.profiles.write,
+            Purpose::Scan => &self.profiles.recovery,
+            Purpose::Lookup => &self.profiles.lookup,
+            Purpose::Transaction | Purpose::SerialRead => &self.profiles.serial,
+        };
+        prepared.set_execution_profile_handle(Some(profile.clone()));
+        prepared.set_page_size(PAGE_ROWS);
+        if matches!(purpose, Purpose::SerialRead) {
+            prepared.set_consistency(scylla::statement::Consistency::Serial);
+        }
+        Ok(prepared)
+    }
+}
+
+impl Statements {
+    pub(super) async fn prepare(
+        session: &Session,
+        profiles: &Profiles,
+        keyspace: &str,
+    ) -> Result<Self, ConnectError> {
+        use Purpose::{Lookup, Scan, SerialRead, Transaction, Write};
+        let with = Preparer { session, profiles, keyspace };
+        Ok(Self {
+            coupon: with.prepare(Write, &insert(COUPON, "campaign_id, bucket")).await?,
+            coupon_by_user: with.prepare(Write, &insert(COUPON_BY_USER, "campaign_id")).await?,
+            version: with.prepare(Write, VERSION).await?,
+            campaign: with.prepare(Write, CAMPAIGN).await?,
+            hold: with.prepare(Write, HOLD).await?,
+            mark: with.prepare(Write, MARK).await?,
+            progress: with.prepare(Write, PROGRESS).await?,
+            layout: with.prepare(Transaction, LAYOUT).await?,
+            read_bucket: with.prepare(Scan, &select(COUPON, READ_BUCKET)).await?,
+            read_user: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USER)).await?,
+            read_versions: with.prepare(Lookup, READ_VERSIONS).await?,
+            read_campaigns: with.prepare(Lookup, READ_CAMPAIGNS).await?,
+            read_partition_holds: with.prepare(Lookup, READ_PARTITION_HOLDS).await?,
+            read_campaign_holds: with.prepare(Lookup, READ_CAMPAIGN_HOLDS).await?,
+            read_mark: with.prepare(Lookup, READ_MARK).await?,
+            read_progress: with.prepare(Lookup, READ_PROGRESS).await?,
+            read_layout: with.prepare(SerialRead, READ_LAYOUT).await?,
+        })
+    }
+}
+
+/// The insert of a coupon into one of its views, whose key starts with `key`.
+fn insert(view: &str, key: &str) -> String {
+    let markers = "?, ".repeat(key.split(',').count() + COUPON_CELLS.split(',').count());
+    let markers = markers.trim_end_matches(", ");
+    format!("INSERT INTO ${view} ({key}, {COUPON_CELLS}) VALUES ({markers}) USING TIMESTAMP ?")
+}
+
+fn select(view: &str, condition: &str) -> String {
+    format!("SELECT {COUPON_CELLS} FROM ${view} WHERE {condition}")
+}
+
+const COUPON: &str = "coupons";
+const COUPON_BY_USER: &str = "coupons_by_user";
+
+const READ_BUCKET: &str = "campaign_id = ? AND bucket = ?";
+const READ_USER: &str = "campaign_id = ? AND user_bucket = ? AND user_id = ?";
+
+const VERSION: &str = "INSERT INTO $definition_versions (campaign_id, log_epoch, offset, \
+    partition, record_time, quota, per_user_limit, opens_at, closes_at, code_prefix, code_length, \
+    code_charset, paused, closed, rules_version, user_buckets, issued, digest) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+const READ_VERSIONS: &str = "SELECT log_epoch, offset, partition, record_time, quota, \
+    per_user_limit, opens_at, closes_at, code_prefix, code_length, code_charset, paused, closed, \
+    rules_version, user_buckets, issued, digest FROM $definition_versions WHERE campaign_id = ?";
+
+const CAMPAIGN: &str = "INSERT INTO $campaigns (listing, campaign_id, partition) \
+    VALUES (0, ?, ?) USING TIMESTAMP ?";
+const READ_CAMPAIGNS: &str = "SELECT campaign_id FROM $campaigns \
+    WHERE listing = 0 AND campaign_id > ? LIMIT ?";
+
+const HOLD: &str = "INSERT INTO $holds (partition, campaign_id, from_offset, number, kind, \
+    reason, state, until_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+const READ_PARTITION_HOLDS: &str = "SELECT campaign_id, from_offset, number, kind, reason, state, \
+    until_offset \
+    FROM $holds WHERE partition = ?";
+const READ_CAMPAIGN_HOLDS: &str = "SELECT campaign_id, from_offset, number, kind, reason, state, \
+    until_offset \
+    FROM $holds WHERE partition = ? AND campaign_id = ?";
+
+const MARK: &str = "INSERT INTO $marks (campaign_id, below_offset, issued) VALUES (?, ?, ?) \
+    USING TIMESTAMP ?";
+const READ_MARK: &str = "SELECT below_offset, issued FROM $marks WHERE campaign_id = ?";
+
+const PROGRESS: &str = "INSERT INTO $progress (partition, log_epoch, next_offset, last_offset, \
+    last_digest) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?";
+const READ_PROGRESS: &str = "SELECT log_epoch, next_offset, last_offset, last_digest \
+    FROM $progress WHERE partition = ?";
+
+const LAYOUT: &str = "INSERT INTO $layout (name, instance, log_epoch, partitions, format, \
+    fingerprint, secret) VALUES ('layout', ?, ?, ?, ?, ?, ?) IF NOT EXISTS";
+const READ_LAYOUT: &str = "SELECT instance, log_epoch, partitions, format, fingerprint, secret \
+    FROM $layout WHERE name = 'layout'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_insert_binds_each_column_and_the_timestamp() {
+        let text = insert(COUPON, "campaign_id, bucket");
+        let columns = text.split_once(" VALUES").unwrap().0.matches(',').count() + 1;
+        assert_eq!(columns, 13);
+        assert_eq!(text.matches('?').count(), columns + 1);
+    }
+}

@@ -1,0 +1,438 @@
+//! The tree checks itself: direction of layers, purity, sizes, headers, documentation.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Top-level modules from the top down; one may use those below it and those beside it here.
+const LAYERS: [&[&str]; 9] = [
+    &["main"],
+    &["cli"],
+    &["node"],
+    &["api"],
+    &["actors"],
+    &["log", "store", "feed"],
+    &["embedded"],
+    &["answer", "partition"],
+    &["domain"],
+];
+
+/// Modules beside the layers: any layer that is not pure may use them; they use the lowest only.
+const BESIDE: [&str; 3] = ["config", "clock", "telemetry"];
+
+/// Layers without async, clock, randomness and I/O.
+const PURE: [&str; 3] = ["answer", "partition", "domain"];
+
+/// What only the composition root names, apart from the ports' own folders.
+const ADAPTERS: [&str; 6] = [
+    "crate::log::embedded",
+    "crate::log::kafka",
+    "crate::store::embedded",
+    "crate::store::cql",
+    "crate::feed::in_process",
+    "crate::feed::kafka",
+];
+const ADAPTERS_NAMED_BY: [&str; 5] = ["node", "log", "store", "feed", "embedded"];
+
+/// Words that no pure layer holds.
+const IMPURE_WORDS: [&str; 8] =
+    ["async", "await", "tokio", "getrandom", "rand", "tracing", "metrics", "ractor"];
+
+/// Parts of the standard library that no pure layer uses: I/O, clocks, and hash tables whose order
+/// is random.
+const IMPURE_PATHS: [&str; 12] = [
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "std::collections::HashMap",
+    "std::collections::HashSet",
+    "std::hash::RandomState",
+];
+
+/// Longest file, in lines.
+const FILE_LINES_MAX: usize = 500;
+
+/// A file of the tree.
+struct Source {
+    /// Relative to the root of the repository.
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Names of its modules from the crate's root, for a file of `src/`.
+    fn module(&self) -> Vec<String> {
+        let below = self.path.strip_prefix("src").unwrap_or(&self.path).with_extension("");
+        let mut names: Vec<String> =
+            below.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+        if names.last().is_some_and(|name| name == "mod") {
+            names.pop();
+        }
+        names
+    }
+
+    fn top(&self) -> String {
+        self.module().first().cloned().unwrap_or_default()
+    }
+
+    /// Whether it holds nothing but tests and what they need.
+    fn is_test(&self) -> bool {
+        self.module().iter().any(|name| {
+            ["tests", "testing", "contract", "tidy"].contains(&&**name) || name.ends_with("_tests")
+        })
+    }
+
+    /// What is compiled into the product: no comments, no text literals, no inline tests.
+    fn product(&self) -> String {
+        if self.is_test() {
+            return String::new();
+        }
+        let code = code(&self.text);
+        let end = code.find("#[cfg(test)]\nmod tests {").unwrap_or(code.len());
+        code[..end].to_owned()
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let mut sources = Vec::new();
+    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    while let Some(folder) = open.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                sources.push(Source { path: path.strip_prefix(root()).unwrap().into(), text });
+            }
+        }
+    }
+    sources.sort_by(|one, other| one.path.cmp(&other.path));
+    sources
+}
+
+/// Blanks comments and what stands between quotes; line ends stay.
+fn code(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut code = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &text[at..];
+        let skipped = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if let Some(length) = raw_string(rest, at > 0 && is_word(bytes[at - 1])) {
+            length
+        } else if let Some(body) = rest.strip_prefix('"') {
+            1 + quoted(body, '"')
+        } else if is_char_literal(rest) {
+            1 + quoted(&rest[1..], '\'')
+        } else {
+            0
+        };
+        if skipped > 0 {
+            code.push(' ');
+            code.extend(rest[..skipped].chars().filter(|letter| *letter == '\n'));
+            at += skipped;
+        } else {
+            let letter = rest.chars().next().unwrap();
+            code.push(letter);
+            at += letter.len_utf8();
+        }
+    }
+    code
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// Length of the raw string that `rest` starts with.
+fn raw_string(rest: &str, inside_word: bool) -> Option<usize> {
+    let after = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r'))?;
+    let hashes = after.bytes().take_while(|byte| *byte == b'#').count();
+    let body = after[hashes..].strip_prefix('"').filter(|_| !inside_word)?;
+    let end = format!("\"{}", "#".repeat(hashes));
+    let body_length = body.find(&end).unwrap_or(body.len());
+    Some(rest.len() - body.len() + (body_length + end.len()).min(body.len()))
+}
+
+/// Length of a quoted body with its closing `quote`.
+fn quoted(body: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, letter) in body.char_indices() {
+        if escaped {
+            escaped = false;
+        } else if letter == '\\' {
+            escaped = true;
+        } else if letter == quote {
+            return at + 1;
+        }
+    }
+    body.len()
+}
+
+/// Tells `'a'` from the lifetime `'a`.
+fn is_char_literal(rest: &str) -> bool {
+    let mut letters = rest.chars();
+    letters.next() == Some('\'')
+        && match letters.next() {
+            Some('\\') => true,
+            Some(_) => letters.next() == Some('\''),
+            None => false,
+        }
+}
+
+/// Every path that starts with `first`, with the groups of `use` written out.
+fn paths(code: &str, first: &str) -> Vec<String> {
+    let start = format!("{first}::");
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(&start) {
+        let joined = at > 0 && (is_word(code.as_bytes()[at - 1]) || code[..at].ends_with("::"));
+        if !joined {
+            tree(first, &code[at + start.len()..], &mut found);
+        }
+    }
+    found
+}
+
+/// Writes out one tree of paths below `above`; returns what follows it.
+fn tree<'a>(above: &str, text: &'a str, found: &mut Vec<String>) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut inside) = text.strip_prefix('{') {
+        loop {
+            inside = inside.trim_start().trim_start_matches(',').trim_start();
+            if let Some(after) = inside.strip_prefix('}') {
+                return after;
+            }
+            if !inside.starts_with(|first: char| first.is_alphanumeric() || "_*{".contains(first)) {
+                return inside;
+            }
+            inside = tree(above, inside, found).trim_start();
+            if let Some(renamed) = inside.strip_prefix("as ") {
+                inside = &renamed[renamed.find([',', '}']).unwrap_or(renamed.len())..];
+            }
+        }
+    }
+    let length = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    let (name, after) = text.split_at(length.unwrap_or(text.len()));
+    let path = format!("{above}::{name}");
+    match after.strip_prefix("::") {
+        Some(below) => tree(&path, below, found),
+        None => {
+            found.push(path);
+            after.strip_prefix('*').unwrap_or(after)
+        }
+    }
+}
+
+/// `path` is `prefix` or stands below it.
+fn below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+fn depth(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// Whether code of `user` may name `used`, both top-level modules.
+fn may_use(user: &str, used: &str) -> bool {
+    if user == used {
+        return true;
+    }
+    if BESIDE.contains(&user) {
+        return BESIDE.contains(&used) || used == "domain";
+    }
+    if BESIDE.contains(&used) {
+        return !PURE.contains(&user);
+    }
+    match (depth(user), depth(used)) {
+        (Some(user), Some(used)) => user <= used,
+        _ => true,
+    }
+}
+
+/// Every path of `source` within the crate, as `crate::…`: those that start so, and those that
+/// climb with `super`.
+fn own_paths(source: &Source, code: &str) -> Vec<String> {
+    let mut found = paths(code, "crate");
+    found.extend(paths(code, "coupond").iter().map(|path| path.replacen("coupond", "crate", 1)));
+    for climbing in paths(code, "super") {
+        let names: Vec<&str> = climbing.split("::").collect();
+        let up = names.iter().take_while(|name| **name == "super").count();
+        let module = source.module();
+        if up <= module.len() {
+            let absolute: Vec<&str> = module[..module.len() - up]
+                .iter()
+                .map(String::as_str)
+                .chain(names[up..].iter().copied())
+                .collect();
+            found.push(format!("crate::{}", absolute.join("::")));
+        }
+    }
+    found
+}
+
+fn assert_none(complaints: &[String], rule: &str) {
+    assert!(complaints.is_empty(), "{rule}:\n  {}", complaints.join("\n  "));
+}
+
+#[test]
+fn nothing_points_back_up() {
+    let mut complaints = Vec::new();
+    for source in sources(&["src"]) {
+        let user = source.top();
+        for path in own_paths(&source, &source.product()) {
+            let used = path.split("::").nth(1).unwrap_or_default();
+            if !may_use(&user, used) {
+                complaints.push(format!("{} uses {path}", source.path.display()));
+            }
+        }
+    }
+    assert_none(&complaints, "a layer uses only what is below it or beside the layers");
+}
+
+#[test]
+fn every_module_has_its_layer() {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules = lib.lines().filter_map(|line| {
+        let name = line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ")?;
+        name.strip_suffix(';')
+    });
+    let known =
+        |module: &str| depth(module).is_some() || BESIDE.contains(&module) || module == "tidy";
+    let complaints: Vec<_> = modules.filter(|module| !known(module)).map(String::from).collect();
+    assert_none(&complaints, "name the module's place in LAYERS or BESIDE");
+}
+
+#[test]
+fn only_the_composition_root_names_an_adapter() {
+    let mut complaints = Vec::new();
+    for source in sources(&["src"]) {
+        if ADAPTERS_NAMED_BY.contains(&&*source.top()) {
+            continue;
+        }
+        for path in own_paths(&source, &source.product()) {
+            if ADAPTERS.iter().any(|adapter| below(&path, adapter)) {
+                complaints.push(format!("{} names {path}", source.path.display()));
+            }
+        }
+    }
+    assert_none(&complaints, "use the port, not its adapter");
+}
+
+#[test]
+fn pure_layers_are_pure() {
+    let mut complaints = Vec::new();
+    for source in sources(&["src"]).iter().filter(|source| PURE.contains(&&*source.top())) {
+        let code = source.product();
+        let words = code.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        let mut impure: Vec<String> =
+            words.filter(|word| IMPURE_WORDS.contains(word)).map(String::from).collect();
+        let forbidden = |path: &String| IMPURE_PATHS.iter().any(|impure| below(path, impure));
+        impure.extend(paths(&code, "std").into_iter().filter(forbidden));
+        if source.top() == "domain" {
+            let floats = ["f32", "f64"];
+            let words = code.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+            impure.extend(words.filter(|word| floats.contains(word)).map(String::from));
+        }
+        complaints
+            .extend(impure.iter().map(|impure| format!("{}: {impure}", source.path.display())));
+    }
+    assert_none(&complaints, "no async, clock, randomness, I/O or random order in a pure layer");
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are() {
+    let mut complaints = Vec::new();
+    for source in sources(&["src", "tests", "benches"]) {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES_MAX {
+            complaints.push(format!("{}: {lines} lines", source.path.display()));
+        }
+        if !source.text.starts_with("//! ") {
+            complaints.push(format!("{}: no //! header", source.path.display()));
+        }
+    }
+    assert_none(&complaints, "a file has a //! header and at most 500 lines");
+}
+
+#[test]
+fn the_readme_documents_every_metric_and_invariant() {
+    // It is written last; from then on it stays complete.
+    let Ok(readme) = fs::read_to_string(root().join("README.md")) else { return };
+    let invariants = crate::domain::invariant::Invariant::ALL;
+    let named =
+        crate::telemetry::metrics::names().chain(invariants.iter().map(|invariant| invariant.id()));
+    let missing: Vec<_> = named.filter(|name| !mentions(&readme, name)).map(String::from).collect();
+    assert_none(&missing, "README.md has to say what these are");
+}
+
+/// Whether `text` holds `name` as a whole: INV-1 is not in INV-10.
+fn mentions(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(at, _)| {
+        !text[at + name.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
+    })
+}
+
+#[test]
+fn code_is_told_from_comments_and_texts() {
+    let text = "a /* b */ \"c \\\" // d\" r#\"e \"f\" \"# 'g' '\\'' &'h i // j\nk";
+    assert_eq!(code(text).split_whitespace().collect::<Vec<_>>(), ["a", "&'h", "i", "k"]);
+}
+
+#[test]
+fn paths_are_written_out() {
+    let code = "use crate::{a, b::{c::D, *}, e::f as g, h}; crate::i::j(); x::crate::k; \
+                pub(in crate::l) $crate::m!()";
+    assert_eq!(
+        paths(code, "crate"),
+        [
+            "crate::a",
+            "crate::b::c::D",
+            "crate::b::",
+            "crate::e::f",
+            "crate::h",
+            "crate::i::j",
+            "crate::l",
+            "crate::m",
+        ]
+    );
+}
+
+#[test]
+fn climbing_paths_are_resolved() {
+    let source = Source { path: "src/log/kafka/mod.rs".into(), text: String::new() };
+    let code = "use super::super::node::x; use super::{y}; super::super::super::z;";
+    assert_eq!(own_paths(&source, code), ["crate::node::x", "crate::log::y"]);
+}
+
+#[test]
+fn layers_may_be_used_downwards_only() {
+    for (user, used, allowed) in [
+        ("api", "store", true),
+        ("store", "api", false),
+        ("log", "store", true),
+        ("domain", "telemetry", false),
+        ("actors", "telemetry", true),
+        ("telemetry", "domain", true),
+        ("telemetry", "api", false),
+        ("answer", "feed", false),
+        ("node", "check_invariant", true),
+    ] {
+        assert_eq!(may_use(user, used), allowed, "{user} {used}");
+    }
+}

@@ -1,0 +1,112 @@
+//! The program itself: what it prints where, and its exit codes.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+/// Runs `coupond` in `folder` with only these variables of our prefix.
+fn coupond(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coupond"));
+    command.current_dir(folder).args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("COUPOND_") {
+            command.env_remove(name);
+        }
+    }
+    command.envs(environment.iter().copied()).output().expect("the program was built for this test")
+}
+
+#[track_caller]
+fn check(
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+    code: i32,
+    standard_output: &str,
+    standard_error: &str,
+) {
+    let folder = tempfile::tempdir().expect("there is a temporary folder");
+    let output = coupond(folder.path(), environment, arguments);
+    let (out, error) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{out}{error}");
+    assert!(out.starts_with(standard_output), "{arguments:?}\n{out}");
+    assert!(error.starts_with(standard_error), "{arguments:?}\n{error}");
+    assert_eq!(out.is_empty(), standard_output.is_empty(), "{arguments:?}\n{out}");
+    assert_eq!(error.is_empty(), standard_error.is_empty(), "{arguments:?}\n{error}");
+}
+
+#[test]
+fn usage_is_refused_with_2_and_help_is_no_error() {
+    check(&[], &["nonsense"], 2, "", "error: unrecognized subcommand 'nonsense'");
+    check(&[], &["campaign", "create", "spring"], 2, "", "error: ");
+    check(&[], &["--help"], 0, "Gives out a limited number of coupons", "");
+    check(&[], &["--version"], 0, "coupond ", "");
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_2_by_every_command() {
+    let set = ["--set", "mode=both"];
+    let told = "coupond: the configuration has a problem:\n  mode: is \"both\", must be ";
+    for command in [
+        &["serve"][..],
+        &["check-config"],
+        &["print-config"],
+        &["health"],
+        &["campaign", "list"],
+        &["issue", "spring", "ada"],
+    ] {
+        check(&[], &[&set[..], command].concat(), 2, "", told);
+        check(&[], &[command, &set[..]].concat(), 2, "", told);
+        check(&[("COUPOND_MODE", "both")], command, 2, "", told);
+    }
+    check(&[], &set, 2, "", told);
+    check(&[("COUPOND_MOD", "x")], &[], 2, "", "coupond: the configuration has a problem:\n  COUP");
+    let log = [("COUPOND_LOG", "coupond=loud")];
+    let told =
+        "coupond: the configuration has a problem:\n  COUPOND_LOG: is \"coupond=loud\", must";
+    check(&log, &[], 2, "", told);
+    check(&log, &["check-config"], 2, "", told);
+    let both = [log[0], ("COUPOND_MODE", "both")];
+    check(&both, &["check-config"], 2, "", "coupond: the configuration has 2 problems:\n  mode: ");
+}
+
+#[test]
+fn the_default_file_is_read_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("config")).unwrap();
+    std::fs::write(folder.path().join("config/coupond.toml"), "[kafka]\ngroup = 'g'\n").unwrap();
+    let printed = coupond(folder.path(), &[], &["print-config"]);
+    assert!(printed.status.success());
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.contains("\ngroup = \"g\" # config/coupond.toml:2\n"), "{printed}");
+}
+
+#[test]
+fn a_sound_configuration_is_told_and_printed() {
+    check(&[], &["check-config"], 0, "built-in defaults, 0 from the environment, 0 by --set:", "");
+    check(
+        &[("COUPOND_DEMO", "false")],
+        &["print-config"],
+        0,
+        "mode = \"embedded\" # default\n",
+        "",
+    );
+    check(&[], &["print-config", "--defaults"], 0, "# Settings of coupond.", "");
+}
+
+#[test]
+fn a_node_that_is_not_there_is_told_with_1() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    for (key, command) in [
+        ("admin.listen", &["health"][..]),
+        ("admin.listen", &["campaign", "list"]),
+        ("api.listen", &["issue", "spring", "ada"]),
+    ] {
+        let set = format!("{key}={address}");
+        let told = format!("coupond: no answer from http://{address}/: Connection refused");
+        check(&[], &[command, &["--set", &set]].concat(), 1, "", &told);
+    }
+}

@@ -1,0 +1,234 @@
+//! Starts engines and keeps hold of them.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use super::{Endpoints, Engine};
+
+/// First fetch of the jars or the image, and the start, on a slow line.
+const READY_WITHIN: Duration = Duration::from_secs(600);
+
+/// A container engine that is there answers at once; one that hangs is as good as none.
+const PROBE_WITHIN: Duration = Duration::from_secs(10);
+
+/// An engine that this process started. It ends when this is dropped, or with the process.
+pub(crate) struct Own {
+    endpoints: Endpoints,
+    /// Folder of `docker/engines/engines`; none in a container.
+    data: Option<tempfile::TempDir>,
+    /// Its stdin is the pipe that ends it.
+    runner: Child,
+}
+
+impl Own {
+    /// An engine of `nodes` nodes (1 or 3) from its jars, for a test that kills some of them.
+    #[allow(dead_code, reason = "the tests with several brokers come with the nodes")]
+    pub(crate) fn start(engine: Engine, nodes: u32) -> Result<Self, String> {
+        run_script(engine, nodes)
+    }
+
+    /// `host:port` of each node.
+    pub(crate) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// Kills a node, from 1, with -9; returns when it is gone.
+    #[allow(dead_code, reason = "used by tests that take an engine away")]
+    pub(crate) fn kill_node(&self, node: u32) {
+        self.control("kill-node", node);
+    }
+
+    /// Starts a killed node on the data that it left; returns when it answers.
+    #[allow(dead_code, reason = "used by tests that bring an engine back")]
+    pub(crate) fn restart_node(&self, node: u32) {
+        self.control("restart-node", node);
+    }
+
+    fn control(&self, command: &str, node: u32) {
+        let data = self.data.as_ref().expect("only an engine from its jars is killed by nodes");
+        let status = Command::new(script())
+            .arg(command)
+            .arg("--data")
+            .arg(data.path())
+            .arg(node.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .expect("the script was run before");
+        assert!(status.success(), "{command} of node {node}: {status}");
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        drop(self.runner.stdin.take());
+        if let Err(error) = self.runner.wait() {
+            eprintln!("engines: waiting for the end of an engine: {error}");
+        }
+    }
+}
+
+/// Starts the engine's image under a container engine, if one answers.
+pub(super) fn container(engine: Engine) -> Result<Own, String> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let info = Command::new("docker").arg("info").stdin(Stdio::null()).output();
+        // Nobody listens any more once the probe took too long.
+        let _ = send.send(info.is_ok_and(|output| output.status.success()));
+    });
+    if receive.recv_timeout(PROBE_WITHIN) != Ok(true) {
+        return Err("no container engine answers (`docker info`)".to_owned());
+    }
+    let image = image_of(engine)?;
+    let port = free_port().map_err(|error| format!("no free port: {error}"))?;
+    let (name, inside, marker, options) = match engine {
+        Engine::Kafka => ("kafka", 9092, "Kafka Server started", kafka_options(port)),
+        Engine::Cql => ("cql", 9042, "Starting listening for CQL clients", Vec::new()),
+    };
+    let arguments: &[&str] = match engine {
+        Engine::Kafka => &[],
+        Engine::Cql => &["--smp", "1", "--memory", "1G", "--overprovisioned", "1"],
+    };
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", CONTAINER, "sh", name, marker, &port.to_string(), "run", "-d", "--rm"])
+        .args(["-p", &format!("127.0.0.1:{port}:{inside}")])
+        .args(options)
+        .arg(image)
+        .args(arguments);
+    hold(command, None)
+}
+
+/// Runs a container until its stdin ends: name, marker of readiness, port, then `docker`'s words.
+const CONTAINER: &str = r#"
+name=$1 marker=$2 port=$3
+shift 3
+id=$(docker "$@" </dev/null) || exit 1
+trap 'docker rm -f "$id" >/dev/null 2>&1' EXIT
+tries=0
+until docker logs "$id" 2>&1 | grep -q "$marker"; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 360 ] || { docker logs --tail 15 "$id" >&2; exit 1; }
+  sleep 0.5
+done
+echo "ready $name 127.0.0.1:$port"
+cat >/dev/null
+"#;
+
+/// A single broker that tells its clients the address that they reach it by.
+fn kafka_options(port: u16) -> Vec<String> {
+    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let settings = [
+        ("NODE_ID", "1"),
+        ("PROCESS_ROLES", "broker,controller"),
+        ("LISTENERS", "PLAINTEXT://:9092,CONTROLLER://:9093"),
+        ("ADVERTISED_LISTENERS", &advertised),
+        ("LISTENER_SECURITY_PROTOCOL_MAP", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"),
+        ("CONTROLLER_LISTENER_NAMES", "CONTROLLER"),
+        ("CONTROLLER_QUORUM_VOTERS", "1@localhost:9093"),
+        ("OFFSETS_TOPIC_REPLICATION_FACTOR", "1"),
+        ("OFFSETS_TOPIC_NUM_PARTITIONS", "8"),
+        ("TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1"),
+        ("TRANSACTION_STATE_LOG_MIN_ISR", "1"),
+        ("GROUP_INITIAL_REBALANCE_DELAY_MS", "0"),
+        ("AUTO_CREATE_TOPICS_ENABLE", "false"),
+    ];
+    settings
+        .iter()
+        .flat_map(|(key, value)| ["-e".to_owned(), format!("KAFKA_{key}={value}")])
+        .collect()
+}
+
+/// The image that `docker/compose.yaml` runs, so that its version stands in one place.
+fn image_of(engine: Engine) -> Result<String, String> {
+    let wanted = match engine {
+        Engine::Kafka => "kafka",
+        Engine::Cql => "scylla",
+    };
+    let path = repository().join("docker/compose.yaml");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| format!("{} can't be read: {error}", path.display()))?;
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("image:"))
+        .map(|image| image.trim().trim_matches('"').to_owned())
+        .find(|image| image.contains(wanted))
+        .ok_or_else(|| format!("{} names no image of {wanted}", path.display()))
+}
+
+/// Whoever takes it in between makes the start fail, not the tests lie.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Starts one node of the engine from its published jars.
+pub(super) fn from_jars(engine: Engine) -> Result<Own, String> {
+    run_script(engine, 1)
+}
+
+fn run_script(engine: Engine, nodes: u32) -> Result<Own, String> {
+    let script = script();
+    if !script.exists() {
+        return Err(format!("{} is missing", script.display()));
+    }
+    let name = match engine {
+        Engine::Kafka => "kafka",
+        Engine::Cql => "cassandra",
+    };
+    let mut command = Command::new(script);
+    command.arg(name).args(["--port", "0", "--until-eof", "--nodes", &nodes.to_string()]);
+    if nodes == 1 {
+        // The script's own temporary folder goes with the engine also when this process can't.
+        return hold(command, None);
+    }
+    let data = tempfile::Builder::new()
+        .prefix("coupond-engine-")
+        .tempdir()
+        .map_err(|error| format!("no temporary folder: {error}"))?;
+    command.arg("--data").arg(data.path());
+    hold(command, Some(data))
+}
+
+/// Runs `command`, which ends at the end of its stdin, and waits for its line `ready NAME NODES`.
+fn hold(mut command: Command, data: Option<tempfile::TempDir>) -> Result<Own, String> {
+    let shown = command.get_program().to_string_lossy().into_owned();
+    let mut runner = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // Ctrl-C at a terminal reaches this process, and the pipe tells the runner.
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("{shown} can't be started: {error}"))?;
+    let stdout = runner.stdout.take().expect("stdout is piped");
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let mut words = line.split_whitespace();
+            if words.next() == Some("ready") {
+                // Nobody listens any more once the start took too long.
+                let _ = send.send(words.nth(1).unwrap_or_default().to_owned());
+            }
+        }
+    });
+    let ready = receive.recv_timeout(READY_WITHIN);
+    let endpoints = ready.iter().flat_map(|nodes| nodes.split(',')).map(str::to_owned).collect();
+    let own = Own { endpoints, data, runner };
+    match ready {
+        Ok(_) => Ok(own),
+        Err(_) => Err(format!("{shown} did not bring the engine up (its words are above)")),
+    }
+}
+
+fn script() -> PathBuf {
+    repository().join("docker/engines/engines")
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,485 @@
+//! The coupon store against a real CQL database.
+
+use std::{collections::HashMap, sync::Arc};
+
+use coupond::{
+    config::CqlConfig,
+    domain::{
+        code::CodeFormat,
+        coupon::Coupon,
+        definition::{Definition, DefinitionVersion, Terms},
+        ids::{CampaignId, Offset, Position, Sequence, Timestamp, UserId},
+    },
+    store::{
+        CouponStore, Hold, HoldKind, HoldState, LastRecord, Layout, Mark, Progress, Row,
+        SEQUENCES_PER_BUCKET, Selection,
+        cql::{ConnectError, CqlStore, Refusal, connect},
+    },
+};
+use futures_util::{TryStreamExt, future::join_all};
+use libtest_mimic::Trial;
+use scylla::{
+    client::{session::Session, session_builder::SessionBuilder},
+    value::{CqlTimestamp, CqlValue},
+};
+
+use crate::{
+    engines::{self, Engine},
+    trials,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials!(&[Engine::Cql];
+        rows_can_be_read_by_plain_cql_with_the_documented_columns,
+        a_late_lower_progress_or_mark_never_replaces_a_higher_one,
+        a_hold_never_goes_back_and_a_contradiction_outweighs_a_failure,
+        a_row_written_again_stays_what_it_is,
+        stores_that_connect_at_once_to_an_empty_database_agree,
+        the_schema_is_finished_where_a_node_died_with_the_lock,
+        a_newer_schema_is_refused_with_what_was_found,
+        a_table_with_other_columns_is_refused_column_by_column,
+        a_database_that_is_not_there_is_no_refusal,
+        batches_of_the_longest_rows_are_accepted,
+        a_scan_gives_every_bucket_in_order_until_one_is_empty,
+        coupons_of_one_user_come_in_order_of_sequences,
+        numbers_that_no_column_holds_are_errors,
+    )
+}
+
+/// A keyspace of its own.
+struct Scratch {
+    config: CqlConfig,
+    bare: Session,
+}
+
+impl Scratch {
+    async fn new() -> Self {
+        let nodes = engines::shared(Engine::Cql).expect("asked for by the trial").clone();
+        let bare = SessionBuilder::new().known_nodes(&nodes).build().await.unwrap();
+        let keyspace = engines::unique("cql");
+        Self { config: CqlConfig { nodes, keyspace, replication_factor: 0 }, bare }
+    }
+
+    async fn with_store() -> (Self, CqlStore) {
+        let scratch = Self::new().await;
+        let t = std::time::Instant::now();
+        let store = connect(&scratch.config).await.unwrap();
+        eprintln!("connect {:?}", t.elapsed());
+        (scratch, store)
+    }
+
+    /// Runs plain CQL, in which `$` stands before each table, and gives the rows by column.
+    async fn query(&self, text: &str) -> Vec<HashMap<String, CqlValue>> {
+        let text = text.replace('$', &format!("{}.", self.config.keyspace));
+        let result = self.bare.query_unpaged(text, ()).await.unwrap();
+        let Ok(result) = result.into_rows_result() else { return Vec::new() };
+        let names: Vec<_> =
+            result.column_specs().iter().map(|column| column.name().to_owned()).collect();
+        let rows = result.rows::<scylla::value::Row>().unwrap().map(|row| {
+            let cells = names.iter().cloned().zip(row.unwrap().columns);
+            cells.filter_map(|(name, cell)| Some((name, cell?))).collect()
+        });
+        rows.collect()
+    }
+
+    async fn drop_keyspace(self) {
+        let text = format!("DROP KEYSPACE {}", self.config.keyspace);
+        self.bare.query_unpaged(text, ()).await.unwrap();
+    }
+}
+
+fn campaign(id: &str) -> CampaignId {
+    CampaignId::parse(id).unwrap()
+}
+
+fn coupon(campaign: &CampaignId, sequence: Sequence, user: &str) -> Coupon {
+    Coupon {
+        campaign: campaign.clone(),
+        sequence,
+        user: UserId::parse(user).unwrap(),
+        code: format!("CODE-{sequence:021}").into(),
+        issued_at: Timestamp(1_700_000_000_000 + i64::from(sequence)),
+        position: Position { log_epoch: 1, partition: 3, offset: u64::from(sequence) * 2 },
+        key_digest: sequence.is_multiple_of(2).then_some([7; 16]),
+        user_bucket: (sequence % 3) as u8,
+        rules_version: 1,
+        digest: [sequence as u8; 16],
+    }
+}
+
+fn coupons(campaign: &CampaignId, sequences: std::ops::RangeInclusive<u32>) -> Vec<Row> {
+    sequences
+        .map(|sequence| Row::Coupon(coupon(campaign, sequence, &format!("u{sequence}"))))
+        .collect()
+}
+
+fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
+    let terms = Terms {
+        quota: 100_000_000,
+        per_user_limit: 1_000,
+        opens_at: Some(Timestamp(1_700_000_000_000)),
+        closes_at: None,
+        code: CodeFormat::with(Some(String::new()), None, None),
+    };
+    DefinitionVersion {
+        campaign: campaign.clone(),
+        position: Position { log_epoch: 1, partition: 3, offset },
+        time: Timestamp(1_690_000_000_000),
+        definition: Definition::first(terms),
+        issued: 12,
+        digest: [5; 16],
+    }
+}
+
+fn progress(next: Offset, last: Option<LastRecord>) -> Progress {
+    Progress { partition: 3, log_epoch: 1, next, last }
+}
+
+fn layout(instance: &str) -> Layout {
+    Layout {
+        instance: instance.to_owned(),
+        log_epoch: 1,
+        partitions: 12,
+        format: 1,
+        fingerprint: "f".to_owned(),
+        secret: None,
+    }
+}
+
+async fn all(store: &CqlStore, campaign: &CampaignId) -> Vec<Coupon> {
+    let pages: Vec<Vec<Coupon>> =
+        store.coupons(campaign, Selection::All).try_collect().await.unwrap();
+    pages.concat()
+}
+
+async fn rows_can_be_read_by_plain_cql_with_the_documented_columns() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let given = coupon(&spring, 20_002, "ada@example.org");
+    let hold = Hold {
+        campaign: spring.clone(),
+        partition: 3,
+        from: 9,
+        number: 1,
+        kind: HoldKind::Contradiction,
+        reason: "row 7 is gone".to_owned(),
+        state: HoldState::Open,
+        until: 0,
+    };
+    let last = Some(LastRecord { offset: 40_004, digest: [3; 16] });
+    let rows = [
+        Row::Coupon(given.clone()),
+        Row::Version(version(&spring, 6)),
+        Row::Hold(hold),
+        Row::Mark(Mark { campaign: spring.clone(), offset: 40_005, issued: 20_002 }),
+        Row::Progress(progress(40_005, last)),
+    ];
+    store.write(&rows).await.unwrap();
+    store.layout(&Layout { secret: Some("s".into()), ..layout("i") }).await.unwrap();
+
+    let text = |value: &str| CqlValue::Text(value.to_owned());
+    let blob = |byte: u8| CqlValue::Blob(vec![byte; 16]);
+    let (int, big) = (CqlValue::Int, CqlValue::BigInt);
+    let time = |ms: i64| CqlValue::Timestamp(CqlTimestamp(ms));
+    let shared = [
+        ("campaign_id", text("spring")),
+        ("sequence", int(20_002)),
+        ("user_id", text("ada@example.org")),
+        ("code", text(&given.code)),
+        ("issued_at", time(given.issued_at.0)),
+        ("log_epoch", int(1)),
+        ("partition", int(3)),
+        ("offset", big(40_004)),
+        ("key_digest", blob(7)),
+        ("user_bucket", int(1)),
+        ("rules_version", int(1)),
+        ("digest", blob(20_002_u32 as u8)),
+    ];
+    let row = |cells: &[(&str, CqlValue)]| -> HashMap<String, CqlValue> {
+        cells.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    };
+    let mut by_sequence = row(&shared);
+    by_sequence.insert("bucket".to_owned(), int(1));
+    let found = "SELECT * FROM $coupons WHERE campaign_id = 'spring' AND bucket = 1";
+    assert_eq!(scratch.query(found).await, [by_sequence]);
+    let found = "SELECT * FROM $coupons_by_user WHERE campaign_id = 'spring' AND user_bucket = 1 \
+                 AND user_id = 'ada@example.org'";
+    assert_eq!(scratch.query(found).await, [row(&shared)]);
+
+    let found = scratch.query("SELECT * FROM $definition_versions").await;
+    assert_eq!(found[0]["quota"], int(100_000_000));
+    assert_eq!(found[0]["offset"], big(6));
+    assert_eq!(found[0]["opens_at"], time(1_700_000_000_000));
+    assert!(!found[0].contains_key("closes_at"), "what is not there is not bound");
+    assert_eq!(found[0].len(), 17);
+    let found = scratch.query("SELECT campaign_id, kind, reason, state FROM $holds").await;
+    let hold = [
+        ("campaign_id", text("spring")),
+        ("kind", text("contradiction")),
+        ("reason", text("row 7 is gone")),
+        ("state", text("open")),
+    ];
+    assert_eq!(found, [row(&hold)]);
+    let mark =
+        [("campaign_id", text("spring")), ("below_offset", big(40_005)), ("issued", int(20_002))];
+    assert_eq!(scratch.query("SELECT * FROM $marks").await, [row(&mark)]);
+    let progress = [
+        ("partition", int(3)),
+        ("log_epoch", int(1)),
+        ("next_offset", big(40_005)),
+        ("last_offset", big(40_004)),
+        ("last_digest", blob(3)),
+    ];
+    assert_eq!(scratch.query("SELECT * FROM $progress").await, [row(&progress)]);
+    let listing = scratch.query("SELECT campaign_id FROM $campaigns WHERE listing = 0").await;
+    assert_eq!(listing, [row(&[("campaign_id", text("spring"))])]);
+    let layout = scratch.query("SELECT * FROM $layout WHERE name = 'layout'").await;
+    assert_eq!(layout[0]["partitions"], int(12));
+    let steps = scratch.query("SELECT step, name FROM $schema_steps").await;
+    assert_eq!(steps.len(), 9);
+
+    let cells = "SELECT WRITETIME(code) AS coupon FROM $coupons";
+    let timestamp = (given.issued_at.0 * 1_000) + 4;
+    assert_eq!(scratch.query(cells).await[0]["coupon"], big(timestamp));
+    scratch.drop_keyspace().await;
+}
+
+async fn a_late_lower_progress_or_mark_never_replaces_a_higher_one() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let mark = |offset, issued| Mark { campaign: spring.clone(), offset, issued };
+    let higher = progress(10, Some(LastRecord { offset: 9, digest: [9; 16] }));
+    for (row_progress, row_mark) in [
+        (progress(0, None), mark(0, 0)),
+        (higher.clone(), mark(10, 4)),
+        (progress(7, Some(LastRecord { offset: 6, digest: [255; 16] })), mark(7, 3)),
+        (progress(0, None), mark(0, 0)),
+    ] {
+        store.write(&[Row::Mark(row_mark), Row::Progress(row_progress)]).await.unwrap();
+    }
+    assert_eq!(store.partition(3).await.unwrap().progress, Some(higher));
+    let rows = store.campaign(&spring, 3).await.unwrap();
+    assert_eq!(rows.mark, Some(mark(10, 4)));
+    let without = progress(11, None);
+    store.write(&[Row::Progress(without.clone())]).await.unwrap();
+    assert_eq!(store.partition(3).await.unwrap().progress, Some(without));
+    assert_eq!(store.partition(4).await.unwrap(), Default::default());
+    scratch.drop_keyspace().await;
+}
+
+async fn a_hold_never_goes_back_and_a_contradiction_outweighs_a_failure() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let hold = |kind, state, reason: &str| Hold {
+        campaign: spring.clone(),
+        partition: 3,
+        from: 9,
+        number: 1,
+        kind,
+        reason: reason.to_owned(),
+        state,
+        until: 0,
+    };
+    use HoldKind::{Contradiction, Failure};
+    use HoldState::{Closed, Open, Released};
+    let steps = [
+        (hold(Failure, Open, "z"), hold(Failure, Open, "z")),
+        (hold(Contradiction, Open, "a"), hold(Contradiction, Open, "a")),
+        (hold(Failure, Open, "z"), hold(Contradiction, Open, "a")),
+        (hold(Contradiction, Released, "b"), hold(Contradiction, Released, "b")),
+        (hold(Contradiction, Open, "z"), hold(Contradiction, Released, "b")),
+        (hold(Contradiction, Closed, "c"), hold(Contradiction, Closed, "c")),
+        (hold(Contradiction, Released, "z"), hold(Contradiction, Closed, "c")),
+    ];
+    for (written, in_force) in steps {
+        store.write(&[Row::Hold(written.clone())]).await.unwrap();
+        let holds = store.campaign(&spring, 3).await.unwrap().holds;
+        assert_eq!(holds, std::slice::from_ref(&in_force), "after {written:?}");
+        assert_eq!(store.partition(3).await.unwrap().holds, [in_force]);
+    }
+    scratch.drop_keyspace().await;
+}
+
+async fn a_row_written_again_stays_what_it_is() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let mut rows = coupons(&spring, 1..=300);
+    rows.push(Row::Version(version(&spring, 1)));
+    rows.push(Row::Version(version(&spring, 5)));
+    let again = store.clone();
+    let (first, second) = tokio::join!(store.write(&rows), again.write(&rows));
+    first.unwrap();
+    second.unwrap();
+    store.write(&rows).await.unwrap();
+    let found: Vec<Row> = all(&store, &spring).await.into_iter().map(Row::Coupon).collect();
+    assert_eq!(found, rows[..300]);
+    let versions = store.campaign(&spring, 3).await.unwrap().versions;
+    assert_eq!(versions, [version(&spring, 1), version(&spring, 5)]);
+    assert_eq!(store.campaigns(None, 10).await.unwrap(), [spring]);
+    scratch.drop_keyspace().await;
+}
+
+async fn stores_that_connect_at_once_to_an_empty_database_agree() {
+    let scratch = Scratch::new().await;
+    let config = Arc::new(scratch.config.clone());
+    let nodes = (0..6).map(|number| {
+        let config = Arc::clone(&config);
+        async move {
+            let store = connect(&config).await?;
+            let layout = store.layout(&layout(&format!("instance-{number}"))).await;
+            Ok::<_, ConnectError>((store, layout.unwrap()))
+        }
+    });
+    let nodes: Vec<_> = join_all(nodes.map(tokio::spawn)).await;
+    let nodes: Vec<_> = nodes.into_iter().map(|node| node.unwrap().unwrap()).collect();
+    let in_force = &nodes[0].1;
+    let spring = campaign("spring");
+    for (number, (store, layout)) in (1..).zip(&nodes) {
+        assert_eq!(layout, in_force);
+        store.write(&coupons(&spring, number..=number)).await.unwrap();
+    }
+    for (store, _) in &nodes {
+        assert_eq!(all(store, &spring).await.len(), nodes.len());
+    }
+    let steps = scratch.query("SELECT step FROM $schema_steps").await;
+    assert_eq!(steps.len(), 9);
+    let lock = scratch.query("SELECT holder FROM $layout WHERE name = 'schema lock'").await;
+    assert!(lock.is_empty(), "the lock was given back");
+    scratch.drop_keyspace().await;
+}
+
+async fn the_schema_is_finished_where_a_node_died_with_the_lock() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("DROP TABLE $marks").await;
+    scratch.query("DELETE FROM $schema_steps WHERE step IN (6, 7, 9)").await;
+    scratch
+        .query(
+            "INSERT INTO $layout (name, holder) VALUES ('schema lock', 'a dead node') \
+             USING TTL 2",
+        )
+        .await;
+    let store = connect(&scratch.config).await.unwrap();
+    let mark = Mark { campaign: campaign("spring"), offset: 1, issued: 1 };
+    store.write(&[Row::Mark(mark)]).await.unwrap();
+    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), 9);
+    scratch.drop_keyspace().await;
+}
+
+async fn a_newer_schema_is_refused_with_what_was_found() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("INSERT INTO $schema_steps (step, name) VALUES (10, '010_later')").await;
+    let refused = connect(&scratch.config).await.unwrap_err();
+    let keyspace = scratch.config.keyspace.clone();
+    let expected = Refusal::NewerSchema { keyspace, found: 10, known: 9 };
+    assert!(refused.is_refusal());
+    assert!(matches!(refused, ConnectError::Refused(refusal) if refusal == expected));
+    scratch.drop_keyspace().await;
+}
+
+async fn a_table_with_other_columns_is_refused_column_by_column() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("ALTER TABLE $marks ADD note text").await;
+    let refused = connect(&scratch.config).await.unwrap_err();
+    assert!(refused.is_refusal());
+    let message = refused.to_string();
+    assert!(message.contains("marks is not as coupond makes it: note is text"), "{message}");
+
+    // Also where the table was there before the schema: it is not recorded as made.
+    scratch.query("DROP TABLE $marks").await;
+    scratch.query("DELETE FROM $schema_steps WHERE step = 7").await;
+    scratch.query("CREATE TABLE $marks (campaign_id text PRIMARY KEY, issued text)").await;
+    let message = connect(&scratch.config).await.unwrap_err().to_string();
+    assert!(message.contains("below_offset is missing, expected bigint"), "{message}");
+    assert!(message.contains("issued is text, regular, expected int, regular"), "{message}");
+    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), 8);
+    scratch.drop_keyspace().await;
+}
+
+async fn a_database_that_is_not_there_is_no_refusal() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nodes = vec![nobody.to_string()];
+    let config = CqlConfig { nodes, keyspace: "k".to_owned(), replication_factor: 0 };
+    let error = connect(&config).await.unwrap_err();
+    assert!(!error.is_refusal());
+    assert!(error.to_string().contains(&nobody.to_string()), "{error}");
+    let config = CqlConfig { keyspace: "Not one".to_owned(), ..Scratch::new().await.config };
+    assert!(connect(&config).await.unwrap_err().is_refusal());
+}
+
+async fn batches_of_the_longest_rows_are_accepted() {
+    let (scratch, store) = Scratch::with_store().await;
+    let longest = campaign(&"c".repeat(64));
+    let row = |sequence: u32| {
+        let user = format!("{}{sequence:05}", "u".repeat(123));
+        let mut coupon = coupon(&longest, sequence, &user);
+        coupon.code = format!("{}{sequence:05}", "C".repeat(139)).into();
+        coupon.key_digest = Some([1; 16]);
+        coupon.user_bucket = 0;
+        Row::Coupon(coupon)
+    };
+    let rows: Vec<Row> = (1..=1_000).map(row).collect();
+    store.write(&rows).await.unwrap();
+    let found: Vec<Row> = all(&store, &longest).await.into_iter().map(Row::Coupon).collect();
+    assert_eq!(found, rows);
+    scratch.drop_keyspace().await;
+}
+
+async fn a_scan_gives_every_bucket_in_order_until_one_is_empty() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let last = SEQUENCES_PER_BUCKET * 4 + 5;
+    let rows = coupons(&spring, 1..=last);
+    let written = rows.chunks(2_000).map(|rows| store.write(rows));
+    for outcome in join_all(written).await {
+        outcome.unwrap();
+    }
+    let mut pages = store.coupons(&spring, Selection::All);
+    let mut next = 1;
+    while let Some(page) = pages.try_next().await.unwrap() {
+        assert!(!page.is_empty());
+        for coupon in page {
+            assert_eq!(coupon.sequence, next);
+            next += 1;
+        }
+    }
+    assert_eq!(next, last + 1);
+
+    // A row above a hole is still found in the bucket after a partly filled one.
+    let hole = campaign("hole");
+    let rows = [coupon(&hole, 7, "a"), coupon(&hole, SEQUENCES_PER_BUCKET + 1, "b")];
+    store.write(&rows.clone().map(Row::Coupon)).await.unwrap();
+    assert_eq!(all(&store, &hole).await, rows);
+    assert_eq!(all(&store, &campaign("none")).await, []);
+    scratch.drop_keyspace().await;
+}
+
+async fn coupons_of_one_user_come_in_order_of_sequences() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let rows: Vec<Coupon> = (1..=60)
+        .rev()
+        .map(|sequence| {
+            let mut coupon = coupon(&spring, sequence, if sequence % 2 == 0 { "a" } else { "b" });
+            coupon.user_bucket = 2;
+            coupon
+        })
+        .collect();
+    let written: Vec<Row> = rows.iter().cloned().map(Row::Coupon).collect();
+    store.write(&written).await.unwrap();
+    let of = |user: &str| Selection::OfUser { user: UserId::parse(user).unwrap(), bucket: 2 };
+    let pages: Vec<Vec<Coupon>> = store.coupons(&spring, of("a")).try_collect().await.unwrap();
+    let mut expected: Vec<Coupon> =
+        rows.into_iter().filter(|coupon| coupon.user.as_str() == "a").collect();
+    expected.reverse();
+    assert_eq!(pages.concat(), expected);
+    let nobody: Vec<Vec<Coupon>> = store.coupons(&spring, of("c")).try_collect().await.unwrap();
+    assert_eq!(nobody, Vec::<Vec<Coupon>>::new());
+    scratch.drop_keyspace().await;
+}
+
+async fn numbers_that_no_column_holds_are_errors() {
+    let (scratch, store) = Scratch::with_store().await;
+    let error = store.write(&[Row::Progress(progress(u64::MAX, None))]).await.unwrap_err();
+    assert!(error.to_string().starts_with("writing progress"), "{error}");
+    scratch.drop_keyspace().await;
+}

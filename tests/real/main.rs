@@ -1,0 +1,77 @@
+//! Tests on a real Kafka and a real CQL database, and the only place that starts them.
+//!
+//! One binary, so that each engine is started once per `cargo test`. Where an engine is not to be
+//! had, its tests are reported as ignored with the reason; under `CI=true` they fail.
+
+mod cql;
+#[path = "../engines/mod.rs"]
+mod engines;
+mod kafka;
+
+use std::{process::ExitCode, time::Duration};
+
+use engines::Engine;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// No test waits for anything longer; one that does says so instead of hanging.
+const TEST_WITHIN: Duration = Duration::from_secs(180);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials = [cql::trials(), kafka::trials()].into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test that needs `engines`; `body` finds them by [`engines::shared`].
+fn trial<T>(
+    name: impl Into<String>,
+    engines: &'static [Engine],
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Trial
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    Trial::ignorable_test(name, move || {
+        for engine in engines {
+            if let Err(reason) = engines::shared(*engine) {
+                return absent(reason);
+            }
+        }
+        run(body)
+    })
+}
+
+fn absent(reason: &str) -> Result<Completion, Failed> {
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        return Err(format!("CI=true, and {reason}").into());
+    }
+    Ok(Completion::ignored_with(reason))
+}
+
+fn run<T>(body: impl FnOnce() -> T) -> Result<Completion, Failed>
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    let ended = runtime.block_on(async { tokio::time::timeout(TEST_WITHIN, body()).await });
+    // What a test leaves behind must not hold up the next one.
+    runtime.shutdown_background();
+    ended.map_err(|_| format!("not done within {TEST_WITHIN:?}"))?;
+    Ok(Completion::Completed)
+}
+
+/// Lists tests by their names: `trials!(&[Engine::Kafka]; a_sentence, another_sentence)`.
+macro_rules! trials {
+    ($engines:expr; $($name:ident),+ $(,)?) => {
+        vec![$(crate::trial(
+            concat!(module_path!(), "::", stringify!($name)),
+            $engines,
+            $name,
+        )),+]
+    };
+}
+pub(crate) use trials;
