@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Moment;
 use crate::domain::{
     decision::Reason,
-    definition::{Definition, DefinitionVersion},
+    definition::{Definition, DefinitionVersion, RULES_VERSION},
     ids::{Offset, Sequence, Timestamp},
 };
 
@@ -121,7 +121,7 @@ impl EdgeState {
 
     /// Why a request that comes at `wall` is certain to be rejected; none when the log must say:
     /// the state is too old, or the time is within `margin` of an end of the window, by which
-    /// clocks may be apart. A request with an idempotency key is never refused from here: its
+    /// clocks may be apart, or the rules are newer than this binary. A request with an idempotency key is never refused from here: its
     /// coupon may exist.
     #[must_use]
     pub fn certain_refusal(
@@ -132,7 +132,8 @@ impl EdgeState {
         has_key: bool,
     ) -> Option<Reason> {
         let definition = self.definition()?;
-        if has_key || !self.is_fresh(now) {
+        let known_rules = definition.rules_version == RULES_VERSION;
+        if has_key || !known_rules || !self.is_fresh(now) {
             return None;
         }
         let margin = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);

@@ -18,6 +18,10 @@ use crate::domain::ids::{Offset, Partition};
 /// its `202` to its first `GET`; about 20 MB.
 pub const RECENT_DECISIONS_MAX: usize = 65_536;
 
+/// Requests whose latency is measured at once: as many as may be under way and waited for; about
+/// 3 MB. What is beyond is not measured.
+pub const MEASURED_MAX: usize = 32_768;
+
 /// Time without a message after which an owner counts as not heard of: it sends each second.
 pub const OWNER_SILENT_AFTER: Duration = Duration::from_secs(3);
 
@@ -61,6 +65,8 @@ pub enum Effect<D, W> {
     Tell(W, D),
     /// The decision may have been missed: the waiter must ask the store. It keeps its place.
     AskStore(W),
+    /// A request of this node was decided, that long after it was received.
+    Took(Duration),
     /// Two decisions of one position differ: an owner or the log is not what it should be.
     Contradiction {
         /// The partition.
@@ -104,6 +110,7 @@ struct PartitionState<D, W> {
     halted: Option<String>,
     truncated: Option<String>,
     decisions: BTreeMap<Offset, D>,
+    received: BTreeMap<Offset, Moment>,
     /// Those who wait for the feed alone, and those who were told to ask the store as well.
     waiting: BTreeMap<(Offset, u64), W>,
     asking: BTreeMap<(Offset, u64), W>,
@@ -119,6 +126,7 @@ impl<D, W> Default for PartitionState<D, W> {
             halted: None,
             truncated: None,
             decisions: BTreeMap::new(),
+            received: BTreeMap::new(),
             waiting: BTreeMap::new(),
             asking: BTreeMap::new(),
         }
@@ -132,6 +140,7 @@ pub struct Follower<D, W> {
     partitions: Vec<PartitionState<D, W>>,
     order: VecDeque<(Partition, Offset)>,
     waiters: usize,
+    measured: usize,
     places: u64,
 }
 
@@ -145,6 +154,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             partitions: (0..partitions).map(|_| PartitionState::default()).collect(),
             order: VecDeque::new(),
             waiters: 0,
+            measured: 0,
             places: 0,
         }
     }
@@ -179,6 +189,10 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
                 }
                 None => {}
             }
+            if let Some(received) = partition.received.remove(&offset) {
+                self.measured -= 1;
+                effects.push(Effect::Took(now.saturating_sub(received)));
+            }
             self.waiters -= partition.tell(offset, &decision, &mut effects);
             partition.decisions.insert(offset, decision);
             self.order.push_back((number, offset));
@@ -187,6 +201,12 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         let watermark = partition.watermark.map_or(message.to, |before| before.max(message.to));
         partition.watermark = Some(watermark);
         partition.ask_store_below(watermark, &mut effects);
+        while let Some(entry) = partition.received.first_entry()
+            && *entry.key() < watermark
+        {
+            entry.remove();
+            self.measured -= 1;
+        }
         self.forget_old_decisions();
         effects
     }
@@ -299,6 +319,27 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         let state = self.partitions.get(partition as usize)?;
         let told = || state.halted.as_deref().filter(|_| !state.is_silent(now));
         state.truncated.as_deref().or_else(told)
+    }
+
+    /// Measures how long the request at a position takes that was received at `received`, unless
+    /// it is decided already: then gives how long it took until `now`.
+    pub fn measure(
+        &mut self,
+        now: Moment,
+        partition: Partition,
+        offset: Offset,
+        received: Moment,
+    ) -> Option<Duration> {
+        let state = self.partitions.get_mut(partition as usize)?;
+        if state.decisions.contains_key(&offset) {
+            return Some(now.saturating_sub(received));
+        }
+        let passed = state.watermark.is_some_and(|watermark| offset < watermark);
+        if self.measured < MEASURED_MAX && !passed {
+            let before = state.received.insert(offset, received);
+            self.measured += usize::from(before.is_none());
+        }
+        None
     }
 
     /// Whether the owner of a partition has not been heard of lately.

@@ -178,6 +178,24 @@ fn a_partition_that_the_layout_does_not_have_is_nobodys() {
     assert_eq!(follower.register(1, 3, 'a', true), Registered::Full);
 }
 
+#[test]
+fn a_request_is_measured_once_and_forgotten_when_its_decision_was_lost() {
+    let mut follower = Tested::new(1, LIMITS);
+    let received = NOW - Duration::from_secs(1);
+    assert_eq!(follower.measure(NOW, 0, 5, received), None);
+    assert_eq!(follower.measure(NOW, 0, 6, received), None);
+    let took = follower.step(NOW, message(0, 6, &[(5, "issued")]));
+    assert_eq!(took, [Effect::Took(Duration::from_secs(1))]);
+    assert_eq!(follower.measure(NOW, 0, 5, received), Some(Duration::from_secs(1)));
+    follower.step(NOW, message(0, 7, &[]));
+    assert_eq!(follower.step(NOW, message(0, 7, &[(6, "late")])), []);
+    assert_eq!(follower.measured, 0);
+    for offset in 0..2 * MEASURED_MAX as Offset {
+        follower.measure(NOW, 0, 100 + offset, received);
+    }
+    assert_eq!(follower.measured, MEASURED_MAX);
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Wait(Offset),
@@ -247,7 +265,9 @@ proptest! {
                         prop_assert!(!waiter.3, "sent to the store twice");
                         waiter.3 = true;
                     }
-                    Effect::Contradiction { .. } => prop_assert!(false, "none was made"),
+                    Effect::Took(_) | Effect::Contradiction { .. } => {
+                        prop_assert!(false, "nothing was measured and nothing contradicted");
+                    }
                 }
             }
             prop_assert!(alive.iter().all(|(offset, _, _, asked)| *asked || *offset >= watermark));

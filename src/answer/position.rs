@@ -6,7 +6,7 @@ use crate::domain::{
     campaign::closed_reason,
     coupon::Coupon,
     decision::{Decision, Reason, Refusal},
-    definition::{Definition, DefinitionVersion},
+    definition::{Definition, DefinitionVersion, RULES_VERSION},
     ids::Position,
     record::{Change, Control},
 };
@@ -22,6 +22,8 @@ pub enum Answered<'a> {
     Rejected(Reason),
     /// The campaign is not defined at that position.
     Undefined,
+    /// Decided by rules that this binary does not know: another node can say.
+    UnknownRules(u16),
 }
 
 /// The coupon that was issued to the request itself: an answer at once, settled or not.
@@ -52,6 +54,10 @@ pub fn answer_at<'a>(
     let Some(version) = in_effect_at(request.position, versions) else {
         return Answered::Undefined;
     };
+    let definition = &version.definition;
+    if definition.rules_version != RULES_VERSION {
+        return Answered::UnknownRules(definition.rules_version);
+    }
     let held = || {
         coupons.iter().filter(|coupon| {
             coupon.position < request.position
@@ -65,7 +71,6 @@ pub fn answer_at<'a>(
     if let Some(coupon) = repeated {
         return Answered::Issued(coupon);
     }
-    let definition = &version.definition;
     let latest = held().max_by_key(|coupon| coupon.sequence);
     if let Some(coupon) = latest
         && held().count() >= usize::from(definition.terms.per_user_limit)

@@ -155,6 +155,7 @@ fn from_rows(history: &History, at: At, record: &Record, issued: u32) -> Option<
                 Answered::AlreadyIssued(coupon) => Some(Decision::AlreadyIssued(held(coupon))),
                 Answered::Rejected(reason) => Some(Decision::Rejected(reason)),
                 Answered::Undefined => None,
+                Answered::UnknownRules(version) => panic!("rules {version}"),
             }
         }
     }
@@ -279,4 +280,33 @@ fn a_coupon_of_somebody_else_or_of_another_campaign_answers_nobody() {
     of_other_campaign.campaign = CampaignId::parse("summer").unwrap();
     of_other_campaign.user = request.user.clone();
     assert_eq!(answer_at(&content, &history.versions, &[of_other_campaign]), sold_out);
+}
+
+#[test]
+fn what_newer_rules_decided_is_told_only_where_a_coupon_tells_it() {
+    let change = Change::Defined {
+        terms: Terms {
+            quota: 1,
+            per_user_limit: 1,
+            opens_at: None,
+            closes_at: None,
+            code: CodeFormat::default(),
+        },
+    };
+    let steps = vec![
+        (Step::Change { change, stale: false }, 1, 0),
+        (Step::Ask { user: 0, key: None }, 1, 1),
+        (Step::Ask { user: 1, key: None }, 1, 2),
+    ];
+    let mut history = history(&steps);
+    history.versions[0].definition.rules_version = 9;
+    let answers: Vec<_> = history.folded[1..]
+        .iter()
+        .map(|(at, record, ..)| {
+            let Record::Request(request) = record else { panic!("a request") };
+            let content = content(&history.keys, *at, request);
+            answer_at(&content, &history.versions, &history.coupons)
+        })
+        .collect();
+    assert_eq!(answers, [Answered::Issued(&history.coupons[0]), Answered::UnknownRules(9)]);
 }

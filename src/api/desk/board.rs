@@ -9,8 +9,11 @@ use tokio::sync::Notify;
 
 use super::{NodeClock, tasks::lock};
 use crate::{
-    answer::follower::{
-        Effect, Event, Follower, Limits, Message, Place, RECENT_DECISIONS_MAX, Registered,
+    answer::{
+        Moment,
+        follower::{
+            Effect, Event, Follower, Limits, Message, Place, RECENT_DECISIONS_MAX, Registered,
+        },
     },
     domain::{
         ids::{Offset, Partition},
@@ -185,6 +188,7 @@ impl Board {
             match effect {
                 Effect::Tell(cell, told) => cell.set(Signal::Told(told)),
                 Effect::AskStore(cell) => cell.set(Signal::AskStore),
+                Effect::Took(latency) => metrics::issue_latency(latency),
                 Effect::Contradiction { partition, offset } => {
                     metrics::violation(Invariant::FinalAnswer);
                     tracing::error!(partition, offset, "the feed told two decisions of a position");
@@ -239,6 +243,13 @@ impl Board {
         let follower = lock(&self.follower);
         let halted = follower.halted(self.clock.now(), partition).map(str::to_owned);
         (halted, follower.lag(partition))
+    }
+
+    /// Measures how long a request takes that was received at `received`.
+    pub(super) fn measure(&self, partition: Partition, offset: Offset, received: Moment) {
+        let now = self.clock.now();
+        let took = lock(&self.follower).measure(now, partition, offset, received);
+        took.into_iter().for_each(metrics::issue_latency);
     }
 
     /// Takes in an acknowledged append; `known` is the watermark before it was sent.

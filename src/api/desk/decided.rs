@@ -201,6 +201,9 @@ impl NodeDesk {
             }
             Answered::Rejected(reason) => Ok(Some(Answer::Rejected { reason })),
             Answered::Undefined => undefined(content, settled),
+            Answered::UnknownRules(version) => Err(Refused::Unavailable {
+                detail: format!("rules {version} of {campaign} are newer than this node"),
+            }),
         }
     }
 

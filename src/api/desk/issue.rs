@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     NodeDesk, RATE_TABLES, chain,
@@ -19,6 +19,10 @@ use crate::{
     log::{AppendError, Appended, NewRecord},
     telemetry::metrics,
 };
+
+/// Longest that an append may take, whatever its adapter promises: a disk or broker that hangs
+/// must not keep callers and their places for ever.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When to try again what was too much.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -53,6 +57,7 @@ impl NodeDesk {
             return Err(overloaded(format!("{lag} records wait for a decision")));
         }
         let content = self.append_request(request).await?;
+        self.board.measure(partition, content.position.offset, received);
         let request_id = self.ids.seal(&content);
         if wait.is_zero() {
             return Ok(Taken { request_id, answer: None, waited: true });
@@ -65,9 +70,6 @@ impl NodeDesk {
             Err(Refused::Unavailable { .. }) => (None, true),
             Err(refused) => return Err(refused),
         };
-        if answer.is_some() {
-            metrics::issue_latency(self.clock.now().saturating_sub(received));
-        }
         Ok(Taken { request_id, answer, waited })
     }
 
@@ -109,11 +111,16 @@ impl NodeDesk {
     ) -> Result<Appended, Refused> {
         let sent = self.clock.now();
         let known = self.board.watermark(partition);
-        let appended = match self.log.append(partition, record).await {
-            Ok(appended) => appended,
-            Err(AppendError::Overloaded(detail)) => return Err(overloaded(detail)),
-            Err(error @ AppendError::Unknown(_)) => {
+        let appended = match timeout(APPEND_TIMEOUT, self.log.append(partition, record)).await {
+            Ok(Ok(appended)) => appended,
+            Ok(Err(AppendError::Overloaded(detail))) => return Err(overloaded(detail)),
+            Ok(Err(error @ AppendError::Unknown(_))) => {
                 return Err(Refused::Unknown { detail: chain(&error) });
+            }
+            Err(_) => {
+                let seconds = APPEND_TIMEOUT.as_secs();
+                let detail = format!("the append was not answered within {seconds} s");
+                return Err(Refused::Unknown { detail });
             }
         };
         metrics::append_latency(self.clock.now().saturating_sub(sent));

@@ -295,6 +295,8 @@ fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod admin_tests;
 #[cfg(test)]
+mod embedded_tests;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod find_tests;

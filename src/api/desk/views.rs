@@ -66,7 +66,8 @@ impl NodeDesk {
         campaign: &CampaignId,
         user: &UserId,
     ) -> Result<Vec<CouponFace>, Refused> {
-        let known = match self.campaigns.kept(campaign) {
+        let defined = |known: &Arc<Known>| known.edge.definition().is_some();
+        let known = match self.campaigns.kept(campaign).filter(defined) {
             Some(known) => known,
             None => self.campaigns.for_view(campaign).await?.ok_or(Refused::UnknownCampaign)?,
         };

@@ -46,9 +46,10 @@ pub(super) enum Settle {
     RowsAlone,
 }
 
-struct Actors;
+/// Actors of whom nothing is known but that they live.
+pub(super) struct NoActors;
 
-impl ActorDirectory for Actors {
+impl ActorDirectory for NoActors {
     fn view(&self, _: &CampaignId) -> ActorView {
         ActorView { state: "live", reason: None }
     }
@@ -313,12 +314,12 @@ fn parts(
         },
         api,
         admission,
-        actors: Arc::new(Actors),
+        actors: Arc::new(NoActors),
         clock: clock.clone(),
     }
 }
 
-fn config() -> (ApiConfig, AdmissionConfig) {
+pub(super) fn config() -> (ApiConfig, AdmissionConfig) {
     let api = ApiConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         identity: Identity::Trusted,
