@@ -516,6 +516,6 @@ async fn a_minority_of_the_nodes_may_die(cluster: engines::Own) {
             let found = all(store, &spring).await;
             assert_eq!(found.len(), written as usize, "with node {dead} dead");
         }
-        cluster.restart_node(dead);
+        cluster.restart_nodes(&[dead]);
     }
 }
