@@ -7,6 +7,9 @@ mod cql;
 #[path = "../engines/mod.rs"]
 mod engines;
 mod kafka;
+mod nodes;
+#[path = "../nodes/mod.rs"]
+mod procs;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -18,7 +21,7 @@ const TEST_WITHIN: Duration = Duration::from_secs(180);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [cql::trials(), kafka::trials()].into_iter().flatten().collect();
+    let trials = [cql::trials(), kafka::trials(), nodes::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
