@@ -164,7 +164,10 @@ impl DecisionFeed for KafkaFeed {
         let producer = self.producer.read().unwrap_or_else(PoisonError::into_inner);
         // It is only taken on drop.
         let Some(producer) = producer.as_ref() else { return Ok(()) };
-        producer.send(record).map_err(|(error, _)| failed(operation(), error))
+        producer.send(record).map_err(|(error, _)| {
+            metrics::feed_lost("overrun");
+            failed(operation(), error)
+        })
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {

@@ -109,10 +109,25 @@ impl Producer {
 
     fn hand_over(&self, record: &Outgoing<'_>, report: Report) -> Result<(), AppendError> {
         self.replace_if_fatal();
+        let Err((error, report)) = self.try_hand_over(record, report) else { return Ok(()) };
+        // Some fatal states are first heard of here.
+        if self.is_fatal() {
+            self.replace_if_fatal();
+            return self
+                .try_hand_over(record, report)
+                .map_err(|(error, _)| AppendError::Overloaded(error.to_string()));
+        }
+        Err(AppendError::Overloaded(error.to_string()))
+    }
+
+    /// One attempt, which never waits; gives back what it could not hand over.
+    fn try_hand_over(
+        &self,
+        record: &Outgoing<'_>,
+        report: Report,
+    ) -> Result<(), (KafkaError, Report)> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(producer) = current.as_ref() else {
-            return Err(AppendError::Overloaded("the producer ended".to_owned()));
-        };
+        let Some(producer) = current.as_ref() else { return Err((KafkaError::Canceled, report)) };
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in record.headers {
             headers = headers.insert(Header { key, value: Some(*value) });
@@ -124,11 +139,11 @@ impl Producer {
         if !record.key.is_empty() {
             native = native.key(record.key);
         }
-        producer.send(native).map_err(|(error, _)| {
+        producer.send(native).map_err(|(error, native)| {
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
                 producer.context().log.error(&error, "refused a record");
             }
-            AppendError::Overloaded(error.to_string())
+            (error, native.delivery_opaque)
         })
     }
 
@@ -201,9 +216,84 @@ impl ProducerContext for Deliveries {
                     NativeTimestamp::CreateTime(_) | NativeTimestamp::NotAvailable => None,
                 },
             }),
-            Err((error, _)) => Err(error.clone()),
+            Err((error, _)) => {
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                    self.log.error(error, "gave a record up");
+                }
+                Err(error.clone())
+            }
         };
         // A caller that went away does not want to know.
         let _ = report.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        mocking::MockCluster,
+        types::{RDKafkaApiKey, RDKafkaRespErr},
+    };
+
+    use super::*;
+
+    fn config(brokers: &str, append_timeout: Duration) -> KafkaConfig {
+        KafkaConfig {
+            brokers: vec![brokers.to_owned()],
+            topic_prefix: "t".to_owned(),
+            partitions: 1,
+            replication_factor: 1,
+            group: "g".to_owned(),
+            append_timeout,
+        }
+    }
+
+    async fn send(producer: &Producer) -> Result<Delivered, AppendError> {
+        let headers: &[(&str, &[u8])] = &[("h", b"v")];
+        producer.send(&Outgoing { topic: "t", partition: 0, key: b"k", value: b"v", headers }).await
+    }
+
+    /// A broker that refuses a producer its id puts the client into a fatal state.
+    #[tokio::test]
+    async fn a_producer_in_a_fatal_state_is_replaced() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        cluster.request_errors(
+            RDKafkaApiKey::InitProducerId,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
+        );
+        let config = config(&cluster.bootstrap_servers(), Duration::from_secs(30));
+        let producer = Producer::connect(&config).unwrap();
+        let first = send(&producer).await.unwrap_err();
+        assert!(matches!(first, AppendError::Unknown(_) | AppendError::Overloaded(_)), "{first:?}");
+        assert_eq!(send(&producer).await.unwrap().offset, Some(0));
+        assert!(producer.replaced.lock().unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_append_that_nobody_confirms_in_time_is_unknown() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let producer =
+            Producer::connect(&config(&cluster.bootstrap_servers(), Duration::from_secs(3)))
+                .unwrap();
+        assert_eq!(send(&producer).await.unwrap().offset, Some(0));
+        cluster.broker_down(1).unwrap();
+        assert!(matches!(send(&producer).await, Err(AppendError::Unknown(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_when_the_producer_ends_is_unknown() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        cluster.broker_down(1).unwrap();
+        let producer =
+            Producer::connect(&config(&cluster.bootstrap_servers(), Duration::from_secs(30)))
+                .unwrap();
+        let (report, reported) = oneshot::channel();
+        let record = Outgoing { topic: "t", partition: 0, key: b"k", value: b"v", headers: &[] };
+        producer.hand_over(&record, Box::new(report)).unwrap();
+        drop(producer);
+        assert!(reported.await.unwrap().is_err());
     }
 }

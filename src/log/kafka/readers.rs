@@ -55,9 +55,9 @@ const QUEUE_KIB: usize = 2 * 1_024;
 const FETCH_BYTES: usize = 512 * 1_024;
 
 /// Longest that a broker holds a fetch that finds nothing. A partition that is added to a lane
-/// waits for the fetch under way, so this is what a replay's start costs at most; forty fetches a
-/// second cost a broker less than 1 % of a core.
-const FETCH_WAIT: Duration = Duration::from_millis(25);
+/// waits for the fetch under way, so this is what a replay's start costs at most; twenty fetches a
+/// second and lane cost a broker some 2 % of a core.
+const FETCH_WAIT: Duration = Duration::from_millis(50);
 
 /// Lanes that are there before anybody asks: the live one, and one for the first replay, which
 /// must not wait for a client to find its brokers.

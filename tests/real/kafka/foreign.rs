@@ -22,6 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials!(
         &[Engine::Kafka];
         whatever_somebody_else_writes_is_read_as_it_is,
+        a_header_that_is_no_text_stops_nobody,
         transactions_leave_holes_and_hide_nothing,
         a_trimmed_log_is_out_of_range_and_not_skipped,
         a_dead_letter_tells_where_it_came_from,
@@ -68,6 +69,78 @@ async fn whatever_somebody_else_writes_is_read_as_it_is() {
     let appended = log.append(0, record(1)).await.expect("appended");
     assert!(read[2].time <= appended.time, "{:?} {:?}", read[2].time, appended.time);
     assert!(read[2].time.is_representable());
+}
+
+/// The client library panics at such a name, and offers no way to write one.
+async fn a_header_that_is_no_text_stops_nobody() {
+    let config = shared(1);
+    let log = log(&config).await;
+    log.append(0, record(1)).await.expect("appended");
+    let (broker, topic) = (config.brokers[0].clone(), request_topic(&config));
+    let written = tokio::task::spawn_blocking(move || raw::produce(&broker, &topic));
+    assert_eq!(written.await.expect("no panic").expect("the broker answers"), 0, "error code");
+    log.append(0, record(2)).await.expect("appended");
+    let mut reader = log.open(0, 0).await.expect("opened");
+    let read = read_some(&mut *reader, 3).await;
+    assert_eq!((read[1].key.as_slice(), read[1].value.as_slice()), (&b"k"[..], &b"v"[..]));
+    assert_eq!(read[1].mac, None);
+    assert_eq!(read[2].mac, Some(record(2).mac));
+}
+
+/// One record, byte by byte, with a header name that is not UTF-8.
+mod raw {
+    use std::{
+        io::{self, Read, Write},
+        net::TcpStream,
+        time::Duration,
+    };
+
+    pub(super) fn produce(broker: &str, topic: &str) -> io::Result<i16> {
+        let mut record = vec![0, 0, 0, 2, b'k', 2, b'v', 2, 4, 0xFF, 0xFE, 2, b'x'];
+        record.insert(0, u8::try_from(record.len() * 2).expect("short"));
+        // Attributes, last offset delta, two times, no producer id, epoch and sequence, one record.
+        let mut checked = vec![0; 2 + 4 + 8 + 8];
+        checked.extend([0xFF; 8 + 2 + 4]);
+        checked.extend(1_i32.to_be_bytes());
+        checked.extend(&record);
+        let mut batch = vec![0; 8];
+        batch.extend(length(4 + 1 + 4 + checked.len()));
+        batch.extend((-1_i32).to_be_bytes());
+        batch.push(2);
+        batch.extend(crc32c(&checked).to_be_bytes());
+        batch.extend(&checked);
+        // Produce, version 3, correlation 7, no client id; no transaction, acks=all, 5 s.
+        let mut request = vec![0, 0, 0, 3, 0, 0, 0, 7, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF];
+        request.extend(5_000_i32.to_be_bytes());
+        request.extend(1_i32.to_be_bytes());
+        request.extend(u16::try_from(topic.len()).expect("short").to_be_bytes());
+        request.extend(topic.as_bytes());
+        request.extend(1_i32.to_be_bytes());
+        request.extend(0_i32.to_be_bytes());
+        request.extend(length(batch.len()));
+        request.extend(&batch);
+
+        let mut stream = TcpStream::connect(broker)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(&length(request.len()))?;
+        stream.write_all(&request)?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer)?;
+        let mut answer = vec![0; usize::try_from(u32::from_be_bytes(answer)).expect("fits")];
+        stream.read_exact(&mut answer)?;
+        // Correlation, topics, name, partitions, partition, then the error code.
+        let at = 4 + 4 + 2 + topic.len() + 4 + 4;
+        Ok(i16::from_be_bytes([answer[at], answer[at + 1]]))
+    }
+
+    fn length(bytes: usize) -> [u8; 4] {
+        u32::try_from(bytes).expect("short").to_be_bytes()
+    }
+
+    fn crc32c(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg());
+        !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+    }
 }
 
 async fn transactions_leave_holes_and_hide_nothing() {

@@ -6,7 +6,10 @@ mod foreign;
 mod group;
 mod topics;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use coupond::{
     config::KafkaConfig,
@@ -32,7 +35,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(log_contract::checks().into_iter().map(|(name, check)| {
         let name = format!("{}::the_log_keeps_its_contract::{name}", module_path!());
         trial(name, &[Engine::Kafka], async move || {
-            check(&log(&shared(log_contract::PARTITIONS)).await).await;
+            static TOPICS: OnceLock<KafkaConfig> = OnceLock::new();
+            let topics = TOPICS.get_or_init(|| shared(log_contract::PARTITIONS)).clone();
+            let config = KafkaConfig { group: engines::unique("group"), ..topics };
+            check(&log(&config).await).await;
         })
     }));
     trials.extend(topics::trials());
