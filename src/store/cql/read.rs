@@ -1,13 +1,20 @@
 //! Reads: a scan of a campaign's buckets, several at once, and point reads.
 
-use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::ControlFlow,
+    sync::Arc,
+    time::Duration,
+};
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream, stream::FuturesOrdered};
+use futures_util::{FutureExt, StreamExt, stream};
 use scylla::{
     response::{PagingState, query_result::QueryRowsResult},
     serialize::row::SerializeRow,
     statement::prepared::PreparedStatement,
 };
+use tokio::task::JoinSet;
+use tracing::warn;
 
 use super::{
     Cause, Shared,
@@ -37,37 +44,56 @@ const BUCKETS_AT_FIRST: usize = 2;
 /// No campaign has more buckets.
 const BUCKETS_MAX: u32 = QUOTA_MAX.div_ceil(SEQUENCES_PER_BUCKET);
 
+/// How often the layout is asked for, 3 s of pauses in all: it is settled once in an instance's
+/// life, and read once at each start.
+const LAYOUT_ATTEMPTS: u32 = 5;
+
+/// Grows with each attempt.
+const LAYOUT_PAUSE: Duration = Duration::from_millis(300);
+
 type Pages = Vec<Vec<Coupon>>;
 
-/// A scan under way.
+/// A scan under way. Each bucket is read and decoded by a task of its own, on whichever core is
+/// free; dropping the scan ends them, and a task that panics fails the scan.
 struct Scan {
     shared: Arc<Shared>,
     campaign: CampaignId,
-    under_way: FuturesOrdered<BoxFuture<'static, Result<Pages, StoreError>>>,
-    next_bucket: u32,
+    under_way: JoinSet<(u32, Result<Pages, StoreError>)>,
+    /// Buckets that were read before those below them.
+    waiting: BTreeMap<u32, Pages>,
+    /// The bucket to be read next.
+    next_read: u32,
+    /// The bucket to be given next.
+    next_given: u32,
     at_once: usize,
     ready: VecDeque<Vec<Coupon>>,
 }
 
 impl Scan {
+    fn new(shared: &Arc<Shared>, campaign: &CampaignId) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            campaign: campaign.clone(),
+            under_way: JoinSet::new(),
+            waiting: BTreeMap::new(),
+            next_read: 0,
+            next_given: 0,
+            at_once: BUCKETS_AT_FIRST,
+            ready: VecDeque::new(),
+        }
+    }
+
     /// The next page; none after the first empty bucket.
     async fn next(&mut self) -> Result<Option<Vec<Coupon>>, StoreError> {
         loop {
             if let Some(page) = self.ready.pop_front() {
                 return Ok(Some(page));
             }
-            while self.under_way.len() < self.at_once && self.next_bucket < BUCKETS_MAX {
-                let shared = Arc::clone(&self.shared);
-                let (campaign, bucket) = (self.campaign.clone(), self.next_bucket);
-                let read = async move { shared.bucket(&campaign, bucket).await };
-                self.under_way.push_back(timed("coupons", read).boxed());
-                self.next_bucket += 1;
-            }
-            let Some(pages) = self.under_way.next().await.transpose()? else { return Ok(None) };
+            let Some(pages) = self.next_bucket().await? else { return Ok(None) };
             let rows: usize = pages.iter().map(Vec::len).sum();
             if rows == 0 {
-                self.under_way.clear();
-                self.next_bucket = BUCKETS_MAX;
+                self.under_way.abort_all();
+                self.next_given = BUCKETS_MAX;
                 return Ok(None);
             }
             if rows == SEQUENCES_PER_BUCKET as usize {
@@ -76,19 +102,41 @@ impl Scan {
             self.ready.extend(pages);
         }
     }
+
+    async fn next_bucket(&mut self) -> Result<Option<Pages>, StoreError> {
+        if self.next_given == BUCKETS_MAX {
+            return Ok(None);
+        }
+        loop {
+            self.read_ahead();
+            if let Some(pages) = self.waiting.remove(&self.next_given) {
+                self.next_given += 1;
+                return Ok(Some(pages));
+            }
+            let Some(read) = self.under_way.join_next().await else { return Ok(None) };
+            let campaign = &self.campaign;
+            let operation = || format!("reading the coupons of {campaign}");
+            let (bucket, pages) = read.map_err(|error| StoreError::new(operation(), error))?;
+            self.waiting.insert(bucket, pages?);
+        }
+    }
+
+    fn read_ahead(&mut self) {
+        let held = self.under_way.len() + self.waiting.len();
+        let upto = self.next_read + u32::try_from(self.at_once.saturating_sub(held)).unwrap_or(0);
+        for bucket in self.next_read..upto.min(BUCKETS_MAX) {
+            let (shared, campaign) = (Arc::clone(&self.shared), self.campaign.clone());
+            let read = async move { (bucket, shared.bucket(&campaign, bucket).await) };
+            self.under_way.spawn(timed("coupons", read));
+            self.next_read = bucket + 1;
+        }
+    }
 }
 
 impl Shared {
     /// Every coupon of a campaign in the order of sequences.
     pub(super) fn scan(self: &Arc<Self>, campaign: &CampaignId) -> CouponPages {
-        let scan = Scan {
-            shared: Arc::clone(self),
-            campaign: campaign.clone(),
-            under_way: FuturesOrdered::new(),
-            next_bucket: 0,
-            at_once: BUCKETS_AT_FIRST,
-            ready: VecDeque::new(),
-        };
+        let scan = Scan::new(self, campaign);
         stream::try_unfold(scan, async |mut scan| Ok(scan.next().await?.map(|page| (page, scan))))
             .boxed()
     }
@@ -175,8 +223,23 @@ impl Shared {
         Ok(self.read(&self.statements.read_campaigns, values, campaigns).await?.concat())
     }
 
-    /// Offers a layout and reads, at SERIAL, the one that is in force.
+    /// Offers a layout and reads, at SERIAL, the one that is in force. Nodes that start at once
+    /// contend for it, so a transaction that timed out is repeated.
     pub(super) async fn layout(&self, proposed: &Layout) -> Result<Layout, Cause> {
+        let mut attempt = 1;
+        loop {
+            match self.offer_layout(proposed).await {
+                Err(error) if attempt < LAYOUT_ATTEMPTS => {
+                    warn!(%error, attempt, "settling the layout failed, repeating it");
+                }
+                settled => return settled,
+            }
+            tokio::time::sleep(LAYOUT_PAUSE * attempt).await;
+            attempt += 1;
+        }
+    }
+
+    async fn offer_layout(&self, proposed: &Layout) -> Result<Layout, Cause> {
         if let Some(layout) = self.layout_in_force().await? {
             return Ok(layout);
         }

@@ -6,7 +6,7 @@
 //! is idempotent and recorded only after its table was found to be what the step makes, so a node
 //! that dies in the middle leaves nothing that the next one can't go on from.
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use scylla::{
     client::session::Session,
@@ -175,7 +175,8 @@ impl<'a> Schema<'a> {
             self.config.keyspace
         );
         let values = (step.number, step.name);
-        self.repeat(&text, || self.session.query_unpaged(text.as_str(), values)).await?;
+        let send = || self.session.query_unpaged(self.statement(&text), values);
+        self.repeat(&text, send).await?;
         Ok(())
     }
 
@@ -189,10 +190,10 @@ impl<'a> Schema<'a> {
         let keyspace = &self.config.keyspace;
         let mut recorded: Vec<i32> = Vec::new();
         if !self.columns(STEPS[1].table()).await?.is_empty() {
-            self.check(&STEPS[1]).await?;
-            let text = format!("SELECT step FROM \"{keyspace}\".schema_steps");
             // A node lists a table a moment before it knows it, and others learn of it later.
             self.agree().await?;
+            self.check(&STEPS[1]).await?;
+            let text = format!("SELECT step FROM \"{keyspace}\".schema_steps");
             let rows: Vec<(i32,)> = self.select(&text, (), Consistency::Quorum).await?;
             recorded = rows.into_iter().map(|(step,)| step).collect();
         }
@@ -234,7 +235,7 @@ impl<'a> Schema<'a> {
 
     /// Runs a lightweight transaction of which the outcome is looked up afterwards.
     async fn attempt(&self, text: &str, values: impl SerializeRow) {
-        if let Err(error) = self.session.query_unpaged(text, values).await {
+        if let Err(error) = self.session.query_unpaged(self.statement(text), values).await {
             warn!(%error, "transaction on the schema lock failed, its outcome is read");
         }
     }
@@ -271,24 +272,27 @@ impl<'a> Schema<'a> {
         Ok(rows.into_iter().map(described).collect())
     }
 
-    /// Changes the schema and waits until the nodes agree. Every change goes to the node with the
-    /// lowest id: changes that meet there are made one after another, while two coordinators that
-    /// create one table at once each give it an id of their own.
+    /// Changes the schema and waits until the nodes agree.
     async fn change(&self, text: &str) -> Result<(), ConnectError> {
         let summary = text.lines().find(|line| !line.starts_with("--")).unwrap_or(text);
-        let send = || {
-            let mut statement = Statement::new(text);
-            let state = self.session.get_cluster_state();
-            let connected = state.get_nodes_info().iter().filter(|node| node.is_connected());
-            if let Some(node) = connected.min_by_key(|node| node.host_id) {
-                let target = NodeIdentifier::Node(node.clone());
-                let policy = SingleTargetLoadBalancingPolicy::new(target, None);
-                statement.set_load_balancing_policy(Some(policy));
-            }
-            self.session.query_unpaged(statement, ())
-        };
+        let send = || self.session.query_unpaged(self.statement(text), ());
         self.repeat(summary, send).await?;
         self.agree().await
+    }
+
+    /// A statement for the node with the lowest id. Changes that meet there are made one after
+    /// another, while two coordinators that create one table at once each give it an id of their
+    /// own; and what was read there is what the next change is made on.
+    fn statement(&self, text: &str) -> Statement {
+        let mut statement = Statement::new(text);
+        let state = self.session.get_cluster_state();
+        let connected = state.get_nodes_info().iter().filter(|node| node.is_connected());
+        if let Some(node) = connected.min_by_key(|node| node.host_id) {
+            let target = NodeIdentifier::Node(Arc::clone(node));
+            let policy = SingleTargetLoadBalancingPolicy::new(target, None);
+            statement.set_load_balancing_policy(Some(policy));
+        }
+        statement
     }
 
     /// Does something that may be done twice until it succeeds, a few times at most.
@@ -330,10 +334,12 @@ impl<'a> Schema<'a> {
     where
         R: for<'frame> DeserializeRow<'frame, 'frame>,
     {
-        let mut statement = Statement::new(text);
-        statement.set_consistency(consistency);
-        statement.set_is_idempotent(true);
-        let send = || self.session.query_unpaged(statement.clone(), &values);
+        let send = || {
+            let mut statement = self.statement(text);
+            statement.set_consistency(consistency);
+            statement.set_is_idempotent(true);
+            self.session.query_unpaged(statement, &values)
+        };
         let result = self.repeat(text, send).await?;
         let rows = || -> Result<Vec<R>, Cause> {
             Ok(result.into_rows_result()?.rows::<R>()?.collect::<Result<_, _>>()?)
