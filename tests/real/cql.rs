@@ -509,7 +509,7 @@ async fn a_minority_of_the_nodes_may_die(cluster: engines::Own) {
     let mut written = 0;
     for (dead, back) in [(3, None), (1, Some(3))] {
         if let Some(back) = back {
-            cluster.restart_node(back);
+            cluster.restart_nodes(&[back]);
         }
         cluster.kill_node(dead);
         for store in &stores {
@@ -519,9 +519,5 @@ async fn a_minority_of_the_nodes_may_die(cluster: engines::Own) {
             let found = all(store, &spring).await;
             assert_eq!(found.len(), written as usize, "with node {dead} dead");
         }
-<<<<<<< HEAD
-        cluster.restart_nodes(&[dead]);
-=======
->>>>>>> cql
     }
 }
