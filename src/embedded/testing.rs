@@ -21,7 +21,7 @@ pub(crate) fn config(folder: &Path, partitions: u32) -> EmbeddedConfig {
     EmbeddedConfig {
         dir: folder.join("data"),
         partitions,
-        retention: Duration::from_hours(1),
+        retention: Duration::from_secs(3_600),
         reserve_bytes: 0,
     }
 }

@@ -29,7 +29,9 @@ use crate::{
         ids::Partition,
         keys::{KEY_ID, Keys, hex},
     },
-    log::kafka::client::{self, ClientLog, MAC_HEADER, Topics, millis, native_partition},
+    log::kafka::client::{
+        self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition,
+    },
     telemetry::metrics,
 };
 
@@ -167,7 +169,6 @@ impl DecisionFeed for KafkaFeed {
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
         let (events, followed) = mpsc::channel(FOLLOWER_MESSAGES_MAX);
-        let settings = self.settings.clone();
         let follower = Follower {
             codec: Arc::clone(&self.codec),
             topic: self.topic.clone(),
@@ -175,25 +176,17 @@ impl DecisionFeed for KafkaFeed {
             events,
             gap: false,
             said: None,
+            astray: false,
         };
-        let start = move || {
-            let consumer =
-                Following::from_config_and_context(&settings, ClientLog::new("follower"))
-                    .map_err(|error| failed("following the feed", error))?;
-            // From now on: the ends must be known before anybody relies on being told.
-            if let Err(error) = follower.assign_ends(&consumer) {
-                client::end_elsewhere(consumer);
-                return Err(failed("looking for the end of the feed", error));
-            }
-            std::thread::Builder::new()
-                .name("kafka-follower".to_owned())
-                .spawn(move || follower.run(&consumer))
-                .map_err(|error| failed("starting the thread of a follower", error))
-        };
-        tokio::task::spawn_blocking(start)
-            .await
-            .map_err(|error| failed("following the feed", error))??;
-        Ok(followed)
+        let context = ClientLog::new("follower");
+        let consumer = Following::from_config_and_context(&self.settings, context)
+            .map_err(|error| failed("following the feed", error))?;
+        let consumer = Arc::new(consumer);
+        let ended = follower.start(Arc::clone(&consumer)).await;
+        if ended.is_err() {
+            client::end_elsewhere(consumer);
+        }
+        ended.map(|()| followed)
     }
 }
 
@@ -235,31 +228,45 @@ struct Follower {
     gap: bool,
     /// When it was last told of one that came from the brokers.
     said: Option<Instant>,
+    /// Some partition is no longer where it was read.
+    astray: bool,
 }
 
 impl Follower {
-    /// Reads every partition from its present end on.
-    fn assign_ends(&self, consumer: &Following) -> Result<(), KafkaError> {
+    /// Finds the end of every partition, and goes on from there on a thread: the ends must be
+    /// known before anybody relies on being told.
+    async fn start(self, consumer: Arc<Following>) -> Result<(), FeedError> {
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {
-            let native = native_partition(partition);
-            let (_, end) = consumer.fetch_watermarks(&self.topic, native, client::QUERY_TIMEOUT)?;
-            list.add_partition_offset(&self.topic, native, NativeOffset::Offset(end))?;
+            let (_, end) = client::watermarks(Arc::clone(&consumer), &self.topic, partition)
+                .await
+                .map_err(|error| failed("looking for the end of the feed", error))?;
+            let end = NativeOffset::Offset(native_offset(end));
+            list.add_partition_offset(&self.topic, native_partition(partition), end)
+                .map_err(|error| failed("following the feed", error))?;
         }
-        consumer.assign(&list)
+        consumer.assign(&list).map_err(|error| failed("following the feed", error))?;
+        std::thread::Builder::new()
+            .name("kafka-follower".to_owned())
+            .spawn(move || self.run(&consumer))
+            .map(drop)
+            .map_err(|error| failed("starting the thread of a follower", error))
     }
 
     fn run(mut self, consumer: &Following) {
         while !self.events.is_closed() {
             match consumer.poll(POLL_FOR) {
                 Some(Ok(message)) => self.take(&message),
-                Some(Err(error)) => self.stumble(consumer, &error),
+                Some(Err(error)) => self.stumble(&error),
                 None => {}
             }
             if consumer.context().take_lost() {
                 self.lose();
             }
             self.tell_of_gap();
+            if self.astray {
+                self.find_end(consumer);
+            }
         }
         debug!("follower ended");
     }
@@ -302,15 +309,24 @@ impl Follower {
         }
     }
 
-    fn stumble(&mut self, consumer: &Following, error: &KafkaError) {
+    fn stumble(&mut self, error: &KafkaError) {
         debug!(%error, "feed not readable");
-        let code = error.rdkafka_error_code();
         self.lose();
+        let code = error.rdkafka_error_code();
         if let Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::LogTruncation) = code {
-            self.gap = true;
-            if let Err(error) = self.assign_ends(consumer) {
-                warn!(%error, "feed could not be followed from its end");
-            }
+            self.astray = true;
+        }
+    }
+
+    /// What the partitions held is gone; whatever comes next is at their ends.
+    fn find_end(&mut self, consumer: &Following) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&self.topic, 0, native_partition(self.partitions) - 1);
+        let assigned =
+            list.set_all_offsets(NativeOffset::End).and_then(|()| consumer.assign(&list));
+        match assigned {
+            Ok(()) => (self.astray, self.gap) = (false, true),
+            Err(error) => warn!(%error, "feed could not be followed from its end"),
         }
     }
 }
@@ -440,6 +456,7 @@ mod tests {
             events,
             gap: false,
             said: None,
+            astray: false,
         };
         let event = |to| FeedEvent::Message(Arc::new(FeedMessage { to, ..message() }));
         [1, 2, 3].into_iter().for_each(|to| follower.send(event(to)));

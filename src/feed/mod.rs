@@ -4,7 +4,7 @@
 //! decision by its position as soon as it is stored, and the watermark as it moves, which the
 //! owner also publishes when a partition is assigned and once a second.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod in_process;
 pub mod kafka;

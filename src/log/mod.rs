@@ -11,7 +11,7 @@
 //!   happen and are harmless, because decisions are a function of the log alone.
 
 pub mod codec;
-#[cfg(test)]
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
 pub mod kafka;

@@ -10,7 +10,7 @@
 //! - Reads see every write that was answered before they began, on any node.
 //! - Rows come back with their digest unchecked: whoever decides by them compares it.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod cql;
 pub mod embedded;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{Endpoints, Engine};
@@ -17,6 +17,9 @@ const READY_WITHIN: Duration = Duration::from_secs(600);
 
 /// A container engine that is there answers at once; one that hangs is as good as none.
 const PROBE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at what the runner does.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// An engine that this process started. It ends when this is dropped, or with the process.
 pub(crate) struct Own {
@@ -29,9 +32,8 @@ pub(crate) struct Own {
 
 impl Own {
     /// An engine of `nodes` nodes (1 or 3) from its jars, for a test that kills some of them.
-    #[allow(dead_code, reason = "the tests with several brokers come with the nodes")]
     pub(crate) fn start(engine: Engine, nodes: u32) -> Result<Self, String> {
-        run_script(engine, nodes)
+        run_script(engine, nodes, true)
     }
 
     /// `host:port` of each node.
@@ -40,29 +42,47 @@ impl Own {
     }
 
     /// Kills a node, from 1, with -9; returns when it is gone.
-    #[allow(dead_code, reason = "used by tests that take an engine away")]
     pub(crate) fn kill_node(&self, node: u32) {
-        self.control("kill-node", node);
+        let status = self.command("kill-node", node).status().expect("the script was run before");
+        assert!(status.success(), "kill of node {node}: {status}");
     }
 
-    /// Starts a killed node on the data that it left; returns when it answers.
-    #[allow(dead_code, reason = "used by tests that bring an engine back")]
-    pub(crate) fn restart_node(&self, node: u32) {
-        self.control("restart-node", node);
+    /// Starts killed nodes on the data that they left; returns when each answers. All at once,
+    /// because one alone may be no majority.
+    pub(crate) fn restart_nodes(&self, nodes: &[u32]) {
+        let starts: Vec<_> = nodes
+            .iter()
+            .map(|node| {
+                let before = self.pid(*node);
+                let start = self.command("restart-node", *node).spawn();
+                // The runner takes one such wish at a time.
+                let asked = self.data().join(format!("node-{node}.restart"));
+                let deadline = Instant::now() + READY_WITHIN;
+                while (self.pid(*node) == before || asked.exists()) && Instant::now() < deadline {
+                    std::thread::park_timeout(LOOK_EVERY);
+                }
+                (node, start.expect("the script was run before"))
+            })
+            .collect();
+        for (node, mut start) in starts {
+            let status = start.wait().expect("it was started");
+            assert!(status.success(), "restart of node {node}: {status}");
+        }
     }
 
-    fn control(&self, command: &str, node: u32) {
-        let data = self.data.as_ref().expect("only an engine from its jars is killed by nodes");
-        let status = Command::new(script())
-            .arg(command)
-            .arg("--data")
-            .arg(data.path())
-            .arg(node.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .status()
-            .expect("the script was run before");
-        assert!(status.success(), "{command} of node {node}: {status}");
+    fn pid(&self, node: u32) -> String {
+        std::fs::read_to_string(self.data().join(format!("node-{node}.pid"))).unwrap_or_default()
+    }
+
+    fn data(&self) -> &Path {
+        self.data.as_ref().expect("an engine of a test's own has a folder").path()
+    }
+
+    fn command(&self, command: &str, node: u32) -> Command {
+        let mut script = Command::new(script());
+        script.arg(command).arg("--data").arg(self.data()).arg(node.to_string());
+        script.stdin(Stdio::null()).stdout(Stdio::null());
+        script
     }
 }
 
@@ -169,10 +189,11 @@ fn free_port() -> std::io::Result<u16> {
 
 /// Starts one node of the engine from its published jars.
 pub(super) fn from_jars(engine: Engine) -> Result<Own, String> {
-    run_script(engine, 1)
+    run_script(engine, 1, false)
 }
 
-fn run_script(engine: Engine, nodes: u32) -> Result<Own, String> {
+/// With `control`, single nodes can be killed and restarted: the folder must be known for that.
+fn run_script(engine: Engine, nodes: u32, control: bool) -> Result<Own, String> {
     let script = script();
     if !script.exists() {
         return Err(format!("{} is missing", script.display()));
@@ -183,7 +204,7 @@ fn run_script(engine: Engine, nodes: u32) -> Result<Own, String> {
     };
     let mut command = Command::new(script);
     command.arg(name).args(["--port", "0", "--until-eof", "--nodes", &nodes.to_string()]);
-    if nodes == 1 {
+    if !control {
         // The script's own temporary folder goes with the engine also when this process can't.
         return hold(command, None);
     }

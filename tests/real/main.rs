@@ -7,10 +7,13 @@ mod cql;
 #[path = "../engines/mod.rs"]
 mod engines;
 mod kafka;
+mod nodes;
+#[path = "../nodes/mod.rs"]
+mod procs;
 
 use std::{process::ExitCode, time::Duration};
 
-use engines::Engine;
+use engines::{Engine, Own};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// No test waits for anything longer; one that does says so instead of hanging.
@@ -18,7 +21,7 @@ const TEST_WITHIN: Duration = Duration::from_secs(180);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [cql::trials(), kafka::trials()].into_iter().flatten().collect();
+    let trials = [cql::trials(), kafka::trials(), nodes::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -38,6 +41,22 @@ where
             }
         }
         run(body)
+    })
+}
+
+/// A test that takes an engine of its own apart; `body` is given one of `nodes` nodes.
+fn trial_with_own<T>(
+    name: impl Into<String>,
+    engine: Engine,
+    nodes: u32,
+    body: impl FnOnce(Own) -> T + Send + 'static,
+) -> Trial
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    Trial::ignorable_test(name, move || match Own::start(engine, nodes) {
+        Ok(own) => run(|| body(own)),
+        Err(reason) => absent(&reason),
     })
 }
 

@@ -10,7 +10,7 @@ use crate::{
 async fn fresh() -> (Arc<EmbeddedLog>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let database = testing::open(folder.path(), contract::PARTITIONS);
-    (Arc::new(EmbeddedLog::new(database, Duration::from_hours(1))), folder)
+    (Arc::new(EmbeddedLog::new(database, Duration::from_secs(3_600))), folder)
 }
 
 contract::request_log_contract!(fresh);

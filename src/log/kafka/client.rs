@@ -1,13 +1,17 @@
 //! What every Kafka client of a node has in common: settings, logs, names, errors.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers, Message},
 };
@@ -24,6 +28,9 @@ pub(crate) const SOCKET_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Longest that metadata, watermarks or an admin request are waited for.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause before a partition without a leader is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Longest pause between attempts to connect. The library's own 10 s would let appends time out
 /// long after the broker is back.
@@ -93,6 +100,44 @@ pub(crate) fn native_partition(partition: u32) -> i32 {
 /// An offset as the library counts it.
 pub(crate) fn native_offset(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
+/// The low and the high watermark of a partition, asked of its leader. While the partition has
+/// none, as a moment after its topic was made, it is asked again.
+pub(crate) async fn watermarks(
+    consumer: Arc<BaseConsumer<ClientLog>>,
+    topic: &str,
+    partition: u32,
+) -> Result<(u64, u64), KafkaError> {
+    let deadline = tokio::time::Instant::now() + QUERY_TIMEOUT;
+    loop {
+        let (asked, topic) = (Arc::clone(&consumer), topic.to_owned());
+        let ask =
+            move || asked.fetch_watermarks(&topic, native_partition(partition), QUERY_TIMEOUT);
+        let answer = tokio::task::spawn_blocking(ask).await.map_err(|_| KafkaError::Canceled)?;
+        match answer {
+            Ok((low, high)) => {
+                return Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)));
+            }
+            Err(error) if is_passing(&error) && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a leader is about to be there.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::ReplicaNotAvailable
+                | RDKafkaErrorCode::BrokerTransportFailure
+        )
+    )
 }
 
 /// Names what could not be done on the log.

@@ -13,7 +13,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
     time::Duration,
@@ -89,6 +89,8 @@ pub(super) struct Readers {
     first: Arc<LaneConsumer>,
     keeper: mpsc::Sender<Command>,
     topic: String,
+    /// Partitions that the topic is known to have.
+    partitions: AtomicU32,
 }
 
 impl Readers {
@@ -104,9 +106,15 @@ impl Readers {
             .map(|_| Lane::start(&settings))
             .collect::<Result<_, _>>()
             .map_err(|error| failed("starting a reader", error))?;
+        let mut partitions = 0;
         for lane in &lanes {
-            if let Err(error) = lane.consumer.fetch_metadata(Some(topic), client::QUERY_TIMEOUT) {
-                warn!(%error, "kafka does not answer readers yet");
+            match lane.consumer.fetch_metadata(Some(topic), client::QUERY_TIMEOUT) {
+                Ok(seen) => {
+                    let found: usize =
+                        seen.topics().iter().map(|topic| topic.partitions().len()).sum();
+                    partitions = u32::try_from(found).unwrap_or(u32::MAX);
+                }
+                Err(error) => warn!(%error, "kafka does not answer readers yet"),
             }
         }
         let first = Arc::clone(&lanes[0].consumer);
@@ -126,7 +134,8 @@ impl Readers {
                 operation: "starting the thread of the readers".to_owned(),
                 source: Box::new(error),
             })?;
-        Ok(Self { first, keeper, topic: topic.to_owned() })
+        let partitions = AtomicU32::new(partitions);
+        Ok(Self { first, keeper, topic: topic.to_owned(), partitions })
     }
 
     /// A reader of `partition` from `from` on.
@@ -136,6 +145,11 @@ impl Readers {
         from: Offset,
     ) -> Result<KafkaReader, LogError> {
         let operation = || format!("opening partition {partition} at {from}");
+        if partition >= self.partitions.load(Ordering::Relaxed) {
+            // Nobody would ever say that there is no such partition: its reader would just wait.
+            self.watermarks(partition).await?;
+            self.partitions.fetch_max(partition + 1, Ordering::Relaxed);
+        }
         let (reply, replied) = oneshot::channel();
         let command = Command::Open(Open { partition, from, reply });
         self.keeper.send(command).map_err(|_| failed(operation(), KafkaError::Canceled))?;
@@ -154,18 +168,9 @@ impl Readers {
         &self,
         partition: Partition,
     ) -> Result<(Offset, Offset), LogError> {
-        let operation = || format!("asking for the ends of partition {partition}");
-        let consumer = Arc::clone(&self.first);
-        let topic = self.topic.clone();
-        let answer = tokio::task::spawn_blocking(move || {
-            let native = native_partition(partition);
-            consumer.fetch_watermarks(&topic, native, client::QUERY_TIMEOUT)
-        });
-        let (low, high) = answer
+        client::watermarks(Arc::clone(&self.first), &self.topic, partition)
             .await
-            .map_err(|error| LogError { operation: operation(), source: Box::new(error) })?
-            .map_err(|error| failed(operation(), error))?;
-        Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)))
+            .map_err(|error| failed(format!("asking for the ends of partition {partition}"), error))
     }
 }
 
@@ -312,6 +317,7 @@ impl Keeper {
             .consumer
             .split_partition_queue(&self.topic, native)
             .ok_or_else(|| failed(operation(), KafkaError::Canceled))?;
+        drain(&queue);
         let wake = Arc::clone(&signals);
         queue.set_nonempty_callback(move || wake.ready.notify_one());
         let mut list = TopicPartitionList::new();
@@ -338,6 +344,7 @@ impl Keeper {
         if let Err(error) = lane.consumer.incremental_unassign(&list) {
             warn!(partition, %error, "partition could not be given back");
         }
+        drain(&queue);
         drop(queue);
         lane.taken.remove(&partition);
         let next = self.waiting.iter().position(|open| open.partition == partition);
@@ -353,6 +360,12 @@ impl Keeper {
             signals.raise(&signals.closed);
         }
     }
+}
+
+/// Throws away what a reader left. Records of an earlier assignment are never handed out again,
+/// but an error is: the next reader of the partition would be told of what it did not ask for.
+fn drain(queue: &LaneQueue) {
+    while queue.poll(Duration::ZERO).is_some() {}
 }
 
 /// Reads one partition in order.

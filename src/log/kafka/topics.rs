@@ -11,6 +11,7 @@ use rdkafka::{
     config::FromClientConfig,
     error::{KafkaError, RDKafkaErrorCode},
 };
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::client::{self, Topics, failed};
@@ -402,18 +403,29 @@ impl Admin {
         Ok(())
     }
 
-    /// Everything to check of `topic`; of one just created, as soon as its partitions are led.
+    /// Everything to check of `topic`; of one just created, as soon as its partitions are led. A
+    /// broker may hear of a topic later than the one that was asked to make it.
     async fn facts(&self, topic: &str, created: Option<u32>) -> Result<Facts, LogError> {
-        let deadline = tokio::time::Instant::now() + CREATED_WITHIN;
-        let seen = loop {
-            let seen = self.look(topic).await?;
-            let expected = created.map_or(1, |partitions| partitions as usize);
-            let there = seen.replicas.len() >= expected && (seen.led || created.is_none());
-            if there || tokio::time::Instant::now() >= deadline {
-                break seen;
+        let deadline = Instant::now() + CREATED_WITHIN;
+        let expected = created.map_or(1, |partitions| partitions as usize);
+        loop {
+            let Seen { replicas, led, .. } = self.look(topic).await?;
+            let settings = self.settings(topic).await?;
+            let there = replicas.len() >= expected && (led || created.is_none());
+            if there && !settings.is_empty() {
+                return Ok(Facts { topic: topic.to_owned(), replicas, settings });
+            }
+            if Instant::now() >= deadline {
+                let operation = format!("waiting for topic {topic} to be known to every broker");
+                let error = KafkaError::AdminOp(RDKafkaErrorCode::LeaderNotAvailable);
+                return Err(failed(operation, error));
             }
             tokio::time::sleep(LOOK_EVERY).await;
-        };
+        }
+    }
+
+    /// Settings of `topic`; none where the broker that answers does not know it.
+    async fn settings(&self, topic: &str) -> Result<HashMap<String, String>, LogError> {
         let operation = || format!("asking for the settings of topic {topic}");
         let described = self
             .client
@@ -422,13 +434,15 @@ impl Admin {
             .map_err(|error| failed(operation(), error))?;
         let mut settings = HashMap::new();
         for resource in described {
-            let resource =
-                resource.map_err(|code| failed(operation(), KafkaError::AdminOp(code)))?;
-            for entry in resource.entries {
-                settings.insert(entry.name, entry.value.unwrap_or_default());
+            match resource {
+                Ok(resource) => settings.extend(
+                    resource.entries.into_iter().map(|e| (e.name, e.value.unwrap_or_default())),
+                ),
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+                Err(code) => return Err(failed(operation(), KafkaError::AdminOp(code))),
             }
         }
-        Ok(Facts { topic: topic.to_owned(), replicas: seen.replicas, settings })
+        Ok(settings)
     }
 }
 

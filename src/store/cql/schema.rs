@@ -175,7 +175,8 @@ impl<'a> Schema<'a> {
             self.config.keyspace
         );
         let values = (step.number, step.name);
-        self.repeat(&text, || self.session.query_unpaged(text.as_str(), values)).await
+        self.repeat(&text, || self.session.query_unpaged(text.as_str(), values)).await?;
+        Ok(())
     }
 
     async fn locked(&self) -> Result<ConnectError, ConnectError> {
@@ -190,12 +191,10 @@ impl<'a> Schema<'a> {
         if !self.columns(STEPS[1].table()).await?.is_empty() {
             self.check(&STEPS[1]).await?;
             let text = format!("SELECT step FROM \"{keyspace}\".schema_steps");
-            match self.try_select(&text, (), Consistency::Quorum).await {
-                Ok(rows) => recorded = rows.into_iter().map(|(step,): (i32,)| step).collect(),
-                // Listed, but not known yet: nothing is recorded in it.
-                Err(error) if is_unknown_table(&error) => {}
-                Err(error) => return Err(ConnectError::unavailable(text, error)),
-            }
+            // A node lists a table a moment before it knows it, and others learn of it later.
+            self.agree().await?;
+            let rows: Vec<(i32,)> = self.select(&text, (), Consistency::Quorum).await?;
+            recorded = rows.into_iter().map(|(step,)| step).collect();
         }
         let known = STEPS[STEPS.len() - 1].number;
         match recorded.iter().max() {
@@ -293,14 +292,18 @@ impl<'a> Schema<'a> {
     }
 
     /// Does something that may be done twice until it succeeds, a few times at most.
-    async fn repeat<F>(&self, operation: &str, send: impl Fn() -> F) -> Result<(), ConnectError>
+    async fn repeat<F>(
+        &self,
+        operation: &str,
+        send: impl Fn() -> F,
+    ) -> Result<QueryResult, ConnectError>
     where
         F: Future<Output = Result<QueryResult, ExecutionError>>,
     {
         let mut attempt = 1;
         loop {
             match send().await {
-                Ok(_) => return Ok(()),
+                Ok(result) => return Ok(result),
                 Err(error) if attempt == ATTEMPTS || is_final(&error) => {
                     return Err(ConnectError::unavailable(operation, error));
                 }
@@ -327,31 +330,16 @@ impl<'a> Schema<'a> {
     where
         R: for<'frame> DeserializeRow<'frame, 'frame>,
     {
-        let rows = self.try_select(text, values, consistency).await;
-        rows.map_err(|error| ConnectError::unavailable(text, error))
-    }
-
-    async fn try_select<R>(
-        &self,
-        text: &str,
-        values: impl SerializeRow,
-        consistency: Consistency,
-    ) -> Result<Vec<R>, Cause>
-    where
-        R: for<'frame> DeserializeRow<'frame, 'frame>,
-    {
         let mut statement = Statement::new(text);
         statement.set_consistency(consistency);
         statement.set_is_idempotent(true);
-        let result = self.session.query_unpaged(statement, values).await?;
-        Ok(result.into_rows_result()?.rows::<R>()?.collect::<Result<_, _>>()?)
+        let send = || self.session.query_unpaged(statement.clone(), &values);
+        let result = self.repeat(text, send).await?;
+        let rows = || -> Result<Vec<R>, Cause> {
+            Ok(result.into_rows_result()?.rows::<R>()?.collect::<Result<_, _>>()?)
+        };
+        rows().map_err(|error| ConnectError::unavailable(text, error))
     }
-}
-
-/// Whether a node said that it does not know a table.
-fn is_unknown_table(error: &Cause) -> bool {
-    let error = error.downcast_ref::<ExecutionError>();
-    error.and_then(database_error).is_some_and(|error| *error == DbError::Invalid)
 }
 
 fn database_error(error: &ExecutionError) -> Option<&DbError> {

@@ -18,14 +18,15 @@ use crate::{
     store::{Hold, Mark, Progress, Row, StoreError},
 };
 
-/// Most bytes of one batch: Cassandra refuses above 50 KiB.
+/// Most bytes of one batch. ScyllaDB warns above 128 KiB; Cassandra refuses above 50 KiB what spans
+/// partitions, which no batch here does.
 const BATCH_BYTES_MAX: usize = 40 * 1_024;
 
-/// Most rows of one batch; above, the figures rise no more (64 to 200 are alike).
+/// Most rows of one batch; 64 to 200 are alike.
 const BATCH_ROWS_MAX: usize = 128;
 
-/// What a row weighs beyond its texts, as Cassandra counts it for its limit: about 20 bytes for
-/// each of its eleven cells, and the numbers and digests in them.
+/// What a row weighs beyond its texts, as a database counts it: about 20 bytes for each of its
+/// eleven cells, and the numbers and digests in them.
 const ROW_BYTES: usize = 320;
 
 /// Requests of one call that are under way at once; more than this only wait for the store's

@@ -1,0 +1,77 @@
+//! An embedded node as its users meet it: killed under load, started again, nothing lost.
+
+#[path = "nodes/mod.rs"]
+mod nodes;
+
+use nodes::{Crowd, Node, until};
+use serde_json::{Value, json};
+
+fn settings(folder: &tempfile::TempDir) -> Vec<String> {
+    vec![format!("embedded.dir='{}'", folder.path().display())]
+}
+
+async fn define(node: &Node, campaign: &str, quota: usize) {
+    let path = format!("/admin/campaigns/{campaign}");
+    let (status, body) = node.admin("PUT", &path, json!({ "quota": quota })).await;
+    assert_eq!(status, 201, "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_killed_under_load_changes_no_answer_and_loses_no_seat() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::start(&settings(&folder)).await;
+    define(&node, "spring", 400).await;
+    let crowd = Crowd::new("spring", &[&node]);
+    let pressing = tokio::spawn(crowd.clone().press(600));
+    for answered in [60, 200, 350] {
+        until("some are answered", || async { (crowd.answered() >= answered).then_some(()) }).await;
+        node.kill();
+        node = Node::start(&settings(&folder)).await;
+        crowd.turn_to(&[&node]);
+    }
+    pressing.await.unwrap();
+    crowd.check(&node, 400).await;
+    assert_eq!(node.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_steers_a_campaign_and_every_answer_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(&settings(&folder)).await;
+    define(&node, "spring", 2).await;
+    let (_, ada) = node.issue("spring", "ada").await;
+    assert_eq!((&ada["status"], &ada["coupon"]["sequence"]), (&json!("issued"), &json!(1)));
+    let (_, again) = node.issue("spring", "ada").await;
+    assert_eq!(again["status"], "already_issued");
+    assert_eq!(again["coupon"], ada["coupon"]);
+
+    let (status, paused) = node.admin("POST", "/admin/campaigns/spring/pause", Value::Null).await;
+    assert_eq!((status, &paused["state"]), (200, &json!("paused")));
+    let (status, refused) = node.issue("spring", "ben").await;
+    assert_eq!((status, refused["type"].as_str().unwrap().ends_with("/paused")), (409, true));
+    let (status, _) = node.admin("POST", "/admin/campaigns/spring/resume", Value::Null).await;
+    assert_eq!(status, 200);
+    let (_, ben) = node.issue("spring", "ben").await;
+    assert_eq!(ben["coupon"]["sequence"], 2);
+
+    let path = "/admin/campaigns/spring";
+    let (status, problem) = node.admin("PATCH", path, json!({ "quota": 1 })).await;
+    assert_eq!((status, &problem["issued"]), (409, &json!(2)));
+    let (status, _) = node.admin("PATCH", path, json!({ "quota": 3 })).await;
+    assert_eq!(status, 200);
+    let (_, cy) = node.issue("spring", "cy").await;
+    assert_eq!(cy["coupon"]["sequence"], 3);
+    let sold_out = until("the edge or the log says sold out", || async {
+        let (status, answer) = node.issue("spring", "dee").await;
+        (status == 409 || answer["reason"] == "sold_out").then_some(answer)
+    })
+    .await;
+    assert!(sold_out.to_string().contains("sold"), "{sold_out}");
+    let (status, _) = node.admin("POST", "/admin/campaigns/spring/close", Value::Null).await;
+    assert_eq!(status, 200);
+    let (status, _) = node.admin("POST", "/admin/campaigns/spring/resume", Value::Null).await;
+    assert_eq!(status, 409);
+    let (status, view) = node.admin("GET", path, Value::Null).await;
+    assert_eq!((status, &view["state"], &view["remaining"]), (200, &json!("closed"), &json!(0)));
+    assert_eq!(view["actor"]["state"], "live");
+}

@@ -1,0 +1,264 @@
+//! Nodes as processes of their own, and clients that speak to them as anybody would.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+/// Longest that anything is waited for; what takes longer has failed.
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
+
+/// The admin token of every node under test.
+const TOKEN: &str = "a-token-for-tests-only";
+
+/// A node that ends, without being asked, when it is dropped.
+pub(crate) struct Node {
+    child: Child,
+    pub(crate) api: String,
+    pub(crate) admin: String,
+}
+
+impl Node {
+    /// Starts a node with these settings and waits until it is ready.
+    pub(crate) async fn start(settings: &[String]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coupond"));
+        command.args(["serve", "--set", "api.listen=127.0.0.1:0"]);
+        command.args(["--set", "admin.listen=127.0.0.1:0", "--set", "demo=false"]);
+        command.args(["--set", &format!("admin.token={TOKEN}")]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        // No configuration of whoever runs the tests.
+        command.current_dir(std::env::temp_dir()).env("COUPOND_LOG", "info");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary is there");
+        let lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let (found, serving) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let mut found = Some(found);
+            for line in lines.map_while(Result::ok) {
+                let event: Value = serde_json::from_str(&line).unwrap_or_default();
+                if event["message"] == "node serves"
+                    && let Some(found) = found.take()
+                {
+                    let _ = found.send((event["api"].clone(), event["admin"].clone()));
+                } else if event["level"] != "INFO" {
+                    println!("{line}");
+                }
+            }
+        });
+        let (api, admin) = tokio::time::timeout(WITHIN, serving)
+            .await
+            .expect("the node should serve in time")
+            .expect("the node should serve");
+        let url = |address: Value| format!("http://{}", address.as_str().expect("an address"));
+        let node = Self { child, api: url(api), admin: url(admin) };
+        let ready = format!("{}/health/ready", node.admin);
+        until("the node is ready", || async {
+            let answer = reqwest::get(&ready).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+        node
+    }
+
+    /// Ends the node as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was started here");
+    }
+
+    /// Asks the node to stop, and gives its exit code.
+    pub(crate) async fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()));
+        let stopped = async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("it was started here") {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(WITHIN, stopped).await.expect("the node should stop in time")
+    }
+
+    /// An admin call; gives status and body.
+    pub(crate) async fn admin(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let url = format!("{}{path}", self.admin);
+        let mut request = reqwest::Client::new().request(method, url).bearer_auth(TOKEN);
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.expect("the node answers");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        let answer = reqwest::get(format!("{}{path}", self.api)).await.expect("the node answers");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
+    pub(crate) async fn issue(&self, campaign: &str, user: &str) -> (u16, Value) {
+        let body = json!({ "campaign_id": campaign, "user_id": user });
+        let request = reqwest::Client::new()
+            .post(format!("{}/coupon/issue", self.api))
+            .header("prefer", "wait=20")
+            .json(&body);
+        let answer = request.send().await.expect("the node answers");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Repeats `attempt` until it gives something, within a bound.
+pub(crate) async fn until<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let repeated = async {
+        loop {
+            if let Some(found) = attempt().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ended = tokio::time::timeout(WITHIN, repeated).await;
+    ended.unwrap_or_else(|_| panic!("not within {WITHIN:?}: {what}"))
+}
+
+/// Users who press the button until they are answered, at whichever node answers, and what they
+/// were told.
+pub(crate) struct Crowd {
+    campaign: String,
+    apis: Mutex<Vec<String>>,
+    next: AtomicUsize,
+    told: Mutex<BTreeMap<String, Vec<Value>>>,
+}
+
+/// Requests of the crowd under way at once.
+const PRESSING_AT_ONCE: usize = 24;
+
+impl Crowd {
+    pub(crate) fn new(campaign: &str, nodes: &[&Node]) -> Arc<Self> {
+        Arc::new(Self {
+            campaign: campaign.to_owned(),
+            apis: Mutex::new(nodes.iter().map(|node| node.api.clone()).collect()),
+            next: AtomicUsize::new(0),
+            told: Mutex::default(),
+        })
+    }
+
+    /// From now on they press at these nodes.
+    pub(crate) fn turn_to(&self, nodes: &[&Node]) {
+        *self.apis.lock().unwrap() = nodes.iter().map(|node| node.api.clone()).collect();
+    }
+
+    /// Requests that got a final answer so far.
+    pub(crate) fn answered(&self) -> usize {
+        self.told.lock().unwrap().len()
+    }
+
+    /// Has `users` press once each, with a key, again and again until they have a final answer.
+    pub(crate) async fn press(self: Arc<Self>, users: usize) {
+        let workers: Vec<_> = (0..PRESSING_AT_ONCE)
+            .map(|_| {
+                let crowd = self.clone();
+                tokio::spawn(async move {
+                    let client = reqwest::Client::new();
+                    loop {
+                        let user = crowd.next.fetch_add(1, Ordering::Relaxed);
+                        if user >= users {
+                            return;
+                        }
+                        crowd.press_until_answered(&client, &format!("user-{user}")).await;
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.await.unwrap();
+        }
+    }
+
+    async fn press_until_answered(&self, client: &reqwest::Client, user: &str) {
+        let body = json!({ "campaign_id": self.campaign, "user_id": user });
+        let answer = until("a user is answered", || async {
+            let api = {
+                let apis = self.apis.lock().unwrap();
+                let spread: usize = user.bytes().map(usize::from).sum();
+                apis.get(spread % apis.len().max(1))?.clone()
+            };
+            let request = client
+                .post(format!("{api}/coupon/issue"))
+                .header("prefer", "wait=10")
+                .header("idempotency-key", format!("press-{user}"))
+                .timeout(Duration::from_secs(20))
+                .json(&body);
+            let answer = request.send().await.ok()?;
+            let status = answer.status().as_u16();
+            let answer: Value = answer.json().await.ok()?;
+            match status {
+                200 => Some(answer),
+                202 | 503 => None,
+                other => panic!("{user} was answered {other}: {answer}"),
+            }
+        })
+        .await;
+        self.told.lock().unwrap().entry(user.to_owned()).or_default().push(answer);
+    }
+
+    /// What everybody was told is true, still, at `node`: nothing lost, twice or oversold.
+    pub(crate) async fn check(&self, node: &Node, quota: usize) {
+        let told = self.told.lock().unwrap().clone();
+        let mut sequences = BTreeSet::new();
+        let mut codes = BTreeSet::new();
+        for (user, answers) in &told {
+            for answer in answers {
+                let id = answer["request_id"].as_str().expect("an id");
+                let (status, again) = node.get(&format!("/coupon/requests/{id}?wait=10")).await;
+                assert_eq!((status, &again), (200, answer), "the answer of {user} changed");
+                let path = format!("/campaigns/{}/users/{user}/coupons", self.campaign);
+                let (_, held) = node.get(&path).await;
+                let held = held["coupons"].as_array().cloned().unwrap_or_default();
+                if answer["status"] == "issued" {
+                    assert_eq!(held, vec![answer["coupon"].clone()], "what {user} holds");
+                    sequences.insert(answer["coupon"]["sequence"].as_u64().expect("a number"));
+                    codes.insert(answer["coupon"]["code"].as_str().expect("a code").to_owned());
+                } else {
+                    assert_eq!(answer["status"], "rejected", "{user}: {answer}");
+                    assert_eq!(answer["reason"], "sold_out", "{user}: {answer}");
+                    assert_eq!(held, Vec::<Value>::new(), "what {user} holds");
+                }
+            }
+        }
+        let expected = quota.min(told.len());
+        assert_eq!(sequences.len(), expected, "sequences issued");
+        assert_eq!(sequences.last().copied(), Some(expected as u64), "they have no gap");
+        assert_eq!(codes.len(), expected, "codes issued");
+        let (_, view) = node.get(&format!("/campaigns/{}", self.campaign)).await;
+        assert_eq!(view["remaining"].as_u64(), Some((quota - expected) as u64), "{view}");
+    }
+}

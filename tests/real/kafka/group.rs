@@ -1,0 +1,125 @@
+//! The consumer group: who owns what, and what lag tools see.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use coupond::{
+    domain::ids::Partition,
+    log::{Ownership, RequestLog, kafka::KafkaLog},
+};
+use libtest_mimic::Trial;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{PATIENCE, log, read_some, record, shared};
+use crate::{engines::Engine, trials};
+
+pub(super) fn trials() -> Vec<Trial> {
+    trials!(
+        &[Engine::Kafka];
+        two_members_share_the_partitions_and_one_inherits,
+        a_reader_outlives_the_loss_of_its_partition,
+        what_is_settled_is_what_lag_tools_see,
+    )
+}
+
+/// What a member owns, as it was told.
+struct Member {
+    changes: mpsc::Receiver<Ownership>,
+    owned: BTreeSet<Partition>,
+}
+
+impl Member {
+    async fn join(log: &KafkaLog) -> Self {
+        Self { changes: log.join().await.expect("joined"), owned: BTreeSet::new() }
+    }
+
+    async fn hear(&mut self) {
+        match self.changes.recv().await.expect("the member lives") {
+            Ownership::Assigned(partition) => assert!(self.owned.insert(partition)),
+            Ownership::Revoked(partition) => assert!(self.owned.remove(&partition)),
+        }
+    }
+
+    async fn owns(&mut self, count: usize) {
+        let wait = async {
+            while self.owned.len() != count {
+                self.hear().await;
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("the partitions are shared out");
+    }
+}
+
+async fn two_members_share_the_partitions_and_one_inherits() {
+    let config = shared(4);
+    let one = log(&config).await;
+    let mut first = Member::join(&one).await;
+    first.owns(4).await;
+
+    let two = KafkaLog::connect(&config).await.expect("clients are made");
+    let mut second = Member::join(&two).await;
+    let share = async { tokio::join!(first.owns(2), second.owns(2)) };
+    timeout(PATIENCE, share).await.expect("shared");
+    assert!(first.owned.is_disjoint(&second.owned));
+
+    drop(second);
+    timeout(PATIENCE, two.left()).await.expect("the deadline holds");
+    first.owns(4).await;
+}
+
+async fn a_reader_outlives_the_loss_of_its_partition() {
+    let config = shared(2);
+    let one = log(&config).await;
+    let mut first = Member::join(&one).await;
+    first.owns(2).await;
+    let mut readers = Vec::new();
+    for partition in 0..2 {
+        readers.push(one.open(partition, 0).await.expect("opened"));
+    }
+    let two = KafkaLog::connect(&config).await.expect("clients are made");
+    let mut second = Member::join(&two).await;
+    tokio::join!(first.owns(1), second.owns(1));
+    for (partition, reader) in (0..2).zip(&mut readers) {
+        let appended = one.append(partition, record(1)).await.expect("appended");
+        assert_eq!(read_some(&mut **reader, 1).await[0].offset, appended.offset);
+    }
+}
+
+async fn what_is_settled_is_what_lag_tools_see() {
+    let config = shared(2);
+    let log = log(&config).await;
+    let mut member = Member::join(&log).await;
+    member.owns(2).await;
+    for _ in 0..3 {
+        log.append(1, record(1)).await.expect("appended");
+    }
+    log.settled(1, 2, None).await.expect("noted");
+    let topic = format!("{}.request", config.topic_prefix);
+    let tool: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", config.brokers.join(","))
+        .set("group.id", &config.group)
+        .create()
+        .expect("a consumer");
+    let committed = move || {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&topic, 1);
+        let known = tool.committed_offsets(asked, Duration::from_secs(5)).expect("known");
+        known.elements()[0].offset()
+    };
+    let committed = std::sync::Arc::new(committed);
+    let wait = async {
+        loop {
+            let ask = std::sync::Arc::clone(&committed);
+            let seen = tokio::task::spawn_blocking(move || ask()).await.expect("no panic");
+            if seen == Offset::Offset(2) {
+                break;
+            }
+            assert_eq!(seen, Offset::Invalid, "nothing else was ever settled");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("it is committed");
+}

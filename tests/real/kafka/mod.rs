@@ -1,0 +1,100 @@
+//! The Kafka adapters against a real broker.
+
+mod faults;
+mod figures;
+mod foreign;
+mod group;
+mod topics;
+
+use std::{sync::Arc, time::Duration};
+
+use coupond::{
+    config::KafkaConfig,
+    domain::{ids::CampaignId, keys::Keys},
+    feed::{contract as feed_contract, kafka::KafkaFeed},
+    log::{
+        LogReader, LogRecord, NewRecord, contract as log_contract,
+        kafka::{KafkaLog, topics::ensure_topics},
+    },
+};
+use libtest_mimic::Trial;
+
+use crate::{
+    engines::{self, Engine},
+    trial, trials,
+};
+
+/// How long a test waits for what must happen, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = trials!(&[Engine::Kafka]; the_feed_keeps_its_contract);
+    trials.extend(log_contract::checks().into_iter().map(|(name, check)| {
+        let name = format!("{}::the_log_keeps_its_contract::{name}", module_path!());
+        trial(name, &[Engine::Kafka], async move || {
+            check(&log(&shared(log_contract::PARTITIONS)).await).await;
+        })
+    }));
+    trials.extend(topics::trials());
+    trials.extend(group::trials());
+    trials.extend(foreign::trials());
+    trials.extend(faults::trials());
+    trials.extend(figures::trials());
+    trials
+}
+
+/// One after another on one feed: the check that fills a follower makes gaps for all.
+async fn the_feed_keeps_its_contract() {
+    let feed = feed(&shared(feed_contract::PARTITIONS)).await;
+    for (_, check) in feed_contract::checks() {
+        check(&feed).await;
+    }
+}
+
+/// Names of a test's own on the shared broker.
+fn shared(partitions: u32) -> KafkaConfig {
+    let brokers = engines::shared(Engine::Kafka).expect("asked for by the trial");
+    on(brokers, partitions)
+}
+
+fn on(brokers: &[String], partitions: u32) -> KafkaConfig {
+    KafkaConfig {
+        brokers: brokers.to_vec(),
+        topic_prefix: engines::unique("topic"),
+        partitions,
+        replication_factor: 0,
+        group: engines::unique("group"),
+        append_timeout: Duration::from_secs(4),
+    }
+}
+
+async fn log(config: &KafkaConfig) -> KafkaLog {
+    ensure_topics(config, None).await.expect("topics are made");
+    KafkaLog::connect(config).await.expect("clients are made")
+}
+
+async fn feed(config: &KafkaConfig) -> KafkaFeed {
+    ensure_topics(config, None).await.expect("topics are made");
+    let keys = Arc::new(Keys::derive(&[7; 32]));
+    KafkaFeed::connect(config, keys, config.partitions).await.expect("clients are made")
+}
+
+fn record(number: usize) -> NewRecord {
+    NewRecord {
+        campaign: CampaignId::parse("spring").expect("an id"),
+        value: format!(
+            r#"{{"v":1,"type":"request","campaign_id":"spring","user_id":"u{number}"}}"#
+        )
+        .into_bytes(),
+        mac: format!("1:{number:032x}").into_bytes(),
+    }
+}
+
+async fn read_some(reader: &mut dyn LogReader, wanted: usize) -> Vec<LogRecord> {
+    let mut records = Vec::new();
+    while records.len() < wanted {
+        let read = tokio::time::timeout(PATIENCE, reader.read(wanted - records.len())).await;
+        records.extend(read.expect("records come").expect("the log is readable"));
+    }
+    records
+}

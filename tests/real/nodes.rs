@@ -1,0 +1,115 @@
+//! Several nodes on one Kafka and one CQL database.
+
+use libtest_mimic::Trial;
+use serde_json::json;
+
+use crate::{
+    engines::{Engine, shared, unique},
+    procs::{Crowd, Node, until},
+};
+
+const BOTH: &[Engine] = &[Engine::Kafka, Engine::Cql];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials!(BOTH;
+        every_node_answers_for_every_request,
+        another_node_takes_over_from_one_that_was_killed_and_nothing_is_lost,
+        a_node_under_another_secret_is_refused_with_exit_code_2,
+    )
+}
+
+/// Settings of one instance that no other test shares.
+fn instance() -> Vec<String> {
+    let name = unique("nodes");
+    let list = |engine| {
+        let endpoints = shared(engine).expect("the trial asked for it");
+        let quoted: Vec<_> = endpoints.iter().map(|endpoint| format!("'{endpoint}'")).collect();
+        format!("[{}]", quoted.join(","))
+    };
+    vec![
+        "mode=distributed".to_owned(),
+        format!("kafka.brokers={}", list(Engine::Kafka)),
+        format!("kafka.topic_prefix={name}"),
+        format!("kafka.group={name}"),
+        "kafka.partitions=4".to_owned(),
+        format!("cql.nodes={}", list(Engine::Cql)),
+        format!("cql.keyspace={name}"),
+    ]
+}
+
+async fn define(node: &Node, campaign: &str, quota: usize) {
+    let path = format!("/admin/campaigns/{campaign}");
+    // A partition that is being taken over answers a moment later.
+    until("the campaign is defined", || async {
+        let (status, _) = node.admin("PUT", &path, json!({ "quota": quota })).await;
+        matches!(status, 200 | 201).then_some(())
+    })
+    .await;
+}
+
+async fn every_node_answers_for_every_request() {
+    let settings = instance();
+    let one = Node::start(&settings).await;
+    let other = Node::start(&settings).await;
+    let campaigns = ["spring", "summer", "autumn", "winter", "eve"];
+    for campaign in campaigns {
+        define(&one, campaign, 3).await;
+    }
+    for campaign in campaigns {
+        for user in 0..5 {
+            let (asked, told) = if user % 2 == 0 { (&one, &other) } else { (&other, &one) };
+            let user = format!("user-{user}");
+            let (status, answer) = asked.issue(campaign, &user).await;
+            if status == 409 {
+                continue; // the edge knew already
+            }
+            assert_eq!(status, 200, "{answer}");
+            let id = answer["request_id"].as_str().expect("an id");
+            let (status, again) = told.get(&format!("/coupon/requests/{id}?wait=10")).await;
+            assert_eq!((status, &again), (200, &answer));
+        }
+        for node in [&one, &other] {
+            until("the view has caught up", || async {
+                let (_, view) = node.get(&format!("/campaigns/{campaign}")).await;
+                (view["issued"] == 3 && view["remaining"] == 0).then_some(())
+            })
+            .await;
+        }
+    }
+    assert_eq!(one.stop().await, Some(0));
+}
+
+async fn another_node_takes_over_from_one_that_was_killed_and_nothing_is_lost() {
+    let settings = instance();
+    let one = Node::start(&settings).await;
+    let other = Node::start(&settings).await;
+    define(&one, "spring", 300).await;
+    let crowd = Crowd::new("spring", &[&one, &other]);
+    let pressing = tokio::spawn(crowd.clone().press(500));
+    until("some are answered", || async { (crowd.answered() >= 100).then_some(()) }).await;
+    one.kill();
+    crowd.turn_to(&[&other]);
+    until("the other goes on", || async { (crowd.answered() >= 250).then_some(()) }).await;
+    let back = Node::start(&settings).await;
+    crowd.turn_to(&[&back, &other]);
+    pressing.await.unwrap();
+    crowd.check(&back, 300).await;
+    crowd.check(&other, 300).await;
+}
+
+async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
+    let mut settings = instance();
+    let first = Node::start(&settings).await;
+    assert_eq!(first.stop().await, Some(0));
+    settings.push(format!("secret.key={}", "another-secret-of-thirty-two-bytes"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_coupond"));
+    for setting in &settings {
+        command.args(["--set", setting]);
+    }
+    command.args(["--set", "api.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"]);
+    command.current_dir(std::env::temp_dir());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("secret.key"), "{told}");
+}
