@@ -135,6 +135,8 @@ impl NodeDesk {
                 () = sleep_until(until.min(now + pause)) => {
                     asking |= self.board.is_silent(partition);
                 }
+                // Nothing more comes over the feed; what is in the log is decided by others.
+                () = self.tasks.ended() => return Ok(Decided::NotYet),
             }
         }
     }

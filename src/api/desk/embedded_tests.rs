@@ -222,7 +222,7 @@ async fn every_id_is_answered_after_a_restart_as_it_was_before() {
     });
     let (id, coupon) = issued.unwrap();
     let holder = node.desk.find(id, Duration::ZERO).await.unwrap().user;
-    assert_eq!(node.desk.coupons_of(&spring, &holder).await.unwrap(), [coupon.clone()]);
+    assert_eq!(node.desk.coupons_of(&spring, &holder).await.unwrap(), std::slice::from_ref(coupon));
     assert_eq!(node.desk.coupons_of(&spring, &user("nobody")).await.unwrap(), []);
     let refused = node.desk.issue(request(&spring, "late"), None).await;
     assert_eq!(refused, Err(Refused::Certain(Reason::Closed)));

@@ -26,8 +26,8 @@ use crate::{
         RequestLog,
     },
     store::{
-        CampaignRows, CouponPages, CouponStore, Hold, Layout, Mark, PartitionRows, Progress, Row,
-        Selection, StoreError,
+        CampaignRows, CouponPages, CouponStore, Hold, LISTING_MAX, Layout, Mark, PartitionRows,
+        Progress, Row, Selection, StoreError,
     },
 };
 
@@ -285,7 +285,7 @@ impl CouponStore for FakeStore {
         self.answering("listing campaigns")?;
         let versions = lock(&self.versions);
         let later = versions.keys().filter(|id| after.is_none_or(|after| *id > after));
-        Ok(later.take(limit).cloned().collect())
+        Ok(later.take(limit.min(LISTING_MAX)).cloned().collect())
     }
 }
 

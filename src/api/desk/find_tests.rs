@@ -5,16 +5,16 @@ use tokio::time::advance;
 use super::{
     model::{CampaignState, Desk, Found, FoundStatus, NotReady, Refused},
     tasks::lock,
-    world::{Settle, World, campaign, keyed, request, until, user},
+    world::{Settle, World, campaign, keyed, request, terms, until, user},
 };
 use crate::{
     domain::{
         decision::Reason,
         ids::CampaignId,
-        record::{Change, Request},
+        record::{Change, Control, Record, Request},
     },
     feed::Answer,
-    store::HoldState,
+    store::{HoldState, LISTING_MAX},
 };
 
 const AT_ONCE: Duration = Duration::ZERO;
@@ -183,6 +183,9 @@ async fn what_is_on_hold_stays_pending_and_what_was_settled_before_stays_answere
         assert_eq!(issued_sequence(&answer(desk.find(&before, AT_ONCE).await)), Some(1));
         assert_eq!(queue_ahead(desk.find(&after, Duration::from_secs(1)).await), 0);
     }
+    world.hold_until(&spring, (from, from), HoldState::Closed).await;
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(queue_ahead(desk.find(&after, AT_ONCE).await), 0, "closed below it");
     world.hold(&spring, from, HoldState::Closed).await;
     assert_eq!(told(&answer(desk.find(&after, WAIT).await)), "sold_out");
 }
@@ -298,6 +301,22 @@ async fn campaigns_are_listed_by_id_page_by_page() {
     assert_eq!(ids(first), ["a", "b"]);
     let rest = world.desk.campaigns(Some(&campaign("b")), 2).await.unwrap();
     assert_eq!(ids(rest), ["c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_page_can_be_asked_for_with_the_one_that_follows_it() {
+    let world = World::new().await;
+    for index in 0..LISTING_MAX + 5 {
+        let change = Change::Defined { terms: terms(1) };
+        let campaign = campaign(&format!("c{index:05}"));
+        world.append(&Record::Control(Control { campaign, based_on: None, change })).await;
+    }
+    world.decide(Settle::RowsAlone).await;
+    let all = world.desk.campaigns(None, LISTING_MAX + 1).await.unwrap();
+    assert_eq!(all.len(), LISTING_MAX + 1);
+    assert!(all.is_sorted_by(|one, next| one.campaign < next.campaign));
+    let last = &all[LISTING_MAX].campaign;
+    assert_eq!(world.desk.campaigns(Some(last), LISTING_MAX + 1).await.unwrap().len(), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -127,6 +127,20 @@ async fn a_caller_who_goes_away_frees_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_desk_that_shuts_down_lets_its_waiters_go_with_their_ids() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let (desk, asked) = (world.desk.clone(), request(&spring, "u1"));
+    let waiting = tokio::spawn(async move { desk.issue(asked, WAIT).await });
+    until(|| world.desk.board.waiters() == 1).await;
+    let before = tokio::time::Instant::now();
+    world.desk.shut_down().await;
+    let taken = waiting.await.unwrap().unwrap();
+    assert_eq!((taken.answer, before.elapsed()), (None, Duration::ZERO));
+    assert!(world.desk.ids.open(&taken.request_id).is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_campaign_is_unknown_only_after_the_store_was_asked() {
     let world = World::new().await;
     let asked = request(&campaign("spring"), "u1");

@@ -167,7 +167,8 @@ impl NodeDesk {
         self.tasks.keep("probe log and store", move || health.clone().probe());
     }
 
-    /// Ends what [`Self::start`] began and every read under way.
+    /// Ends what [`Self::start`] began and every read under way. Whoever waits for a decision is
+    /// told at once that it is pending.
     pub async fn shut_down(&self) {
         self.tasks.end().await;
     }

@@ -56,6 +56,11 @@ impl Tasks {
         });
     }
 
+    /// Waits until the tasks are ended.
+    pub(super) async fn ended(&self) {
+        self.end.cancelled().await;
+    }
+
     /// Ends every task and waits for them.
     pub(super) async fn end(&self) {
         self.end.cancel();

@@ -18,6 +18,9 @@ use crate::{
     store::LISTING_MAX,
 };
 
+/// Most campaigns of one listing: a whole page, and the one that tells whether another follows.
+const VIEWS_MAX: usize = LISTING_MAX + 1;
+
 /// Campaigns of one listing that are read at once.
 const LISTING_READS_MAX: usize = 16;
 
@@ -40,17 +43,32 @@ impl NodeDesk {
         after: Option<&CampaignId>,
         limit: usize,
     ) -> Result<Vec<CampaignView>, Refused> {
-        let read = self.store.campaigns(after, limit.min(LISTING_MAX));
-        let ids = match timeout(STORE_TIMEOUT, read).await {
-            Ok(Ok(ids)) => ids,
-            Ok(Err(error)) => return Err(Failure::Store(chain(&error)).into()),
-            Err(_) => {
-                return Err(Failure::Store("listing campaigns took too long".to_owned()).into());
+        let mut ids: Vec<CampaignId> = Vec::new();
+        let limit = limit.min(VIEWS_MAX);
+        while ids.len() < limit {
+            let wanted = (limit - ids.len()).min(LISTING_MAX);
+            let page = self.page(ids.last().or(after), wanted).await?;
+            let last = page.len() < wanted;
+            ids.extend(page);
+            if last {
+                break;
             }
-        };
+        }
         let reads = ids.into_iter().map(|id| self.listed(id));
         let views = stream::iter(reads).buffered(LISTING_READS_MAX);
         views.try_filter_map(|view| std::future::ready(Ok(view))).try_collect().await
+    }
+
+    async fn page(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, Refused> {
+        match timeout(STORE_TIMEOUT, self.store.campaigns(after, limit)).await {
+            Ok(Ok(ids)) => Ok(ids),
+            Ok(Err(error)) => Err(Failure::Store(chain(&error)).into()),
+            Err(_) => Err(Failure::Store("listing campaigns took too long".to_owned()).into()),
+        }
     }
 
     async fn listed(&self, campaign: CampaignId) -> Result<Option<CampaignView>, Refused> {

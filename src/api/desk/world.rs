@@ -261,8 +261,20 @@ impl World {
         self.decide(Settle::All).await;
     }
 
-    /// Puts a campaign on hold from `from`.
+    /// Puts a campaign on hold from `from`; a closed one was decided to the end of the log.
     pub(super) async fn hold(&self, campaign: &CampaignId, from: Offset, state: HoldState) {
+        let end = self.log.end(self.codec.partition_of(campaign));
+        let until = if state == HoldState::Closed { end } else { 0 };
+        self.hold_until(campaign, (from, until), state).await;
+    }
+
+    /// Puts a campaign on hold, or closes its hold at an offset.
+    pub(super) async fn hold_until(
+        &self,
+        campaign: &CampaignId,
+        (from, until): (Offset, Offset),
+        state: HoldState,
+    ) {
         let hold = Hold {
             campaign: campaign.clone(),
             partition: self.codec.partition_of(campaign),
@@ -271,7 +283,7 @@ impl World {
             kind: HoldKind::Failure,
             reason: "it failed".to_owned(),
             state,
-            until: 0,
+            until,
         };
         self.store.write(&[Row::Hold(hold)]).await.unwrap();
     }
