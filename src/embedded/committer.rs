@@ -1,7 +1,7 @@
 //! The one thread that writes: takes what is queued, makes one group of it, commits, answers.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -11,7 +11,7 @@ use fjall::{Database, Keyspace, PersistMode, UserKey, UserValue};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use super::{database::Hooks, keys, space::Space, tail::Tail};
+use super::{block::pack, database::Hooks, keys, space::Space, tail::Tail};
 use crate::{
     clock::SharedClock,
     domain::ids::{Offset, Partition, Timestamp},
@@ -60,11 +60,13 @@ pub(crate) enum Operation {
         /// What is there now.
         reply: oneshot::Sender<UserValue>,
     },
-    /// Remove the records below an offset; everything written before is on disk by then.
+    /// Remove blocks at the start of a partition; everything written before is on disk by then.
     Trim {
         /// Of which partition.
         partition: Partition,
-        /// Below which offset.
+        /// Which blocks, by the offset of their first record.
+        blocks: Vec<Offset>,
+        /// The first offset that stays.
         below: Offset,
         /// Told when it is done.
         reply: oneshot::Sender<()>,
@@ -155,10 +157,18 @@ struct Group {
     data: Vec<Option<(UserKey, UserValue)>>,
     /// Where a key stands in `data`: two values of one key in one batch would have no order.
     latest: HashMap<UserKey, usize>,
-    records: Vec<(Partition, Offset, UserValue)>,
-    removed: Vec<(Partition, std::ops::Range<Offset>)>,
+    /// Consecutive records of each partition, and the offset of the first.
+    records: BTreeMap<Partition, (Offset, Vec<UserValue>)>,
+    records_count: usize,
+    trimmed: Vec<Trimmed>,
     durable: bool,
     answers: Vec<Answer>,
+}
+
+struct Trimmed {
+    partition: Partition,
+    blocks: Vec<Offset>,
+    below: Offset,
 }
 
 impl Group {
@@ -177,9 +187,8 @@ impl Group {
     }
 
     fn is_full(&self) -> bool {
-        let removed: u64 = self.removed.iter().map(|(_, range)| range.end - range.start).sum();
-        let entries = self.data.len() + self.records.len();
-        entries as u64 + removed >= GROUP_ENTRIES_MAX as u64
+        let removed: usize = self.trimmed.iter().map(|trimmed| trimmed.blocks.len()).sum();
+        self.data.len() + self.records_count + removed >= GROUP_ENTRIES_MAX
     }
 }
 
@@ -249,8 +258,12 @@ impl Committer {
                 group.durable = true;
                 group.answers.push(answer(reply, value));
             }
-            Operation::Trim { partition, below, reply } => {
-                self.trim(group, partition, below, reply)
+            Operation::Trim { partition, blocks, below, reply } => {
+                group.put(keys::trimmed(partition), below.to_be_bytes());
+                // The journal is in order: this fsync covers the progress that allows the trim.
+                group.durable = true;
+                group.trimmed.push(Trimmed { partition, blocks, below });
+                group.answers.push(answer(reply, ()));
             }
             Operation::Close { .. } => unreachable!("closing is seen to by the loop"),
         }
@@ -277,7 +290,9 @@ impl Committer {
         position.next += 1;
         position.time = time;
         payload[..TIME_BYTES].copy_from_slice(&time.0.to_be_bytes());
-        group.records.push((partition, offset, UserValue::from(payload)));
+        let (_, records) = group.records.entry(partition).or_insert((offset, Vec::new()));
+        records.push(UserValue::from(payload));
+        group.records_count += 1;
         group.durable = true;
         group.answers.push(answer(reply, Ok((offset, time))));
     }
@@ -295,26 +310,6 @@ impl Committer {
         Ok(())
     }
 
-    fn trim(
-        &self,
-        group: &mut Group,
-        partition: Partition,
-        below: Offset,
-        reply: oneshot::Sender<()>,
-    ) {
-        if let Some(position) = self.partitions.get(partition as usize) {
-            let low = position.tail.start().low;
-            let below = below.min(position.tail.end().next);
-            if below > low {
-                group.removed.push((partition, low..below));
-                group.put(keys::trimmed(partition), below.to_be_bytes());
-                // The journal is in order: this fsync covers the progress that allows the trim.
-                group.durable = true;
-            }
-        }
-        group.answers.push(answer(reply, ()));
-    }
-
     fn current(&self, group: &Group, key: &[u8]) -> Result<Option<UserValue>, Failure> {
         match group.pending(key) {
             Some(value) => Ok(Some(value.clone())),
@@ -323,19 +318,20 @@ impl Committer {
     }
 
     fn commit(&mut self, group: Group) -> Result<(), Failure> {
-        let Group { data, records, removed, durable, answers, .. } = group;
+        let Group { data, records, trimmed, durable, answers, .. } = group;
         let mode = if durable { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut batch = self.database.batch().durability(Some(mode));
         let mut bytes = 0;
-        let mut appended: Vec<Vec<UserValue>> = vec![Vec::new(); self.partitions.len()];
-        for (partition, offset, value) in records {
-            bytes += value.len();
-            batch.insert(&self.log, keys::record(partition, offset), value.clone());
-            appended[partition as usize].push(value);
+        for (partition, (first, records)) in &records {
+            for (place, block) in pack(records) {
+                bytes += block.len();
+                let key = keys::record(*partition, first + place as Offset);
+                batch.insert(&self.log, key, block);
+            }
         }
-        for (partition, offsets) in &removed {
-            for offset in offsets.clone() {
-                batch.remove(&self.log, keys::record(*partition, offset));
+        for Trimmed { partition, blocks, .. } in &trimmed {
+            for first in blocks {
+                batch.remove(&self.log, keys::record(*partition, *first));
             }
         }
         for (key, value) in data.into_iter().flatten() {
@@ -347,13 +343,13 @@ impl Committer {
         }
         batch.commit().map_err(Failure::Commit)?;
         self.space.wrote(bytes as u64);
-        for (position, values) in self.partitions.iter().zip(appended) {
-            if !values.is_empty() {
-                position.tail.publish(values);
-            }
+        for (partition, (_, records)) in records {
+            self.partitions[partition as usize].tail.publish(records);
         }
-        for (partition, offsets) in removed {
-            self.partitions[partition as usize].tail.trimmed(offsets.end);
+        for Trimmed { partition, below, .. } in trimmed {
+            if let Some(position) = self.partitions.get(partition as usize) {
+                position.tail.trimmed(below);
+            }
         }
         for answer in answers {
             answer();

@@ -8,6 +8,7 @@ use tracing::{error, info};
 
 use super::{
     Operation, Refused, TIME_BYTES,
+    block::unpack,
     committer::{Committer, WritePosition},
     folder::{FolderError, data_folder, locked},
     keys,
@@ -29,7 +30,7 @@ const QUEUE_OPERATIONS_MAX: usize = 16_384;
 
 /// Bytes of each keyspace that are in memory only (and in the journal) before they are sorted
 /// into files.
-const MEMTABLE_BYTES: u64 = 32 * 1_024 * 1_024;
+const MEMTABLE_BYTES: u64 = 16 * 1_024 * 1_024;
 
 /// Bytes of closed journals before the keyspaces that hold them back are written out: bounds what
 /// a start has to read again. A journal is closed at 64 MB, and two of them are let be.
@@ -271,12 +272,13 @@ impl Ends<'_> {
         key: &UserKey,
         value: &UserValue,
     ) -> Result<(Offset, Timestamp), OpenError> {
-        let offset = keys::record_offset(key);
-        let time = value.get(..TIME_BYTES).and_then(keys::number);
-        match (offset, time) {
-            (Some(offset), Some(time)) => Ok((offset + 1, Timestamp(time.cast_signed()))),
-            _ => Err(self.damaged(partition, "its last record")),
-        }
+        let read = || {
+            let first = keys::record_offset(key)?;
+            let records = unpack(value)?;
+            let time = keys::number(records.last()?.get(..TIME_BYTES)?)?;
+            Some((first + records.len() as Offset, Timestamp(time.cast_signed())))
+        };
+        read().ok_or_else(|| self.damaged(partition, "its last records"))
     }
 
     fn damaged(&self, partition: Partition, what: &str) -> OpenError {

@@ -1,7 +1,7 @@
 //! Where everything stands in the database: prefix keys in two keyspaces, numbers big-endian, so
 //! that the order of keys is the order of what they name.
 //!
-//! In `log`: `partition offset`. In `data`, each behind a letter of its own; texts end with a
+//! In `log`: `partition offset`, the offset being that of a block's first record. In `data`, each behind a letter of its own; texts end with a
 //! zero byte, which no id contains.
 
 use std::ops::Bound;
@@ -44,7 +44,7 @@ impl Key {
     }
 }
 
-/// A record of the log.
+/// The block of the log whose first record is at `offset`.
 pub(crate) fn record(partition: Partition, offset: Offset) -> [u8; RECORD_KEY_BYTES] {
     let mut key = [0; RECORD_KEY_BYTES];
     key[..4].copy_from_slice(&partition.to_be_bytes());
@@ -52,7 +52,7 @@ pub(crate) fn record(partition: Partition, offset: Offset) -> [u8; RECORD_KEY_BY
     key
 }
 
-/// The offset in a record's key; none if it is no such key.
+/// The offset in a block's key; none if it is no such key.
 pub(crate) fn record_offset(key: &[u8]) -> Option<Offset> {
     number(key.get(4..)?)
 }

@@ -6,6 +6,7 @@
 //! power cut in which a row stands without the record that it follows from, or progress without
 //! the rows below it.
 
+mod block;
 mod committer;
 mod database;
 mod folder;
@@ -20,6 +21,7 @@ mod tests;
 pub use database::{EmbeddedDatabase, OpenError};
 pub use folder::{FolderError, data_folder, kept_secret};
 
+pub(crate) use block::unpack;
 pub(crate) use committer::{Entry, Operation, RANK_BYTES, Refused, TIME_BYTES, ranked};
 pub(crate) use database::Shared;
 pub(crate) use tail::{End, Tail};

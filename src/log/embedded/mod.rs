@@ -22,16 +22,16 @@ use super::{
 };
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
-    embedded::{EmbeddedDatabase, End, Entry, Operation, Shared, Tail, keys},
+    embedded::{EmbeddedDatabase, End, Entry, Operation, Shared, Tail, keys, unpack},
     telemetry::metrics,
 };
 
-/// Records removed in one group: a few milliseconds that appends may have to wait for.
-const TRIM_RECORDS_MAX: usize = 1_024;
+/// Blocks removed in one group: a few milliseconds that appends may have to wait for.
+const TRIM_BLOCKS_MAX: usize = 512;
 
 /// Groups removed in one call, so that whoever reports progress is not held up; the next report
 /// goes on. Many times faster than records can arrive.
-const TRIM_GROUPS_MAX: usize = 8;
+const TRIM_GROUPS_MAX: usize = 4;
 
 /// Dead letters that one call gives.
 pub const DEAD_LETTERS_MAX: usize = 1_000;
@@ -107,12 +107,13 @@ impl EmbeddedLog {
             let operation = format!("finding old records of partition {partition}");
             let shared = self.database.shared().clone();
             let old = blocking(shared, operation, move |shared| {
-                old_records(shared, partition, start.low..below, horizon)
+                old_blocks(shared, partition, start.low..below, horizon)
             });
-            let Old { end, next_time } = old.await?;
-            if end > start.low {
+            let Old { blocks, end, next_time } = old.await?;
+            let trims = !blocks.is_empty();
+            if trims {
                 self.database
-                    .submit(|reply| Operation::Trim { partition, below: end, reply })
+                    .submit(|reply| Operation::Trim { partition, blocks, below: end, reply })
                     .await
                     .map_err(|error| LogError {
                         operation: format!("trimming partition {partition} below {end}"),
@@ -122,7 +123,7 @@ impl EmbeddedLog {
             if let Some(time) = next_time {
                 tail.note_start_time(end, time);
             }
-            if end == start.low {
+            if !trims {
                 return Ok(());
             }
         }
@@ -134,32 +135,42 @@ impl EmbeddedLog {
     }
 }
 
-/// Which records at the start of a partition are old.
+/// Which blocks at the start of a partition are old.
 struct Old {
-    /// The first that is not, or that was not looked at any more.
+    /// By their first offset.
+    blocks: Vec<Offset>,
+    /// The first offset that is not old, or that was not looked at any more.
     end: Offset,
-    /// Its time, if it was looked at.
+    /// Time from which on the next block is kept, if it was looked at.
     next_time: Option<Timestamp>,
 }
 
-fn old_records(
+/// Blocks that lie within `offsets` and whose records are all older than `horizon`.
+fn old_blocks(
     shared: &Shared,
     partition: Partition,
     offsets: std::ops::Range<Offset>,
     horizon: Timestamp,
 ) -> Result<Old, DatabaseError> {
-    let mut end = offsets.start;
+    let mut old = Old { blocks: Vec::new(), end: offsets.start, next_time: None };
     let range = keys::record(partition, offsets.start)..keys::record(partition, offsets.end);
-    for guard in shared.log.range(range).take(TRIM_RECORDS_MAX) {
+    for guard in shared.log.range(range).take(TRIM_BLOCKS_MAX) {
         let (key, value) = guard.into_inner()?;
-        let offset = keys::record_offset(&key).ok_or("a record's key can't be read")?;
-        let time = time_of(&value).ok_or("a record's time can't be read")?;
-        if time >= horizon {
-            return Ok(Old { end: offset, next_time: Some(time) });
+        let (first, records) = open_block(&key, &value)?;
+        let newest = records.last().copied().and_then(time_of);
+        let newest = newest.ok_or_else(|| unreadable(first))?;
+        let end = first + records.len() as Offset;
+        if newest >= horizon {
+            old.next_time = Some(newest);
+            return Ok(old);
         }
-        end = offset + 1;
+        if end > offsets.end {
+            return Ok(old);
+        }
+        old.blocks.push(first);
+        old.end = end;
     }
-    Ok(Old { end, next_time: None })
+    Ok(old)
 }
 
 #[async_trait]
@@ -261,16 +272,7 @@ impl EmbeddedReader {
     async fn stored(&self, to: Offset, max: usize) -> Result<Vec<LogRecord>, ReadError> {
         let (partition, next) = (self.partition, self.next);
         let operation = format!("reading partition {partition} from {next}");
-        let read = move |shared: &Shared| {
-            let range = keys::record(partition, next)..keys::record(partition, to);
-            let read = shared.log.range(range).take(max).map(Guard::into_inner);
-            read.map(|entry| {
-                let (key, value) = entry?;
-                let offset = keys::record_offset(&key).ok_or("a record's key can't be read")?;
-                decode(offset, &value).ok_or_else(|| unreadable(offset))
-            })
-            .collect::<Result<Vec<_>, DatabaseError>>()
-        };
+        let read = move |shared: &Shared| blocks_from(shared, partition, next..to, max);
         let records = blocking(self.shared.clone(), operation, read).await?;
         let gap = (next..).zip(&records).find(|(wanted, record)| record.offset != *wanted);
         match (gap, records.is_empty()) {
@@ -317,6 +319,40 @@ impl LogReader for EmbeddedReader {
         self.next = records.last().map_or(next, |record| record.offset + 1);
         Ok(records)
     }
+}
+
+/// At most `max` records within `offsets`. The first may stand in the middle of a block.
+fn blocks_from(
+    shared: &Shared,
+    partition: Partition,
+    offsets: std::ops::Range<Offset>,
+    max: usize,
+) -> Result<Vec<LogRecord>, DatabaseError> {
+    let upto = keys::record(partition, 0)..=keys::record(partition, offsets.start);
+    let block = shared.log.range(upto).next_back().map(Guard::key).transpose()?;
+    let from = block.as_ref().and_then(|key| keys::record_offset(key)).unwrap_or(offsets.start);
+    let range = keys::record(partition, from)..keys::record(partition, offsets.end);
+    let mut found = Vec::with_capacity(max);
+    for guard in shared.log.range(range) {
+        let (key, value) = guard.into_inner()?;
+        let (first, records) = open_block(&key, &value)?;
+        for (offset, record) in (first..).zip(records) {
+            if !offsets.contains(&offset) {
+                continue;
+            }
+            if found.len() == max {
+                return Ok(found);
+            }
+            found.push(decode(offset, record).ok_or_else(|| unreadable(offset))?);
+        }
+    }
+    Ok(found)
+}
+
+/// The offset of a block's first record, and its records.
+fn open_block<'a>(key: &[u8], value: &'a [u8]) -> Result<(Offset, Vec<&'a [u8]>), DatabaseError> {
+    let first = keys::record_offset(key).ok_or("a block's key can't be read")?;
+    Ok((first, unpack(value).ok_or_else(|| unreadable(first))?))
 }
 
 type DatabaseError = Box<dyn std::error::Error + Send + Sync>;

@@ -150,16 +150,44 @@ async fn one_call_trims_a_bounded_number_and_the_next_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     let log = timed(folder.path(), &clock);
-    let most = (TRIM_RECORDS_MAX * TRIM_GROUPS_MAX) as u64;
-    let appends = (0..most + 500).map(|number| log.append(0, record(number)));
+    // Two such records do not fit into one block.
+    let long = |number| NewRecord { value: vec![b'x'; 2_500], ..record(number) };
+    let most = (TRIM_BLOCKS_MAX * TRIM_GROUPS_MAX) as u64;
+    let appends = (0..most + 500).map(|number| log.append(0, long(number)));
     futures_util::future::try_join_all(appends).await.unwrap();
     clock.set(2_000);
     for low in [most, most + 499] {
         log.settled(0, most + 500, None).await.unwrap();
         assert_eq!(log.bounds(0).await.unwrap().low, low);
     }
-    let records = log.database.shared().log.len().unwrap();
-    assert_eq!(records, 1, "what was trimmed is gone");
+    let blocks = log.database.shared().log.len().unwrap();
+    assert_eq!(blocks, 1, "what was trimmed is gone");
+}
+
+#[tokio::test]
+async fn a_block_is_trimmed_whole_or_not_at_all_and_read_from_any_record_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let log = timed(folder.path(), &clock);
+    let appends = (0..1_000).map(|number| log.append(0, record(number)));
+    futures_util::future::try_join_all(appends).await.unwrap();
+    drop(log);
+    let log = timed(folder.path(), &clock);
+    for from in [0, 1, 99, 500, 998, 999] {
+        assert_eq!(offsets(&log, from).await.unwrap(), (from..1_000).collect::<Vec<_>>());
+    }
+    assert!(log.database.shared().log.len().unwrap() < 500, "records were not packed");
+    clock.set(2_000);
+    let mut last_low = 0;
+    for next in [300, 301, 302, 700, 1_000] {
+        log.settled(0, next, None).await.unwrap();
+        let low = log.bounds(0).await.unwrap().low;
+        assert!(low < next, "the last settled record is gone");
+        assert!(low >= last_low, "the start went back");
+        assert_eq!(offsets(&log, low).await.unwrap(), (low..1_000).collect::<Vec<_>>());
+        last_low = low;
+    }
+    assert!(last_low > 0, "nothing was trimmed");
 }
 
 #[tokio::test]
