@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::{
     engines::{Engine, shared, unique},
     procs::{Crowd, Node, until},
+    trials,
 };
 
 const BOTH: &[Engine] = &[Engine::Kafka, Engine::Cql];

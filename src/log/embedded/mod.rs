@@ -5,10 +5,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use fjall::{Guard, UserValue};
@@ -23,7 +20,6 @@ use super::{
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
     embedded::{EmbeddedDatabase, End, Entry, Operation, Shared, Tail, keys, unpack},
-    telemetry::metrics,
 };
 
 /// Blocks removed in one group: a few milliseconds that appends may have to wait for.
@@ -180,7 +176,6 @@ impl RequestLog for EmbeddedLog {
         partition: Partition,
         record: NewRecord,
     ) -> Result<Appended, AppendError> {
-        let started = self.database.shared().clock.instant();
         let payload = encode(&record).map_err(|detail| AppendError::Overloaded(detail.into()))?;
         let (reply, answer) = oneshot::channel();
         self.database
@@ -190,7 +185,6 @@ impl RequestLog for EmbeddedLog {
             .await
             .map_err(|_| AppendError::Unknown("the committer ended".to_owned()))?
             .map_err(|refused| AppendError::Overloaded(refused.to_string()))?;
-        metrics::append_latency(since(started, self.database.shared()));
         Ok(Appended { offset, time })
     }
 
@@ -359,10 +353,6 @@ type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
 
 fn unreadable(offset: Offset) -> DatabaseError {
     format!("the record at {offset} can't be read").into()
-}
-
-fn since(started: Instant, shared: &Shared) -> std::time::Duration {
-    shared.clock.instant().saturating_duration_since(started)
 }
 
 /// Runs `read` where it may wait for the disk.
