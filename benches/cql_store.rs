@@ -30,6 +30,8 @@ use futures_util::TryStreamExt;
 const ROUNDS: usize = 3;
 const CALLERS: usize = 16;
 const COUPONS_PER_CALL: usize = 512;
+/// More often than this, the database is gone.
+const REPEATS_MAX: usize = 20;
 const COUPONS_DEFAULT: u32 = 200_000;
 
 fn coupons(campaign: &str, count: u32) -> Vec<Coupon> {
@@ -59,8 +61,11 @@ async fn write(store: &cql::CqlStore, rows: &Arc<Vec<Row>>) {
             loop {
                 let call = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let Some(rows) = rows.chunks(COUPONS_PER_CALL).nth(call) else { return };
+                let mut repeats = 0;
                 while let Err(error) = store.write(rows).await {
                     println!("repeating a write: {error}: {}", error.source);
+                    repeats += 1;
+                    assert!(repeats < REPEATS_MAX, "the database is gone");
                 }
             }
         });

@@ -14,6 +14,7 @@ use coupond::{domain::coupon::Coupon, store::SEQUENCES_PER_BUCKET};
 use scylla::{
     client::{PoolSize, session::Session, session_builder::SessionBuilder},
     response::PagingState,
+    serialize::row::SerializeRow,
     statement::{
         batch::{Batch, BatchType},
         prepared::PreparedStatement,
@@ -26,6 +27,9 @@ const BATCH_ROWS: usize = 128;
 
 /// Batches in flight, each in both views.
 const IN_FLIGHT: usize = 16;
+
+/// More often than this, the database is gone.
+const REPEATS_MAX: usize = 20;
 
 /// Buckets read at once.
 const BUCKETS_AT_ONCE: usize = 8;
@@ -143,12 +147,21 @@ impl BareCql {
             Batch::new_with_statements(BatchType::Unlogged, statements)
         };
         let (by_sequence_batch, by_user_batch) = (batch(&self.by_sequence), batch(&self.by_user));
-        let (first, second) = tokio::join!(
-            self.session.batch(&by_sequence_batch, &by_sequence),
-            self.session.batch(&by_user_batch, &by_user),
+        tokio::join!(
+            self.repeat(&by_sequence_batch, &by_sequence),
+            self.repeat(&by_user_batch, &by_user),
         );
-        first.expect("a batch is written");
-        second.expect("a batch is written");
+    }
+
+    /// A database that is short of disk gives a write up now and then, whoever writes.
+    async fn repeat<V: SerializeRow>(&self, batch: &Batch, values: &Vec<V>) {
+        for _ in 0..REPEATS_MAX {
+            match self.session.batch(batch, values).await {
+                Ok(_) => return,
+                Err(error) => println!("repeating a bare batch: {error}"),
+            }
+        }
+        panic!("a batch was not written in {REPEATS_MAX} attempts");
     }
 
     /// Reads the coupon rows of a campaign's first `buckets` buckets in no order, decoding every
