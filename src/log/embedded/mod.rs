@@ -305,6 +305,9 @@ impl LogReader for EmbeddedReader {
         if to <= next {
             return Err(ReadError::Closed);
         }
+        // Records come into memory just before the end that covers them: never past that end, or
+        // the next read would find itself outside the log.
+        let max = max.min(usize::try_from(to - next).unwrap_or(max));
         let records = match self.tail.recent(next, max) {
             Some(values) => self.recent(&values)?,
             None => self.stored(to, max).await?,
