@@ -158,6 +158,9 @@ pub(crate) struct Crowd {
     told: Mutex<BTreeMap<String, Vec<Value>>>,
 }
 
+/// Why a lock can't be poisoned: nothing panics while it is held.
+const UNBROKEN: &str = "nobody panicked";
+
 /// Requests of the crowd under way at once.
 const PRESSING_AT_ONCE: usize = 24;
 
@@ -173,12 +176,12 @@ impl Crowd {
 
     /// From now on they press at these nodes.
     pub(crate) fn turn_to(&self, nodes: &[&Node]) {
-        *self.apis.lock().unwrap() = nodes.iter().map(|node| node.api.clone()).collect();
+        *self.apis.lock().expect(UNBROKEN) = nodes.iter().map(|node| node.api.clone()).collect();
     }
 
     /// Requests that got a final answer so far.
     pub(crate) fn answered(&self) -> usize {
-        self.told.lock().unwrap().len()
+        self.told.lock().expect(UNBROKEN).len()
     }
 
     /// Has `users` press once each, with a key, again and again until they have a final answer.
@@ -199,7 +202,7 @@ impl Crowd {
             })
             .collect();
         for worker in workers {
-            worker.await.unwrap();
+            worker.await.expect("a worker ends well");
         }
     }
 
@@ -207,7 +210,7 @@ impl Crowd {
         let body = json!({ "campaign_id": self.campaign, "user_id": user });
         let answer = until("a user is answered", || async {
             let api = {
-                let apis = self.apis.lock().unwrap();
+                let apis = self.apis.lock().expect(UNBROKEN);
                 let spread: usize = user.bytes().map(usize::from).sum();
                 apis.get(spread % apis.len().max(1))?.clone()
             };
@@ -227,12 +230,12 @@ impl Crowd {
             }
         })
         .await;
-        self.told.lock().unwrap().entry(user.to_owned()).or_default().push(answer);
+        self.told.lock().expect(UNBROKEN).entry(user.to_owned()).or_default().push(answer);
     }
 
     /// What everybody was told is true, still, at `node`: nothing lost, twice or oversold.
     pub(crate) async fn check(&self, node: &Node, quota: usize) {
-        let told = self.told.lock().unwrap().clone();
+        let told = self.told.lock().expect(UNBROKEN).clone();
         let mut sequences = BTreeSet::new();
         let mut codes = BTreeSet::new();
         for (user, answers) in &told {

@@ -93,7 +93,7 @@ async fn another_node_takes_over_from_one_that_was_killed_and_nothing_is_lost() 
     until("the other goes on", || async { (crowd.answered() >= 250).then_some(()) }).await;
     let back = Node::start(&settings).await;
     crowd.turn_to(&[&back, &other]);
-    pressing.await.unwrap();
+    pressing.await.expect("the crowd ends well");
     crowd.check(&back, 300).await;
     crowd.check(&other, 300).await;
 }
@@ -109,7 +109,8 @@ async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
     }
     command.args(["--set", "api.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"]);
     command.current_dir(std::env::temp_dir());
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.expect("it ends").expect("it starts");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("secret.key"), "{told}");

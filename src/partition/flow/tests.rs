@@ -1,22 +1,21 @@
 //! The flow in a small world of its own: owners that die, overlap and fail at random, over one
 //! log and one store. Whatever happens, the store ends as a plain fold of the log says.
 
+mod stage;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
+use self::stage::{CAMPAIGNS, Random, Store, campaign, keys, log_of};
 use super::*;
 use crate::{
     domain::{
         campaign::Campaign,
-        code::CodeFormat,
-        coupon::Coupon,
         decision::{DerivedRow, Outcome},
-        definition::{Amendment, DefinitionVersion, Terms},
-        ids::UserId,
         keys::Keys,
-        record::{Change, Control, Request},
+        record::{Change, Control},
         rows::{CampaignRows, Hold, HoldState, LastRecord, Mark, Progress},
     },
     partition::{
@@ -24,73 +23,6 @@ use crate::{
         recovery::Recovery,
     },
 };
-
-const CAMPAIGNS: u64 = 3;
-const USERS: u64 = 40;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn one_in(&mut self, chance: u64) -> bool {
-        self.below(chance) == 0
-    }
-}
-
-#[derive(Default)]
-struct Store {
-    coupons: BTreeMap<(CampaignId, u32), Coupon>,
-    versions: BTreeMap<(CampaignId, Offset), DefinitionVersion>,
-    marks: BTreeMap<CampaignId, Mark>,
-    holds: BTreeMap<(CampaignId, Offset, u32), Hold>,
-    progress: Option<Progress>,
-}
-
-impl Store {
-    fn put_hold(&mut self, hold: &Hold) {
-        let key = (hold.campaign.clone(), hold.from, hold.number);
-        let known = self.holds.get(&key).map(|known| (known.state, known.until));
-        if known.is_none_or(|known| known < (hold.state, hold.until)) {
-            self.holds.insert(key, hold.clone());
-        }
-    }
-
-    fn put_mark(&mut self, mark: &Mark) {
-        let known = self.marks.get(&mark.campaign).map(|known| known.offset);
-        if known.is_none_or(|known| known < mark.offset) {
-            self.marks.insert(mark.campaign.clone(), mark.clone());
-        }
-    }
-
-    fn put_rows(&mut self, folded: &Folded) {
-        for version in &folded.versions {
-            let key = (version.campaign.clone(), version.position.offset);
-            self.versions.insert(key, version.clone());
-        }
-        for coupon in &folded.coupons {
-            let key = (coupon.campaign.clone(), coupon.sequence);
-            if let Some(known) = self.coupons.insert(key, coupon.clone()) {
-                assert_eq!(&known, coupon, "a row was replaced by another");
-            }
-        }
-    }
-
-    fn open_holds(&self, campaign: &CampaignId) -> usize {
-        let open = |hold: &&Hold| hold.campaign == *campaign && hold.state != HoldState::Closed;
-        self.holds.values().filter(open).count()
-    }
-}
 
 /// A write or a load that is under way; it may complete in any order, or never.
 enum Task {
@@ -131,56 +63,6 @@ struct World {
     holds_seen: usize,
     letters: usize,
     published: BTreeMap<Offset, Settled>,
-}
-
-fn campaign(index: u64) -> CampaignId {
-    CampaignId::parse(&format!("c{index}")).unwrap()
-}
-
-fn keys() -> Arc<Keys> {
-    Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
-}
-
-/// A log of requests and changes, with holes between the offsets.
-fn log_of(random: &mut Random, length: u64) -> Vec<(At, Record)> {
-    let mut versions: BTreeMap<CampaignId, Campaign> = BTreeMap::new();
-    let mut offset = 0;
-    let mut log = Vec::new();
-    for index in 0..length {
-        offset += 1 + random.below(8) / 7;
-        let id = campaign(random.below(CAMPAIGNS));
-        let state =
-            versions.entry(id.clone()).or_insert_with(|| Campaign::new(id.clone(), 1, 0, keys()));
-        let control = |change| {
-            Record::Control(Control { campaign: id.clone(), based_on: state.version(), change })
-        };
-        let record = match random.below(40) {
-            0 => control(Change::Paused),
-            1..=3 => control(Change::Resumed),
-            4 => {
-                let quota = Some(state.issued() + random.below(20) as u32);
-                control(Change::Amended { amendment: Amendment { quota, ..Amendment::default() } })
-            }
-            _ if state.version().is_none() && index > 5 => control(Change::Defined {
-                terms: Terms {
-                    quota: 30,
-                    per_user_limit: 2,
-                    opens_at: None,
-                    closes_at: None,
-                    code: CodeFormat::default(),
-                },
-            }),
-            _ => Record::Request(Request {
-                campaign: id.clone(),
-                user: UserId::parse(&format!("u{}", random.below(USERS))).unwrap(),
-                idempotency_key: None,
-            }),
-        };
-        let at = At { offset, time: Timestamp(index as i64) };
-        state.fold(at, &record);
-        log.push((at, record));
-    }
-    log
 }
 
 impl World {
@@ -465,7 +347,7 @@ impl World {
         let owner = &mut self.owners[at];
         owner.now_ms += 60;
         let now_ms = owner.now_ms;
-        if now_ms % 600 == 0 {
+        if now_ms.is_multiple_of(600) {
             owner.tasks.push(Task::LookAtHolds);
         }
         self.step(at, Event::Tick { now_ms, wall: Timestamp(0) });

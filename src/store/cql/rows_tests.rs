@@ -1,0 +1,68 @@
+//! Rows as they are bound and read back.
+
+use super::*;
+
+#[test]
+fn a_bucket_holds_twenty_thousand_sequences_from_one_on() {
+    assert_eq!([1, 20_000, 20_001, 100_000_000].map(bucket), [0, 0, 1, 4_999]);
+}
+
+#[test]
+fn a_record_timestamp_rises_with_time_and_tells_neighbours_apart() {
+    let at = |time, offset| record_timestamp(Timestamp(time), offset).unwrap();
+    assert_eq!(at(1_700_000_000_000, 7), 1_700_000_000_000_007);
+    assert!(at(5, 1_999) < at(6, 0));
+    assert_ne!(at(5, 1), at(5, 2));
+    assert!(record_timestamp(Timestamp::MAX, u64::MAX).is_ok());
+    assert!(record_timestamp(Timestamp(i64::MAX), 0).is_err());
+}
+
+#[test]
+fn a_hold_that_came_further_or_weighs_more_has_the_later_timestamp() {
+    let campaign = CampaignId::parse("spring").unwrap();
+    let at = |kind, state| {
+        let hold = Hold {
+            campaign: campaign.clone(),
+            partition: 0,
+            from: 0,
+            number: 1,
+            kind,
+            reason: String::new(),
+            state,
+            until: 0,
+        };
+        super::hold(&hold).unwrap().8
+    };
+    use HoldKind::{Contradiction, Failure};
+    use HoldState::{Closed, Open, Released};
+    let rising = [
+        at(Failure, Open),
+        at(Contradiction, Open),
+        at(Failure, Released),
+        at(Contradiction, Released),
+        at(Failure, Closed),
+        at(Contradiction, Closed),
+    ];
+    assert!(rising.windows(2).all(|pair| pair[0] < pair[1]), "{rising:?}");
+}
+
+#[test]
+fn what_no_column_can_hold_is_an_error_that_names_it() {
+    let mark = Mark { campaign: campaign("spring").unwrap(), offset: u64::MAX, issued: 1 };
+    assert_eq!(super::mark(&mark).unwrap_err().to_string(), {
+        format!("column offset can't be {}", u64::MAX)
+    });
+    assert!(offset_timestamp(i64::MAX as u64).is_err());
+    assert_eq!(offset_timestamp(0), Ok(1));
+}
+
+#[test]
+fn progress_without_a_last_record_comes_back_as_such() {
+    let without = Progress { partition: 3, log_epoch: 1, next: 0, last: None };
+    let (_, log_epoch, next, offset, digest, _) = progress(&without).unwrap();
+    assert_eq!(decode_progress(3, (log_epoch, next, offset, digest)), Ok(without));
+    let last = Some(LastRecord { offset: 8, digest: [9; 16] });
+    let with = Progress { partition: 3, log_epoch: 1, next: 9, last };
+    let (_, log_epoch, next, offset, digest, _) = progress(&with).unwrap();
+    assert_eq!(decode_progress(3, (log_epoch, next, offset, digest)), Ok(with));
+}
