@@ -1,3 +1,5 @@
+//! A follower that loses messages tells every waiter all the same.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Rows alone answer every position as the fold of the log decided it.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

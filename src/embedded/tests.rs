@@ -1,3 +1,5 @@
+//! The embedded database: groups, failures, space, reopening.
+
 use std::{
     error::Error,
     io,

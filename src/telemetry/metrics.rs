@@ -126,7 +126,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 13] = [
+const ALL: [Description; 14] = [
     counter_of(REQUESTS, "Requests by how they left the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -139,6 +139,7 @@ const ALL: [Description; 13] = [
     seconds_of(RECOVERY, "Start of a campaign's load to its first decision."),
     gauge_of(WAITERS, "Requests that wait for a decision now."),
     counter_of(DEAD_LETTERS, "Records kept as dead letters, by reason."),
+    counter_of(FEED_LOST, "Messages of the decision feed not sent or not taken, by reason."),
     gauge_of(
         PARTITIONS_HALTED,
         "1 for a partition of this node that decides nothing, otherwise 0.",

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "cql_minority.rs"]
+mod minority;
+
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock},
@@ -52,7 +55,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(Trial::ignorable_test(
         format!("{}::a_minority_of_the_nodes_may_die", module_path!()),
         || match engines::Own::start(Engine::Cql, 3) {
-            Ok(cluster) => crate::run(move || a_minority_of_the_nodes_may_die(cluster)),
+            Ok(cluster) => crate::run(move || minority::a_minority_of_the_nodes_may_die(cluster)),
             Err(reason) => crate::absent(&reason),
         },
     ));
@@ -485,39 +488,4 @@ async fn numbers_that_no_column_holds_are_errors() {
     let store = shared().await.0;
     let error = store.write(&[Row::Progress(progress(73, u64::MAX, None))]).await.unwrap_err();
     assert!(error.to_string().starts_with("writing progress"), "{error}");
-}
-
-/// Whoever connects through another of three nodes meets one schema and one layout, and every row
-/// that was answered is read, whichever two nodes are left.
-async fn a_minority_of_the_nodes_may_die(cluster: engines::Own) {
-    let keyspace = engines::unique("cql");
-    let connections = cluster.endpoints().iter().map(|node| {
-        let nodes = vec![node.clone()];
-        let config = CqlConfig { nodes, keyspace: keyspace.clone(), replication_factor: 0 };
-        tokio::spawn(async move { connect(&config).await })
-    });
-    let connected = join_all(connections).await;
-    let stores: Vec<_> =
-        connected.into_iter().map(|store| Patient(store.unwrap().unwrap())).collect();
-    let layouts = (0..).zip(&stores).map(async |(number, store)| {
-        store.layout(&layout(&format!("instance-{number}"))).await.unwrap()
-    });
-    let layouts = join_all(layouts).await;
-    assert!(layouts.iter().all(|layout| *layout == layouts[0]), "{layouts:?}");
-
-    let spring = campaign("spring");
-    let mut written = 0;
-    for (dead, back) in [(3, None), (1, Some(3))] {
-        if let Some(back) = back {
-            cluster.restart_nodes(&[back]);
-        }
-        cluster.kill_node(dead);
-        for store in &stores {
-            let rows = coupons(&spring, written + 1..=written + 400);
-            store.write(&rows).await.unwrap();
-            written += 400;
-            let found = all(store, &spring).await;
-            assert_eq!(found.len(), written as usize, "with node {dead} dead");
-        }
-    }
 }

@@ -1,3 +1,5 @@
+//! Operators at the desk: changes, conflicts, holds.
+
 use std::time::Duration;
 
 use tokio::time::advance;

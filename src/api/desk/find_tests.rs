@@ -1,3 +1,5 @@
+//! Request ids at the desk, whatever the feed has lost.
+
 use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::advance;

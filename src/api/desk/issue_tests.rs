@@ -1,3 +1,5 @@
+//! Requests at the desk: taken, refused, waited for.
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,

@@ -1,3 +1,5 @@
+//! The embedded log: order, readers, trimming.
+
 use std::time::Duration;
 
 use super::*;
