@@ -261,7 +261,11 @@ impl Crowd {
         assert_eq!(sequences.len(), expected, "sequences issued");
         assert_eq!(sequences.last().copied(), Some(expected as u64), "they have no gap");
         assert_eq!(codes.len(), expected, "codes issued");
-        let (_, view) = node.get(&format!("/campaigns/{}", self.campaign)).await;
-        assert_eq!(view["remaining"].as_u64(), Some((quota - expected) as u64), "{view}");
+        // Views trail a little.
+        until("the view has caught up", || async {
+            let (_, view) = node.get(&format!("/campaigns/{}", self.campaign)).await;
+            (view["remaining"].as_u64() == Some((quota - expected) as u64)).then_some(())
+        })
+        .await;
     }
 }
