@@ -159,6 +159,7 @@ pub(super) async fn for_setup(config: &CqlConfig) -> Result<Session, ConnectErro
     let builder = builder(config, profile.into_handle())
         .pool_size(PoolSize::PerHost(NonZeroUsize::MIN))
         .fetch_schema_metadata(false)
+        .fetch_full_schema_metadata(false)
         .refresh_metadata_on_auto_schema_agreement(false);
     build(config, builder).await
 }

@@ -1,0 +1,104 @@
+//! Coupon actors and partition consumers that panic under load, in a node of this very process.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use coupond::{
+    actors::supervisor::SupervisorMessage, config::Config, domain::ids::CampaignId, node::Node,
+};
+use serde_json::{Value, json};
+
+const USERS: usize = 400;
+const QUOTA: usize = 300;
+
+async fn press(api: String, campaign: &str, user: usize) -> Value {
+    let body = json!({ "campaign_id": campaign, "user_id": format!("user-{user}") });
+    let client = reqwest::Client::new();
+    let pressing = async {
+        loop {
+            let request = client
+                .post(format!("{api}/coupon/issue"))
+                .header("prefer", "wait=20")
+                .header("idempotency-key", "press")
+                .json(&body);
+            let answer = request.send().await.expect("the node answers");
+            match answer.status().as_u16() {
+                200 => return answer.json().await.expect("JSON"),
+                // While its consumer starts again a partition may answer nothing for a moment.
+                202 | 503 => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => panic!("user {user} was answered {other}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), pressing).await.expect("answered in time")
+}
+
+/// Has everybody press, while `crash` is done after every tenth answer.
+async fn crashed_under_load(crash: impl Fn(&Node, usize)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = Config::default();
+    config.demo = false;
+    config.embedded.dir = folder.path().to_owned();
+    config.api.listen = "127.0.0.1:0".parse().expect("an address");
+    config.admin.listen = "127.0.0.1:0".parse().expect("an address");
+    let node = Node::start(&config).await.expect("it starts");
+    for campaign in ["spring", "summer"] {
+        let url = format!("http://{}/admin/campaigns/{campaign}", node.admin);
+        let request = reqwest::Client::new().put(url).bearer_auth(&node.admin_token);
+        let answer = request.json(&json!({ "quota": QUOTA })).send().await.expect("it answers");
+        assert_eq!(answer.status().as_u16(), 201);
+    }
+    let api = format!("http://{}", node.api);
+    for campaign in ["spring", "summer"] {
+        let mut pressing = tokio::task::JoinSet::new();
+        let mut sequences = BTreeSet::new();
+        let mut rejected = 0;
+        let mut answers = 0;
+        for user in 0..USERS {
+            if pressing.len() == 16 {
+                let answer: Value = pressing.join_next().await.expect("one").expect("it ends");
+                answers += 1;
+                tell(&answer, &mut sequences, &mut rejected);
+                if answers % 10 == 0 {
+                    crash(&node, answers);
+                }
+            }
+            let api = api.clone();
+            pressing.spawn(async move { press(api, campaign, user).await });
+        }
+        while let Some(answer) = pressing.join_next().await {
+            tell(&answer.expect("it ends"), &mut sequences, &mut rejected);
+        }
+        assert_eq!((sequences.len(), rejected), (QUOTA, USERS - QUOTA), "of {campaign}");
+        assert_eq!(sequences.last(), Some(&(QUOTA as u64)));
+    }
+    node.stop().await;
+}
+
+fn tell(answer: &Value, sequences: &mut BTreeSet<u64>, rejected: &mut usize) {
+    if answer["status"] == "issued" {
+        let sequence = answer["coupon"]["sequence"].as_u64().expect("a number");
+        assert!(sequences.insert(sequence), "sequence {sequence} was given twice");
+    } else {
+        assert_eq!(answer["reason"], "sold_out", "{answer}");
+        *rejected += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_whose_actor_panics_again_and_again_gives_every_seat_once() {
+    crashed_under_load(|node, _| {
+        let spring = CampaignId::parse("spring").expect("an id");
+        node.crash(SupervisorMessage::Crash(spring));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_whose_consumer_dies_starts_again_from_progress() {
+    crashed_under_load(|node, answers| {
+        if answers % 100 == 0 {
+            (0..4).for_each(|partition| node.crash(SupervisorMessage::CrashConsumer(partition)));
+        }
+    })
+    .await;
+}
