@@ -35,8 +35,7 @@ async fn press(api: String, campaign: &str, user: usize) -> Value {
 /// Has everybody press, while `crash` is done after every tenth answer.
 async fn crashed_under_load(crash: impl Fn(&Node, usize)) {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut config = Config::default();
-    config.demo = false;
+    let mut config = Config { demo: false, ..Config::default() };
     config.embedded.dir = folder.path().to_owned();
     config.api.listen = "127.0.0.1:0".parse().expect("an address");
     config.admin.listen = "127.0.0.1:0".parse().expect("an address");
