@@ -5,10 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{
-    Environment,
-    task::{Chain, until_done},
-};
+use super::{Environment, task::until_done};
 use crate::{
     domain::{
         answer::FeedMessage,
@@ -17,7 +14,7 @@ use crate::{
     },
     log::{LogError, LogReader, LogRecord, ReadError, codec::DeadLetterReason},
     store::Row,
-    telemetry::metrics,
+    telemetry::{Chain, metrics},
 };
 
 /// Feed messages of one partition that wait to be handed over. The feed may lose messages, so

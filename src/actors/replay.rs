@@ -6,11 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ractor::ActorRef;
 use tokio::sync::Semaphore;
 
-use super::{
-    Environment, io,
-    partition_consumer::PartitionMessage,
-    task::{Chain, until_done},
-};
+use super::{Environment, io, partition_consumer::PartitionMessage, task::until_done};
 use crate::{
     domain::{
         campaign::At,
@@ -23,6 +19,7 @@ use crate::{
         codec::{DeadLetterReason, Decoded},
     },
     partition::flow::{BATCH_RECORDS_MAX, Event, Incoming},
+    telemetry::Chain,
 };
 
 /// Pause before a spent reader is opened again.

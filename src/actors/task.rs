@@ -1,8 +1,10 @@
 //! Tasks that end with whoever started them, and retries without end but with backoff.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use tokio::task::JoinHandle;
+
+use crate::telemetry::Chain;
 
 /// First pause of a retry; doubled up to [`BACKOFF_MAX`].
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
@@ -53,20 +55,5 @@ where
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }
         }
-    }
-}
-
-/// An error with all of its causes on one line.
-pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::{
     decision::{Decision, DerivedRow, Held, Outcome, Reason, Refusal},
     definition::{Amendment, Definition, DefinitionVersion, Terms},
     holders::Holders,
-    ids::{CampaignId, Offset, Partition, Position, Timestamp, UserId},
+    ids::{CampaignId, Offset, Partition, Position, Timestamp},
     keys::Keys,
     record::{Change, Control, Record, Request},
 };
@@ -153,7 +153,8 @@ impl Campaign {
         if let Some(holding) = repeated {
             return answered(Decision::Issued(holding.latest));
         }
-        let holding = self.users.get(self.keys.user_digest(&request.user));
+        let user_digest = self.keys.user_digest(&request.user);
+        let holding = self.users.get(user_digest);
         let count = holding.map_or(0, |holding| holding.count);
         if let Some(holding) = holding
             && holding.count >= definition.terms.per_user_limit
@@ -168,14 +169,22 @@ impl Campaign {
         }
         let limit = definition.terms.per_user_limit;
         check_invariant!(PerUserLimit, count < limit, "{count} held of {limit}");
-        let coupon = self.coupon(at, &request.user, key_digest, definition);
+        let bucket = user_bucket(user_digest, definition.user_buckets);
+        let coupon = self.coupon(at, request, bucket, key_digest, definition);
         let quota = definition.terms.quota;
         check_invariant!(Quota, coupon.sequence <= quota, "{} of {quota}", coupon.sequence);
         let held = Held { sequence: coupon.sequence, issued_at: coupon.issued_at };
         Outcome::Decided { decision: Decision::Issued(held), row: Some(DerivedRow::Coupon(coupon)) }
     }
 
-    fn coupon(&self, at: At, user: &UserId, key: Option<u128>, definition: &Definition) -> Coupon {
+    fn coupon(
+        &self,
+        at: At,
+        Request { user, .. }: &Request,
+        user_bucket: u8,
+        key: Option<u128>,
+        definition: &Definition,
+    ) -> Coupon {
         let sequence = self.issued + 1;
         let code =
             definition.terms.code.spell(&self.keys, &self.id, self.log_epoch, sequence, user);
@@ -187,7 +196,7 @@ impl Campaign {
             issued_at: at.time,
             position: self.position(at),
             key_digest: key.map(u128::to_le_bytes),
-            user_bucket: user_bucket(self.keys.user_digest(user), definition.user_buckets),
+            user_bucket,
             rules_version: definition.rules_version,
             digest: [0; 16],
         };

@@ -19,6 +19,7 @@ use crate::{
     clock::SharedClock,
     config::EmbeddedConfig,
     domain::ids::{Offset, Partition, Timestamp},
+    telemetry::Chain,
 };
 
 /// The database's own folder in the data folder; secrets and the lock lie beside it.
@@ -67,20 +68,8 @@ impl Default for Hooks {
 /// After a failed fsync nobody can say what is on disk, and asking again may falsely succeed:
 /// only a start that reads the disk knows.
 fn end_process(failure: &(dyn Error + 'static)) -> ! {
-    error!(error = %chain(failure), "the embedded database failed, the process ends");
+    error!(error = %Chain(failure), "the embedded database failed, the process ends");
     std::process::exit(1)
-}
-
-/// What happened, and every cause behind it.
-pub(super) fn chain(failure: &(dyn Error + 'static)) -> String {
-    let mut chain = failure.to_string();
-    let mut source = failure.source();
-    while let Some(cause) = source {
-        chain.push_str(": ");
-        chain.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    chain
 }
 
 /// Why the embedded database was not opened.

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    database::{Hooks, OpenError, chain},
+    database::{Hooks, OpenError},
     testing::{ManualClock, config},
     *,
 };
@@ -35,7 +35,7 @@ fn hooks(
 ) -> (Hooks, Receiver<String>) {
     let (sender, failures): (Sender<String>, _) = channel();
     let fatal = move |failure: &(dyn Error + 'static)| {
-        sender.send(chain(failure)).unwrap();
+        sender.send(crate::telemetry::Chain(failure).to_string()).unwrap();
     };
     let before_sync = Arc::new(before_sync);
     (Hooks { fatal: Arc::new(fatal), before_sync, ..Hooks::default() }, failures)

@@ -1,5 +1,6 @@
 //! What the outside sees of the inside: logs and metrics.
 
+mod chain;
 pub mod metrics;
 
 use std::{
@@ -13,6 +14,8 @@ use std::{
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
+
+pub(crate) use chain::Chain;
 
 /// Where the filter of logs is looked for, the first one first.
 const LOG_VARIABLES: [&str; 2] = ["COUPOND_LOG", "RUST_LOG"];

@@ -47,6 +47,7 @@ use crate::{
     feed::{CouponFace, DecisionFeed},
     log::{RequestLog, codec::Codec},
     store::{CouponStore, Layout},
+    telemetry::Chain,
 };
 
 /// Longest that one read of the store may take before it counts as failed: below the 5 s in which
@@ -283,14 +284,7 @@ impl From<Failure> for Refused {
 
 /// An error with its causes, as one line.
 fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+    Chain(error).to_string()
 }
 
 #[cfg(test)]

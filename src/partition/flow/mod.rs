@@ -211,18 +211,6 @@ impl Flow {
         Some((state, lane.reason.clone()))
     }
 
-    /// Campaigns by the state of their actor, for the metric.
-    #[must_use]
-    pub fn census(&self) -> BTreeMap<&'static str, usize> {
-        let mut census = BTreeMap::from([("live", 0), ("recovering", 0), ("quarantined", 0)]);
-        for campaign in self.lanes.keys() {
-            if let Some((state, _)) = self.view(campaign) {
-                *census.entry(state).or_default() += 1;
-            }
-        }
-        census
-    }
-
     fn is_current(&self, campaign: &CampaignId, incarnation: u64) -> bool {
         self.lanes.get(campaign).is_some_and(|lane| lane.incarnation == incarnation)
     }
