@@ -107,7 +107,17 @@ pub(crate) struct Shared {
     pub(crate) tails: Vec<Arc<Tail>>,
     pub(crate) clock: SharedClock,
     /// Held for as long as anybody may read.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is just being started holds a copy of it
+        // until its program is loaded, and would keep the folder locked for that long.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "unlocking the data folder failed");
+        }
+    }
 }
 
 impl Shared {
@@ -183,7 +193,7 @@ impl EmbeddedDatabase {
             .spawn(move || committer.run())
             .map_err(OpenError::Thread)?;
         info!(dir = %config.dir.display(), partitions = config.partitions, "data folder is open");
-        let shared = Arc::new(Shared { log, data, tails, clock, _lock: lock });
+        let shared = Arc::new(Shared { log, data, tails, clock, lock });
         Ok(Arc::new(Self { shared, queue: Some(queue), committer: Some(committer) }))
     }
 
