@@ -15,7 +15,7 @@ use super::problem::{Kind, Problem};
 pub(super) const BODY_BYTES_MAX: usize = 1_024;
 
 /// Time in which a body arrives: it fits one packet, so that this is a stalled client.
-const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How much of a body is read before it is refused unseen, so that a client that is
 /// still sending reads the refusal instead of a reset connection.
