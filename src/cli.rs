@@ -8,6 +8,7 @@ mod client;
 mod issue;
 mod serve;
 mod show;
+mod simulate;
 #[cfg(test)]
 mod tests;
 
@@ -83,12 +84,14 @@ enum CliError {
     Serve(ServeError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("there is no kind of fault named {0:?}; coupond simulate --list-faults names them")]
+    UnknownFault(String),
 }
 
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) => EXIT_USAGE,
+            Self::Configuration(_) | Self::UnknownFault(_) => EXIT_USAGE,
             Self::Runtime(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
@@ -99,7 +102,9 @@ impl CliError {
     fn json(&self) -> Option<&str> {
         match self {
             Self::Client(error) => error.json(),
-            Self::Configuration(_) | Self::Runtime(_) | Self::Serve(_) => None,
+            Self::Configuration(_) | Self::Runtime(_) | Self::Serve(_) | Self::UnknownFault(_) => {
+                None
+            }
         }
     }
 
@@ -145,6 +150,7 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
             let config = load()?.config;
             Ok(client_runtime()?.block_on(issue::run(&config, issue))?)
         }
+        Command::Simulate(simulate) => simulate::run(&simulate),
         Command::Health(health) => {
             let config = load()?.config;
             Ok(client_runtime()?.block_on(campaign::health(&config, health))?)

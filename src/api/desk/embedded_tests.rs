@@ -122,7 +122,7 @@ impl Owner {
 }
 
 fn face(coupon: &Coupon) -> CouponFace {
-    super::decided::face(coupon)
+    crate::answer::rows::face(coupon)
 }
 
 /// A node on a folder: its desk, its owners, and the database to close.
