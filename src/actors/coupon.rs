@@ -41,6 +41,17 @@ pub enum CouponMessage {
     Crash,
 }
 
+impl CouponMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Loaded(_) => "loaded",
+            Self::Decide(_) => "decide",
+            Self::Stored(_) => "stored",
+            Self::Crash => "crash",
+        }
+    }
+}
+
 /// What a coupon actor is started with.
 pub struct CouponArguments {
     pub(super) environment: Arc<Environment>,
@@ -66,7 +77,7 @@ pub struct CouponState {
     folder: Option<Folder>,
     storing: VecDeque<Storing>,
     batches: u64,
-    _load: TaskGuard,
+    load: Option<TaskGuard>,
 }
 
 /// Decides one campaign.
@@ -83,6 +94,7 @@ impl Actor for CouponActor {
         arguments: CouponArguments,
     ) -> Result<CouponState, ActorProcessingErr> {
         let (environment, campaign) = (arguments.environment.clone(), arguments.campaign.clone());
+        environment.shared.handled("coupon", "start");
         // Before the load, so that the consumer has the way in before it hears of readiness.
         let CouponArguments { incarnation, consumer, credit, .. } = &arguments;
         let handle = CouponHandle::new(*incarnation, myself.clone(), credit.clone());
@@ -90,12 +102,13 @@ impl Actor for CouponActor {
         let _ended = consumer.cast(started);
         let from = arguments.from;
         // In a task: loading here would make the supervisor wait.
-        let load = TaskGuard::spawn(async move {
+        let told = myself.clone();
+        let load = TaskGuard::spawn(&myself, async move {
             let loaded = load(&environment, &campaign, from).await;
-            let _ended = myself.cast(CouponMessage::Loaded(Box::new(loaded)));
+            let _ended = told.cast(CouponMessage::Loaded(Box::new(loaded)));
         });
         let storing = VecDeque::new();
-        Ok(CouponState { arguments, folder: None, storing, batches: 0, _load: load })
+        Ok(CouponState { arguments, folder: None, storing, batches: 0, load: Some(load) })
     }
 
     async fn handle(
@@ -104,6 +117,7 @@ impl Actor for CouponActor {
         message: CouponMessage,
         state: &mut CouponState,
     ) -> Result<(), ActorProcessingErr> {
+        state.arguments.environment.shared.handled("coupon", message.name());
         match message {
             CouponMessage::Loaded(loaded) => state.loaded(*loaded),
             CouponMessage::Decide(batch) => state.decide(batch, &myself),
@@ -121,6 +135,8 @@ impl Actor for CouponActor {
 
 impl CouponState {
     fn loaded(&mut self, loaded: Result<Recovered, LoadFailure>) {
+        // A finished task's memory is its guard's.
+        self.load = None;
         let CouponArguments { environment, campaign, incarnation, .. } = &self.arguments;
         let (campaign, incarnation) = (campaign.clone(), *incarnation);
         match loaded {
@@ -151,10 +167,10 @@ impl CouponState {
         let number = self.batches;
         let nothing_to_store = versions.is_empty() && coupons.is_empty();
         let task = (!nothing_to_store).then(|| {
-            let (environment, myself) = (self.arguments.environment.clone(), myself.clone());
-            TaskGuard::spawn(async move {
+            let (environment, told) = (self.arguments.environment.clone(), myself.clone());
+            TaskGuard::spawn(myself, async move {
                 store(&environment, versions, coupons).await;
-                let _ended = myself.cast(CouponMessage::Stored(number));
+                let _ended = told.cast(CouponMessage::Stored(number));
             })
         });
         let report = Report {
