@@ -7,9 +7,9 @@ use tokio::sync::Semaphore;
 use super::Directory;
 use crate::{
     clock::SharedClock,
-    domain::keys::Keys,
+    domain::{ids::Partition, keys::Keys},
     feed::DecisionFeed,
-    log::{RequestLog, codec::Codec},
+    log::{RequestLog, codec::Codec, intake::Intake},
     store::CouponStore,
 };
 
@@ -43,6 +43,16 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// What becomes of the records of `partition`.
+    pub(super) fn intake(&self, partition: Partition) -> Intake {
+        Intake {
+            codec: self.codec.clone(),
+            keys: self.keys.clone(),
+            partition,
+            future_max_ms: self.future_max_ms,
+        }
+    }
+
     /// Milliseconds since the node started.
     pub(super) fn now_ms(&self) -> u64 {
         let since = self.clock.instant().saturating_duration_since(self.shared.started);

@@ -21,7 +21,10 @@ use crate::{
         ids::{CampaignId, Partition},
         invariant::Invariant,
     },
-    partition::flow::{Event, Flow},
+    partition::{
+        assignment,
+        flow::{Event, Flow},
+    },
     telemetry::metrics,
 };
 
@@ -309,8 +312,7 @@ impl PartitionState {
         running.look = Some(TaskGuard::spawn(myself, async move {
             let read = || environment.log.bounds(partition);
             let high = until_done("reading the end of the log", read).await.high;
-            if high < position {
-                let reason = format!("records below {position} were read, the log ends at {high}");
+            if let Err(reason) = assignment::still_there(position, high) {
                 let _ended = told.cast(PartitionMessage::Halt { reason });
                 return;
             }

@@ -6,7 +6,7 @@ use coupond::{
     actors::supervisor::SupervisorMessage,
     domain::{
         coupon::Coupon,
-        ids::{CampaignId, Timestamp, UserId},
+        ids::{CampaignId, Position, Timestamp, UserId},
         record::Change,
     },
 };
@@ -201,6 +201,44 @@ fn what_passed_under_a_hold_and_is_nobodys_is_kept_as_a_dead_letter() {
         world.define(&sick, 10, 1);
         world.request(&sick, 4);
         // Ending the story releases the hold, and compares the dead letters.
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_hold_whose_replay_meets_a_contradiction_is_not_closed() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let sick = campaign(0);
+        world.define(&sick, 10, 1);
+        world.settle().await;
+        world.faults.curse(sick.clone());
+        (0..5).for_each(|user| world.request(&sick, user));
+        world.until("on hold", |world| world.state(&sick) == "quarantined").await;
+        assert!(world.passed().await);
+        let position = Position { log_epoch: 1, partition: 0, offset: 0 };
+        let offset = world.truth.facts().parts[0].expected.keys().nth(1).copied().unwrap();
+        let mut foreign = Coupon {
+            campaign: sick.clone(),
+            sequence: 1,
+            user: UserId::parse("eve").unwrap(),
+            code: "FOREIGN".into(),
+            issued_at: world.now(),
+            position: Position { offset, ..position },
+            key_digest: None,
+            user_bucket: 0,
+            rules_version: 1,
+            digest: [0; 16],
+        };
+        foreign.digest = world.keys.coupon_digest(&foreign);
+        let key = (sick.clone(), 1);
+        world.truth.facts().coupons.insert(key.clone(), foreign.clone());
+        world.faults.heal();
+        world.faults.plan(Plan { delays: 2, ..Plan::default() });
+        world.change(&sick, Change::Released);
+        world.wait_ms(10_000).await;
+        assert_eq!(world.state(&sick), "quarantined");
+        assert_eq!(world.truth.facts().coupons.remove(&key), Some(foreign));
         assert_eq!(world.end().await, NOTHING_WRONG);
     });
 }

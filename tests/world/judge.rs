@@ -157,8 +157,33 @@ impl Facts {
 
     pub(crate) fn hold(&mut self, hold: &Hold) {
         let key = (hold.campaign.clone(), hold.from, hold.number);
-        if self.holds.get(&key).is_none_or(|known| known.rank() < hold.rank()) {
-            self.holds.insert(key, hold.clone());
+        if self.holds.get(&key).is_some_and(|known| known.rank() >= hold.rank()) {
+            return;
+        }
+        self.holds.insert(key, hold.clone());
+        if hold.is_in_force() {
+            return;
+        }
+        let part = &self.parts[hold.partition as usize];
+        let its = part.expected.range(hold.from..hold.until.max(hold.from));
+        let its = its.filter(|(_, expected)| expected.campaign.as_ref() == Some(&hold.campaign));
+        let missing: Vec<_> = its
+            .filter(|(offset, expected)| {
+                !self.is_there(hold.partition as usize, **offset, expected)
+                    && !self.is_covered(&hold.campaign, **offset)
+            })
+            .map(|(offset, _)| format!("INV-3: {hold:?} is closed, nothing is at {offset}"))
+            .collect();
+        missing.into_iter().for_each(|what| self.wrong(what));
+    }
+
+    /// Whether what follows from a record is durable.
+    fn is_there(&self, partition: usize, offset: Offset, expected: &Expected) -> bool {
+        let Some(campaign) = &expected.campaign else { return true };
+        match expected.verdict {
+            Verdict::Issued(sequence) => self.coupons.contains_key(&(campaign.clone(), sequence)),
+            Verdict::DeadLetter => self.parts[partition].letters.contains(&offset),
+            _ => true,
         }
     }
 
@@ -212,13 +237,7 @@ impl Facts {
         }
         for (offset, expected) in part.expected.range(part.settled_to..to) {
             let Some(campaign) = &expected.campaign else { continue };
-            let there = match expected.verdict {
-                Verdict::Issued(sequence) => {
-                    self.coupons.contains_key(&(campaign.clone(), sequence))
-                }
-                Verdict::DeadLetter => part.letters.contains(offset),
-                _ => true,
-            };
+            let there = self.is_there(partition, *offset, expected);
             if !there && !self.is_covered(campaign, *offset) {
                 missing.push(format!("INV-7: {who} of {partition} passes {offset}: {expected:?}"));
             }

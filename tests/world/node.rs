@@ -58,7 +58,7 @@ pub(crate) struct World {
     pub(crate) log: Arc<FakeLog>,
     pub(crate) codec: Codec,
     store: Arc<FakeStore>,
-    keys: Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
     clock: Arc<TestClock>,
     campaigns: BTreeSet<CampaignId>,
     /// How often a supervisor was started.

@@ -121,6 +121,8 @@ pub struct Report {
     pub told: Vec<Told>,
     /// The answers, in order.
     pub settled: Vec<Settled>,
+    /// Whether [`Event::Contradicted`] follows: not all that the batch passed is decided.
+    pub contradicted: bool,
     /// From when on nothing is issued any more, whatever is asked; none: not known to end.
     pub over_from: Option<Timestamp>,
 }

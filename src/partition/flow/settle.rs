@@ -16,7 +16,7 @@ use crate::domain::{
 
 impl Flow {
     pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
-        let Report { campaign, incarnation, told, settled, over_from } = report;
+        let Report { campaign, incarnation, told, settled, contradicted, over_from } = report;
         if !self.is_current(&campaign, incarnation) {
             return;
         }
@@ -25,7 +25,7 @@ impl Flow {
         lane.over_from = over_from;
         lane.active_ms = now_ms;
         if lane.replaying {
-            self.report_replayed(&campaign, &told, effects);
+            self.report_replayed(&campaign, &told, contradicted, effects);
             self.outbox.extend(settled);
             return;
         }
@@ -70,7 +70,13 @@ impl Flow {
     }
 
     /// The rows of a replayed chunk are stored; it is done once its dead letters are kept too.
-    fn report_replayed(&mut self, campaign: &CampaignId, told: &[Told], effects: &mut Vec<Effect>) {
+    fn report_replayed(
+        &mut self,
+        campaign: &CampaignId,
+        told: &[Told],
+        contradicted: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         for told in told {
             effects.extend(told.decision.map(Effect::Count));
@@ -82,7 +88,10 @@ impl Flow {
                 }
             }
         }
-        if lane.letters.is_empty() {
+        if contradicted {
+            // Its hold stays until the other one is durable.
+            lane.letters.clear();
+        } else if lane.letters.is_empty() {
             self.chunk_stored(campaign, effects);
         }
     }
