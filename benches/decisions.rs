@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Instant};
 use async_trait::async_trait;
 use coupond::{
     actors::{
-        Directory, Environment,
+        Directory, Environment, Shared,
         supervisor::{Supervisor, SupervisorMessage},
     },
-    clock::SystemClock,
+    clock::{SharedClock, SystemClock},
     domain::{
         campaign::{At, Campaign},
         code::CodeFormat,
@@ -206,6 +206,7 @@ async fn through_the_actor(records: Arc<Vec<LogRecord>>) -> f64 {
     let codec = Codec::new(keys(), 1, 1);
     let (done, mut settled) = mpsc::channel(1);
     let end = records.len() as u64;
+    let clock: SharedClock = Arc::new(SystemClock);
     let environment = Environment {
         log: Arc::new(FullLog { records }),
         store: Arc::new(NoStore),
@@ -213,10 +214,10 @@ async fn through_the_actor(records: Arc<Vec<LogRecord>>) -> f64 {
         codec: codec.clone(),
         keys: keys(),
         log_epoch: 1,
-        clock: Arc::new(SystemClock),
+        clock: clock.clone(),
         future_max_ms: None,
         directory: Arc::new(Directory::new(codec)),
-        loads: Environment::load_permits(),
+        shared: Shared::new(&clock),
     };
     let started = Instant::now();
     let (supervisor, handle) =

@@ -42,6 +42,17 @@ pub enum CouponMessage {
     Crash,
 }
 
+impl CouponMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Loaded(_) => "loaded",
+            Self::Decide(_) => "decide",
+            Self::Stored(_) => "stored",
+            Self::Crash => "crash",
+        }
+    }
+}
+
 /// What a coupon actor is started with.
 pub struct CouponArguments {
     pub(super) environment: Arc<Environment>,
@@ -58,7 +69,7 @@ pub struct CouponState {
     pipeline: Option<Pipeline>,
     /// The writes under way, by number of their batch.
     writes: BTreeMap<u64, TaskGuard>,
-    _load: TaskGuard,
+    load: Option<TaskGuard>,
 }
 
 /// Decides one campaign.
@@ -75,6 +86,7 @@ impl Actor for CouponActor {
         arguments: CouponArguments,
     ) -> Result<CouponState, ActorProcessingErr> {
         let (environment, campaign) = (arguments.environment.clone(), arguments.campaign.clone());
+        environment.shared.handled("coupon", "start");
         // Before the load, so that the consumer has the way in before it hears of readiness.
         let CouponArguments { incarnation, consumer, credit, .. } = &arguments;
         let handle = CouponHandle::new(*incarnation, myself.clone(), credit.clone());
@@ -82,11 +94,12 @@ impl Actor for CouponActor {
         let _ended = consumer.cast(started);
         let from = arguments.from;
         // In a task: loading here would make the supervisor wait.
-        let load = TaskGuard::spawn(async move {
+        let told = myself.clone();
+        let load = TaskGuard::spawn(&myself, async move {
             let loaded = load(&environment, &campaign, from).await;
-            let _ended = myself.cast(CouponMessage::Loaded(Box::new(loaded)));
+            let _ended = told.cast(CouponMessage::Loaded(Box::new(loaded)));
         });
-        Ok(CouponState { arguments, pipeline: None, writes: BTreeMap::new(), _load: load })
+        Ok(CouponState { arguments, pipeline: None, writes: BTreeMap::new(), load: Some(load) })
     }
 
     async fn handle(
@@ -95,6 +108,7 @@ impl Actor for CouponActor {
         message: CouponMessage,
         state: &mut CouponState,
     ) -> Result<(), ActorProcessingErr> {
+        state.arguments.environment.shared.handled("coupon", message.name());
         match message {
             CouponMessage::Loaded(loaded) => state.loaded(*loaded),
             CouponMessage::Decide(batch) => state.decide(batch, &myself),
@@ -113,6 +127,8 @@ impl Actor for CouponActor {
 
 impl CouponState {
     fn loaded(&mut self, loaded: Result<Recovered, LoadFailure>) {
+        // A finished task's memory is its guard's.
+        self.load = None;
         let CouponArguments { environment, campaign, incarnation, .. } = &self.arguments;
         let (campaign, incarnation) = (campaign.clone(), *incarnation);
         match loaded {
@@ -138,10 +154,10 @@ impl CouponState {
         let pipeline =
             self.pipeline.as_mut().expect("a campaign is sent nothing before it is ready");
         if let Some(ToStore { number, versions, coupons }) = pipeline.decide(batch) {
-            let (environment, myself) = (self.arguments.environment.clone(), myself.clone());
-            let write = TaskGuard::spawn(async move {
+            let (environment, told) = (self.arguments.environment.clone(), myself.clone());
+            let write = TaskGuard::spawn(myself, async move {
                 store(&environment, versions, coupons).await;
-                let _ended = myself.cast(CouponMessage::Stored(number));
+                let _ended = told.cast(CouponMessage::Stored(number));
             });
             self.writes.insert(number, write);
         }

@@ -25,4 +25,6 @@ pub mod supervisor;
 mod task;
 
 pub use directory::{ActorDirectory, ActorView, Directory};
-pub use environment::Environment;
+#[cfg(any(test, feature = "contract"))]
+pub use environment::Probe;
+pub use environment::{Environment, Shared};

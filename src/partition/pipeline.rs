@@ -63,6 +63,7 @@ impl Pipeline {
             incarnation: self.incarnation,
             told,
             settled,
+            contradicted: contradiction.is_some(),
             over_from: self.over_from(),
         };
         self.storing.push_back(Storing { number, report, contradiction, stored });

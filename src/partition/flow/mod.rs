@@ -16,7 +16,7 @@ use super::{
     acks::Acks,
     lane::{Kept, Lane, Phase, is_release},
     recovery::Contradiction,
-    restart::Verdict,
+    restart::{Failures, Verdict},
 };
 use crate::domain::{
     answer::Settled,
@@ -78,7 +78,7 @@ pub struct Flow {
     /// Until the holds found on assignment are taken over.
     is_new: bool,
     /// Dead letters of undefined campaigns under way.
-    letters: BTreeSet<Offset>,
+    letters: BTreeMap<Offset, CampaignId>,
     outbox: Vec<Settled>,
     published: Offset,
     end: Offset,
@@ -114,7 +114,7 @@ impl Flow {
             adopted: BTreeMap::new(),
             swept_ms: now_ms,
             is_new: true,
-            letters: BTreeSet::new(),
+            letters: BTreeMap::new(),
             outbox: Vec::new(),
             published: 0,
             end: end.max(next),
@@ -154,13 +154,7 @@ impl Flow {
             }
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
-            Event::DeadLettered(offset) => {
-                self.acks.done(offset);
-                // An undefined campaign's record is still kept, and gives its credit back later.
-                if !self.letters.remove(&offset) {
-                    effects.push(Effect::Credit(1));
-                }
-            }
+            Event::DeadLettered(offset) => self.dead_lettered(offset, effects),
             Event::Persisted(next) => self.persisted(next, effects),
             Event::End(end) => self.end = self.end.max(end),
             Event::Tick { now_ms, wall } => {
@@ -303,6 +297,10 @@ impl Flow {
             }
         } else {
             lane.phase = Phase::Live;
+            if lane.kept.is_empty() && expects_until.is_none() {
+                // With nothing left to decide, this start is past whatever failed.
+                lane.failures = Failures::default();
+            }
             self.sendable.insert(campaign.clone());
         }
     }
@@ -320,14 +318,17 @@ impl Flow {
         let durable = self.durable;
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         lane.reason = Some(reason.clone());
-        let at = lane.first_unstored().unwrap_or(durable);
-        let at = lane.held_from().unwrap_or(at);
+        let from = lane.first_unstored().unwrap_or(durable);
+        let from = lane.held_from().unwrap_or(from);
+        // Where nothing of the campaign waits, others move progress on and not its failures.
+        let waits = lane.first_unstored().is_some() || !lane.holds.is_empty();
+        let at = lane.failures.at().filter(|_| !waits).unwrap_or(from);
         let verdict = lane.failures.failed(at);
         let held = !lane.holds.is_empty();
         match (verdict, held) {
             (Verdict::Restart { delay_ms }, false) => self.start(campaign, delay_ms, effects),
             (Verdict::Restart { delay_ms }, true) => self.catch_up(campaign, delay_ms, effects),
-            (Verdict::GiveUp, _) => self.hold(campaign, HoldKind::Failure, at, reason, effects),
+            (Verdict::GiveUp, _) => self.hold(campaign, HoldKind::Failure, from, reason, effects),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::domain::{
 
 impl Flow {
     pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
-        let Report { campaign, incarnation, told, settled, over_from } = report;
+        let Report { campaign, incarnation, told, settled, contradicted, over_from } = report;
         if !self.is_current(&campaign, incarnation) {
             return;
         }
@@ -25,9 +25,8 @@ impl Flow {
         lane.over_from = over_from;
         lane.active_ms = now_ms;
         if lane.replaying {
-            self.report_replayed(&campaign, &told, effects);
+            self.report_replayed(&campaign, &told, contradicted, effects);
             self.outbox.extend(settled);
-            self.sendable.insert(campaign);
             return;
         }
         let Some(count) = lane.batches.pop_front() else { return };
@@ -40,7 +39,9 @@ impl Flow {
             }
             lane.stored += 1;
             let Some(decision) = told.decision else {
-                if told.offset >= self.acks.watermark() && self.letters.insert(told.offset) {
+                if told.offset >= self.acks.watermark()
+                    && self.letters.insert(told.offset, campaign.clone()).is_none()
+                {
                     effects.push(Effect::DeadLetter(told.offset));
                 }
                 continue;
@@ -54,15 +55,53 @@ impl Flow {
         self.sendable.insert(campaign);
     }
 
-    /// A replayed chunk is stored. Once the live position is met, the holds are closed: from then
-    /// on nothing of the campaign may pass undecided.
-    fn report_replayed(&mut self, campaign: &CampaignId, told: &[Told], effects: &mut Vec<Effect>) {
+    pub(super) fn dead_lettered(&mut self, offset: Offset, effects: &mut Vec<Effect>) {
+        self.acks.done(offset);
+        let Some(campaign) = self.letters.remove(&offset) else {
+            effects.push(Effect::Credit(1));
+            return;
+        };
+        // An undefined campaign's record is still kept, and gives its credit back later; one that
+        // was replayed has given it back.
+        let Some(lane) = self.lanes.get_mut(&campaign) else { return };
+        if lane.letters.remove(&offset) && lane.letters.is_empty() {
+            self.chunk_stored(&campaign, effects);
+        }
+    }
+
+    /// The rows of a replayed chunk are stored; it is done once its dead letters are kept too.
+    fn report_replayed(
+        &mut self,
+        campaign: &CampaignId,
+        told: &[Told],
+        contradicted: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
-        lane.replaying = false;
         for told in told {
             effects.extend(told.decision.map(Effect::Count));
             lane.replayed_issued = told.issued.or(lane.replayed_issued);
+            if told.decision.is_none() {
+                lane.letters.insert(told.offset);
+                if self.letters.insert(told.offset, campaign.clone()).is_none() {
+                    effects.push(Effect::DeadLetter(told.offset));
+                }
+            }
         }
+        if contradicted {
+            // Its hold stays until the other one is durable.
+            lane.letters.clear();
+        } else if lane.letters.is_empty() {
+            self.chunk_stored(campaign, effects);
+        }
+    }
+
+    /// A replayed chunk is done. Once the live position is met, the holds are closed: from then
+    /// on nothing of the campaign may pass undecided.
+    fn chunk_stored(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
+        let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        lane.replaying = false;
+        self.sendable.insert(campaign.clone());
         effects.push(Effect::ReplayOn { campaign: campaign.clone(), met: lane.met });
         if !lane.met {
             return;
