@@ -109,6 +109,7 @@ impl World {
         if self.is_embedded && self.nodes[pending.node].life != pending.life {
             return;
         }
+        self.trouble.appended_at = self.now;
         let time = self.record_time(pending.node);
         let hole = if self.hit(Fault::OffsetHoles) { self.random.between(1, 3) } else { 0 };
         let partition = pending.partition;

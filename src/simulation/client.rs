@@ -159,7 +159,9 @@ impl World {
             Reply::Unknown => self.tries_again(number),
             Reply::UnknownCampaign => {
                 let campaign = self.asks[number].campaign;
-                let sound = self.trouble.damaged.is_none_or(|(it, _)| it != campaign);
+                // A store that was set back knows less until its owner has replayed.
+                let sound = self.trouble.damaged.is_none_or(|(it, _)| it != campaign)
+                    && !self.evidence.was_set_back;
                 if self.evidence.is_defined(campaign) && sound {
                     self.broken("INV-12", format!("c{campaign} is defined and was denied"));
                 }
@@ -228,6 +230,11 @@ impl World {
         self.question(node, Wanted::Request(Rc::new(content)), asker, wait);
     }
 
+    /// Whether every client has its answer, or has given up.
+    pub(super) fn clients_are_done(&self) -> bool {
+        self.asks.iter().all(|ask| ask.is_done)
+    }
+
     /// What came of it.
     pub(super) fn got(&mut self, kept: usize, concluded: Concluded, is_final: bool) {
         if is_final {
@@ -246,9 +253,7 @@ impl World {
     /// Whether a request may stay without an answer, for its campaign or partition must halt.
     pub(super) fn is_excused(&self, kept: usize) -> bool {
         let Kept { partition, campaign, is_void, .. } = self.kept[kept];
-        is_void
-            || self.must_halt(partition)
-            || self.trouble.damaged.is_some_and(|(damaged, _)| damaged == campaign)
+        is_void || self.must_halt(partition) || self.is_damaged(campaign)
     }
 
     /// The coupons of a user, as a node lists them.

@@ -209,8 +209,7 @@ impl World {
     /// INV-1, INV-2, INV-5: the rows are what the model gives, no more and no less.
     fn judge_rows(&self, campaign: usize, model: &Campaign) -> Result<(), Violation> {
         let partition = self.partition_of(campaign);
-        let damaged = self.trouble.damaged.is_some_and(|(damaged, _)| damaged == campaign);
-        if damaged || self.must_halt(partition) {
+        if self.is_damaged(campaign) || self.must_halt(partition) {
             return Ok(());
         }
         let table = &self.store.tables[campaign];
@@ -327,6 +326,13 @@ impl World {
     fn is_lost(&self, campaign: usize) -> bool {
         self.must_halt(self.partition_of(campaign))
             || self.trouble.damaged.is_some_and(|(damaged, _)| damaged == campaign)
+    }
+
+    /// Whether the campaign's rows are damaged still: a release may have let them be derived again.
+    pub(super) fn is_damaged(&self, campaign: usize) -> bool {
+        self.trouble.damaged.is_some_and(|(damaged, since)| {
+            damaged == campaign && (since.is_none() || self.store.is_held(campaign))
+        })
     }
 
     /// INV-6: a view adds up, and everything below its position is in it.

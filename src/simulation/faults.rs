@@ -186,6 +186,8 @@ const HALTS_ONE_IN: u64 = 4;
 #[derive(Debug)]
 pub(super) struct Faults {
     chances: [u32; Fault::COUNT],
+    /// Every kind has a chance of its own, so that leaving one out changes nothing for others.
+    streams: Vec<Random>,
     /// Kinds that strike at random moments, with how many times.
     pub(super) scheduled: Vec<(Fault, u32)>,
     /// What must halt, if anything.
@@ -206,6 +208,7 @@ impl Faults {
     ) -> Self {
         let mut faults = Self {
             chances: [0; Fault::COUNT],
+            streams: (0..Fault::COUNT).map(|_| Random::new(random.next())).collect(),
             scheduled: Vec::new(),
             halting: None,
             fired: [0; Fault::COUNT],
@@ -216,7 +219,7 @@ impl Faults {
         let density = random.between(1, 4);
         let mut halting = Vec::new();
         for &fault in Fault::ALL {
-            // Drawn for every kind, so that leaving one out changes nothing for the others.
+            // Drawn for every kind, whether it is possible or not.
             let (included, intensity) = (random.below(6) < density, random.between(1, 4) as u32);
             let times = random.next();
             if !fault.is_possible(embedded) || !kinds.contains(&fault) {
@@ -242,9 +245,12 @@ impl Faults {
     }
 
     /// Whether `fault` strikes at this opportunity.
-    pub(super) fn hit(&mut self, fault: Fault, random: &mut Random) -> bool {
+    pub(super) fn hit(&mut self, fault: Fault) -> bool {
         let chance = self.chances[fault as usize];
-        if chance == 0 || self.is_over || random.below(10_000) >= u64::from(chance) {
+        if chance == 0 || self.is_over {
+            return false;
+        }
+        if self.streams[fault as usize].below(10_000) >= u64::from(chance) {
             return false;
         }
         self.strike(fault)

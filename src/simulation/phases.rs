@@ -19,6 +19,12 @@ const CHECK_MS: Ms = 250;
 /// How often held campaigns are released, once everything has healed.
 const MEND_MS: Ms = 1_000;
 
+/// How long after healing campaigns that stay damaged are released.
+const RELEASED_MS: Ms = 6_000;
+
+/// How long nothing may have been appended: what was is decided by then.
+const QUIET_MS: Ms = 500;
+
 /// How long after healing what must halt is done.
 const RUIN_AFTER_MS: Ms = 2_500;
 
@@ -102,8 +108,11 @@ impl World {
     /// Operators release whatever is held; of what was damaged something is asked, so that it is
     /// loaded and looked at.
     pub(super) fn mend(&mut self) {
+        let healed = self.trouble.healed_at.unwrap_or(self.now);
         for campaign in 0..self.shared.campaigns.len() {
-            if self.store.is_held(campaign) {
+            // What stays damaged is released a few times, and then left as it is.
+            let hopeless = self.is_damaged(campaign) && self.now > healed + RELEASED_MS;
+            if self.store.is_held(campaign) && !hopeless {
                 let based_on = self.store.tables[campaign].versions.keys().next_back().copied();
                 let change = model::Change::Released;
                 let (_, (partition, fresh)) = self.control(campaign, based_on, change);
@@ -280,6 +289,9 @@ impl World {
         if self.nodes.iter().any(|node| !node.is_up) {
             return Some("a node is down".to_owned());
         }
+        if self.trouble.appended_at + QUIET_MS > self.now || !self.clients_are_done() {
+            return Some("clients are not done".to_owned());
+        }
         for partition in 0..PARTITIONS {
             let stage = self.owned[partition as usize]
                 .and_then(|owner| self.owners[owner].as_ref())
@@ -297,12 +309,16 @@ impl World {
                 return Some(format!("partition {partition} is at {next} of {}", shelf.next));
             }
             for campaign in self.campaigns_of(partition) {
-                let held = self.store.is_held(campaign);
-                if self.trouble.damaged.is_some_and(|(damaged, _)| damaged == campaign) {
-                    if !held {
-                        return Some(format!("c{campaign} is damaged and not held"));
+                if let Some((damaged, since)) = self.trouble.damaged
+                    && damaged == campaign
+                {
+                    if since.is_none() {
+                        return Some(format!("c{campaign} is damaged and was not held"));
                     }
-                    continue;
+                    // Released, it is held again, unless the log could derive what was missing.
+                    if self.store.is_held(campaign) {
+                        continue;
+                    }
                 }
                 let last = shelf.meant.iter().rev().find(|(.., meant)| is_of(meant, campaign));
                 let last = last.map_or(0, |(offset, ..)| offset + 1);

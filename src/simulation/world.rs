@@ -172,6 +172,7 @@ pub(super) struct Trouble {
     /// Whether the log forgets what is settled before the last questions.
     pub(super) trims: bool,
     pub(super) flood_until: Ms,
+    pub(super) appended_at: Ms,
 }
 
 impl World {
@@ -278,7 +279,7 @@ impl World {
 
     /// Whether `fault` strikes at this opportunity.
     pub(super) fn hit(&mut self, fault: Fault) -> bool {
-        let hit = self.faults.hit(fault, &mut self.random);
+        let hit = self.faults.hit(fault);
         if hit {
             self.note(|| format!("!! {}", fault.name()));
         }

@@ -75,6 +75,7 @@ pub struct Flow {
     /// Those that earlier owners closed, until their campaign starts here.
     adopted: BTreeMap<CampaignId, Vec<Hold>>,
     swept_ms: u64,
+    sweeps_now: bool,
     /// Until the holds found on assignment are taken over.
     is_new: bool,
     /// Dead letters of undefined campaigns under way.
@@ -113,6 +114,7 @@ impl Flow {
             once_held: BTreeSet::new(),
             adopted: BTreeMap::new(),
             swept_ms: now_ms,
+            sweeps_now: false,
             is_new: true,
             letters: BTreeMap::new(),
             outbox: Vec::new(),

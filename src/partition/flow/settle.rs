@@ -152,7 +152,18 @@ impl Flow {
         let behind = watermark.saturating_sub(self.durable);
         let due = behind >= PROGRESS_RECORDS_MAX
             || self.now_ms.saturating_sub(self.persisted_ms) >= PROGRESS_INTERVAL_MS;
-        if behind == 0 || self.persisting || !due {
+        if self.persisting || !due {
+            return;
+        }
+        // Where nothing of the campaign was read, a hold need not reach further at once: a new
+        // owner would only search in vain for what passed under it.
+        let sweep =
+            self.sweeps_now || self.now_ms.saturating_sub(self.swept_ms) >= HOLD_SWEEP_INTERVAL_MS;
+        if sweep {
+            self.swept_ms = self.now_ms;
+            self.sweeps_now = false;
+        }
+        if behind == 0 && !(sweep && self.may_extend(watermark)) {
             return;
         }
         let mut marks = Vec::new();
@@ -162,12 +173,6 @@ impl Flow {
             if let Some(issued) = issued {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
             }
-        }
-        // Where nothing of the campaign was read, a hold need not reach further at once: a new
-        // owner would only search in vain for what passed under it.
-        let sweep = self.now_ms.saturating_sub(self.swept_ms) >= HOLD_SWEEP_INTERVAL_MS;
-        if sweep {
-            self.swept_ms = self.now_ms;
         }
         for campaign in &self.once_held {
             if (sweep || self.occupied.contains(campaign))
@@ -185,6 +190,13 @@ impl Flow {
             last: self.acks.last(),
         };
         effects.push(Effect::Persist { holds, marks, progress });
+    }
+
+    /// Whether a closed hold could reach further than it does.
+    fn may_extend(&self, watermark: Offset) -> bool {
+        let lanes = self.once_held.iter().filter_map(|campaign| self.lanes.get(campaign));
+        let mut open = lanes.filter(|lane| lane.holds.is_empty() && !lane.closed.is_empty());
+        open.any(|lane| lane.extended < watermark)
     }
 
     pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {
