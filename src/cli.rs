@@ -11,7 +11,10 @@ mod show;
 #[cfg(test)]
 mod tests;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
@@ -40,13 +43,15 @@ pub fn main() -> ExitCode {
         }
     };
     match run(arguments) {
-        Ok(done) => {
-            print(&done.text);
-            ExitCode::from(done.exit_code)
-        }
+        Ok(done) => match print(&done.text) {
+            Ok(()) => ExitCode::from(done.exit_code),
+            Err(error) => {
+                eprintln!("coupond: writing to the standard output: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
-            print(error.json().unwrap_or_default());
-            if error.json().is_none() {
+            if error.json().is_none_or(|json| print(json).is_err()) {
                 eprintln!("{}", error.describe());
             }
             ExitCode::from(error.exit_code())
@@ -172,7 +177,10 @@ fn client_runtime() -> Result<tokio::runtime::Runtime, CliError> {
 }
 
 /// Prints to the standard output. A reader that has gone away (`| head`) has seen enough.
-fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }
