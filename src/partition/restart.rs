@@ -35,6 +35,13 @@ impl Failures {
         (self.count > 0).then_some(self.at)
     }
 
+    /// The record at `offset` is stored: what failed up to there is forgiven.
+    pub fn passed(&mut self, offset: Offset) {
+        if self.count > 0 && offset >= self.at {
+            *self = Self::default();
+        }
+    }
+
     /// Counts a failure while `at` was the first position not yet stored.
     pub fn failed(&mut self, at: Offset) -> Verdict {
         if at != self.at {

@@ -100,6 +100,14 @@ fn a_campaign_that_is_crashed_now_and_then_is_never_put_on_hold() {
             world.wait_ms(1_000).await;
             assert_eq!(world.state(&id), "live");
         }
+        // Also where progress has not passed yet what was decided since the last crash.
+        for user in 0..20 {
+            world.request(&id, user);
+            world.wait_ms(20).await;
+            world.tell(SupervisorMessage::Crash(id.clone()));
+            world.wait_ms(5).await;
+            assert_eq!(world.state(&id), "live");
+        }
         assert_eq!(world.end().await, NOTHING_WRONG);
     });
 }

@@ -38,6 +38,7 @@ impl Flow {
                 kept.issued = told.issued;
             }
             lane.stored += 1;
+            lane.failures.passed(told.offset);
             let Some(decision) = told.decision else {
                 if told.offset >= self.acks.watermark()
                     && self.letters.insert(told.offset, campaign.clone()).is_none()
