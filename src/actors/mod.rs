@@ -26,3 +26,4 @@ mod task;
 
 pub use directory::{ActorDirectory, ActorView, Directory};
 pub use environment::Environment;
+pub use handle::CouponHandle;

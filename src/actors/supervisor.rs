@@ -12,7 +12,6 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use super::{
     Environment,
     coupon::{CouponActor, CouponArguments, CouponMessage},
-    handle::Credit,
     partition_consumer::{PartitionArguments, PartitionConsumer, PartitionMessage},
     task::TaskGuard,
 };
@@ -240,14 +239,9 @@ impl SupervisorState {
         let mut child =
             Child { incarnation, partition, consumer: consumer.clone(), actor: None, _delay: None };
         if delay.is_zero() {
-            let arguments = CouponArguments {
-                environment: self.environment.clone(),
-                campaign: campaign.clone(),
-                incarnation,
-                from,
-                consumer,
-                credit: Credit::default(),
-            };
+            let environment = self.environment.clone();
+            let arguments =
+                CouponArguments::new(environment, campaign.clone(), incarnation, from, consumer);
             let (actor, _) =
                 Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await?;
             self.by_actor.insert(actor.get_id(), campaign.clone());
