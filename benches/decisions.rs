@@ -7,12 +7,12 @@ use std::{collections::VecDeque, ops::ControlFlow, sync::Arc, time::Instant};
 use async_trait::async_trait;
 use coupond::{
     actors::{
-        CouponHandle, Directory, Environment,
+        CouponHandle, Directory, Environment, Shared,
         coupon::{CouponActor, CouponArguments},
         partition_consumer::PartitionMessage,
         supervisor::{Supervisor, SupervisorMessage},
     },
-    clock::SystemClock,
+    clock::{SharedClock, SystemClock},
     domain::{
         campaign::{At, Campaign},
         code::CodeFormat,
@@ -234,6 +234,7 @@ async fn through_everything(records: Arc<Vec<LogRecord>>) -> f64 {
 fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Environment> {
     let codec = Codec::new(keys(), 1, 1);
     let end = records.len() as u64;
+    let clock: SharedClock = Arc::new(SystemClock);
     Arc::new(Environment {
         log: Arc::new(FullLog { records }),
         store: Arc::new(NoStore),
@@ -241,10 +242,10 @@ fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Envi
         codec: codec.clone(),
         keys: keys(),
         log_epoch: 1,
-        clock: Arc::new(SystemClock),
+        clock: clock.clone(),
         future_max_ms: None,
         directory: Arc::new(Directory::new(codec)),
-        loads: Environment::load_permits(),
+        shared: Shared::new(&clock),
     })
 }
 

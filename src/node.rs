@@ -21,7 +21,7 @@ pub use self::error::ServeError;
 use self::instance::Instance;
 use crate::{
     actors::{
-        Directory, Environment,
+        Directory, Environment, Shared,
         supervisor::{Supervisor, SupervisorMessage},
     },
     api::{
@@ -134,7 +134,7 @@ impl Node {
             clock: clock.clone(),
             future_max_ms,
             directory: directory.clone(),
-            loads: Environment::load_permits(),
+            shared: Shared::new(&clock),
         });
         let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment)
             .await

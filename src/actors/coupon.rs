@@ -1,9 +1,9 @@
 //! The actor of one campaign: it owns the remaining count and the holders in memory.
 //!
-//! Decide the batch, store what follows from it, report. Storing overlaps with deciding, since
-//! everything can be derived again; only the report keeps the order.
+//! Decide the batch, store what follows from it, report. Storing overlaps with deciding; what is
+//! between the two, and in which order it is reported, is the pipeline's.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -18,12 +18,13 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::{CampaignId, Offset, Timestamp},
+        ids::{CampaignId, Offset},
     },
     partition::{
-        flow::{Event, Report},
-        fold::{Batch, Folded, Folder},
-        recovery::{Contradiction, Recovered},
+        flow::Event,
+        fold::{Batch, Folder},
+        pipeline::{Pipeline, ToStore},
+        recovery::Recovered,
     },
     store::Row,
 };
@@ -39,6 +40,17 @@ pub enum CouponMessage {
     Stored(u64),
     /// Panic, as a bug would.
     Crash,
+}
+
+impl CouponMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Loaded(_) => "loaded",
+            Self::Decide(_) => "decide",
+            Self::Stored(_) => "stored",
+            Self::Crash => "crash",
+        }
+    }
 }
 
 /// What a coupon actor is started with.
@@ -66,22 +78,13 @@ impl CouponArguments {
     }
 }
 
-/// A batch whose rows are being stored.
-struct Storing {
-    number: u64,
-    report: Report,
-    contradiction: Option<Contradiction>,
-    stored: bool,
-    _task: Option<TaskGuard>,
-}
-
 /// What a coupon actor knows.
 pub struct CouponState {
     arguments: CouponArguments,
-    folder: Option<Folder>,
-    storing: VecDeque<Storing>,
-    batches: u64,
-    _load: TaskGuard,
+    pipeline: Option<Pipeline>,
+    /// The writes under way, by number of their batch.
+    writes: BTreeMap<u64, TaskGuard>,
+    load: Option<TaskGuard>,
 }
 
 /// Decides one campaign.
@@ -98,6 +101,7 @@ impl Actor for CouponActor {
         arguments: CouponArguments,
     ) -> Result<CouponState, ActorProcessingErr> {
         let (environment, campaign) = (arguments.environment.clone(), arguments.campaign.clone());
+        environment.shared.handled("coupon", "start");
         // Before the load, so that the consumer has the way in before it hears of readiness.
         let CouponArguments { incarnation, consumer, credit, .. } = &arguments;
         let handle = CouponHandle::new(*incarnation, myself.clone(), credit.clone());
@@ -105,12 +109,12 @@ impl Actor for CouponActor {
         let _ended = consumer.cast(started);
         let from = arguments.from;
         // In a task: loading here would make the supervisor wait.
-        let load = TaskGuard::spawn(async move {
+        let told = myself.clone();
+        let load = TaskGuard::spawn(&myself, async move {
             let loaded = load(&environment, &campaign, from).await;
-            let _ended = myself.cast(CouponMessage::Loaded(Box::new(loaded)));
+            let _ended = told.cast(CouponMessage::Loaded(Box::new(loaded)));
         });
-        let storing = VecDeque::new();
-        Ok(CouponState { arguments, folder: None, storing, batches: 0, _load: load })
+        Ok(CouponState { arguments, pipeline: None, writes: BTreeMap::new(), load: Some(load) })
     }
 
     async fn handle(
@@ -119,12 +123,14 @@ impl Actor for CouponActor {
         message: CouponMessage,
         state: &mut CouponState,
     ) -> Result<(), ActorProcessingErr> {
+        state.arguments.environment.shared.handled("coupon", message.name());
         match message {
             CouponMessage::Loaded(loaded) => state.loaded(*loaded),
             CouponMessage::Decide(batch) => state.decide(batch, &myself),
             CouponMessage::Stored(number) => {
-                if let Some(batch) = state.storing.iter_mut().find(|batch| batch.number == number) {
-                    batch.stored = true;
+                state.writes.remove(&number);
+                if let Some(pipeline) = &mut state.pipeline {
+                    pipeline.stored(number);
                 }
                 state.report();
             }
@@ -136,6 +142,8 @@ impl Actor for CouponActor {
 
 impl CouponState {
     fn loaded(&mut self, loaded: Result<Recovered, LoadFailure>) {
+        // A finished task's memory is its guard's.
+        self.load = None;
         let CouponArguments { environment, campaign, incarnation, .. } = &self.arguments;
         let (campaign, incarnation) = (campaign.clone(), *incarnation);
         match loaded {
@@ -143,7 +151,7 @@ impl CouponState {
                 let keys = environment.keys.clone();
                 let folder = Folder::new(recovered, keys, environment.log_epoch);
                 let expects_until = folder.expects_until();
-                self.folder = Some(folder);
+                self.pipeline = Some(Pipeline::new(campaign.clone(), incarnation, folder));
                 self.tell(Event::Ready { campaign, incarnation, expects_until });
             }
             Err(LoadFailure::Contradiction(contradiction)) => {
@@ -158,41 +166,25 @@ impl CouponState {
     }
 
     fn decide(&mut self, batch: Batch, myself: &ActorRef<CouponMessage>) {
-        let folder = self.folder.as_mut().expect("a campaign is sent nothing before it is ready");
-        let folded = folder.fold(batch);
-        let over_from = over_from(folder);
-        let Folded { versions, coupons, told, settled, contradiction } = folded;
-        self.batches += 1;
-        let number = self.batches;
-        let nothing_to_store = versions.is_empty() && coupons.is_empty();
-        let task = (!nothing_to_store).then(|| {
-            let (environment, myself) = (self.arguments.environment.clone(), myself.clone());
-            TaskGuard::spawn(async move {
+        let pipeline =
+            self.pipeline.as_mut().expect("a campaign is sent nothing before it is ready");
+        if let Some(ToStore { number, versions, coupons }) = pipeline.decide(batch) {
+            let (environment, told) = (self.arguments.environment.clone(), myself.clone());
+            let write = TaskGuard::spawn(myself, async move {
                 store(&environment, versions, coupons).await;
-                let _ended = myself.cast(CouponMessage::Stored(number));
-            })
-        });
-        let report = Report {
-            campaign: self.arguments.campaign.clone(),
-            incarnation: self.arguments.incarnation,
-            told,
-            settled,
-            over_from,
-        };
-        let stored = nothing_to_store;
-        self.storing.push_back(Storing { number, report, contradiction, stored, _task: task });
+                let _ended = told.cast(CouponMessage::Stored(number));
+            });
+            self.writes.insert(number, write);
+        }
         self.report();
     }
 
     fn report(&mut self) {
-        while self.storing.front().is_some_and(|batch| batch.stored)
-            && let Some(batch) = self.storing.pop_front()
-        {
+        while let Some((report, contradicted)) = self.pipeline.as_mut().and_then(Pipeline::report) {
             self.arguments.credit.give_back();
-            let (campaign, incarnation) = (batch.report.campaign.clone(), batch.report.incarnation);
-            self.tell(Event::Report(batch.report));
-            if let Some(contradiction) = batch.contradiction {
-                self.tell(Event::Contradicted { campaign, incarnation, contradiction });
+            self.tell(report);
+            if let Some(contradicted) = contradicted {
+                self.tell(contradicted);
             }
         }
     }
@@ -212,14 +204,5 @@ async fn store(environment: &Environment, versions: Vec<DefinitionVersion>, coup
     if !coupons.is_empty() {
         let rows: Vec<_> = coupons.into_iter().map(Row::Coupon).collect();
         until_done("storing coupons", || environment.store.write(&rows)).await;
-    }
-}
-
-/// From when on nothing is issued any more, as far as the definition says.
-fn over_from(folder: &Folder) -> Option<Timestamp> {
-    match folder.campaign().definition() {
-        None => Some(Timestamp(0)),
-        Some(definition) if definition.closed => Some(Timestamp(0)),
-        Some(definition) => definition.terms.closes_at,
     }
 }

@@ -1,15 +1,15 @@
 //! What every actor of a node shares.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::Semaphore;
 
 use super::Directory;
 use crate::{
     clock::SharedClock,
-    domain::keys::Keys,
+    domain::{ids::Partition, keys::Keys},
     feed::DecisionFeed,
-    log::{RequestLog, codec::Codec},
+    log::{RequestLog, codec::Codec, intake::Intake},
     store::CouponStore,
 };
 
@@ -38,21 +38,74 @@ pub struct Environment {
     pub future_max_ms: Option<i64>,
     /// What the actors tell of themselves.
     pub directory: Arc<Directory>,
-    /// Bounds the loads.
-    pub loads: Arc<Semaphore>,
+    /// What the actors share beside all of this.
+    pub shared: Shared,
 }
 
 impl Environment {
-    /// The semaphore that bounds loads on one node.
-    #[must_use]
-    pub fn load_permits() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(LOADS_MAX))
+    /// What becomes of the records of `partition`.
+    pub(super) fn intake(&self, partition: Partition) -> Intake {
+        Intake {
+            codec: self.codec.clone(),
+            keys: self.keys.clone(),
+            partition,
+            future_max_ms: self.future_max_ms,
+        }
     }
 
+    /// Milliseconds since the node started.
     pub(super) fn now_ms(&self) -> u64 {
-        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-        let now = self.clock.instant();
-        let since = now.saturating_duration_since(*START.get_or_init(|| now));
+        let since = self.clock.instant().saturating_duration_since(self.shared.started);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What one node's actors share among themselves.
+pub struct Shared {
+    /// Bounds the loads.
+    pub(super) loads: Semaphore,
+    started: Instant,
+    #[cfg(any(test, feature = "contract"))]
+    probe: Option<Arc<dyn Probe>>,
+}
+
+impl Shared {
+    /// For a node that starts now.
+    #[must_use]
+    pub fn new(clock: &SharedClock) -> Self {
+        Self {
+            loads: Semaphore::new(LOADS_MAX),
+            started: clock.instant(),
+            #[cfg(any(test, feature = "contract"))]
+            probe: None,
+        }
+    }
+
+    /// An actor is about to handle a message.
+    #[cfg(any(test, feature = "contract"))]
+    pub(super) fn handled(&self, actor: &'static str, message: &'static str) {
+        if let Some(probe) = &self.probe {
+            probe.handled(actor, message);
+        }
+    }
+
+    /// An actor is about to handle a message; only tests want to know.
+    #[cfg(not(any(test, feature = "contract")))]
+    pub(super) fn handled(&self, _actor: &'static str, _message: &'static str) {}
+}
+
+/// Looks on while actors handle messages. What panics here panics in the actor.
+#[cfg(any(test, feature = "contract"))]
+pub trait Probe: Send + Sync + 'static {
+    /// `actor` is about to handle `message`.
+    fn handled(&self, actor: &'static str, message: &'static str);
+}
+
+#[cfg(any(test, feature = "contract"))]
+impl Shared {
+    /// With someone who looks on.
+    #[must_use]
+    pub fn with_probe(self, probe: Arc<dyn Probe>) -> Self {
+        Self { probe: Some(probe), ..self }
     }
 }

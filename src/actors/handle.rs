@@ -7,7 +7,7 @@ use std::sync::{
 
 use ractor::ActorRef;
 
-use super::coupon::CouponMessage;
+use super::{coupon::CouponMessage, task::TaskGuard};
 use crate::{
     check_invariant,
     partition::{flow::BATCHES_MAX, fold::Batch},
@@ -47,6 +47,11 @@ impl CouponHandle {
         // An error means that the actor has ended; its supervisor says so, and the flow sends
         // the batch to the next incarnation.
         let _ended = self.actor.cast(CouponMessage::Decide(batch));
+    }
+
+    /// Runs `future` for the actor, which ends when it panics, until the guard is dropped.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> TaskGuard {
+        TaskGuard::spawn(&self.actor, future)
     }
 
     /// Makes the actor panic, as a bug would.

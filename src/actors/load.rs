@@ -36,8 +36,6 @@ pub(super) async fn load(
     campaign: &CampaignId,
     from: Offset,
 ) -> Result<Recovered, LoadFailure> {
-    // Closing the semaphore would be the only error, and nobody closes it.
-    let _permit = environment.loads.acquire().await.ok();
     let started = Instant::now();
     let loaded = until_done("loading a campaign", || attempt(environment, campaign, from)).await;
     let recovered = loaded.map_err(LoadFailure::Contradiction)?;
@@ -58,6 +56,9 @@ async fn attempt(
     campaign: &CampaignId,
     from: Offset,
 ) -> Result<Result<Recovered, Contradiction>, StoreError> {
+    // For each attempt anew: campaigns whose rows can't be read would keep all others waiting.
+    // Closing the semaphore would be the only error, and nobody closes it.
+    let _permit = environment.shared.loads.acquire().await.ok();
     let partition = environment.codec.partition_of(campaign);
     let rows: CampaignRows = environment.store.campaign(campaign, partition).await?;
     let place = (environment.log_epoch, partition);

@@ -25,5 +25,7 @@ pub mod supervisor;
 mod task;
 
 pub use directory::{ActorDirectory, ActorView, Directory};
-pub use environment::Environment;
+#[cfg(any(test, feature = "contract"))]
+pub use environment::Probe;
+pub use environment::{Environment, Shared};
 pub use handle::CouponHandle;

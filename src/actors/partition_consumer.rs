@@ -1,5 +1,7 @@
 //! The actor of one assigned partition: carries out what the partition's flow says.
 
+mod effects;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -9,18 +11,20 @@ use super::{
     Environment,
     handle::CouponHandle,
     io::{self, Opened},
-    replay::{Live, Replay},
+    replay::Live,
     supervisor::SupervisorMessage,
     task::{TaskGuard, until_done},
 };
 use crate::{
     domain::{
         answer::FeedMessage,
-        decision::Decision,
-        ids::{CampaignId, Offset, Partition},
+        ids::{CampaignId, Partition},
         invariant::Invariant,
     },
-    partition::flow::{Effect, Event, Flow},
+    partition::{
+        assignment,
+        flow::{Event, Flow},
+    },
     telemetry::metrics,
 };
 
@@ -57,6 +61,20 @@ pub enum PartitionMessage {
     Drain(RpcReplyPort<()>),
     /// Crash a campaign's actor, as a bug would. For chaos by hand and tests.
     Crash(CampaignId),
+}
+
+impl PartitionMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Event(event) => event.name(),
+            Self::Opened(_) => "opened",
+            Self::Started { .. } => "started",
+            Self::Halt { .. } => "halt",
+            Self::Tick => "tick",
+            Self::Drain(_) => "drain",
+            Self::Crash(_) => "crash",
+        }
+    }
 }
 
 /// A partition as it was found; see [`io::open`].
@@ -107,11 +125,12 @@ impl Actor for PartitionConsumer {
         arguments: PartitionArguments,
     ) -> Result<PartitionState, ActorProcessingErr> {
         let environment = arguments.environment.clone();
+        environment.shared.handled("consumer", "start");
         environment.directory.own(arguments.partition, None);
         let (feed, messages) = mpsc::channel(io::FEED_QUEUE_MAX);
-        let publisher = TaskGuard::spawn(io::publish_all(environment, messages));
+        let publisher = TaskGuard::spawn(&myself, io::publish_all(environment, messages));
         let ticked = myself.clone();
-        let ticker = TaskGuard::spawn(async move {
+        let ticker = TaskGuard::spawn(&myself, async move {
             let mut interval = tokio::time::interval(TICK);
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
@@ -140,6 +159,7 @@ impl Actor for PartitionConsumer {
         message: PartitionMessage,
         state: &mut PartitionState,
     ) -> Result<(), ActorProcessingErr> {
+        state.arguments.environment.shared.handled("consumer", message.name());
         match message {
             PartitionMessage::Event(event) => state.step(event, &myself),
             PartitionMessage::Opened(opened) => state.opened(*opened, &myself),
@@ -148,7 +168,7 @@ impl Actor for PartitionConsumer {
                     running.handles.insert(campaign, handle);
                 }
             }
-            PartitionMessage::Halt { reason } => state.halt(reason),
+            PartitionMessage::Halt { reason } => state.halt(reason, &myself),
             PartitionMessage::Tick => state.tick(&myself),
             PartitionMessage::Drain(reply) => {
                 if let Some(running) = &mut state.running {
@@ -175,10 +195,10 @@ impl PartitionState {
 
     fn open(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
-        let myself = myself.clone();
-        self.opening = Some(TaskGuard::spawn(async move {
+        let told = myself.clone();
+        self.opening = Some(TaskGuard::spawn(myself, async move {
             let opened = io::open(&environment, partition).await.map(OpenedPartition);
-            let _ended = myself.cast(PartitionMessage::Opened(Box::new(opened)));
+            let _ended = told.cast(PartitionMessage::Opened(Box::new(opened)));
         }));
     }
 
@@ -187,9 +207,13 @@ impl PartitionState {
         opened: Result<OpenedPartition, String>,
         myself: &ActorRef<PartitionMessage>,
     ) {
+        if self.running.is_some() {
+            // It was opened twice, and runs already.
+            return;
+        }
         let opened = match opened {
             Ok(OpenedPartition(opened)) => opened,
-            Err(reason) => return self.halt(reason),
+            Err(reason) => return self.halt(reason, myself),
         };
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         self.halted = None;
@@ -207,7 +231,7 @@ impl PartitionState {
             credit: credit.clone(),
             consumer: myself.clone(),
         };
-        let live = self.drain.is_none().then(|| TaskGuard::spawn(live.run()));
+        let live = self.drain.is_none().then(|| TaskGuard::spawn(myself, live.run()));
         self.running = Some(Running {
             flow,
             credit,
@@ -221,10 +245,10 @@ impl PartitionState {
     }
 
     /// Stops everything of the partition; what was decided and stored stands.
-    fn halt(&mut self, reason: String) {
-        let partition = self.partition();
+    fn halt(&mut self, reason: String, myself: &ActorRef<PartitionMessage>) {
+        let (partition, consumer) = (self.partition(), myself.get_id());
         self.running = None;
-        let _ended = self.arguments.supervisor.cast(SupervisorMessage::StopAll { partition });
+        let _ended = self.arguments.supervisor.cast(SupervisorMessage::StopAll { consumer });
         if self.halted.as_ref() != Some(&reason) {
             tracing::error!(partition, reason, "partition is halted");
             metrics::violation(Invariant::StopRatherThanLie);
@@ -284,19 +308,18 @@ impl PartitionState {
         if running.look.as_ref().is_some_and(|look| !look.is_finished()) {
             return;
         }
-        let (myself, position) = (myself.clone(), running.flow.position());
-        running.look = Some(TaskGuard::spawn(async move {
+        let (told, position) = (myself.clone(), running.flow.position());
+        running.look = Some(TaskGuard::spawn(myself, async move {
             let read = || environment.log.bounds(partition);
             let high = until_done("reading the end of the log", read).await.high;
-            if high < position {
-                let reason = format!("records below {position} were read, the log ends at {high}");
-                let _ended = myself.cast(PartitionMessage::Halt { reason });
+            if let Err(reason) = assignment::still_there(position, high) {
+                let _ended = told.cast(PartitionMessage::Halt { reason });
                 return;
             }
-            let _ended = myself.cast(PartitionMessage::Event(Event::End(high)));
+            let _ended = told.cast(PartitionMessage::Event(Event::End(high)));
             let read = || environment.store.partition(partition);
             let rows = until_done("reading a partition's holds", read).await;
-            let _ended = myself.cast(PartitionMessage::Event(Event::Holds(rows.holds)));
+            let _ended = told.cast(PartitionMessage::Event(Event::Holds(rows.holds)));
         }));
     }
 
@@ -340,137 +363,5 @@ impl PartitionState {
         if settled && let Some(reply) = self.drain.take() {
             let _gone = reply.send(());
         }
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>, myself: &ActorRef<PartitionMessage>) {
-        let mut counts: Vec<(Decision, u64)> = Vec::new();
-        for effect in effects {
-            match effect {
-                Effect::Count(decision) => count(&mut counts, decision),
-                Effect::Publish(message) => self.publish(message),
-                Effect::Start { campaign, incarnation, from, delay_ms } => {
-                    self.start(campaign, incarnation, from, delay_ms, myself);
-                }
-                Effect::Stop { campaign } => self.stop(&campaign),
-                other => self.carry_out_running(other, myself),
-            }
-        }
-        for (decision, many) in counts {
-            metrics::decisions(&decision, many);
-        }
-    }
-
-    fn start(
-        &mut self,
-        campaign: CampaignId,
-        incarnation: u64,
-        from: Offset,
-        delay_ms: u64,
-        myself: &ActorRef<PartitionMessage>,
-    ) {
-        self.forget(&campaign);
-        self.tell_directory(&campaign);
-        let _ended = self.arguments.supervisor.cast(SupervisorMessage::Start {
-            campaign,
-            incarnation,
-            from,
-            delay: Duration::from_millis(delay_ms),
-            partition: self.arguments.partition,
-            consumer: myself.clone(),
-        });
-    }
-
-    fn stop(&mut self, campaign: &CampaignId) {
-        self.forget(campaign);
-        self.tell_directory(campaign);
-        let campaign = campaign.clone();
-        let _ended = self.arguments.supervisor.cast(SupervisorMessage::Stop { campaign });
-    }
-
-    fn forget(&mut self, campaign: &CampaignId) {
-        if let Some(running) = &mut self.running {
-            running.handles.remove(campaign);
-            running.replays.remove(campaign);
-        }
-    }
-
-    fn carry_out_running(&mut self, effect: Effect, myself: &ActorRef<PartitionMessage>) {
-        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
-        let Some(running) = &mut self.running else { return };
-        let myself = myself.clone();
-        match effect {
-            Effect::Send { campaign, incarnation, batch } => {
-                if let Some(handle) = running.handles.get(&campaign)
-                    && handle.incarnation == incarnation
-                {
-                    handle.send(batch);
-                }
-            }
-            Effect::Replay { campaign, incarnation, from } => {
-                let chunks = Arc::new(Semaphore::new(1));
-                let replay = Replay {
-                    environment,
-                    partition,
-                    campaign: campaign.clone(),
-                    incarnation,
-                    from,
-                    chunks: chunks.clone(),
-                    consumer: myself,
-                };
-                let task = TaskGuard::spawn(replay.run());
-                running.replays.insert(campaign, (chunks, task));
-            }
-            Effect::ReplayOn { campaign, met } => {
-                if met {
-                    running.replays.remove(&campaign);
-                } else if let Some((chunks, _)) = running.replays.get(&campaign) {
-                    chunks.add_permits(1);
-                }
-            }
-            Effect::Credit(records) => running.credit.add_permits(records),
-            Effect::WriteHold { hold, mark } => {
-                let what = (hold.kind, hold.state);
-                tracing::warn!(campaign = %hold.campaign, from = hold.from, ?what, "hold changes");
-                running.writes.push(TaskGuard::spawn(async move {
-                    io::write_hold(&environment, hold.clone(), mark).await;
-                    let event = Event::HoldWritten(hold);
-                    let _ended = myself.cast(PartitionMessage::Event(event));
-                }));
-            }
-            Effect::DeadLetter(offset) => running.writes.push(TaskGuard::spawn(async move {
-                io::keep_undefined(&environment, partition, offset).await;
-                let event = Event::DeadLettered(offset);
-                let _ended = myself.cast(PartitionMessage::Event(event));
-            })),
-            Effect::Persist { holds, marks, progress } => {
-                running.writes.push(TaskGuard::spawn(async move {
-                    let next = progress.next;
-                    io::persist(&environment, holds, marks, progress).await;
-                    let event = Event::Persisted(next);
-                    let _ended = myself.cast(PartitionMessage::Event(event));
-                }));
-            }
-            Effect::Settled { next, keep_from } => {
-                running.writes.push(TaskGuard::spawn(async move {
-                    // Only lag tools and trimming wait for it; the next second says it again.
-                    if let Err(error) = environment.log.settled(partition, next, keep_from).await {
-                        tracing::debug!(partition, %error, "settled offset was not taken");
-                    }
-                }));
-            }
-            Effect::Count(_) | Effect::Publish(_) | Effect::Start { .. } | Effect::Stop { .. } => {}
-        }
-    }
-}
-
-/// Adds a decision to those of its status and reason.
-fn count(counts: &mut Vec<(Decision, u64)>, decision: Decision) {
-    let same = |known: &Decision| match (known, &decision) {
-        (Decision::Rejected(one), Decision::Rejected(other)) => one == other,
-        (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
-    };
-    match counts.iter_mut().find(|(known, _)| same(known)) {
-        Some((_, many)) => *many += 1,
-        None => counts.push((decision, 1)),
     }
 }

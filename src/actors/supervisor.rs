@@ -56,11 +56,13 @@ pub enum SupervisorMessage {
     Stop {
         /// Whose.
         campaign: CampaignId,
+        /// Who had it started.
+        consumer: ActorId,
     },
-    /// End every coupon actor of a partition.
+    /// End every coupon actor that a partition consumer had started.
     StopAll {
-        /// Which partition.
-        partition: Partition,
+        /// Which consumer.
+        consumer: ActorId,
     },
     /// Start a partition consumer that failed again.
     RestartConsumer(Partition),
@@ -72,6 +74,23 @@ pub enum SupervisorMessage {
     Crash(CampaignId),
     /// Crash a partition's consumer.
     CrashConsumer(Partition),
+}
+
+impl SupervisorMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Ownership(_) => "ownership",
+            Self::Start { .. } => "start",
+            Self::StartNow(_) => "start_now",
+            Self::Stop { .. } => "stop",
+            Self::StopAll { .. } => "stop_all",
+            Self::RestartConsumer(_) => "restart_consumer",
+            Self::Census => "census",
+            Self::Drain(_) => "drain",
+            Self::Crash(_) => "crash",
+            Self::CrashConsumer(_) => "crash_consumer",
+        }
+    }
 }
 
 /// A coupon actor to be started.
@@ -86,7 +105,6 @@ pub struct CouponStart {
 /// A coupon actor, or its start that is delayed.
 struct Child {
     incarnation: u64,
-    partition: Partition,
     consumer: ActorRef<PartitionMessage>,
     actor: Option<ActorRef<CouponMessage>>,
     _delay: Option<TaskGuard>,
@@ -116,11 +134,12 @@ impl Actor for Supervisor {
         myself: ActorRef<SupervisorMessage>,
         environment: Arc<Environment>,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let census = TaskGuard::spawn(async move {
+        let told = myself.clone();
+        let census = TaskGuard::spawn(&myself, async move {
             let mut interval = tokio::time::interval(CENSUS_INTERVAL);
             loop {
                 interval.tick().await;
-                let _ended = myself.cast(SupervisorMessage::Census);
+                let _ended = told.cast(SupervisorMessage::Census);
             }
         });
         Ok(SupervisorState {
@@ -140,12 +159,17 @@ impl Actor for Supervisor {
         message: SupervisorMessage,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
+        state.environment.shared.handled("supervisor", message.name());
         match message {
             SupervisorMessage::Ownership(Ownership::Assigned(partition)) => {
-                state.consumers.insert(partition, None);
-                state.start_consumer(partition, &myself).await?;
+                // A membership that starts anew may say again what is owned already.
+                if !state.consumers.contains_key(&partition) {
+                    state.start_consumer(partition, &myself).await;
+                }
             }
-            SupervisorMessage::Ownership(Ownership::Revoked(partition)) => state.revoke(partition),
+            SupervisorMessage::Ownership(Ownership::Revoked(partition)) => {
+                state.revoke(partition).await;
+            }
             SupervisorMessage::Start {
                 campaign,
                 incarnation,
@@ -155,23 +179,31 @@ impl Actor for Supervisor {
                 consumer,
             } => {
                 let start = CouponStart { campaign, incarnation, from, partition, consumer };
-                state.start(start, delay, &myself).await?;
+                if state.is_current(&start) {
+                    state.start(start, delay, &myself).await;
+                }
             }
             SupervisorMessage::StartNow(start) => {
                 let waits = |child: &Child| child.incarnation == start.incarnation;
-                if state.coupons.get(&start.campaign).is_some_and(waits) {
-                    state.start(*start, Duration::ZERO, &myself).await?;
+                if state.is_current(&start) && state.coupons.get(&start.campaign).is_some_and(waits)
+                {
+                    state.start(*start, Duration::ZERO, &myself).await;
                 }
             }
-            SupervisorMessage::Stop { campaign } => state.stop(&campaign),
-            SupervisorMessage::StopAll { partition } => state.stop_all(partition),
+            SupervisorMessage::Stop { campaign, consumer } => {
+                let its = |child: &Child| child.consumer.get_id() == consumer;
+                if state.coupons.get(&campaign).is_some_and(its) {
+                    state.stop(&campaign);
+                }
+            }
+            SupervisorMessage::StopAll { consumer } => state.stop_all(consumer),
             SupervisorMessage::RestartConsumer(partition) => {
                 if state.consumers.get(&partition).is_some_and(Option::is_none) {
-                    state.start_consumer(partition, &myself).await?;
+                    state.start_consumer(partition, &myself).await;
                 }
             }
             SupervisorMessage::Census => state.environment.directory.census(),
-            SupervisorMessage::Drain(reply) => state.drain(reply),
+            SupervisorMessage::Drain(reply) => state.drain(reply, &myself),
             SupervisorMessage::Crash(campaign) => state.crash(&campaign),
             SupervisorMessage::CrashConsumer(partition) => {
                 if let Some(Some(consumer)) = state.consumers.get(&partition) {
@@ -188,6 +220,7 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
+        state.environment.shared.handled("supervisor", "ended");
         match event {
             SupervisionEvent::ActorFailed(actor, error) => {
                 state.ended(actor.get_id(), &error.to_string(), &myself);
@@ -203,29 +236,38 @@ impl Actor for Supervisor {
 }
 
 impl SupervisorState {
-    async fn start_consumer(
-        &mut self,
-        partition: Partition,
-        myself: &ActorRef<SupervisorMessage>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn start_consumer(&mut self, partition: Partition, myself: &ActorRef<SupervisorMessage>) {
         let environment = self.environment.clone();
         let supervisor = myself.clone();
         let arguments = PartitionArguments { environment, partition, supervisor };
-        let (consumer, _) =
-            Actor::spawn_linked(None, PartitionConsumer, arguments, myself.get_cell()).await?;
-        self.consumers.insert(partition, Some(consumer));
-        Ok(())
+        let started =
+            Actor::spawn_linked(None, PartitionConsumer, arguments, myself.get_cell()).await;
+        match started {
+            Ok((consumer, _)) => {
+                self.consumers.insert(partition, Some(consumer));
+            }
+            Err(error) => self.consumer_failed(partition, &error.to_string(), myself),
+        }
     }
 
     /// Another node decides from now on. Rows under way may still be stored: they are the same.
-    fn revoke(&mut self, partition: Partition) {
+    async fn revoke(&mut self, partition: Partition) {
         if let Some(Some(consumer)) = self.consumers.remove(&partition) {
-            consumer.kill();
+            // Its last message is handled before anybody owns the partition again. An error means
+            // that it has ended already.
+            let _ended = consumer.kill_and_wait(None).await;
+            self.stop_all(consumer.get_id());
         }
         self.restarts.remove(&partition);
-        self.stop_all(partition);
         self.environment.directory.disown(partition);
         tracing::info!(partition, "partition was revoked");
+    }
+
+    /// Whether a start was asked for by the consumer that is its partition's now. What an earlier
+    /// one asked for may arrive after its end, and nobody would ever stop it.
+    fn is_current(&self, start: &CouponStart) -> bool {
+        let consumer = self.consumers.get(&start.partition).and_then(Option::as_ref);
+        consumer.is_some_and(|consumer| consumer.get_id() == start.consumer.get_id())
     }
 
     async fn start(
@@ -233,30 +275,34 @@ impl SupervisorState {
         start: CouponStart,
         delay: Duration,
         myself: &ActorRef<SupervisorMessage>,
-    ) -> Result<(), ActorProcessingErr> {
+    ) {
         self.stop(&start.campaign);
         let CouponStart { campaign, incarnation, from, partition, consumer } = start;
         let mut child =
-            Child { incarnation, partition, consumer: consumer.clone(), actor: None, _delay: None };
+            Child { incarnation, consumer: consumer.clone(), actor: None, _delay: None };
         if delay.is_zero() {
             let environment = self.environment.clone();
-            let arguments =
-                CouponArguments::new(environment, campaign.clone(), incarnation, from, consumer);
-            let (actor, _) =
-                Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await?;
-            self.by_actor.insert(actor.get_id(), campaign.clone());
-            child.actor = Some(actor);
+            let (told, name) = (consumer.clone(), campaign.clone());
+            let arguments = CouponArguments::new(environment, name, incarnation, from, told);
+            let started =
+                Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await;
+            match started {
+                Ok((actor, _)) => {
+                    self.by_actor.insert(actor.get_id(), campaign.clone());
+                    child.actor = Some(actor);
+                }
+                Err(error) => return failed(&consumer, campaign, incarnation, &error.to_string()),
+            }
         } else {
-            let myself = myself.clone();
+            let told = myself.clone();
             let campaign = campaign.clone();
             let start = CouponStart { campaign, incarnation, from, partition, consumer };
-            child._delay = Some(TaskGuard::spawn(async move {
+            child._delay = Some(TaskGuard::spawn(myself, async move {
                 tokio::time::sleep(delay).await;
-                let _ended = myself.cast(SupervisorMessage::StartNow(Box::new(start)));
+                let _ended = told.cast(SupervisorMessage::StartNow(Box::new(start)));
             }));
         }
         self.coupons.insert(campaign, child);
-        Ok(())
     }
 
     fn stop(&mut self, campaign: &CampaignId) {
@@ -268,11 +314,11 @@ impl SupervisorState {
         }
     }
 
-    fn stop_all(&mut self, partition: Partition) {
-        let of_partition = |(campaign, child): (&CampaignId, &Child)| {
-            (child.partition == partition).then(|| campaign.clone())
+    fn stop_all(&mut self, consumer: ActorId) {
+        let its = |(campaign, child): (&CampaignId, &Child)| {
+            (child.consumer.get_id() == consumer).then(|| campaign.clone())
         };
-        let campaigns: Vec<_> = self.coupons.iter().filter_map(of_partition).collect();
+        let campaigns: Vec<_> = self.coupons.iter().filter_map(its).collect();
         for campaign in campaigns {
             self.stop(&campaign);
         }
@@ -280,13 +326,10 @@ impl SupervisorState {
 
     /// An actor has ended. Those that were stopped on purpose are no longer known here.
     fn ended(&mut self, actor: ActorId, reason: &str, myself: &ActorRef<SupervisorMessage>) {
-        note_violation(reason);
         if let Some(campaign) = self.by_actor.remove(&actor)
             && let Some(child) = self.coupons.remove(&campaign)
         {
-            let incarnation = child.incarnation;
-            let event = Event::Failed { campaign, incarnation, reason: reason.to_owned() };
-            let _ended = child.consumer.cast(PartitionMessage::Event(event));
+            failed(&child.consumer, campaign, child.incarnation, reason);
             return;
         }
         let owned = |(partition, consumer): (&Partition, &Option<ActorRef<PartitionMessage>>)| {
@@ -294,16 +337,26 @@ impl SupervisorState {
             same.then_some(*partition)
         };
         if let Some(partition) = self.consumers.iter().find_map(owned) {
-            tracing::error!(partition, reason, "partition consumer failed, will be restarted");
-            self.consumers.insert(partition, None);
-            self.stop_all(partition);
-            let myself = myself.clone();
-            let restart = TaskGuard::spawn(async move {
-                tokio::time::sleep(CONSUMER_RESTART_PAUSE).await;
-                let _ended = myself.cast(SupervisorMessage::RestartConsumer(partition));
-            });
-            self.restarts.insert(partition, restart);
+            self.stop_all(actor);
+            self.consumer_failed(partition, reason, myself);
         }
+    }
+
+    fn consumer_failed(
+        &mut self,
+        partition: Partition,
+        reason: &str,
+        myself: &ActorRef<SupervisorMessage>,
+    ) {
+        note_violation(reason);
+        tracing::error!(partition, reason, "partition consumer failed, will be restarted");
+        self.consumers.insert(partition, None);
+        let told = myself.clone();
+        let restart = TaskGuard::spawn(myself, async move {
+            tokio::time::sleep(CONSUMER_RESTART_PAUSE).await;
+            let _ended = told.cast(SupervisorMessage::RestartConsumer(partition));
+        });
+        self.restarts.insert(partition, restart);
     }
 
     fn crash(&self, campaign: &CampaignId) {
@@ -313,16 +366,31 @@ impl SupervisorState {
         }
     }
 
-    fn drain(&mut self, reply: RpcReplyPort<()>) {
+    fn drain(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<SupervisorMessage>) {
         let consumers: Vec<_> = self.consumers.values().flatten().cloned().collect();
-        self.drains.push(TaskGuard::spawn(async move {
-            for consumer in &consumers {
-                // A consumer that has ended has nothing to settle.
-                let _ended = ractor::call!(consumer, PartitionMessage::Drain);
-            }
+        self.drains.push(TaskGuard::spawn(myself, async move {
+            // All at once: one that can't settle must not keep the others from it. A consumer
+            // that has ended has nothing to settle.
+            let drained = consumers
+                .iter()
+                .map(|consumer| async { ractor::call!(consumer, PartitionMessage::Drain).ok() });
+            futures_util::future::join_all(drained).await;
             let _gone = reply.send(());
         }));
     }
+}
+
+/// Tells a campaign's partition that its actor failed.
+fn failed(
+    consumer: &ActorRef<PartitionMessage>,
+    campaign: CampaignId,
+    incarnation: u64,
+    reason: &str,
+) {
+    note_violation(reason);
+    let event = Event::Failed { campaign, incarnation, reason: reason.to_owned() };
+    // A consumer that has ended has no campaigns.
+    let _ended = consumer.cast(PartitionMessage::Event(event));
 }
 
 /// A broken invariant names itself in the panic that stopped it.

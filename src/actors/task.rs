@@ -1,7 +1,10 @@
-//! Tasks that end with whoever started them, and retries without end but with backoff.
+//! Tasks that end with whoever started them and never fail unheard, and retries without end but
+//! with backoff.
 
-use std::{future::Future, time::Duration};
+use std::{any::Any, future::Future, panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt;
+use ractor::{ActorRef, Message};
 use tokio::task::JoinHandle;
 
 use crate::telemetry::Chain;
@@ -12,14 +15,23 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 /// Longest pause of a retry: what a recovered store or log makes wait at most.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// A task that is aborted when its guard is dropped.
+/// A task of an actor. It is aborted when its guard is dropped, and when it panics its owner ends
+/// with the panic's text as the reason: whoever waits for the task would wait for ever.
 #[derive(Debug)]
 pub(super) struct TaskGuard(JoinHandle<()>);
 
 impl TaskGuard {
-    /// Runs `future` until it ends or the guard is dropped.
-    pub(super) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(future))
+    /// Runs `future` for `owner` until it ends or the guard is dropped.
+    pub(super) fn spawn<M: Message>(
+        owner: &ActorRef<M>,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let owner = owner.clone();
+        Self(tokio::spawn(async move {
+            if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+                owner.stop(Some(panic_text(&*panic)));
+            }
+        }))
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -31,6 +43,13 @@ impl Drop for TaskGuard {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = literal.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a task panicked without a text".to_owned())
 }
 
 /// Repeats `attempt` until it succeeds. For whatever must not be gone on without: it ends only

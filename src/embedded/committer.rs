@@ -11,7 +11,14 @@ use fjall::{Database, Keyspace, PersistMode, UserKey, UserValue};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::debug;
 
-use super::{block::pack, database::Hooks, keys, space::Space, tail::Tail};
+use super::{
+    block::pack,
+    database::Hooks,
+    keys,
+    space::Space,
+    tail::Tail,
+    witness::{Durable, Witness},
+};
 use crate::{
     clock::SharedClock,
     domain::ids::{Offset, Partition, Timestamp},
@@ -128,6 +135,8 @@ enum Failure {
     Sync(#[source] io::Error),
     #[error("reading a register of the embedded database")]
     Read(#[source] fjall::Error),
+    #[error("writing the witness of the embedded database")]
+    Witness(#[source] io::Error),
     #[error("the committer of the embedded database panicked")]
     Panicked,
 }
@@ -148,6 +157,7 @@ pub(super) struct Committer {
     pub(super) log: Keyspace,
     pub(super) data: Keyspace,
     pub(super) partitions: Vec<WritePosition>,
+    pub(super) witness: Witness,
     pub(super) clock: SharedClock,
     pub(super) hooks: Hooks,
     pub(super) space: Space,
@@ -237,6 +247,7 @@ impl Committer {
             self.commit(group)?;
         }
         self.database.persist(PersistMode::SyncAll).map_err(Failure::Commit)?;
+        self.witness.sync().map_err(Failure::Witness)?;
         debug!("embedded database is closed, everything is on disk");
         for reply in closing {
             // Whoever asked may have stopped waiting.
@@ -356,7 +367,15 @@ impl Committer {
         if durable {
             (self.hooks.before_sync)().map_err(Failure::Sync)?;
         }
+        let witnessed = durable && !batch.is_empty();
+        // The batch gets this number or, if the database took some for itself, a higher one.
+        let next_batch = self.database.seqno() + 1;
         batch.commit().map_err(Failure::Commit)?;
+        if witnessed {
+            let records = self.partitions.iter().map(|position| position.next).sum();
+            let durable = Durable { next_batch, records };
+            self.witness.write(durable).map_err(Failure::Witness)?;
+        }
         self.space.wrote(bytes as u64);
         for (partition, (_, records)) in records {
             self.partitions[partition as usize].tail.publish(records);

@@ -11,9 +11,10 @@ use super::{
     block::unpack,
     committer::{Committer, WritePosition},
     folder::{FolderError, data_folder, locked},
-    keys,
+    inspect, keys,
     space::{FreeBytes, Space, free_bytes},
     tail::Tail,
+    witness::Witness,
 };
 use crate::{
     clock::SharedClock,
@@ -91,13 +92,24 @@ pub enum OpenError {
         #[source]
         source: fjall::Error,
     },
-    /// The database holds what coupond never wrote.
-    #[error("the embedded database in {} is damaged: {detail}", path.display())]
+    /// The database could not be looked at before it was opened, or its witness not be written.
+    #[error("looking at the embedded database in {}", path.display())]
+    Inspect {
+        /// What was looked at.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was acknowledged is gone, or what is there is not what was written.
+    #[error("the embedded database in {} is damaged: {detail}; {remedy}", path.display())]
     Damaged {
         /// Its folder.
         path: PathBuf,
         /// What was found.
         detail: String,
+        /// What to do.
+        remedy: String,
     },
     /// The committer's thread can't be started.
     #[error("starting the committer of the embedded database")]
@@ -160,6 +172,29 @@ impl EmbeddedDatabase {
         Self::open_with(config, clock, Hooks::default())
     }
 
+    /// As [`Self::open`]; `fatal` is told what would have ended the process.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(feature = "contract")]
+    pub fn open_reporting(
+        config: &EmbeddedConfig,
+        clock: SharedClock,
+        fatal: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(config, clock, Hooks { fatal: Arc::new(fatal), ..Hooks::default() })
+    }
+
+    /// Writes what is in memory into tables, as the database does when it is enough.
+    ///
+    /// # Errors
+    /// What the database said.
+    #[cfg(feature = "contract")]
+    pub fn write_tables(&self) -> Result<(), fjall::Error> {
+        self.shared.log.rotate_memtable_and_wait()?;
+        self.shared.data.rotate_memtable_and_wait()
+    }
+
     pub(super) fn open_with(
         config: &EmbeddedConfig,
         clock: SharedClock,
@@ -169,6 +204,7 @@ impl EmbeddedDatabase {
         let lock = locked(&config.dir)?;
         let path = config.dir.join(DATABASE_FOLDER);
         let failed = |source| OpenError::Database { path: path.clone(), source };
+        let inspected = inspect::before_open(&config.dir, &path)?;
         let database = Database::builder(&path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -180,13 +216,18 @@ impl EmbeddedDatabase {
         let ends = Ends { path: &path, log: &log, data: &data };
         let partitions = (0..config.partitions)
             .map(|partition| ends.find(partition))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let records = partitions.iter().map(|position| position.next).sum();
+        let durable = inspected.after_open(&path, database.seqno(), records)?;
+        let witness = Witness::open(&config.dir, durable)
+            .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
         let (queue, receiver) = mpsc::channel(QUEUE_OPERATIONS_MAX);
         let committer = Committer {
             database,
             log: log.clone(),
             data: data.clone(),
             partitions,
+            witness,
             clock: clock.clone(),
             space: Space::new(config.dir.clone(), config.reserve_bytes, hooks.free_bytes),
             hooks,
@@ -311,6 +352,7 @@ impl Ends<'_> {
 
     fn damaged(&self, partition: Partition, what: &str) -> OpenError {
         let detail = format!("partition {partition}: {what} can't be read");
-        OpenError::Damaged { path: self.path.to_owned(), detail }
+        let remedy = "restore the data folder from a copy".to_owned();
+        OpenError::Damaged { path: self.path.to_owned(), detail, remedy }
     }
 }

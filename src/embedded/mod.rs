@@ -10,13 +10,19 @@ mod block;
 mod committer;
 mod database;
 mod folder;
+mod inspect;
+#[cfg(test)]
+mod inspect_tests;
+mod journal;
 pub(crate) mod keys;
+mod manifest;
 mod space;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 pub use database::{EmbeddedDatabase, OpenError};
 pub use folder::{FolderError, data_folder, kept_secret};

@@ -308,5 +308,5 @@ fn a_damaged_last_record_refuses_to_open() {
     let hooks = Hooks::default();
     let error = EmbeddedDatabase::open_with(&config(folder.path(), 2), ManualClock::at(0), hooks)
         .unwrap_err();
-    assert!(error.to_string().ends_with("partition 1: its last records can't be read"), "{error}");
+    assert!(error.to_string().contains("partition 1: its last records can't be read"), "{error}");
 }

@@ -143,7 +143,7 @@ impl Codec {
         };
         let campaign = record.campaign().clone();
         let partition = self.partition_of(&campaign);
-        let mac = self.mac(partition, campaign.as_str().as_bytes(), &value).to_vec();
+        let mac = self.mac(partition, campaign.as_str().as_bytes(), &value);
         (partition, NewRecord { campaign, value, mac })
     }
 
@@ -166,7 +166,7 @@ impl Codec {
         }
         let authentic = match &record.mac {
             None => false,
-            Some(mac) if **mac == self.mac(partition, &record.key, &record.value) => true,
+            Some(mac) if **mac == self.mac_text(partition, &record.key, &record.value) => true,
             Some(_) => return Err(DeadLetterReason::Forged),
         };
         let decoded = Self::decode_content(&record.value, authentic)?;
@@ -214,7 +214,13 @@ impl Codec {
         Ok(Decoded::Record(decoded))
     }
 
-    fn mac(&self, partition: Partition, key: &[u8], value: &[u8]) -> MacText {
+    /// The MAC of a record of `partition`, as its header carries it.
+    #[must_use]
+    pub fn mac(&self, partition: Partition, key: &[u8], value: &[u8]) -> Vec<u8> {
+        self.mac_text(partition, key, value).to_vec()
+    }
+
+    fn mac_text(&self, partition: Partition, key: &[u8], value: &[u8]) -> MacText {
         let parts = [&(key.len() as u64).to_le_bytes()[..], key, value];
         let mac = self.keys.mac_of(MAC_PURPOSE, self.log_epoch, partition, &parts);
         let mut text = [b':'; 2 + 2 * MAC_BYTES];

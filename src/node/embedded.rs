@@ -6,7 +6,7 @@ use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
     clock::SharedClock,
     config::Config,
-    embedded::{EmbeddedDatabase, kept_secret},
+    embedded::{EmbeddedDatabase, OpenError, kept_secret},
     feed::in_process::InProcessFeed,
     log::embedded::EmbeddedLog,
     store::embedded::EmbeddedStore,
@@ -21,7 +21,7 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
     let database = tokio::task::spawn_blocking(open)
         .await
         .map_err(|error| ServeError::failed("opening the data folder", error))?
-        .map_err(|error| ServeError::failed("opening the data folder", error))?;
+        .map_err(not_opened)?;
     let secret = match &config.secret {
         Some(secret) => secret.clone(),
         None => kept_secret(&config.embedded.dir, SECRET_FILE)
@@ -45,4 +45,12 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         future_max_ms: None,
         closer: Closer::Embedded(database),
     })
+}
+
+fn not_opened(error: OpenError) -> ServeError {
+    let operation = "opening the data folder".to_owned();
+    match error {
+        OpenError::Damaged { .. } => ServeError::Broken { operation, source: error.into() },
+        _ => ServeError::failed(operation, error),
+    }
 }

@@ -11,6 +11,15 @@ pub enum ServeError {
         /// What to do.
         remedy: String,
     },
+    /// What was acknowledged is gone, or what is there is not what was written.
+    #[error("{operation}: an invariant is broken")]
+    Broken {
+        /// What was attempted.
+        operation: String,
+        /// What was found, and what to do.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// It could not be done now.
     #[error("{operation}")]
     Failed {
@@ -42,11 +51,13 @@ impl ServeError {
         Self::Unfit { found: found.into(), remedy: remedy.into() }
     }
 
-    /// The process's exit code: 2 where something must be changed first, else 1.
+    /// The process's exit code: 2 where something must be changed first, 3 where an invariant is
+    /// broken, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unfit { .. } => 2,
+            Self::Broken { .. } => 3,
             Self::Failed { .. } | Self::Ended { .. } => 1,
         }
     }

@@ -55,6 +55,8 @@ pub struct Folded {
 pub struct Folder {
     campaign: Campaign,
     expectations: Expectations,
+    /// A contradiction was found: the state is no longer what the log below gives.
+    stopped: bool,
     keys: std::sync::Arc<Keys>,
     log_epoch: u32,
 }
@@ -64,7 +66,7 @@ impl Folder {
     #[must_use]
     pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>, log_epoch: u32) -> Self {
         let Recovered { campaign, expectations } = recovered;
-        Self { campaign, expectations, keys, log_epoch }
+        Self { campaign, expectations, stopped: false, keys, log_epoch }
     }
 
     /// The campaign's state.
@@ -79,14 +81,18 @@ impl Folder {
         self.expectations.until()
     }
 
-    /// Folds a batch. Stops before the first contradiction: what is before it stands.
+    /// Folds a batch. Stops before the first contradiction: what is before it stands, and nothing
+    /// of this batch or a later one comes after it.
     pub fn fold(&mut self, batch: Batch) -> Folded {
         let Batch { records, passed } = batch;
         let mut folded = Folded::default();
+        if self.stopped {
+            return folded;
+        }
         folded.told.reserve(records.len());
         folded.settled.reserve(records.len());
         folded.coupons.reserve((self.campaign.remaining() as usize).min(records.len()));
-        let Self { campaign, expectations, keys, log_epoch } = self;
+        let Self { campaign, expectations, keys, log_epoch, stopped } = self;
         let teller = Teller { keys, log_epoch: *log_epoch };
         campaign.fold_all(records, |campaign, at, record, outcome| {
             let digest = match &outcome {
@@ -99,6 +105,7 @@ impl Folder {
                 Outcome::Decided { row: None, .. } | Outcome::Undefined => None,
             };
             if let Err(contradiction) = expectations.derived(at.offset, digest) {
+                *stopped = true;
                 folded.contradiction = Some(contradiction);
                 return ControlFlow::Break(());
             }
@@ -108,6 +115,7 @@ impl Folder {
         if folded.contradiction.is_none() {
             folded.contradiction = expectations.passed(passed).err();
         }
+        *stopped |= folded.contradiction.is_some();
         folded
     }
 }
@@ -187,5 +195,73 @@ fn control_answer(decision: Decision) -> Answer {
         Decision::Rejected(reason) => Answer::Rejected { reason },
         Decision::Refused(refusal) => Answer::Refused { refusal },
         Decision::Accepted | Decision::Issued(_) | Decision::AlreadyIssued(_) => Answer::Accepted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        domain::{
+            code::CodeFormat,
+            definition::Terms,
+            ids::{CampaignId, Timestamp},
+            record::{Change, Control},
+            rows::CampaignRows,
+        },
+        partition::recovery::Recovery,
+    };
+
+    fn keys() -> Arc<Keys> {
+        Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
+    }
+
+    fn at(offset: Offset) -> At {
+        At { offset, time: Timestamp(0) }
+    }
+
+    fn request(offset: Offset, user: &str) -> (At, Record) {
+        let campaign = CampaignId::parse("spring").unwrap();
+        let user = UserId::parse(user).unwrap();
+        (at(offset), Record::Request(Request { campaign, user, idempotency_key: None }))
+    }
+
+    fn defined() -> (At, Record) {
+        let terms = Terms {
+            quota: 10,
+            per_user_limit: 1,
+            opens_at: None,
+            closes_at: None,
+            code: CodeFormat::default(),
+        };
+        let campaign = CampaignId::parse("spring").unwrap();
+        let change = Change::Defined { terms };
+        (at(0), Record::Control(Control { campaign, based_on: None, change }))
+    }
+
+    fn recovered(rows: CampaignRows, coupons: Vec<Coupon>) -> Folder {
+        let campaign = CampaignId::parse("spring").unwrap();
+        let mut recovery = Recovery::new(campaign, (1, 0), 0, rows, keys()).unwrap();
+        recovery.coupons(coupons).unwrap();
+        Folder::new(recovery.finish().unwrap(), keys(), 1)
+    }
+
+    #[test]
+    fn after_a_contradiction_no_later_batch_comes_to_a_row() {
+        let log = vec![defined(), request(1, "ada"), request(2, "bob"), request(3, "cid")];
+        let mut folder = recovered(CampaignRows::default(), Vec::new());
+        let mut coupons = folder.fold(Batch { records: log.clone(), passed: 4 }).coupons;
+        coupons.truncate(1);
+        coupons[0].user = UserId::parse("eve").unwrap();
+        coupons[0].digest = keys().coupon_digest(&coupons[0]);
+
+        let mut folder = recovered(CampaignRows::default(), coupons);
+        let first = folder.fold(Batch { records: log[..3].to_vec(), passed: 3 });
+        assert_eq!(first.contradiction.map(|found| found.from), Some(1));
+        // It was under way before anybody heard of the contradiction; bob was not decided.
+        let second = folder.fold(Batch { records: log[3..].to_vec(), passed: 4 });
+        assert_eq!(second, Folded::default());
     }
 }

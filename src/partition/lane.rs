@@ -1,6 +1,6 @@
 //! What a partition keeps of one campaign.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{fold::Batch, restart::Failures};
 use crate::domain::{
@@ -53,6 +53,8 @@ pub(super) struct Lane {
     /// Whether a replayed chunk is under way; `met` when it reaches the live position.
     pub(super) replaying: bool,
     pub(super) met: bool,
+    /// Dead letters that the replayed chunk waits for.
+    pub(super) letters: BTreeSet<Offset>,
     /// Where this incarnation's log begins.
     pub(super) start_from: Offset,
     /// The highest sequence that replayed chunks issued.
@@ -88,6 +90,7 @@ impl Lane {
             batches: VecDeque::new(),
             replaying: false,
             met: false,
+            letters: BTreeSet::new(),
             start_from: 0,
             replayed_issued: None,
             floor: 0,
@@ -112,6 +115,7 @@ impl Lane {
         self.batches.clear();
         self.replaying = false;
         self.met = false;
+        self.letters.clear();
         self.expects_until = None;
     }
 

@@ -29,6 +29,12 @@ pub struct Failures {
 }
 
 impl Failures {
+    /// Where it last failed, if it has not got past that since.
+    #[must_use]
+    pub fn at(&self) -> Option<Offset> {
+        (self.count > 0).then_some(self.at)
+    }
+
     /// Counts a failure while `at` was the first position not yet stored.
     pub fn failed(&mut self, at: Offset) -> Verdict {
         if at != self.at {

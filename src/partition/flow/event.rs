@@ -89,6 +89,27 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// What it is called where events are counted.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "read",
+            Self::Ready { .. } => "ready",
+            Self::Report(_) => "report",
+            Self::Contradicted { .. } => "contradicted",
+            Self::Failed { .. } => "failed",
+            Self::Replayed { .. } => "replayed",
+            Self::HoldWritten(_) => "hold_written",
+            Self::Holds(_) => "holds",
+            Self::DeadLettered(_) => "dead_lettered",
+            Self::Persisted(_) => "persisted",
+            Self::End(_) => "end",
+            Self::Tick { .. } => "time",
+        }
+    }
+}
+
 /// A stored batch of one campaign.
 #[derive(Debug)]
 pub struct Report {
@@ -100,6 +121,8 @@ pub struct Report {
     pub told: Vec<Told>,
     /// The answers, in order.
     pub settled: Vec<Settled>,
+    /// Whether [`Event::Contradicted`] follows: not all that the batch passed is decided.
+    pub contradicted: bool,
     /// From when on nothing is issued any more, whatever is asked; none: not known to end.
     pub over_from: Option<Timestamp>,
 }

@@ -142,6 +142,27 @@ impl Flow {
         }
     }
 
+    /// Goes on extending a hold that another owner closed, where nothing of the campaign passed
+    /// this one undecided: whoever closed it may be gone, and nobody else would say how far the
+    /// hold reaches.
+    fn adopt(&mut self, hold: &Hold) {
+        let campaign = &hold.campaign;
+        if self.is_new {
+            self.once_held.insert(campaign.clone());
+            self.adopted.entry(campaign.clone()).or_default().push(hold.clone());
+            return;
+        }
+        let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        let decides = matches!(lane.phase, Phase::Starting | Phase::Live);
+        let same = |known: &Hold| (known.from, known.number) == (hold.from, hold.number);
+        if decides && lane.holds.is_empty() && !lane.closed.iter().any(same) {
+            lane.closed.push(hold.clone());
+            lane.extended = 0;
+            self.once_held.insert(campaign.clone());
+            self.sweeps_now = true;
+        }
+    }
+
     /// Takes over what the store says: on assignment all of it, later what a zombie has written.
     pub(super) fn take_holds(&mut self, holds: &[Hold], effects: &mut Vec<Effect>) {
         let mut news = BTreeSet::new();
@@ -152,6 +173,7 @@ impl Flow {
             // other's for those that it lets records pass under.
             let settled = hold.unsettled_from() >= self.durable;
             if !hold.is_in_force() && (settled || !self.is_new) {
+                self.adopt(hold);
                 continue;
             }
             let now_ms = self.now_ms;

@@ -16,14 +16,14 @@ use super::{
     acks::Acks,
     lane::{Kept, Lane, Phase, is_release},
     recovery::Contradiction,
-    restart::Verdict,
+    restart::{Failures, Verdict},
 };
 use crate::domain::{
     answer::Settled,
     campaign::At,
     ids::{CampaignId, Offset, Partition, Timestamp},
     record::Record,
-    rows::{HoldKind, PartitionRows},
+    rows::{Hold, HoldKind, PartitionRows},
 };
 
 pub use event::{Effect, Event, Incoming, Report};
@@ -70,13 +70,16 @@ pub struct Flow {
     sendable: BTreeSet<CampaignId>,
     occupied: BTreeSet<CampaignId>,
     hold_numbers: BTreeMap<CampaignId, u32>,
-    /// Campaigns with holds that this owner closed.
+    /// Campaigns with closed holds that this owner extends.
     once_held: BTreeSet<CampaignId>,
+    /// Those that earlier owners closed, until their campaign starts here.
+    adopted: BTreeMap<CampaignId, Vec<Hold>>,
     swept_ms: u64,
+    sweeps_now: bool,
     /// Until the holds found on assignment are taken over.
     is_new: bool,
     /// Dead letters of undefined campaigns under way.
-    letters: BTreeSet<Offset>,
+    letters: BTreeMap<Offset, CampaignId>,
     outbox: Vec<Settled>,
     published: Offset,
     end: Offset,
@@ -109,9 +112,11 @@ impl Flow {
             occupied: BTreeSet::new(),
             hold_numbers: BTreeMap::new(),
             once_held: BTreeSet::new(),
+            adopted: BTreeMap::new(),
             swept_ms: now_ms,
+            sweeps_now: false,
             is_new: true,
-            letters: BTreeSet::new(),
+            letters: BTreeMap::new(),
             outbox: Vec::new(),
             published: 0,
             end: end.max(next),
@@ -151,13 +156,7 @@ impl Flow {
             }
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
-            Event::DeadLettered(offset) => {
-                self.acks.done(offset);
-                // An undefined campaign's record is still kept, and gives its credit back later.
-                if !self.letters.remove(&offset) {
-                    effects.push(Effect::Credit(1));
-                }
-            }
+            Event::DeadLettered(offset) => self.dead_lettered(offset, effects),
             Event::Persisted(next) => self.persisted(next, effects),
             Event::End(end) => self.end = self.end.max(end),
             Event::Tick { now_ms, wall } => {
@@ -260,6 +259,7 @@ impl Flow {
             .entry(campaign.clone())
             .or_insert_with(|| Lane::new(Phase::Starting, incarnation, now_ms));
         lane.restart(incarnation, Phase::Starting);
+        lane.closed.extend(self.adopted.remove(campaign).into_iter().flatten());
         let from = self.durable.max(lane.floor);
         lane.start_from = from;
         // What is below was stored by an earlier incarnation and is loaded, not decided again.
@@ -299,6 +299,10 @@ impl Flow {
             }
         } else {
             lane.phase = Phase::Live;
+            if lane.kept.is_empty() && expects_until.is_none() {
+                // With nothing left to decide, this start is past whatever failed.
+                lane.failures = Failures::default();
+            }
             self.sendable.insert(campaign.clone());
         }
     }
@@ -316,14 +320,17 @@ impl Flow {
         let durable = self.durable;
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         lane.reason = Some(reason.clone());
-        let at = lane.first_unstored().unwrap_or(durable);
-        let at = lane.held_from().unwrap_or(at);
+        let from = lane.first_unstored().unwrap_or(durable);
+        let from = lane.held_from().unwrap_or(from);
+        // Where nothing of the campaign waits, others move progress on and not its failures.
+        let waits = lane.first_unstored().is_some() || !lane.holds.is_empty();
+        let at = lane.failures.at().filter(|_| !waits).unwrap_or(from);
         let verdict = lane.failures.failed(at);
         let held = !lane.holds.is_empty();
         match (verdict, held) {
             (Verdict::Restart { delay_ms }, false) => self.start(campaign, delay_ms, effects),
             (Verdict::Restart { delay_ms }, true) => self.catch_up(campaign, delay_ms, effects),
-            (Verdict::GiveUp, _) => self.hold(campaign, HoldKind::Failure, at, reason, effects),
+            (Verdict::GiveUp, _) => self.hold(campaign, HoldKind::Failure, from, reason, effects),
         }
     }
 

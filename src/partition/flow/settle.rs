@@ -16,7 +16,7 @@ use crate::domain::{
 
 impl Flow {
     pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
-        let Report { campaign, incarnation, told, settled, over_from } = report;
+        let Report { campaign, incarnation, told, settled, contradicted, over_from } = report;
         if !self.is_current(&campaign, incarnation) {
             return;
         }
@@ -25,9 +25,8 @@ impl Flow {
         lane.over_from = over_from;
         lane.active_ms = now_ms;
         if lane.replaying {
-            self.report_replayed(&campaign, &told, effects);
+            self.report_replayed(&campaign, &told, contradicted, effects);
             self.outbox.extend(settled);
-            self.sendable.insert(campaign);
             return;
         }
         let Some(count) = lane.batches.pop_front() else { return };
@@ -40,7 +39,9 @@ impl Flow {
             }
             lane.stored += 1;
             let Some(decision) = told.decision else {
-                if told.offset >= self.acks.watermark() && self.letters.insert(told.offset) {
+                if told.offset >= self.acks.watermark()
+                    && self.letters.insert(told.offset, campaign.clone()).is_none()
+                {
                     effects.push(Effect::DeadLetter(told.offset));
                 }
                 continue;
@@ -54,15 +55,53 @@ impl Flow {
         self.sendable.insert(campaign);
     }
 
-    /// A replayed chunk is stored. Once the live position is met, the holds are closed: from then
-    /// on nothing of the campaign may pass undecided.
-    fn report_replayed(&mut self, campaign: &CampaignId, told: &[Told], effects: &mut Vec<Effect>) {
+    pub(super) fn dead_lettered(&mut self, offset: Offset, effects: &mut Vec<Effect>) {
+        self.acks.done(offset);
+        let Some(campaign) = self.letters.remove(&offset) else {
+            effects.push(Effect::Credit(1));
+            return;
+        };
+        // An undefined campaign's record is still kept, and gives its credit back later; one that
+        // was replayed has given it back.
+        let Some(lane) = self.lanes.get_mut(&campaign) else { return };
+        if lane.letters.remove(&offset) && lane.letters.is_empty() {
+            self.chunk_stored(&campaign, effects);
+        }
+    }
+
+    /// The rows of a replayed chunk are stored; it is done once its dead letters are kept too.
+    fn report_replayed(
+        &mut self,
+        campaign: &CampaignId,
+        told: &[Told],
+        contradicted: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
-        lane.replaying = false;
         for told in told {
             effects.extend(told.decision.map(Effect::Count));
             lane.replayed_issued = told.issued.or(lane.replayed_issued);
+            if told.decision.is_none() {
+                lane.letters.insert(told.offset);
+                if self.letters.insert(told.offset, campaign.clone()).is_none() {
+                    effects.push(Effect::DeadLetter(told.offset));
+                }
+            }
         }
+        if contradicted {
+            // Its hold stays until the other one is durable.
+            lane.letters.clear();
+        } else if lane.letters.is_empty() {
+            self.chunk_stored(campaign, effects);
+        }
+    }
+
+    /// A replayed chunk is done. Once the live position is met, the holds are closed: from then
+    /// on nothing of the campaign may pass undecided.
+    fn chunk_stored(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
+        let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        lane.replaying = false;
+        self.sendable.insert(campaign.clone());
         effects.push(Effect::ReplayOn { campaign: campaign.clone(), met: lane.met });
         if !lane.met {
             return;
@@ -113,7 +152,18 @@ impl Flow {
         let behind = watermark.saturating_sub(self.durable);
         let due = behind >= PROGRESS_RECORDS_MAX
             || self.now_ms.saturating_sub(self.persisted_ms) >= PROGRESS_INTERVAL_MS;
-        if behind == 0 || self.persisting || !due {
+        if self.persisting || !due {
+            return;
+        }
+        // Where nothing of the campaign was read, a hold need not reach further at once: a new
+        // owner would only search in vain for what passed under it.
+        let sweep =
+            self.sweeps_now || self.now_ms.saturating_sub(self.swept_ms) >= HOLD_SWEEP_INTERVAL_MS;
+        if sweep {
+            self.swept_ms = self.now_ms;
+            self.sweeps_now = false;
+        }
+        if behind == 0 && !(sweep && self.may_extend(watermark)) {
             return;
         }
         let mut marks = Vec::new();
@@ -123,12 +173,6 @@ impl Flow {
             if let Some(issued) = issued {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
             }
-        }
-        // Where nothing of the campaign was read, a hold need not reach further at once: a new
-        // owner would only search in vain for what passed under it.
-        let sweep = self.now_ms.saturating_sub(self.swept_ms) >= HOLD_SWEEP_INTERVAL_MS;
-        if sweep {
-            self.swept_ms = self.now_ms;
         }
         for campaign in &self.once_held {
             if (sweep || self.occupied.contains(campaign))
@@ -146,6 +190,13 @@ impl Flow {
             last: self.acks.last(),
         };
         effects.push(Effect::Persist { holds, marks, progress });
+    }
+
+    /// Whether a closed hold could reach further than it does.
+    fn may_extend(&self, watermark: Offset) -> bool {
+        let lanes = self.once_held.iter().filter_map(|campaign| self.lanes.get(campaign));
+        let mut open = lanes.filter(|lane| lane.holds.is_empty() && !lane.closed.is_empty());
+        open.any(|lane| lane.extended < watermark)
     }
 
     pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {

@@ -297,6 +297,7 @@ impl World {
                 incarnation,
                 told: folded.told,
                 settled: folded.settled,
+                contradicted: false,
                 over_from: None,
             });
         }

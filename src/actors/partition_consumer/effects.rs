@@ -1,0 +1,162 @@
+//! How a partition consumer carries out what its flow says.
+
+use std::{sync::Arc, time::Duration};
+
+use ractor::{ActorId, ActorRef};
+use tokio::sync::Semaphore;
+
+use super::{PartitionMessage, PartitionState, Running};
+use crate::{
+    actors::{io, replay::Replay, supervisor::SupervisorMessage, task::TaskGuard},
+    domain::{
+        decision::Decision,
+        ids::{CampaignId, Offset},
+    },
+    partition::flow::{Effect, Event},
+    telemetry::metrics,
+};
+
+impl PartitionState {
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, myself: &ActorRef<PartitionMessage>) {
+        let mut counts: Vec<(Decision, u64)> = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Count(decision) => count(&mut counts, decision),
+                Effect::Publish(message) => self.publish(message),
+                Effect::Start { campaign, incarnation, from, delay_ms } => {
+                    self.start(campaign, incarnation, from, delay_ms, myself);
+                }
+                Effect::Stop { campaign } => self.stop(&campaign, myself.get_id()),
+                other => self.carry_out_running(other, myself),
+            }
+        }
+        for (decision, many) in counts {
+            metrics::decisions(&decision, many);
+        }
+    }
+
+    fn start(
+        &mut self,
+        campaign: CampaignId,
+        incarnation: u64,
+        from: Offset,
+        delay_ms: u64,
+        myself: &ActorRef<PartitionMessage>,
+    ) {
+        self.forget(&campaign);
+        self.tell_directory(&campaign);
+        let _ended = self.arguments.supervisor.cast(SupervisorMessage::Start {
+            campaign,
+            incarnation,
+            from,
+            delay: Duration::from_millis(delay_ms),
+            partition: self.arguments.partition,
+            consumer: myself.clone(),
+        });
+    }
+
+    fn stop(&mut self, campaign: &CampaignId, consumer: ActorId) {
+        self.forget(campaign);
+        self.tell_directory(campaign);
+        let campaign = campaign.clone();
+        let _ended = self.arguments.supervisor.cast(SupervisorMessage::Stop { campaign, consumer });
+    }
+
+    fn forget(&mut self, campaign: &CampaignId) {
+        if let Some(running) = &mut self.running {
+            running.handles.remove(campaign);
+            running.replays.remove(campaign);
+        }
+    }
+
+    fn carry_out_running(&mut self, effect: Effect, myself: &ActorRef<PartitionMessage>) {
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        let Some(running) = &mut self.running else { return };
+        let consumer = myself.clone();
+        match effect {
+            Effect::Send { campaign, incarnation, batch } => {
+                if let Some(handle) = running.handles.get(&campaign)
+                    && handle.incarnation == incarnation
+                {
+                    handle.send(batch);
+                }
+            }
+            Effect::Replay { campaign, incarnation, from } => {
+                let Some(handle) = running.handles.get(&campaign) else { return };
+                let chunks = Arc::new(Semaphore::new(1));
+                let replay = Replay {
+                    environment,
+                    partition,
+                    campaign: campaign.clone(),
+                    incarnation,
+                    from,
+                    chunks: chunks.clone(),
+                    consumer,
+                };
+                let task = handle.spawn(replay.run());
+                running.replays.insert(campaign, (chunks, task));
+            }
+            Effect::ReplayOn { campaign, met } => {
+                if met {
+                    running.replays.remove(&campaign);
+                } else if let Some((chunks, _)) = running.replays.get(&campaign) {
+                    chunks.add_permits(1);
+                }
+            }
+            Effect::Credit(records) => running.credit.add_permits(records),
+            Effect::WriteHold { hold, mark } => {
+                let what = (hold.kind, hold.state);
+                tracing::warn!(campaign = %hold.campaign, from = hold.from, ?what, "hold changes");
+                running.write(myself, async move {
+                    io::write_hold(&environment, hold.clone(), mark).await;
+                    Some(Event::HoldWritten(hold))
+                });
+            }
+            Effect::DeadLetter(offset) => running.write(myself, async move {
+                io::keep_undefined(&environment, partition, offset).await;
+                Some(Event::DeadLettered(offset))
+            }),
+            Effect::Persist { holds, marks, progress } => running.write(myself, async move {
+                let next = progress.next;
+                io::persist(&environment, holds, marks, progress).await;
+                Some(Event::Persisted(next))
+            }),
+            Effect::Settled { next, keep_from } => running.write(myself, async move {
+                // Only lag tools and trimming wait for it; the next second says it again.
+                if let Err(error) = environment.log.settled(partition, next, keep_from).await {
+                    tracing::debug!(partition, %error, "settled offset was not taken");
+                }
+                None
+            }),
+            Effect::Count(_) | Effect::Publish(_) | Effect::Start { .. } | Effect::Stop { .. } => {}
+        }
+    }
+}
+
+impl Running {
+    /// Spawns a write, and tells the consumer what has happened when it is done.
+    fn write(
+        &mut self,
+        consumer: &ActorRef<PartitionMessage>,
+        write: impl Future<Output = Option<Event>> + Send + 'static,
+    ) {
+        let told = consumer.clone();
+        self.writes.push(TaskGuard::spawn(consumer, async move {
+            if let Some(event) = write.await {
+                let _ended = told.cast(PartitionMessage::Event(event));
+            }
+        }));
+    }
+}
+
+/// Adds a decision to those of its status and reason.
+fn count(counts: &mut Vec<(Decision, u64)>, decision: Decision) {
+    let same = |known: &Decision| match (known, &decision) {
+        (Decision::Rejected(one), Decision::Rejected(other)) => one == other,
+        (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+    };
+    match counts.iter_mut().find(|(known, _)| same(known)) {
+        Some((_, many)) => *many += 1,
+        None => counts.push((decision, 1)),
+    }
+}

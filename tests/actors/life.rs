@@ -1,0 +1,395 @@
+//! Single stories from the life of actors: failing, waiting, hanging, resting, ending.
+
+use std::time::Duration;
+
+use coupond::{
+    actors::supervisor::SupervisorMessage,
+    domain::{
+        coupon::Coupon,
+        ids::{CampaignId, Position, Timestamp, UserId},
+        record::Change,
+    },
+};
+
+use crate::world::{self, campaign, faults::Plan, node::World};
+
+const NOTHING_WRONG: Vec<String> = Vec::new();
+
+/// A healthy world of this many partitions.
+async fn healthy(partitions: u32) -> World {
+    World::start(1, partitions, Plan::default()).await
+}
+
+/// Whether everything that was asked of `campaign` so far was told.
+fn is_told(world: &World, campaign: &CampaignId) -> bool {
+    let facts = world.truth.facts();
+    facts.parts.iter().all(|part| {
+        let its = part.expected.iter().filter(|(_, it)| it.campaign.as_ref() == Some(campaign));
+        its.into_iter().all(|(offset, _)| part.told.contains_key(offset))
+    })
+}
+
+/// Milliseconds until everything asked of `campaign` is told.
+async fn answered_in_ms(world: &mut World, campaign: &CampaignId) -> i64 {
+    let begun = world.now();
+    world.until("answered", |world| is_told(world, campaign)).await;
+    world.now().0 - begun.0
+}
+
+#[test]
+fn the_fifth_failure_at_one_position_is_a_hold_and_the_others_go_on() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let (sick, sound) = (campaign(0), campaign(1));
+        world.faults.curse(sick.clone());
+        for id in [&sick, &sound] {
+            world.define(id, 10, 1);
+            world.request(id, 1);
+        }
+        let begun = world.now();
+        assert!(answered_in_ms(&mut world, &sound).await <= 20);
+        let held = |world: &World| !world.truth.facts().holds_in_force().is_empty();
+        world.until("on hold", held).await;
+        // At once, then after 50, 100 and 200 ms.
+        let took = world.now().0 - begun.0;
+        assert!((350..=450).contains(&took), "on hold after {took} ms");
+        assert_eq!(world.faults.panics(), 5);
+        assert_eq!(world.state(&sick), "quarantined");
+        world.request(&sick, 2);
+        world.request(&sound, 2);
+        assert!(answered_in_ms(&mut world, &sound).await <= 20);
+        assert!(world.passed().await, "a hold stops no partition");
+        assert!(!is_told(&world, &sick));
+        world.faults.heal();
+        world.change(&sick, Change::Released);
+        world.until("released", |world| world.state(&sick) == "live").await;
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_campaign_that_can_not_load_is_put_on_hold_though_nothing_of_it_waits() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let (sick, busy) = (campaign(0), campaign(1));
+        world.define(&sick, 10, 1);
+        world.define(&busy, 1_000, 1);
+        world.settle().await;
+        world.faults.curse(sick.clone());
+        world.tell(SupervisorMessage::Crash(sick.clone()));
+        // Others move progress on, and with it the position that it would start from.
+        for user in 0..100 {
+            world.request(&busy, user);
+            world.wait_ms(20).await;
+        }
+        assert_eq!(world.faults.panics(), 4, "after the crash, four loads failed");
+        assert_eq!(world.state(&sick), "quarantined");
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_campaign_that_is_crashed_now_and_then_is_never_put_on_hold() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let id = campaign(0);
+        world.define(&id, 10, 1);
+        world.settle().await;
+        for _ in 0..20 {
+            world.tell(SupervisorMessage::Crash(id.clone()));
+            world.wait_ms(1_000).await;
+            assert_eq!(world.state(&id), "live");
+        }
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_campaign_that_is_over_gives_its_memory_back_after_ten_minutes() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let (over, open) = (campaign(0), campaign(1));
+        let closes_at = Timestamp(world.now().0 + 1_000);
+        world.define_until(&over, 10, 1, Some(closes_at));
+        world.define(&open, 10, 1);
+        world.request(&over, 1);
+        world.settle().await;
+        world.wait_ms(9 * 60_000).await;
+        assert_eq!((world.state(&over), world.state(&open)), ("live", "live"));
+        world.wait_ms(2 * 60_000).await;
+        assert_eq!((world.state(&over), world.state(&open)), ("stopped", "live"));
+        world.rest().await;
+        world.request(&over, 2);
+        assert!(answered_in_ms(&mut world, &over).await <= 40, "it starts again when it is asked");
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_store_that_hangs_for_one_campaign_stops_no_other() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let hung = campaign(0);
+        (0..20).for_each(|index| world.define(&campaign(index), 100, 1));
+        world.settle().await;
+        world.faults.hang(vec![hung.clone()]);
+        for user in 0..50 {
+            (0..20).for_each(|index| world.request(&campaign(index), user));
+            for index in 1..20 {
+                assert!(answered_in_ms(&mut world, &campaign(index)).await <= 20);
+            }
+        }
+        assert!(!is_told(&world, &hung));
+        // A new start hangs as well, and so does its load.
+        world.tell(SupervisorMessage::Crash(hung.clone()));
+        world.request(&campaign(1), 99);
+        assert!(answered_in_ms(&mut world, &campaign(1)).await <= 20);
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn campaigns_whose_rows_can_not_be_read_keep_no_other_from_loading() {
+    world::run(async {
+        let mut world = healthy(2).await;
+        (0..40).for_each(|index| world.faults.break_off(campaign(index)));
+        (0..41).for_each(|index| world.define(&campaign(index), 10, 1));
+        world.wait_ms(5_000).await;
+        assert!(is_told(&world, &campaign(40)));
+        assert!(!is_told(&world, &campaign(0)));
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_row_that_was_altered_puts_its_campaign_on_hold_before_anything_is_written() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let (altered, sound) = (campaign(0), campaign(1));
+        world.define(&altered, 10, 1);
+        world.define(&sound, 10, 1);
+        (0..5).for_each(|user| world.request(&altered, user));
+        world.settle().await;
+        let key = (altered.clone(), 3);
+        let good = world.truth.facts().coupons[&key].clone();
+        let bad = Coupon { user: UserId::parse("eve").unwrap(), ..good.clone() };
+        world.truth.facts().coupons.insert(key.clone(), bad.clone());
+        world.tell(SupervisorMessage::Crash(altered.clone()));
+        world.until("on hold", |world| world.state(&altered) == "quarantined").await;
+        for user in 5..9 {
+            world.request(&altered, user);
+            world.request(&sound, user);
+        }
+        assert!(answered_in_ms(&mut world, &sound).await <= 20);
+        assert!(world.passed().await);
+        let rows = world.truth.facts().coupons.range((altered.clone(), 0)..).count();
+        assert_eq!((world.truth.facts().coupons[&key].clone(), rows), (bad, 5 + 4));
+        world.truth.facts().coupons.insert(key, good);
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn what_passed_under_a_hold_and_is_nobodys_is_kept_as_a_dead_letter() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let sick = campaign(0);
+        world.faults.curse(sick.clone());
+        (0..3).for_each(|user| world.request(&sick, user));
+        world.until("on hold", |world| world.state(&sick) == "quarantined").await;
+        world.request(&sick, 3);
+        world.define(&sick, 10, 1);
+        world.request(&sick, 4);
+        // Ending the story releases the hold, and compares the dead letters.
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_hold_whose_replay_meets_a_contradiction_is_not_closed() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let sick = campaign(0);
+        world.define(&sick, 10, 1);
+        world.settle().await;
+        world.faults.curse(sick.clone());
+        (0..5).for_each(|user| world.request(&sick, user));
+        world.until("on hold", |world| world.state(&sick) == "quarantined").await;
+        assert!(world.passed().await);
+        let position = Position { log_epoch: 1, partition: 0, offset: 0 };
+        let offset = world.truth.facts().parts[0].expected.keys().nth(1).copied().unwrap();
+        let mut foreign = Coupon {
+            campaign: sick.clone(),
+            sequence: 1,
+            user: UserId::parse("eve").unwrap(),
+            code: "FOREIGN".into(),
+            issued_at: world.now(),
+            position: Position { offset, ..position },
+            key_digest: None,
+            user_bucket: 0,
+            rules_version: 1,
+            digest: [0; 16],
+        };
+        foreign.digest = world.keys.coupon_digest(&foreign);
+        let key = (sick.clone(), 1);
+        world.truth.facts().coupons.insert(key.clone(), foreign.clone());
+        world.faults.heal();
+        world.faults.plan(Plan { delays: 2, ..Plan::default() });
+        world.change(&sick, Change::Released);
+        world.wait_ms(10_000).await;
+        assert_eq!(world.state(&sick), "quarantined");
+        assert_eq!(world.truth.facts().coupons.remove(&key), Some(foreign));
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_partition_reads_no_further_than_its_window_while_a_campaign_hangs() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let hung = campaign(0);
+        (0..4).for_each(|index| world.define(&campaign(index), 10, 1));
+        world.settle().await;
+        world.faults.hang(vec![hung]);
+        for user in 0..10_000 {
+            (0..4).for_each(|index| world.request(&campaign(index), user));
+        }
+        world.wait_ms(5_000).await;
+        let told = world.truth.facts().parts[0].told.len();
+        assert!((10_000..20_000).contains(&told), "{told} told while one campaign hangs");
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_storm_of_restarts_over_a_hundred_campaigns_keeps_the_others_answering() {
+    world::run(async {
+        let mut world = healthy(2).await;
+        (0..110).for_each(|index| world.define(&campaign(index), 1_000, 1));
+        world.settle().await;
+        let calm: Vec<_> = (100..110).map(campaign).collect();
+        for user in 0..100 {
+            for index in 0..100 {
+                world.request(&campaign(index), user);
+                if world.random.one_in(2) {
+                    world.tell(SupervisorMessage::Crash(campaign(index)));
+                }
+            }
+            calm.iter().for_each(|id| world.request(id, user));
+            for id in &calm {
+                let took = answered_in_ms(&mut world, id).await;
+                assert!(took <= 40, "{id} was answered after {took} ms of a storm");
+            }
+        }
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn draining_settles_what_was_read_also_while_an_actor_restarts() {
+    world::run(async {
+        let mut world = healthy(2).await;
+        (0..10).for_each(|index| world.define(&campaign(index), 100, 1));
+        world.settle().await;
+        for user in 0..5 {
+            (0..10).for_each(|index| world.request(&campaign(index), user));
+            world.tell(SupervisorMessage::Crash(campaign(0)));
+            world.wait_ms(5).await;
+        }
+        let drained = world.supervisor().call(SupervisorMessage::Drain, None).await;
+        assert!(drained.is_ok_and(|drained| drained.is_success()));
+        assert!(world.truth.facts().is_settled());
+        (0..10).for_each(|index| world.request(&campaign(index), 77));
+        world.wait_ms(1_000).await;
+        assert!(!world.truth.facts().is_settled(), "a drained partition reads no more");
+        world.kill().await;
+        world.tend().await;
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn what_a_lost_partition_still_asked_for_is_not_started() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        for round in 0..40 {
+            world.define(&campaign(round), 10, 1);
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            world.revoke(0);
+            world.wait_ms(500).await;
+            let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+            assert_eq!(tasks, 2, "after {round} turns, more than the supervisor and its census");
+            world.assign(0);
+            world.settle().await;
+        }
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_partition_that_comes_and_goes_quickly_is_decided_all_the_same() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        (0..10).for_each(|index| world.define(&campaign(index), 300, 1));
+        for user in 0..200 {
+            (0..10).for_each(|index| world.request(&campaign(index), user));
+            for _ in 0..user % 7 {
+                tokio::task::yield_now().await;
+            }
+            world.revoke(0);
+            for _ in 0..user % 5 {
+                tokio::task::yield_now().await;
+            }
+            world.assign(0);
+            world.wait_ms(user % 3).await;
+        }
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_halt_while_a_campaign_replays_is_left_by_itself() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let (sick, sound) = (campaign(0), campaign(1));
+        world.define(&sick, 5_000, 1);
+        world.define(&sound, 5_000, 1);
+        world.settle().await;
+        world.faults.curse(sick.clone());
+        for user in 0..3_000 {
+            world.request(&sick, user);
+        }
+        assert!(world.passed().await);
+        assert_eq!(world.state(&sick), "quarantined");
+        world.faults.heal();
+        world.faults.plan(Plan { delays: 1, ..Plan::default() });
+        world.change(&sick, Change::Released);
+        world.until("replaying", |world| world.state(&sick) == "recovering").await;
+        world.log.cut(0, Some(1));
+        world.until("halted", |world| world.state(&sick) == "halted").await;
+        world.request(&sound, 1);
+        world.wait_ms(20_000).await;
+        assert!(!is_told(&world, &sound), "a halted partition decides nothing");
+        world.log.cut(0, None);
+        assert!(answered_in_ms(&mut world, &sound).await <= 15_000);
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
+fn a_panic_of_the_supervisor_ends_the_node_with_everything_in_it() {
+    world::run(async {
+        let mut world = healthy(4).await;
+        (0..20).for_each(|index| world.define(&campaign(index), 10, 1));
+        world.settle().await;
+        world.faults.poison("supervisor", "census");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.faults.heal();
+        (0..20).for_each(|index| world.request(&campaign(index), 1));
+        // Killing what has ended checks that nothing outlived it.
+        world.tend().await;
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}

@@ -1,0 +1,282 @@
+//! Opens a folder with the real recovery, reads all of it with the real readers, and compares what
+//! is found with what was once written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use coupond::{
+    clock::SystemClock,
+    domain::{
+        coupon::Coupon,
+        ids::{CampaignId, Offset, Partition, UserId},
+        keys::Keys,
+        rows::{CampaignRows, Mark, PartitionRows},
+    },
+    embedded::{EmbeddedDatabase, kept_secret},
+    log::{
+        LogRecord, RequestLog,
+        embedded::{DeadLetter, EmbeddedLog},
+    },
+    store::{CouponStore, Layout, Selection, embedded::EmbeddedStore},
+};
+use futures_util::TryStreamExt;
+
+use super::origin::{PARTITIONS, config};
+
+/// Everything that can be read of a folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Contents {
+    pub(crate) layout: Layout,
+    pub(crate) fingerprint: String,
+    pub(crate) records: Vec<Vec<LogRecord>>,
+    pub(crate) rows: Vec<PartitionRows>,
+    pub(crate) dead_letters: Vec<Vec<DeadLetter>>,
+    pub(crate) campaigns: BTreeMap<CampaignId, CampaignContents>,
+}
+
+/// What the store has of a campaign.
+#[derive(Debug, Clone)]
+pub(crate) struct CampaignContents {
+    pub(crate) rows: CampaignRows,
+    pub(crate) coupons: Vec<Coupon>,
+    /// What each user is shown.
+    by_user: BTreeMap<UserId, Vec<Coupon>>,
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What became of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// Opened; every record is there.
+    Whole,
+    /// Opened; records of which nobody had heard are gone.
+    Shorter,
+    /// The start refused, and said why.
+    Refused,
+    /// A read said that it can't be done, or the process would have ended.
+    Reported,
+    /// A thread panicked, which ends a start.
+    Panicked,
+}
+
+/// Reads the folder; an error is what a node would have reported.
+pub(crate) fn read(folder: &Path, truth: Option<&Contents>) -> Result<Contents, (Fate, Error)> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let fatal = ended.clone();
+    let settings = config(folder).embedded;
+    let database = EmbeddedDatabase::open_reporting(&settings, Arc::new(SystemClock), move |_| {
+        fatal.store(true, Ordering::SeqCst);
+    })
+    .map_err(|error| (Fate::Refused, error.into()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let log = EmbeddedLog::new(database.clone(), settings.retention);
+    let store = EmbeddedStore::new(database);
+    let contents = runtime
+        .block_on(contents(folder, &log, &store, truth))
+        .map_err(|error| (Fate::Reported, error))?;
+    drop((log, store));
+    if ended.load(Ordering::SeqCst) {
+        return Err((Fate::Reported, "the process would have ended".into()));
+    }
+    Ok(contents)
+}
+
+async fn contents(
+    folder: &Path,
+    log: &EmbeddedLog,
+    store: &EmbeddedStore,
+    truth: Option<&Contents>,
+) -> Result<Contents, Error> {
+    let secret = kept_secret(folder, "secret.key")?;
+    let fingerprint = Keys::derive(secret.as_bytes()).fingerprint().to_owned();
+    // Proposed is what no folder has: what comes back was there, or nothing was.
+    let proposed = Layout {
+        instance: "nobody".to_owned(),
+        log_epoch: 9,
+        partitions: 9,
+        format: 9,
+        fingerprint: String::new(),
+        secret: None,
+    };
+    let layout = store.layout(&proposed).await?;
+    if layout != proposed && layout.fingerprint != fingerprint {
+        return Err("the node would refuse: another secret".into());
+    }
+    let (mut records, mut rows, mut dead_letters) = (Vec::new(), Vec::new(), Vec::new());
+    for partition in 0..PARTITIONS {
+        records.push(all_records(log, partition).await?);
+        rows.push(store.partition(partition).await?);
+        dead_letters.push(log.dead_letters(partition, 0).await?);
+    }
+    let mut campaigns = BTreeMap::new();
+    for campaign in store.campaigns(None, 1_000).await? {
+        let coupons = all_coupons(store, &campaign, Selection::All).await?;
+        // By the coupons that are to be there, not by those that are.
+        let known = truth.and_then(|truth| Some(&truth.campaigns.get(&campaign)?.coupons));
+        let holders: BTreeSet<_> = known
+            .unwrap_or(&coupons)
+            .iter()
+            .map(|coupon| (coupon.user.clone(), coupon.user_bucket))
+            .collect();
+        let mut by_user = BTreeMap::new();
+        for (user, bucket) in holders {
+            let selection = Selection::OfUser { user: user.clone(), bucket };
+            by_user.insert(user, all_coupons(store, &campaign, selection).await?);
+        }
+        let home = home(&campaign);
+        let rows = store.campaign(&campaign, home).await?;
+        campaigns.insert(campaign, CampaignContents { rows, coupons, by_user });
+    }
+    Ok(Contents { layout, fingerprint, records, rows, dead_letters, campaigns })
+}
+
+/// The partition of a campaign.
+pub(crate) fn home(campaign: &CampaignId) -> Partition {
+    coupond::log::routing::partition_of(campaign, PARTITIONS)
+}
+
+async fn all_records(log: &EmbeddedLog, partition: Partition) -> Result<Vec<LogRecord>, Error> {
+    let high = log.bounds(partition).await?.high;
+    let mut reader = log.open(partition, 0).await?;
+    let mut records = Vec::new();
+    while (records.len() as u64) < high {
+        records.extend(reader.read(usize::MAX).await?);
+    }
+    Ok(records)
+}
+
+async fn all_coupons(
+    store: &EmbeddedStore,
+    campaign: &CampaignId,
+    selection: Selection,
+) -> Result<Vec<Coupon>, Error> {
+    Ok(store.coupons(campaign, selection).try_collect::<Vec<_>>().await?.concat())
+}
+
+/// Compares what was found with the truth: whatever is shown must be true, everything that was
+/// acknowledged (per partition, so many records) must be there, and rows must fit the log.
+pub(crate) fn judge(
+    found: &Contents,
+    truth: &Contents,
+    acknowledged: &[u64],
+) -> Result<Fate, String> {
+    let any = acknowledged.iter().any(|end| *end > 0);
+    if any && (found.layout != truth.layout || found.fingerprint != truth.fingerprint) {
+        return Err(format!("layout {:?}, was {:?}", found.layout, truth.layout));
+    }
+    let mut fate = Fate::Whole;
+    for (partition, records) in found.records.iter().enumerate() {
+        let was = &truth.records[partition];
+        if !was.starts_with(records) {
+            return Err(format!("partition {partition}: a record is another one"));
+        }
+        if (records.len() as u64) < acknowledged[partition] {
+            let (left, end) = (records.len(), acknowledged[partition]);
+            return Err(format!("partition {partition}: {left} records of {end} acknowledged"));
+        }
+        if records.len() < was.len() {
+            fate = Fate::Shorter;
+        }
+        judge_partition(found, truth, partition)?;
+    }
+    for (campaign, contents) in &found.campaigns {
+        let Some(was) = truth.campaigns.get(campaign) else {
+            return Err(format!("campaign {campaign} never was"));
+        };
+        let partition = home(campaign) as usize;
+        let end = found.records[partition].len() as u64;
+        judge_campaign(contents, was, settled(found, partition), end)
+            .map_err(|wrong| format!("campaign {campaign}: {wrong}"))?;
+    }
+    for (campaign, was) in &truth.campaigns {
+        let settled = settled(found, home(campaign) as usize);
+        let defined = was.rows.versions.first().map(|version| version.position.offset);
+        if defined.is_some_and(|at| at < settled) && !found.campaigns.contains_key(campaign) {
+            return Err(format!("campaign {campaign} is gone"));
+        }
+    }
+    Ok(fate)
+}
+
+fn settled(contents: &Contents, partition: usize) -> Offset {
+    contents.rows[partition].progress.as_ref().map_or(0, |progress| progress.next)
+}
+
+fn judge_partition(found: &Contents, truth: &Contents, partition: usize) -> Result<(), String> {
+    let (end, settled) = (found.records[partition].len() as u64, settled(found, partition));
+    if settled > end {
+        return Err(format!("partition {partition}: progress {settled} above its end {end}"));
+    }
+    if !found.rows[partition].holds.is_empty() {
+        return Err(format!("partition {partition}: a hold that never was"));
+    }
+    if let Some(progress) = &found.rows[partition].progress
+        && progress.log_epoch != 1
+    {
+        return Err(format!("partition {partition}: epoch {}", progress.log_epoch));
+    }
+    let (letters, was) = (&found.dead_letters[partition], &truth.dead_letters[partition]);
+    let due = was.iter().filter(|letter| letter.record.offset < settled).count();
+    if !was.starts_with(letters) || letters.len() < due {
+        return Err(format!("partition {partition}: dead letters {letters:?}, were {was:?}"));
+    }
+    Ok(())
+}
+
+fn judge_campaign(
+    found: &CampaignContents,
+    was: &CampaignContents,
+    settled: Offset,
+    end: Offset,
+) -> Result<(), String> {
+    let coupons = &found.coupons;
+    let mut sequences = was.coupons.iter();
+    if !coupons.iter().all(|coupon| sequences.any(|was| was == coupon)) {
+        return Err("a coupon is another one".to_owned());
+    }
+    let below = |coupons: &[Coupon], offset: Offset| {
+        coupons.iter().filter(|coupon| coupon.position.offset < offset).count()
+    };
+    // Batches of one campaign are stored side by side: above progress some may be missing.
+    let certain = settled.max(found.rows.mark.as_ref().map_or(0, |mark| mark.offset));
+    if below(coupons, certain) != below(&was.coupons, certain) {
+        let (count, due) = (below(coupons, certain), below(&was.coupons, certain));
+        return Err(format!("{count} coupons of {due} below {certain}"));
+    }
+    if below(coupons, end) < coupons.len() {
+        return Err("a coupon stands above the end of the log".to_owned());
+    }
+    for (user, shown) in &found.by_user {
+        let held: Vec<_> = coupons.iter().filter(|coupon| coupon.user == *user).cloned().collect();
+        if *shown != held {
+            return Err(format!("{user} is shown {} coupons of {}", shown.len(), held.len()));
+        }
+    }
+    let (versions, before) = (&found.rows.versions, &was.rows.versions);
+    let due = before.iter().filter(|version| version.position.offset < settled).count();
+    if !before.starts_with(versions) || versions.len() < due {
+        return Err(format!("{} versions of {due}", versions.len()));
+    }
+    if versions.last().is_some_and(|version| version.position.offset >= end) {
+        return Err("a version stands above the end of the log".to_owned());
+    }
+    if !found.rows.holds.is_empty() {
+        return Err("a hold that never was".to_owned());
+    }
+    match &found.rows.mark {
+        Some(Mark { offset, issued, .. }) if *issued as usize != below(&was.coupons, *offset) => {
+            Err(format!("a mark counts {issued} below {offset}"))
+        }
+        Some(Mark { offset, .. }) if *offset > end => {
+            Err(format!("a mark at {offset}, above the end {end}"))
+        }
+        _ => Ok(()),
+    }
+}

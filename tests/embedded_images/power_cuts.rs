@@ -1,0 +1,189 @@
+//! Power cuts. What an fsync covered is there; of what was written after it any sector may have
+//! reached the disk or not, and the witness may be of any moment before.
+
+use std::{path::PathBuf, time::Instant};
+
+use super::{
+    how_many,
+    image::{Draw, Image, folder, heads, judge_all},
+    journal::{Batch, batches, witness},
+    judge::{Contents, Fate, read},
+    origin::{Files, PARTITIONS, in_one_journal, with_tables},
+    runtime,
+};
+
+/// What a disk writes at once.
+const SECTOR: usize = 512;
+
+/// Zeros behind the end of a journal, as it is laid out.
+const LAID_OUT_BYTES: usize = 8_192;
+
+const JOURNAL: &str = "database/0.jnl";
+
+/// A node's first folder, its journal taken apart.
+pub(crate) struct Run {
+    pub(crate) files: Files,
+    pub(crate) truth: Contents,
+    journal: Vec<u8>,
+    batches: Vec<Batch>,
+    /// Places in `batches` of those that waited for the disk.
+    durable: Vec<usize>,
+}
+
+impl Run {
+    pub(crate) fn new(requests: usize) -> Self {
+        let origin = folder();
+        let files = runtime().block_on(in_one_journal(origin.path(), requests));
+        let truth = read(origin.path(), None).unwrap();
+        let journal = files[&PathBuf::from(JOURNAL)].clone();
+        let batches = batches(&journal, PARTITIONS as usize);
+        assert_eq!(batches.last().unwrap().end, journal.len(), "the journal is read whole");
+        let ends: Vec<_> = truth.records.iter().map(|records| records.len() as u64).collect();
+        assert_eq!(batches.last().unwrap().ends, ends, "every record is in the journal");
+        let durable = (0..batches.len()).filter(|place| batches[*place].durable).collect();
+        Self { files, truth, journal, batches, durable }
+    }
+
+    /// What the power cut may take: from the end of a batch that is on disk to the end of the next
+    /// one that waits for the disk.
+    fn tail(&self, cut: usize) -> std::ops::Range<usize> {
+        let end =
+            self.durable.get(cut + 1).map_or(self.journal.len(), |next| self.batches[*next].end);
+        self.batches[self.durable[cut]].end..end
+    }
+
+    fn image(&self, name: String, cut: usize, journal: Vec<u8>, draw: &mut Draw) -> Image {
+        // Of this moment, of an earlier one, or with the slot torn that was being written.
+        let said = if draw.below(2) == 0 { cut } else { draw.below(cut + 1) };
+        let mut witness = witness(&self.batches[self.durable[said]]);
+        if draw.below(4) == 0 {
+            let slot = draw.below(2) * 4_096;
+            witness[slot..slot + SECTOR].fill(0);
+        }
+        let changed = vec![(JOURNAL.into(), Some(journal)), ("witness".into(), Some(witness))];
+        let acknowledged = self.batches[self.durable[cut]].ends.clone();
+        Image { name, changed, acknowledged }
+    }
+
+    /// The tail cut at a byte, with the zeros behind that the journal was laid out with, or none.
+    fn cut(&self, cut: usize, at: usize) -> Image {
+        let mut draw = Draw((cut * 1_000_003 + at) as u64);
+        let mut bytes = self.journal[..at].to_vec();
+        let laid_out = draw.below(2) == 0;
+        if laid_out {
+            bytes.resize(at + LAID_OUT_BYTES, 0);
+        }
+        self.image(format!("cut {cut} at {at}, laid out: {laid_out}"), cut, bytes, &mut draw)
+    }
+
+    /// Any sectors of the tail are not there.
+    pub(crate) fn torn(&self, number: usize) -> Image {
+        let cut = Draw(!(number as u64)).below(self.durable.len());
+        let mut draw = Draw(number as u64);
+        let tail = self.tail(cut);
+        let mut bytes = self.journal[..tail.end].to_vec();
+        let kind = draw.below(4);
+        let sectors = tail.start / SECTOR..tail.end.div_ceil(SECTOR);
+        let lonely = sectors.start + draw.below(sectors.len());
+        for sector in sectors {
+            let arrived = match kind {
+                0 => draw.below(2) == 0,
+                1 => sector != lonely,
+                2 => sector == lonely,
+                _ => sector > lonely,
+            };
+            let lost = (sector * SECTOR).max(tail.start)..((sector + 1) * SECTOR).min(tail.end);
+            if !arrived && draw.below(8) == 0 {
+                bytes[lost].iter_mut().for_each(|byte| *byte = draw.next() as u8);
+            } else if !arrived {
+                bytes[lost].fill(0);
+            }
+        }
+        bytes.resize(tail.end + LAID_OUT_BYTES, 0);
+        self.image(format!("torn {number}, kind {kind}, cut {cut}"), cut, bytes, &mut draw)
+    }
+
+    /// As [`Self::torn`], with the start of the journal in one that was closed before.
+    fn torn_after_another(&self, number: usize) -> Image {
+        let cut = Draw(!(number as u64)).below(self.durable.len());
+        let mut draw = Draw(number as u64 ^ 0x5555);
+        let mut image = self.torn(number);
+        let bytes = image.changed[0].1.take().unwrap();
+        let split = self.batches[self.durable[draw.below(cut + 1)]].end;
+        let mut closed = bytes[..split].to_vec();
+        if draw.below(2) == 0 {
+            closed.resize(split + LAID_OUT_BYTES, 0);
+        }
+        image.changed[0].1 = Some(closed);
+        image.changed.push(("database/1.jnl".into(), Some(bytes[split..].to_vec())));
+        image
+    }
+}
+
+#[test]
+fn a_power_cut_loses_nothing_that_was_acknowledged() {
+    let run = Run::new(how_many(60, 300));
+    let cuts: Vec<_> =
+        (0..run.durable.len()).flat_map(|cut| run.tail(cut).map(move |at| (cut, at))).collect();
+    let count = how_many(300, cuts.len().min(20_000));
+    heads();
+    let started = Instant::now();
+    let tally = judge_all(&run.files, &run.truth, count, |number| {
+        let (cut, at) = cuts[number * cuts.len() / count];
+        run.cut(cut, at)
+    });
+    tally.tell("journal cut at any byte", started);
+    assert_eq!(tally.count(Fate::Shorter) + tally.count(Fate::Whole), count, "one did not start");
+    for (what, make, all) in [
+        ("sectors torn and reordered", Run::torn as fn(&Run, usize) -> Image, 15_000),
+        ("the same behind a closed journal", Run::torn_after_another, 5_000),
+    ] {
+        let count = how_many(150, all);
+        let started = Instant::now();
+        let tally = judge_all(&run.files, &run.truth, count, |number| make(&run, number));
+        tally.tell(what, started);
+        let opened = tally.count(Fate::Shorter) + tally.count(Fate::Whole);
+        assert_eq!(opened, count, "one did not start");
+    }
+}
+
+/// The database writes a table, then the manifest that lists it, then the name of that manifest,
+/// each on disk before the next: whatever is there of the one that was being written, the journal
+/// still has everything.
+#[test]
+fn a_power_cut_while_tables_are_written_loses_nothing() {
+    let origin = folder();
+    let [before, after, _] = runtime().block_on(with_tables(origin.path(), how_many(40, 200)));
+    let folder = folder();
+    let as_it_is = |files: &Files| {
+        let none = Image { name: String::new(), changed: Vec::new(), acknowledged: Vec::new() };
+        super::image::lay_out(folder.path(), files, &none);
+        read(folder.path(), None).unwrap()
+    };
+    let truth = as_it_is(&before);
+    let acknowledged: Vec<_> = truth.records.iter().map(|records| records.len() as u64).collect();
+    let new: Vec<_> = after
+        .iter()
+        .filter(|(path, _)| path.starts_with("database/keyspaces") && !before.contains_key(*path))
+        .collect();
+    assert!(new.len() >= 4, "two tables and two manifests, not {}", new.len());
+    let count = how_many(60, 2_000);
+    let started = Instant::now();
+    let tally = judge_all(&before, &truth, count, |number| {
+        let mut draw = Draw(number as u64);
+        let mut changed = Vec::new();
+        for (path, bytes) in &new {
+            let content = match draw.below(4) {
+                0 => None,
+                1 => Some(bytes[..draw.below(bytes.len())].to_vec()),
+                2 => Some(vec![0; draw.below(bytes.len())]),
+                _ => Some((*bytes).clone()),
+            };
+            changed.push(((*path).clone(), content));
+        }
+        Image { name: format!("flush {number}"), changed, acknowledged: acknowledged.clone() }
+    });
+    heads();
+    tally.tell("tables half written", started);
+    assert_eq!(tally.count(Fate::Whole), count, "one did not start");
+}

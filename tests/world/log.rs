@@ -1,0 +1,167 @@
+//! A request log in memory, whose reads fail, hang and panic on demand.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coupond::{
+    domain::{
+        ids::{Offset, Partition, Timestamp},
+        record::Record,
+    },
+    log::{
+        AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
+        ReadError, RequestLog, codec::Codec,
+    },
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    faults::{Faults, Injected},
+    judge::{Expected, Truth},
+    model::Verdict,
+};
+
+pub(crate) struct FakeLog {
+    truth: Arc<Truth>,
+    faults: Arc<Faults>,
+    codec: Codec,
+    /// Moves when a partition may have more to read.
+    moved: Vec<watch::Sender<()>>,
+}
+
+fn failed(injected: Injected) -> LogError {
+    LogError { operation: injected.0.to_owned(), source: Box::new(injected) }
+}
+
+impl FakeLog {
+    pub(crate) fn new(truth: Arc<Truth>, faults: Arc<Faults>, codec: Codec) -> Self {
+        let partitions = truth.facts().parts.len();
+        let moved = (0..partitions).map(|_| watch::channel(()).0).collect();
+        Self { truth, faults, codec, moved }
+    }
+
+    /// Appends `record` at `time`, after a hole of `hole` offsets, and notes what it must come to.
+    pub(crate) fn take(&self, record: &Record, time: Timestamp, hole: u64) -> (Partition, Offset) {
+        let (partition, NewRecord { campaign, value, mac }) = self.codec.encode(record);
+        let mut facts = self.truth.facts();
+        let offset = facts.parts[partition as usize].end() + hole;
+        let verdict = facts.model.judge(offset, time, record);
+        let user = match record {
+            Record::Request(request) => Some(request.user.clone()),
+            Record::Control(_) => None,
+        };
+        let expected = Expected { campaign: Some(campaign.clone()), user, verdict };
+        let key = campaign.as_str().as_bytes().to_vec();
+        let record = LogRecord { offset, time, key, value, mac: Some(mac) };
+        let part = &mut facts.parts[partition as usize];
+        part.expected.insert(offset, expected);
+        part.records.push(record);
+        drop(facts);
+        self.moved[partition as usize].send_replace(());
+        (partition, offset)
+    }
+
+    /// Appends what nobody can decode.
+    pub(crate) fn take_garbage(&self, partition: Partition, time: Timestamp) {
+        let mut facts = self.truth.facts();
+        let part = &mut facts.parts[partition as usize];
+        let offset = part.end();
+        let (key, value) = (b"spring".to_vec(), b"{".to_vec());
+        part.records.push(LogRecord { offset, time, key, value, mac: None });
+        let expected = Expected { campaign: None, user: None, verdict: Verdict::DeadLetter };
+        part.expected.insert(offset, expected);
+        drop(facts);
+        self.moved[partition as usize].send_replace(());
+    }
+
+    /// The log of a partition pretends to end at `end`, or tells the truth again.
+    pub(crate) fn cut(&self, partition: Partition, end: Option<Offset>) {
+        self.truth.facts().parts[partition as usize].cut_at = end;
+    }
+}
+
+#[async_trait]
+impl RequestLog for FakeLog {
+    async fn append(&self, _: Partition, _: NewRecord) -> Result<Appended, AppendError> {
+        Err(AppendError::Overloaded("actors append nothing".to_owned()))
+    }
+
+    async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
+        Ok(mpsc::channel(1).1)
+    }
+
+    async fn open(
+        &self,
+        partition: Partition,
+        from: Offset,
+    ) -> Result<Box<dyn LogReader>, LogError> {
+        self.faults.point("log", "open", None).await.map_err(failed)?;
+        Ok(Box::new(FakeReader {
+            truth: self.truth.clone(),
+            faults: self.faults.clone(),
+            moved: self.moved[partition as usize].subscribe(),
+            partition,
+            position: from,
+        }))
+    }
+
+    async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
+        self.faults.point("log", "bounds", None).await.map_err(failed)?;
+        let high = {
+            let facts = self.truth.facts();
+            let part = &facts.parts[partition as usize];
+            part.cut_at.unwrap_or(part.end())
+        };
+        self.faults.point("log", "bounds read", None).await.map_err(failed)?;
+        Ok(Bounds { low: 0, high })
+    }
+
+    async fn settled(&self, _: Partition, _: Offset, _: Option<Offset>) -> Result<(), LogError> {
+        self.faults.point("log", "settled", None).await.map_err(failed)
+    }
+
+    async fn dead_letter(
+        &self,
+        partition: Partition,
+        record: &LogRecord,
+        _: &str,
+    ) -> Result<(), LogError> {
+        self.faults.point("log", "dead letter", None).await.map_err(failed)?;
+        self.truth.facts().parts[partition as usize].letters.insert(record.offset);
+        self.faults.point("log", "dead letter kept", None).await.map_err(failed)
+    }
+}
+
+struct FakeReader {
+    truth: Arc<Truth>,
+    faults: Arc<Faults>,
+    moved: watch::Receiver<()>,
+    partition: Partition,
+    position: Offset,
+}
+
+#[async_trait]
+impl LogReader for FakeReader {
+    async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
+        self.faults.point("log", "read", None).await.map_err(failed)?;
+        let records = loop {
+            self.moved.mark_unchanged();
+            let records: Vec<_> = {
+                let facts = self.truth.facts();
+                let records = &facts.parts[self.partition as usize].records;
+                let first = records.partition_point(|record| record.offset < self.position);
+                records[first..].iter().take(max).cloned().collect()
+            };
+            if !records.is_empty() {
+                break records;
+            }
+            // The log outlives its readers.
+            let _ = self.moved.changed().await;
+        };
+        self.faults.point("log", "records read", None).await.map_err(failed)?;
+        let position = records.last().map_or(self.position, |last| last.offset + 1);
+        self.position = position;
+        self.truth.facts().read_up_to(self.partition, position);
+        Ok(records)
+    }
+}

@@ -1,0 +1,81 @@
+//! A node's real actors on one thread, under paused time, over in-memory ports that fail, hang and
+//! panic on demand, with a naive model that knows what every record must come to.
+
+#![allow(dead_code, reason = "each test target uses another part of the world")]
+
+pub(crate) mod faults;
+pub(crate) mod feed;
+pub(crate) mod judge;
+pub(crate) mod log;
+pub(crate) mod model;
+pub(crate) mod node;
+pub(crate) mod store;
+
+use std::{
+    future::Future,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use coupond::{
+    clock::Clock,
+    domain::ids::{CampaignId, Timestamp},
+};
+
+/// Wall-clock time at which every world begins: the summer of 2024.
+const BEGIN_MS: i64 = 1_720_000_000_000;
+
+/// Chance that a seed hands out.
+#[derive(Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// True once in `chance` times; never for 0.
+    pub(crate) fn one_in(&mut self, chance: u64) -> bool {
+        chance > 0 && self.below(chance) == 0
+    }
+}
+
+/// The paused clock.
+pub(crate) struct TestClock(tokio::time::Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(BEGIN_MS + i64::try_from(self.0.elapsed().as_millis()).expect("a short test"))
+    }
+
+    fn instant(&self) -> std::time::Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}
+
+/// Runs a story on one thread whose time moves only when everybody waits.
+pub(crate) fn run<T>(story: impl Future<Output = T>) -> T {
+    faults::silence_injected_panics();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime of one thread");
+    runtime.block_on(story)
+}
+
+pub(crate) fn campaign(index: usize) -> CampaignId {
+    CampaignId::parse(&format!("c{index}")).expect("an id")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Panics are injected while nothing is locked; what an assertion poisons is still readable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

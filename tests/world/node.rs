@@ -1,0 +1,290 @@
+//! The node of a world: the real supervisor with everything below it, started, watched, ended.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use coupond::{
+    actors::{
+        ActorDirectory, Directory, Environment, Shared,
+        supervisor::{Supervisor, SupervisorMessage},
+    },
+    clock::{Clock, SharedClock},
+    domain::{
+        code::CodeFormat,
+        definition::Terms,
+        ids::{CampaignId, IdempotencyKey, Partition, Timestamp, UserId},
+        keys::Keys,
+        record::{Change, Control, Record, Request},
+    },
+    log::{Ownership, codec::Codec},
+};
+use ractor::{Actor, ActorRef};
+use tokio::{runtime::Handle, task::JoinHandle};
+
+use super::{
+    Random, TestClock,
+    faults::{Faults, Plan, unasked_panics},
+    feed::FakeFeed,
+    judge::Truth,
+    log::FakeLog,
+    store::FakeStore,
+};
+
+/// Virtual time within which everything settles once nothing fails any more.
+const SETTLE_MAX: Duration = Duration::from_secs(120);
+
+/// Tasks of a node at rest: the supervisor and its census …
+const TASKS_OF_NODE: usize = 2;
+
+/// … and per partition its consumer, its ticker, its publisher and its reader.
+const TASKS_OF_PARTITION: usize = 4;
+
+struct Alive {
+    supervisor: ActorRef<SupervisorMessage>,
+    ended: JoinHandle<()>,
+    directory: Arc<Directory>,
+    environment: Weak<Environment>,
+}
+
+/// A node and the world that it lives in.
+pub(crate) struct World {
+    pub(crate) truth: Arc<Truth>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) random: Random,
+    pub(crate) partitions: u32,
+    pub(crate) log: Arc<FakeLog>,
+    pub(crate) codec: Codec,
+    store: Arc<FakeStore>,
+    pub(crate) keys: Arc<Keys>,
+    clock: Arc<TestClock>,
+    campaigns: BTreeSet<CampaignId>,
+    /// How often a supervisor was started.
+    starts: u64,
+    /// How often it was killed on purpose.
+    kills: u64,
+    alive: Option<Alive>,
+}
+
+impl World {
+    /// A node that owns all of `partitions`, in a world with these faults.
+    pub(crate) async fn start(seed: u64, partitions: u32, plan: Plan) -> Self {
+        let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
+        let truth = Arc::new(Truth::new(partitions, keys.clone()));
+        let faults = Arc::new(Faults::new(seed, plan));
+        let codec = Codec::new(keys.clone(), 1, partitions);
+        let mut world = Self {
+            random: Random(seed ^ 0x5EED),
+            partitions,
+            log: Arc::new(FakeLog::new(truth.clone(), faults.clone(), codec.clone())),
+            store: Arc::new(FakeStore::new(truth.clone(), faults.clone())),
+            codec,
+            keys,
+            clock: Arc::new(TestClock(tokio::time::Instant::now())),
+            campaigns: BTreeSet::new(),
+            starts: 0,
+            kills: 0,
+            alive: None,
+            truth,
+            faults,
+        };
+        world.tend().await;
+        world
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Starts the node if its supervisor has panicked, as an operator's service manager does.
+    pub(crate) async fn tend(&mut self) {
+        if self.alive.as_ref().is_some_and(|alive| !alive.ended.is_finished()) {
+            return;
+        }
+        self.kill().await;
+        self.starts += 1;
+        let clock: SharedClock = self.clock.clone();
+        let directory = Arc::new(Directory::new(self.codec.clone()));
+        let environment = Arc::new(Environment {
+            log: self.log.clone(),
+            store: self.store.clone(),
+            feed: Arc::new(FakeFeed { truth: self.truth.clone(), faults: self.faults.clone() }),
+            codec: self.codec.clone(),
+            keys: self.keys.clone(),
+            log_epoch: 1,
+            future_max_ms: None,
+            directory: directory.clone(),
+            shared: Shared::new(&clock).with_probe(self.faults.clone()),
+            clock,
+        });
+        let watched = Arc::downgrade(&environment);
+        let started = Actor::spawn(None, Supervisor, environment).await;
+        let (supervisor, ended) = started.expect("its start has no fault point");
+        self.alive = Some(Alive { supervisor, ended, directory, environment: watched });
+        for partition in 0..self.partitions {
+            self.tell(SupervisorMessage::Ownership(Ownership::Assigned(partition)));
+        }
+    }
+
+    pub(crate) fn tell(&self, message: SupervisorMessage) {
+        if let Some(alive) = &self.alive {
+            // A supervisor that has panicked is started again by whoever tends the node.
+            let _ended = alive.supervisor.cast(message);
+        }
+    }
+
+    /// The supervisor, for calls.
+    pub(crate) fn supervisor(&self) -> &ActorRef<SupervisorMessage> {
+        &self.alive.as_ref().expect("a node that runs").supervisor
+    }
+
+    pub(crate) fn revoke(&self, partition: Partition) {
+        self.tell(SupervisorMessage::Ownership(Ownership::Revoked(partition)));
+    }
+
+    pub(crate) fn assign(&self, partition: Partition) {
+        self.tell(SupervisorMessage::Ownership(Ownership::Assigned(partition)));
+    }
+
+    /// How the actor of a campaign stands.
+    pub(crate) fn state(&self, campaign: &CampaignId) -> &'static str {
+        self.alive.as_ref().map_or("down", |alive| alive.directory.view(campaign).state)
+    }
+
+    /// Kills the supervisor, and checks that nothing outlives it.
+    pub(crate) async fn kill(&mut self) {
+        let Some(alive) = self.alive.take() else { return };
+        self.kills += u64::from(!alive.ended.is_finished());
+        alive.supervisor.kill();
+        let _panicked = alive.ended.await;
+        drop(alive.supervisor);
+        // Paused time moves on only when everybody who can still run has run.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        let mut facts = self.truth.facts();
+        if tasks > 0 {
+            facts.wrong(format!("leak: {tasks} tasks outlive their supervisor"));
+        }
+        if alive.environment.strong_count() > 0 {
+            facts.wrong("leak: somebody still holds the ports".to_owned());
+        }
+    }
+
+    pub(crate) fn append(&mut self, record: &Record) {
+        let hole = self.random.below(8) / 7;
+        let _ = self.campaigns.insert(record.campaign().clone());
+        self.log.take(record, self.clock.now(), hole);
+    }
+
+    pub(crate) fn define(&mut self, campaign: &CampaignId, quota: u32, per_user_limit: u16) {
+        self.define_until(campaign, quota, per_user_limit, None);
+    }
+
+    pub(crate) fn define_until(
+        &mut self,
+        campaign: &CampaignId,
+        quota: u32,
+        per_user_limit: u16,
+        closes_at: Option<Timestamp>,
+    ) {
+        let code = CodeFormat::default();
+        let terms = Terms { quota, per_user_limit, opens_at: None, closes_at, code };
+        self.change(campaign, Change::Defined { terms });
+    }
+
+    /// Appends a control record made from the definition version in effect.
+    pub(crate) fn change(&mut self, campaign: &CampaignId, change: Change) {
+        let based_on = self.truth.facts().model.version(campaign);
+        let control = Control { campaign: campaign.clone(), based_on, change };
+        self.append(&Record::Control(control));
+    }
+
+    pub(crate) fn request(&mut self, campaign: &CampaignId, user: u64) {
+        self.request_with_key(campaign, user, None);
+    }
+
+    pub(crate) fn request_with_key(&mut self, campaign: &CampaignId, user: u64, key: Option<u64>) {
+        let user = UserId::parse(&format!("u{user}")).expect("an id");
+        let key = key.map(|key| IdempotencyKey::parse(&format!("k{key}")).expect("a key"));
+        let request = Request { campaign: campaign.clone(), user, idempotency_key: key };
+        self.append(&Record::Request(request));
+    }
+
+    /// Lets virtual time go by, and starts the node again whenever it has ended.
+    pub(crate) async fn wait_ms(&mut self, milliseconds: u64) {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        self.tend().await;
+    }
+
+    /// Waits until `done`, or says that it took too long.
+    pub(crate) async fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let begun = tokio::time::Instant::now();
+        while !done(self) {
+            if begun.elapsed() > SETTLE_MAX {
+                let facts = self.truth.clone();
+                let mut facts = facts.facts();
+                let ends: Vec<_> = facts.parts.iter().map(|part| part.end()).collect();
+                let nexts: Vec<_> = (0..ends.len()).map(|part| facts.next(part)).collect();
+                let held = facts.holds_in_force();
+                facts.wrong(format!("INV-10: not {what}: {nexts:?} of {ends:?}, held {held:?}"));
+                return false;
+            }
+            self.wait_ms(20).await;
+        }
+        true
+    }
+
+    /// Waits until the whole log is decided, holds aside.
+    pub(crate) async fn passed(&mut self) -> bool {
+        self.until("passed", |world| {
+            let facts = world.truth.facts();
+            (0..facts.parts.len()).all(|part| facts.next(part) == facts.parts[part].end())
+        })
+        .await
+    }
+
+    /// Waits until everything is settled; releases what is on hold, as an operator does.
+    pub(crate) async fn settle(&mut self) {
+        self.faults.heal();
+        if !self.passed().await {
+            return;
+        }
+        let held = self.truth.facts().holds_in_force();
+        for campaign in held {
+            self.change(&campaign, Change::Released);
+        }
+        self.until("settled", |world| world.truth.facts().is_settled()).await;
+    }
+
+    /// Waits until no task is left but those of a node at rest.
+    pub(crate) async fn rest(&mut self) {
+        let campaigns = self.campaigns.clone();
+        let partitions = self.partitions as usize;
+        self.until("at rest", |world| {
+            let live = campaigns.iter().filter(|campaign| world.state(campaign) == "live").count();
+            let expected = TASKS_OF_NODE + TASKS_OF_PARTITION * partitions + live;
+            Handle::current().metrics().num_alive_tasks() == expected
+        })
+        .await;
+    }
+
+    /// Ends the story: settles, rests, judges, stops, and gives whatever was wrong.
+    pub(crate) async fn end(mut self) -> Vec<String> {
+        self.settle().await;
+        self.rest().await;
+        self.truth.facts().judge();
+        self.kill().await;
+        let panicked = |((part, _), (_, panics)): (&(&str, &str), &(u64, u64))| {
+            if *part == "supervisor" { *panics } else { 0 }
+        };
+        let asked: u64 = self.faults.places().iter().map(panicked).sum();
+        let mut wrongs = self.truth.facts().wrongs().to_vec();
+        if self.starts > asked + self.kills {
+            wrongs.push(format!("the supervisor ended {} times by itself", self.starts - 1));
+        }
+        wrongs.extend(unasked_panics());
+        wrongs
+    }
+}

@@ -1,0 +1,194 @@
+//! A coupon store in memory, whose calls fail, land late or in part, hang and panic on demand.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use coupond::{
+    domain::{
+        ids::{CampaignId, Partition},
+        rows::{CampaignRows, PartitionRows},
+    },
+    partition::flow::BATCHES_MAX,
+    store::{CouponPages, CouponStore, Layout, Row, Selection, StoreError},
+};
+use futures_util::{StreamExt, stream};
+
+use super::{
+    faults::{Faults, Injected},
+    judge::{Facts, Truth},
+    lock,
+};
+
+/// Rows in a page: few, so that loads have many points to fail at.
+const PAGE_ROWS: usize = 16;
+
+/// Loads that a node may have under way at once.
+const LOADS_MAX: usize = 8;
+
+pub(crate) struct FakeStore {
+    truth: Arc<Truth>,
+    faults: Arc<Faults>,
+    /// Coupon writes under way by campaign.
+    writes: Arc<Mutex<BTreeMap<CampaignId, usize>>>,
+    loads: Arc<Mutex<usize>>,
+}
+
+fn failed(injected: Injected) -> StoreError {
+    StoreError::new(injected.0, injected)
+}
+
+/// Undoes a count when a call ends, however it ends.
+struct Undo<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+fn campaign_of(row: &Row) -> Option<&CampaignId> {
+    match row {
+        Row::Coupon(coupon) => Some(&coupon.campaign),
+        Row::Version(version) => Some(&version.campaign),
+        Row::Hold(_) | Row::Mark(_) | Row::Progress(_) => None,
+    }
+}
+
+fn land(facts: &mut Facts, row: &Row) {
+    match row {
+        Row::Coupon(coupon) => facts.coupon(coupon),
+        Row::Version(version) => facts.version(version),
+        Row::Hold(hold) => facts.hold(hold),
+        Row::Mark(mark) => facts.mark(mark),
+        Row::Progress(progress) => facts.progress(progress),
+    }
+}
+
+impl FakeStore {
+    pub(crate) fn new(truth: Arc<Truth>, faults: Arc<Faults>) -> Self {
+        Self { truth, faults, writes: Arc::default(), loads: Arc::default() }
+    }
+
+    fn count_write(&self, campaign: CampaignId) -> Undo<impl FnMut() + use<>> {
+        let under_way = {
+            let mut writes = lock(&self.writes);
+            let count = writes.entry(campaign.clone()).or_default();
+            *count += 1;
+            *count
+        };
+        if under_way > BATCHES_MAX {
+            self.truth.facts().wrong(format!("INV-9: {under_way} batches of {campaign}"));
+        }
+        let writes = self.writes.clone();
+        Undo(move || {
+            lock(&writes).entry(campaign.clone()).and_modify(|count| *count -= 1);
+        })
+    }
+
+    fn count_load(&self) -> Undo<impl FnMut() + use<>> {
+        let under_way = {
+            let mut loads = lock(&self.loads);
+            *loads += 1;
+            *loads
+        };
+        if under_way > LOADS_MAX {
+            self.truth.facts().wrong(format!("INV-9: {under_way} loads"));
+        }
+        let loads = self.loads.clone();
+        Undo(move || *lock(&loads) -= 1)
+    }
+}
+
+#[async_trait]
+impl CouponStore for FakeStore {
+    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
+        Ok(proposed.clone())
+    }
+
+    async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
+        let campaign = rows.iter().find_map(campaign_of);
+        let _counted = campaign.map(|campaign| self.count_write(campaign.clone()));
+        let place = match rows.first() {
+            Some(Row::Coupon(_)) => ["write coupons", "some coupons written", "coupons written"],
+            Some(Row::Version(_)) => ["write version", "", "version written"],
+            Some(Row::Hold(_) | Row::Mark(_)) => ["write marks", "marks half", "marks written"],
+            Some(Row::Progress(_)) | None => ["write progress", "", "progress written"],
+        };
+        self.faults.point("store", place[0], campaign).await.map_err(failed)?;
+        let (first, rest) = rows.split_at(rows.len() / 2);
+        first.iter().for_each(|row| land(&mut self.truth.facts(), row));
+        if !first.is_empty() {
+            self.faults.point("store", place[1], campaign).await.map_err(failed)?;
+        }
+        rest.iter().for_each(|row| land(&mut self.truth.facts(), row));
+        self.faults.point("store", place[2], campaign).await.map_err(failed)
+    }
+
+    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
+        self.faults.point("store", "read partition", None).await.map_err(failed)?;
+        let progress = self.truth.facts().progress.get(&partition).cloned();
+        self.faults.point("store", "progress read", None).await.map_err(failed)?;
+        let holds = {
+            let facts = self.truth.facts();
+            facts.holds.values().filter(|hold| hold.partition == partition).cloned().collect()
+        };
+        self.faults.point("store", "holds read", None).await.map_err(failed)?;
+        Ok(PartitionRows { progress, holds })
+    }
+
+    async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        _: Partition,
+    ) -> Result<CampaignRows, StoreError> {
+        let _counted = self.count_load();
+        self.faults.point("store", "read campaign", Some(campaign)).await.map_err(failed)?;
+        let rows = {
+            let facts = self.truth.facts();
+            let holds = facts.holds.values().filter(|hold| hold.campaign == *campaign);
+            let versions = facts.versions.values().filter(|it| it.campaign == *campaign);
+            CampaignRows {
+                holds: holds.cloned().collect(),
+                mark: facts.marks.get(campaign).cloned(),
+                versions: versions.cloned().collect(),
+            }
+        };
+        self.faults.point("store", "campaign read", Some(campaign)).await.map_err(failed)?;
+        Ok(rows)
+    }
+
+    fn coupons(&self, campaign: &CampaignId, _: Selection) -> CouponPages {
+        let (truth, faults) = (self.truth.clone(), self.faults.clone());
+        let next = (campaign.clone(), 0);
+        stream::unfold(Some(next), move |next| {
+            let (truth, faults) = (truth.clone(), faults.clone());
+            async move {
+                let (campaign, after) = next?;
+                let point = faults.point("store", "read coupons", Some(&campaign)).await;
+                if let Err(injected) = point {
+                    return Some((Err(failed(injected)), None));
+                }
+                let page: Vec<_> = {
+                    let facts = truth.facts();
+                    let rows = facts.coupons.range((campaign.clone(), after + 1)..);
+                    let rows = rows.take_while(|(key, _)| key.0 == campaign).take(PAGE_ROWS);
+                    rows.map(|(_, coupon)| coupon.clone()).collect()
+                };
+                let last = page.last()?.sequence;
+                Some((Ok(page), Some((campaign, last))))
+            }
+        })
+        .boxed()
+    }
+
+    async fn campaigns(
+        &self,
+        _: Option<&CampaignId>,
+        _: usize,
+    ) -> Result<Vec<CampaignId>, StoreError> {
+        Ok(Vec::new())
+    }
+}
