@@ -1,13 +1,15 @@
-//! The pure core and the actor on one core: how many decisions a second, and how much memory.
+//! The pure core, the actor, and the whole way of a record: decisions a second, and memory.
 //!
 //! `cargo bench --bench decisions`. Medians of five rounds; the first one is not counted.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use coupond::{
     actors::{
-        Directory, Environment, Shared,
+        CouponHandle, Directory, Environment, Shared,
+        coupon::{CouponActor, CouponArguments},
+        partition_consumer::PartitionMessage,
         supervisor::{Supervisor, SupervisorMessage},
     },
     clock::{SharedClock, SystemClock},
@@ -25,10 +27,14 @@ use coupond::{
         AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
         ReadError, RequestLog, codec::Codec,
     },
+    partition::{
+        flow::{BATCH_RECORDS_MAX, BATCHES_MAX, Event},
+        fold::Batch,
+    },
     store::{CouponPages, CouponStore, Layout, Row, Selection, StoreError},
 };
-use ractor::Actor;
-use tokio::sync::mpsc;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{mpsc, oneshot};
 
 const USERS: u64 = 1_000_000;
 const ROUNDS: usize = 5;
@@ -65,12 +71,19 @@ fn at(offset: u64) -> At {
 
 /// Folds every record; gives millions a second.
 fn fold(campaign: &mut Campaign, records: &[Record], offset: &mut u64) -> f64 {
-    let started = Instant::now();
-    for record in records {
-        *offset += 1;
-        std::hint::black_box(campaign.fold(at(*offset), record));
+    // Records come from the log: copied as they are decoded there, before the clock starts.
+    let mut seconds = 0.0;
+    for batch in records.chunks(BATCH_RECORDS_MAX) {
+        let batch: Vec<_> = (*offset + 1..).map(at).zip(batch.iter().cloned()).collect();
+        *offset += batch.len() as u64;
+        let started = Instant::now();
+        campaign.fold_all(batch, |_, _, record, outcome| {
+            std::hint::black_box((record, outcome));
+            ControlFlow::Continue(())
+        });
+        seconds += started.elapsed().as_secs_f64();
     }
-    records.len() as f64 / started.elapsed().as_secs_f64() / 1e6
+    records.len() as f64 / seconds / 1e6
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
@@ -202,12 +215,27 @@ impl DecisionFeed for EndFeed {
 }
 
 /// Reads, decodes, routes, decides, stores into nothing, reports and publishes every record.
-async fn through_the_actor(records: Arc<Vec<LogRecord>>) -> f64 {
-    let codec = Codec::new(keys(), 1, 1);
+async fn through_everything(records: Arc<Vec<LogRecord>>) -> f64 {
     let (done, mut settled) = mpsc::channel(1);
     let end = records.len() as u64;
+    let environment = environment(records, done);
+    let started = Instant::now();
+    let (supervisor, handle) =
+        Actor::spawn(None, Supervisor, environment).await.expect("it starts");
+    let assigned = SupervisorMessage::Ownership(Ownership::Assigned(0));
+    supervisor.cast(assigned).expect("it runs");
+    settled.recv().await.expect("it settles");
+    let figure = end as f64 / started.elapsed().as_secs_f64() / 1e6;
+    supervisor.kill();
+    let _ = handle.await;
+    figure
+}
+
+fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Environment> {
+    let codec = Codec::new(keys(), 1, 1);
+    let end = records.len() as u64;
     let clock: SharedClock = Arc::new(SystemClock);
-    let environment = Environment {
+    Arc::new(Environment {
         log: Arc::new(FullLog { records }),
         store: Arc::new(NoStore),
         feed: Arc::new(EndFeed { end, done }),
@@ -218,51 +246,127 @@ async fn through_the_actor(records: Arc<Vec<LogRecord>>) -> f64 {
         future_max_ms: None,
         directory: Arc::new(Directory::new(codec)),
         shared: Shared::new(&clock),
+    })
+}
+
+/// Hands decoded batches to one coupon actor, as many at once as a partition does, and takes its
+/// reports.
+struct Batches;
+
+struct BatchesState {
+    batches: VecDeque<Batch>,
+    handle: Option<CouponHandle>,
+    started: Instant,
+    told: u64,
+    done: Option<oneshot::Sender<f64>>,
+}
+
+impl BatchesState {
+    fn send(&mut self) {
+        if let (Some(handle), Some(batch)) = (&self.handle, self.batches.pop_front()) {
+            handle.send(batch);
+        }
+    }
+}
+
+impl Actor for Batches {
+    type Msg = PartitionMessage;
+    type State = BatchesState;
+    type Arguments = (VecDeque<Batch>, oneshot::Sender<f64>);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PartitionMessage>,
+        (batches, done): Self::Arguments,
+    ) -> Result<BatchesState, ActorProcessingErr> {
+        let (letters, _) = mpsc::channel(1);
+        let environment = environment(Arc::default(), letters);
+        let arguments = CouponArguments::new(environment, spring(), 1, 0, myself.clone());
+        Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await?;
+        let (started, done) = (Instant::now(), Some(done));
+        Ok(BatchesState { batches, handle: None, started, told: 0, done })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<PartitionMessage>,
+        message: PartitionMessage,
+        state: &mut BatchesState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PartitionMessage::Started { handle, .. } => state.handle = Some(handle),
+            PartitionMessage::Event(Event::Ready { .. }) => {
+                state.started = Instant::now();
+                (0..BATCHES_MAX).for_each(|_| state.send());
+            }
+            PartitionMessage::Event(Event::Report(report)) => {
+                state.told += report.told.len() as u64;
+                state.send();
+                let figure = state.told as f64 / state.started.elapsed().as_secs_f64() / 1e6;
+                if state.told > USERS
+                    && let Some(done) = state.done.take()
+                {
+                    let _ = done.send(figure);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Decides decoded batches, stores into nothing, reports.
+async fn through_the_actor(records: &[(At, Record)]) -> f64 {
+    let batch = |records: &[(At, Record)]| Batch {
+        passed: records.last().map_or(0, |(at, _)| at.offset + 1),
+        records: records.to_vec(),
     };
-    let started = Instant::now();
-    let (supervisor, handle) =
-        Actor::spawn(None, Supervisor, Arc::new(environment)).await.expect("it starts");
-    let assigned = SupervisorMessage::Ownership(Ownership::Assigned(0));
-    supervisor.cast(assigned).expect("it runs");
-    settled.recv().await.expect("it settles");
-    let figure = end as f64 / started.elapsed().as_secs_f64() / 1e6;
-    supervisor.kill();
+    let batches = records.chunks(BATCH_RECORDS_MAX).map(batch).collect();
+    let (done, figure) = oneshot::channel();
+    let (actor, handle) = Actor::spawn(None, Batches, (batches, done)).await.expect("it starts");
+    let figure = figure.await.expect("every batch is reported");
+    actor.kill();
     let _ = handle.await;
     figure
 }
 
 fn actor() {
+    let mut decoded = vec![(at(0), definition())];
+    decoded.extend((0..USERS).map(|user| (at(user + 1), request(user))));
     let codec = Codec::new(keys(), 1, 1);
-    let encode = |offset: u64, record: &Record| {
-        let (_, record) = codec.encode(record);
-        LogRecord {
-            offset,
-            time: at(offset).time,
-            key: record.campaign.as_str().as_bytes().to_vec(),
-            value: record.value,
-            mac: Some(record.mac),
-        }
+    let encode = |(at, record): &(At, Record)| {
+        let (_, encoded) = codec.encode(record);
+        let key = record.campaign().as_str().as_bytes().to_vec();
+        let (value, mac) = (encoded.value, Some(encoded.mac));
+        LogRecord { offset: at.offset, time: at.time, key, value, mac }
     };
-    let mut records = vec![encode(0, &definition())];
-    records.extend((0..USERS).map(|user| encode(user + 1, &request(user))));
-    let records = Arc::new(records);
+    let records: Arc<Vec<_>> = Arc::new(decoded.iter().map(encode).collect());
+    let started = Instant::now();
+    for record in records.iter() {
+        std::hint::black_box(codec.decode(0, record));
+    }
+    let figure = records.len() as f64 / started.elapsed().as_secs_f64() / 1e6;
+    println!("read from JSON and MAC        {figure:6.2} million a second");
     for workers in [1, 2] {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
             .enable_all()
             .build()
             .expect("it starts");
-        let mut figures = Vec::new();
+        let (mut actor, mut whole) = (Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
-            let figure = runtime.block_on(through_the_actor(records.clone()));
+            let figures = (
+                runtime.block_on(through_the_actor(&decoded)),
+                runtime.block_on(through_everything(records.clone())),
+            );
             if round > 0 {
-                figures.push(figure);
+                actor.push(figures.0);
+                whole.push(figures.1);
             }
         }
-        println!(
-            "issued through the actors, {workers} worker(s)  {:6.2} million a second",
-            median(figures)
-        );
+        println!("millions issued a second, {workers} worker(s)");
+        println!("  through the actor, in batches {:6.2}", median(actor));
+        println!("  read, routed, decided, told   {:6.2}", median(whole));
     }
 }
 

@@ -55,12 +55,27 @@ impl CouponMessage {
 
 /// What a coupon actor is started with.
 pub struct CouponArguments {
-    pub(super) environment: Arc<Environment>,
-    pub(super) campaign: CampaignId,
-    pub(super) incarnation: u64,
-    pub(super) from: Offset,
-    pub(super) consumer: ActorRef<PartitionMessage>,
-    pub(super) credit: Credit,
+    environment: Arc<Environment>,
+    campaign: CampaignId,
+    incarnation: u64,
+    from: Offset,
+    consumer: ActorRef<PartitionMessage>,
+    credit: Credit,
+}
+
+impl CouponArguments {
+    /// For `campaign`, with its log read again from `from`. `consumer` is told what it comes to,
+    /// and given the way in.
+    #[must_use]
+    pub fn new(
+        environment: Arc<Environment>,
+        campaign: CampaignId,
+        incarnation: u64,
+        from: Offset,
+        consumer: ActorRef<PartitionMessage>,
+    ) -> Self {
+        Self { environment, campaign, incarnation, from, consumer, credit: Credit::default() }
+    }
 }
 
 /// What a coupon actor knows.

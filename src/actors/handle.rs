@@ -41,7 +41,7 @@ impl CouponHandle {
     ///
     /// # Panics
     /// When more batches are under way than the flow may send.
-    pub(super) fn send(&self, batch: Batch) {
+    pub fn send(&self, batch: Batch) {
         let under_way = self.credit.0.fetch_add(1, Ordering::Relaxed);
         check_invariant!(Bounded, under_way < BATCHES_MAX, "{under_way} batches under way");
         // An error means that the actor has ended; its supervisor says so, and the flow sends

@@ -28,3 +28,4 @@ pub use directory::{ActorDirectory, ActorView, Directory};
 #[cfg(any(test, feature = "contract"))]
 pub use environment::Probe;
 pub use environment::{Environment, Shared};
+pub use handle::CouponHandle;

@@ -12,7 +12,6 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use super::{
     Environment,
     coupon::{CouponActor, CouponArguments, CouponMessage},
-    handle::Credit,
     partition_consumer::{PartitionArguments, PartitionConsumer, PartitionMessage},
     task::TaskGuard,
 };
@@ -282,14 +281,9 @@ impl SupervisorState {
         let mut child =
             Child { incarnation, consumer: consumer.clone(), actor: None, _delay: None };
         if delay.is_zero() {
-            let arguments = CouponArguments {
-                environment: self.environment.clone(),
-                campaign: campaign.clone(),
-                incarnation,
-                from,
-                consumer: consumer.clone(),
-                credit: Credit::default(),
-            };
+            let environment = self.environment.clone();
+            let (told, name) = (consumer.clone(), campaign.clone());
+            let arguments = CouponArguments::new(environment, name, incarnation, from, told);
             let started =
                 Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await;
             match started {

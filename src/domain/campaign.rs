@@ -1,6 +1,6 @@
 //! One campaign: its definition, its remaining count, its holders, and the fold that decides.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use super::{
     coupon::Coupon,
@@ -12,6 +12,10 @@ use super::{
     record::{Change, Control, Record, Request},
 };
 use crate::check_invariant;
+
+/// Records whose digests are made at once: enough that their looks at memory overlap, few enough
+/// that what they brought near is still there when they are decided.
+const AHEAD: usize = 64;
 
 /// Where a record stands and when the log took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,15 @@ pub struct At {
 struct InEffect {
     version: Offset,
     definition: Definition,
+}
+
+/// What a campaign looks up for a record.
+#[derive(Debug, Clone, Copy)]
+struct Digests {
+    /// The user's, where the record is a request.
+    user: Option<u128>,
+    /// The idempotency key's, if it has one.
+    key: Option<u128>,
 }
 
 /// The state of one campaign: what its definition versions and coupons give, nothing else.
@@ -97,30 +110,74 @@ impl Campaign {
     /// Decides one record and takes its outcome into the state. Records must come in the order
     /// of their offsets; the same records give the same outcomes, whoever folds them.
     pub fn fold(&mut self, at: At, record: &Record) -> Outcome {
-        let outcome = match record {
-            Record::Request(request) => self.decide_request(at, request),
-            Record::Control(control) => self.decide_control(at, control),
+        let digests = self.digests(record);
+        self.fold_known(at, record, digests)
+    }
+
+    /// Folds records in order and gives each outcome to `take`, which may end it: the records
+    /// behind are then not folded. The same as folding them one by one, and faster: digests are
+    /// made once, and what they point to is read ahead.
+    pub fn fold_all(
+        &mut self,
+        records: Vec<(At, Record)>,
+        mut take: impl FnMut(&Self, At, Record, Outcome) -> ControlFlow<()>,
+    ) {
+        let mut records = records.into_iter();
+        let mut ahead = Vec::with_capacity(AHEAD);
+        while !records.as_slice().is_empty() {
+            let next = records.as_slice().iter().take(AHEAD);
+            ahead.extend(next.map(|(_, record)| self.digests(record)));
+            self.users.touch(ahead.iter().filter_map(|digests| digests.user));
+            for (digests, (at, record)) in ahead.drain(..).zip(records.by_ref()) {
+                let outcome = self.fold_known(at, &record, digests);
+                if take(self, at, record, outcome).is_break() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn fold_known(&mut self, at: At, record: &Record, digests: Digests) -> Outcome {
+        let outcome = match (record, digests.user) {
+            (Record::Request(request), Some(user)) => {
+                self.decide_request(at, request, user, digests.key)
+            }
+            (Record::Control(control), _) => self.decide_control(at, control),
+            (Record::Request(_), None) => unreachable!("a request's digests have its user's"),
         };
         if let Outcome::Decided { row: Some(row), .. } = &outcome {
-            match row {
-                DerivedRow::Coupon(coupon) => self.apply_coupon(coupon),
-                DerivedRow::Version(version) => self.apply_version(version),
+            match (row, digests.user) {
+                (DerivedRow::Coupon(coupon), Some(user)) => self.take_coupon(coupon, user),
+                (DerivedRow::Coupon(_), None) => unreachable!("only a request comes to a coupon"),
+                (DerivedRow::Version(version), _) => self.apply_version(version),
             }
         }
         outcome
     }
 
-    /// Takes a coupon into the state: one just decided, or one read back in sequence order.
+    fn digests(&self, record: &Record) -> Digests {
+        let Record::Request(Request { user, idempotency_key, .. }) = record else {
+            return Digests { user: None, key: None };
+        };
+        let key = idempotency_key.as_ref().map(|key| self.keys.key_digest(user, key));
+        Digests { user: Some(self.keys.user_digest(user)), key }
+    }
+
+    /// Takes a coupon into the state that was read back, in sequence order.
     ///
     /// # Panics
     /// When it does not follow the last one, or breaks a rule that it was issued under.
     pub fn apply_coupon(&mut self, coupon: &Coupon) {
+        self.take_coupon(coupon, self.keys.user_digest(&coupon.user));
+    }
+
+    fn take_coupon(&mut self, coupon: &Coupon, user: u128) {
         let follows = self.issued.checked_add(1) == Some(coupon.sequence);
         let (issued, sequence) = (self.issued, coupon.sequence);
         check_invariant!(Eligibility, follows, "sequence {sequence} after {issued} issued");
         self.issued = sequence;
         let held = Held { sequence, issued_at: coupon.issued_at };
-        self.users.add(self.keys.user_digest(&coupon.user), held);
+        self.users.add(user, held);
         if let Some(key_digest) = coupon.key_digest {
             self.idempotency_keys.add(u128::from_le_bytes(key_digest), held);
         }
@@ -145,15 +202,18 @@ impl Campaign {
         });
     }
 
-    fn decide_request(&self, at: At, request: &Request) -> Outcome {
+    fn decide_request(
+        &self,
+        at: At,
+        request: &Request,
+        user_digest: u128,
+        key_digest: Option<u128>,
+    ) -> Outcome {
         let Some(definition) = self.definition() else { return Outcome::Undefined };
-        let key_digest =
-            request.idempotency_key.as_ref().map(|key| self.keys.key_digest(&request.user, key));
         let repeated = key_digest.and_then(|digest| self.idempotency_keys.get(digest));
         if let Some(holding) = repeated {
             return answered(Decision::Issued(holding.latest));
         }
-        let user_digest = self.keys.user_digest(&request.user);
         let holding = self.users.get(user_digest);
         let count = holding.map_or(0, |holding| holding.count);
         if let Some(holding) = holding

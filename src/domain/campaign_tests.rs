@@ -260,3 +260,51 @@ fn the_same_records_give_the_same_bytes_and_an_empty_campaign_is_small() {
     let empty = check("t=1 DEFINE quota=100000000 -> accepted");
     assert!(empty.memory_bytes() <= 16 * 1_024, "{} bytes", empty.memory_bytes());
 }
+
+#[test]
+fn records_folded_together_give_the_same_bytes_as_one_by_one() {
+    let id = CampaignId::parse("spring").unwrap();
+    let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
+    let users = |from: usize, to: usize| (from..to).map(|user| format!("u{}/k{}", user % 90, user));
+    let mut lines = vec!["early".to_owned(), "DEFINE quota=150 limit=2".to_owned()];
+    lines.extend(users(0, 130));
+    lines.push("PAUSE".to_owned());
+    lines.extend(users(0, 3).chain(users(200, 300)));
+    let mut one_by_one = Campaign::new(id.clone(), 1, 0, keys.clone());
+    let (mut records, mut expected) = (Vec::new(), Vec::new());
+    for (offset, line) in (0..).zip(&lines) {
+        let record = record(&id, line, one_by_one.version());
+        let at = At { offset, time: Timestamp(7) };
+        expected.push(one_by_one.fold(at, &record));
+        records.push((at, record));
+    }
+    for chunk in [1, AHEAD - 1, AHEAD, AHEAD + 1, records.len()] {
+        let mut together = Campaign::new(id.clone(), 1, 0, keys.clone());
+        let mut outcomes = Vec::new();
+        for chunk in records.chunks(chunk) {
+            together.fold_all(chunk.to_vec(), |campaign, at, record, outcome| {
+                assert_eq!((at, &record), (records[outcomes.len()].0, &records[outcomes.len()].1));
+                outcomes.push(outcome);
+                assert!(campaign.issued() as usize <= outcomes.len(), "nothing is folded ahead");
+                ControlFlow::Continue(())
+            });
+        }
+        assert_eq!(outcomes, expected, "{chunk} at once");
+    }
+}
+
+#[test]
+fn folding_together_ends_where_it_is_told_to() {
+    let id = CampaignId::parse("spring").unwrap();
+    let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
+    let mut campaign = Campaign::new(id.clone(), 1, 0, keys);
+    let lines = ["DEFINE quota=9", "ada", "bob", "cyd"];
+    let at = |offset| At { offset, time: Timestamp(7) };
+    let records = (0..).map(at).zip(lines.map(|line| record(&id, line, None)));
+    let mut seen = 0;
+    campaign.fold_all(records.collect(), |campaign, _, _, _| {
+        seen += 1;
+        if campaign.issued() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!((seen, campaign.issued()), (3, 2));
+}

@@ -85,26 +85,40 @@ impl CodeFormat {
     ) -> Box<str> {
         let letters = self.charset.as_bytes();
         let radix = letters.len().clamp(1, 64);
-        let per_block = digits_per_block(radix);
-        let mut code = String::with_capacity(self.prefix.len() + usize::from(self.length));
-        code.push_str(&self.prefix);
-        let mut fraction = [0_u64; 4];
-        for index in 0..usize::from(self.length) {
-            if index % per_block == 0 {
-                let block = u8::try_from(index / per_block).unwrap_or(u8::MAX);
-                fraction = limbs(keys.code_bits(campaign, log_epoch, sequence, user, block));
+        let mut code = Vec::with_capacity(self.prefix.len() + usize::from(self.length));
+        code.extend_from_slice(self.prefix.as_bytes());
+        code.resize(code.capacity(), b'?');
+        let blocks = code[self.prefix.len()..].chunks_mut(digits_per_block(radix));
+        for (block, digits) in (0..=u8::MAX).zip(blocks) {
+            let mut fraction = limbs(keys.code_bits(campaign, log_epoch, sequence, user, block));
+            for word in digits.chunks_mut(digits_per_word(radix)) {
+                let mut number = next_digits(&mut fraction, radix as u64, word.len() as u32);
+                for letter in word.iter_mut().rev() {
+                    let digit = last_digit(&mut number, radix as u64);
+                    *letter = letters.get(digit).copied().unwrap_or(b'?');
+                }
             }
-            let digit = next_digit(&mut fraction, radix as u64);
-            code.push(char::from(letters.get(digit).copied().unwrap_or(b'?')));
         }
-        code.into_boxed_str()
+        match String::from_utf8(code) {
+            Ok(code) => code.into_boxed_str(),
+            Err(faulty) => String::from_utf8_lossy(faulty.as_bytes()).into(),
+        }
     }
 }
 
 /// Digits that 256 bits yield without running dry: the last one still has 8 bits or more to
 /// spare, so that no letter is likelier than another by more than one part in 256 × radix.
 fn digits_per_block(radix: usize) -> usize {
-    248 / (usize::BITS - (radix.max(2) - 1).leading_zeros()) as usize
+    248 / bits_per_digit(radix)
+}
+
+/// Digits whose number fits 63 bits.
+fn digits_per_word(radix: usize) -> usize {
+    63 / bits_per_digit(radix)
+}
+
+fn bits_per_digit(radix: usize) -> usize {
+    (usize::BITS - (radix.max(2) - 1).leading_zeros()) as usize
 }
 
 /// Fewest digits of a charset of `radix` letters that are worth `bits`: radix^digits ≥ 2^bits.
@@ -132,27 +146,30 @@ fn limbs(bits: [u8; 32]) -> [u64; 4] {
     })
 }
 
-/// Reads the 256 bits as a fraction, multiplies by `radix` and takes what is before the point.
-fn next_digit(fraction: &mut [u64; 4], radix: u64) -> usize {
-    if radix.is_power_of_two() {
-        let bits = radix.trailing_zeros();
-        if bits == 0 {
-            return 0;
-        }
-        let digit = fraction[0] >> (64 - bits);
-        for limb in 0..4 {
-            let next = fraction.get(limb + 1).copied().unwrap_or(0);
-            fraction[limb] = (fraction[limb] << bits) | (next >> (64 - bits));
-        }
-        return digit as usize;
-    }
+/// Reads the 256 bits as a fraction, multiplies by `radix` as often as digits are wanted, and
+/// takes what is before the point: those digits as one number, which must fit 64 bits.
+fn next_digits(fraction: &mut [u64; 4], radix: u64, digits: u32) -> u64 {
+    let times = radix.pow(digits);
     let mut carry = 0_u128;
     for limb in fraction.iter_mut().rev() {
-        let product = u128::from(*limb) * u128::from(radix) + carry;
+        let product = u128::from(*limb) * u128::from(times) + carry;
         *limb = (product & u128::from(u64::MAX)) as u64;
         carry = product >> 64;
     }
-    carry as usize
+    carry as u64
+}
+
+/// Takes the last digit off a number.
+fn last_digit(number: &mut u64, radix: u64) -> usize {
+    // The default charset, and much cheaper than a division.
+    if radix.is_power_of_two() {
+        let digit = *number & (radix - 1);
+        *number >>= radix.trailing_zeros();
+        return digit as usize;
+    }
+    let digit = *number % radix;
+    *number /= radix;
+    digit as usize
 }
 
 #[cfg(test)]
@@ -193,6 +210,27 @@ mod tests {
                 assert_eq!(letters.len(), usize::from(length));
                 assert!(letters.chars().all(|letter| charset.contains(letter)));
             }
+        }
+    }
+
+    #[test]
+    fn a_code_is_the_fraction_spelled_digit_by_digit() {
+        let keys = Keys::derive(b"a secret of thirty-two bytes or more");
+        let (campaign, user) = (CampaignId::parse("c").unwrap(), UserId::parse("u").unwrap());
+        for charset in ["ab", "0123456789", CHARSET_DEFAULT] {
+            let radix = charset.len() as u64;
+            let format = CodeFormat::with(None, Some(128), Some(charset.to_owned()));
+            let mut expected = String::new();
+            let mut fraction = [0; 4];
+            for index in 0..128 {
+                let (block, at) = (index / digits_per_block(charset.len()), index);
+                if at.is_multiple_of(digits_per_block(charset.len())) {
+                    fraction = limbs(keys.code_bits(&campaign, 1, 3, &user, block as u8));
+                }
+                let digit = next_digits(&mut fraction, radix, 1) as usize;
+                expected.push(char::from(charset.as_bytes()[digit]));
+            }
+            assert_eq!(*format.spell(&keys, &campaign, 1, 3, &user), *expected);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use fjall::{Database, Keyspace, PersistMode, UserKey, UserValue};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::debug;
 
 use super::{
@@ -57,6 +57,13 @@ pub(crate) enum Operation {
         durable: bool,
         /// Told when it is done.
         reply: oneshot::Sender<()>,
+    },
+    /// Write rows to `data`, in order and at once, for which nobody waits.
+    Rows {
+        /// What to write.
+        entries: Vec<Entry>,
+        /// Room in memory, given back when they are written.
+        room: OwnedSemaphorePermit,
     },
     /// Write to `data` what is not there yet; on disk when answered.
     Create {
@@ -154,6 +161,8 @@ pub(super) struct Committer {
     pub(super) clock: SharedClock,
     pub(super) hooks: Hooks,
     pub(super) space: Space,
+    /// Where those who wait for answers are woken; none: wherever they are.
+    pub(super) runtime: Option<tokio::runtime::Handle>,
     pub(super) queue: mpsc::Receiver<Operation>,
 }
 
@@ -258,6 +267,12 @@ impl Committer {
                 }
                 group.durable |= durable;
                 group.answers.push(answer(reply, ()));
+            }
+            Operation::Rows { entries, room } => {
+                for entry in entries {
+                    self.enter(group, entry)?;
+                }
+                group.answers.push(Box::new(move || drop(room)));
             }
             Operation::Create { key, value, reply } => {
                 let found = self.current(group, &key)?;
@@ -370,10 +385,20 @@ impl Committer {
                 position.tail.trimmed(below);
             }
         }
-        for answer in answers {
-            answer();
-        }
+        self.give(answers);
         Ok(())
+    }
+
+    /// Gives answers. Within the runtime where there is one: whoever is woken from outside of it
+    /// costs a system call, and a group has some hundred.
+    fn give(&self, answers: Vec<Answer>) {
+        match &self.runtime {
+            // It waits for nothing, so that it ends by itself.
+            Some(runtime) if answers.len() > 1 => {
+                runtime.spawn(async move { answers.into_iter().for_each(|answer| answer()) });
+            }
+            _ => answers.into_iter().for_each(|answer| answer()),
+        }
     }
 }
 

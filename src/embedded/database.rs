@@ -3,11 +3,11 @@
 use std::{error::Error, fs::File, io, path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{error, info};
 
 use super::{
-    Operation, Refused, TIME_BYTES,
+    Entry, Operation, Refused, TIME_BYTES,
     block::unpack,
     committer::{Committer, WritePosition},
     folder::{FolderError, data_folder, locked},
@@ -29,6 +29,10 @@ const DATABASE_FOLDER: &str = "database";
 /// Writes that may be queued: every append that `admission.inflight_max` lets in (10,000 by
 /// default) and the writes of every actor beside them.
 const QUEUE_OPERATIONS_MAX: usize = 16_384;
+
+/// Entries of rows that wait to be written without anybody waiting for them: two entries for each
+/// of the records that one partition keeps under way, at 200 bytes about 6 MiB.
+pub(super) const ROW_ENTRIES_MAX: usize = 32_768;
 
 /// Bytes of each keyspace that are in memory only (and in the journal) before they are sorted
 /// into files.
@@ -146,6 +150,7 @@ pub struct EmbeddedDatabase {
     shared: Arc<Shared>,
     /// None only while it is dropped.
     queue: Option<mpsc::Sender<Operation>>,
+    room: Arc<Semaphore>,
     committer: Option<JoinHandle<()>>,
 }
 
@@ -226,6 +231,8 @@ impl EmbeddedDatabase {
             clock: clock.clone(),
             space: Space::new(config.dir.clone(), config.reserve_bytes, hooks.free_bytes),
             hooks,
+            // An error says that whoever opens it waits without a runtime.
+            runtime: tokio::runtime::Handle::try_current().ok(),
             queue: receiver,
         };
         let tails = committer.partitions.iter().map(|position| position.tail.clone()).collect();
@@ -235,7 +242,8 @@ impl EmbeddedDatabase {
             .map_err(OpenError::Thread)?;
         info!(dir = %config.dir.display(), partitions = config.partitions, "data folder is open");
         let shared = Arc::new(Shared { log, data, tails, clock, lock });
-        Ok(Arc::new(Self { shared, queue: Some(queue), committer: Some(committer) }))
+        let room = Arc::new(Semaphore::new(ROW_ENTRIES_MAX));
+        Ok(Arc::new(Self { shared, queue: Some(queue), room, committer: Some(committer) }))
     }
 
     /// What readers need.
@@ -261,6 +269,27 @@ impl EmbeddedDatabase {
         let queue = self.queue.as_ref().ok_or(Refused::Closed)?;
         queue.send(operation(reply)).await.map_err(|_| Refused::Closed)?;
         answer.await.map_err(|_| Refused::Closed)
+    }
+
+    /// Queues rows that the log can make again, and waits for room only: they are written in
+    /// order with everything else that is queued, and before what [`Self::written`] waits for.
+    pub(crate) async fn write_behind(&self, entries: Vec<Entry>) -> Result<(), Refused> {
+        let queue = self.queue.as_ref().ok_or(Refused::Closed)?;
+        let wanted = u32::try_from(entries.len().min(ROW_ENTRIES_MAX)).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(wanted).await;
+        let room = room.map_err(|_| Refused::Closed)?;
+        queue.send(Operation::Rows { entries, room }).await.map_err(|_| Refused::Closed)
+    }
+
+    /// Waits until all rows that were queued before can be read. A closed database has written
+    /// them all.
+    pub(crate) async fn written(&self) {
+        if self.room.available_permits() == ROW_ENTRIES_MAX {
+            return;
+        }
+        let nothing = |reply| Operation::Write { entries: Vec::new(), durable: false, reply };
+        // Closed is the only error.
+        let _ = self.submit(nothing).await;
     }
 
     /// Takes no more writes, writes what is queued and makes everything durable. Readers are told

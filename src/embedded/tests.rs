@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    database::{Hooks, OpenError},
+    database::{Hooks, OpenError, ROW_ENTRIES_MAX},
     testing::{ManualClock, config},
     *,
 };
@@ -237,6 +237,37 @@ fn below_the_reserve_appends_are_refused_and_rows_are_written() {
     FREE.store(1_000, Ordering::SeqCst);
     clock.set(2_000);
     assert_eq!(answer(), Ok((1, Timestamp(2_000))));
+}
+
+#[tokio::test]
+async fn rows_stand_in_line_without_waiting_and_a_read_waits_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, gate, _first) = held(folder.path());
+    let rows = vec![Entry::Put(b"k".into(), b"v".into())];
+    // The committer is held: whoever waited for it would wait for ever.
+    database.write_behind(rows).await.unwrap();
+    assert_eq!(get(&database, b"k"), None);
+    let mut written = std::pin::pin!(database.written());
+    assert!(futures_util::poll!(written.as_mut()).is_pending());
+    gate.open();
+    written.await;
+    assert_eq!(get(&database, b"k"), Some(b"v".into()));
+}
+
+#[tokio::test]
+async fn rows_wait_for_room_and_more_than_all_the_room_still_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, gate, _first) = held(folder.path());
+    let many: Vec<_> =
+        (0..ROW_ENTRIES_MAX + 1).map(|at| Entry::Put(at.to_be_bytes().into(), vec![])).collect();
+    database.write_behind(many).await.unwrap();
+    let one = vec![Entry::Put(b"k".into(), b"v".into())];
+    let mut waiting = std::pin::pin!(database.write_behind(one));
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    gate.open();
+    waiting.await.unwrap();
+    database.written().await;
+    assert_eq!(get(&database, b"k"), Some(b"v".into()));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! How a batch of records becomes rows to store and answers to tell.
 
+use std::ops::ControlFlow;
+
 use crate::domain::{
     answer::{Answer, CouponFace, Settled},
     campaign::{At, Campaign},
@@ -8,7 +10,7 @@ use crate::domain::{
     definition::{Definition, DefinitionVersion},
     ids::{Offset, Sequence, UserId},
     keys::Keys,
-    record::{Record, Request},
+    record::Record,
 };
 
 use super::recovery::{Contradiction, Expectations, Recovered};
@@ -82,14 +84,17 @@ impl Folder {
     /// Folds a batch. Stops before the first contradiction: what is before it stands, and nothing
     /// of this batch or a later one comes after it.
     pub fn fold(&mut self, batch: Batch) -> Folded {
+        let Batch { records, passed } = batch;
         let mut folded = Folded::default();
         if self.stopped {
             return folded;
         }
-        folded.told.reserve(batch.records.len());
-        folded.settled.reserve(batch.records.len());
-        for (at, record) in batch.records {
-            let outcome = self.campaign.fold(at, &record);
+        folded.told.reserve(records.len());
+        folded.settled.reserve(records.len());
+        folded.coupons.reserve((self.campaign.remaining() as usize).min(records.len()));
+        let Self { campaign, expectations, keys, log_epoch, stopped } = self;
+        let teller = Teller { keys, log_epoch: *log_epoch };
+        campaign.fold_all(records, |campaign, at, record, outcome| {
             let digest = match &outcome {
                 Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } => {
                     Some(coupon.digest)
@@ -99,19 +104,36 @@ impl Folder {
                 }
                 Outcome::Decided { row: None, .. } | Outcome::Undefined => None,
             };
-            if let Err(contradiction) = self.expectations.derived(at.offset, digest) {
-                self.stopped = true;
+            if let Err(contradiction) = expectations.derived(at.offset, digest) {
+                *stopped = true;
                 folded.contradiction = Some(contradiction);
-                return folded;
+                return ControlFlow::Break(());
             }
-            self.tell(at, record, outcome, &mut folded);
+            teller.tell(campaign, (at, record), outcome, &mut folded);
+            ControlFlow::Continue(())
+        });
+        if folded.contradiction.is_none() {
+            folded.contradiction = expectations.passed(passed).err();
         }
-        folded.contradiction = self.expectations.passed(batch.passed).err();
-        self.stopped = folded.contradiction.is_some();
+        *stopped |= folded.contradiction.is_some();
         folded
     }
+}
 
-    fn tell(&self, at: At, record: Record, outcome: Outcome, folded: &mut Folded) {
+/// Says what outcomes come to.
+struct Teller<'a> {
+    keys: &'a Keys,
+    log_epoch: u32,
+}
+
+impl Teller<'_> {
+    fn tell(
+        &self,
+        campaign: &Campaign,
+        (at, record): (At, Record),
+        outcome: Outcome,
+        folded: &mut Folded,
+    ) {
         let Outcome::Decided { decision, row } = outcome else {
             folded.told.push(Told { offset: at.offset, decision: None, issued: None });
             return;
@@ -130,35 +152,41 @@ impl Folder {
         };
         folded.told.push(Told { offset: at.offset, decision: Some(decision), issued });
         let (campaign_id, user_id, answer) = match record {
-            Record::Request(Request { campaign, user, .. }) => {
-                let answer = self.answer(decision, &user, code);
-                (campaign, Some(user), answer)
+            Record::Request(request) => {
+                let answer = self.answer(campaign, decision, &request.user, code);
+                (request.campaign, Some(request.user), answer)
             }
             Record::Control(control) => (control.campaign, None, control_answer(decision)),
         };
         folded.settled.push(Settled { offset: at.offset, campaign_id, user_id, answer });
     }
 
-    fn answer(&self, decision: Decision, user: &UserId, code: Option<Box<str>>) -> Answer {
-        let face = |held: Held| CouponFace {
+    fn answer(
+        &self,
+        campaign: &Campaign,
+        decision: Decision,
+        user: &UserId,
+        code: Option<Box<str>>,
+    ) -> Answer {
+        let face = |held: Held, code: Option<Box<str>>| CouponFace {
             sequence: held.sequence,
-            code: code.clone().unwrap_or_else(|| self.code(held.sequence, user)),
+            code: code.unwrap_or_else(|| self.code(campaign, held.sequence, user)),
             issued_at: held.issued_at,
         };
         match decision {
-            Decision::Issued(held) => Answer::Issued { coupon: face(held) },
-            Decision::AlreadyIssued(held) => Answer::AlreadyIssued { coupon: face(held) },
+            Decision::Issued(held) => Answer::Issued { coupon: face(held, code) },
+            Decision::AlreadyIssued(held) => Answer::AlreadyIssued { coupon: face(held, code) },
             other => control_answer(other),
         }
     }
 
     /// Spells the code of an earlier coupon again: formats are never amended.
-    fn code(&self, sequence: Sequence, user: &UserId) -> Box<str> {
+    fn code(&self, campaign: &Campaign, sequence: Sequence, user: &UserId) -> Box<str> {
         let spell = |definition: &Definition| {
-            let id = self.campaign.id();
-            definition.terms.code.spell(&self.keys, id, self.log_epoch, sequence, user)
+            let id = campaign.id();
+            definition.terms.code.spell(self.keys, id, self.log_epoch, sequence, user)
         };
-        self.campaign.definition().map(spell).unwrap_or_default()
+        campaign.definition().map(spell).unwrap_or_default()
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Rows go through the same journal as the log, in the order of calls, and are not fsynced on
 //! their own: the next append's fsync covers them, and until then the records that they follow
-//! from are on disk. The by-user view is an index: its rows hold nothing but their key.
+//! from are on disk. So a write is answered when its rows stand in line, and a read waits for
+//! what stood in line before it: a decision then costs one fsync, its record's, and not two more
+//! that are under way for others. The by-user view is an index: its rows hold nothing but their
+//! key.
 
 mod rows;
 
@@ -50,6 +53,7 @@ impl EmbeddedStore {
         read: impl FnOnce(&Keyspace) -> Result<T, DatabaseError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let started = self.now();
+        self.database.written().await;
         let value = blocking(self.database.shared().clone(), operation.into(), read).await;
         self.measure(name, started);
         value
@@ -85,11 +89,13 @@ impl CouponStore for EmbeddedStore {
         for row in rows {
             rows::encode(row, &mut entries);
         }
-        let written = self
-            .database
-            .submit(|reply| Operation::Write { entries, durable, reply })
-            .await
-            .map_err(|error| StoreError::new(format!("writing {} rows", rows.len()), error));
+        let written = if durable {
+            self.database.submit(|reply| Operation::Write { entries, durable, reply }).await
+        } else {
+            self.database.write_behind(entries).await
+        };
+        let written =
+            written.map_err(|error| StoreError::new(format!("writing {} rows", rows.len()), error));
         self.measure("write", started);
         written
     }
@@ -128,10 +134,11 @@ impl CouponStore for EmbeddedStore {
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
         let pages = Pages {
+            unread: Some(self.database.clone()),
             shared: self.database.shared().clone(),
             campaign: campaign.clone(),
             selection: Arc::new(selection),
-            next: Some(0),
+            ahead: None,
         };
         futures_util::stream::try_unfold(pages, Pages::turn).boxed()
     }
@@ -166,27 +173,41 @@ fn holds(
 
 /// Where a reader of coupons stands.
 struct Pages {
+    /// Until the first page is read: what it must see is written first.
+    unread: Option<Arc<EmbeddedDatabase>>,
     shared: Arc<Shared>,
     campaign: CampaignId,
     selection: Arc<Selection>,
-    /// Sequence that the next page starts at; none when there is no next page.
-    next: Option<Sequence>,
+    /// The next page, by the sequence that it starts at; none when there is no next page. It is
+    /// read while whoever asked looks at the one before.
+    ahead: Option<(Sequence, Reading<Vec<Coupon>>)>,
 }
 
 impl Pages {
     async fn turn(mut self) -> Result<Option<(Vec<Coupon>, Self)>, StoreError> {
-        let Some(from) = self.next else { return Ok(None) };
         let started = self.shared.clock.instant();
+        if let Some(database) = self.unread.take() {
+            database.written().await;
+            self.read_ahead(0);
+        }
+        let Some((from, reading)) = self.ahead.take() else { return Ok(None) };
         let operation = format!("reading coupons of campaign {} from {from}", self.campaign);
-        let (campaign, selection) = (self.campaign.clone(), self.selection.clone());
-        let read = move |data: &Keyspace| page(data, &campaign, &selection, from);
-        let coupons = blocking(self.shared.clone(), operation, read).await?;
+        let coupons = finished(operation, reading).await?;
         let latency = self.shared.clock.instant().saturating_duration_since(started);
         metrics::store_latency("coupons", latency);
         let full = coupons.len() >= PAGE_COUPONS;
         let last = coupons.last().filter(|_| full);
-        self.next = last.and_then(|coupon| coupon.sequence.checked_add(1));
+        if let Some(next) = last.and_then(|coupon| coupon.sequence.checked_add(1)) {
+            self.read_ahead(next);
+        }
         Ok((!coupons.is_empty()).then_some((coupons, self)))
+    }
+
+    fn read_ahead(&mut self, from: Sequence) {
+        let (campaign, selection) = (self.campaign.clone(), self.selection.clone());
+        let shared = self.shared.clone();
+        let read = move || page(&shared.data, &campaign, &selection, from);
+        self.ahead = Some((from, tokio::task::spawn_blocking(read)));
     }
 }
 
@@ -226,12 +247,19 @@ fn page(
 
 type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A read under way where it may wait for the disk.
+type Reading<T> = tokio::task::JoinHandle<Result<T, DatabaseError>>;
+
 async fn blocking<T: Send + 'static>(
     shared: Arc<Shared>,
     operation: String,
     read: impl FnOnce(&Keyspace) -> Result<T, DatabaseError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(move || read(&shared.data)).await {
+    finished(operation, tokio::task::spawn_blocking(move || read(&shared.data))).await
+}
+
+async fn finished<T>(operation: String, reading: Reading<T>) -> Result<T, StoreError> {
+    match reading.await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(source)) => Err(StoreError { operation, source }),
         Err(error) => Err(StoreError::new(operation, error)),
