@@ -208,7 +208,7 @@ mod tests {
             code::CodeFormat,
             definition::Terms,
             ids::{CampaignId, Timestamp},
-            record::{Change, Control},
+            record::{Change, Control, Request},
             rows::CampaignRows,
         },
         partition::recovery::Recovery,
