@@ -75,7 +75,7 @@ async fn define(config: &Config, records: u64) {
     node.stop().await;
 }
 
-/// Appends requests of random users, twice as many as there are records.
+/// Appends requests, nearly all of different users, in an order without a pattern.
 async fn fill(config: &Config, records: u64) {
     let database = EmbeddedDatabase::open(&config.embedded, Arc::new(SystemClock));
     let database = database.expect("the folder opens");

@@ -9,10 +9,14 @@ mod client;
 mod issue;
 mod serve;
 mod show;
+mod simulate;
 #[cfg(test)]
 mod tests;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
@@ -41,13 +45,15 @@ pub fn main() -> ExitCode {
         }
     };
     match run(arguments) {
-        Ok(done) => {
-            print(&done.text);
-            ExitCode::from(done.exit_code)
-        }
+        Ok(done) => match print(&done.text) {
+            Ok(()) => ExitCode::from(done.exit_code),
+            Err(error) => {
+                eprintln!("coupond: writing to the standard output: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
-            print(error.json().unwrap_or_default());
-            if error.json().is_none() {
+            if error.json().is_none_or(|json| print(json).is_err()) {
                 eprintln!("{}", error.describe());
             }
             ExitCode::from(error.exit_code())
@@ -81,12 +87,14 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Audit(#[from] AuditFailure),
+    #[error("there is no kind of fault named {0:?}; coupond simulate --list-faults names them")]
+    UnknownFault(String),
 }
 
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) => EXIT_USAGE,
+            Self::Configuration(_) | Self::UnknownFault(_) => EXIT_USAGE,
             Self::Runtime(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
@@ -98,7 +106,11 @@ impl CliError {
     fn json(&self) -> Option<&str> {
         match self {
             Self::Client(error) => error.json(),
-            Self::Configuration(_) | Self::Runtime(_) | Self::Serve(_) | Self::Audit(_) => None,
+            Self::Configuration(_)
+            | Self::Runtime(_)
+            | Self::Serve(_)
+            | Self::Audit(_)
+            | Self::UnknownFault(_) => None,
         }
     }
 
@@ -145,6 +157,7 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
             Ok(client_runtime()?.block_on(issue::run(&config, issue))?)
         }
         Command::Audit(audit) => audit::run(&load()?.config, audit),
+        Command::Simulate(simulate) => simulate::run(&simulate),
         Command::Health(health) => {
             let config = load()?.config;
             Ok(client_runtime()?.block_on(campaign::health(&config, health))?)
@@ -177,7 +190,10 @@ fn client_runtime() -> Result<tokio::runtime::Runtime, CliError> {
 }
 
 /// Prints to the standard output. A reader that has gone away (`| head`) has seen enough.
-fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -34,6 +34,17 @@ pub enum Mode {
     Distributed,
 }
 
+impl Mode {
+    /// The mode as `mode` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Distributed => "distributed",
+        }
+    }
+}
+
 /// Who says who is asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {

@@ -15,6 +15,7 @@ pub mod feed;
 pub mod log;
 pub mod node;
 pub mod partition;
+pub mod simulation;
 pub mod store;
 pub mod telemetry;
 #[cfg(test)]

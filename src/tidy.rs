@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 9] = [
     &["cli"],
     &["node"],
     &["api"],
-    &["actors", "audit"],
+    &["actors", "audit", "simulation"],
     &["log", "store", "feed"],
     &["embedded"],
     &["answer", "partition"],

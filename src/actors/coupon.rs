@@ -1,9 +1,9 @@
 //! The actor of one campaign: it owns the remaining count and the holders in memory.
 //!
-//! Decide the batch, store what follows from it, report. Storing overlaps with deciding, since
-//! everything can be derived again; only the report keeps the order.
+//! Decide the batch, store what follows from it, report. Storing overlaps with deciding; what is
+//! between the two, and in which order it is reported, is the pipeline's.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -18,12 +18,13 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::{CampaignId, Offset, Timestamp},
+        ids::{CampaignId, Offset},
     },
     partition::{
-        flow::{Event, Report},
-        fold::{Batch, Folded, Folder},
-        recovery::{Contradiction, Recovered},
+        flow::Event,
+        fold::{Batch, Folder},
+        pipeline::{Pipeline, ToStore},
+        recovery::Recovered,
     },
     store::Row,
 };
@@ -51,21 +52,12 @@ pub struct CouponArguments {
     pub(super) credit: Credit,
 }
 
-/// A batch whose rows are being stored.
-struct Storing {
-    number: u64,
-    report: Report,
-    contradiction: Option<Contradiction>,
-    stored: bool,
-    _task: Option<TaskGuard>,
-}
-
 /// What a coupon actor knows.
 pub struct CouponState {
     arguments: CouponArguments,
-    folder: Option<Folder>,
-    storing: VecDeque<Storing>,
-    batches: u64,
+    pipeline: Option<Pipeline>,
+    /// The writes under way, by number of their batch.
+    writes: BTreeMap<u64, TaskGuard>,
     _load: TaskGuard,
 }
 
@@ -94,8 +86,7 @@ impl Actor for CouponActor {
             let loaded = load(&environment, &campaign, from).await;
             let _ended = myself.cast(CouponMessage::Loaded(Box::new(loaded)));
         });
-        let storing = VecDeque::new();
-        Ok(CouponState { arguments, folder: None, storing, batches: 0, _load: load })
+        Ok(CouponState { arguments, pipeline: None, writes: BTreeMap::new(), _load: load })
     }
 
     async fn handle(
@@ -108,8 +99,9 @@ impl Actor for CouponActor {
             CouponMessage::Loaded(loaded) => state.loaded(*loaded),
             CouponMessage::Decide(batch) => state.decide(batch, &myself),
             CouponMessage::Stored(number) => {
-                if let Some(batch) = state.storing.iter_mut().find(|batch| batch.number == number) {
-                    batch.stored = true;
+                state.writes.remove(&number);
+                if let Some(pipeline) = &mut state.pipeline {
+                    pipeline.stored(number);
                 }
                 state.report();
             }
@@ -128,7 +120,7 @@ impl CouponState {
                 let keys = environment.keys.clone();
                 let folder = Folder::new(recovered, keys, environment.log_epoch);
                 let expects_until = folder.expects_until();
-                self.folder = Some(folder);
+                self.pipeline = Some(Pipeline::new(campaign.clone(), incarnation, folder));
                 self.tell(Event::Ready { campaign, incarnation, expects_until });
             }
             Err(LoadFailure::Contradiction(contradiction)) => {
@@ -143,41 +135,25 @@ impl CouponState {
     }
 
     fn decide(&mut self, batch: Batch, myself: &ActorRef<CouponMessage>) {
-        let folder = self.folder.as_mut().expect("a campaign is sent nothing before it is ready");
-        let folded = folder.fold(batch);
-        let over_from = over_from(folder);
-        let Folded { versions, coupons, told, settled, contradiction } = folded;
-        self.batches += 1;
-        let number = self.batches;
-        let nothing_to_store = versions.is_empty() && coupons.is_empty();
-        let task = (!nothing_to_store).then(|| {
+        let pipeline =
+            self.pipeline.as_mut().expect("a campaign is sent nothing before it is ready");
+        if let Some(ToStore { number, versions, coupons }) = pipeline.decide(batch) {
             let (environment, myself) = (self.arguments.environment.clone(), myself.clone());
-            TaskGuard::spawn(async move {
+            let write = TaskGuard::spawn(async move {
                 store(&environment, versions, coupons).await;
                 let _ended = myself.cast(CouponMessage::Stored(number));
-            })
-        });
-        let report = Report {
-            campaign: self.arguments.campaign.clone(),
-            incarnation: self.arguments.incarnation,
-            told,
-            settled,
-            over_from,
-        };
-        let stored = nothing_to_store;
-        self.storing.push_back(Storing { number, report, contradiction, stored, _task: task });
+            });
+            self.writes.insert(number, write);
+        }
         self.report();
     }
 
     fn report(&mut self) {
-        while self.storing.front().is_some_and(|batch| batch.stored)
-            && let Some(batch) = self.storing.pop_front()
-        {
+        while let Some((report, contradicted)) = self.pipeline.as_mut().and_then(Pipeline::report) {
             self.arguments.credit.give_back();
-            let (campaign, incarnation) = (batch.report.campaign.clone(), batch.report.incarnation);
-            self.tell(Event::Report(batch.report));
-            if let Some(contradiction) = batch.contradiction {
-                self.tell(Event::Contradicted { campaign, incarnation, contradiction });
+            self.tell(report);
+            if let Some(contradicted) = contradicted {
+                self.tell(contradicted);
             }
         }
     }
@@ -197,14 +173,5 @@ async fn store(environment: &Environment, versions: Vec<DefinitionVersion>, coup
     if !coupons.is_empty() {
         let rows: Vec<_> = coupons.into_iter().map(Row::Coupon).collect();
         until_done("storing coupons", || environment.store.write(&rows)).await;
-    }
-}
-
-/// From when on nothing is issued any more, as far as the definition says.
-fn over_from(folder: &Folder) -> Option<Timestamp> {
-    match folder.campaign().definition() {
-        None => Some(Timestamp(0)),
-        Some(definition) if definition.closed => Some(Timestamp(0)),
-        Some(definition) => definition.terms.closes_at,
     }
 }

@@ -7,9 +7,9 @@ use tokio::sync::Semaphore;
 use super::Directory;
 use crate::{
     clock::SharedClock,
-    domain::keys::Keys,
+    domain::{ids::Partition, keys::Keys},
     feed::DecisionFeed,
-    log::{RequestLog, codec::Codec},
+    log::{RequestLog, codec::Codec, intake::Intake},
     store::CouponStore,
 };
 
@@ -47,6 +47,16 @@ impl Environment {
     #[must_use]
     pub fn load_permits() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(LOADS_MAX))
+    }
+
+    /// What becomes of the records of `partition`.
+    pub(super) fn intake(&self, partition: Partition) -> Intake {
+        Intake {
+            codec: self.codec.clone(),
+            keys: self.keys.clone(),
+            partition,
+            future_max_ms: self.future_max_ms,
+        }
     }
 
     pub(super) fn now_ms(&self) -> u64 {

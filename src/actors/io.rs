@@ -10,9 +10,10 @@ use crate::{
     domain::{
         answer::FeedMessage,
         ids::{Offset, Partition},
-        rows::{Hold, Mark, PartitionRows, Progress},
+        rows::{Hold, LastRecord, Mark, PartitionRows, Progress},
     },
     log::{LogError, LogReader, LogRecord, ReadError, codec::DeadLetterReason},
+    partition::assignment::{self, Halt, Start},
     store::Row,
     telemetry::{Chain, metrics},
 };
@@ -29,51 +30,26 @@ pub(super) struct Opened {
     pub(super) position: Offset,
 }
 
-/// Why a partition is halted, as a sentence for the operator.
-pub(super) type Halt = String;
-
 /// Reads a partition's progress and holds, and checks them against the log.
 pub(super) async fn open(environment: &Environment, partition: Partition) -> Result<Opened, Halt> {
     let read = || environment.store.partition(partition);
     let rows = until_done("reading a partition's progress", read).await;
     let read = || environment.log.bounds(partition);
     let bounds = until_done("reading the ends of the log", read).await;
-    let position = rows.progress.as_ref().map_or(0, |progress| progress.next);
-    if let Some(progress) = &rows.progress
-        && progress.log_epoch != environment.log_epoch
-    {
-        let (found, ours) = (progress.log_epoch, environment.log_epoch);
-        return Err(format!("progress is of log epoch {found}, this is {ours}"));
-    }
-    if position < bounds.low {
-        let low = bounds.low;
-        return Err(format!("records from {position} on are needed, the log begins at {low}"));
-    }
-    if position > bounds.high {
-        let high = bounds.high;
-        return Err(format!("everything below {position} was settled, the log ends at {high}"));
-    }
-    if let Some(last) = rows.progress.as_ref().and_then(|progress| progress.last)
-        && last.offset >= bounds.low
-    {
-        let record = until_done("reading the last settled record", || {
-            read_at(environment, partition, last.offset)
-        })
-        .await;
-        let digest = record.map(|record| (record.offset, digest(environment, &record)));
-        if digest != Some((last.offset, last.digest)) {
-            let offset = last.offset;
-            return Err(format!("the record at {offset} is not the one that was settled"));
-        }
+    let Start { position, last } =
+        assignment::start(&rows, environment.log_epoch, (bounds.low, bounds.high))?;
+    if let Some(last) = last {
+        let read = || read_at(environment, partition, last.offset);
+        let record = until_done("reading the last settled record", read).await;
+        let found = record.map(|record| LastRecord {
+            offset: record.offset,
+            digest: environment.intake(partition).digest(&record),
+        });
+        assignment::compare(last, found)?;
     }
     let open = || environment.log.open(partition, position);
     let reader = until_done("opening a partition", open).await;
     Ok(Opened { rows, end: bounds.high, reader, position })
-}
-
-/// The digest by which a rewritten record is noticed.
-pub(super) fn digest(environment: &Environment, record: &LogRecord) -> [u8; 16] {
-    environment.keys.record_digest(&record.key, &record.value)
 }
 
 /// The first record at or after `offset`; none when the log says that it can't be read.

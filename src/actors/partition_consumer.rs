@@ -20,7 +20,10 @@ use crate::{
         ids::{CampaignId, Offset, Partition},
         invariant::Invariant,
     },
-    partition::flow::{Effect, Event, Flow},
+    partition::{
+        assignment,
+        flow::{Effect, Event, Flow},
+    },
     telemetry::metrics,
 };
 
@@ -288,8 +291,7 @@ impl PartitionState {
         running.look = Some(TaskGuard::spawn(async move {
             let read = || environment.log.bounds(partition);
             let high = until_done("reading the end of the log", read).await.high;
-            if high < position {
-                let reason = format!("records below {position} were read, the log ends at {high}");
+            if let Err(reason) = assignment::still_there(position, high) {
                 let _ended = myself.cast(PartitionMessage::Halt { reason });
                 return;
             }

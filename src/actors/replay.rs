@@ -8,17 +8,11 @@ use tokio::sync::Semaphore;
 
 use super::{Environment, io, partition_consumer::PartitionMessage, task::until_done};
 use crate::{
-    domain::{
-        campaign::At,
-        ids::{CampaignId, Offset, Partition},
-        record::Record,
-        rows::LastRecord,
-    },
+    domain::ids::{CampaignId, Offset, Partition},
     log::{
-        LogReader, LogRecord, READ_RECORDS_MAX, ReadError,
-        codec::{DeadLetterReason, Decoded},
+        LogReader, LogRecord, READ_RECORDS_MAX, ReadError, codec::DeadLetterReason, intake::Taken,
     },
-    partition::flow::{BATCH_RECORDS_MAX, Event, Incoming},
+    partition::flow::{BATCH_RECORDS_MAX, Event},
     telemetry::Chain,
 };
 
@@ -76,32 +70,10 @@ impl Live {
 
     /// Decodes records and hands them to the consumer, dead letters once they are kept.
     async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<(), String> {
-        let mut incoming = Vec::with_capacity(records.len());
-        let mut letters = Vec::new();
-        let mut halt = None;
-        for record in records {
-            if let Some(reason) = self.too_far_ahead(&record) {
-                halt = Some(reason);
-                break;
-            }
-            let content = match self.environment.codec.decode(self.partition, &record) {
-                Decoded::Record(content) => Some(content),
-                Decoded::DeadLetter(reason) => {
-                    letters.push((record.clone(), reason));
-                    None
-                }
-                Decoded::Newer { version } => {
-                    let at = record.offset;
-                    let reason = format!("the record at {at} is of the newer version {version}");
-                    halt = Some(reason);
-                    break;
-                }
-            };
-            self.position = record.offset + 1;
-            let digest = io::digest(&self.environment, &record);
-            let time = record.time;
-            let record = LastRecord { offset: record.offset, digest };
-            incoming.push(Incoming { record, time, content });
+        let intake = self.environment.intake(self.partition);
+        let Taken { incoming, letters, halt } = intake.take(records, self.environment.clock.now());
+        if let Some(last) = incoming.last() {
+            self.position = last.record.offset + 1;
         }
         let _ended = self.consumer.cast(PartitionMessage::Event(Event::Read(incoming)));
         self.keep_letters(letters).await;
@@ -114,14 +86,6 @@ impl Live {
             let event = Event::DeadLettered(record.offset);
             let _ended = self.consumer.cast(PartitionMessage::Event(event));
         }
-    }
-
-    fn too_far_ahead(&self, record: &LogRecord) -> Option<String> {
-        let ahead_ms = record.time.0.saturating_sub(self.environment.clock.now().0);
-        let max_ms = self.environment.future_max_ms?;
-        let offset = record.offset;
-        (ahead_ms > max_ms)
-            .then(|| format!("the record at {offset} is {ahead_ms} ms ahead of this node's clock"))
     }
 }
 
@@ -141,6 +105,7 @@ impl Replay {
     /// Reads the campaign's records again, chunk by chunk, until its guard is dropped.
     pub(super) async fn run(self) {
         let mut from = self.from;
+        let intake = self.environment.intake(self.partition);
         loop {
             let open = || self.environment.log.open(self.partition, from);
             let mut reader = until_done("opening a replay", open).await;
@@ -167,22 +132,11 @@ impl Replay {
                 let event = Event::Replayed {
                     campaign: self.campaign.clone(),
                     incarnation: self.incarnation,
-                    records: self.own(&records),
+                    records: intake.again(&records, &self.campaign),
                     read_to: from,
                 };
                 let _ended = self.consumer.cast(PartitionMessage::Event(event));
             }
         }
-    }
-
-    fn own(&self, records: &[LogRecord]) -> Vec<(At, Record)> {
-        let decoded =
-            |record: &LogRecord| match self.environment.codec.decode(self.partition, record) {
-                Decoded::Record(content) if *content.campaign() == self.campaign => {
-                    Some((At { offset: record.offset, time: record.time }, content))
-                }
-                Decoded::Record(_) | Decoded::DeadLetter(_) | Decoded::Newer { .. } => None,
-            };
-        records.iter().filter_map(decoded).collect()
     }
 }

@@ -7,7 +7,9 @@ use super::Moment;
 use crate::domain::{
     decision::Reason,
     definition::{Definition, DefinitionVersion, RULES_VERSION},
-    ids::{Offset, Sequence, Timestamp},
+    ids::{CampaignId, Offset, Sequence, Timestamp},
+    keys::Keys,
+    rows::{CampaignRows, Hold},
 };
 
 /// Oldest state by which a request is refused or a view is shown.
@@ -79,7 +81,71 @@ pub struct Figures {
     pub as_of: Offset,
 }
 
+/// What is to be done with a request, as far as a campaign's state tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// The log decides it.
+    Append,
+    /// The campaign is on hold.
+    Quarantined,
+    /// There is no definition: nothing would decide the request.
+    Undefined,
+    /// It is certain to be rejected.
+    Refused(Reason),
+}
+
+/// Why a campaign's rows are no state to go by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unusable {
+    /// The store knows no such campaign.
+    Unknown,
+    /// The version row at this offset is not what was written.
+    Altered(Offset),
+}
+
 impl EdgeState {
+    /// The state that `rows` of `campaign` give, whose read began at `read_at`. Before them
+    /// `progress` was read, and it was known that everything below `stored_below` is stored.
+    ///
+    /// # Errors
+    /// [`Unusable`].
+    pub fn of_rows(
+        read_at: Moment,
+        (stored_below, progress): (Offset, Offset),
+        campaign: &CampaignId,
+        rows: CampaignRows,
+        keys: &Keys,
+    ) -> Result<Self, Unusable> {
+        let CampaignRows { holds, mark, mut versions } = rows;
+        let sound = |version: &DefinitionVersion| {
+            version.campaign == *campaign && version.digest == keys.version_digest(version)
+        };
+        if let Some(version) = versions.iter().find(|version| !sound(version)) {
+            return Err(Unusable::Altered(version.position.offset));
+        }
+        versions.sort_by_key(|version| version.position);
+        let is_quarantined = holds.iter().any(Hold::is_in_force);
+        if versions.is_empty() && !is_quarantined {
+            return Err(Unusable::Unknown);
+        }
+        Ok(Self {
+            read_at,
+            stored_below,
+            progress,
+            is_quarantined,
+            unsettled_from: holds.iter().map(Hold::unsettled_from).min(),
+            mark: mark.map_or((0, 0), |mark| (mark.offset, mark.issued)),
+            versions,
+        })
+    }
+
+    /// Whether versions that `before` had are missing here: the store forgot.
+    #[must_use]
+    pub fn lost_versions(&self, before: &Self) -> bool {
+        let latest = |state: &Self| state.latest().map(|latest| latest.position);
+        latest(before) > latest(self)
+    }
+
     /// The latest definition version.
     #[must_use]
     pub fn latest(&self) -> Option<&DefinitionVersion> {
@@ -117,6 +183,26 @@ impl EdgeState {
         let first = self.versions.first();
         offset <= self.decided_below(self.stored_below)
             && first.is_some_and(|version| version.position.offset < offset)
+    }
+
+    /// Whether a request that comes at `wall` goes to the log; see [`Self::certain_refusal`].
+    #[must_use]
+    pub fn admission(
+        &self,
+        now: Moment,
+        wall: Timestamp,
+        margin: Duration,
+        has_key: bool,
+    ) -> Admission {
+        let defined = self.definition().is_some();
+        if self.is_quarantined && (self.is_fresh(now) || !defined) {
+            return Admission::Quarantined;
+        }
+        if !defined {
+            return Admission::Undefined;
+        }
+        let refusal = self.certain_refusal(now, wall, margin, has_key);
+        refusal.map_or(Admission::Append, Admission::Refused)
     }
 
     /// Why a request that comes at `wall` is certain to be rejected; none when the log must say:

@@ -101,6 +101,14 @@ pub enum Registered<D> {
     Full,
 }
 
+/// A log that lost its tail, as this node found by itself.
+#[derive(Debug)]
+struct Truncated {
+    reason: String,
+    /// Whether the owner has found it as well: from then on its word counts.
+    known_to_owner: bool,
+}
+
 #[derive(Debug)]
 struct PartitionState<D, W> {
     watermark: Option<Offset>,
@@ -108,7 +116,7 @@ struct PartitionState<D, W> {
     acknowledged: Option<(Offset, Offset)>,
     heard_at: Option<Moment>,
     halted: Option<String>,
-    truncated: Option<String>,
+    truncated: Option<Truncated>,
     decisions: BTreeMap<Offset, D>,
     received: BTreeMap<Offset, Moment>,
     /// Those who wait for the feed alone, and those who were told to ask the store as well.
@@ -178,7 +186,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         let number = message.partition;
         let Some(partition) = self.partitions.get_mut(number as usize) else { return effects };
         partition.heard_at = Some(now);
-        partition.halted = message.halted;
+        partition.owner_says(message.halted);
         partition.end = partition.end.max(message.end);
         for (offset, decision) in message.decisions {
             match partition.decisions.get(&offset) {
@@ -275,7 +283,8 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 
     /// Takes in that an append was acknowledged at `offset`; `known` is the watermark that was
     /// known when it was sent. An offset below it means that the log lost what was decided there:
-    /// from then on this node takes nothing for the partition.
+    /// from then on this node takes nothing for the partition, until its owner has halted it as
+    /// well and goes on again.
     ///
     /// # Errors
     /// The reason for which the partition is halted on this node.
@@ -293,7 +302,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
                 "the log lost its tail: an append was given offset {offset} of partition \
                  {partition}, below the watermark {watermark}"
             );
-            state.truncated = Some(reason.clone());
+            state.truncated = Some(Truncated { reason: reason.clone(), known_to_owner: false });
             return Err(reason);
         }
         let (lowest, highest) = state.acknowledged.unwrap_or((offset, offset));
@@ -318,7 +327,8 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     pub fn halted(&self, now: Moment, partition: Partition) -> Option<&str> {
         let state = self.partitions.get(partition as usize)?;
         let told = || state.halted.as_deref().filter(|_| !state.is_silent(now));
-        state.truncated.as_deref().or_else(told)
+        let found = state.truncated.as_ref().map(|truncated| truncated.reason.as_str());
+        found.or_else(told)
     }
 
     /// Measures how long the request at a position takes that was received at `received`, unless
@@ -356,6 +366,17 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 }
 
 impl<D: Clone, W: Clone> PartitionState<D, W> {
+    /// An owner that has halted the partition goes on only once its log was checked again.
+    fn owner_says(&mut self, halted: Option<String>) {
+        if let Some(truncated) = &mut self.truncated {
+            truncated.known_to_owner |= halted.is_some();
+            if truncated.known_to_owner && halted.is_none() {
+                self.truncated = None;
+            }
+        }
+        self.halted = halted;
+    }
+
     fn is_silent(&self, now: Moment) -> bool {
         self.heard_at.is_none_or(|at| now.saturating_sub(at) > OWNER_SILENT_AFTER)
     }

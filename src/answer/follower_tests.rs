@@ -159,6 +159,19 @@ fn an_append_acknowledged_below_a_known_watermark_halts_the_partition_here() {
 }
 
 #[test]
+fn a_log_that_lost_its_tail_is_taken_again_once_its_owner_halted_it_and_goes_on() {
+    let mut follower = Tested::new(1, LIMITS);
+    follower.step(NOW, message(0, 50, &[]));
+    assert!(follower.acknowledged(0, 49, Some(50)).is_err());
+    follower.step(NOW, message(0, 51, &[]));
+    assert!(follower.halted(NOW, 0).is_some(), "an owner that has not noticed proves nothing");
+    follower.step(NOW, halted(0, "the log ends at 49"));
+    assert!(follower.halted(NOW, 0).is_some());
+    follower.step(NOW, message(0, 51, &[]));
+    assert_eq!(follower.halted(NOW, 0), None);
+}
+
+#[test]
 fn a_halt_holds_as_long_as_its_owner_is_heard_of() {
     let mut follower = Tested::new(2, LIMITS);
     assert!(follower.is_silent(NOW, 0));

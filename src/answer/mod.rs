@@ -1,6 +1,7 @@
 //! From a request id to its answer, and what an API node knows between two reads of the store.
 //!
-//! Request id seals a request's position and content · position answers it from rows alone ·
+//! Request id seals a request's position and content · position answers it from rows alone, rows
+//! says when that may be done ·
 //! follower turns feed messages into answers for waiters · edge state refuses what is certain ·
 //! rate keeps one user from crowding a campaign.
 //!
@@ -13,6 +14,7 @@ pub mod position;
 pub mod rate;
 pub mod recent;
 pub mod request_id;
+pub mod rows;
 
 use std::time::Duration;
 

@@ -57,6 +57,8 @@ pub(super) enum Command {
     Audit(AuditArguments),
     /// Tell whether a node is ready (exit code 0) or not (1)
     Health(HealthArguments),
+    /// Let the whole system live through simulated worlds full of faults, and judge each
+    Simulate(SimulateArguments),
 }
 
 impl Arguments {
@@ -74,6 +76,7 @@ impl Arguments {
             Command::PrintConfig(inner) => self.settings.then(&inner.settings),
             Command::Health(inner) => self.settings.then(&inner.settings),
             Command::Audit(inner) => self.settings.then(&inner.settings),
+            Command::Simulate(_) => self.settings,
         };
         (settings, command)
     }
@@ -138,6 +141,40 @@ in any order:
 
 time: when the client was told. key: the idempotency key; absent if there was none. status: the
 HTTP status; 0 if no answer came. body: the answer's body as it was; absent if there was none.";
+
+#[derive(Debug, Args)]
+pub(super) struct SimulateArguments {
+    /// How many worlds
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(super) seeds: u64,
+    /// The first seed
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Worlds at the same time [default: one per core]
+    #[arg(long, value_name = "J")]
+    pub(super) jobs: Option<usize>,
+    /// Kinds of faults that may strike, by name, separated by commas; "none" for none [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(super) faults: Option<Vec<String>>,
+    /// Requests of clients in each world, retries aside
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub(super) requests: u32,
+    /// List the kinds of faults and run nothing
+    #[arg(long)]
+    pub(super) list_faults: bool,
+    /// Run every world twice and compare: the same seed must give the same course
+    #[arg(long)]
+    pub(super) twice: bool,
+    /// Firings of faults that are left out, by number, as a shrunk failure says
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(super) spare: Vec<u32>,
+    /// Print everything that happens
+    #[arg(long)]
+    pub(super) trace: bool,
+    /// Go on after a broken invariant, and count what breaks
+    #[arg(long)]
+    pub(super) keep_going: bool,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct CampaignArguments {

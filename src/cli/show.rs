@@ -73,6 +73,12 @@ pub(super) fn problem(status: u16, body: &Value) -> String {
     if !detail.is_empty() && detail != title {
         shown.push_str(&format!("\n  {detail}"));
     }
+    if status == 401 && text(body, "type").ends_with("/no-token") {
+        shown.push_str(
+            "\n  pass --token, set COUPOND_ADMIN__TOKEN, or name the node's data folder with \
+             --set embedded.dir=DIR, where admin.token is kept",
+        );
+    }
     for error in body.get("errors").and_then(Value::as_array).into_iter().flatten() {
         let (field, rule) = (text(error, "field"), text(error, "rule"));
         shown.push_str(&format!("\n  {field}: must be {rule}; {}", text(error, "remedy")));

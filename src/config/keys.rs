@@ -47,7 +47,7 @@ pub(super) static KEYS: [Key; 27] = [
               (ScyllaDB, Cassandra).",
         slot: Slot::Text {
             set: |config, text| parse_mode(text).map(|mode| config.mode = mode).is_some(),
-            show: |config| show_mode(config.mode).to_owned(),
+            show: |config| config.mode.name().to_owned(),
             rule: "\"embedded\" or \"distributed\"",
         },
     },
@@ -281,14 +281,7 @@ fn is_visible(text: &str) -> bool {
 }
 
 fn parse_mode(text: &str) -> Option<Mode> {
-    [Mode::Embedded, Mode::Distributed].into_iter().find(|mode| show_mode(*mode) == text)
-}
-
-fn show_mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Embedded => "embedded",
-        Mode::Distributed => "distributed",
-    }
+    [Mode::Embedded, Mode::Distributed].into_iter().find(|mode| mode.name() == text)
 }
 
 fn parse_identity(text: &str) -> Option<Identity> {

@@ -47,6 +47,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order in which they are looked at.
+    pub const ALL: [Self; 4] = [Self::Closed, Self::Paused, Self::NotOpenYet, Self::SoldOut];
+
     /// The reason as the outside spells it.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -196,7 +196,9 @@ impl Codec {
         Ok(Decoded::Record(decoded))
     }
 
-    fn mac(&self, partition: Partition, key: &[u8], value: &[u8]) -> Vec<u8> {
+    /// The MAC of a record of `partition`, as its header carries it.
+    #[must_use]
+    pub fn mac(&self, partition: Partition, key: &[u8], value: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 + key.len() + value.len());
         bytes.extend_from_slice(&(key.len() as u64).to_le_bytes());
         bytes.extend_from_slice(key);

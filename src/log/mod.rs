@@ -14,6 +14,7 @@ pub mod codec;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
+pub mod intake;
 pub mod kafka;
 pub mod routing;
 

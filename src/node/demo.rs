@@ -1,6 +1,10 @@
 //! What a newcomer sees: a banner, an open campaign, and what to try next.
 
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::Node;
 use crate::{
@@ -41,11 +45,12 @@ pub(super) async fn define(desk: Arc<dyn Desk>) {
     tracing::warn!("demo campaign could not be defined");
 }
 
-/// Says where the node listens and, to a person, what to try next.
+/// Says where the node listens and, to a person, what to try next: on the standard output, where
+/// it does not get between the lines of the log.
 pub(super) fn announce(config: &Config, node: &Node) {
     let (api, admin) = (node.api, node.admin);
-    tracing::info!(%api, %admin, mode = ?config.mode, "node serves");
-    if !std::io::stderr().is_terminal() && !config.demo {
+    tracing::info!(%api, %admin, mode = config.mode.name(), "node serves");
+    if !std::io::stdout().is_terminal() && !config.demo {
         return;
     }
     let mode = match config.mode {
@@ -57,16 +62,33 @@ pub(super) fn announce(config: &Config, node: &Node) {
         format!("  public http://{api}   admin http://{admin}"),
     ];
     if config.demo {
-        lines.extend([
-            String::new(),
-            format!("Try, with the demo campaign of {QUOTA} coupons:"),
-            format!("  coupond issue {CAMPAIGN} ada"),
-            format!(
-                "  curl -s http://{api}/coupon/issue -H 'content-type: application/json' \
-                 -H 'prefer: wait=5' -d '{{\"campaign_id\":\"{CAMPAIGN}\",\"user_id\":\"ada\"}}'"
-            ),
-            format!("  coupond campaign show {CAMPAIGN}"),
-        ]);
+        lines.push(String::new());
+        lines.extend(hints(config, node));
     }
-    eprintln!("\n{}\n", lines.join("\n"));
+    // Nobody reads it: nothing is lost.
+    let _ = writeln!(std::io::stdout(), "\n{}\n", lines.join("\n"));
+}
+
+/// Commands that work as they stand, also where the node listens elsewhere than by default.
+fn hints(config: &Config, node: &Node) -> [String; 4] {
+    let (api, admin) = (node.api, node.admin);
+    let defaults = Config::default();
+    let program = std::env::args().next().unwrap_or_else(|| "coupond".to_owned());
+    let api_flag = (config.api.listen != defaults.api.listen || api != config.api.listen)
+        .then(|| format!(" --api http://{api}"));
+    let moved = config.admin.listen != defaults.admin.listen || admin != config.admin.listen;
+    let admin_flag = moved.then(|| format!(" --admin http://{admin}"));
+    let dir_flag = (config.embedded.dir != defaults.embedded.dir)
+        .then(|| format!(" --set embedded.dir={}", config.embedded.dir.display()));
+    let (api_flag, admin_flag) = (api_flag.unwrap_or_default(), admin_flag.unwrap_or_default());
+    let dir_flag = dir_flag.unwrap_or_default();
+    [
+        "Try, with the demo campaign:".to_owned(),
+        format!("  {program} issue {CAMPAIGN} ada{api_flag}"),
+        format!(
+            "  curl -s http://{api}/coupon/issue -H 'content-type: application/json' \
+             -H 'prefer: wait=5' -d '{{\"campaign_id\":\"{CAMPAIGN}\",\"user_id\":\"bob\"}}'"
+        ),
+        format!("  {program} campaign show {CAMPAIGN}{admin_flag}{dir_flag}"),
+    ]
 }

@@ -6,7 +6,11 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use crate::domain::{decision::Decision, ids::Partition, invariant::Invariant};
+use crate::domain::{
+    decision::{Decision, Reason},
+    ids::Partition,
+    invariant::Invariant,
+};
 
 const REQUESTS: &str = "coupond_requests_total";
 const DECISIONS: &str = "coupond_decisions_total";
@@ -26,6 +30,12 @@ const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 /// How a request left the edge; a closed set, so that the label stays bounded.
 pub fn request(outcome: &'static str) {
     counter!(REQUESTS, "outcome" => outcome).increment(1);
+}
+
+/// Has an outcome stand at 0 before the first request that comes to it: a rise from nothing is
+/// seen by no alert.
+pub fn requests_from_zero(outcome: &'static str) {
+    counter!(REQUESTS, "outcome" => outcome).increment(0);
 }
 
 /// Counts decisions that this process settled, once per position.
@@ -165,4 +175,13 @@ pub(super) fn describe() {
         counter!(VIOLATIONS, "invariant" => invariant.id()).increment(0);
     }
     counter!(ACTOR_RESTARTS).increment(0);
+    let refused = Reason::ALL.map(|reason| ("rejected", reason.name()));
+    for (status, reason) in [("issued", ""), ("already_issued", "")].into_iter().chain(refused) {
+        counter!(DECISIONS, "status" => status, "reason" => reason).increment(0);
+    }
+    waiters(0);
+    // A histogram that is only named shows as one without samples.
+    for name in [ISSUE_LATENCY, APPEND_LATENCY, RECOVERY] {
+        let _named = histogram!(name);
+    }
 }

@@ -184,18 +184,18 @@ impl Crowd {
         self.told.lock().expect(UNBROKEN).len()
     }
 
-    /// Has `users` press once each, with a key, again and again until they have a final answer.
+    /// Has everybody up to number `users` who has not pressed yet press once, with a key, again and
+    /// again until there is a final answer.
     pub(crate) async fn press(self: Arc<Self>, users: usize) {
         let workers: Vec<_> = (0..PRESSING_AT_ONCE)
             .map(|_| {
                 let crowd = self.clone();
                 tokio::spawn(async move {
                     let client = reqwest::Client::new();
-                    loop {
-                        let user = crowd.next.fetch_add(1, Ordering::Relaxed);
-                        if user >= users {
-                            return;
-                        }
+                    let claim = |next: usize| (next < users).then_some(next + 1);
+                    while let Ok(user) =
+                        crowd.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
+                    {
                         crowd.press_until_answered(&client, &format!("user-{user}")).await;
                     }
                 })

@@ -8,6 +8,7 @@ mod cql;
 mod engines;
 mod kafka;
 mod nodes;
+mod outages;
 #[path = "../nodes/mod.rs"]
 mod procs;
 
@@ -21,7 +22,8 @@ const TEST_WITHIN: Duration = Duration::from_secs(180);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [cql::trials(), kafka::trials(), nodes::trials()].into_iter().flatten().collect();
+    let trials = [cql::trials(), kafka::trials(), nodes::trials(), outages::trials()];
+    let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -21,24 +21,28 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Settings of one instance that no other test shares.
 fn instance() -> Vec<String> {
-    let name = unique("nodes");
-    let list = |engine| {
-        let endpoints = shared(engine).expect("the trial asked for it");
+    let endpoints = |engine| shared(engine).expect("the trial asked for it");
+    settings(&unique("nodes"), endpoints(Engine::Kafka), endpoints(Engine::Cql))
+}
+
+/// Settings of an instance of this name on these engines.
+pub(crate) fn settings(name: &str, brokers: &[String], database: &[String]) -> Vec<String> {
+    let list = |endpoints: &[String]| {
         let quoted: Vec<_> = endpoints.iter().map(|endpoint| format!("'{endpoint}'")).collect();
         format!("[{}]", quoted.join(","))
     };
     vec![
         "mode=distributed".to_owned(),
-        format!("kafka.brokers={}", list(Engine::Kafka)),
+        format!("kafka.brokers={}", list(brokers)),
         format!("kafka.topic_prefix={name}"),
         format!("kafka.group={name}"),
         "kafka.partitions=4".to_owned(),
-        format!("cql.nodes={}", list(Engine::Cql)),
+        format!("cql.nodes={}", list(database)),
         format!("cql.keyspace={name}"),
     ]
 }
 
-async fn define(node: &Node, campaign: &str, quota: usize) {
+pub(crate) async fn define(node: &Node, campaign: &str, quota: usize) {
     let path = format!("/admin/campaigns/{campaign}");
     // A partition that is being taken over answers a moment later.
     until("the campaign is defined", || async {

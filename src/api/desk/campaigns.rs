@@ -20,17 +20,17 @@ use super::{
 use crate::{
     answer::{
         Moment,
-        edge::{EDGE_AGE_MAX, EdgeState},
+        edge::{EDGE_AGE_MAX, EdgeState, Unusable},
         recent::Recent,
     },
     domain::{
-        definition::{DefinitionVersion, Terms},
+        definition::Terms,
         ids::{CampaignId, Offset},
         invariant::Invariant,
         keys::Keys,
     },
     log::codec::Codec,
-    store::{CampaignRows, CouponStore, Hold},
+    store::{CouponStore, Hold},
     telemetry::metrics,
 };
 
@@ -247,8 +247,11 @@ impl Campaigns {
             return result;
         };
         let vanished = before.as_ref().is_some_and(|before| {
-            let latest = |known: &Known| known.edge.latest().map(|latest| latest.position);
-            latest(&before.known) > read.as_ref().and_then(|read| latest(read))
+            let before = &before.known.edge;
+            match &read {
+                Some(read) => read.edge.lost_versions(before),
+                None => before.latest().is_some(),
+            }
         });
         if vanished {
             metrics::violation(Invariant::StopRatherThanLie);
@@ -272,32 +275,22 @@ impl Campaigns {
         let progress = partitions.progress(&*partitions.read(partition).await?);
         let stored_below = board.watermark(partition).unwrap_or(0).max(progress);
         let answer = tokio::time::timeout(STORE_TIMEOUT, store.campaign(campaign, partition)).await;
-        let CampaignRows { holds, mark, mut versions } = match answer {
+        let rows = match answer {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => return Err(Failure::Store(chain(&error))),
             Err(_) => return Err(Failure::Store(format!("reading {campaign} took too long"))),
         };
-        check_versions(campaign, &versions, keys)?;
-        versions.sort_by_key(|version| version.position);
-        let unsettled_from = holds.iter().map(Hold::unsettled_from).min();
-        let mut holds: Vec<Hold> = holds.into_iter().filter(Hold::is_in_force).collect();
+        let in_force = rows.holds.iter().filter(|hold| hold.is_in_force());
+        let mut holds: Vec<Hold> = in_force.cloned().collect();
         holds.sort_by_key(|hold| (hold.from, hold.number));
-        if versions.is_empty() && holds.is_empty() {
-            return Ok(None);
+        match EdgeState::of_rows(read_at, (stored_below, progress), campaign, rows, keys) {
+            Ok(edge) => {
+                let first = edge.versions.first().map(|version| version.definition.terms.clone());
+                Ok(Some(Arc::new(Known { edge, first, holds })))
+            }
+            Err(Unusable::Unknown) => Ok(None),
+            Err(Unusable::Altered(offset)) => Err(altered(campaign, offset)),
         }
-        let mark = mark.map_or((0, 0), |mark| (mark.offset, mark.issued));
-        let is_quarantined = !holds.is_empty();
-        let first = versions.first().map(|version| version.definition.terms.clone());
-        let edge = EdgeState {
-            read_at,
-            stored_below,
-            progress,
-            is_quarantined,
-            unsettled_from,
-            mark,
-            versions,
-        };
-        Ok(Some(Arc::new(Known { edge, first, holds })))
     }
 
     /// Definition versions among which is the one in effect at `offset`, a settled position.
@@ -344,19 +337,9 @@ fn shortened(known: &Arc<Known>) -> Arc<Known> {
     Arc::new(shorter)
 }
 
-/// Compares the digest of every version: the node decides by them.
-fn check_versions(
-    campaign: &CampaignId,
-    versions: &[DefinitionVersion],
-    keys: &Keys,
-) -> Result<(), Failure> {
-    let sound = |version: &DefinitionVersion| {
-        version.campaign == *campaign && version.digest == keys.version_digest(version)
-    };
-    let Some(version) = versions.iter().find(|version| !sound(version)) else { return Ok(()) };
-    let offset = version.position.offset;
+/// A definition version that this node would decide by is not what was written.
+fn altered(campaign: &CampaignId, offset: Offset) -> Failure {
     metrics::violation(Invariant::StopRatherThanLie);
     tracing::error!(%campaign, offset, "a definition version is not what was written");
-    let reason = format!("the definition version of {campaign} at {offset} was changed");
-    Err(Failure::Contradiction(reason))
+    Failure::Contradiction(format!("the definition version of {campaign} at {offset} was changed"))
 }

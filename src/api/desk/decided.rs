@@ -13,19 +13,18 @@ use super::{
 };
 use crate::{
     answer::{
-        position::{Answered, answer_at, control_at, issued_at},
         request_id::RequestContent,
+        rows::{FromRows, control_answer, is_of, request_answer, unsound},
     },
     domain::{
         campaign::user_bucket,
         coupon::Coupon,
-        decision::Decision,
         definition::PER_USER_LIMIT_MAX,
         ids::{CampaignId, Position, UserId},
         invariant::Invariant,
         record::Control,
     },
-    feed::{Answer, CouponFace},
+    feed::Answer,
     store::{Selection, StoreError},
     telemetry::metrics,
 };
@@ -144,7 +143,7 @@ impl NodeDesk {
     /// The answer that the feed told, if it is one to what is wanted.
     pub(super) fn answer_told(&self, wanted: Wanted<'_>, told: &Told) -> Result<Answer, Refused> {
         let settled = told.settled();
-        if settled.campaign_id == *wanted.campaign() && settled.user_id.as_ref() == wanted.user() {
+        if is_of(settled, wanted.campaign(), wanted.user()) {
             return Ok(settled.answer.clone());
         }
         let Position { partition, offset, .. } = wanted.position();
@@ -192,18 +191,11 @@ impl NodeDesk {
         let Some(known) = known else { return undefined(content, settled) };
         let Some(definition) = known.edge.definition() else { return undefined(content, settled) };
         let coupons = self.coupons_of_user(campaign, user, definition.user_buckets).await?;
-        if !settled {
-            let issued = issued_at(content, &coupons);
-            return Ok(issued.map(|coupon| Answer::Issued { coupon: face(coupon) }));
-        }
-        match answer_at(content, &known.edge.versions, &coupons) {
-            Answered::Issued(coupon) => Ok(Some(Answer::Issued { coupon: face(coupon) })),
-            Answered::AlreadyIssued(coupon) => {
-                Ok(Some(Answer::AlreadyIssued { coupon: face(coupon) }))
-            }
-            Answered::Rejected(reason) => Ok(Some(Answer::Rejected { reason })),
-            Answered::Undefined => undefined(content, settled),
-            Answered::UnknownRules(version) => Err(Refused::Unavailable {
+        match request_answer(content, settled, &known.edge.versions, &coupons) {
+            FromRows::Answer(answer) => Ok(Some(answer)),
+            FromRows::NotYet => Ok(None),
+            FromRows::Undefined => undefined(content, settled),
+            FromRows::UnknownRules(version) => Err(Refused::Unavailable {
                 detail: format!("rules {version} of {campaign} are newer than this node"),
             }),
         }
@@ -220,15 +212,7 @@ impl NodeDesk {
             Some(known) => (known.edge.versions.as_slice(), known.edge.issued()),
             None => (&[][..], 0),
         };
-        let accepted = versions.iter().any(|version| version.position == position);
-        if !settled {
-            return Ok(accepted.then_some(Answer::Accepted));
-        }
-        Ok(match control_at(position, control, versions, issued) {
-            Some(Decision::Refused(refusal)) => Some(Answer::Refused { refusal }),
-            Some(_) => Some(Answer::Accepted),
-            None => None,
-        })
+        Ok(control_answer(position, control, settled, versions, issued))
     }
 
     /// The coupons of a user, each compared with its digest, in sequence order.
@@ -260,12 +244,7 @@ impl NodeDesk {
                 return Err(Failure::Store(detail).into());
             }
         };
-        let sound = |coupon: &Coupon| {
-            coupon.campaign == *campaign
-                && coupon.user == *user
-                && coupon.digest == self.keys.coupon_digest(coupon)
-        };
-        if let Some(coupon) = coupons.iter().find(|coupon| !sound(coupon)) {
+        if let Some(coupon) = unsound(&coupons, campaign, user, &self.keys) {
             let sequence = coupon.sequence;
             return Err(contradiction(format!(
                 "coupon {sequence} of {campaign} is not what was written"
@@ -279,11 +258,6 @@ impl NodeDesk {
         coupons.sort_by_key(|coupon| coupon.sequence);
         Ok(coupons)
     }
-}
-
-/// What a client is shown of `coupon`.
-pub(super) fn face(coupon: &Coupon) -> CouponFace {
-    CouponFace { sequence: coupon.sequence, code: coupon.code.clone(), issued_at: coupon.issued_at }
 }
 
 /// A request was appended only after its campaign had been found in the store, so a settled

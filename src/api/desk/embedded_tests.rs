@@ -122,7 +122,7 @@ impl Owner {
 }
 
 fn face(coupon: &Coupon) -> CouponFace {
-    super::decided::face(coupon)
+    crate::answer::rows::face(coupon)
 }
 
 /// A node on a folder: its desk, its owners, and the database to close.
@@ -172,6 +172,22 @@ impl Node {
             owners.spawn(owner.work());
         }
         Self { desk, owners, database }
+    }
+
+    /// Waits until the owners have made durable how far they came: an answer comes before that.
+    async fn settled(&self) {
+        let log = EmbeddedLog::new(self.database.clone(), Duration::from_hours(1));
+        let store = EmbeddedStore::new(self.database.clone());
+        for partition in 0..PARTITIONS {
+            let high = log.bounds(partition).await.unwrap().high;
+            let next = || async {
+                let progress = store.partition(partition).await.unwrap().progress;
+                progress.map_or(0, |progress| progress.next)
+            };
+            while next().await < high {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     async fn stop(mut self) {
@@ -235,6 +251,7 @@ async fn a_request_that_nobody_decided_before_the_restart_is_decided_after_it() 
     let spring = campaign("spring");
     let node = Node::on(folder.path(), true);
     node.desk.define(spring.clone(), terms(60)).await.unwrap();
+    tokio::time::timeout(PATIENCE, node.settled()).await.unwrap();
     node.stop().await;
 
     let node = Node::on(folder.path(), false);

@@ -11,7 +11,7 @@ use super::{
     tasks::lock,
 };
 use crate::{
-    answer::request_id::RequestContent,
+    answer::{edge::Admission, request_id::RequestContent},
     domain::{
         ids::{Partition, Position},
         record::{Record, Request},
@@ -38,20 +38,13 @@ impl NodeDesk {
         refuse_halted(halted)?;
         let known = self.campaigns.for_issue(&request.campaign).await?;
         let Some(known) = known else { return Err(Refused::UnknownCampaign) };
-        let now = self.clock.now();
-        // What is not defined must not go to the log, where nothing would decide it.
-        let defined = known.edge.definition().is_some();
-        if known.edge.is_fresh(now) || !defined {
-            known.refuse_quarantined()?;
-        }
-        if !defined {
-            return Err(Refused::UnknownCampaign);
-        }
         let has_key = request.idempotency_key.is_some();
-        let margin = self.api.clock_margin;
-        let refusal = known.edge.certain_refusal(now, self.clock.wall(), margin, has_key);
-        if let Some(reason) = refusal {
-            return Err(Refused::Certain(reason));
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        match known.edge.admission(now, wall, self.api.clock_margin, has_key) {
+            Admission::Append => {}
+            Admission::Quarantined => known.refuse_quarantined()?,
+            Admission::Undefined => return Err(Refused::UnknownCampaign),
+            Admission::Refused(reason) => return Err(Refused::Certain(reason)),
         }
         if lag > self.admission.max_lag {
             return Err(overloaded(format!("{lag} records wait for a decision")));

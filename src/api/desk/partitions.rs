@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 
 use super::{Failure, NodeClock, STORE_TIMEOUT, chain};
 use crate::{
-    answer::Moment,
+    answer::{Moment, rows},
     domain::ids::{CampaignId, Offset, Partition},
     store::{CouponStore, PartitionRows},
 };
@@ -66,10 +66,7 @@ impl Partitions {
 
     /// The first offset of the partition that is not settled, by durable progress.
     pub(super) fn progress(&self, rows: &PartitionRows) -> Offset {
-        let progress = rows.progress.as_ref();
-        progress
-            .filter(|progress| progress.log_epoch == self.log_epoch)
-            .map_or(0, |progress| progress.next)
+        rows::progress(rows, self.log_epoch)
     }
 
     /// Whether the position of `campaign` at `offset` is settled.
@@ -79,10 +76,6 @@ impl Partitions {
         campaign: &CampaignId,
         offset: Offset,
     ) -> bool {
-        let held = rows
-            .holds
-            .iter()
-            .any(|hold| hold.campaign == *campaign && hold.unsettled_from() <= offset);
-        offset < self.progress(rows) && !held
+        rows::is_settled(rows, self.log_epoch, campaign, offset)
     }
 }

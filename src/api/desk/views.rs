@@ -9,10 +9,10 @@ use super::{
     Failure, NodeDesk, STORE_TIMEOUT,
     campaigns::Known,
     chain,
-    decided::face,
     model::{CampaignView, Refused},
 };
 use crate::{
+    answer::rows::face,
     domain::ids::{CampaignId, Position, UserId},
     feed::CouponFace,
     store::LISTING_MAX,

@@ -74,8 +74,11 @@ async fn list(State(office): State<Arc<Office>>, uri: Uri) -> Result<Response, P
 async fn show(
     State(office): State<Arc<Office>>,
     path: PathOf<String>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
-    let view = office.desk.admin_view(&public::campaign_id(path)?).await?;
+    let campaign = public::campaign_id(path)?;
+    public::no_query(&uri)?;
+    let view = office.desk.admin_view(&campaign).await?;
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
@@ -86,6 +89,7 @@ async fn define(
 ) -> Result<Response, Problem> {
     let campaign = public::campaign_id(path)?;
     let (head, body) = request.into_parts();
+    public::no_query(&head.uri)?;
     let terms: Terms = definition::terms(&body::read_json(&head.headers, body).await?)?;
     let location = HeaderValue::try_from(format!("/admin/campaigns/{campaign}"));
     let (created, view) = office.desk.define(campaign, terms).await?;
@@ -105,6 +109,7 @@ async fn amend(
     let campaign = public::campaign_id(path)?;
     let (head, body) = request.into_parts();
     let amendment = body::read_json(&head.headers, body).await;
+    let amendment = public::no_query(&head.uri).and(amendment);
     match amendment.and_then(|body| definition::amendment(&body)) {
         Ok(amendment) => command(&office, &campaign, Command::Amend(amendment)).await,
         Err(problem) => {

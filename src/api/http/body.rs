@@ -15,11 +15,14 @@ use super::problem::{Kind, Problem};
 pub(super) const BODY_BYTES_MAX: usize = 1_024;
 
 /// Time in which a body arrives: it fits one packet, so that this is a stalled client.
-const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How much of a body is read before it is refused unseen, so that a client that is
 /// still sending reads the refusal instead of a reset connection.
-const DRAINED_BYTES_MAX: usize = 64 * 1_024;
+const DRAINED_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+
+/// For how long: a client that sends nothing is not waited for.
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Reads a body that is declared as JSON and at most [`BODY_BYTES_MAX`] long.
 ///
@@ -86,7 +89,7 @@ async fn drain(mut chunks: BodyDataStream) {
             left = left.saturating_sub(chunk.len());
         }
     };
-    let _ = timeout(BODY_TIME_MAX, read).await;
+    let _ = timeout(DRAIN_TIME_MAX, read).await;
 }
 
 fn too_large() -> Problem {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::{Method, StatusCode, Uri},
+    http::{Method, Uri},
     response::{IntoResponse, Response},
 };
 
@@ -68,9 +68,6 @@ async fn not_found(uri: Uri) -> Problem {
 
 /// The router adds `Allow`.
 async fn method_not_allowed(method: Method) -> Response {
-    if method == Method::OPTIONS {
-        return StatusCode::NO_CONTENT.into_response();
-    }
     let detail = format!("{method} is not taken here, see Allow");
     Problem::new(Kind::MethodNotAllowed, detail).into_response()
 }

@@ -48,6 +48,22 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Every way in which an issue request is counted, by one kind that is counted so.
+    const OF_OUTCOMES: [Self; 12] = [
+        Self::AnotherUser,
+        Self::UnknownCampaign,
+        Self::Closed,
+        Self::Paused,
+        Self::NotOpenYet,
+        Self::SoldOut,
+        Self::TooManyRequests,
+        Self::Overloaded,
+        Self::Halted,
+        Self::OutcomeUnknown,
+        Self::Unavailable,
+        Self::Invalid,
+    ];
+
     fn status(self) -> StatusCode {
         match self {
             Self::NotJson => StatusCode::BAD_REQUEST,
@@ -138,6 +154,11 @@ impl Kind {
             | Self::Invalid => "invalid",
         }
     }
+}
+
+/// How refused issue requests are counted: every name that there is.
+pub(super) fn outcomes() -> impl Iterator<Item = &'static str> {
+    Kind::OF_OUTCOMES.into_iter().map(Kind::outcome)
 }
 
 /// A field at fault: of a body, a query, or a header.

@@ -48,6 +48,9 @@ pub(super) struct Edge {
 
 /// The routes of the public listener.
 pub(super) fn routes(parts: &HttpParts) -> Router {
+    for outcome in RequestBody::STATUSES.into_iter().chain(problem::outcomes()) {
+        metrics::requests_from_zero(outcome);
+    }
     let edge = Edge { desk: Arc::clone(&parts.desk), caller: Caller::new(&parts.api.identity) };
     Router::new()
         .route("/coupon/issue", post(issue))
@@ -73,6 +76,7 @@ async fn take(edge: &Edge, request: Request) -> Result<(&'static str, Response),
     let (head, body) = request.into_parts();
     let caller = edge.caller.identify(&head.headers)?;
     let body = body::read_json(&head.headers, body).await?;
+    no_query(&head.uri)?;
     let request = issue_request(&head.headers, &body, caller)?;
     let wait = prefer::wait(&head.headers);
     let (campaign, user) = (request.campaign.clone(), request.user.clone());
@@ -186,8 +190,11 @@ pub(super) async fn page(desk: &dyn Desk, uri: &Uri) -> Result<Response, Problem
 async fn campaign(
     State(edge): State<Arc<Edge>>,
     path: PathOf<String>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
-    let view = edge.desk.campaign(&campaign_id(path)?).await?;
+    let campaign = campaign_id(path)?;
+    no_query(&uri)?;
+    let view = edge.desk.campaign(&campaign).await?;
     Ok(views::json(StatusCode::OK, &CampaignBody::from(&view)))
 }
 
@@ -195,6 +202,7 @@ async fn coupons(
     State(edge): State<Arc<Edge>>,
     path: PathOf<(String, String)>,
     headers: HeaderMap,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let caller = edge.caller.identify(&headers)?;
     let Path((campaign, user)) = path.map_err(|_| problem::unknown_campaign())?;
@@ -202,6 +210,7 @@ async fn coupons(
     let user = UserId::parse(&user)
         .map_err(|invalid| Problem::new(Kind::UnknownUser, invalid.to_string()))?;
     caller::acting_for(caller.as_ref(), &user)?;
+    no_query(&uri)?;
     let coupons = edge.desk.coupons_of(&campaign, &user).await?;
     let coupons = coupons.iter().map(CouponBody::from).collect();
     Ok(views::json(StatusCode::OK, &CouponsBody { coupons }))
@@ -229,6 +238,17 @@ fn query(uri: &Uri, known: &'static [&'static str]) -> Result<Fields<'static>, P
     let members =
         pairs.into_iter().map(|(name, value)| (name.into(), Member::Text(value.into()))).collect();
     Ok(Fields::new(members, "", known))
+}
+
+/// Refuses every parameter of a query where none is known.
+///
+/// # Errors
+/// 422 that names each.
+pub(super) fn no_query(uri: &Uri) -> Result<(), Problem> {
+    match uri.query() {
+        None => Ok(()),
+        Some(_) => query(uri, &[])?.finish(),
+    }
 }
 
 /// Where the coupons of a user in a campaign are. All that ids may hold stands in a path as it

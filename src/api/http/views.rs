@@ -54,6 +54,12 @@ pub(super) struct RequestBody<'a> {
     queue_ahead: Option<u64>,
 }
 
+impl RequestBody<'_> {
+    /// Every status that a request can have.
+    pub(super) const STATUSES: [&'static str; 4] =
+        ["pending", "issued", "already_issued", "rejected"];
+}
+
 impl<'a> RequestBody<'a> {
     /// A request that is not decided yet.
     pub(super) fn pending(

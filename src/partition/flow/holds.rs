@@ -142,6 +142,13 @@ impl Flow {
         }
     }
 
+    /// Goes on extending a closed hold that reaches as far as this owner begins: from there on it
+    /// decides everything itself, and nobody else would say how far the hold reaches.
+    fn adopt(&mut self, hold: &Hold) {
+        self.once_held.insert(hold.campaign.clone());
+        self.adopted.entry(hold.campaign.clone()).or_default().push(hold.clone());
+    }
+
     /// Takes over what the store says: on assignment all of it, later what a zombie has written.
     pub(super) fn take_holds(&mut self, holds: &[Hold], effects: &mut Vec<Effect>) {
         let mut news = BTreeSet::new();
@@ -152,6 +159,9 @@ impl Flow {
             // other's for those that it lets records pass under.
             let settled = hold.unsettled_from() >= self.durable;
             if !hold.is_in_force() && (settled || !self.is_new) {
+                if self.is_new {
+                    self.adopt(hold);
+                }
                 continue;
             }
             let now_ms = self.now_ms;

@@ -23,7 +23,7 @@ use crate::domain::{
     campaign::At,
     ids::{CampaignId, Offset, Partition, Timestamp},
     record::Record,
-    rows::{HoldKind, PartitionRows},
+    rows::{Hold, HoldKind, PartitionRows},
 };
 
 pub use event::{Effect, Event, Incoming, Report};
@@ -70,8 +70,10 @@ pub struct Flow {
     sendable: BTreeSet<CampaignId>,
     occupied: BTreeSet<CampaignId>,
     hold_numbers: BTreeMap<CampaignId, u32>,
-    /// Campaigns with holds that this owner closed.
+    /// Campaigns with closed holds that this owner extends.
     once_held: BTreeSet<CampaignId>,
+    /// Those that earlier owners closed, until their campaign starts here.
+    adopted: BTreeMap<CampaignId, Vec<Hold>>,
     swept_ms: u64,
     /// Until the holds found on assignment are taken over.
     is_new: bool,
@@ -109,6 +111,7 @@ impl Flow {
             occupied: BTreeSet::new(),
             hold_numbers: BTreeMap::new(),
             once_held: BTreeSet::new(),
+            adopted: BTreeMap::new(),
             swept_ms: now_ms,
             is_new: true,
             letters: BTreeSet::new(),
@@ -260,6 +263,7 @@ impl Flow {
             .entry(campaign.clone())
             .or_insert_with(|| Lane::new(Phase::Starting, incarnation, now_ms));
         lane.restart(incarnation, Phase::Starting);
+        lane.closed.extend(self.adopted.remove(campaign).into_iter().flatten());
         let from = self.durable.max(lane.floor);
         lane.start_from = from;
         // What is below was stored by an earlier incarnation and is loaded, not decided again.

@@ -377,10 +377,10 @@ proptest! {
 }
 
 #[tokio::test]
-async fn options_name_the_methods_and_head_answers_without_a_body() {
+async fn a_wrong_method_is_told_the_right_ones_and_head_answers_without_a_body() {
     let site = Site::new(Script::default());
     let reply = site.public(send("OPTIONS", "/coupon/issue", "")).await;
-    assert_eq!((reply.status, reply.header("allow")), (204, Some("POST")));
+    assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
     let reply = site.public(send("HEAD", "/campaigns/spring", "")).await;
     let full = site.public(get("/campaigns/spring")).await;
     assert_eq!((reply.status, reply.body.as_str()), (200, ""));

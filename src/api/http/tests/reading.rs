@@ -229,3 +229,17 @@ async fn the_description_names_every_call_and_refers_to_nothing_that_is_not_ther
         assert!(document.pointer(pointer).is_some(), "{pointer}");
     }
 }
+
+#[tokio::test]
+async fn a_parameter_that_nothing_takes_is_refused_wherever_it_stands() {
+    let site = Site::new(Script::default());
+    for path in ["/campaigns/spring?wait=5", "/campaigns/spring/users/u1/coupons?limit=1"] {
+        assert_eq!(site.public(get(path)).await.status, 422, "{path}");
+    }
+    let body = r#"{"campaign_id":"spring","user_id":"u1"}"#;
+    let reply = site.public(send("POST", "/coupon/issue?wait=5", body)).await;
+    assert_eq!(reply.faults(), ["wait"]);
+    let reply = site.admin(admitted(get("/admin/campaigns/spring?x=1"))).await;
+    assert_eq!(reply.faults(), ["x"]);
+    assert_eq!(site.desk.asked(), Vec::<String>::new());
+}

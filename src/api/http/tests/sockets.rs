@@ -14,7 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{super::server, *};
+use super::{
+    super::{body, server},
+    *,
+};
 
 /// Longest that anything here may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,6 +90,23 @@ async fn read_one(stream: &mut TcpStream) -> String {
     };
     timeout(PATIENCE, read).await.expect("an answer should come");
     String::from_utf8(text).unwrap()
+}
+
+/// Whoever declares too much is not waited for: less than the body's own time passes.
+#[tokio::test]
+async fn a_body_declared_too_long_is_refused_before_it_comes() {
+    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    for length in ["1025", "1000000000"] {
+        let mut stream = running.connect().await;
+        let head = POST.split("Content-Length").next().unwrap();
+        let request = format!("{head}Content-Length: {length}\r\n\r\n{{}}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let reply = timeout(body::BODY_TIME_MAX, read_one(&mut stream)).await;
+        let reply = reply.expect("no time-out of the body is waited for");
+        assert!(reply.starts_with("HTTP/1.1 413 "), "{reply}");
+    }
+    running.stop();
+    running.ended().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,240 @@
+//! Simulated worlds from the command line: how many, what struck, what broke.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{IsTerminal, Write},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{CliError, Done, arguments::SimulateArguments};
+use crate::simulation::{
+    Fault, Kinds, Report, Setup, Simulator, Violation,
+    shrink::{essence, shrink},
+};
+
+/// An invariant is broken.
+const EXIT_BROKEN: u8 = 3;
+
+/// Worlds from which on a kind of fault that never struck is a failure: the rarest strikes once
+/// in some hundred.
+const SEEDS_FOR_EVERY_FAULT: u64 = 20_000;
+
+/// Broken worlds that are listed.
+const LISTED_MAX: usize = 60;
+
+/// Time between two lines of progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// What came of all worlds so far.
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    fired: Vec<u64>,
+    decisions: [u64; 3],
+    events: u64,
+    /// Seeds that took another course the second time.
+    wavering: Vec<u64>,
+    /// What was broken, by seed.
+    broken: BTreeMap<u64, Violation>,
+}
+
+pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
+    if arguments.list_faults {
+        let lines = Fault::ALL.iter().map(|it| format!("{:<24} {}\n", it.name(), it.about()));
+        return Ok(Done::with(lines.collect::<String>()));
+    }
+    let kinds = kinds(arguments.faults.as_deref())?;
+    // Panics are violations here, and are told as such.
+    std::panic::set_hook(Box::new(|_| {}));
+    let started = Instant::now();
+    let totals = simulate(arguments, &kinds);
+    let _ = std::panic::take_hook();
+    let elapsed = started.elapsed();
+    let mut text = summary(&totals, elapsed);
+    let mut exit_code = 0;
+    let silent: Vec<_> = kinds.iter().filter(|kind| totals.fired[**kind as usize] == 0).collect();
+    if !silent.is_empty() && arguments.seeds >= SEEDS_FOR_EVERY_FAULT {
+        let names: Vec<_> = silent.iter().map(|kind| kind.name()).collect();
+        text.push_str(&format!("\nThese faults never struck: {}\n", names.join(", ")));
+        exit_code = EXIT_BROKEN;
+    }
+    if !totals.wavering.is_empty() {
+        text.push_str(&format!("\nTwo courses of one seed: {:?}\n", totals.wavering));
+        exit_code = EXIT_BROKEN;
+    }
+    text.push_str(&all_broken(&totals));
+    if let Some((seed, violation)) = totals.broken.first_key_value() {
+        if !arguments.keep_going {
+            text.push_str(&failure(arguments, &kinds, *seed, violation));
+        }
+        exit_code = EXIT_BROKEN;
+    }
+    Ok(Done { text, exit_code })
+}
+
+fn kinds(names: Option<&[String]>) -> Result<Kinds, CliError> {
+    let Some(names) = names else { return Ok(Fault::ALL.iter().copied().collect()) };
+    let named =
+        |name: &String| Fault::named(name).ok_or_else(|| CliError::UnknownFault(name.clone()));
+    names.iter().filter(|name| *name != "none").map(named).collect()
+}
+
+fn setup(arguments: &SimulateArguments, kinds: &Kinds, seed: u64) -> Setup {
+    Setup {
+        seed,
+        kinds: kinds.clone(),
+        requests: arguments.requests,
+        spared: arguments.spare.iter().copied().collect(),
+        traced: arguments.trace,
+    }
+}
+
+fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Totals {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = arguments.jobs.unwrap_or(cores).max(1);
+    let next = AtomicU64::new(arguments.seed);
+    let end = arguments.seed.saturating_add(arguments.seeds);
+    let stop = AtomicBool::new(false);
+    let totals = Totals { fired: vec![0; Fault::COUNT], ..Totals::default() };
+    let totals = Mutex::new(totals);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                let simulator = Simulator::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let setup = setup(arguments, kinds, seed);
+                    let report = simulator.run(&setup);
+                    let again = arguments.twice.then(|| simulator.run(&setup).hash);
+                    let wavers = again.is_some_and(|hash| hash != report.hash);
+                    let ends = report.violation.is_some() && !arguments.keep_going;
+                    stop.fetch_or(ends, Ordering::Relaxed);
+                    let mut totals = totals.lock().unwrap_or_else(|broken| broken.into_inner());
+                    add(&mut totals, seed, report, wavers);
+                }
+            });
+        }
+        scope.spawn(|| progress(&totals, end - arguments.seed, &stop));
+    });
+    totals.into_inner().unwrap_or_else(|broken| broken.into_inner())
+}
+
+fn add(totals: &mut Totals, seed: u64, report: Report, wavers: bool) {
+    totals.seeds += 1;
+    for (sum, fired) in totals.fired.iter_mut().zip(report.fired) {
+        *sum += u64::from(fired);
+    }
+    for (sum, decided) in totals.decisions.iter_mut().zip(report.decisions) {
+        *sum += u64::from(decided);
+    }
+    totals.events += report.events;
+    totals.wavering.extend(wavers.then_some(seed));
+    for line in &report.trace {
+        println!("{line}");
+    }
+    totals.broken.extend(report.violation.map(|violation| (seed, violation)));
+}
+
+fn progress(totals: &Mutex<Totals>, seeds: u64, stop: &AtomicBool) {
+    let started = Instant::now();
+    let mut said = Instant::now();
+    loop {
+        std::thread::sleep(Duration::from_millis(20));
+        let done = totals.lock().unwrap_or_else(|broken| broken.into_inner()).seeds;
+        let over = done >= seeds || stop.load(Ordering::Relaxed);
+        if std::io::stderr().is_terminal() && (over || said.elapsed() >= PROGRESS_EVERY) {
+            said = Instant::now();
+            let rate = done as f64 / started.elapsed().as_secs_f64();
+            eprint!("\r{done} of {seeds} worlds, {rate:.0} a second ");
+            let _ = std::io::stderr().flush();
+        }
+        if over {
+            if std::io::stderr().is_terminal() {
+                eprintln!();
+            }
+            return;
+        }
+    }
+}
+
+fn summary(totals: &Totals, elapsed: Duration) -> String {
+    let seeds = totals.seeds.max(1);
+    let mut text = format!("{:<24} {:>12} {:>10}\n", "fault", "struck", "per seed");
+    for fault in Fault::ALL {
+        let fired = totals.fired[*fault as usize];
+        let each = fired as f64 / seeds as f64;
+        text.push_str(&format!("{:<24} {fired:>12} {each:>10.3}\n", fault.name()));
+    }
+    let fired: u64 = totals.fired.iter().sum();
+    let [issued, already, rejected] = totals.decisions;
+    let seconds = elapsed.as_secs_f64().max(1e-6);
+    text.push_str(&format!(
+        "\n{} worlds in {seconds:.1} s: {:.0} a second, {:.0} events, {:.0} decisions and {:.0} \
+         faults each\nissued {issued}, already issued {already}, rejected {rejected}\n",
+        totals.seeds,
+        totals.seeds as f64 / seconds,
+        totals.events as f64 / seeds as f64,
+        (issued + already + rejected) as f64 / seeds as f64,
+        fired as f64 / seeds as f64,
+    ));
+    text
+}
+
+/// What was broken, where more than one seed broke something.
+fn all_broken(totals: &Totals) -> String {
+    if totals.broken.len() < 2 {
+        return String::new();
+    }
+    let mut text = format!("\n{} worlds broke something:\n", totals.broken.len());
+    for (seed, Violation { invariant, detail }) in totals.broken.iter().take(LISTED_MAX) {
+        text.push_str(&format!("{seed:>8} {invariant:<7} {detail}\n"));
+    }
+    text
+}
+
+fn failure(
+    arguments: &SimulateArguments,
+    kinds: &Kinds,
+    seed: u64,
+    violation: &Violation,
+) -> String {
+    let Violation { invariant, detail } = violation;
+    let mut text = format!("\n{invariant} is broken by seed {seed}: {detail}\n");
+    std::panic::set_hook(Box::new(|_| {}));
+    let simulator = Simulator::new();
+    let whole = setup(arguments, kinds, seed);
+    let report = simulator.run(&whole);
+    let (short, shown) = shrink(&simulator, &whole, &report);
+    let _ = std::panic::take_hook();
+    let faults: Vec<_> = short
+        .kinds
+        .iter()
+        .filter(|kind| shown.fired[**kind as usize] > 0)
+        .map(|kind| kind.name())
+        .collect();
+    let spared: BTreeSet<_> =
+        short.spared.iter().filter(|it| **it <= shown.firings).map(u32::to_string).collect();
+    let all = |list: Vec<&str>| if list.is_empty() { "none".to_owned() } else { list.join(",") };
+    text.push_str(&format!("again: coupond simulate --seed {seed} --seeds 1\n"));
+    text.push_str(&format!(
+        "short: {} of {} firings, {} requests, faults {}{}\n",
+        shown.fired.iter().sum::<u32>(),
+        report.fired.iter().sum::<u32>(),
+        short.requests,
+        all(faults),
+        if spared.is_empty() { String::new() } else { format!(", {} spared", spared.len()) },
+    ));
+    for line in essence(&shown) {
+        let line: String = line.chars().take(400).collect();
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}

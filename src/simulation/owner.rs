@@ -1,0 +1,631 @@
+//! Owners of partitions: partition consumer, supervisor and coupon actors around the flow, split
+//! wherever the real ones wait.
+
+use std::collections::VecDeque;
+
+use super::{
+    act::Act,
+    faults::Fault,
+    world::{LOG_EPOCH, Ms, World},
+};
+use crate::{
+    domain::{
+        answer::FeedMessage,
+        campaign::At,
+        ids::{Offset, Partition, Sequence, Timestamp},
+        record::Record,
+        rows::PartitionRows,
+    },
+    log::{LogRecord, intake::Intake},
+    partition::{
+        assignment::{self, Start},
+        flow::{BATCHES_MAX, Effect, Event, Flow},
+        fold::{Batch, Folder},
+        pipeline::Pipeline,
+        recovery::Recovery,
+    },
+};
+
+/// Between two ticks, as the real consumer has them.
+const TICK_MS: Ms = 50;
+const TICKS_PER_LOOK: u64 = 20;
+const TICKS_PER_RECHECK: u64 = 200;
+
+/// Coupons in one page of a load: few, so that a load has several steps.
+const PAGE: usize = 24;
+
+/// Records in one chunk of a replay, for the same reason.
+const CHUNK: usize = 40;
+
+/// Pause before a consumer that panicked is started again.
+const RESTART_MS: Ms = 200;
+
+/// Pause before something that failed is tried again.
+pub(super) const RETRY_MS: Ms = 60;
+
+/// Where an owner stands.
+#[derive(Debug)]
+pub(super) enum Stage {
+    Reading,
+    Comparing(Box<PartitionRows>),
+    Running(Box<Flow>),
+    Halted(String),
+}
+
+/// One coupon actor.
+#[derive(Debug)]
+pub(super) struct Actor {
+    pub(super) incarnation: u64,
+    from: Offset,
+    mailbox: VecDeque<Batch>,
+    pub(super) pipeline: Option<Pipeline>,
+    recovery: Option<Recovery>,
+    paged_to: Sequence,
+    under_way: usize,
+    /// Where the replay reads on, and whether the next chunk may be handed over.
+    replay: Option<(Offset, bool)>,
+}
+
+/// An owner of one partition.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) node: usize,
+    pub(super) partition: Partition,
+    pub(super) stage: Stage,
+    pub(super) actors: Vec<Option<Actor>>,
+    credit: usize,
+    position: Offset,
+    cuts: u32,
+    is_reading: bool,
+    letters: VecDeque<LogRecord>,
+    halts_for: Option<String>,
+    ticks: u64,
+    is_looking: bool,
+    told_at: Ms,
+    pub(super) published_at: Ms,
+}
+
+impl World {
+    pub(super) fn owner(&mut self, owner: usize) -> Option<&mut Owner> {
+        self.owners[owner].as_deref_mut()
+    }
+
+    /// A node takes a partition over.
+    pub(super) fn begin_owner(&mut self, node: usize, partition: Partition, delay: Ms) -> usize {
+        let actors = (0..self.shared.campaigns.len()).map(|_| None).collect();
+        let owner = Owner {
+            node,
+            partition,
+            stage: Stage::Reading,
+            actors,
+            credit: 0,
+            position: 0,
+            cuts: 0,
+            is_reading: false,
+            letters: VecDeque::new(),
+            halts_for: None,
+            ticks: 0,
+            is_looking: false,
+            told_at: 0,
+            published_at: 0,
+        };
+        self.owners.push(Some(Box::new(owner)));
+        let number = self.owners.len() - 1;
+        let delay = delay + self.store_ms();
+        self.after(delay, Act::Open(number));
+        let first = self.random.below(TICK_MS);
+        self.after(first, Act::Tick(number));
+        number
+    }
+
+    pub(super) fn intake(&self, partition: Partition) -> Intake {
+        Intake {
+            codec: self.shared.codec.clone(),
+            keys: self.shared.keys.clone(),
+            partition,
+            future_max_ms: (!self.is_embedded).then_some(86_400_000),
+        }
+    }
+
+    /// One step of opening: progress and holds; the ends of the log; the last settled record.
+    pub(super) fn open(&mut self, number: usize) {
+        let Some(owner) = self.owner(number) else { return };
+        let (node, partition) = (owner.node, owner.partition);
+        match std::mem::replace(&mut owner.stage, Stage::Reading) {
+            Stage::Running(flow) => owner.stage = Stage::Running(flow),
+            Stage::Reading | Stage::Halted(_) => {
+                let delay = self.store_ms();
+                if self.read_fails() {
+                    return self.after(delay + RETRY_MS, Act::Open(number));
+                }
+                let campaigns = self.campaigns_of(partition);
+                let rows = Box::new(self.store.partition(partition, campaigns));
+                if let Some(owner) = self.owner(number) {
+                    owner.stage = Stage::Comparing(rows);
+                }
+                self.after(delay, Act::Open(number));
+            }
+            Stage::Comparing(rows) => {
+                if self.now < self.trouble.log_away_until {
+                    self.owners[number].as_mut().expect("it is there").stage =
+                        Stage::Comparing(rows);
+                    return self.after(RETRY_MS, Act::Open(number));
+                }
+                match self.compared(partition, &rows) {
+                    Ok(position) => self.opened(number, node, position, *rows),
+                    Err(reason) => self.halt(number, reason),
+                }
+            }
+        }
+    }
+
+    fn compared(&self, partition: Partition, rows: &PartitionRows) -> Result<Offset, String> {
+        let shelf = &self.log.shelves[partition as usize];
+        let Start { position, last } = assignment::start(rows, LOG_EPOCH, (shelf.low, shelf.high))?;
+        if let Some(last) = last {
+            let found = self.log.read(partition, last.offset, 1).and_then(|read| {
+                let record = read.into_iter().next()?;
+                let digest = self.intake(partition).digest(&record);
+                Some(crate::domain::rows::LastRecord { offset: record.offset, digest })
+            });
+            assignment::compare(last, found)?;
+        }
+        Ok(position)
+    }
+
+    fn opened(&mut self, number: usize, node: usize, position: Offset, rows: PartitionRows) {
+        let Some(owner) = self.owner(number) else { return };
+        let partition = owner.partition;
+        let (high, cuts) = {
+            let shelf = &self.log.shelves[partition as usize];
+            (shelf.high, shelf.cuts)
+        };
+        let (flow, effects) = Flow::new((LOG_EPOCH, partition), rows, high, self.now);
+        let owner = self.owners[number].as_mut().expect("it is there");
+        (owner.position, owner.cuts, owner.credit) = (position, cuts, 0);
+        owner.letters.clear();
+        owner.halts_for = None;
+        owner.stage = Stage::Running(Box::new(flow));
+        self.note(|| format!("node {node} owns partition {partition} from {position}"));
+        self.carry_out(number, effects);
+        self.read_soon(number);
+    }
+
+    /// The partition decides nothing any more.
+    pub(super) fn halt(&mut self, number: usize, reason: String) {
+        let Some(owner) = self.owner(number) else { return };
+        let partition = owner.partition;
+        owner.actors.iter_mut().for_each(|actor| *actor = None);
+        owner.stage = Stage::Halted(reason.clone());
+        owner.ticks = 0;
+        self.note(|| format!("partition {partition} is halted: {reason}"));
+        if !self.may_halt(partition) {
+            return self.broken("INV-12", format!("partition {partition} halted: {reason}"));
+        }
+        self.say_halted(number);
+    }
+
+    fn say_halted(&mut self, number: usize) {
+        let Some(owner) = self.owner(number) else { return };
+        let Stage::Halted(reason) = &owner.stage else { return };
+        let message = FeedMessage {
+            log_epoch: LOG_EPOCH,
+            partition: owner.partition,
+            from: 0,
+            to: 0,
+            end: 0,
+            halted: Some(reason.clone()),
+            decisions: Vec::new(),
+        };
+        self.publish(number, message);
+    }
+
+    pub(super) fn tick(&mut self, number: usize) {
+        let Some(owner) = self.owner(number) else { return };
+        owner.ticks += 1;
+        let (ticks, node) = (owner.ticks, owner.node);
+        let look = ticks.is_multiple_of(TICKS_PER_LOOK);
+        match &owner.stage {
+            Stage::Running(_) => {
+                let wall = Timestamp(self.wall(node));
+                self.step(number, Event::Tick { now_ms: self.now, wall });
+                if look && self.owner(number).is_some_and(|owner| !owner.is_looking) {
+                    self.owners[number].as_mut().expect("it is there").is_looking = true;
+                    let delay = self.network_ms();
+                    self.after(delay, Act::Look(number, false));
+                }
+            }
+            Stage::Halted(_) if look => {
+                self.say_halted(number);
+                if ticks.is_multiple_of(TICKS_PER_RECHECK) {
+                    self.after(0, Act::Open(number));
+                }
+            }
+            Stage::Halted(_) | Stage::Reading | Stage::Comparing(_) => {}
+        }
+        if self.owner(number).is_some() {
+            self.after(TICK_MS, Act::Tick(number));
+        }
+    }
+
+    /// Looks at the end of the log, then at the holds that others wrote.
+    pub(super) fn look(&mut self, number: usize, at_holds: bool) {
+        let Some(owner) = self.owner(number) else { return };
+        let partition = owner.partition;
+        let Stage::Running(flow) = &owner.stage else {
+            owner.is_looking = false;
+            return;
+        };
+        let position = flow.position();
+        if !at_holds {
+            if self.now < self.trouble.log_away_until {
+                return self.after(RETRY_MS, Act::Look(number, false));
+            }
+            let high = self.log.shelf(partition).high;
+            if let Err(reason) = assignment::still_there(position, high) {
+                return self.halt(number, reason);
+            }
+            self.tell(number, Event::End(high));
+            let delay = self.store_ms();
+            return self.after(delay, Act::Look(number, true));
+        }
+        if self.read_fails() {
+            return self.after(RETRY_MS, Act::Look(number, true));
+        }
+        let rows = self.store.partition(partition, self.campaigns_of(partition));
+        self.owners[number].as_mut().expect("it is there").is_looking = false;
+        self.tell(number, Event::Holds(rows.holds));
+    }
+
+    /// Puts an event into the consumer's mailbox, which keeps the order.
+    pub(super) fn tell(&mut self, number: usize, event: Event) {
+        let delay = self.random.below(2);
+        let Some(owner) = self.owners[number].as_mut() else { return };
+        owner.told_at = owner.told_at.max(self.now + delay);
+        let at = owner.told_at;
+        self.at(at, Act::Tell(number, Box::new(event)));
+    }
+
+    pub(super) fn step(&mut self, number: usize, event: Event) {
+        if self.hit(Fault::PanicConsumer) {
+            return self.consumer_panics(number);
+        }
+        if let Event::Contradicted { campaign, contradiction, .. } = &event {
+            self.found_contradiction(campaign.as_str(), &contradiction.detail.clone());
+        }
+        let Some(owner) = self.owner(number) else { return };
+        let Stage::Running(flow) = &mut owner.stage else { return };
+        let mut effects = Vec::new();
+        flow.step(event, &mut effects);
+        flow.flush(&mut effects);
+        self.carry_out(number, effects);
+    }
+
+    fn consumer_panics(&mut self, number: usize) {
+        let Some(owner) = self.owners[number].take() else { return };
+        let (node, partition) = (owner.node, owner.partition);
+        if self.owned[partition as usize] == Some(number) {
+            let next = self.begin_owner(node, partition, RESTART_MS);
+            self.owned[partition as usize] = Some(next);
+        }
+    }
+
+    fn carry_out(&mut self, number: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            let Some(owner) = self.owners[number].as_mut() else { return };
+            match effect {
+                Effect::Start { campaign, incarnation, from, delay_ms } => {
+                    let campaign = campaign_number(campaign.as_str());
+                    owner.actors[campaign] = Some(Actor {
+                        incarnation,
+                        from,
+                        mailbox: VecDeque::new(),
+                        pipeline: None,
+                        recovery: None,
+                        paged_to: 0,
+                        under_way: 0,
+                        replay: None,
+                    });
+                    let delay = delay_ms + self.store_ms();
+                    self.after(delay, Act::Load(number, campaign, incarnation));
+                }
+                Effect::Stop { campaign } => {
+                    owner.actors[campaign_number(campaign.as_str())] = None;
+                }
+                Effect::Send { campaign, incarnation, batch } => {
+                    self.send(number, campaign_number(campaign.as_str()), incarnation, batch);
+                }
+                Effect::Replay { campaign, incarnation, from } => {
+                    let campaign = campaign_number(campaign.as_str());
+                    if let Some(actor) = &mut owner.actors[campaign] {
+                        actor.replay = Some((from, true));
+                    }
+                    self.after(1, Act::Replay(number, campaign, incarnation));
+                }
+                Effect::ReplayOn { campaign, met } => {
+                    let campaign = campaign_number(campaign.as_str());
+                    let Some(actor) = &mut owner.actors[campaign] else { continue };
+                    actor.replay = actor.replay.filter(|_| !met).map(|(from, _)| (from, true));
+                    let incarnation = actor.incarnation;
+                    self.after(1, Act::Replay(number, campaign, incarnation));
+                }
+                Effect::WriteHold { hold, mark } => self.write_hold(number, hold, mark),
+                Effect::DeadLetter(offset) => self.after(1, Act::Undefined(number, offset)),
+                Effect::Persist { holds, marks, progress } => {
+                    self.write_progress(number, holds, marks, progress);
+                }
+                Effect::Publish(message) => self.publish(number, message),
+                Effect::Settled { next, .. } => self.after(1, Act::Commit(number, next)),
+                Effect::Credit(records) => {
+                    owner.credit += records;
+                    self.read_soon(number);
+                }
+                Effect::Count(_) => {}
+            }
+        }
+    }
+
+    fn send(&mut self, number: usize, campaign: usize, incarnation: u64, batch: Batch) {
+        let Some(owner) = self.owner(number) else { return };
+        let Some(actor) = &mut owner.actors[campaign] else { return };
+        if actor.incarnation != incarnation {
+            return;
+        }
+        actor.mailbox.push_back(batch);
+        actor.under_way += 1;
+        if actor.under_way > BATCHES_MAX {
+            self.broken("INV-9", format!("more than {BATCHES_MAX} batches of c{campaign}"));
+        }
+        let delay = self.random.below(2);
+        self.after(delay, Act::Decide(number, campaign, incarnation));
+    }
+
+    /// The actor, if it is still this incarnation.
+    pub(super) fn actor(
+        &mut self,
+        (number, campaign, incarnation): (usize, usize, u64),
+    ) -> Option<&mut Actor> {
+        let actor = self.owners[number].as_mut()?.actors[campaign].as_mut()?;
+        (actor.incarnation == incarnation).then_some(actor)
+    }
+
+    /// A coupon actor panics; its supervisor tells the consumer.
+    pub(super) fn actor_panics(&mut self, number: usize, campaign: usize) {
+        let Some(owner) = self.owner(number) else { return };
+        let Some(actor) = owner.actors[campaign].take() else { return };
+        let incarnation = actor.incarnation;
+        let campaign = self.shared.campaigns[campaign].clone();
+        let reason = "it panicked".to_owned();
+        self.tell(number, Event::Failed { campaign, incarnation, reason });
+    }
+
+    /// One step of a load: rows, then page by page of coupons.
+    pub(super) fn load(&mut self, who: (usize, usize, u64)) {
+        let (number, campaign, incarnation) = who;
+        let Some(actor) = self.actor(who) else { return };
+        let (recovery, from, paged_to) = (actor.recovery.take(), actor.from, actor.paged_to);
+        if self.is_cursed(number, campaign) || self.hit(Fault::PanicLoading) {
+            return self.actor_panics(number, campaign);
+        }
+        let delay = self.store_ms();
+        if self.read_fails() {
+            let Some(actor) = self.actor(who) else { return };
+            actor.paged_to = 0;
+            return self.after(delay + RETRY_MS, Act::Load(number, campaign, incarnation));
+        }
+        let step = match recovery {
+            None => {
+                let place = (LOG_EPOCH, self.partition_of(campaign));
+                let rows = self.store.campaign(campaign);
+                let (id, keys) =
+                    (self.shared.campaigns[campaign].clone(), self.shared.keys.clone());
+                Recovery::new(id, place, from, rows, keys).map(|it| (it, 0, false))
+            }
+            Some(mut recovery) => {
+                let page = self.store.page(campaign, paged_to, PAGE);
+                let (last, to) = (page.len() < PAGE, page.last().map_or(0, |it| it.sequence));
+                recovery.coupons(page).map(|()| (recovery, to, last))
+            }
+        };
+        let recovered = match step {
+            Ok((recovery, to, false)) => {
+                let Some(actor) = self.actor(who) else { return };
+                (actor.recovery, actor.paged_to) = (Some(recovery), to);
+                return self.after(delay, Act::Load(number, campaign, incarnation));
+            }
+            Ok((recovery, _, true)) => recovery.finish(),
+            Err(contradiction) => Err(contradiction),
+        };
+        let id = self.shared.campaigns[campaign].clone();
+        match recovered {
+            Ok(recovered) => {
+                self.loaded(who, Folder::new(recovered, self.shared.keys.clone(), LOG_EPOCH))
+            }
+            Err(contradiction) => {
+                self.tell(number, Event::Contradicted { campaign: id, incarnation, contradiction });
+            }
+        }
+    }
+
+    fn loaded(&mut self, who: (usize, usize, u64), folder: Folder) {
+        let (number, campaign, incarnation) = who;
+        let expects_until = folder.expects_until();
+        let end = self.log.shelves[self.partition_of(campaign) as usize].high;
+        if expects_until.is_some_and(|offset| offset >= end) {
+            return self.halt(number, format!("a row of c{campaign} stands above the end {end}"));
+        }
+        let id = self.shared.campaigns[campaign].clone();
+        let Some(actor) = self.actor(who) else { return };
+        actor.pipeline = Some(Pipeline::new(id.clone(), incarnation, folder));
+        self.tell(number, Event::Ready { campaign: id, incarnation, expects_until });
+    }
+
+    /// The actor takes a batch out of its mailbox.
+    pub(super) fn decide(&mut self, who: (usize, usize, u64)) {
+        let (number, campaign, _) = who;
+        let Some(actor) = self.actor(who) else { return };
+        let Some(batch) = actor.mailbox.pop_front() else { return };
+        if self.is_cursed(number, campaign) || self.is_poisoned(campaign, &batch.records) {
+            return self.actor_panics(number, campaign);
+        }
+        if self.hit(Fault::PanicDeciding) {
+            return self.actor_panics(number, campaign);
+        }
+        let Some(actor) = self.actor(who) else { return };
+        let Some(pipeline) = &mut actor.pipeline else {
+            return self
+                .broken("INV-9", format!("c{campaign} was sent a batch before it is ready"));
+        };
+        if let Some(to_store) = pipeline.decide(batch) {
+            self.write_rows(who, to_store);
+            if self.hit(Fault::PanicStoring) {
+                return self.actor_panics(number, campaign);
+            }
+        }
+        self.report(who);
+    }
+
+    /// Reports whatever may be reported.
+    pub(super) fn report(&mut self, who: (usize, usize, u64)) {
+        let (number, campaign, _) = who;
+        while let Some(actor) = self.actor(who)
+            && let Some((report, contradicted)) = actor.pipeline.as_mut().and_then(Pipeline::report)
+        {
+            actor.under_way = actor.under_way.saturating_sub(1);
+            if self.hit(Fault::PanicReporting) {
+                return self.actor_panics(number, campaign);
+            }
+            self.tell(number, report);
+            if let Some(contradicted) = contradicted {
+                self.tell(number, contradicted);
+            }
+        }
+    }
+
+    fn is_poisoned(&mut self, campaign: usize, records: &[(At, Record)]) -> bool {
+        let partition = self.partition_of(campaign);
+        let Some((of, offset, times)) = &mut self.trouble.poison else { return false };
+        let met = *of == partition && records.iter().any(|(at, _)| at.offset == *offset);
+        if !met || *times == 0 {
+            return false;
+        }
+        *times -= 1;
+        true
+    }
+
+    fn is_cursed(&self, number: usize, campaign: usize) -> bool {
+        self.trouble.cursed == Some((number, campaign))
+    }
+
+    /// One chunk of a replay.
+    pub(super) fn replay(&mut self, who: (usize, usize, u64)) {
+        let (number, campaign, incarnation) = who;
+        let Some(actor) = self.actor(who) else { return };
+        let Some((from, true)) = actor.replay else { return };
+        if self.hit(Fault::PanicReplaying) {
+            return self.actor_panics(number, campaign);
+        }
+        if self.now < self.trouble.log_away_until || self.hit(Fault::LogReadFailed) {
+            return self.after(RETRY_MS, Act::Replay(number, campaign, incarnation));
+        }
+        let partition = self.partition_of(campaign);
+        let Some(records) = self.log.read(partition, from, CHUNK) else {
+            return self.halt(number, format!("a hold needs the record at {from}"));
+        };
+        let Some(last) = records.last() else {
+            return self.after(5, Act::Replay(number, campaign, incarnation));
+        };
+        let read_to = last.offset + 1;
+        let id = self.shared.campaigns[campaign].clone();
+        let records = self.intake(partition).again(&records, &id);
+        let Some(actor) = self.actor(who) else { return };
+        actor.replay = Some((read_to, false));
+        self.tell(number, Event::Replayed { campaign: id, incarnation, records, read_to });
+    }
+}
+
+impl World {
+    /// The reader looks for more, unless it is about to.
+    pub(super) fn read_soon(&mut self, number: usize) {
+        let delay = self.network_ms();
+        let Some(owner) = self.owners[number].as_mut() else { return };
+        let runs = matches!(owner.stage, Stage::Running(_));
+        if runs && !owner.is_reading && owner.letters.is_empty() && owner.halts_for.is_none() {
+            owner.is_reading = true;
+            self.after(delay, Act::Read(number));
+        }
+    }
+
+    /// The live reader takes what it has credit for.
+    pub(super) fn read(&mut self, number: usize) {
+        let most = self.random.between(1, 40) as usize;
+        let Some(owner) = self.owners[number].as_mut() else { return };
+        owner.is_reading = false;
+        let (node, partition, position) = (owner.node, owner.partition, owner.position);
+        if owner.credit == 0 || !matches!(owner.stage, Stage::Running(_)) {
+            return;
+        }
+        let (most, cuts) = (most.min(owner.credit), owner.cuts);
+        if self.now < self.trouble.log_away_until || self.hit(Fault::LogReadFailed) {
+            if let Some(owner) = self.owner(number) {
+                owner.is_reading = true;
+            }
+            return self.after(100, Act::Read(number));
+        }
+        let is_cut = self.log.shelf(partition).cuts != cuts;
+        let records = self.log.read(partition, position, most).filter(|_| !is_cut);
+        let Some(records) = records else {
+            return self.halt(number, format!("the log has no record at {position}"));
+        };
+        if records.is_empty() {
+            return;
+        }
+        let now = Timestamp(self.wall(node));
+        let taken = self.intake(partition).take(records, now);
+        let owner = self.owners[number].as_mut().expect("it is there");
+        owner.credit -= taken.incoming.len();
+        if let Some(last) = taken.incoming.last() {
+            owner.position = last.record.offset + 1;
+        }
+        owner.letters.extend(taken.letters.into_iter().map(|(record, _)| record));
+        owner.halts_for = taken.halt;
+        let letters = !owner.letters.is_empty() || owner.halts_for.is_some();
+        self.tell(number, Event::Read(taken.incoming));
+        if letters {
+            self.after(1, Act::Letter(number));
+        } else {
+            self.read_soon(number);
+        }
+    }
+
+    /// Keeps one dead letter; then reads on, or halts.
+    pub(super) fn keep_letter(&mut self, number: usize) {
+        let Some(owner) = self.owner(number) else { return };
+        if let Some(record) = owner.letters.pop_front() {
+            let partition = owner.partition;
+            self.evidence.letters.insert((partition, record.offset));
+            self.tell(number, Event::DeadLettered(record.offset));
+            return self.after(1, Act::Letter(number));
+        }
+        match owner.halts_for.take() {
+            Some(reason) => self.halt(number, reason),
+            None => self.read_soon(number),
+        }
+    }
+
+    /// Keeps a record whose campaign is not defined at its position.
+    pub(super) fn keep_undefined(&mut self, number: usize, offset: Offset) {
+        let Some(owner) = self.owner(number) else { return };
+        let partition = owner.partition;
+        if self.now < self.trouble.log_away_until {
+            return self.after(RETRY_MS, Act::Undefined(number, offset));
+        }
+        self.evidence.letters.insert((partition, offset));
+        self.tell(number, Event::DeadLettered(offset));
+    }
+}
+
+/// The number in a campaign's name.
+pub(super) fn campaign_number(name: &str) -> usize {
+    usize::from(super::store::number_of(name))
+}
