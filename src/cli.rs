@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it could not be done, 2 usage or configuration, 3 an invariant is broken.
 
 mod arguments;
+mod audit;
 mod campaign;
 mod client;
 mod issue;
@@ -25,7 +26,7 @@ use self::{
 };
 use crate::{
     config::{self, Loaded, Origin, Problem, Problems, Sources},
-    node::ServeError,
+    node::{AuditFailure, ServeError},
     telemetry::LogFilter,
 };
 
@@ -84,6 +85,8 @@ enum CliError {
     Serve(ServeError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Audit(#[from] AuditFailure),
     #[error("there is no kind of fault named {0:?}; coupond simulate --list-faults names them")]
     UnknownFault(String),
 }
@@ -95,6 +98,7 @@ impl CliError {
             Self::Runtime(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
+            Self::Audit(error) => error.exit_code(),
         }
     }
 
@@ -102,9 +106,11 @@ impl CliError {
     fn json(&self) -> Option<&str> {
         match self {
             Self::Client(error) => error.json(),
-            Self::Configuration(_) | Self::Runtime(_) | Self::Serve(_) | Self::UnknownFault(_) => {
-                None
-            }
+            Self::Configuration(_)
+            | Self::Runtime(_)
+            | Self::Serve(_)
+            | Self::Audit(_)
+            | Self::UnknownFault(_) => None,
         }
     }
 
@@ -150,6 +156,7 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
             let config = load()?.config;
             Ok(client_runtime()?.block_on(issue::run(&config, issue))?)
         }
+        Command::Audit(audit) => audit::run(&load()?.config, audit),
         Command::Simulate(simulate) => simulate::run(&simulate),
         Command::Health(health) => {
             let config = load()?.config;

@@ -1,6 +1,7 @@
 //! The composition root: builds the adapters, starts the tree, stops it in reverse order. The
 //! only place that names an adapter.
 
+mod audit;
 mod demo;
 mod distributed;
 mod embedded;
@@ -17,8 +18,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::error::ServeError;
 use self::instance::Instance;
+pub use self::{
+    audit::{AuditFailure, audit},
+    error::ServeError,
+};
 use crate::{
     actors::{
         Directory, Environment, Shared,

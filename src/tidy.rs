@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 9] = [
     &["cli"],
     &["node"],
     &["api"],
-    &["actors", "simulation"],
+    &["actors", "audit", "simulation"],
     &["log", "store", "feed"],
     &["embedded"],
     &["answer", "partition"],
@@ -332,6 +332,32 @@ fn only_the_composition_root_names_an_adapter() {
         }
     }
     assert_none(&complaints, "use the port, not its adapter");
+}
+
+#[test]
+fn the_audit_does_not_use_what_it_judges() {
+    let judged = [
+        "crate::domain::campaign",
+        "crate::domain::holders",
+        "crate::partition",
+        "crate::answer::position",
+        "crate::answer::edge",
+        "crate::actors",
+    ];
+    let mut complaints = Vec::new();
+    let of_audit = |source: &&Source| {
+        let module = source.module();
+        // What makes the data that the audit is tested by is the product's own fold.
+        source.top() == "audit" && module.get(1).is_none_or(|name| name != "self_test")
+    };
+    for source in sources(&["src"]).iter().filter(of_audit) {
+        for path in own_paths(source, &source.product()) {
+            if judged.iter().any(|judged| below(&path, judged)) {
+                complaints.push(format!("{} names {path}", source.path.display()));
+            }
+        }
+    }
+    assert_none(&complaints, "the audit has rules of its own");
 }
 
 #[test]

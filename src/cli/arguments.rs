@@ -53,6 +53,8 @@ pub(super) enum Command {
     CheckConfig(ServeArguments),
     /// Print the effective settings, secrets hidden
     PrintConfig(PrintArguments),
+    /// Read request log and coupon store, and check that every invariant holds
+    Audit(AuditArguments),
     /// Tell whether a node is ready (exit code 0) or not (1)
     Health(HealthArguments),
     /// Let the whole system live through simulated worlds full of faults, and judge each
@@ -73,6 +75,7 @@ impl Arguments {
             Command::Issue(inner) => self.settings.then(&inner.settings),
             Command::PrintConfig(inner) => self.settings.then(&inner.settings),
             Command::Health(inner) => self.settings.then(&inner.settings),
+            Command::Audit(inner) => self.settings.then(&inner.settings),
             Command::Simulate(_) => self.settings,
         };
         (settings, command)
@@ -105,6 +108,39 @@ pub(super) struct HealthArguments {
     #[arg(long)]
     pub(super) json: bool,
 }
+
+/// Read request log and coupon store, and check that every invariant holds
+///
+/// Replays every record with a model of its own and compares what it comes to with coupons,
+/// by-user view, definition versions, marks, holds and progress: INV-1 to INV-8. Writes nothing.
+/// An embedded node must be stopped; a distributed instance may be live: it is judged up to the
+/// progress that it had made. Exit codes: 0 everything holds, 1 it could not be done, 2 usage or
+/// configuration, 3 an invariant is broken.
+#[derive(Debug, Args)]
+#[command(after_long_help = ANSWERS_HELP)]
+pub(super) struct AuditArguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Judge what clients were told, too: a file with one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(super) answers: Option<PathBuf>,
+    /// Judge the audit itself: plant every kind of corruption in otherwise good data in memory
+    #[arg(long, conflicts_with = "answers")]
+    pub(super) self_test: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const ANSWERS_HELP: &str = "\
+Answers: one line for each call of POST /coupon/issue and GET /coupon/requests/{request_id},
+in any order:
+
+  {\"time\":\"2026-11-26T12:00:00.123Z\",\"user\":\"ada\",\"campaign\":\"spring\",\"key\":\"k-1\",
+   \"status\":200,\"body\":{\"request_id\":\"...\",\"status\":\"issued\",\"coupon\":{...}}}
+
+time: when the client was told. key: the idempotency key; absent if there was none. status: the
+HTTP status; 0 if no answer came. body: the answer's body as it was; absent if there was none.";
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArguments {
@@ -337,6 +373,7 @@ mod tests {
         check_settings("coupond --set x=1 check-config --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 print-config --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 health --set y=2", None, &["x=1", "y=2"]);
+        check_settings("coupond --set x=1 audit --set y=2", None, &["x=1", "y=2"]);
     }
 
     #[test]

@@ -246,6 +246,12 @@ impl EmbeddedDatabase {
         Ok(Arc::new(Self { shared, queue: Some(queue), room, committer: Some(committer) }))
     }
 
+    /// Whether there is a database in the data folder `dir`.
+    #[must_use]
+    pub fn is_in(dir: &std::path::Path) -> bool {
+        dir.join(DATABASE_FOLDER).is_dir()
+    }
+
     /// What readers need.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared

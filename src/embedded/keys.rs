@@ -164,7 +164,33 @@ pub(crate) fn by_user(
 
 /// Prefix of every coupon of one user in the by-user view.
 fn of_user(campaign: &CampaignId, bucket: u8, user: &UserId) -> Vec<u8> {
-    Key::new(BY_USER).text(campaign.as_str()).bytes(&[bucket]).text(user.as_str()).0
+    Key(user_bucket(campaign, bucket)).text(user.as_str()).0
+}
+
+/// Prefix of one bucket of the by-user view.
+pub(crate) fn user_bucket(campaign: &CampaignId, bucket: u8) -> Vec<u8> {
+    Key::new(BY_USER).text(campaign.as_str()).bytes(&[bucket]).0
+}
+
+/// The keys of one bucket of the by-user view after `last`, or all of them.
+pub(crate) fn user_bucket_after(
+    campaign: &CampaignId,
+    bucket: u8,
+    last: Option<Vec<u8>>,
+) -> KeyRange {
+    let prefix = user_bucket(campaign, bucket);
+    // No id holds this byte, so every key of the bucket is below.
+    let end = Key(prefix.clone()).bytes(&[0xFF]).0;
+    (last.map_or(Bound::Included(prefix), Bound::Excluded), Bound::Excluded(end))
+}
+
+/// User and sequence in a key of the by-user view whose bucket's prefix is `prefix_bytes` long;
+/// none if it is no such key.
+pub(crate) fn by_user_parts(key: &[u8], prefix_bytes: usize) -> Option<(UserId, Sequence)> {
+    let (user, sequence) = key.get(prefix_bytes..)?.split_last_chunk::<4>()?;
+    let (zero, user) = user.split_last()?;
+    let user = UserId::parse(std::str::from_utf8(user).ok()?).ok()?;
+    (*zero == 0).then_some((user, Sequence::from_be_bytes(*sequence)))
 }
 
 /// The coupons of one user from `sequence` on, in the by-user view.
@@ -244,6 +270,11 @@ mod tests {
         assert_eq!(hold_parts(&key), Some((campaign("spring-1"), 12, 3)));
         assert_eq!(name_parts(&name(&campaign("x"))), Some(campaign("x")));
         assert_eq!(sequence_of(&coupon(&campaign("x"), 9)), Some(9));
+        let user = UserId::parse("u").unwrap();
+        let prefix = user_bucket(&campaign("x"), 3);
+        let key = by_user(&campaign("x"), 3, &user, 9);
+        assert_eq!(by_user_parts(&key, prefix.len()), Some((user, 9)));
+        assert_eq!(by_user_parts(&key, prefix.len() + 5), None);
         assert_eq!(hold_parts(b"h"), None);
         assert_eq!(record_offset(b"xx"), None);
         assert_eq!(sequence_of(b"abc"), None);

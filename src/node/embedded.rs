@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The file of the instance's secret in the data folder.
-const SECRET_FILE: &str = "secret.key";
+pub(super) const SECRET_FILE: &str = "secret.key";
 
 pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adapters, ServeError> {
     let settings = config.embedded.clone();

@@ -25,7 +25,7 @@ pub use crate::domain::rows::{
 use crate::domain::{
     coupon::Coupon,
     definition::DefinitionVersion,
-    ids::{CampaignId, Partition, UserId},
+    ids::{CampaignId, Partition, Sequence, UserId},
 };
 
 /// Coupon rows per bucket: about 2 MB a database partition, read in parallel on recovery.
@@ -103,6 +103,31 @@ impl StoreError {
 
 /// Pages of coupons.
 pub type CouponPages = BoxStream<'static, Result<Vec<Coupon>, StoreError>>;
+
+/// One row of the by-user view, as it stands there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByUserRow {
+    /// Under which user.
+    pub user: UserId,
+    /// Which coupon.
+    pub sequence: Sequence,
+    /// The whole row, where the view keeps one; none where the view is an index of coupon rows.
+    pub coupon: Option<Coupon>,
+}
+
+/// Pages of the by-user view.
+pub type ByUserPages = BoxStream<'static, Result<Vec<ByUserRow>, StoreError>>;
+
+/// What an audit reads besides, as it stands and without making anything.
+#[async_trait]
+pub trait StoreInspection: Send + Sync + 'static {
+    /// The layout in force; none if no node was ever started on this store.
+    async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError>;
+
+    /// Reads one bucket of a campaign's by-user view page by page, in any order. A row without
+    /// its coupon is given, not followed.
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages;
+}
 
 /// Remembers coupons, definition versions, holds, marks and progress.
 #[async_trait]

@@ -23,9 +23,14 @@ use tokio::{
 };
 
 pub use self::error::{ConnectError, Refusal};
-use self::{schema::Schema, session::Profiles, statements::Statements};
+use self::{
+    schema::Schema,
+    session::{Placement, Profiles},
+    statements::Statements,
+};
 use super::{
-    CampaignRows, CouponPages, CouponStore, Layout, PartitionRows, Row, Selection, StoreError,
+    ByUserPages, CampaignRows, CouponPages, CouponStore, Layout, PartitionRows, Row, Selection,
+    StoreError, StoreInspection,
 };
 use crate::{
     config::CqlConfig,
@@ -54,8 +59,29 @@ pub async fn connect(config: &CqlConfig) -> Result<CqlStore, ConnectError> {
     placement.warn_if_thin(&config.keyspace);
     session::warn_if_acknowledged_early(&setup, sharded).await;
     drop(setup);
-    let profiles = Profiles::new(&placement);
-    let session = session::for_work(config, &placement, &profiles, sharded).await?;
+    work(config, &placement, sharded).await
+}
+
+/// Connects to the database without making or changing anything, and gives the store; none if
+/// the keyspace or a table of it is not there.
+///
+/// # Errors
+/// [`ConnectError`]; a refusal is not helped by trying again.
+pub async fn inspect(config: &CqlConfig) -> Result<Option<CqlStore>, ConnectError> {
+    let setup = session::for_setup(config).await?;
+    let sharded = session::is_sharded(&setup);
+    let Some(placement) = Schema::new(&setup, config)?.find().await? else { return Ok(None) };
+    drop(setup);
+    work(config, &placement, sharded).await.map(Some)
+}
+
+async fn work(
+    config: &CqlConfig,
+    placement: &Placement,
+    sharded: bool,
+) -> Result<CqlStore, ConnectError> {
+    let profiles = Profiles::new(placement);
+    let session = session::for_work(config, placement, &profiles, sharded).await?;
     let statements = Statements::prepare(&session, &profiles, &config.keyspace).await?;
     let shared = Shared {
         session,
@@ -147,5 +173,17 @@ impl CouponStore for CqlStore {
     ) -> Result<Vec<CampaignId>, StoreError> {
         let campaigns = timed("campaigns", self.shared.campaigns(after, limit)).await;
         campaigns.map_err(|source| StoreError::new("listing campaigns", source))
+    }
+}
+
+#[async_trait]
+impl StoreInspection for CqlStore {
+    async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
+        let layout = timed("layout", self.shared.layout_in_force()).await;
+        layout.map_err(|source| StoreError::new("reading the layout", source))
+    }
+
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        self.shared.by_user(campaign, bucket)
     }
 }

@@ -28,8 +28,8 @@ use crate::{
         ids::{CampaignId, Partition, UserId},
     },
     store::{
-        CampaignRows, CouponPages, Hold, LISTING_MAX, Layout, PartitionRows, SEQUENCES_PER_BUCKET,
-        StoreError,
+        ByUserPages, ByUserRow, CampaignRows, CouponPages, Hold, LISTING_MAX, Layout,
+        PartitionRows, SEQUENCES_PER_BUCKET, StoreError,
     },
 };
 
@@ -161,6 +161,44 @@ impl Shared {
         stream::once(page).filter_map(async |page| page).boxed()
     }
 
+    /// One bucket of the by-user view, page by page: it holds every coupon of a small campaign.
+    pub(super) fn by_user(self: &Arc<Self>, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        let start = (Arc::clone(self), campaign.clone(), Some(PagingState::start()));
+        let next = move |(shared, campaign, state): (
+            Arc<Self>,
+            CampaignId,
+            Option<PagingState>,
+        )| async move {
+            let Some(state) = state else { return Ok(None) };
+            let page = shared.by_user_page(&campaign, bucket, state).await;
+            let operation = || format!("reading the by-user view of {campaign}, bucket {bucket}");
+            let (rows, next) = page.map_err(|source| StoreError::new(operation(), source))?;
+            Ok(Some((rows, (shared, campaign, next))))
+        };
+        stream::try_unfold(start, next).boxed()
+    }
+
+    async fn by_user_page(
+        &self,
+        campaign: &CampaignId,
+        bucket: u8,
+        state: PagingState,
+    ) -> Result<(Vec<ByUserRow>, Option<PagingState>), Cause> {
+        let _permit = self.read_permit().await;
+        let (statement, values) =
+            (&self.statements.read_user_bucket, (campaign.as_str(), i32::from(bucket)));
+        let (result, next) = self.session.execute_single_page(statement, &values, state).await?;
+        let rows = coupons(&result.into_rows_result()?, campaign)?.into_iter().map(|coupon| {
+            let (user, sequence) = (coupon.user.clone(), coupon.sequence);
+            ByUserRow { user, sequence, coupon: Some(coupon) }
+        });
+        let next = match next.into_paging_control_flow() {
+            ControlFlow::Break(()) => None,
+            ControlFlow::Continue(next) => Some(next),
+        };
+        Ok((rows.collect(), next))
+    }
+
     async fn bucket(&self, campaign: &CampaignId, bucket: u32) -> Result<Pages, StoreError> {
         let number = i32::try_from(bucket).unwrap_or(i32::MAX);
         let (statement, values) = (&self.statements.read_bucket, (campaign.as_str(), number));
@@ -254,7 +292,7 @@ impl Shared {
         }
     }
 
-    async fn layout_in_force(&self) -> Result<Option<Layout>, Cause> {
+    pub(super) async fn layout_in_force(&self) -> Result<Option<Layout>, Cause> {
         let layout = |page: &QueryRowsResult| {
             decoded(page.rows()?.map(|cells| Ok(rows::decode_layout(cells?)?)))
         };

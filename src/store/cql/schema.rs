@@ -83,6 +83,19 @@ impl<'a> Schema<'a> {
         Ok(placement)
     }
 
+    /// Finds the keyspace and checks its tables, making nothing. None if it is not there, or not
+    /// every step was taken.
+    pub(super) async fn find(&self) -> Result<Option<Placement>, ConnectError> {
+        let Some(placement) = self.placement().await? else { return Ok(None) };
+        if !self.missing().await?.is_empty() {
+            return Ok(None);
+        }
+        for step in &STEPS {
+            self.check(step).await?;
+        }
+        Ok(Some(placement))
+    }
+
     /// Finds or makes the keyspace.
     async fn keyspace(&self) -> Result<Placement, ConnectError> {
         let keyspace = &self.config.keyspace;

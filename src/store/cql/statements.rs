@@ -24,6 +24,7 @@ pub(super) struct Statements {
     pub(super) layout: PreparedStatement,
     pub(super) read_bucket: PreparedStatement,
     pub(super) read_user: PreparedStatement,
+    pub(super) read_user_bucket: PreparedStatement,
     pub(super) read_versions: PreparedStatement,
     pub(super) read_campaigns: PreparedStatement,
     pub(super) read_partition_holds: PreparedStatement,
@@ -97,6 +98,7 @@ impl Statements {
             layout: with.prepare(Transaction, LAYOUT).await?,
             read_bucket: with.prepare(Scan, &select(COUPON, READ_BUCKET)).await?,
             read_user: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USER)).await?,
+            read_user_bucket: with.prepare(Scan, &select(COUPON_BY_USER, READ_USER_BUCKET)).await?,
             read_versions: with.prepare(Lookup, READ_VERSIONS).await?,
             read_campaigns: with.prepare(Lookup, READ_CAMPAIGNS).await?,
             read_partition_holds: with.prepare(Lookup, READ_PARTITION_HOLDS).await?,
@@ -124,6 +126,7 @@ const COUPON_BY_USER: &str = "coupons_by_user";
 
 const READ_BUCKET: &str = "campaign_id = ? AND bucket = ?";
 const READ_USER: &str = "campaign_id = ? AND user_bucket = ? AND user_id = ?";
+const READ_USER_BUCKET: &str = "campaign_id = ? AND user_bucket = ?";
 
 const VERSION: &str = "INSERT INTO $definition_versions (campaign_id, log_epoch, offset, \
     partition, record_time, quota, per_user_limit, opens_at, closes_at, code_prefix, code_length, \

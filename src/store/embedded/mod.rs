@@ -17,8 +17,8 @@ use futures_util::StreamExt;
 
 use self::rows::Unreadable;
 use super::{
-    CampaignRows, CouponPages, CouponStore, Hold, LISTING_MAX, Layout, PartitionRows, Row,
-    Selection, StoreError,
+    ByUserPages, ByUserRow, CampaignRows, CouponPages, CouponStore, Hold, LISTING_MAX, Layout,
+    PartitionRows, Row, Selection, StoreError, StoreInspection,
 };
 use crate::{
     domain::{
@@ -156,6 +156,66 @@ impl CouponStore for EmbeddedStore {
                 .collect()
         })
         .await
+    }
+}
+
+#[async_trait]
+impl StoreInspection for EmbeddedStore {
+    async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
+        let read = |data: &Keyspace| -> Result<_, DatabaseError> {
+            let row = data.get(keys::layout())?;
+            Ok(row.map(|value| rows::decode_layout(&value)).transpose()?)
+        };
+        self.read("layout", "reading the layout", read).await
+    }
+
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        let index = Index {
+            shared: self.database.shared().clone(),
+            campaign: campaign.clone(),
+            bucket,
+            last: None,
+            ended: false,
+        };
+        futures_util::stream::try_unfold(index, Index::turn).boxed()
+    }
+}
+
+/// Where a reader of the by-user index stands.
+struct Index {
+    shared: Arc<Shared>,
+    campaign: CampaignId,
+    bucket: u8,
+    /// The last key given.
+    last: Option<Vec<u8>>,
+    ended: bool,
+}
+
+impl Index {
+    async fn turn(mut self) -> Result<Option<(Vec<ByUserRow>, Self)>, StoreError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let (campaign, bucket) = (self.campaign.clone(), self.bucket);
+        let operation = format!("reading the by-user view of {campaign}, bucket {bucket}");
+        let range = keys::user_bucket_after(&campaign, bucket, self.last.take());
+        let prefix_bytes = keys::user_bucket(&campaign, bucket).len();
+        let read = move |data: &Keyspace| -> Result<_, DatabaseError> {
+            let mut rows = Vec::new();
+            let mut last = None;
+            for guard in data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS) {
+                let key = guard.key()?;
+                let parts = keys::by_user_parts(&key, prefix_bytes);
+                let (user, sequence) = parts.ok_or(Unreadable("a by-user key"))?;
+                rows.push(ByUserRow { user, sequence, coupon: None });
+                last = Some(key.to_vec());
+            }
+            Ok((rows, last))
+        };
+        let (rows, last) = blocking(self.shared.clone(), operation, read).await?;
+        self.last = last;
+        self.ended = rows.len() < PAGE_COUPONS;
+        Ok((!rows.is_empty()).then_some((rows, self)))
     }
 }
 

@@ -1,0 +1,455 @@
+//! What clients were told, read from a file and judged against log and rows.
+//!
+//! One JSON object a line, in any order, for every call of `POST /coupon/issue` and of
+//! `GET /coupon/requests/{request_id}`:
+//!
+//! ```json
+//! {"time":"2026-11-26T12:00:00.123Z","user":"ada","campaign":"spring","key":"k-1","status":200,
+//!  "body":{"request_id":"AQ…","status":"issued","coupon":{"sequence":17,"code":"4Z04…",
+//!  "issued_at":"2026-11-26T12:00:00.120Z"}}}
+//! ```
+//!
+//! `time` (RFC 3339) is when the client was told, `key` the idempotency key if there was one,
+//! `status` the HTTP status (0: no answer came), `body` the answer's body as it was, or null.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::BufRead,
+    sync::Arc,
+};
+
+use serde::Deserialize;
+
+use super::{
+    finding::{FindingKind, Findings, Where},
+    model::{Model, Verdict, fingerprint},
+};
+use crate::{
+    answer::request_id::{RequestContent, RequestIds},
+    domain::{
+        decision::Reason,
+        ids::{CampaignId, IdempotencyKey, Offset, Partition, Sequence, Timestamp, UserId},
+        keys::Keys,
+        record::Request,
+    },
+};
+
+/// Answers 2xx in one file: 64 bytes of memory each.
+pub(super) const ANSWERS_MAX: usize = 4_000_000;
+
+/// Why a file of answers can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswersError {
+    /// It can't be read.
+    #[error("reading line {line} of the answers")]
+    Read {
+        /// Which line, from 1.
+        line: u32,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line is not of the documented shape.
+    #[error("line {line} of the answers is not as `coupond audit --help` says: {detail}")]
+    Line {
+        /// Which line, from 1.
+        line: u32,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// More answers than memory is meant for.
+    #[error("more than {ANSWERS_MAX} answers; split the file by campaign")]
+    TooMany,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    time: String,
+    user: UserId,
+    campaign: CampaignId,
+    #[serde(default)]
+    key: Option<IdempotencyKey>,
+    status: u16,
+    #[serde(default)]
+    body: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    request_id: String,
+    status: String,
+    #[serde(default)]
+    reason: Option<Reason>,
+    #[serde(default)]
+    coupon: Option<Face>,
+}
+
+#[derive(Deserialize)]
+struct Face {
+    sequence: Sequence,
+    code: String,
+    issued_at: String,
+}
+
+/// What a client was told of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Pending,
+    Issued { sequence: Sequence, face: u64 },
+    AlreadyIssued { sequence: Sequence, face: u64 },
+    Rejected(Reason),
+}
+
+/// One answer 2xx.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    partition: Partition,
+    pub(super) offset: Offset,
+    line: u32,
+    campaign: u32,
+    /// Of campaign, user, record time and key, as the request id has them.
+    content: u64,
+    pub(super) user: u64,
+    pub(super) told: Told,
+}
+
+/// A coupon that a client was told of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) sequence: Sequence,
+    pub(super) user: u64,
+    pub(super) face: u64,
+    pub(super) line: u32,
+    pub(super) offset: Offset,
+}
+
+/// How many answers said what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct AnswerCounts {
+    /// Lines of the file.
+    pub lines: u64,
+    /// Answers with a final decision.
+    pub decided: u64,
+    /// Answers "pending".
+    pub pending: u64,
+    /// Anything but 2xx: refused, overloaded, or no answer.
+    pub others: u64,
+    /// Final answers whose record the log no longer has: judged by the rows as far as they tell.
+    pub before_the_log: u64,
+}
+
+/// Every answer 2xx of a file, by position.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    answers: Vec<Answer>,
+    campaigns: Vec<CampaignId>,
+    pub(super) counts: AnswerCounts,
+    pub(super) findings: Findings,
+}
+
+/// What reading a file needs besides.
+pub(super) struct Reader {
+    pub(super) ids: RequestIds,
+    pub(super) keys: Arc<Keys>,
+    pub(super) partitions: u32,
+}
+
+impl Reader {
+    /// Reads a file of answers, and finds what it says against itself.
+    pub(super) fn read(&self, file: impl BufRead) -> Result<Answers, AnswersError> {
+        let mut answers = Answers::default();
+        let mut interned = HashMap::new();
+        let mut of_keys = HashMap::new();
+        for (index, text) in file.lines().enumerate() {
+            let line = u32::try_from(index + 1).unwrap_or(u32::MAX);
+            let text = text.map_err(|source| AnswersError::Read { line, source })?;
+            if text.trim().is_empty() {
+                continue;
+            }
+            answers.counts.lines += 1;
+            let bad = |detail: String| AnswersError::Line { line, detail };
+            let parsed: Line =
+                serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+            parse_time(&parsed.time).ok_or_else(|| bad("time is no RFC 3339 time".into()))?;
+            if !(200..300).contains(&parsed.status) {
+                answers.counts.others += 1;
+                continue;
+            }
+            let body = parsed.body.clone().unwrap_or_default();
+            let body: Body =
+                serde_json::from_value(body).map_err(|error| bad(error.to_string()))?;
+            let told = told(&body).ok_or_else(|| bad("body is no decision".into()))?;
+            match told {
+                Told::Pending => answers.counts.pending += 1,
+                _ => answers.counts.decided += 1,
+            }
+            let Some(content) = self.opened(&body.request_id, &parsed, line, &mut answers) else {
+                continue;
+            };
+            if let (Told::Issued { sequence, .. }, Some(key)) = (told, &parsed.key) {
+                let of_key = of_keys.entry(hashed((&parsed.campaign, &parsed.user, key)));
+                let (first, first_line) = *of_key.or_insert((sequence, line));
+                if first != sequence {
+                    let detail = format!(
+                        "lines {first_line} and {line}: coupons {first} and {sequence} for one \
+                         idempotency key of user {}",
+                        parsed.user
+                    );
+                    let place = place(&content, Some(sequence));
+                    answers.findings.add(FindingKind::AnswerTwoForKey, place, detail);
+                }
+            }
+            let next = u32::try_from(interned.len()).unwrap_or(u32::MAX);
+            let campaign = *interned.entry(content.campaign.clone()).or_insert_with(|| {
+                answers.campaigns.push(content.campaign.clone());
+                next
+            });
+            if answers.answers.len() == ANSWERS_MAX {
+                return Err(AnswersError::TooMany);
+            }
+            answers.answers.push(Answer {
+                partition: content.position.partition,
+                offset: content.position.offset,
+                line,
+                campaign,
+                content: content_hash(&content),
+                user: fingerprint(self.keys.user_digest(&content.user)),
+                told,
+            });
+        }
+        answers.answers.sort_unstable_by_key(|it| (it.partition, it.offset, it.line));
+        answers.find_changed();
+        Ok(answers)
+    }
+
+    /// What the request id says, if it is one of this instance and of this very request.
+    fn opened(
+        &self,
+        request_id: &str,
+        line: &Line,
+        number: u32,
+        answers: &mut Answers,
+    ) -> Option<RequestContent> {
+        let campaign = Where { campaign: Some(line.campaign.clone()), ..Where::default() };
+        let content = self
+            .ids
+            .open(request_id)
+            .filter(|content| content.position.partition < self.partitions);
+        let Some(content) = content else {
+            let detail = format!("line {number}: no request of this instance has this id");
+            answers.findings.add(FindingKind::AnswerUnknownId, campaign, detail);
+            return None;
+        };
+        let key = line.key.as_ref().map(|key| self.keys.key_digest(&line.user, key).to_le_bytes());
+        let same = content.campaign == line.campaign && content.user == line.user;
+        // A `GET` need not say the key again.
+        if !same || (key.is_some() && key != content.key_digest) {
+            let detail = format!(
+                "line {number}: user {} of campaign {} was given the id of another request",
+                line.user, line.campaign
+            );
+            answers.findings.add(FindingKind::AnswerForeignId, campaign, detail);
+            return None;
+        }
+        Some(content)
+    }
+}
+
+impl Answers {
+    /// The answers of one partition in the order of offsets.
+    pub(super) fn of_partition(&self, partition: Partition) -> &[Answer] {
+        let from = self.answers.partition_point(|answer| answer.partition < partition);
+        let to = self.answers.partition_point(|answer| answer.partition <= partition);
+        &self.answers[from..to]
+    }
+
+    pub(super) fn campaign(&self, answer: &Answer) -> Option<&CampaignId> {
+        self.campaigns.get(answer.campaign as usize)
+    }
+
+    /// What clients of a partition were told to hold, by campaign and in the order of sequences.
+    pub(super) fn claims(&self, partition: Partition) -> HashMap<CampaignId, Vec<Claim>> {
+        let mut claims: HashMap<CampaignId, Vec<Claim>> = HashMap::new();
+        for answer in self.of_partition(partition) {
+            let (Told::Issued { sequence, face } | Told::AlreadyIssued { sequence, face }) =
+                answer.told
+            else {
+                continue;
+            };
+            let Some(campaign) = self.campaign(answer) else { continue };
+            let Answer { user, line, offset, .. } = *answer;
+            let claim = Claim { sequence, user, face, line, offset };
+            claims.entry(campaign.clone()).or_default().push(claim);
+        }
+        for claims in claims.values_mut() {
+            claims.sort_unstable_by_key(|claim| (claim.sequence, claim.line));
+        }
+        claims
+    }
+
+    fn find_changed(&mut self) {
+        let mut first: Option<Answer> = None;
+        for answer in &self.answers {
+            let same = |first: &Answer| {
+                (first.partition, first.offset) == (answer.partition, answer.offset)
+            };
+            if answer.told == Told::Pending {
+                continue;
+            }
+            match first.filter(same) {
+                Some(first) if first.told != answer.told => {
+                    let detail = format!(
+                        "lines {} and {} tell one request {} and {}",
+                        first.line,
+                        answer.line,
+                        first.told.describe(),
+                        answer.told.describe()
+                    );
+                    let place = Where {
+                        partition: Some(answer.partition),
+                        campaign: self.campaigns.get(answer.campaign as usize).cloned(),
+                        offset: Some(answer.offset),
+                        sequence: None,
+                    };
+                    self.findings.add(FindingKind::AnswerChanged, place, detail);
+                }
+                Some(_) => {}
+                None => first = Some(*answer),
+            }
+        }
+    }
+}
+
+impl Told {
+    fn describe(self) -> String {
+        match self {
+            Self::Pending => "pending".to_owned(),
+            Self::Issued { sequence, .. } => format!("issued, coupon {sequence}"),
+            Self::AlreadyIssued { sequence, .. } => format!("already issued, coupon {sequence}"),
+            Self::Rejected(reason) => format!("rejected, {}", reason.name()),
+        }
+    }
+}
+
+impl Answer {
+    /// Judges the answer by what stands at its position. `decided` is the request there and what
+    /// it came to; none where no request of a campaign can be read.
+    pub(super) fn judge(
+        &self,
+        decided: Option<(&Request, Timestamp, Verdict, &Model)>,
+        campaign: Option<&CampaignId>,
+        findings: &mut Findings,
+    ) {
+        let place = Where {
+            partition: Some(self.partition),
+            campaign: campaign.cloned(),
+            offset: Some(self.offset),
+            sequence: None,
+        };
+        let line = self.line;
+        let Some((request, time, verdict, model)) = decided else {
+            let detail = format!("line {line}: its record is a dead letter, nobody decides it");
+            return findings.add(FindingKind::AnswerUndecided, place, detail);
+        };
+        let keys = &model.place.keys;
+        let key_digest = request
+            .idempotency_key
+            .as_ref()
+            .map(|key| keys.key_digest(&request.user, key).to_le_bytes());
+        let found = hashed((&request.campaign, &request.user, time, key_digest));
+        if found != self.content {
+            let detail = format!("line {line}: another record stands at the request's position");
+            return findings.add(FindingKind::AnswerLost, place, detail);
+        }
+        let face = |sequence: Sequence| {
+            let coupon = model.coupon(sequence)?;
+            Some(face_hash(&model.code(sequence, &request.user), coupon.time))
+        };
+        let derived = match verdict {
+            Verdict::Issued(sequence) => {
+                Told::Issued { sequence, face: face(sequence).unwrap_or_default() }
+            }
+            Verdict::AlreadyIssued(sequence) => {
+                Told::AlreadyIssued { sequence, face: face(sequence).unwrap_or_default() }
+            }
+            Verdict::Rejected(reason) => Told::Rejected(reason),
+            Verdict::Control | Verdict::Undefined => {
+                let detail = format!("line {line}: its record has no decision");
+                return findings.add(FindingKind::AnswerUndecided, place, detail);
+            }
+        };
+        if self.told == Told::Pending || self.told == derived {
+            return;
+        }
+        let (told, right) = (self.told.describe(), derived.describe());
+        let alike = std::mem::discriminant(&self.told) == std::mem::discriminant(&derived);
+        if alike && !matches!(derived, Told::Rejected(_)) {
+            let detail = format!(
+                "line {line}: told {told}, the log gives {right}; sequence, code or time differ"
+            );
+            findings.add(FindingKind::AnswerCoupon, place, detail);
+        } else {
+            let detail = format!("line {line}: told {told}, the log gives {right}");
+            findings.add(FindingKind::AnswerWrong, place, detail);
+        }
+    }
+
+    /// The log has no record at the answer's position.
+    pub(super) fn lost(&self, campaign: Option<&CampaignId>, findings: &mut Findings) {
+        let place = Where {
+            partition: Some(self.partition),
+            campaign: campaign.cloned(),
+            offset: Some(self.offset),
+            sequence: None,
+        };
+        let line = self.line;
+        let detail = format!("line {line}: the log has no record at the request's position");
+        findings.add(FindingKind::AnswerLost, place, detail);
+    }
+}
+
+fn place(content: &RequestContent, sequence: Option<Sequence>) -> Where {
+    Where {
+        partition: Some(content.position.partition),
+        campaign: Some(content.campaign.clone()),
+        offset: Some(content.position.offset),
+        sequence,
+    }
+}
+
+fn told(body: &Body) -> Option<Told> {
+    let face = || {
+        let coupon = body.coupon.as_ref()?;
+        let time = parse_time(&coupon.issued_at)?;
+        Some((coupon.sequence, face_hash(&coupon.code, time)))
+    };
+    match body.status.as_str() {
+        "pending" => Some(Told::Pending),
+        "issued" => face().map(|(sequence, face)| Told::Issued { sequence, face }),
+        "already_issued" => face().map(|(sequence, face)| Told::AlreadyIssued { sequence, face }),
+        "rejected" => body.reason.map(Told::Rejected),
+        _ => None,
+    }
+}
+
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(Timestamp(time.as_millisecond()))
+}
+
+/// Tells what a client is shown of a coupon from anything else.
+pub(super) fn face_hash(code: &str, issued_at: Timestamp) -> u64 {
+    hashed((code, issued_at))
+}
+
+fn content_hash(content: &RequestContent) -> u64 {
+    hashed((&content.campaign, &content.user, content.time, content.key_digest))
+}
+
+fn hashed(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}

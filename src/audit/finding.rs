@@ -1,0 +1,219 @@
+//! What an audit can find, each kind with the invariant that it breaks, and a bounded list of it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::domain::{
+    ids::{CampaignId, Offset, Partition, Sequence},
+    invariant::Invariant,
+};
+
+/// Findings that are kept with their details; all of them are counted.
+pub(super) const FINDINGS_KEPT_MAX: usize = 1_000;
+
+/// Findings of one kind in one campaign that are kept: one cause often shows in every later row.
+const ALIKE_KEPT_MAX: u64 = 5;
+
+macro_rules! finding_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal, $invariant:ident;)*) => {
+        /// What can be wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum FindingKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl FindingKind {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The kind as programs read it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+
+            /// The invariant that it breaks.
+            #[must_use]
+            pub fn invariant(self) -> Invariant {
+                match self { $(Self::$kind => Invariant::$invariant,)* }
+            }
+        }
+    };
+}
+
+finding_kinds! {
+    /// Durable progress lies above the end of the log.
+    LogEndsEarly = "log_ends_early", NothingLost;
+    /// The log begins above durable progress: records were lost undecided.
+    LogStartsLate = "log_starts_late", NothingLost;
+    /// The log begins above the start of a hold: records were lost undecided.
+    HeldRecordsLost = "held_records_lost", NothingLost;
+    /// The log has no record where it must have one.
+    LogGap = "log_gap", NothingLost;
+    /// The last settled record is not the one that was settled.
+    RecordRewritten = "record_rewritten", FinalAnswer;
+    /// Progress names another life of the log, or a last record that is not the last.
+    ProgressWrong = "progress_wrong", Remaining;
+    /// A hold can't be: of another partition, beyond the log, or closed in part only.
+    HoldImpossible = "hold_impossible", OneDecision;
+    /// A definition version that the log derives is not stored.
+    VersionMissing = "version_missing", Eligibility;
+    /// A definition version is stored that the log does not derive.
+    VersionUnderivable = "version_underivable", Eligibility;
+    /// A stored definition version says something else than the log.
+    VersionWrong = "version_wrong", Eligibility;
+    /// A definition version's row does not fit its own digest.
+    VersionAltered = "version_altered", FinalAnswer;
+    /// A definition version counts other coupons below it than there are.
+    VersionMiscounts = "version_miscounts", Remaining;
+    /// A campaign is defined and not listed.
+    NotListed = "not_listed", Remaining;
+    /// A campaign is listed that was never defined.
+    ListedUndefined = "listed_undefined", Remaining;
+    /// A mark counts other coupons below its offset than there are.
+    MarkWrong = "mark_wrong", Remaining;
+    /// Progress passed coupons that no mark counts.
+    MarkBehind = "mark_behind", Remaining;
+    /// A mark lies above the end of the log.
+    MarkBeyondLog = "mark_beyond_log", Remaining;
+    /// A settled coupon has no row.
+    CouponMissing = "coupon_missing", FinalAnswer;
+    /// A coupon's row does not fit its own digest.
+    CouponAltered = "coupon_altered", FinalAnswer;
+    /// A coupon stands under another sequence or position than it was issued under.
+    CouponMoved = "coupon_moved", FinalAnswer;
+    /// A coupon has another code than it was issued with.
+    CouponCode = "coupon_code", FinalAnswer;
+    /// A coupon has another time, key or bucket than it was issued with.
+    CouponWrong = "coupon_wrong", FinalAnswer;
+    /// Two coupons were issued to one request.
+    TwoForOneRequest = "two_for_one_request", OneDecision;
+    /// A coupon is stored beyond the quota in effect at its position.
+    CouponBeyondQuota = "coupon_beyond_quota", Quota;
+    /// A coupon is stored whose user holds more than the limit in effect at its position.
+    CouponBeyondLimit = "coupon_beyond_limit", PerUserLimit;
+    /// A coupon is stored that no request was eligible for, or that is another user's.
+    CouponUnderivable = "coupon_underivable", Eligibility;
+    /// A coupon stands above the end of the log.
+    RowAboveLog = "row_above_log", NothingLost;
+    /// Two coupons have one code.
+    CodeTwice = "code_twice", UniqueCodes;
+    /// A settled coupon is not in the by-user view.
+    ByUserMissing = "by_user_missing", Remaining;
+    /// The by-user view has a coupon that the user does not hold.
+    ByUserExtra = "by_user_extra", Remaining;
+    /// A row of the by-user view says something else than the coupon.
+    ByUserWrong = "by_user_wrong", Remaining;
+    /// A client was given a request id that nobody made.
+    AnswerUnknownId = "answer_unknown_id", NothingLost;
+    /// A client was given the request id of another request.
+    AnswerForeignId = "answer_foreign_id", OneDecision;
+    /// The request of an answer 2xx is not in the log.
+    AnswerLost = "answer_lost", NothingLost;
+    /// The request of an answer 2xx has no decision: it is a dead letter.
+    AnswerUndecided = "answer_undecided", OneDecision;
+    /// A final answer is another one than the log gives at its position.
+    AnswerWrong = "answer_wrong", FinalAnswer;
+    /// A final answer tells of another sequence, code or time than the coupon has.
+    AnswerCoupon = "answer_coupon", FinalAnswer;
+    /// A client was told "issued" and no row says so.
+    AnswerHoldsNothing = "answer_holds_nothing", FinalAnswer;
+    /// One request was given two different final answers.
+    AnswerChanged = "answer_changed", FinalAnswer;
+    /// One idempotency key was given two coupons.
+    AnswerTwoForKey = "answer_two_for_key", FinalAnswer;
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The invariant that it breaks.
+    pub invariant: &'static str,
+    /// What is wrong, as a kind.
+    pub kind: &'static str,
+    /// In which partition, if in one.
+    pub partition: Option<Partition>,
+    /// In which campaign, if in one.
+    pub campaign: Option<CampaignId>,
+    /// At which offset, if at one.
+    pub offset: Option<Offset>,
+    /// Which coupon, if one.
+    pub sequence: Option<Sequence>,
+    /// What is wrong, as a sentence.
+    pub detail: String,
+}
+
+/// Where something is wrong.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Where {
+    pub(super) partition: Option<Partition>,
+    pub(super) campaign: Option<CampaignId>,
+    pub(super) offset: Option<Offset>,
+    pub(super) sequence: Option<Sequence>,
+}
+
+/// What was found: counted in full, kept in part.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) kept: Vec<Finding>,
+    pub(super) counts: BTreeMap<FindingKind, u64>,
+    alike: BTreeMap<(Option<CampaignId>, FindingKind), u64>,
+}
+
+impl Findings {
+    pub(super) fn add(&mut self, kind: FindingKind, place: Where, detail: impl Into<String>) {
+        *self.counts.entry(kind).or_default() += 1;
+        let alike = self.alike.entry((place.campaign.clone(), kind)).or_default();
+        *alike += 1;
+        if *alike > ALIKE_KEPT_MAX || self.kept.len() == FINDINGS_KEPT_MAX {
+            return;
+        }
+        let Where { partition, campaign, offset, sequence } = place;
+        self.kept.push(Finding {
+            invariant: kind.invariant().id(),
+            kind: kind.name(),
+            partition,
+            campaign,
+            offset,
+            sequence,
+            detail: detail.into(),
+        });
+    }
+
+    pub(super) fn of_campaign(&self, campaign: &CampaignId) -> u64 {
+        let from = (Some(campaign.clone()), FindingKind::LogEndsEarly);
+        let its = self.alike.range(from..).take_while(|((of, _), _)| of.as_ref() == Some(campaign));
+        its.map(|(_, count)| count).sum()
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        for (kind, count) in other.counts {
+            *self.counts.entry(kind).or_default() += count;
+        }
+        for (place, count) in other.alike {
+            *self.alike.entry(place).or_default() += count;
+        }
+        let room = FINDINGS_KEPT_MAX - self.kept.len();
+        self.kept.extend(other.kept.into_iter().take(room));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_of_one_kind_is_counted_and_leaves_room_for_others() {
+        let mut findings = Findings::default();
+        let spring = CampaignId::parse("spring").unwrap();
+        let place = || Where { campaign: Some(spring.clone()), ..Where::default() };
+        for _ in 0..10_000 {
+            findings.add(FindingKind::CouponMissing, place(), "gone");
+        }
+        findings.add(FindingKind::MarkWrong, place(), "wrong");
+        assert_eq!(findings.kept.len() as u64, ALIKE_KEPT_MAX + 1);
+        assert_eq!(findings.counts[&FindingKind::CouponMissing], 10_000);
+        assert_eq!(findings.of_campaign(&spring), 10_001);
+    }
+}

@@ -1,0 +1,270 @@
+//! What the log says a campaign came to: a naive model that shares no rule with the product.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::rules;
+use crate::domain::{
+    coupon::Coupon,
+    decision::Reason,
+    definition::{Definition, DefinitionVersion},
+    ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
+    keys::Keys,
+    record::{Change, Control, Record, Request},
+};
+
+/// One coupon that the log gives, without what can be derived again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Derived {
+    /// Digest of the row that it comes to.
+    pub(super) digest: [u8; 16],
+    /// Offset of its request.
+    pub(super) offset: Offset,
+    /// Record time of its request.
+    pub(super) time: Timestamp,
+    /// Tells its user from others.
+    pub(super) user: u64,
+}
+
+/// What one record comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The user holds this coupon by it, or by an earlier one with the same key.
+    Issued(Sequence),
+    /// The user holds the limit; this is the latest.
+    AlreadyIssued(Sequence),
+    /// No coupon.
+    Rejected(Reason),
+    /// A control record, accepted or refused.
+    Control,
+    /// The campaign is not defined here: a dead letter.
+    Undefined,
+}
+
+/// What a user holds.
+#[derive(Debug, Clone, Copy)]
+struct Holding {
+    count: u32,
+    latest: Sequence,
+}
+
+/// How many records came to what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) requests: u64,
+    pub(super) already_issued: u64,
+    pub(super) repeated: u64,
+    pub(super) closed: u64,
+    pub(super) paused: u64,
+    pub(super) not_open_yet: u64,
+    pub(super) sold_out: u64,
+}
+
+/// Where and under which keys a campaign is decided.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) log_epoch: u32,
+    pub(super) partition: Partition,
+    pub(super) keys: Arc<Keys>,
+}
+
+/// One campaign as the log gives it.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) id: CampaignId,
+    pub(super) place: Place,
+    pub(super) versions: Vec<DefinitionVersion>,
+    /// By sequence: the first is that of sequence 1.
+    pub(super) coupons: Vec<Derived>,
+    /// How many of `coupons` and `versions` were taken from rows, because the log no longer has
+    /// their records.
+    pub(super) coupons_from_rows: usize,
+    pub(super) versions_from_rows: usize,
+    pub(super) counts: Counts,
+    holdings: HashMap<u128, Holding>,
+    promised: HashMap<u128, Sequence>,
+}
+
+impl Model {
+    pub(super) fn new(id: CampaignId, place: Place) -> Self {
+        Self {
+            id,
+            place,
+            versions: Vec::new(),
+            coupons: Vec::new(),
+            coupons_from_rows: 0,
+            versions_from_rows: 0,
+            counts: Counts::default(),
+            holdings: HashMap::new(),
+            promised: HashMap::new(),
+        }
+    }
+
+    pub(super) fn issued(&self) -> u32 {
+        u32::try_from(self.coupons.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn definition(&self) -> Option<&Definition> {
+        self.versions.last().map(|version| &version.definition)
+    }
+
+    /// The definition in effect at `offset`: that of the last version below.
+    pub(super) fn definition_at(&self, offset: Offset) -> Option<&Definition> {
+        let above = self.versions.partition_point(|version| version.position.offset < offset);
+        above.checked_sub(1).map(|last| &self.versions[last].definition)
+    }
+
+    /// Coupons whose request lies below `offset`.
+    pub(super) fn issued_below(&self, offset: Offset) -> u32 {
+        let below = self.coupons.partition_point(|coupon| coupon.offset < offset);
+        u32::try_from(below).unwrap_or(u32::MAX)
+    }
+
+    /// The coupon of a sequence.
+    pub(super) fn coupon(&self, sequence: Sequence) -> Option<&Derived> {
+        self.coupons.get((sequence as usize).checked_sub(1)?)
+    }
+
+    /// The sequence of the coupon issued at exactly `offset`.
+    pub(super) fn issued_at(&self, offset: Offset) -> Option<Sequence> {
+        let found = self.coupons.binary_search_by_key(&offset, |coupon| coupon.offset);
+        found.ok().and_then(|at| Sequence::try_from(at + 1).ok())
+    }
+
+    /// Coupons that a user holds in the end.
+    pub(super) fn held(&self, user: &UserId) -> u32 {
+        let digest = self.place.keys.user_digest(user);
+        self.holdings.get(&digest).map_or(0, |holding| holding.count)
+    }
+
+    /// Takes the next record of the campaign.
+    pub(super) fn record(&mut self, offset: Offset, time: Timestamp, record: &Record) -> Verdict {
+        match record {
+            Record::Request(request) => self.request(offset, time, request),
+            Record::Control(control) => self.control(offset, time, control),
+        }
+    }
+
+    fn request(&mut self, offset: Offset, time: Timestamp, request: &Request) -> Verdict {
+        let Some(definition) = self.definition() else { return Verdict::Undefined };
+        let limit = u32::from(definition.terms.per_user_limit);
+        let shut = rules::shut(definition, self.issued(), time);
+        self.counts.requests += 1;
+        let keys = Arc::clone(&self.place.keys);
+        let key_digest =
+            request.idempotency_key.as_ref().map(|key| keys.key_digest(&request.user, key));
+        if let Some(sequence) = key_digest.and_then(|digest| self.promised.get(&digest)) {
+            self.counts.repeated += 1;
+            return Verdict::Issued(*sequence);
+        }
+        let user_digest = keys.user_digest(&request.user);
+        if let Some(holding) = self.holdings.get(&user_digest)
+            && holding.count >= limit
+        {
+            self.counts.already_issued += 1;
+            return Verdict::AlreadyIssued(holding.latest);
+        }
+        if let Some(reason) = shut {
+            match reason {
+                Reason::Closed => self.counts.closed += 1,
+                Reason::Paused => self.counts.paused += 1,
+                Reason::NotOpenYet => self.counts.not_open_yet += 1,
+                Reason::SoldOut => self.counts.sold_out += 1,
+            }
+            return Verdict::Rejected(reason);
+        }
+        let coupon = self.next_coupon(offset, time, &request.user, user_digest, key_digest);
+        self.take(&coupon, coupon.digest);
+        Verdict::Issued(coupon.sequence)
+    }
+
+    fn next_coupon(
+        &self,
+        offset: Offset,
+        time: Timestamp,
+        user: &UserId,
+        user_digest: u128,
+        key_digest: Option<u128>,
+    ) -> Coupon {
+        let sequence = self.issued() + 1;
+        let (buckets, rules_version) = self
+            .definition()
+            .map_or((1, 0), |definition| (definition.user_buckets, definition.rules_version));
+        let mut coupon = Coupon {
+            campaign: self.id.clone(),
+            sequence,
+            user: user.clone(),
+            code: self.code(sequence, user).into(),
+            issued_at: time,
+            position: self.position(offset),
+            key_digest: key_digest.map(u128::to_le_bytes),
+            user_bucket: (user_digest % u128::from(buckets.max(1))) as u8,
+            rules_version,
+            digest: [0; 16],
+        };
+        coupon.digest = self.place.keys.coupon_digest(&coupon);
+        coupon
+    }
+
+    /// Takes a coupon in: one just issued, or the next row below the start of the log.
+    pub(super) fn take(&mut self, coupon: &Coupon, digest: [u8; 16]) {
+        let user_digest = self.place.keys.user_digest(&coupon.user);
+        self.coupons.push(Derived {
+            digest,
+            offset: coupon.position.offset,
+            time: coupon.issued_at,
+            user: fingerprint(user_digest),
+        });
+        let holding = self.holdings.entry(user_digest).or_insert(Holding { count: 0, latest: 0 });
+        holding.count += 1;
+        holding.latest = coupon.sequence;
+        if let Some(key) = coupon.key_digest {
+            self.promised.insert(u128::from_le_bytes(key), coupon.sequence);
+        }
+    }
+
+    /// The code of the coupon that `user` holds under `sequence`.
+    pub(super) fn code(&self, sequence: Sequence, user: &UserId) -> String {
+        let Place { log_epoch, keys, .. } = &self.place;
+        self.definition().map_or_else(String::new, |definition| {
+            rules::code(&definition.terms.code, keys, &self.id, *log_epoch, sequence, user)
+        })
+    }
+
+    fn control(&mut self, offset: Offset, time: Timestamp, control: &Control) -> Verdict {
+        let definition = match (self.versions.last(), &control.change) {
+            // Lifts a hold; changes no definition.
+            (_, Change::Released) => return Verdict::Control,
+            (None, Change::Defined { terms }) => {
+                rules::is_sound(terms).then(|| rules::first(terms))
+            }
+            (None, _) => return Verdict::Undefined,
+            (Some(last), change) if control.based_on == Some(last.position.offset) => {
+                rules::changed(&last.definition, change, self.issued())
+            }
+            (Some(_), _) => None,
+        };
+        if let Some(definition) = definition {
+            let mut version = DefinitionVersion {
+                campaign: self.id.clone(),
+                position: self.position(offset),
+                time,
+                definition,
+                issued: self.issued(),
+                digest: [0; 16],
+            };
+            version.digest = self.place.keys.version_digest(&version);
+            self.versions.push(version);
+        }
+        Verdict::Control
+    }
+
+    pub(super) fn position(&self, offset: Offset) -> Position {
+        let Place { log_epoch, partition, .. } = self.place;
+        Position { log_epoch, partition, offset }
+    }
+}
+
+/// 64 of the bits by which a user is known.
+pub(super) fn fingerprint(user_digest: u128) -> u64 {
+    (user_digest >> 64) as u64
+}

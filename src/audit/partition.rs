@@ -1,0 +1,448 @@
+//! One partition: reads its progress and holds, then its log into models, then hands each
+//! campaign over to be compared with its rows.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt, stream};
+
+use super::{
+    AuditError, Context,
+    answers::{Answer, Claim},
+    base,
+    codes::Code,
+    finding::{FindingKind, Findings, Where},
+    model::{Model, Place, Verdict},
+    report::{CampaignReport, PartitionReport},
+    rows,
+};
+use crate::{
+    domain::{
+        ids::{CampaignId, Offset, Partition, Timestamp},
+        record::{Change, Record},
+        rows::{Hold, HoldState, LastRecord, Progress},
+    },
+    log::{
+        Bounds, LogReader, LogRecord, READ_RECORDS_MAX, ReadError,
+        codec::{Codec, Decoded},
+    },
+};
+
+/// Chunks of the log that are decoded at once: as many cores as a small machine has.
+const DECODERS: usize = 4;
+
+/// Campaigns of one partition whose rows are read at once.
+const CAMPAIGNS_AT_ONCE: usize = 4;
+
+/// Longest wait for a record below the end of the log, after which what is left are taken for
+/// holes: markers of transactions, which no reader is given.
+const HOLES_AFTER: Duration = Duration::from_secs(10);
+
+/// What one partition came to.
+pub(super) struct Judged {
+    pub(super) partition: PartitionReport,
+    pub(super) campaigns: Vec<CampaignReport>,
+    pub(super) findings: Findings,
+    /// Codes of its coupons, each with the campaign's place in `campaigns`.
+    pub(super) codes: Vec<Code>,
+    pub(super) unread: Vec<String>,
+    pub(super) answers_before_the_log: u64,
+}
+
+/// Records of the log, decoded.
+struct Chunk {
+    records: Vec<(Offset, Timestamp, Decoded)>,
+    /// The last of them below progress, with its digest.
+    last: Option<LastRecord>,
+}
+
+/// A partition's log, read into models.
+struct Replay<'a> {
+    context: &'a Context,
+    place: Place,
+    /// Where the log begins.
+    from: Offset,
+    /// Up to where it was read.
+    end: Offset,
+    models: HashMap<CampaignId, Model>,
+    findings: Findings,
+    records: u64,
+    dead_letters: u64,
+    last: Option<LastRecord>,
+    answers: &'a [Answer],
+    answers_before_the_log: u64,
+    note: Option<String>,
+}
+
+/// Audits one partition.
+pub(super) async fn judge(
+    context: Arc<Context>,
+    partition: Partition,
+) -> Result<Judged, AuditError> {
+    let rows = context.ports.store.partition(partition).await?;
+    let (progress, holds) = (rows.progress, rows.holds);
+    // After progress: what it has passed is listed by now.
+    let listed = context.listed(partition).await?;
+    let bounds = context.ports.log.bounds(partition).await?;
+    let settled = progress.as_ref().map_or(0, |progress| progress.next);
+    let mut replay = Replay {
+        context: &context,
+        place: context.place(partition),
+        from: bounds.low,
+        end: bounds.high,
+        models: HashMap::new(),
+        findings: Findings::default(),
+        records: 0,
+        dead_letters: 0,
+        last: None,
+        answers: context.answers.of_partition(partition),
+        answers_before_the_log: 0,
+        note: None,
+    };
+    replay.check_ends(settled, &holds, bounds);
+    if bounds.low > 0 {
+        for campaign in &listed {
+            let place = replay.place.clone();
+            let model =
+                base::load(&context, campaign, place, bounds.low, &mut replay.findings).await?;
+            replay.models.insert(campaign.clone(), model);
+        }
+    }
+    replay.run(settled).await?;
+    replay.answers_beyond().await?;
+    let settled = settled.min(replay.end);
+    if let Some(progress) = &progress {
+        replay.check_progress(progress);
+    }
+    for campaign in &listed {
+        if !replay.models.contains_key(campaign) {
+            let model = Model::new(campaign.clone(), replay.place.clone());
+            replay.models.insert(campaign.clone(), model);
+        }
+    }
+    compare(replay, settled, &listed, holds).await
+}
+
+/// Compares every campaign of the partition with its rows.
+async fn compare(
+    replay: Replay<'_>,
+    settled: Offset,
+    listed: &BTreeSet<CampaignId>,
+    holds: Vec<Hold>,
+) -> Result<Judged, AuditError> {
+    let Replay { context, place, from, end, models, mut findings, .. } = replay;
+    let mut claims = context.answers.claims(place.partition);
+    let comparisons = models.into_values().map(|model| {
+        let claims: Vec<Claim> = claims.remove(&model.id).unwrap_or_default();
+        let its: Vec<_> = holds.iter().filter(|hold| hold.campaign == model.id).cloned().collect();
+        let limit = its.iter().map(Hold::unsettled_from).min().unwrap_or(settled).min(settled);
+        let scope = rows::Scope {
+            limit,
+            end,
+            from,
+            listed: listed.contains(&model.id),
+            held: its.iter().any(Hold::is_in_force),
+        };
+        async move {
+            let id = model.id.clone();
+            (id, rows::compare(context, model, scope, claims).await)
+        }
+    });
+    let comparisons: Vec<_> = comparisons.collect();
+    let mut compared = stream::iter(comparisons).buffer_unordered(CAMPAIGNS_AT_ONCE);
+    let (mut campaigns, mut codes, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some((id, outcome)) = compared.next().await {
+        match outcome {
+            Ok(outcome) => {
+                let index = u32::try_from(campaigns.len()).unwrap_or(u32::MAX);
+                codes
+                    .extend(outcome.codes.into_iter().map(|code| Code { campaign: index, ..code }));
+                findings.merge(outcome.findings);
+                campaigns.push(outcome.report);
+            }
+            Err(error) => {
+                unread.push(format!("campaign {id}: {}", crate::telemetry::Chain(&error)));
+            }
+        }
+    }
+    // What clients were told of campaigns that there are not.
+    for (campaign, claims) in claims {
+        for claim in claims {
+            rows::holds_nothing(&campaign, place.partition, claim, &mut findings);
+        }
+    }
+    campaigns.sort_unstable_by(|one, other| one.campaign.cmp(&other.campaign));
+    Ok(Judged {
+        partition: PartitionReport {
+            partition: place.partition,
+            from,
+            settled,
+            end,
+            records: replay.records,
+            dead_letters: replay.dead_letters,
+            holds_in_force: holds.iter().filter(|hold| hold.is_in_force()).count(),
+            note: replay.note,
+        },
+        campaigns,
+        findings,
+        codes,
+        unread,
+        answers_before_the_log: replay.answers_before_the_log,
+    })
+}
+
+impl Replay<'_> {
+    fn here(&self, offset: Offset) -> Where {
+        let partition = Some(self.place.partition);
+        Where { partition, offset: Some(offset), ..Where::default() }
+    }
+
+    /// Compares the ends of the log with progress and holds.
+    fn check_ends(&mut self, settled: Offset, holds: &[Hold], bounds: Bounds) {
+        let Bounds { low, high } = bounds;
+        if settled > high {
+            let detail = format!("everything below {settled} was settled, the log ends at {high}");
+            self.findings.add(FindingKind::LogEndsEarly, self.here(high), detail);
+        }
+        if settled < low {
+            let detail =
+                format!("records from {settled} on are undecided, the log begins at {low}");
+            self.findings.add(FindingKind::LogStartsLate, self.here(settled), detail);
+        }
+        for hold in holds {
+            let place = Where { campaign: Some(hold.campaign.clone()), ..self.here(hold.from) };
+            let home = self.context.codec.partition_of(&hold.campaign);
+            let impossible = if home != self.place.partition {
+                Some(format!("is of partition {home}"))
+            } else if hold.until > high {
+                Some(format!("is closed up to {}, the log ends at {high}", hold.until))
+            } else if hold.state != HoldState::Closed && hold.until != 0 {
+                Some(format!("is not closed, and yet up to {}", hold.until))
+            } else {
+                None
+            };
+            if let Some(fault) = impossible {
+                let detail = format!("hold {} of {} {fault}", hold.number, hold.campaign);
+                self.findings.add(FindingKind::HoldImpossible, place, detail);
+            } else if hold.is_in_force() && hold.from < low {
+                let detail = format!("held from {} on, the log begins at {low}", hold.from);
+                self.findings.add(FindingKind::HeldRecordsLost, place, detail);
+            }
+        }
+    }
+
+    /// Reads the log and feeds every record to its campaign's model.
+    async fn run(&mut self, settled: Offset) -> Result<(), AuditError> {
+        let gone = self.answers.partition_point(|answer| answer.offset < self.from);
+        self.answers_before_the_log = gone as u64;
+        self.answers = &self.answers[gone..];
+        if self.from >= self.end {
+            return Ok(());
+        }
+        let (partition, from, end) = (self.place.partition, self.from, self.end);
+        let reader = self.context.ports.log.open(partition, from).await?;
+        let codec = self.context.codec.clone();
+        let keys = Arc::clone(&self.place.keys);
+        let decoded = chunks(reader, from, end).map(move |chunk| {
+            let (codec, keys) = (codec.clone(), Arc::clone(&keys));
+            async move {
+                let records = chunk?;
+                let decode = move || decode(&codec, &keys, partition, records, settled);
+                let decoded = tokio::task::spawn_blocking(decode).await;
+                decoded.map_err(|error| Stopped::Failed(AuditError::task(error)))
+            }
+        });
+        let mut decoded = Box::pin(decoded.buffered(DECODERS));
+        while let Some(chunk) = decoded.next().await {
+            match chunk {
+                Ok(chunk) => {
+                    if !self.take(chunk) {
+                        return Ok(());
+                    }
+                }
+                Err(Stopped::Gap { wanted, detail }) => {
+                    let detail = format!("the log has no record at {wanted}: {detail}");
+                    self.findings.add(FindingKind::LogGap, self.here(wanted), detail);
+                    self.end = wanted;
+                    self.note = Some(format!("judged up to the gap at {wanted}"));
+                    return Ok(());
+                }
+                Err(Stopped::Failed(error)) => return Err(error),
+            }
+        }
+        self.answers_up_to(self.end);
+        Ok(())
+    }
+
+    /// Takes a chunk in; false if the rest can't be judged.
+    fn take(&mut self, chunk: Chunk) -> bool {
+        self.last = chunk.last.or(self.last);
+        let count = chunk.records.len() as u64;
+        self.records += count;
+        self.context.meter.records.fetch_add(count, Ordering::Relaxed);
+        for (offset, time, decoded) in chunk.records {
+            self.answers_up_to(offset);
+            let decided = match decoded {
+                Decoded::Record(record) => self.record(offset, time, record),
+                Decoded::DeadLetter(_) => None,
+                Decoded::Newer { version } => {
+                    self.end = offset;
+                    self.note =
+                        Some(format!("judged up to {offset}: a record of newer version {version}"));
+                    return false;
+                }
+            };
+            if decided.is_none() {
+                self.dead_letters += 1;
+            }
+            self.answers_at(offset, time, decided.as_ref());
+        }
+        true
+    }
+
+    /// What a record came to; none for a dead letter.
+    fn record(
+        &mut self,
+        offset: Offset,
+        time: Timestamp,
+        record: Record,
+    ) -> Option<(Record, Verdict)> {
+        if !self.models.contains_key(record.campaign()) {
+            // Only a definition makes a campaign, so foreign ids take no memory.
+            match &record {
+                Record::Control(control) if matches!(control.change, Change::Defined { .. }) => {
+                    let id = control.campaign.clone();
+                    self.models.insert(id.clone(), Model::new(id, self.place.clone()));
+                }
+                Record::Control(control) if control.change == Change::Released => {
+                    return Some((record, Verdict::Control));
+                }
+                _ => return None,
+            }
+        }
+        let model = self.models.get_mut(record.campaign())?;
+        match model.record(offset, time, &record) {
+            Verdict::Undefined => None,
+            verdict => Some((record, verdict)),
+        }
+    }
+
+    /// Answers whose position lies below `offset` and was not met have no record.
+    fn answers_up_to(&mut self, offset: Offset) {
+        while let Some((answer, rest)) = self.answers.split_first()
+            && answer.offset < offset
+        {
+            answer.lost(self.context.answers.campaign(answer), &mut self.findings);
+            self.answers = rest;
+        }
+    }
+
+    /// Answers beyond what was read are lost where the log, as it is now, does not reach them.
+    async fn answers_beyond(&mut self) -> Result<(), AuditError> {
+        if self.answers.is_empty() {
+            return Ok(());
+        }
+        let bounds = self.context.ports.log.bounds(self.place.partition).await?;
+        let reached = self.answers.partition_point(|answer| answer.offset < bounds.high);
+        for answer in &self.answers[reached..] {
+            answer.lost(self.context.answers.campaign(answer), &mut self.findings);
+        }
+        Ok(())
+    }
+
+    fn answers_at(&mut self, offset: Offset, time: Timestamp, decided: Option<&(Record, Verdict)>) {
+        while let Some((answer, rest)) = self.answers.split_first()
+            && answer.offset == offset
+        {
+            let decided = decided.and_then(|(record, verdict)| match record {
+                Record::Request(request) => {
+                    let model = self.models.get(&request.campaign)?;
+                    Some((request, time, *verdict, model))
+                }
+                Record::Control(_) => None,
+            });
+            let campaign = self.context.answers.campaign(answer);
+            answer.judge(decided, campaign, &mut self.findings);
+            self.answers = rest;
+        }
+    }
+
+    /// Compares progress with the last record below it.
+    fn check_progress(&mut self, progress: &Progress) {
+        let place = self.here(progress.next);
+        if progress.log_epoch != self.place.log_epoch {
+            let detail = format!("progress is of log epoch {}", progress.log_epoch);
+            self.findings.add(FindingKind::ProgressWrong, place.clone(), detail);
+        }
+        if progress.next < self.from || progress.next > self.end {
+            return;
+        }
+        let said = progress.last.filter(|last| last.offset >= self.from);
+        let (said_at, found_at) = (said.map(|last| last.offset), self.last.map(|last| last.offset));
+        if said_at != found_at {
+            let name = |offset: Option<Offset>| offset.map_or("none".into(), |it| it.to_string());
+            let detail = format!(
+                "progress {} names {} as the last record below it, the log has {}",
+                progress.next,
+                name(said_at),
+                name(found_at)
+            );
+            self.findings.add(FindingKind::ProgressWrong, place, detail);
+        } else if said != self.last {
+            let detail = "the last settled record is not the one that was settled";
+            self.findings.add(FindingKind::RecordRewritten, place, detail);
+        }
+    }
+}
+
+/// Why reading ended early.
+enum Stopped {
+    Gap { wanted: Offset, detail: String },
+    Failed(AuditError),
+}
+
+/// The records of a partition up to `end`, as its reader gives them.
+fn chunks(
+    reader: Box<dyn LogReader>,
+    from: Offset,
+    end: Offset,
+) -> impl Stream<Item = Result<Vec<LogRecord>, Stopped>> {
+    stream::try_unfold((reader, from), move |(mut reader, next)| async move {
+        if next >= end {
+            return Ok(None);
+        }
+        let read = tokio::time::timeout(HOLES_AFTER, reader.read(READ_RECORDS_MAX)).await;
+        let mut records = match read {
+            Ok(Ok(records)) => records,
+            Ok(Err(ReadError::OutOfRange { wanted, detail })) => {
+                return Err(Stopped::Gap { wanted, detail });
+            }
+            Ok(Err(error)) => return Err(Stopped::Failed(error.into())),
+            Err(_) => return Ok(None),
+        };
+        let next = records.last().map_or(next, |last| last.offset + 1);
+        records.retain(|record| record.offset < end);
+        Ok(Some((records, (reader, next))))
+    })
+}
+
+fn decode(
+    codec: &Codec,
+    keys: &crate::domain::keys::Keys,
+    partition: Partition,
+    records: Vec<LogRecord>,
+    settled: Offset,
+) -> Chunk {
+    let below = records.partition_point(|record| record.offset < settled);
+    let last = below.checked_sub(1).map(|at| &records[at]).map(|record| LastRecord {
+        offset: record.offset,
+        digest: keys.record_digest(&record.key, &record.value),
+    });
+    let decoded = records
+        .into_iter()
+        .map(|record| (record.offset, record.time, codec.decode(partition, &record)));
+    Chunk { records: decoded.collect(), last }
+}

@@ -1,0 +1,483 @@
+//! A campaign's rows against what its log came to: versions, mark, coupons and by-user view.
+
+use std::{collections::HashSet, sync::atomic::Ordering};
+
+use super::{
+    Context,
+    answers::{Claim, face_hash},
+    codes::Code,
+    finding::{FindingKind, Findings, Where},
+    model::{Derived, Model, fingerprint},
+    report::CampaignReport,
+    seen::Seen,
+};
+use crate::{
+    domain::{
+        coupon::Coupon,
+        definition::DefinitionVersion,
+        ids::{CampaignId, Offset, Partition, Sequence},
+        rows::Mark,
+    },
+    store::{ByUserRow, Selection, StoreError},
+};
+use futures_util::StreamExt;
+
+/// How far a campaign can be judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope {
+    /// Everything below is settled and must be stored.
+    pub(super) limit: Offset,
+    /// The log was read up to here: what is stored below must follow from it.
+    pub(super) end: Offset,
+    /// The log begins here.
+    pub(super) from: Offset,
+    /// Whether the campaign is listed.
+    pub(super) listed: bool,
+    /// Whether a hold is in force.
+    pub(super) held: bool,
+}
+
+/// What a campaign came to.
+pub(super) struct Compared {
+    pub(super) report: CampaignReport,
+    pub(super) findings: Findings,
+    pub(super) codes: Vec<Code>,
+}
+
+/// Compares a campaign with its rows.
+pub(super) async fn compare(
+    context: &Context,
+    model: Model,
+    scope: Scope,
+    claims: Vec<Claim>,
+) -> Result<Compared, StoreError> {
+    let mut comparison = Comparison {
+        context,
+        seen: Seen::of(&model),
+        right: Seen::of(&model),
+        by_user: Seen::of(&model),
+        of_others: Vec::new(),
+        scope,
+        claims,
+        claims_met: 0,
+        above: HashSet::new(),
+        highest_above: None,
+        mark_above: None,
+        findings: Findings::default(),
+        codes: Vec::new(),
+        model,
+    };
+    let partition = comparison.model.place.partition;
+    let rows = context.ports.store.campaign(&comparison.model.id, partition).await?;
+    comparison.check_listing();
+    comparison.versions(rows.versions);
+    comparison.coupons().await?;
+    comparison.view_by_user().await?;
+    comparison.mark(rows.mark);
+    comparison.above_the_log().await;
+    Ok(comparison.finish())
+}
+
+struct Comparison<'a> {
+    context: &'a Context,
+    model: Model,
+    scope: Scope,
+    claims: Vec<Claim>,
+    /// How many of `claims` lie below the row that is being read.
+    claims_met: usize,
+    seen: Seen,
+    /// Those whose row is as the log gives it.
+    right: Seen,
+    by_user: Seen,
+    /// Rows of a request that another sequence was issued to, with that sequence.
+    of_others: Vec<(Sequence, Sequence)>,
+    /// Sequences of rows that the log does not give, found or not yet judged.
+    above: HashSet<Sequence>,
+    /// The highest position of a row above what was read of the log, and of a mark.
+    highest_above: Option<Offset>,
+    mark_above: Option<Offset>,
+    findings: Findings,
+    codes: Vec<Code>,
+}
+
+impl Comparison<'_> {
+    fn find(
+        &mut self,
+        kind: FindingKind,
+        offset: Offset,
+        sequence: Option<Sequence>,
+        detail: impl Into<String>,
+    ) {
+        let place = Where {
+            partition: Some(self.model.place.partition),
+            campaign: Some(self.model.id.clone()),
+            offset: Some(offset),
+            sequence,
+        };
+        self.findings.add(kind, place, detail);
+    }
+
+    fn check_listing(&mut self) {
+        let defined = self.model.versions.first().map(|version| version.position.offset);
+        match defined {
+            Some(offset) if offset < self.scope.limit && !self.scope.listed => {
+                self.find(FindingKind::NotListed, offset, None, "defined, and not listed");
+            }
+            None if self.scope.listed && self.scope.end > 0 && self.scope.from == 0 => {
+                let detail = "listed, and the log does not define it";
+                self.find(FindingKind::ListedUndefined, self.scope.end, None, detail);
+            }
+            _ => {}
+        }
+    }
+
+    fn versions(&mut self, rows: Vec<DefinitionVersion>) {
+        let mut derived = std::mem::take(&mut self.model.versions).into_iter().peekable();
+        let mut kept = Vec::new();
+        for row in rows {
+            let offset = row.position.offset;
+            while let Some(version) = derived.next_if(|it| it.position.offset < offset) {
+                self.version_missing(&version);
+                kept.push(version);
+            }
+            if self.model.place.keys.version_digest(&row) != row.digest {
+                let detail = "the row does not fit its digest";
+                self.find(FindingKind::VersionAltered, offset, None, detail);
+            }
+            match derived.next_if(|it| it.position.offset == offset) {
+                Some(version) => {
+                    if row.issued != version.issued {
+                        let (said, found) = (row.issued, version.issued);
+                        let detail = format!("says {said} coupons below it, the log gives {found}");
+                        self.find(FindingKind::VersionMiscounts, offset, None, detail);
+                    } else if row != version && row.digest != version.digest {
+                        let detail = "the row says something else than the log";
+                        self.find(FindingKind::VersionWrong, offset, None, detail);
+                    }
+                    kept.push(version);
+                }
+                None if offset < self.scope.end => {
+                    let detail = "stored, and the log does not derive it";
+                    self.find(FindingKind::VersionUnderivable, offset, None, detail);
+                }
+                None => self.note_above(offset),
+            }
+        }
+        for version in derived {
+            self.version_missing(&version);
+            kept.push(version);
+        }
+        self.model.versions = kept;
+    }
+
+    fn version_missing(&mut self, version: &DefinitionVersion) {
+        let offset = version.position.offset;
+        if offset < self.scope.limit {
+            self.find(FindingKind::VersionMissing, offset, None, "settled, and not stored");
+        }
+    }
+
+    fn note_above(&mut self, offset: Offset) {
+        self.highest_above = self.highest_above.max(Some(offset));
+    }
+
+    async fn coupons(&mut self) -> Result<(), StoreError> {
+        let mut pages = self.context.ports.store.coupons(&self.model.id, Selection::All);
+        while let Some(page) = pages.next().await {
+            let page = page?;
+            self.context.meter.rows.fetch_add(page.len() as u64, Ordering::Relaxed);
+            self.codes.reserve(page.len());
+            for coupon in &page {
+                self.coupon(coupon);
+            }
+        }
+        for index in 0..self.model.coupons.len() {
+            let offset = self.model.coupons[index].offset;
+            if !self.seen.has(index) && offset < self.scope.limit {
+                let sequence = Sequence::try_from(index + 1).unwrap_or(Sequence::MAX);
+                let detail = format!("coupon {sequence} was issued, and has no row");
+                self.find(FindingKind::CouponMissing, offset, Some(sequence), detail);
+            }
+        }
+        self.judge_rows_of_others();
+        while let Some(claim) = self.claims.get(self.claims_met).copied() {
+            self.claims_met += 1;
+            self.unfounded(claim);
+        }
+        Ok(())
+    }
+
+    fn coupon(&mut self, coupon: &Coupon) {
+        let (offset, sequence) = (coupon.position.offset, coupon.sequence);
+        self.codes.push(Code::of(&coupon.code, sequence));
+        self.claims_below(sequence);
+        self.claims_of(coupon);
+        let fits = self.model.place.keys.coupon_digest(coupon) == coupon.digest;
+        let derived = self.model.coupon(sequence).copied();
+        if derived.is_some() {
+            self.seen.note(sequence);
+        } else {
+            self.above.insert(sequence);
+        }
+        match derived {
+            Some(derived) if derived.digest == coupon.digest && fits => {
+                self.right.note(sequence);
+            }
+            // Above what was read of the log there is nothing to compare it with, unless its
+            // sequence says that it belongs below.
+            None if offset >= self.scope.end => self.note_above(offset),
+            _ if !fits => {
+                let detail = format!("the row of coupon {sequence} does not fit its digest");
+                self.find(FindingKind::CouponAltered, offset, Some(sequence), detail);
+            }
+            Some(derived) => self.coupon_differs(coupon, derived),
+            None => self.coupon_underivable(coupon),
+        }
+    }
+
+    /// A row in order with itself that says something else than the log.
+    fn coupon_differs(&mut self, coupon: &Coupon, derived: Derived) {
+        let (offset, sequence) = (coupon.position.offset, coupon.sequence);
+        let user = fingerprint(self.model.place.keys.user_digest(&coupon.user));
+        let moved = coupon.position != self.model.position(derived.offset);
+        let other = self.model.issued_at(offset).filter(|other| *other != sequence);
+        if moved && let Some(other) = other {
+            // Whether the other row stands where it should is known when all are read.
+            self.of_others.push((sequence, other));
+            return;
+        }
+        let (kind, detail) = if user != derived.user {
+            let detail = format!("coupon {sequence} is another user's than the log gives");
+            (FindingKind::CouponUnderivable, detail)
+        } else if moved {
+            let detail = format!("coupon {sequence} was issued at offset {}", derived.offset);
+            (FindingKind::CouponMoved, detail)
+        } else if *coupon.code != *self.model.code(sequence, &coupon.user) {
+            let detail = format!("coupon {sequence} was issued with another code");
+            (FindingKind::CouponCode, detail)
+        } else {
+            let detail = format!("coupon {sequence} has another time, key, bucket or rules");
+            (FindingKind::CouponWrong, detail)
+        };
+        self.find(kind, offset, Some(sequence), detail);
+    }
+
+    /// Rows that are of the request of another sequence: a second coupon, if that has its own.
+    fn judge_rows_of_others(&mut self) {
+        for (sequence, other) in std::mem::take(&mut self.of_others) {
+            let offset = self.model.coupon(other).map_or(0, |derived| derived.offset);
+            let kind = match self.right.has(other as usize - 1) {
+                true => FindingKind::TwoForOneRequest,
+                false => FindingKind::CouponMoved,
+            };
+            let detail = format!("coupon {sequence} is of the request that coupon {other} is of");
+            self.find(kind, offset, Some(sequence), detail);
+        }
+    }
+
+    /// A row of a sequence that the log does not reach.
+    fn coupon_underivable(&mut self, coupon: &Coupon) {
+        let (offset, sequence) = (coupon.position.offset, coupon.sequence);
+        let terms = self.model.definition_at(offset).map(|definition| &definition.terms);
+        let (quota, limit) =
+            terms.map_or((0, 0), |terms| (terms.quota, u32::from(terms.per_user_limit)));
+        let held = self.model.held(&coupon.user);
+        let (kind, detail) = if self.model.issued_at(offset).is_some() {
+            let detail = format!("coupon {sequence} is of a request that has another coupon");
+            (FindingKind::TwoForOneRequest, detail)
+        } else if sequence > quota {
+            let detail = format!("coupon {sequence} is beyond the quota of {quota}");
+            (FindingKind::CouponBeyondQuota, detail)
+        } else if held >= limit {
+            let detail = format!("coupon {sequence}: {} holds {held} of {limit}", coupon.user);
+            (FindingKind::CouponBeyondLimit, detail)
+        } else {
+            let detail = format!("coupon {sequence} is stored, the log does not derive it");
+            (FindingKind::CouponUnderivable, detail)
+        };
+        self.find(kind, offset, Some(sequence), detail);
+    }
+
+    /// Claims of sequences below `sequence` that no row met.
+    fn claims_below(&mut self, sequence: Sequence) {
+        while let Some(claim) = self.claims.get(self.claims_met).copied()
+            && claim.sequence < sequence
+        {
+            self.claims_met += 1;
+            self.unfounded(claim);
+        }
+    }
+
+    fn claims_of(&mut self, coupon: &Coupon) {
+        let Some(claim) = self.claims.get(self.claims_met) else { return };
+        if claim.sequence != coupon.sequence {
+            return;
+        }
+        let user = fingerprint(self.model.place.keys.user_digest(&coupon.user));
+        let face = face_hash(&coupon.code, coupon.issued_at);
+        while let Some(claim) = self.claims.get(self.claims_met).copied()
+            && claim.sequence == coupon.sequence
+        {
+            self.claims_met += 1;
+            let (line, sequence) = (claim.line, claim.sequence);
+            if claim.user != user {
+                let detail = format!("line {line}: told coupon {sequence}, another user holds it");
+                self.find(FindingKind::AnswerHoldsNothing, claim.offset, Some(sequence), detail);
+            } else if claim.face != face {
+                let detail = format!("line {line}: coupon {sequence} has another code or time");
+                self.find(FindingKind::AnswerCoupon, claim.offset, Some(sequence), detail);
+            }
+        }
+    }
+
+    fn unfounded(&mut self, claim: Claim) {
+        // Embedded, the log's fsync alone makes a decision durable: above progress its row may
+        // still have to be written again.
+        let derived = self.model.coupon(claim.sequence);
+        if derived.is_some_and(|it| it.offset >= self.scope.limit && it.user == claim.user) {
+            return;
+        }
+        let partition = self.model.place.partition;
+        let campaign = self.model.id.clone();
+        holds_nothing(&campaign, partition, claim, &mut self.findings);
+    }
+
+    async fn view_by_user(&mut self) -> Result<(), StoreError> {
+        let buckets = self.model.definition().map_or(0, |definition| definition.user_buckets);
+        for bucket in 0..buckets {
+            let mut pages = self.context.inspection.by_user(&self.model.id, bucket);
+            while let Some(page) = pages.next().await {
+                let page = page?;
+                self.context.meter.rows.fetch_add(page.len() as u64, Ordering::Relaxed);
+                for row in page {
+                    self.by_user(&row, bucket, buckets);
+                }
+            }
+        }
+        for index in 0..self.model.coupons.len() {
+            let offset = self.model.coupons[index].offset;
+            if !self.by_user.has(index) && offset < self.scope.limit {
+                let sequence = Sequence::try_from(index + 1).unwrap_or(Sequence::MAX);
+                let detail = format!("coupon {sequence} is not in the by-user view");
+                self.find(FindingKind::ByUserMissing, offset, Some(sequence), detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn by_user(&mut self, row: &ByUserRow, bucket: u8, buckets: u8) {
+        let sequence = row.sequence;
+        let digest = self.model.place.keys.user_digest(&row.user);
+        let Some(derived) = self.model.coupon(sequence).copied() else {
+            let offset = row.coupon.as_ref().map(|coupon| coupon.position.offset);
+            let unread = offset.is_some_and(|offset| offset >= self.scope.end);
+            if !unread && !self.above.contains(&sequence) {
+                let detail = format!("{} has coupon {sequence} in the by-user view only", row.user);
+                let offset = offset.unwrap_or(self.scope.end);
+                self.find(FindingKind::ByUserExtra, offset, Some(sequence), detail);
+            }
+            return;
+        };
+        let its_bucket = (digest % u128::from(buckets.max(1))) as u8;
+        if fingerprint(digest) != derived.user || its_bucket != bucket {
+            let detail =
+                format!("coupon {sequence} stands under user {}, bucket {bucket}", row.user);
+            self.find(FindingKind::ByUserExtra, derived.offset, Some(sequence), detail);
+            return;
+        }
+        let wrong = row.coupon.as_ref().is_some_and(|coupon| {
+            coupon.digest != derived.digest
+                || self.model.place.keys.coupon_digest(coupon) != coupon.digest
+        });
+        if wrong {
+            let detail = format!("coupon {sequence} says something else than the log");
+            self.find(FindingKind::ByUserWrong, derived.offset, Some(sequence), detail);
+        }
+        self.by_user.note(sequence);
+    }
+
+    fn mark(&mut self, mark: Option<Mark>) {
+        let settled = self.model.issued_below(self.scope.limit);
+        let marked = mark.as_ref().map_or(0, |mark| mark.issued);
+        if let Some(Mark { offset, issued, .. }) = mark {
+            let found = self.model.issued_below(offset);
+            if offset > self.scope.end {
+                self.mark_above = Some(offset);
+            } else if issued != found {
+                let detail = format!("says {issued} coupons below {offset}, the log gives {found}");
+                return self.find(FindingKind::MarkWrong, offset, None, detail);
+            }
+        }
+        if marked < settled {
+            let detail = format!("counts {marked} coupons, {settled} are settled");
+            self.find(FindingKind::MarkBehind, self.scope.limit, None, detail);
+        }
+    }
+
+    /// On a live instance rows above what was read are newer; beyond the end of the log, as it is
+    /// now, there can be none.
+    async fn above_the_log(&mut self) {
+        if self.highest_above.is_none() && self.mark_above.is_none() {
+            return;
+        }
+        let Ok(bounds) = self.context.ports.log.bounds(self.model.place.partition).await else {
+            return;
+        };
+        let high = bounds.high;
+        if let Some(offset) = self.highest_above.filter(|offset| *offset >= high) {
+            let detail = format!("a row stands at {offset}, the log ends at {high}");
+            self.find(FindingKind::RowAboveLog, offset, None, detail);
+        }
+        if let Some(offset) = self.mark_above.filter(|offset| *offset > high) {
+            let detail = format!("the mark counts up to {offset}, the log ends at {high}");
+            self.find(FindingKind::MarkBeyondLog, offset, None, detail);
+        }
+    }
+
+    fn finish(self) -> Compared {
+        let Self { model, scope, findings, codes, .. } = self;
+        let definition = model.definition();
+        let issued = model.issued_below(scope.limit);
+        let quota = definition.map_or(0, |definition| definition.terms.quota);
+        let counts = model.counts;
+        let report = CampaignReport {
+            campaign: model.id.clone(),
+            partition: model.place.partition,
+            quota,
+            issued: model.issued(),
+            settled: issued,
+            remaining: quota.saturating_sub(model.issued()),
+            rows: codes.len() as u64,
+            from_rows: model.coupons_from_rows as u64,
+            versions: model.versions.len() as u64,
+            requests: counts.requests,
+            already_issued: counts.already_issued,
+            repeated: counts.repeated,
+            closed: counts.closed,
+            paused: counts.paused,
+            not_open_yet: counts.not_open_yet,
+            sold_out: counts.sold_out,
+            held_from: scope.held.then_some(scope.limit),
+            findings: 0,
+        };
+        Compared { report, findings, codes }
+    }
+}
+
+/// A client was told of a coupon that there is no row of.
+pub(super) fn holds_nothing(
+    campaign: &CampaignId,
+    partition: Partition,
+    claim: Claim,
+    findings: &mut Findings,
+) {
+    let Claim { sequence, line, offset, .. } = claim;
+    let place = Where {
+        partition: Some(partition),
+        campaign: Some(campaign.clone()),
+        offset: Some(offset),
+        sequence: Some(sequence),
+    };
+    let detail = format!("line {line}: told coupon {sequence}, no row says so");
+    findings.add(FindingKind::AnswerHoldsNothing, place, detail);
+}

@@ -1,0 +1,214 @@
+//! The rules of the design once more, written down plainly from its words: what the audit judges
+//! by must not be the code that is judged.
+
+use crate::domain::{
+    code::CodeFormat,
+    decision::Reason,
+    definition::{Amendment, Definition, Terms},
+    ids::{CampaignId, Sequence, Timestamp, UserId},
+    keys::Keys,
+    record::Change,
+};
+
+/// The rules that this audit knows.
+const RULES: u16 = 1;
+
+/// Bits of a code at least.
+const CODE_BITS: u32 = 64;
+
+/// Whether no rule of a definition is broken.
+pub(super) fn is_sound(terms: &Terms) -> bool {
+    let Terms { quota, per_user_limit, opens_at, closes_at, code } = terms;
+    let representable = |time: &Option<Timestamp>| time.is_none_or(Timestamp::is_representable);
+    let ordered = match (opens_at, closes_at) {
+        (Some(opens_at), Some(closes_at)) => opens_at < closes_at,
+        _ => true,
+    };
+    (1..=100_000_000).contains(quota)
+        && (1..=1_000).contains(per_user_limit)
+        && representable(opens_at)
+        && representable(closes_at)
+        && ordered
+        && is_sound_code(code)
+}
+
+fn is_sound_code(code: &CodeFormat) -> bool {
+    let mut letters: Vec<char> = code.charset.chars().collect();
+    let count = letters.len();
+    letters.sort_unstable();
+    letters.dedup();
+    let prefix =
+        |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '-';
+    let mut spelled: u128 = 1;
+    for _ in 0..code.length {
+        if spelled >> CODE_BITS == 0 {
+            spelled *= count.min(64) as u128;
+        }
+    }
+    code.prefix.len() <= 16
+        && code.prefix.chars().all(prefix)
+        && (2..=64).contains(&count)
+        && letters.len() == count
+        && letters.iter().all(char::is_ascii_graphic)
+        && code.length <= 128
+        && spelled >> CODE_BITS > 0
+}
+
+/// A campaign's first definition.
+pub(super) fn first(terms: &Terms) -> Definition {
+    let buckets = terms.quota.div_ceil(100_000).clamp(1, 16);
+    Definition {
+        terms: terms.clone(),
+        paused: false,
+        closed: false,
+        rules_version: RULES,
+        user_buckets: u8::try_from(buckets).unwrap_or(16),
+    }
+}
+
+/// The definition after `change`, with so many coupons issued; none if it is refused.
+pub(super) fn changed(before: &Definition, change: &Change, issued: u32) -> Option<Definition> {
+    let mut after = before.clone();
+    match change {
+        Change::Closed => after.closed = true,
+        Change::Paused if !before.closed => after.paused = true,
+        Change::Resumed if !before.closed => after.paused = false,
+        Change::Amended { amendment } if !before.closed => {
+            amend(&mut after.terms, amendment);
+            if !is_sound(&after.terms) || after.terms.quota < issued {
+                return None;
+            }
+        }
+        _ => return None,
+    }
+    Some(after)
+}
+
+fn amend(terms: &mut Terms, amendment: &Amendment) {
+    if let Some(quota) = amendment.quota {
+        terms.quota = quota;
+    }
+    if let Some(limit) = amendment.per_user_limit {
+        terms.per_user_limit = limit;
+    }
+    if let Some(opens_at) = amendment.opens_at {
+        terms.opens_at = opens_at;
+    }
+    if let Some(closes_at) = amendment.closes_at {
+        terms.closes_at = closes_at;
+    }
+}
+
+/// Why nothing is issued at `time`, whoever asks; the first reason that holds.
+pub(super) fn shut(definition: &Definition, issued: u32, time: Timestamp) -> Option<Reason> {
+    let Terms { quota, opens_at, closes_at, .. } = &definition.terms;
+    if definition.closed || closes_at.is_some_and(|end| end <= time) {
+        return Some(Reason::Closed);
+    }
+    if definition.paused {
+        return Some(Reason::Paused);
+    }
+    if opens_at.is_some_and(|start| time < start) {
+        return Some(Reason::NotOpenYet);
+    }
+    (issued >= *quota).then_some(Reason::SoldOut)
+}
+
+/// The code of one coupon: digits of 256 keyed bits read as a fraction, most significant first,
+/// as many from one block as leave 8 bits of it unused.
+pub(super) fn code(
+    format: &CodeFormat,
+    keys: &Keys,
+    campaign: &CampaignId,
+    log_epoch: u32,
+    sequence: Sequence,
+    user: &UserId,
+) -> String {
+    let letters = format.charset.as_bytes();
+    let radix = letters.len().clamp(2, 64) as u64;
+    let bits_of_a_digit = u64::BITS - (radix - 1).leading_zeros();
+    let digits_of_a_block = 248 / bits_of_a_digit;
+    let mut code = format.prefix.clone();
+    let mut left = u32::from(format.length);
+    let mut block = 0;
+    while left > 0 {
+        let mut fraction = keys.code_bits(campaign, log_epoch, sequence, user, block);
+        for _ in 0..left.min(digits_of_a_block) {
+            let mut carry = 0;
+            for byte in fraction.iter_mut().rev() {
+                let product = u64::from(*byte) * radix + carry;
+                *byte = (product & 0xFF) as u8;
+                carry = product >> 8;
+            }
+            code.push(char::from(letters.get(carry as usize).copied().unwrap_or(b'?')));
+        }
+        left -= left.min(digits_of_a_block);
+        block += 1;
+    }
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_spelled_as_the_product_spells_them() {
+        let keys = Keys::derive(b"a secret of thirty-two bytes or more");
+        let campaign = CampaignId::parse("spring").unwrap();
+        let user = UserId::parse("ada").unwrap();
+        for (length, charset) in
+            [(26, "0123456789ABCDEFGHJKMNPQRSTVWXYZ"), (128, "ab"), (99, "0123456789"), (41, "abc")]
+        {
+            let format = CodeFormat::with(Some("SALE-".into()), Some(length), Some(charset.into()));
+            for sequence in 1..50 {
+                let theirs = format.spell(&keys, &campaign, 1, sequence, &user);
+                assert_eq!(code(&format, &keys, &campaign, 1, sequence, &user), *theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn terms_are_sound_exactly_where_the_product_finds_no_fault() {
+        let base = Terms {
+            quota: 1,
+            per_user_limit: 1,
+            opens_at: None,
+            closes_at: None,
+            code: CodeFormat::default(),
+        };
+        let code = |length, charset: &str, prefix: &str| Terms {
+            code: CodeFormat { prefix: prefix.into(), length, charset: charset.into() },
+            ..base.clone()
+        };
+        let window = |opens_at, closes_at| Terms {
+            opens_at: Some(Timestamp(opens_at)),
+            closes_at: Some(Timestamp(closes_at)),
+            ..base.clone()
+        };
+        let cases = [
+            base.clone(),
+            Terms { quota: 0, ..base.clone() },
+            Terms { quota: 100_000_001, ..base.clone() },
+            Terms { per_user_limit: 0, ..base.clone() },
+            Terms { per_user_limit: 1_001, ..base.clone() },
+            window(5, 5),
+            window(5, 6),
+            window(-1, 6),
+            window(1, Timestamp::MAX.0 + 1),
+            code(12, "0123456789ABCDEFGHJKMNPQRSTVWXYZ", ""),
+            code(13, "0123456789ABCDEFGHJKMNPQRSTVWXYZ", ""),
+            code(129, "ab", ""),
+            code(64, "ab", "A-0"),
+            code(63, "ab", "A-0"),
+            code(64, "aa", ""),
+            code(64, "a b", ""),
+            code(64, "ab", "a"),
+            code(64, "ab", "ABCDEFGHIJKLMNOPQ"),
+            code(64, "a", ""),
+        ];
+        for terms in cases {
+            assert_eq!(is_sound(&terms), terms.faults().is_empty(), "{terms:?}");
+        }
+    }
+}

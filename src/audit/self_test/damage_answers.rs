@@ -1,0 +1,110 @@
+//! Damage to what clients were told.
+
+use serde_json::{Value, json};
+
+use super::{
+    good::{id, user},
+    world::World,
+};
+use crate::{
+    answer::request_id::{RequestContent, RequestIds},
+    domain::ids::{CampaignId, Offset, Position, Timestamp, UserId},
+};
+
+/// The first answer with this status that is told of "plain".
+fn told<'a>(world: &'a mut World, status: &str) -> &'a mut Value {
+    let mut of_plain = world.answers.iter_mut().filter(|line| line["campaign"] == "plain");
+    of_plain
+        .find(|line| line["body"]["status"] == status)
+        .expect("every world has answers of every status")
+}
+
+/// The id of a request that nobody made, sealed as one.
+fn sealed(world: &World, campaign: &CampaignId, user: &UserId, offset: Offset) -> String {
+    let ids = RequestIds::new(world.keys.clone(), &world.layout.instance);
+    let partition = world.codec.partition_of(campaign);
+    ids.seal(&RequestContent {
+        position: Position { log_epoch: 1, partition, offset },
+        time: Timestamp(1_800_000_000_000),
+        campaign: campaign.clone(),
+        user: user.clone(),
+        key_digest: None,
+    })
+}
+
+pub(super) fn id_invented(world: &mut World) {
+    told(world, "issued")["body"]["request_id"] = json!("AQEinvented");
+}
+
+pub(super) fn id_of_another(world: &mut World) {
+    told(world, "issued")["user"] = json!("eve");
+}
+
+pub(super) fn told_and_gone(world: &mut World) {
+    world.remove(&id("plain"), 5);
+}
+
+pub(super) fn told_anothers(world: &mut World) {
+    told(world, "issued")["body"]["coupon"]["sequence"] = json!(7);
+}
+
+pub(super) fn told_sold_out(world: &mut World) {
+    told(world, "issued")["body"]["status"] = json!("rejected");
+    let line = world.answers.iter_mut().find(|line| line["body"]["status"] == "rejected");
+    if let Some(line) = line {
+        line["body"]["reason"] = json!("sold_out");
+    }
+}
+
+pub(super) fn told_issued(world: &mut World) {
+    let coupon = told(world, "issued")["body"]["coupon"].clone();
+    let rejected = told(world, "rejected");
+    rejected["body"]["status"] = json!("issued");
+    rejected["body"]["coupon"] = coupon;
+}
+
+pub(super) fn told_reason(world: &mut World) {
+    told(world, "rejected")["body"]["reason"] = json!("paused");
+}
+
+pub(super) fn told_code(world: &mut World) {
+    told(world, "issued")["body"]["coupon"]["code"] = json!("ANOTHER");
+}
+
+pub(super) fn told_two(world: &mut World) {
+    let mut again = told(world, "rejected").clone();
+    again["body"]["reason"] = json!("closed");
+    world.answers.push(again);
+}
+
+pub(super) fn told_two_for_key(world: &mut World) {
+    let keyed = world
+        .answers
+        .iter_mut()
+        .find(|line| line["body"]["status"] == "issued" && !line["key"].is_null());
+    if let Some(line) = keyed {
+        let mut again = line.clone();
+        let sequence = again["body"]["coupon"]["sequence"].as_u64().unwrap_or(0);
+        again["body"]["coupon"]["sequence"] = json!(sequence + 1);
+        world.answers.push(again);
+    }
+}
+
+pub(super) fn told_and_lost(world: &mut World) {
+    let id = sealed(world, &id("plain"), &user("eve"), 1_000_000);
+    told(world, "pending")["body"]["request_id"] = json!(id);
+    told(world, "pending")["user"] = json!("eve");
+}
+
+pub(super) fn told_undecided(world: &mut World) {
+    let campaign = id("never-defined");
+    let partition = world.codec.partition_of(&campaign);
+    let of_it = |key: &[u8]| key == campaign.as_str().as_bytes();
+    let records = &world.logs[partition as usize].records;
+    let offset = records.iter().find(|(_, record)| of_it(&record.key)).map(|(offset, _)| *offset);
+    let id = sealed(world, &campaign, &user("eve"), offset.unwrap_or(0));
+    let line = told(world, "pending");
+    line["body"]["request_id"] = json!(id);
+    line["user"] = json!("eve");
+    line["campaign"] = json!(campaign);
+}

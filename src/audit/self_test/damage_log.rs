@@ -1,0 +1,123 @@
+//! Damage to log, progress and holds.
+
+use super::{
+    good::{id, set_progress},
+    world::{Log, PARTITIONS, World},
+};
+use crate::domain::{
+    ids::{Offset, Partition},
+    rows::HoldState,
+};
+
+fn home(world: &World, campaign: &str) -> Partition {
+    world.codec.partition_of(&id(campaign))
+}
+
+fn log_of<'a>(world: &'a mut World, campaign: &str) -> &'a mut Log {
+    let partition = home(world, campaign);
+    &mut world.logs[partition as usize]
+}
+
+/// The request that a coupon in the middle of "plain" was issued to.
+fn issued(world: &World) -> Offset {
+    world.coupons[&(id("plain"), 5)].position.offset
+}
+
+pub(super) fn hold_lost(world: &mut World) {
+    world.holds.clear();
+}
+
+pub(super) fn hold_closed_early(world: &mut World) {
+    let next = world.progress[&home(world, "held")].next;
+    for hold in &mut world.holds {
+        hold.state = HoldState::Closed;
+        hold.until = next;
+    }
+}
+
+pub(super) fn hold_closed_above(world: &mut World) {
+    for hold in &mut world.holds {
+        hold.until += 1_000;
+    }
+}
+
+pub(super) fn hold_elsewhere(world: &mut World) {
+    for hold in &mut world.holds {
+        hold.partition = (hold.partition + 1) % PARTITIONS;
+    }
+}
+
+pub(super) fn held_start_lost(world: &mut World) {
+    let from = world.holds.first().map_or(0, |hold| hold.from);
+    let log = log_of(world, "held");
+    log.records.retain(|offset, _| *offset > from);
+    log.low = from + 1;
+}
+
+pub(super) fn tail_lost(world: &mut World) {
+    let log = log_of(world, "plain");
+    log.high -= 20;
+    let high = log.high;
+    log.records.retain(|offset, _| *offset < high);
+}
+
+pub(super) fn recreated(world: &mut World) {
+    *log_of(world, "plain") = Log::default();
+}
+
+pub(super) fn start_lost(world: &mut World) {
+    let low = world.progress[&home(world, "plain")].next + 5;
+    let log = log_of(world, "plain");
+    log.records.retain(|offset, _| *offset >= low);
+    log.low = low;
+}
+
+pub(super) fn last_rewritten(world: &mut World) {
+    let log = log_of(world, "plain");
+    if let Some(mut last) = log.records.last_entry() {
+        last.get_mut().value.push(b' ');
+    }
+}
+
+pub(super) fn record_rewritten(world: &mut World) {
+    let offset = issued(world);
+    if let Some(record) = log_of(world, "plain").records.get_mut(&offset) {
+        // As a foreign producer would have written it: no MAC to betray it.
+        record.value =
+            br#"{"v":1,"type":"request","campaign_id":"plain","user_id":"eve"}"#.to_vec();
+        record.mac = None;
+    }
+}
+
+pub(super) fn record_lost(world: &mut World) {
+    let offset = issued(world);
+    log_of(world, "plain").records.remove(&offset);
+}
+
+pub(super) fn control_forged(world: &mut World) {
+    let second = world.versions.keys().filter(|(of, _)| *of == id("amended")).nth(1);
+    let offset = second.map_or(0, |(_, offset)| *offset);
+    if let Some(record) = log_of(world, "amended").records.get_mut(&offset) {
+        record.mac = None;
+    }
+}
+
+pub(super) fn times_shifted(world: &mut World) {
+    for record in log_of(world, "plain").records.values_mut() {
+        record.time.0 += 1;
+    }
+}
+
+pub(super) fn progress_of_another(world: &mut World) {
+    if let Some(progress) = world.progress.get_mut(&0) {
+        progress.log_epoch = 2;
+    }
+}
+
+pub(super) fn progress_names_other(world: &mut World) {
+    let (partition, right) = (home(world, "plain"), world.progress[&home(world, "plain")].next);
+    set_progress(world, partition, right / 2);
+    if let Some(progress) = world.progress.get_mut(&partition) {
+        progress.next = right;
+    }
+}

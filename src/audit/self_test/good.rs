@@ -1,0 +1,447 @@
+//! Good data: worlds that the product's own fold made, in every shape that a sound instance has.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::world::{PARTITIONS, World};
+use crate::{
+    answer::request_id::{RequestContent, RequestIds},
+    domain::{
+        answer::{Answer, CouponFace},
+        campaign::{At, Campaign},
+        code::CodeFormat,
+        definition::{Amendment, Terms},
+        ids::{CampaignId, IdempotencyKey, Offset, Partition, Position, Timestamp, UserId},
+        record::{Change, Control, Record, Request},
+        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
+    },
+    log::LogRecord,
+    partition::{
+        fold::{Batch, Folder},
+        recovery::{Expectations, Recovered},
+    },
+};
+
+/// Campaigns of every world.
+pub(super) const CAMPAIGNS: [&str; 6] = ["plain", "amended", "steered", "keyed", "coded", "held"];
+
+/// The record time of the first record.
+const START: i64 = 1_800_000_000_000;
+
+/// Rounds of records.
+const ROUNDS: u64 = 90;
+
+/// A shape of good data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Good {
+    /// Everything settled; the campaigns sell out, are amended, paused, resumed, closed; with
+    /// limits above 1, windows, idempotency keys, code formats, refused controls, dead letters.
+    Settled,
+    /// Progress behind the end of the log, rows above it there in part.
+    Behind,
+    /// A hold in force: its campaign's rows end at it.
+    Held,
+    /// A hold that was closed and reaches up to progress.
+    HoldClosed,
+    /// A hold that was closed short of progress, and nothing decided above.
+    HoldShort,
+    /// The start of the log is gone.
+    Trimmed,
+    /// Nothing but an instance.
+    Empty,
+}
+
+impl Good {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Settled,
+        Self::Behind,
+        Self::Held,
+        Self::HoldClosed,
+        Self::HoldShort,
+        Self::Trimmed,
+        Self::Empty,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Behind => "progress behind",
+            Self::Held => "hold in force",
+            Self::HoldClosed => "hold closed",
+            Self::HoldShort => "hold closed short of progress",
+            Self::Trimmed => "start of the log gone",
+            Self::Empty => "empty",
+        }
+    }
+
+    /// Makes such a world.
+    pub(super) fn make(self) -> World {
+        if self == Self::Empty {
+            return World::new();
+        }
+        let mut world = Maker::new().made();
+        match self {
+            Self::Settled | Self::Empty => {}
+            Self::Behind => behind(&mut world),
+            Self::Held => hold(&mut world, HoldState::Open),
+            Self::HoldClosed => close_hold(&mut world),
+            Self::HoldShort => hold(&mut world, HoldState::Closed),
+            Self::Trimmed => trim(&mut world),
+        }
+        world
+    }
+}
+
+pub(super) fn id(name: &str) -> CampaignId {
+    CampaignId::parse(name).expect("a fixed id is valid")
+}
+
+pub(super) fn user(name: &str) -> UserId {
+    UserId::parse(name).expect("a fixed id is valid")
+}
+
+/// Makes a world record by record, as one owner would.
+struct Maker {
+    world: World,
+    ids: RequestIds,
+    folders: BTreeMap<CampaignId, Folder>,
+    time: i64,
+    dice: u64,
+}
+
+impl Maker {
+    fn new() -> Self {
+        let world = World::new();
+        let ids = RequestIds::new(world.keys.clone(), &world.layout.instance);
+        Self { world, ids, folders: BTreeMap::new(), time: START, dice: 7 }
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+        (self.dice >> 33) % sides
+    }
+
+    fn made(mut self) -> World {
+        self.dead_letters();
+        for campaign in CAMPAIGNS {
+            self.define(campaign);
+        }
+        for round in 0..ROUNDS {
+            for campaign in CAMPAIGNS {
+                let number = self.roll(60);
+                let key = (campaign == "keyed" && !number.is_multiple_of(3))
+                    .then(|| format!("k-{}", number % 7));
+                self.ask(campaign, &format!("user-{number}"), key.as_deref());
+            }
+            self.steer(round);
+            if round % 16 == 3 {
+                self.dead_letters();
+            }
+        }
+        self.settle();
+        self.world
+    }
+
+    fn define(&mut self, campaign: &str) {
+        let code = match campaign {
+            "coded" => CodeFormat::with(Some("X-".into()), Some(40), Some("0123456789".into())),
+            _ => CodeFormat::default(),
+        };
+        let terms = Terms {
+            quota: if ["coded", "steered"].contains(&campaign) { 100 } else { 25 },
+            per_user_limit: if campaign == "keyed" { 3 } else { 1 },
+            opens_at: (campaign == "steered").then_some(Timestamp(START + 1_000)),
+            closes_at: None,
+            code,
+        };
+        self.control(campaign, Change::Defined { terms });
+    }
+
+    fn steer(&mut self, round: u64) {
+        let quota = |quota| Change::Amended {
+            amendment: Amendment { quota: Some(quota), ..Amendment::default() },
+        };
+        let limit = |limit| Change::Amended {
+            amendment: Amendment { per_user_limit: Some(limit), ..Amendment::default() },
+        };
+        match round {
+            20 => self.control("steered", Change::Paused),
+            25 => self.control("steered", Change::Resumed),
+            40 => {
+                let amendment = Amendment {
+                    closes_at: Some(Some(Timestamp(self.time + 500))),
+                    ..Amendment::default()
+                };
+                self.control("steered", Change::Amended { amendment });
+            }
+            60 => {
+                let amendment = Amendment { closes_at: Some(None), ..Amendment::default() };
+                self.control("steered", Change::Amended { amendment });
+            }
+            75 | 76 => self.control("steered", Change::Closed),
+            77 => self.control("steered", Change::Resumed),
+            // Sold out by then: refused, raised, raised once more, its limit raised and lowered.
+            45 => self.control("amended", quota(10)),
+            50 => self.control("amended", quota(35)),
+            55 => self.control("amended", limit(4)),
+            65 => self.control("amended", quota(60)),
+            80 => self.control("amended", limit(1)),
+            30 => self.stale("amended"),
+            _ => {}
+        }
+    }
+
+    fn control(&mut self, campaign: &str, change: Change) {
+        let campaign = id(campaign);
+        let based_on = self.folders.get(&campaign).and_then(|folder| folder.campaign().version());
+        self.record(Record::Control(Control { campaign, based_on, change }));
+    }
+
+    /// A control record made from a definition that was never in effect.
+    fn stale(&mut self, campaign: &str) {
+        let (based_on, change) = (Some(u64::MAX / 4), Change::Closed);
+        self.record(Record::Control(Control { campaign: id(campaign), based_on, change }));
+    }
+
+    fn ask(&mut self, campaign: &str, name: &str, key: Option<&str>) {
+        let idempotency_key =
+            key.map(|key| IdempotencyKey::parse(key).expect("a fixed key is valid"));
+        let request = Request { campaign: id(campaign), user: user(name), idempotency_key };
+        self.record(Record::Request(request));
+    }
+
+    /// Records that nobody decides: not JSON, forged, of another partition, of no campaign.
+    fn dead_letters(&mut self) {
+        let at = self.time;
+        for partition in 0..PARTITIONS {
+            self.append(partition, b"plain", b"{not json".to_vec(), None);
+            let forged = br#"{"v":1,"campaign_id":"plain","type":"closed"}"#.to_vec();
+            self.append(partition, b"plain", forged, None);
+            let foreign = (self.world.codec.partition_of(&id("plain")) + 1) % PARTITIONS;
+            let asks = br#"{"v":1,"type":"request","campaign_id":"plain","user_id":"eve"}"#;
+            self.append(foreign, b"plain", asks.to_vec(), None);
+        }
+        self.ask("never-defined", &format!("user-{at}"), None);
+    }
+
+    /// Appends a record, folds it and keeps what it came to.
+    fn record(&mut self, record: Record) {
+        let (partition, new) = self.world.codec.encode(&record);
+        let key = new.campaign.as_str().as_bytes().to_vec();
+        let at = self.append(partition, &key, new.value, Some(new.mac));
+        let campaign = record.campaign().clone();
+        let keys = self.world.keys.clone();
+        let folder = self.folders.entry(campaign.clone()).or_insert_with(|| {
+            let campaign = Campaign::new(campaign.clone(), 1, partition, keys.clone());
+            let recovered = Recovered { campaign, expectations: Expectations::default() };
+            Folder::new(recovered, keys, 1)
+        });
+        let batch = Batch { records: vec![(at, record.clone())], passed: at.offset + 1 };
+        let folded = folder.fold(batch);
+        for version in folded.versions {
+            self.world.put_version(version);
+        }
+        for coupon in folded.coupons {
+            self.world.put(coupon);
+        }
+        let answer = folded.settled.first().map(|settled| &settled.answer);
+        if let Record::Request(request) = &record {
+            self.tell(partition, at, request, answer);
+        }
+    }
+
+    fn append(
+        &mut self,
+        partition: Partition,
+        key: &[u8],
+        value: Vec<u8>,
+        mac: Option<Vec<u8>>,
+    ) -> At {
+        self.time += 11;
+        let hole = self.roll(5) / 4;
+        let log = &mut self.world.logs[partition as usize];
+        let (offset, time) = (log.high + hole, Timestamp(self.time));
+        log.records.insert(offset, LogRecord { offset, time, key: key.to_vec(), value, mac });
+        log.high = offset + 1;
+        At { offset, time }
+    }
+
+    /// What the client of a request is told: pending, and then the decision.
+    fn tell(&mut self, partition: Partition, at: At, request: &Request, answer: Option<&Answer>) {
+        let Some(answer) = answer else { return };
+        let key = request.idempotency_key.as_ref();
+        let content = RequestContent {
+            position: Position { log_epoch: 1, partition, offset: at.offset },
+            time: at.time,
+            campaign: request.campaign.clone(),
+            user: request.user.clone(),
+            key_digest: key.map(|key| self.world.keys.key_digest(&request.user, key).to_le_bytes()),
+        };
+        let request_id = self.ids.seal(&content);
+        let pending = json!({ "request_id": request_id, "status": "pending" });
+        self.world.answers.push(line(request, 202, pending));
+        if let Some(decision) = decision(&request_id, answer) {
+            self.world.answers.push(line(request, 200, decision));
+        }
+    }
+
+    /// Marks and progress at the end of the log, as the owner writes them.
+    fn settle(&mut self) {
+        for partition in 0..PARTITIONS {
+            let high = self.world.logs[partition as usize].high;
+            set_progress(&mut self.world, partition, high);
+        }
+        for (campaign, folder) in &self.folders {
+            let issued = folder.campaign().issued();
+            let partition = self.world.codec.partition_of(campaign);
+            let offset = self.world.logs[partition as usize].high;
+            if issued > 0 {
+                let mark = Mark { campaign: campaign.clone(), offset, issued };
+                self.world.marks.insert(campaign.clone(), mark);
+            }
+        }
+    }
+}
+
+fn decision(request_id: &str, answer: &Answer) -> Option<Value> {
+    let coupon = |face: &CouponFace| {
+        let issued_at = time(face.issued_at);
+        json!({ "sequence": face.sequence, "code": face.code, "issued_at": issued_at })
+    };
+    Some(match answer {
+        Answer::Issued { coupon: face } => {
+            json!({ "request_id": request_id, "status": "issued", "coupon": coupon(face) })
+        }
+        Answer::AlreadyIssued { coupon: face } => {
+            json!({ "request_id": request_id, "status": "already_issued", "coupon": coupon(face) })
+        }
+        Answer::Rejected { reason } => {
+            json!({ "request_id": request_id, "status": "rejected", "reason": reason.name() })
+        }
+        Answer::Accepted | Answer::Refused { .. } => return None,
+    })
+}
+
+fn time(time: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(time.0).map_or_else(|_| String::new(), |at| at.to_string())
+}
+
+fn line(request: &Request, status: u16, body: Value) -> Value {
+    let mut line = json!({
+        "time": "2027-01-15T08:00:00.000Z",
+        "user": request.user,
+        "campaign": request.campaign,
+        "status": status,
+        "body": body,
+    });
+    if let Some(key) = &request.idempotency_key {
+        line["key"] = json!(key);
+    }
+    line
+}
+
+/// Sets progress to `next` with the last record below it.
+pub(super) fn set_progress(world: &mut World, partition: Partition, next: Offset) {
+    let last = world.logs[partition as usize].records.range(..next).next_back();
+    let last = last.map(|(offset, record)| LastRecord {
+        offset: *offset,
+        digest: world.keys.record_digest(&record.key, &record.value),
+    });
+    world.progress.insert(partition, Progress { partition, log_epoch: 1, next, last });
+}
+
+/// Progress two thirds up the log; of the rows above it, each third one is not there yet.
+fn behind(world: &mut World) {
+    for partition in 0..PARTITIONS {
+        let next = world.logs[partition as usize].high * 2 / 3;
+        set_progress(world, partition, next);
+        let above = world.coupons.values().filter(|coupon| {
+            coupon.position.partition == partition && coupon.position.offset >= next
+        });
+        let missing: Vec<_> =
+            above.step_by(3).map(|coupon| (coupon.campaign.clone(), coupon.sequence)).collect();
+        for (campaign, sequence) in missing {
+            world.remove(&campaign, sequence);
+        }
+    }
+    for campaign in CAMPAIGNS.map(id) {
+        mark_at_progress(world, &campaign);
+    }
+}
+
+fn mark_at_progress(world: &mut World, campaign: &CampaignId) {
+    let offset = world.progress[&world.codec.partition_of(campaign)].next;
+    set_mark(world, campaign, offset);
+}
+
+fn set_mark(world: &mut World, campaign: &CampaignId, offset: Offset) {
+    let below = world
+        .coupons
+        .values()
+        .filter(|coupon| coupon.campaign == *campaign && coupon.position.offset < offset);
+    let issued = below.map(|coupon| coupon.sequence).max().unwrap_or(0);
+    let mark = Mark { campaign: campaign.clone(), offset, issued };
+    world.marks.insert(campaign.clone(), mark);
+}
+
+/// The twelfth coupon of "held" is where its hold begins; what is above is not stored.
+fn hold(world: &mut World, state: HoldState) {
+    let campaign = id("held");
+    let from = world.coupons[&(campaign.clone(), 12)].position.offset;
+    let above: Vec<_> = world
+        .coupons
+        .values()
+        .filter(|coupon| coupon.campaign == campaign && coupon.position.offset >= from)
+        .map(|coupon| coupon.sequence)
+        .collect();
+    for sequence in above {
+        world.remove(&campaign, sequence);
+    }
+    let lost: Vec<_> =
+        world.answers.iter().filter(|line| line["campaign"] == "held").cloned().collect();
+    world.answers.retain(|line| line["campaign"] != "held" || line["status"] == 202);
+    // Of those that were decided below the hold, clients were told.
+    let below =
+        |line: &&Value| line["body"]["coupon"]["sequence"].as_u64().is_some_and(|it| it < 12);
+    let told = lost.iter().filter(below).filter(|line| line["body"]["status"] == "issued");
+    world.answers.extend(told.cloned());
+    set_mark(world, &campaign, from);
+    let until = if state == HoldState::Closed { from } else { 0 };
+    world.holds.push(one_hold(world, &campaign, from, state, until));
+}
+
+fn close_hold(world: &mut World) {
+    let campaign = id("held");
+    let from = world.coupons[&(campaign.clone(), 12)].position.offset;
+    let until = world.progress[&world.codec.partition_of(&campaign)].next;
+    world.holds.push(one_hold(world, &campaign, from, HoldState::Closed, until));
+}
+
+fn one_hold(
+    world: &World,
+    campaign: &CampaignId,
+    from: Offset,
+    state: HoldState,
+    until: Offset,
+) -> Hold {
+    Hold {
+        campaign: campaign.clone(),
+        partition: world.codec.partition_of(campaign),
+        from,
+        number: 1,
+        kind: HoldKind::Failure,
+        reason: "a bug, as this world wants it".to_owned(),
+        state,
+        until,
+    }
+}
+
+/// The first half of each partition is gone.
+fn trim(world: &mut World) {
+    for log in &mut world.logs {
+        let low = log.records.keys().nth(log.records.len() / 2).copied().unwrap_or(0);
+        log.records.retain(|offset, _| *offset >= low);
+        log.low = low;
+    }
+}

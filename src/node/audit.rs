@@ -1,0 +1,185 @@
+//! The adapters of an audit: as a node's, but nothing is made, joined or written.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{ServeError, embedded::SECRET_FILE};
+use crate::{
+    audit::{self, AuditError, Audited, Meter, Report},
+    clock::SystemClock,
+    config::{Config, Mode},
+    domain::keys::Keys,
+    embedded::{EmbeddedDatabase, FolderError, OpenError, kept_secret},
+    log::{codec::FORMAT, embedded::EmbeddedLog, kafka::KafkaLog},
+    store::{
+        Layout, StoreInspection,
+        cql::{self, ConnectError},
+        embedded::EmbeddedStore,
+    },
+};
+
+/// Why there was no audit.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditFailure {
+    /// What is to be audited could not be opened.
+    #[error(transparent)]
+    Open(#[from] ServeError),
+    /// It could not be read.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+impl AuditFailure {
+    /// The process's exit code: 2 where something must be changed first, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Open(error) => error.exit_code(),
+            Self::Audit(error) => error.exit_code(),
+        }
+    }
+}
+
+/// Audits what a node with this configuration would run on. `answers` is a file of what clients
+/// were told.
+///
+/// # Errors
+/// [`AuditFailure`]: no audit could be made. What is wrong is in the report.
+pub async fn audit(
+    config: &Config,
+    answers: Option<PathBuf>,
+    meter: Arc<Meter>,
+) -> Result<Report, AuditFailure> {
+    let answers = answers.as_deref().map(open_answers).transpose()?;
+    match config.mode {
+        Mode::Embedded => {
+            let (audited, database) = embedded(config).await?;
+            let report = audit::audit(audited, answers, meter).await;
+            database.close().await;
+            Ok(report?)
+        }
+        Mode::Distributed => {
+            let (audited, log) = distributed(config).await?;
+            let report = audit::audit(audited, answers, meter).await;
+            drop(log);
+            Ok(report?)
+        }
+    }
+}
+
+fn open_answers(path: &Path) -> Result<Box<dyn BufRead + Send>, ServeError> {
+    let file = File::open(path).map_err(|error| {
+        ServeError::unfit(
+            format!("the answers in {} can't be opened: {error}", path.display()),
+            "name a file with one answer a line",
+        )
+    })?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// Log and store of a stopped embedded node.
+async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), ServeError> {
+    let folder = &config.embedded.dir;
+    let nothing = || {
+        ServeError::unfit(
+            format!("no node ever ran on the data folder {}", folder.display()),
+            "set embedded.dir to the folder of the node to be audited",
+        )
+    };
+    if !EmbeddedDatabase::is_in(folder) {
+        return Err(nothing());
+    }
+    let settings = config.embedded.clone();
+    let open = move || EmbeddedDatabase::open(&settings, Arc::new(SystemClock));
+    let database = tokio::task::spawn_blocking(open)
+        .await
+        .map_err(|error| ServeError::failed("opening the data folder", error))?
+        .map_err(|error| match error {
+            OpenError::Folder(error @ FolderError::InUse { .. }) => {
+                let operation = "a node is running on the data folder: stop it first, or audit a \
+                                 copy that was made while it was stopped";
+                ServeError::failed(operation, error)
+            }
+            error => ServeError::failed("opening the data folder", error),
+        })?;
+    let store = Arc::new(EmbeddedStore::new(database.clone()));
+    let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
+    if layout.partitions != config.embedded.partitions {
+        let (ours, wanted) = (config.embedded.partitions, layout.partitions);
+        return Err(ServeError::unfit(
+            format!("embedded.partitions is {ours}, the data folder has {wanted}"),
+            format!("set embedded.partitions to {wanted}"),
+        ));
+    }
+    let secret = match &config.secret {
+        Some(secret) => Some(secret.clone()),
+        None if folder.join(SECRET_FILE).is_file() => Some(
+            kept_secret(folder, SECRET_FILE)
+                .map_err(|error| ServeError::failed("reading the secret", error))?,
+        ),
+        None => None,
+    };
+    let keys = keys_of(&layout, secret)?;
+    let log = Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention));
+    let inspection: Arc<dyn StoreInspection> = store.clone();
+    Ok((Audited { log, store, inspection, layout, keys }, database))
+}
+
+/// Log and store of a distributed instance, stopped or live.
+async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeError> {
+    let nothing = || {
+        ServeError::unfit(
+            format!("no node ever ran on keyspace {}", config.cql.keyspace),
+            "set cql.keyspace and cql.nodes to those of the instance to be audited",
+        )
+    };
+    let store = cql::inspect(&config.cql).await.map_err(|error| match error {
+        ConnectError::Refused(refusal) => {
+            ServeError::unfit(refusal.to_string(), "see the remedy above")
+        }
+        error => ServeError::failed("connecting to the database", error),
+    })?;
+    let store = Arc::new(store.ok_or_else(nothing)?);
+    let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
+    let keys = keys_of(&layout, config.secret.clone())?;
+    let log = KafkaLog::connect(&config.kafka)
+        .await
+        .map_err(|error| ServeError::failed("connecting to kafka", error))?;
+    let log = Arc::new(log);
+    let inspection: Arc<dyn StoreInspection> = store.clone();
+    Ok((Audited { log: log.clone(), store, inspection, layout, keys }, log))
+}
+
+async fn layout_of(inspection: &dyn StoreInspection) -> Result<Option<Layout>, ServeError> {
+    inspection
+        .layout_in_force()
+        .await
+        .map_err(|error| ServeError::failed("reading the instance's layout", error))
+}
+
+fn keys_of(layout: &Layout, secret: Option<String>) -> Result<Arc<Keys>, ServeError> {
+    let remedy = "set secret.key to the instance's secret (these are fingerprints)";
+    let Some(secret) = secret.as_ref().or(layout.secret.as_ref()) else {
+        let found = format!("the instance was created under secret {}", layout.fingerprint);
+        return Err(ServeError::unfit(found, remedy));
+    };
+    let keys = Keys::derive(secret.as_bytes());
+    if keys.fingerprint() != layout.fingerprint {
+        let (found, ours) = (&layout.fingerprint, keys.fingerprint());
+        return Err(ServeError::unfit(
+            format!("the instance was created under secret {found}, secret.key is {ours}"),
+            remedy,
+        ));
+    }
+    if layout.format != FORMAT {
+        return Err(ServeError::unfit(
+            format!("the instance is of format {}", layout.format),
+            "audit it with the binary that it was last used with",
+        ));
+    }
+    Ok(Arc::new(keys))
+}

@@ -1,0 +1,246 @@
+//! The audit of what real embedded nodes left behind: sound, whatever happened to them, and
+//! found out where somebody touched it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use coupond::{
+    actors::supervisor::SupervisorMessage,
+    audit::{Meter, Report},
+    clock::SystemClock,
+    config::{Config, EmbeddedConfig},
+    domain::{
+        coupon::Coupon,
+        ids::{CampaignId, Partition},
+    },
+    embedded::EmbeddedDatabase,
+    log::{RequestLog, embedded::EmbeddedLog, routing},
+    node::{self, Node},
+    store::{CouponStore, Mark, Row, Selection, embedded::EmbeddedStore},
+};
+use futures_util::TryStreamExt;
+use serde_json::{Value, json};
+
+const USERS: usize = 60;
+const QUOTA: u32 = 40;
+
+fn config(folder: &Path) -> Config {
+    let mut config = Config { demo: false, ..Config::default() };
+    config.embedded.dir = folder.join("data");
+    config.embedded.reserve_bytes = 0;
+    config.api.listen = "127.0.0.1:0".parse().expect("an address");
+    config.admin.listen = "127.0.0.1:0".parse().expect("an address");
+    config
+}
+
+fn spring() -> CampaignId {
+    CampaignId::parse("spring").expect("an id")
+}
+
+async fn admin(node: &Node, method: &str, path: &str, body: Value) -> u16 {
+    let url = format!("http://{}/admin/campaigns/{path}", node.admin);
+    let method = method.parse().expect("a method");
+    let request = reqwest::Client::new().request(method, url).bearer_auth(&node.admin_token);
+    let request = if body.is_null() { request } else { request.json(&body) };
+    request.send().await.expect("the node answers").status().as_u16()
+}
+
+/// Asks for a coupon, until the node says what came of it or refuses; gives what clients were
+/// told, a line each.
+async fn ask(node: &Node, campaign: &str, user: &str, key: Option<&str>) -> Vec<Value> {
+    let mut told = Vec::new();
+    let body = json!({ "campaign_id": campaign, "user_id": user });
+    for _ in 0..500 {
+        let url = format!("http://{}/coupon/issue", node.api);
+        let mut request = reqwest::Client::new().post(url).header("prefer", "wait=10").json(&body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let answer = request.send().await.expect("the node answers");
+        let status = answer.status().as_u16();
+        let body: Value = answer.json().await.expect("JSON");
+        told.push(json!({
+            "time": "2026-11-26T12:00:00Z", "user": user, "campaign": campaign, "key": key,
+            "status": status, "body": body,
+        }));
+        if status == 200 || status == 409 {
+            return told;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{user} was never answered: {told:?}");
+}
+
+/// A node on which every user asked, while the campaign was steered and its actor crashed.
+async fn lived(folder: &Path) -> (Config, PathBuf) {
+    let config = config(folder);
+    let node = Node::start(&config).await.expect("it starts");
+    let mut told = Vec::new();
+    for campaign in ["spring", "summer"] {
+        let limit = if campaign == "summer" { 2 } else { 1 };
+        let terms = json!({ "quota": QUOTA, "per_user_limit": limit });
+        assert_eq!(admin(&node, "PUT", campaign, terms).await, 201);
+    }
+    for user in 0..USERS {
+        let name = format!("user-{}", user % 50);
+        told.extend(ask(&node, "spring", &name, None).await);
+        let key = format!("key-{}", user % 7);
+        told.extend(ask(&node, "summer", &name, Some(&key)).await);
+        match user {
+            10 => assert_eq!(admin(&node, "POST", "spring/pause", Value::Null).await, 200),
+            15 => assert_eq!(admin(&node, "POST", "spring/resume", Value::Null).await, 200),
+            20 => node.crash(SupervisorMessage::Crash(spring())),
+            30 => assert_eq!(admin(&node, "PATCH", "spring", json!({ "quota": 41 })).await, 200),
+            45 => node.crash(SupervisorMessage::CrashConsumer(0)),
+            55 => assert_eq!(admin(&node, "POST", "summer/close", Value::Null).await, 200),
+            _ => {}
+        }
+    }
+    node.stop().await;
+    let answers = folder.join("answers.jsonl");
+    let lines: Vec<_> = told.iter().map(Value::to_string).collect();
+    std::fs::write(&answers, lines.join("\n")).expect("it is written");
+    (config, answers)
+}
+
+async fn audit(config: &Config, answers: Option<&Path>) -> Report {
+    let answers = answers.map(Path::to_owned);
+    node::audit(config, answers, Arc::new(Meter::default())).await.expect("it is audited")
+}
+
+fn kinds(report: &Report) -> Vec<&'static str> {
+    report.broken.iter().map(|it| it.kind).collect()
+}
+
+/// The store of a stopped node, to be damaged.
+async fn damage(
+    config: &EmbeddedConfig,
+    damage: impl AsyncFnOnce(&EmbeddedStore, Vec<Coupon>) -> Vec<Row>,
+) {
+    let database = EmbeddedDatabase::open(config, Arc::new(SystemClock)).expect("it opens");
+    let store = EmbeddedStore::new(database.clone());
+    let pages: Vec<_> =
+        store.coupons(&spring(), Selection::All).try_collect().await.expect("it is read");
+    let rows = damage(&store, pages.concat()).await;
+    store.write(&rows).await.expect("it is written");
+    database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_steered_and_crashed_node_leaves_is_sound_and_its_clients_were_told_the_truth() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, answers) = lived(folder.path()).await;
+    let report = audit(&config, Some(&answers)).await;
+    assert!(report.holds() && report.exit_code() == 0, "{}", report.text());
+    let spring = report.campaigns.iter().find(|it| it.campaign == spring()).expect("it is there");
+    assert_eq!((spring.issued, spring.rows, spring.remaining), (41, 41, 0));
+    let counts = report.answers.expect("answers were judged");
+    assert!(counts.decided >= 2 * USERS as u64 - 20, "{counts:?}");
+    for partition in &report.partitions {
+        assert_eq!((partition.from, partition.settled), (0, partition.end), "{partition:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_that_was_on_hold_and_released_is_sound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let node = Node::start(&config).await.expect("it starts");
+    assert_eq!(admin(&node, "PUT", "spring", json!({ "quota": QUOTA })).await, 201);
+    let mut told = ask(&node, "spring", "ada", None).await;
+    let quarantined = async || {
+        let url = format!("http://{}/admin/campaigns/spring", node.admin);
+        let request = reqwest::Client::new().get(url).bearer_auth(&node.admin_token);
+        let body: Value = request.send().await.expect("it answers").json().await.expect("JSON");
+        body["state"] == "quarantined"
+    };
+    for _ in 0..500 {
+        if quarantined().await {
+            break;
+        }
+        node.crash(SupervisorMessage::Crash(spring()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(quarantined().await, "five failures at one position put it on hold");
+    assert_eq!(admin(&node, "POST", "spring/release", Value::Null).await, 200);
+    told.extend(ask(&node, "spring", "ben", None).await);
+    node.stop().await;
+    let report = audit(&config, None).await;
+    assert!(report.holds(), "{}", report.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_start_is_gone_is_judged_from_there_by_the_rows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, answers) = lived(folder.path()).await;
+    let partition = routing::partition_of(&spring(), config.embedded.partitions);
+    trim(&config.embedded, partition).await;
+    let report = audit(&config, Some(&answers)).await;
+    assert!(report.holds(), "{}", report.text());
+    let trimmed = report.partitions.iter().find(|it| it.partition == partition);
+    assert!(trimmed.is_some_and(|it| it.from > 0), "{}", report.text());
+    assert!(report.text().contains("only rows could be judged"), "{}", report.text());
+
+    damage(&config.embedded, async |_, coupons| {
+        let changed = Coupon { user: coupons[0].user.clone(), ..coupons[1].clone() };
+        vec![Row::Coupon(changed)]
+    })
+    .await;
+    let found = kinds(&audit(&config, None).await);
+    assert!(
+        found.contains(&"coupon_altered") && found.contains(&"coupon_beyond_limit"),
+        "{found:?}"
+    );
+}
+
+/// Removes what is settled from the start of a partition's log.
+async fn trim(config: &EmbeddedConfig, partition: Partition) {
+    let database = EmbeddedDatabase::open(config, Arc::new(SystemClock)).expect("it opens");
+    let store = EmbeddedStore::new(database.clone());
+    let progress = store.partition(partition).await.expect("it is read").progress;
+    let next = progress.expect("it made progress").next;
+    let log = EmbeddedLog::new(database.clone(), Duration::ZERO);
+    log.settled(partition, next, None).await.expect("it is trimmed");
+    database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_behind_a_nodes_back_is_found() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, answers) = lived(folder.path()).await;
+    damage(&config.embedded, async |_, coupons| {
+        let mut more = coupons.last().expect("coupons").clone();
+        more.sequence += 1;
+        let changed = Coupon { code: "ANOTHER".into(), ..coupons[3].clone() };
+        let mark = Mark { campaign: spring(), offset: 1_000_000, issued: 99 };
+        vec![Row::Coupon(more), Row::Coupon(changed), Row::Mark(mark)]
+    })
+    .await;
+    let report = audit(&config, Some(&answers)).await;
+    let found = kinds(&report);
+    for kind in ["coupon_altered", "mark_beyond_log", "answer_coupon"] {
+        assert!(found.contains(&kind), "{kind} was not found: {}", report.text());
+    }
+    assert_eq!(report.exit_code(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_a_node_holds_or_that_holds_nothing_is_not_audited() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let refused = async || {
+        let audit = node::audit(&config, None, Arc::new(Meter::default())).await;
+        let error = audit.expect_err("there is nothing to be audited");
+        (error.exit_code(), error.to_string())
+    };
+    let (code, text) = refused().await;
+    assert!(code == 2 && text.contains("no node ever ran"), "{code} {text}");
+    assert!(!config.embedded.dir.exists(), "an audit makes nothing");
+    let node = Node::start(&config).await.expect("it starts");
+    let (code, text) = refused().await;
+    assert!(code == 1 && text.contains("a node is running"), "{code} {text}");
+    node.stop().await;
+}
