@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 /// A batch is made on one thread and let go of on another, which the system's allocator does
-/// with a lock and much searching: its unit tests use the one of the library that they test.
+/// with a lock and much searching. Unit tests are linked with the library itself, which has it.
 #[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
