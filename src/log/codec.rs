@@ -1,6 +1,7 @@
 //! Bytes ↔ records: JSON that a person can read in a Kafka UI, versioned, with a MAC on whatever
 //! coupond writes itself.
 
+use crate::planted;
 use serde::{Deserialize, Serialize};
 
 use super::{LogRecord, NewRecord, RECORD_BYTES_MAX, routing};
@@ -128,7 +129,10 @@ impl Codec {
                 r#type: RequestType::Request,
                 campaign_id: request.campaign.clone(),
                 user_id: request.user.clone(),
-                idempotency_key: request.idempotency_key.clone(),
+                idempotency_key: request
+                    .idempotency_key
+                    .clone()
+                    .filter(|_| !planted!(KeyNotEncoded)),
             }),
             Record::Control(control) => json(&ControlBody {
                 v: FORMAT,
@@ -168,14 +172,14 @@ impl Codec {
         let envelope: Envelope =
             serde_json::from_slice(&record.value).map_err(|_| DeadLetterReason::Malformed)?;
         if envelope.v > FORMAT {
-            return match authentic {
+            return match authentic && !planted!(NewerSkipped) {
                 true => Ok(Decoded::Newer { version: envelope.v }),
                 false => Err(DeadLetterReason::Forged),
             };
         }
         let decoded = if envelope.r#type == "request" {
             decode_request(&record.value)?
-        } else if authentic {
+        } else if authentic || planted!(ForgedTaken) {
             decode_control(&record.value)?
         } else {
             return Err(DeadLetterReason::Forged);
@@ -187,7 +191,7 @@ impl Codec {
         if record.key != campaign.as_str().as_bytes() {
             return Err(DeadLetterReason::WrongKey);
         }
-        if self.partition_of(campaign) != partition {
+        if self.partition_of(campaign) != partition && !planted!(ForeignPartitionTaken) {
             return Err(DeadLetterReason::ForeignPartition);
         }
         if !record.time.is_representable() {

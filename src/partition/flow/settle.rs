@@ -13,6 +13,7 @@ use crate::domain::{
     ids::{CampaignId, Offset},
     rows::{Hold, HoldState, Mark, Progress},
 };
+use crate::planted;
 
 impl Flow {
     pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
@@ -40,6 +41,10 @@ impl Flow {
             }
             lane.stored += 1;
             let Some(decision) = told.decision else {
+                if planted!(UndefinedForgotten) {
+                    self.acks.done(told.offset);
+                    continue;
+                }
                 if told.offset >= self.acks.watermark() && self.letters.insert(told.offset) {
                     effects.push(Effect::DeadLetter(told.offset));
                 }
@@ -61,6 +66,10 @@ impl Flow {
         lane.replaying = false;
         for told in told {
             effects.extend(told.decision.map(Effect::Count));
+            // Passed under the hold, it was not kept as a dead letter then.
+            if told.decision.is_none() && self.letters.insert(told.offset) {
+                effects.push(Effect::DeadLetter(told.offset));
+            }
             lane.replayed_issued = told.issued.or(lane.replayed_issued);
         }
         effects.push(Effect::ReplayOn { campaign: campaign.clone(), met: lane.met });
@@ -131,7 +140,7 @@ impl Flow {
         let mut holds = Vec::new();
         for campaign in &self.occupied {
             let issued = self.lanes.get_mut(campaign).and_then(|lane| lane.mark(watermark));
-            if let Some(issued) = issued {
+            if let Some(issued) = issued.filter(|_| !planted!(MarkNotWritten)) {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
             }
         }
