@@ -1,6 +1,7 @@
 //! DESIGN rule 11: what a node knows of a campaign from its last read of the store, which
 //! requests it may refuse by that, and how a view shows it.
 
+use crate::planted;
 use std::time::Duration;
 
 use super::Moment;
@@ -167,7 +168,7 @@ impl EdgeState {
     /// Whether the state is young enough to refuse by.
     #[must_use]
     pub fn is_fresh(&self, now: Moment) -> bool {
-        self.age(now) <= EDGE_AGE_MAX
+        self.age(now) <= EDGE_AGE_MAX || planted!(EdgeStateTooOld)
     }
 
     /// Coupons issued, as far as the read tells: never more than there are.
@@ -181,7 +182,7 @@ impl EdgeState {
     #[must_use]
     pub fn knows_version_at(&self, offset: Offset) -> bool {
         let first = self.versions.first();
-        offset <= self.decided_below(self.stored_below)
+        (offset <= self.decided_below(self.stored_below) || planted!(OldVersionAnswers))
             && first.is_some_and(|version| version.position.offset < offset)
     }
 
@@ -219,10 +220,11 @@ impl EdgeState {
     ) -> Option<Reason> {
         let definition = self.definition()?;
         let known_rules = definition.rules_version == RULES_VERSION;
-        if has_key || !known_rules || !self.is_fresh(now) {
+        if has_key && !planted!(EdgeRefusesKeyed) || !known_rules || !self.is_fresh(now) {
             return None;
         }
         let margin = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
+        let margin = if planted!(MarginIgnored) { 0 } else { margin };
         let surely_past = Timestamp(wall.0.saturating_sub(margin));
         let surely_before = Timestamp(wall.0.saturating_add(margin));
         if definition.is_closed_at(surely_past) {
@@ -257,7 +259,8 @@ impl EdgeState {
         } else {
             CampaignState::Open
         };
-        let as_of = self.decided_below(self.progress.max(self.mark.0));
+        let ahead = if planted!(ViewAhead) { 40 } else { 0 };
+        let as_of = self.decided_below(self.progress.max(self.mark.0) + ahead);
         Some(Figures { state, issued, remaining, as_of })
     }
 

@@ -10,6 +10,7 @@ use crate::domain::{
     ids::Position,
     record::{Change, Control},
 };
+use crate::planted;
 
 /// The answer to a request, with the coupon that it tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub fn answer_at<'a>(
     }
     let held = || {
         coupons.iter().filter(|coupon| {
-            coupon.position < request.position
+            (coupon.position < request.position || planted!(LaterCouponsCount))
                 && coupon.user == request.user
                 && coupon.campaign == request.campaign
         })
@@ -68,7 +69,7 @@ pub fn answer_at<'a>(
     let repeated = request
         .key_digest
         .and_then(|digest| held().find(|coupon| coupon.key_digest == Some(digest)));
-    if let Some(coupon) = repeated {
+    if let Some(coupon) = repeated.filter(|_| !planted!(KeyUnansweredFromRows)) {
         return Answered::Issued(coupon);
     }
     let latest = held().max_by_key(|coupon| coupon.sequence);
@@ -114,7 +115,10 @@ pub fn in_effect_at(
     position: Position,
     versions: &[DefinitionVersion],
 ) -> Option<&DefinitionVersion> {
-    versions.iter().filter(|version| version.position < position).max_by_key(|at| at.position)
+    versions
+        .iter()
+        .filter(|version| version.position < position || planted!(LatestVersionAnswers))
+        .max_by_key(|at| at.position)
 }
 
 /// Why `change` of `definition` was refused, given that it was.

@@ -6,6 +6,7 @@
 //! so an id of another instance opens nowhere else even under the same secret. The nonce is a MAC
 //! of the position, which makes an id a function of what it names: the same request has one id.
 
+use crate::planted;
 use aes_gcm_siv::{
     Aes256GcmSiv, KeyInit, Nonce,
     aead::{Aead, Payload},
@@ -143,10 +144,10 @@ fn decode(plain: &[u8]) -> Option<RequestContent> {
             partition: u32::from_le_bytes(*partition),
             offset: u64::from_le_bytes(*offset),
         },
-        time: Timestamp(i64::from_le_bytes(*time)),
+        time: Timestamp(if planted!(RequestIdLosesTime) { 0 } else { i64::from_le_bytes(*time) }),
         campaign: CampaignId::parse(std::str::from_utf8(campaign).ok()?).ok()?,
         user: UserId::parse(std::str::from_utf8(user).ok()?).ok()?,
-        key_digest,
+        key_digest: key_digest.filter(|_| !planted!(RequestIdLosesKey)),
     })
 }
 

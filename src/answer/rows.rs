@@ -14,6 +14,7 @@ use crate::domain::{
     record::Control,
     rows::PartitionRows,
 };
+use crate::planted;
 
 /// The first offset of a partition that is not settled, by durable progress.
 #[must_use]
@@ -30,9 +31,10 @@ pub fn is_settled(
     campaign: &CampaignId,
     offset: Offset,
 ) -> bool {
-    let held =
-        rows.holds.iter().any(|hold| hold.campaign == *campaign && hold.unsettled_from() <= offset);
-    offset < progress(rows, log_epoch) && !held
+    let held = rows.holds.iter().any(|hold| {
+        hold.campaign == *campaign && hold.unsettled_from() <= offset && !planted!(HoldNotRead)
+    });
+    (offset < progress(rows, log_epoch) || planted!(MissingRowAboveProgress)) && !held
 }
 
 /// What rows say of a request.

@@ -171,6 +171,10 @@ pub(super) struct SimulateArguments {
     /// Print everything that happens
     #[arg(long)]
     pub(super) trace: bool,
+    /// Plant one bug after the other, and print which invariant caught it, after how many seeds
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long)]
+    pub(super) planted: bool,
     /// Go on after a broken invariant, and count what breaks
     #[arg(long)]
     pub(super) keep_going: bool,

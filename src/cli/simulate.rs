@@ -48,6 +48,10 @@ pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
         return Ok(Done::with(lines.collect::<String>()));
     }
     let kinds = kinds(arguments.faults.as_deref())?;
+    #[cfg(feature = "planted-bugs")]
+    if arguments.planted {
+        return Ok(planted(arguments, &kinds));
+    }
     // Panics are violations here, and are told as such.
     std::panic::set_hook(Box::new(|_| {}));
     let started = Instant::now();
@@ -185,6 +189,51 @@ fn summary(totals: &Totals, elapsed: Duration) -> String {
         fired as f64 / seeds as f64,
     ));
     text
+}
+
+/// Plants one bug after the other; each must be found within the seeds that are given.
+#[cfg(feature = "planted-bugs")]
+fn planted(arguments: &SimulateArguments, kinds: &Kinds) -> Done {
+    use crate::domain::planted::{Bug, plant};
+    std::panic::set_hook(Box::new(|_| {}));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let found = Mutex::new(BTreeMap::new());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.unwrap_or(cores).max(1) {
+            scope.spawn(|| {
+                let simulator = Simulator::new();
+                while let Some(bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    plant(Some(*bug));
+                    let broken = (0..arguments.seeds).find_map(|number| {
+                        let setup = setup(arguments, kinds, arguments.seed + number);
+                        simulator.run(&setup).violation.map(|it| (number + 1, it))
+                    });
+                    let mut found = found.lock().unwrap_or_else(|broken| broken.into_inner());
+                    found.insert(*bug as usize, broken);
+                }
+            });
+        }
+    });
+    let _ = std::panic::take_hook();
+    let found = found.into_inner().unwrap_or_else(|broken| broken.into_inner());
+    let mut text = format!("{:<24} {:<7} {:>6}  {}\n", "bug", "caught", "seeds", "what is wrong");
+    let mut missed = 0;
+    for bug in Bug::ALL {
+        let (caught, seeds) = match found.get(&(*bug as usize)).and_then(Option::as_ref) {
+            Some((seeds, violation)) => (violation.invariant, seeds.to_string()),
+            None => ("MISSED", "-".to_owned()),
+        };
+        missed += u32::from(caught == "MISSED");
+        text.push_str(&format!(
+            "{:<24} {caught:<7} {seeds:>6}  {}\n",
+            format!("{bug:?}"),
+            bug.about()
+        ));
+    }
+    let all = Bug::ALL.len();
+    text.push_str(&format!("\n{} of {all} planted bugs found\n", all as u32 - missed));
+    Done { text, exit_code: if missed == 0 { 0 } else { EXIT_BROKEN } }
 }
 
 /// What was broken, where more than one seed broke something.

@@ -2,6 +2,8 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
+use crate::planted;
+
 use super::{
     coupon::Coupon,
     decision::{Decision, DerivedRow, Held, Outcome, Reason, Refusal},
@@ -211,20 +213,21 @@ impl Campaign {
     ) -> Outcome {
         let Some(definition) = self.definition() else { return Outcome::Undefined };
         let repeated = key_digest.and_then(|digest| self.idempotency_keys.get(digest));
-        if let Some(holding) = repeated {
+        if let Some(holding) = repeated.filter(|_| !planted!(KeyIgnored)) {
             return answered(Decision::Issued(holding.latest));
         }
         let holding = self.users.get(user_digest);
         let count = holding.map_or(0, |holding| holding.count);
         if let Some(holding) = holding
-            && holding.count >= definition.terms.per_user_limit
+            && holding.count
+                >= definition.terms.per_user_limit + u16::from(planted!(OneCouponTooMany))
         {
             return answered(Decision::AlreadyIssued(holding.latest));
         }
         if let Some(reason) = closed_reason(definition, at.time) {
             return answered(Decision::Rejected(reason));
         }
-        if self.issued >= definition.terms.quota {
+        if self.issued >= definition.terms.quota + u32::from(planted!(OneSeatTooMany)) {
             return answered(Decision::Rejected(Reason::SoldOut));
         }
         let limit = definition.terms.per_user_limit;
@@ -271,7 +274,9 @@ impl Campaign {
         let changed = match (&self.in_effect, &control.change) {
             (None, Change::Defined { terms }) => first_definition(terms),
             (None, _) => return Outcome::Undefined,
-            (Some(in_effect), change) if control.based_on == Some(in_effect.version) => {
+            (Some(in_effect), change)
+                if control.based_on == Some(in_effect.version) || planted!(StaleChangeAccepted) =>
+            {
                 self.changed(&in_effect.definition, change)
             }
             (Some(_), _) => Err(Refusal::StaleVersion),
@@ -301,7 +306,9 @@ impl Campaign {
         match change {
             Change::Defined { .. } => return Err(Refusal::StaleVersion),
             Change::Closed => next.closed = true,
-            _ if definition.closed => return Err(Refusal::Closed),
+            _ if definition.closed && !planted!(ResumedAfterClose) => {
+                return Err(Refusal::Closed);
+            }
             Change::Paused => next.paused = true,
             Change::Resumed => next.paused = false,
             Change::Amended { amendment } => next.terms = self.amended(definition, amendment)?,
@@ -315,7 +322,7 @@ impl Campaign {
         if !terms.faults().is_empty() {
             return Err(Refusal::Invalid);
         }
-        if terms.quota < self.issued {
+        if terms.quota < self.issued && !planted!(QuotaBelowIssued) {
             return Err(Refusal::QuotaBelowIssued { issued: self.issued });
         }
         Ok(terms)
@@ -329,9 +336,9 @@ impl Campaign {
 /// Why `definition` issues nothing at `time`, quota aside: the first reason that holds.
 #[must_use]
 pub fn closed_reason(definition: &Definition, time: Timestamp) -> Option<Reason> {
-    if definition.is_closed_at(time) {
+    if definition.is_closed_at(time) && !(planted!(ReasonsSwapped) && definition.paused) {
         Some(Reason::Closed)
-    } else if definition.paused {
+    } else if definition.paused && !planted!(PauseIgnored) {
         Some(Reason::Paused)
     } else if definition.is_before_window(time) {
         Some(Reason::NotOpenYet)

@@ -1,5 +1,6 @@
 //! What a campaign offers: its definition, how it changes, and what no definition may be.
 
+use crate::planted;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -161,13 +162,15 @@ impl Definition {
     /// Whether nothing is issued at `time` any more, whatever the quota.
     #[must_use]
     pub fn is_closed_at(&self, time: Timestamp) -> bool {
-        self.closed || self.terms.closes_at.is_some_and(|closes_at| time >= closes_at)
+        let late = i64::from(planted!(ClosesLate));
+        self.closed || self.terms.closes_at.is_some_and(|closes_at| time.0 >= closes_at.0 + late)
     }
 
     /// Whether `time` lies before the window.
     #[must_use]
     pub fn is_before_window(&self, time: Timestamp) -> bool {
-        self.terms.opens_at.is_some_and(|opens_at| time < opens_at)
+        let late = i64::from(planted!(OpensLate));
+        self.terms.opens_at.is_some_and(|opens_at| time.0 < opens_at.0 + late)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What becomes of records as an owner reads them: decoded, kept aside, or a reason to halt.
 
+use crate::planted;
 use std::sync::Arc;
 
 use super::{
@@ -96,7 +97,7 @@ impl Intake {
         let ahead_ms = record.time.0.saturating_sub(now.0);
         let max_ms = self.future_max_ms?;
         let offset = record.offset;
-        (ahead_ms > max_ms)
+        (ahead_ms > max_ms && !planted!(FutureTaken))
             .then(|| format!("the record at {offset} is {ahead_ms} ms ahead of this node's clock"))
     }
 }

@@ -1,5 +1,6 @@
 //! Which offsets of a partition are done, and up to where all of them are.
 
+use crate::planted;
 use std::collections::VecDeque;
 
 use crate::domain::{ids::Offset, rows::LastRecord};
@@ -49,7 +50,7 @@ impl Acks {
     /// Forgets the done prefix. Called before the watermark is looked at.
     pub fn advance(&mut self) {
         while let Some(slot) = self.outstanding.front()
-            && slot.done
+            && (slot.done || planted!(WatermarkPassesUnstored) && slot.record.offset % 16 == 0)
         {
             self.last = Some(slot.record);
             self.outstanding.pop_front();

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::planted;
+
 use super::{fold::Batch, restart::Failures};
 use crate::domain::{
     campaign::At,
@@ -141,7 +143,7 @@ impl Lane {
     /// The holds that this owner closed, extended to `watermark`, where everything of the
     /// campaign below it was decided by this owner.
     pub(super) fn extend(&mut self, watermark: Offset) -> Vec<Hold> {
-        if self.closed.is_empty() || watermark <= self.extended {
+        if self.closed.is_empty() || watermark <= self.extended || planted!(HoldNotExtended) {
             return Vec::new();
         }
         self.extended = watermark;

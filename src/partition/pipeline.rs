@@ -1,6 +1,7 @@
 //! One campaign's batches between deciding and reporting. Storing overlaps with deciding, since
 //! everything can be derived again; only the report keeps the order.
 
+use crate::planted;
 use std::collections::VecDeque;
 
 use super::{
@@ -79,7 +80,7 @@ impl Pipeline {
 
     /// The next batch that may be reported, with the contradiction that ended it.
     pub fn report(&mut self) -> Option<(Event, Option<Event>)> {
-        if !self.storing.front()?.stored {
+        if !self.storing.front()?.stored && !planted!(ReportBeforeStored) {
             return None;
         }
         let Storing { report, contradiction, .. } = self.storing.pop_front()?;

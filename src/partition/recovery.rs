@@ -3,6 +3,7 @@
 //! Rows below the start are the state: dense, in order, and as many as the mark says. Rows at or
 //! above it are expectations: the log derives them again, and any difference is a contradiction.
 
+use crate::planted;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::domain::{
@@ -119,7 +120,7 @@ impl Recovery {
         let mut expectations = Expectations::default();
         for version in &rows.versions {
             let offset = version.position.offset;
-            if keys.version_digest(version) != version.digest {
+            if keys.version_digest(version) != version.digest && !planted!(AlteredVersionTaken) {
                 let detail = format!("the version row at offset {offset} was altered");
                 return Err(Contradiction { from: offset, detail });
             }
@@ -165,11 +166,14 @@ impl Recovery {
     /// # Errors
     /// Fewer or more coupons below the mark than it says.
     pub fn finish(mut self) -> Result<Recovered, Contradiction> {
-        self.apply_versions_below(self.from)?;
+        if !planted!(VersionLostOnRestart) {
+            self.apply_versions_below(self.from)?;
+        }
         // A mark above the start stands on rows that the log is about to derive again.
         if let Some(mark) = &self.mark
             && mark.offset <= self.from
             && mark.issued != self.below_mark
+            && !planted!(MarkNotCompared)
         {
             let (said, found) = (mark.issued, self.below_mark);
             let detail =
@@ -182,7 +186,7 @@ impl Recovery {
     fn coupon(&mut self, coupon: &Coupon) -> Result<(), Contradiction> {
         let sequence = coupon.sequence;
         let contradiction = |from, detail| Err(Contradiction { from, detail });
-        if self.keys.coupon_digest(coupon) != coupon.digest {
+        if self.keys.coupon_digest(coupon) != coupon.digest && !planted!(AlteredRowTaken) {
             let detail = format!("the row of coupon {sequence} was altered");
             return contradiction(self.dense_to, detail);
         }
@@ -190,7 +194,7 @@ impl Recovery {
         if self.mark.as_ref().is_some_and(|mark| offset < mark.offset) {
             self.below_mark += 1;
         }
-        if offset >= self.from {
+        if offset >= self.from + u64::from(planted!(StartTakesTooMuch)) {
             let expected = Expected::Coupon { sequence, digest: coupon.digest };
             if self.expectations.rows.insert(offset, expected).is_some() {
                 let detail = format!("two rows are derived from offset {offset}");
@@ -213,7 +217,12 @@ impl Recovery {
             let detail = format!("coupon {sequence} exceeds the quota of {quota} at its position");
             return contradiction(offset, detail);
         }
-        self.campaign.apply_coupon(coupon);
+        if planted!(KeyForgotten) {
+            let coupon = Coupon { key_digest: None, ..coupon.clone() };
+            self.campaign.apply_coupon(&coupon);
+        } else {
+            self.campaign.apply_coupon(coupon);
+        }
         self.dense_to = offset + 1;
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     answer::{
-        edge::EdgeState,
+        edge::{EdgeState, Unusable},
         follower::{Place, Registered},
         request_id::RequestContent,
         rows::{self, FromRows},
@@ -297,10 +297,13 @@ impl World {
                         };
                         match self.keep_campaign(node, campaign, self.now, &fresh) {
                             Ok(edge) => edge,
-                            Err(crate::answer::edge::Unusable::Unknown) if !settled => {
+                            Err(Unusable::Unknown) if !settled => {
                                 return Some(not_yet);
                             }
-                            Err(_) => return Some(Ok(Concluded::Halted)),
+                            Err(Unusable::Unknown) => return self.answer_undefined(question),
+                            Err(Unusable::Altered(_)) => {
+                                return Some(Ok(Concluded::Halted));
+                            }
                         }
                     }
                 };
@@ -327,6 +330,15 @@ impl World {
                 Some(self.from_rows(content, settled, &edge, &coupons).unwrap_or(not_yet))
             }
         }
+    }
+
+    /// A settled position of a campaign that the store does not know.
+    fn answer_undefined(&self, question: &Question) -> Option<Result<Concluded, bool>> {
+        let Wanted::Control(position, control) = &question.wanted else {
+            return Some(Ok(Concluded::Halted));
+        };
+        let answer = rows::control_answer(*position, control, true, &[], 0);
+        Some(answer.map_or(Ok(Concluded::NotYet), |it| Ok(Concluded::Answer(it))))
     }
 
     fn settled_by(&self, rows: &PartitionRows, campaign: usize, position: Position) -> bool {

@@ -54,7 +54,6 @@ pub(super) struct Kept {
     pub(super) is_promised: bool,
     /// Appended when the log was no longer what it had been: not judged.
     pub(super) is_void: bool,
-    pub(super) is_answered: bool,
 }
 
 /// What a client is told.
@@ -107,7 +106,6 @@ impl World {
             request_id: self.shared.ids.seal(content).into(),
             is_promised: false,
             is_void: self.log.shelves[confirmed.partition as usize].is_damaged,
-            is_answered: false,
         };
         let (node, wait) = (ask.node, ask.wait);
         self.kept.push(kept);

@@ -120,16 +120,18 @@ pub(super) fn said(answer: &Answer) -> (Said, Option<Box<str>>) {
 impl World {
     /// A client is told the answer to its request.
     pub(super) fn heard(&mut self, kept: usize, answer: &Answer) {
-        let request = &mut self.kept[kept];
-        request.is_answered = true;
+        let request = &self.kept[kept];
         let (partition, offset, campaign) = (request.partition, request.offset, request.campaign);
         if request.is_void || self.is_unsettled_by_damage(campaign) {
             return;
         }
         let (said, code) = said(answer);
         if let Said::Issued { sequence, .. } = said {
-            let row = self.store.tables[campaign].coupons.get(&sequence);
-            if row.is_none() && self.trouble.damaged.is_none() && !self.evidence.was_set_back {
+            let table = &self.store.tables[campaign];
+            let user = self.kept[kept].user;
+            let stored = table.coupons.contains_key(&sequence)
+                || table.by_user.contains_key(&(user, sequence));
+            if !stored && self.trouble.damaged.is_none() && !self.evidence.was_set_back {
                 let detail =
                     format!("coupon {sequence} of c{campaign} was said before it is stored");
                 return self.broken("INV-3", detail);
@@ -315,7 +317,9 @@ impl World {
             let from = known.map(|(_, offset, _)| offset + 1).max().unwrap_or(0);
             // Where clocks are further apart than they may be, refusals may be early or late.
             let by_time = matches!(refusal.reason, "closed" | "not_open_yet");
-            let excused = by_time && self.evidence.clocks_lie || self.is_lost(refusal.campaign);
+            let excused = by_time && self.evidence.clocks_lie
+                || self.evidence.was_set_back
+                || self.is_lost(refusal.campaign);
             if !excused && !may_refuse(model, from, refusal) {
                 return broken("a refusal that is not true");
             }

@@ -126,6 +126,12 @@ impl World {
         for row in rows.iter() {
             self.put(row, BOTH);
         }
+        // Embedded, these are the rows that have a sync of their own.
+        let durable = |row: &Row| matches!(row, Row::Hold(_) | Row::Version(_));
+        if self.is_embedded && rows.iter().any(durable) {
+            self.log.sync();
+            self.journal.iter_mut().for_each(Vec::clear);
+        }
         let Some(job) = job else { return };
         let Some(owner) = self.jobs.get(&job).map(|job| job.owner) else { return };
         let Some(node) = self.owners[owner].as_ref().map(|owner| owner.node) else { return };

@@ -1,5 +1,6 @@
 //! Holds: putting a campaign on one, releasing it, and replaying it up to the live position.
 
+use crate::planted;
 use std::collections::BTreeSet;
 
 use super::{
@@ -30,6 +31,7 @@ impl Flow {
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         let Some(from) = lane.held_from() else { return };
         lane.restart(self.incarnations, Phase::CatchingUp);
+        let from = if planted!(CatchUpFromLive) { self.acks.position() } else { from };
         lane.start_from = from;
         let incarnation = lane.incarnation;
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
@@ -49,7 +51,10 @@ impl Flow {
             return;
         }
         lane.replaying = true;
-        if read_to >= position {
+        if planted!(ReplaySkipsOne) && !records.is_empty() {
+            records.remove(0);
+        }
+        if read_to >= position || planted!(ReplayEndsEarly) {
             // From here on the campaign is live; its hold is closed once this chunk is stored.
             lane.met = true;
             lane.phase = Phase::Live;
@@ -76,7 +81,11 @@ impl Flow {
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         lane.reason = Some(reason.clone());
         // What is kept passes once the hold is durable, so the hold must reach that low.
-        let from = lane.first_unstored().map_or(from, |unstored| from.min(unstored));
+        let from = if planted!(HoldTooHigh) {
+            self.acks.position()
+        } else {
+            lane.first_unstored().map_or(from, |unstored| from.min(unstored))
+        };
         let covers = |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
         if lane.holds.iter().any(covers) {
             lane.restart(self.incarnations, Phase::Held);

@@ -13,6 +13,7 @@ use crate::domain::{
     ids::{CampaignId, Offset},
     rows::{Hold, HoldState, Mark, Progress},
 };
+use crate::planted;
 
 impl Flow {
     pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
@@ -40,6 +41,10 @@ impl Flow {
             lane.stored += 1;
             lane.failures.passed(told.offset);
             let Some(decision) = told.decision else {
+                if planted!(UndefinedForgotten) {
+                    self.acks.done(told.offset);
+                    continue;
+                }
                 if told.offset >= self.acks.watermark()
                     && self.letters.insert(told.offset, campaign.clone()).is_none()
                 {
@@ -171,7 +176,7 @@ impl Flow {
         let mut holds = Vec::new();
         for campaign in &self.occupied {
             let issued = self.lanes.get_mut(campaign).and_then(|lane| lane.mark(watermark));
-            if let Some(issued) = issued {
+            if let Some(issued) = issued.filter(|_| !planted!(MarkNotWritten)) {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
             }
         }

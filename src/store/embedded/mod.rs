@@ -85,7 +85,7 @@ impl CouponStore for EmbeddedStore {
         let started = self.now();
         let mut entries = Vec::with_capacity(rows.len() * 2);
         // A hold is rare, and nothing in the log makes its later states again.
-        let durable = rows.iter().any(|row| matches!(row, Row::Hold(_)));
+        let durable = rows.iter().any(|row| matches!(row, Row::Hold(_) | Row::Version(_)));
         for row in rows {
             rows::encode(row, &mut entries);
         }
