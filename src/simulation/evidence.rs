@@ -93,6 +93,11 @@ impl Evidence {
     pub(super) fn is_defined(&self, campaign: usize) -> bool {
         self.in_effect.iter().any(|(it, ..)| *it == campaign)
     }
+
+    /// Whether somebody had been told so before `at`.
+    pub(super) fn was_defined(&self, campaign: usize, at: u64) -> bool {
+        self.in_effect.iter().any(|(it, _, told_at)| *it == campaign && *told_at < at)
+    }
 }
 
 /// The answer as the outside spells it, and the code that it shows.
