@@ -29,6 +29,9 @@ const LISTED_MAX: usize = 60;
 /// Time between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether all worlds are done.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// What came of all worlds so far.
 #[derive(Default)]
 struct Totals {
@@ -149,9 +152,11 @@ fn add(totals: &mut Totals, seed: u64, report: Report, wavers: bool) {
 fn progress(totals: &Mutex<Totals>, seeds: u64, stop: &AtomicBool) {
     let started = Instant::now();
     let mut said = Instant::now();
+    let pause = std::sync::Condvar::new();
     loop {
-        std::thread::sleep(Duration::from_millis(20));
-        let done = totals.lock().unwrap_or_else(|broken| broken.into_inner()).seeds;
+        let guard = totals.lock().unwrap_or_else(|broken| broken.into_inner());
+        let waited = pause.wait_timeout(guard, LOOK_EVERY);
+        let done = waited.unwrap_or_else(|broken| broken.into_inner()).0.seeds;
         let over = done >= seeds || stop.load(Ordering::Relaxed);
         if std::io::stderr().is_terminal() && (over || said.elapsed() >= PROGRESS_EVERY) {
             said = Instant::now();

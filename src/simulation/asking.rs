@@ -327,7 +327,7 @@ impl World {
                 }
                 let user = number_of(content.user.as_str());
                 let coupons = self.store.of_user(campaign, user);
-                Some(self.from_rows(content, settled, &edge, &coupons).unwrap_or(not_yet))
+                Some(self.rows_say(content, settled, &edge, &coupons).unwrap_or(not_yet))
             }
         }
     }
@@ -346,7 +346,7 @@ impl World {
     }
 
     /// None: not yet.
-    fn from_rows(
+    fn rows_say(
         &self,
         content: &RequestContent,
         settled: bool,

@@ -30,6 +30,7 @@ pub(super) struct Ask {
     pub(super) node: usize,
     pub(super) life: u32,
     wait: Ms,
+    sent_at: Ms,
     tries: u8,
     is_done: bool,
 }
@@ -76,7 +77,8 @@ impl World {
     pub(super) fn begin_ask(&mut self, campaign: usize, user: u16, key: Option<u16>, tries: u8) {
         let node = self.random.index(self.nodes.len());
         let wait = if self.random.one_in(3) { self.random.between(1, 3) * 1_000 } else { 0 };
-        let ask = Ask { campaign, user, key, node, life: 0, wait, tries, is_done: false };
+        let sent_at = self.now;
+        let ask = Ask { campaign, user, key, node, life: 0, wait, sent_at, tries, is_done: false };
         self.asks.push(ask);
         let number = self.asks.len() - 1;
         let delay = self.network_ms();
@@ -156,11 +158,11 @@ impl World {
             }
             Reply::Unknown => self.tries_again(number),
             Reply::UnknownCampaign => {
-                let campaign = self.asks[number].campaign;
+                let Ask { campaign, sent_at, .. } = self.asks[number];
                 // A store that was set back knows less until its owner has replayed.
                 let sound = self.trouble.damaged.is_none_or(|(it, _)| it != campaign)
                     && !self.evidence.was_set_back;
-                if self.evidence.is_defined(campaign) && sound {
+                if self.evidence.was_defined(campaign, sent_at) && sound {
                     self.broken("INV-12", format!("c{campaign} is defined and was denied"));
                 }
             }

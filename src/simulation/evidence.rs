@@ -67,6 +67,9 @@ struct Heard {
     code: Option<Box<str>>,
 }
 
+/// A coupon in a list: its sequence, when it was issued, its code.
+pub(super) type Listed = (u32, i64, Box<str>);
+
 /// Everything that was seen.
 #[derive(Debug, Default)]
 pub(super) struct Evidence {
@@ -74,7 +77,7 @@ pub(super) struct Evidence {
     heard: Vec<Heard>,
     pub(super) refusals: Vec<Refusal>,
     pub(super) views: Vec<View>,
-    pub(super) listed: Vec<(usize, u16, (u32, i64, Box<str>))>,
+    pub(super) listed: Vec<(usize, u16, Listed)>,
     pub(super) letters: BTreeSet<(Partition, Offset)>,
     /// When an administrator was told that the change at this offset is in effect.
     pub(super) in_effect: Vec<(usize, Offset, u64)>,
@@ -89,6 +92,11 @@ impl Evidence {
     /// Whether somebody was told that the campaign is defined.
     pub(super) fn is_defined(&self, campaign: usize) -> bool {
         self.in_effect.iter().any(|(it, ..)| *it == campaign)
+    }
+
+    /// Whether somebody had been told so before `at`.
+    pub(super) fn was_defined(&self, campaign: usize, at: u64) -> bool {
+        self.in_effect.iter().any(|(it, _, told_at)| *it == campaign && *told_at < at)
     }
 }
 

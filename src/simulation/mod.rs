@@ -5,8 +5,8 @@
 //! replaced by a world that lets faults strike between any two steps. Then everything heals, must
 //! settle, and is judged by a model that shares no code with what it judges.
 //!
-//! `world` has clock and queue · `owner`, `writes` are the partition consumer and its coupon actors
-//! · `api_node`, `asking`, `appends` an API node · `client`, `admin` who uses it · `log`, `store`
+//! `world` has clock and queue · `owner`, `coupon`, `writes` are the partition consumer and its
+//! coupon actors · `api_node`, `asking`, `appends` an API node · `client`, `admin` who uses it · `log`, `store`
 //! what may be lost · `faults`, `trouble`, `phases` what goes wrong and when · `model`, `evidence`
 //! the judge.
 
@@ -16,6 +16,7 @@ mod api_node;
 mod appends;
 mod asking;
 mod client;
+mod coupon;
 mod evidence;
 mod faults;
 mod happen;

@@ -118,7 +118,7 @@ impl Campaign {
             return Said::Issued { sequence: sequence(index), at: coupon.at };
         }
         if mine().count() >= usize::from(terms.limit)
-            && let Some((index, coupon)) = mine().last()
+            && let Some((index, coupon)) = mine().next_back()
         {
             return Said::AlreadyIssued { sequence: sequence(index), at: coupon.at };
         }

@@ -32,9 +32,9 @@ pub fn shrink(simulator: &Simulator, setup: &Setup, report: &Report) -> (Setup, 
         better
     };
     // Whole kinds first: they take the most away.
-    for kind in setup.kinds.iter().copied() {
+    for kind in &setup.kinds {
         let mut candidate = best.clone();
-        candidate.kinds.remove(&kind);
+        candidate.kinds.remove(kind);
         attempt(&mut best, candidate);
     }
     // Then single firings, in ever smaller runs.

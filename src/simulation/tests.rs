@@ -1,4 +1,4 @@
-//! The fast slice of the simulation.
+//! The fast slice of the simulation: a thousand worlds, each judged.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,69 @@ fn setup(seed: u64) -> Setup {
 }
 
 #[test]
-fn a_few_hundred_worlds_break_nothing() {
+fn whatever_goes_wrong_no_invariant_breaks_and_every_fault_strikes() {
     let simulator = Simulator::new();
-    for seed in 0..200 {
+    let (mut fired, mut issued) = ([0; Fault::COUNT], 0);
+    for seed in 0..1_000 {
         let report = simulator.run(&setup(seed));
-        assert_eq!(report.violation, None, "seed {seed}");
+        assert_eq!(report.violation, None, "coupond simulate --seed {seed} --seeds 1");
+        issued += report.decisions[0];
+        fired.iter_mut().zip(report.fired).for_each(|(sum, fired)| *sum += fired);
+    }
+    let silent: Vec<_> = Fault::ALL
+        .iter()
+        .filter(|fault| fired[**fault as usize] == 0)
+        .map(|it| it.name())
+        .collect();
+    assert!(silent.is_empty(), "these never struck: {silent:?}");
+    assert!(issued > 50_000, "only {issued} coupons were issued");
+}
+
+#[test]
+fn a_seed_takes_the_same_course_every_time_and_another_one_does_not() {
+    let simulator = Simulator::new();
+    let courses: BTreeSet<u64> = (0..40)
+        .map(|seed| {
+            let hash = simulator.run(&setup(seed)).hash;
+            assert_eq!(Simulator::new().run(&setup(seed)).hash, hash, "seed {seed}");
+            hash
+        })
+        .collect();
+    assert_eq!(courses.len(), 40);
+}
+
+#[test]
+fn a_world_without_faults_is_calm() {
+    let calm = Setup { kinds: Kinds::new(), ..setup(7) };
+    let report = Simulator::new().run(&calm);
+    assert_eq!((report.violation, report.firings), (None, 0));
+}
+
+#[test]
+fn faults_are_named_once() {
+    let names: BTreeSet<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+    assert!(names.len() == Fault::COUNT && Fault::COUNT >= 40);
+    assert!(Fault::ALL.iter().all(|fault| Fault::named(fault.name()) == Some(*fault)));
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn every_planted_bug_is_found_and_made_short() {
+    use crate::domain::planted::{Bug, plant};
+    let simulator = Simulator::new();
+    for bug in Bug::ALL {
+        plant(Some(*bug));
+        let found = (0..5_000).map(setup).find_map(|setup| {
+            let report = simulator.run(&setup);
+            report.violation.is_some().then_some((setup, report))
+        });
+        let (setup, report) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
+        if *bug == Bug::MissingRowAboveProgress {
+            let (short, again) = shrink::shrink(&simulator, &setup, &report);
+            assert!(again.firings <= report.firings && short.requests <= setup.requests);
+            let invariant = |report: &Report| report.violation.as_ref().map(|it| it.invariant);
+            assert_eq!(invariant(&again), invariant(&report));
+        }
+        plant(None);
     }
 }

@@ -85,6 +85,10 @@ impl World {
         dead.is_up = false;
         dead.life += 1;
         self.unsynced.clear();
+        if self.is_embedded {
+            // Nothing of a dead process reaches its own database any more.
+            self.store.generation += 1;
+        }
         for number in 0..self.owners.len() {
             if self.owners[number].as_ref().is_some_and(|owner| owner.node == node) {
                 self.forget_owner(number);

@@ -1,0 +1,96 @@
+//! Closed holds that somebody must extend, and dead letters that passed under a hold.
+
+use super::*;
+use crate::{
+    domain::{
+        decision::{Decision, Reason},
+        ids::UserId,
+        record::Request,
+        rows::HoldKind,
+    },
+    partition::fold::Told,
+};
+
+fn hold(number: u32, state: HoldState, until: Offset) -> Hold {
+    Hold {
+        campaign: campaign(0),
+        partition: 0,
+        from: 3,
+        number,
+        kind: HoldKind::Failure,
+        reason: "it panicked".to_owned(),
+        state,
+        until,
+    }
+}
+
+fn owner(holds: Vec<Hold>) -> Flow {
+    let progress = Progress { partition: 0, log_epoch: 1, next: 10, last: None };
+    let rows = PartitionRows { progress: Some(progress), holds };
+    Flow::new((1, 0), rows, 10, 0).0
+}
+
+fn request() -> Record {
+    let user = UserId::parse("u1").unwrap();
+    Record::Request(Request { campaign: campaign(0), user, idempotency_key: None })
+}
+
+fn report(offset: Offset, decision: Option<Decision>) -> Event {
+    let told = vec![Told { offset, decision, issued: None }];
+    let (campaign, settled) = (campaign(0), Vec::new());
+    Event::Report(Report { campaign, incarnation: 1, told, settled, over_from: None })
+}
+
+/// An owner that decides and settles the record at 10; what it makes durable then.
+fn settle_one(flow: &mut Flow) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let record = LastRecord { offset: 10, digest: [0; 16] };
+    let incoming = Incoming { record, time: Timestamp(0), content: Some(request()) };
+    flow.step(Event::Read(vec![incoming]), &mut effects);
+    let (campaign, expects_until) = (campaign(0), None);
+    flow.step(Event::Ready { campaign, incarnation: 1, expects_until }, &mut effects);
+    flow.flush(&mut effects);
+    flow.step(report(10, Some(Decision::Rejected(Reason::SoldOut))), &mut effects);
+    flow.step(Event::Tick { now_ms: 200, wall: Timestamp(0) }, &mut effects);
+    flow.flush(&mut effects);
+    effects
+}
+
+fn extended_to(effects: &[Effect]) -> Option<Offset> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Persist { holds, .. } => holds.first().map(|hold| hold.until),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_hold_that_was_closed_where_an_owner_begins_is_extended_by_it() {
+    let mut flow = owner(vec![hold(1, HoldState::Closed, 10)]);
+    assert_eq!(extended_to(&settle_one(&mut flow)), Some(11));
+}
+
+#[test]
+fn a_hold_that_somebody_else_closed_is_extended_even_when_nothing_more_comes() {
+    let mut flow = owner(Vec::new());
+    settle_one(&mut flow);
+    let mut effects = Vec::new();
+    flow.step(Event::Persisted(11), &mut effects);
+    flow.step(Event::Holds(vec![hold(1, HoldState::Closed, 9)]), &mut effects);
+    flow.step(Event::Tick { now_ms: 400, wall: Timestamp(0) }, &mut effects);
+    flow.flush(&mut effects);
+    assert_eq!(extended_to(&effects), Some(11));
+}
+
+#[test]
+fn what_is_not_defined_and_passed_under_a_hold_is_kept_when_it_is_replayed() {
+    let mut flow = owner(vec![hold(1, HoldState::Open, 0)]);
+    let mut effects = Vec::new();
+    let (id, expects_until) = (campaign(0), None);
+    flow.step(Event::Ready { campaign: id, incarnation: 1, expects_until }, &mut effects);
+    let records = vec![(At { offset: 3, time: Timestamp(0) }, request())];
+    let (campaign, read_to) = (campaign(0), 10);
+    let replayed = Event::Replayed { campaign, incarnation: 1, records, read_to };
+    flow.step(replayed, &mut effects);
+    flow.step(report(3, None), &mut effects);
+    assert!(effects.contains(&Effect::DeadLetter(3)), "{effects:?}");
+}
