@@ -38,7 +38,14 @@ fn request() -> Record {
 fn report(offset: Offset, decision: Option<Decision>) -> Event {
     let told = vec![Told { offset, decision, issued: None }];
     let (campaign, settled) = (campaign(0), Vec::new());
-    Event::Report(Report { campaign, incarnation: 1, told, settled, over_from: None })
+    Event::Report(Report {
+        campaign,
+        incarnation: 1,
+        told,
+        settled,
+        over_from: None,
+        contradicted: false,
+    })
 }
 
 /// An owner that decides and settles the record at 10; what it makes durable then.
