@@ -152,6 +152,7 @@ impl CouponState {
                 let folder = Folder::new(recovered, keys, environment.log_epoch);
                 let expects_until = folder.expects_until();
                 self.pipeline = Some(Pipeline::new(campaign.clone(), incarnation, folder));
+                self.show();
                 self.tell(Event::Ready { campaign, incarnation, expects_until });
             }
             Err(LoadFailure::Contradiction(contradiction)) => {
@@ -176,7 +177,17 @@ impl CouponState {
             });
             self.writes.insert(number, write);
         }
+        self.show();
         self.report();
+    }
+
+    /// Shows operators how the campaign stands.
+    fn show(&self) {
+        let CouponArguments { environment, campaign, .. } = &self.arguments;
+        if let Some(pipeline) = &self.pipeline {
+            let partition = environment.codec.partition_of(campaign);
+            environment.directory.stands(partition, pipeline.campaign());
+        }
     }
 
     fn report(&mut self) {

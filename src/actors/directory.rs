@@ -6,10 +6,18 @@ use std::{
 };
 
 use crate::{
-    domain::ids::{CampaignId, Partition},
+    answer::edge::CampaignState,
+    domain::{
+        campaign::Campaign,
+        definition::Definition,
+        ids::{CampaignId, Offset, Partition, Timestamp},
+    },
     log::codec::Codec,
     telemetry::metrics,
 };
+
+/// How the flow calls the actor of a campaign on hold.
+const QUARANTINED: &str = "quarantined";
 
 /// A campaign's actor as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +35,26 @@ pub trait ActorDirectory: Send + Sync + 'static {
     fn view(&self, campaign: &CampaignId) -> ActorView;
 }
 
+/// What a campaign's state follows from, as its actor last knew it.
+#[derive(Debug)]
+struct Standing {
+    version: Offset,
+    definition: Definition,
+    sold_out: bool,
+}
+
+/// How many there are of each state.
+struct Census {
+    actors: BTreeMap<&'static str, usize>,
+    campaigns: BTreeMap<&'static str, usize>,
+}
+
 #[derive(Debug, Default)]
 struct PartitionViews {
     halted: Option<String>,
     campaigns: BTreeMap<CampaignId, ActorView>,
+    /// Also of campaigns whose actor has stopped.
+    standings: BTreeMap<CampaignId, Standing>,
 }
 
 /// The owned partitions and their campaigns, written by the partition consumers.
@@ -50,7 +74,7 @@ impl Directory {
     /// The partition is owned by this node, and perhaps halted. Its campaigns are told anew.
     pub(super) fn own(&self, partition: Partition, halted: Option<String>) {
         metrics::partition_halted(partition, halted.is_some());
-        let views = PartitionViews { halted, campaigns: BTreeMap::new() };
+        let views = PartitionViews { halted, ..PartitionViews::default() };
         self.lock().insert(partition, views);
     }
 
@@ -79,25 +103,58 @@ impl Directory {
         }
     }
 
+    /// What a campaign's actor knows of it now.
+    pub(super) fn stands(&self, partition: Partition, campaign: &Campaign) {
+        let (Some(version), Some(definition)) = (campaign.version(), campaign.definition()) else {
+            return;
+        };
+        let sold_out = campaign.remaining() == 0;
+        let mut partitions = self.lock();
+        let Some(views) = partitions.get_mut(&partition) else { return };
+        match views.standings.get_mut(campaign.id()) {
+            Some(standing) if standing.version == version => standing.sold_out = sold_out,
+            _ => {
+                let definition = definition.clone();
+                let standing = Standing { version, definition, sold_out };
+                views.standings.insert(campaign.id().clone(), standing);
+            }
+        }
+    }
+
     /// Partitions that this node owns.
     #[must_use]
     pub fn owned(&self) -> Vec<Partition> {
         self.lock().keys().copied().collect()
     }
 
-    /// Counts the actors by state into the metric.
-    pub(super) fn census(&self) {
-        let mut census =
-            BTreeMap::from([("live", 0), ("recovering", 0), ("quarantined", 0), ("halted", 0)]);
+    /// Counts actors and campaigns by state into the metrics.
+    pub(super) fn census(&self, wall: Timestamp) {
+        let Census { actors, campaigns } = self.count(wall);
+        actors.into_iter().for_each(|(state, count)| metrics::actors(state, count));
+        campaigns.into_iter().for_each(|(state, count)| metrics::campaigns(state, count));
+    }
+
+    fn count(&self, wall: Timestamp) -> Census {
+        let mut actors =
+            BTreeMap::from([("live", 0), ("recovering", 0), (QUARANTINED, 0), ("halted", 0)]);
+        let mut campaigns = BTreeMap::from(CampaignState::ALL.map(|state| (state.name(), 0)));
         for views in self.lock().values() {
-            for view in views.campaigns.values() {
+            for (campaign, view) in &views.campaigns {
                 let state = if views.halted.is_some() { "halted" } else { view.state };
-                *census.entry(state).or_default() += 1;
+                *actors.entry(state).or_default() += 1;
+                // A hold may keep its campaign from ever being read.
+                if view.state == QUARANTINED && !views.standings.contains_key(campaign) {
+                    *campaigns.entry(CampaignState::Quarantined.name()).or_default() += 1;
+                }
+            }
+            for (campaign, Standing { definition, sold_out, .. }) in &views.standings {
+                let view = views.campaigns.get(campaign);
+                let held = view.is_some_and(|view| view.state == QUARANTINED);
+                let state = CampaignState::of(definition, held, *sold_out, wall);
+                *campaigns.entry(state.name()).or_default() += 1;
             }
         }
-        for (state, count) in census {
-            metrics::campaigns(state, count);
-        }
+        Census { actors, campaigns }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Partition, PartitionViews>> {
@@ -116,5 +173,52 @@ impl ActorDirectory for Directory {
         }
         let stopped = || ActorView { state: "stopped", reason: None };
         views.campaigns.get(campaign).cloned().unwrap_or_else(stopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::{
+        campaign::At,
+        code::CodeFormat,
+        definition::Terms,
+        keys::Keys,
+        record::{Change, Control, Record},
+    };
+
+    /// Campaigns by state, as the next census counts them.
+    fn counted(directory: &Directory, wall: Timestamp) -> Vec<(&'static str, usize)> {
+        let counts = directory.count(wall);
+        counts.campaigns.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    #[test]
+    fn campaigns_are_counted_by_the_state_that_views_show() {
+        let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
+        let directory = Directory::new(Codec::new(keys.clone(), 1, 1));
+        directory.own(0, None);
+        let id = CampaignId::parse("spring").unwrap();
+        let mut campaign = Campaign::new(id.clone(), 1, 0, keys);
+        let opens_at = Some(Timestamp(100));
+        let code = CodeFormat::default();
+        let terms = Terms { quota: 5, per_user_limit: 1, opens_at, closes_at: None, code };
+        let defined =
+            Control { campaign: id.clone(), based_on: None, change: Change::Defined { terms } };
+        campaign.fold(At { offset: 0, time: Timestamp(1) }, &Record::Control(defined));
+        directory.stands(0, &campaign);
+        directory.tell(0, &id, Some(("live", None)));
+        assert_eq!(counted(&directory, Timestamp(99)), [("scheduled", 1)]);
+        assert_eq!(counted(&directory, Timestamp(100)), [("open", 1)]);
+        directory.tell(0, &id, Some((QUARANTINED, None)));
+        assert_eq!(counted(&directory, Timestamp(100)), [("quarantined", 1)]);
+        directory.tell(0, &id, None);
+        assert_eq!(counted(&directory, Timestamp(100)), [("open", 1)], "its actor has stopped");
+        let closed = Control { campaign: id.clone(), based_on: Some(0), change: Change::Closed };
+        campaign.fold(At { offset: 1, time: Timestamp(200) }, &Record::Control(closed));
+        directory.stands(0, &campaign);
+        assert_eq!(counted(&directory, Timestamp(200)), [("closed", 1)]);
     }
 }

@@ -202,7 +202,9 @@ impl Actor for Supervisor {
                     state.start_consumer(partition, &myself).await;
                 }
             }
-            SupervisorMessage::Census => state.environment.directory.census(),
+            SupervisorMessage::Census => {
+                state.environment.directory.census(state.environment.clock.now());
+            }
             SupervisorMessage::Drain(reply) => state.drain(reply, &myself),
             SupervisorMessage::Crash(campaign) => state.crash(&campaign),
             SupervisorMessage::CrashConsumer(partition) => {

@@ -34,6 +34,28 @@ pub enum CampaignState {
 }
 
 impl CampaignState {
+    /// Every state, in the order in which they are looked at.
+    pub const ALL: [Self; 6] =
+        [Self::Quarantined, Self::Closed, Self::Paused, Self::Scheduled, Self::SoldOut, Self::Open];
+
+    /// The state of a campaign at `wall`: the first that holds.
+    #[must_use]
+    pub fn of(definition: &Definition, quarantined: bool, sold_out: bool, wall: Timestamp) -> Self {
+        if quarantined {
+            Self::Quarantined
+        } else if definition.is_closed_at(wall) {
+            Self::Closed
+        } else if definition.paused {
+            Self::Paused
+        } else if definition.is_before_window(wall) {
+            Self::Scheduled
+        } else if sold_out {
+            Self::SoldOut
+        } else {
+            Self::Open
+        }
+    }
+
     /// The state as the outside spells it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -208,8 +230,8 @@ impl EdgeState {
 
     /// Why a request that comes at `wall` is certain to be rejected; none when the log must say:
     /// the state is too old, or the time is within `margin` of an end of the window, by which
-    /// clocks may be apart, or the rules are newer than this binary. A request with an idempotency key is never refused from here: its
-    /// coupon may exist.
+    /// clocks may be apart, or the rules are newer than this binary. A request with an idempotency
+    /// key is never refused from here: its coupon may exist.
     #[must_use]
     pub fn certain_refusal(
         &self,
@@ -246,19 +268,7 @@ impl EdgeState {
         let definition = self.definition()?;
         let issued = self.issued();
         let remaining = definition.terms.quota.saturating_sub(issued);
-        let state = if self.is_quarantined {
-            CampaignState::Quarantined
-        } else if definition.is_closed_at(wall) {
-            CampaignState::Closed
-        } else if definition.paused {
-            CampaignState::Paused
-        } else if definition.is_before_window(wall) {
-            CampaignState::Scheduled
-        } else if remaining == 0 {
-            CampaignState::SoldOut
-        } else {
-            CampaignState::Open
-        };
+        let state = CampaignState::of(definition, self.is_quarantined, remaining == 0, wall);
         let ahead = if planted!(ViewAhead) { 40 } else { 0 };
         let as_of = self.decided_below(self.progress.max(self.mark.0) + ahead);
         Some(Figures { state, issued, remaining, as_of })

@@ -10,6 +10,7 @@ use super::{
     recovery::Contradiction,
 };
 use crate::domain::{
+    campaign::Campaign,
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, Timestamp},
@@ -50,6 +51,12 @@ impl Pipeline {
     #[must_use]
     pub fn new(campaign: CampaignId, incarnation: u64, folder: Folder) -> Self {
         Self { campaign, incarnation, folder, storing: VecDeque::new(), batches: 0 }
+    }
+
+    /// The campaign's state after what was decided so far.
+    #[must_use]
+    pub fn campaign(&self) -> &Campaign {
+        self.folder.campaign()
     }
 
     /// Decides a batch. None when nothing follows from it that must be stored.

@@ -19,6 +19,7 @@ const APPEND_LATENCY: &str = "coupond_append_latency_seconds";
 const STORE_LATENCY: &str = "coupond_store_latency_seconds";
 const PARTITION_LAG: &str = "coupond_partition_lag_records";
 const CAMPAIGNS: &str = "coupond_campaigns";
+const ACTORS: &str = "coupond_actors";
 const ACTOR_RESTARTS: &str = "coupond_actor_restarts_total";
 const VIOLATIONS: &str = "coupond_invariant_violations_total";
 const RECOVERY: &str = "coupond_recovery_seconds";
@@ -70,7 +71,12 @@ pub fn partition_lag(partition: Partition, records: u64) {
     gauge!(PARTITION_LAG, "partition" => partition.to_string()).set(records as f64);
 }
 
-/// Campaigns on this node by the state of their actor.
+/// Coupon actors of this node by how they stand.
+pub fn actors(state: &'static str, count: usize) {
+    gauge!(ACTORS, "state" => state).set(count as f64);
+}
+
+/// Campaigns of this node's partitions by their state, as views show it.
 pub fn campaigns(state: &'static str, count: usize) {
     gauge!(CAMPAIGNS, "state" => state).set(count as f64);
 }
@@ -136,14 +142,15 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 14] = [
+const ALL: [Description; 15] = [
     counter_of(REQUESTS, "Requests by how they left the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
     seconds_of(APPEND_LATENCY, "Append sent to durable."),
     seconds_of(STORE_LATENCY, "One operation of the coupon store."),
     gauge_of(PARTITION_LAG, "Records of a partition that wait for a decision, on its owner."),
-    gauge_of(CAMPAIGNS, "Campaigns on this node by the state of their actor."),
+    gauge_of(CAMPAIGNS, "Campaigns of this node's partitions that had records, by state."),
+    gauge_of(ACTORS, "Coupon actors of this node by how they stand."),
     counter_of(ACTOR_RESTARTS, "Coupon actors started again after a failure."),
     counter_of(VIOLATIONS, "Invariants found broken, or stopped from being broken, by id."),
     seconds_of(RECOVERY, "Start of a campaign's load to its first decision."),

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     answer::{
         Moment,
-        edge::{EDGE_AGE_MAX, EdgeState, Unusable},
+        edge::{CampaignState, EDGE_AGE_MAX, EdgeState, Unusable},
         recent::Recent,
     },
     domain::{
@@ -47,9 +47,9 @@ const FLIGHTS_MAX: usize = 1_024;
 /// owner's writes go on.
 const READS_MAX: usize = 32;
 
-/// How long a request of a campaign that was idle waits to be answered by its present state.
-/// After that it goes to the log, which always knows.
-const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// How long a request of a campaign that was idle or shut waits to be answered by its present
+/// state. After that it goes to the log, which always knows.
+const PRESENT_WAIT: Duration = Duration::from_millis(100);
 
 /// What one read of a campaign gave.
 #[derive(Debug, Clone)]
@@ -135,8 +135,8 @@ impl Campaigns {
 
     /// The state by which a request is admitted. Under traffic it costs no read: one task reads
     /// the campaign once a second, and requests in between go by what is kept, or to the log. A
-    /// campaign that was idle is read first, if the store answers quickly; an unknown one is read
-    /// in any case.
+    /// campaign that was idle, or that issued nothing when it was last looked at, is read first, if
+    /// the store answers quickly; an unknown one is read in any case.
     pub(super) async fn for_issue(self: &Arc<Self>, campaign: &CampaignId) -> ReadResult {
         let now = self.parts.clock.now();
         let Some((known, tried_at)) = self.kept_with_try(campaign) else {
@@ -151,8 +151,10 @@ impl Campaigns {
             false => self.join(campaign).ok().map(|(flight, _)| flight),
         };
         let idle = known.edge.age(now) > 2 * EDGE_AGE_MAX;
-        let Some(flight) = flight.filter(|_| idle) else { return Ok(Some(known)) };
-        match tokio::time::timeout(IDLE_WAIT, landed(flight)).await {
+        let figures = known.edge.figures(self.parts.clock.wall());
+        let shut = figures.is_some_and(|figures| figures.state != CampaignState::Open);
+        let Some(flight) = flight.filter(|_| idle || shut) else { return Ok(Some(known)) };
+        match tokio::time::timeout(PRESENT_WAIT, landed(flight)).await {
             Ok(Ok(Some(read))) => Ok(Some(read)),
             _ => Ok(Some(known)),
         }
