@@ -228,6 +228,20 @@ async fn what_is_certain_is_refused_before_the_log_unless_a_key_is_given() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_a_shut_campaign_now_and_then_is_refused_each_time() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    world.changed(&spring, Change::Closed).await;
+    let length = world.log.len();
+    for gap_ms in [0, 900, 1_001, 1_500, 1_999, 2_100, 1_001, 1_001] {
+        advance(Duration::from_millis(gap_ms)).await;
+        let refused = world.desk.issue(request(&spring, "u1"), None).await;
+        assert_eq!(refused, Err(Refused::Certain(Reason::Closed)), "after {gap_ms} ms");
+    }
+    assert_eq!(world.log.len(), length, "none of them went to the log");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_raised_quota_opens_the_edge_within_a_second() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
