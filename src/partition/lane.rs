@@ -215,6 +215,12 @@ impl Lane {
         issued
     }
 
+    /// The highest sequence that is kept below `from`, and so is stored.
+    pub(super) fn issued_below(&self, from: Offset) -> Option<Sequence> {
+        let below = self.kept.iter().filter(|kept| kept.at.offset < from);
+        below.filter_map(|kept| kept.issued).max()
+    }
+
     /// Drops everything kept and gives the offsets, for they pass now.
     pub(super) fn drop_kept(&mut self) -> Vec<Offset> {
         self.sent = 0;

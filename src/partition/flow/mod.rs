@@ -24,7 +24,7 @@ use crate::domain::{
     campaign::At,
     ids::{CampaignId, Offset, Partition, Timestamp},
     record::Record,
-    rows::{Hold, HoldKind, PartitionRows},
+    rows::{Hold, HoldKind, Mark, PartitionRows},
 };
 
 pub use event::{Effect, Event, Incoming, Report};
@@ -71,6 +71,8 @@ pub struct Flow {
     sendable: BTreeSet<CampaignId>,
     occupied: BTreeSet<CampaignId>,
     hold_numbers: BTreeMap<CampaignId, u32>,
+    /// Marks of campaigns whose last coupons were stored just before a hold.
+    unmarked: BTreeMap<CampaignId, Mark>,
     /// Campaigns with closed holds that this owner extends.
     once_held: BTreeSet<CampaignId>,
     /// Those that earlier owners closed, until their campaign starts here.
@@ -112,6 +114,7 @@ impl Flow {
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
             hold_numbers: BTreeMap::new(),
+            unmarked: BTreeMap::new(),
             once_held: BTreeSet::new(),
             adopted: BTreeMap::new(),
             swept_ms: now_ms,
@@ -275,6 +278,12 @@ impl Flow {
 
     fn pass_kept(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
+        if let Some(from) = lane.held_from()
+            && let Some(issued) = lane.issued_below(from)
+        {
+            let mark = Mark { campaign: campaign.clone(), offset: from, issued };
+            self.unmarked.insert(campaign.clone(), mark);
+        }
         let passed = lane.drop_kept();
         for offset in &passed {
             self.acks.done(*offset);

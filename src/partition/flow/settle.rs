@@ -180,6 +180,7 @@ impl Flow {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
             }
         }
+        marks.extend(std::mem::take(&mut self.unmarked).into_values());
         for campaign in &self.once_held {
             if (sweep || self.occupied.contains(campaign))
                 && let Some(lane) = self.lanes.get_mut(campaign)

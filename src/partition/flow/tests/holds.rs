@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{
-        decision::{Decision, Reason},
+        decision::{Decision, Held, Reason},
         ids::UserId,
         record::Request,
         rows::HoldKind,
@@ -100,4 +100,41 @@ fn what_is_not_defined_and_passed_under_a_hold_is_kept_when_it_is_replayed() {
     flow.step(replayed, &mut effects);
     flow.step(report(3, None), &mut effects);
     assert!(effects.contains(&Effect::DeadLetter(3)), "{effects:?}");
+}
+
+#[test]
+fn what_was_issued_just_before_a_hold_is_marked_before_progress_passes_it() {
+    let mut flow = owner(Vec::new());
+    let mut effects = Vec::new();
+    let incoming = |offset| Incoming {
+        record: LastRecord { offset, digest: [0; 16] },
+        time: Timestamp(0),
+        content: Some(request()),
+    };
+    flow.step(Event::Read(vec![incoming(10), incoming(11)]), &mut effects);
+    let (campaign, expects_until) = (campaign(0), None);
+    let ready = Event::Ready { campaign: campaign.clone(), incarnation: 1, expects_until };
+    flow.step(ready, &mut effects);
+    flow.flush(&mut effects);
+    let held = Held { sequence: 7, issued_at: Timestamp(0) };
+    let Event::Report(mut stored) = report(10, Some(Decision::Issued(held))) else { return };
+    stored.told[0].issued = Some(7);
+    flow.step(Event::Report(stored), &mut effects);
+    let contradiction = Contradiction { from: 11, detail: "another row".to_owned() };
+    let contradicted =
+        Event::Contradicted { campaign: campaign.clone(), incarnation: 1, contradiction };
+    effects.clear();
+    flow.step(contradicted, &mut effects);
+    let opened = effects.iter().find_map(|effect| match effect {
+        Effect::WriteHold { hold, .. } => Some(hold.clone()),
+        _ => None,
+    });
+    flow.step(Event::HoldWritten(opened.expect("a hold is opened")), &mut effects);
+    flow.step(Event::Tick { now_ms: 200, wall: Timestamp(0) }, &mut effects);
+    flow.flush(&mut effects);
+    let marks = effects.iter().find_map(|effect| match effect {
+        Effect::Persist { marks, progress, .. } if progress.next == 12 => Some(marks.clone()),
+        _ => None,
+    });
+    assert_eq!(marks, Some(vec![Mark { campaign, offset: 11, issued: 7 }]));
 }
