@@ -197,11 +197,16 @@ impl Holders {
             self.depth = depth;
         }
         let full = std::mem::replace(&mut self.segments[at], Segment::empty(depth, 0)).entries;
-        let (ones, zeros): (Vec<_>, Vec<_>) =
-            full.into_iter().partition(|entry| entry.digest() >> (128 - depth) & 1 == 1);
+        // With room for what a table may hold: neither is moved again until it is split itself.
+        let mut zeros = Segment::empty(depth, SEGMENT_ENTRIES_MAX);
+        let mut ones = Segment::empty(depth, SEGMENT_ENTRIES_MAX);
+        for entry in full {
+            let goes_over = entry.digest() >> (128 - depth) & 1 == 1;
+            if goes_over { &mut ones } else { &mut zeros }.insert(entry);
+        }
         let new = self.segments.len();
-        self.segments.push(Segment::filled(depth, ones));
-        self.segments[at] = Segment::filled(depth, zeros);
+        self.segments.push(ones);
+        self.segments[at] = zeros;
         let shift = self.depth - depth;
         for (index, segment) in self.directory.iter_mut().enumerate() {
             if *segment as usize == at && (index >> shift) & 1 == 1 {
@@ -212,14 +217,10 @@ impl Holders {
 }
 
 impl Segment {
-    fn filled(depth: u32, entries: Vec<Entry>) -> Self {
-        let mut segment = Self::empty(depth, entries.len() + 1);
-        for entry in entries {
-            segment
-                .entries
-                .insert_unique(slot_hash(entry.digest()), entry, |entry| slot_hash(entry.digest()));
-        }
-        segment
+    /// Takes over an entry whose digest is not in yet.
+    fn insert(&mut self, entry: Entry) {
+        let digest = slot_hash(entry.digest());
+        self.entries.insert_unique(digest, entry, |entry| slot_hash(entry.digest()));
     }
 }
 

@@ -118,8 +118,14 @@ async fn shared() -> Patient {
     Patient(connect(&config(keyspace.clone())).await.unwrap())
 }
 
+/// How long a write is repeated: nodes of the database may take as long to see each other again.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Pause between two attempts.
+const REPEAT_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// A store whose callers repeat a write, as the coupon actor does: a database on a busy machine
-/// gives one up now and then.
+/// gives one up now and then, and one whose node just came back may not believe it yet.
 struct Patient(CqlStore);
 
 #[async_trait]
@@ -129,13 +135,16 @@ impl CouponStore for Patient {
     }
 
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
-        for _ in 0..20 {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
             match self.0.write(rows).await {
-                Ok(()) => return Ok(()),
-                Err(error) => println!("repeating: {error}: {:?}", error.source),
+                Err(error) if tokio::time::Instant::now() < deadline => {
+                    println!("repeating: {error}: {:?}", error.source);
+                    tokio::time::sleep(REPEAT_EVERY).await;
+                }
+                ended => return ended,
             }
         }
-        self.0.write(rows).await
     }
 
     async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {

@@ -18,7 +18,7 @@ use engines::{Engine, Own};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// No test waits for anything longer; one that does says so instead of hanging.
-const TEST_WITHIN: Duration = Duration::from_secs(180);
+const TEST_WITHIN: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

@@ -31,7 +31,7 @@ const REPLICATION_WANTED: u32 = 3;
 const MESSAGE_BYTES_MIN: u64 = 512 * 1_024;
 
 /// How long a new topic may take until every partition has a leader.
-const CREATED_WITHIN: Duration = Duration::from_secs(10);
+const CREATED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at a new topic.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
