@@ -126,6 +126,12 @@ impl Lane {
         self.holds.iter().map(Hold::unsettled_from).min()
     }
 
+    /// The lowest position that a replay would begin at: closed holds reach no further than they
+    /// were last extended.
+    pub(super) fn keep_from(&self) -> Option<Offset> {
+        self.holds.iter().chain(&self.closed).map(Hold::unsettled_from).min()
+    }
+
     /// Whether a hold may be tried again without an operator.
     pub(super) fn may_retry(&self) -> bool {
         let may = |hold: &Hold| hold.state != HoldState::Open || hold.kind == HoldKind::Failure;

@@ -11,7 +11,10 @@ use super::{
     trouble::newer,
     world::{EPOCH_MS, Ms, PARTITIONS, SETTLE_MS, World},
 };
-use crate::domain::ids::Partition;
+use crate::domain::{
+    ids::{Offset, Partition},
+    rows::Hold,
+};
 
 /// How often it is looked whether everything has settled.
 const CHECK_MS: Ms = 250;
@@ -340,7 +343,11 @@ impl World {
             for partition in 0..PARTITIONS {
                 let progress = self.store.progress[partition as usize].as_ref();
                 let next = progress.map_or(0, |progress| progress.next);
-                self.log.shelf(partition).trim(next);
+                // What a hold leaves unsettled is not for a log to forget.
+                let holds = self.store.tables.iter().flat_map(|table| table.holds.values());
+                let held = holds.filter(|hold| hold.partition == partition);
+                let kept = held.map(Hold::unsettled_from).fold(next, Offset::min);
+                self.log.shelf(partition).trim(kept);
             }
         }
         for node in 0..self.nodes.len() {

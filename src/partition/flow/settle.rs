@@ -181,6 +181,13 @@ impl Flow {
             }
         }
         marks.extend(std::mem::take(&mut self.unmarked).into_values());
+        // Of a campaign that has not started here, nothing was read: everything is decided.
+        for hold in self.adopted.values_mut().flatten().filter(|_| sweep) {
+            if hold.until < watermark {
+                hold.until = watermark;
+                holds.push(hold.clone());
+            }
+        }
         for campaign in &self.once_held {
             if (sweep || self.occupied.contains(campaign))
                 && let Some(lane) = self.lanes.get_mut(campaign)
@@ -219,6 +226,12 @@ impl Flow {
         effects.push(Effect::Credit(trimmed));
     }
 
+    /// The lowest position that a replay of a hold would begin at, now or under the next owner.
+    fn keep_from(&self) -> Option<Offset> {
+        let adopted = self.adopted.values().flatten().map(Hold::unsettled_from);
+        self.lanes.values().filter_map(Lane::keep_from).chain(adopted).min()
+    }
+
     pub(super) fn publish(&mut self, effects: &mut Vec<Effect>) {
         let watermark = self.acks.watermark();
         let silent_ms = self.heartbeat_ms.map(|said| self.now_ms.saturating_sub(said));
@@ -228,8 +241,7 @@ impl Flow {
         }
         if due {
             self.heartbeat_ms = Some(self.now_ms);
-            let keep_from = self.lanes.values().filter_map(Lane::held_from).min();
-            effects.push(Effect::Settled { next: self.durable, keep_from });
+            effects.push(Effect::Settled { next: self.durable, keep_from: self.keep_from() });
         }
         let message = FeedMessage {
             log_epoch: self.log_epoch,

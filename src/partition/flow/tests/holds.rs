@@ -138,3 +138,22 @@ fn what_was_issued_just_before_a_hold_is_marked_before_progress_passes_it() {
     });
     assert_eq!(marks, Some(vec![Mark { campaign, offset: 11, issued: 7 }]));
 }
+
+#[test]
+fn a_closed_hold_of_a_campaign_that_stays_idle_reaches_as_far_as_progress() {
+    let mut flow = owner(vec![hold(1, HoldState::Closed, 10)]);
+    let mut effects = Vec::new();
+    let record = LastRecord { offset: 10, digest: [0; 16] };
+    // Of nobody: what moves progress on is not the campaign's.
+    let incoming = Incoming { record, time: Timestamp(0), content: None };
+    flow.step(Event::Read(vec![incoming]), &mut effects);
+    flow.step(Event::DeadLettered(10), &mut effects);
+    flow.step(Event::Tick { now_ms: 10_000, wall: Timestamp(0) }, &mut effects);
+    effects.clear();
+    flow.flush(&mut effects);
+    let kept = effects.iter().find_map(|effect| match effect {
+        Effect::Settled { keep_from, .. } => *keep_from,
+        _ => None,
+    });
+    assert_eq!((extended_to(&effects), kept), (Some(11), Some(11)));
+}
