@@ -76,3 +76,8 @@ fn every_planted_bug_is_found_and_made_short() {
         plant(None);
     }
 }
+
+#[test]
+fn a_log_that_forgets_what_is_settled_takes_nothing_that_a_hold_needs() {
+    assert_eq!(Simulator::new().run(&setup(1_007_089)).violation, None);
+}
