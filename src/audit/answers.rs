@@ -334,6 +334,15 @@ impl Told {
 }
 
 impl Answer {
+    fn place(&self, campaign: Option<&CampaignId>) -> Where {
+        Where {
+            partition: Some(self.partition),
+            campaign: campaign.cloned(),
+            offset: Some(self.offset),
+            sequence: None,
+        }
+    }
+
     /// Judges the answer by what stands at its position. `decided` is the request there and what
     /// it came to; none where no request of a campaign can be read.
     pub(super) fn judge(
@@ -342,12 +351,7 @@ impl Answer {
         campaign: Option<&CampaignId>,
         findings: &mut Findings,
     ) {
-        let place = Where {
-            partition: Some(self.partition),
-            campaign: campaign.cloned(),
-            offset: Some(self.offset),
-            sequence: None,
-        };
+        let place = self.place(campaign);
         let line = self.line;
         let Some((request, time, verdict, model)) = decided else {
             let detail = format!("line {line}: its record is a dead letter, nobody decides it");
@@ -398,12 +402,7 @@ impl Answer {
 
     /// The log has no record at the answer's position.
     pub(super) fn lost(&self, campaign: Option<&CampaignId>, findings: &mut Findings) {
-        let place = Where {
-            partition: Some(self.partition),
-            campaign: campaign.cloned(),
-            offset: Some(self.offset),
-            sequence: None,
-        };
+        let place = self.place(campaign);
         let line = self.line;
         let detail = format!("line {line}: the log has no record at the request's position");
         findings.add(FindingKind::AnswerLost, place, detail);

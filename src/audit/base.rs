@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 
 use super::{
     AuditError, Context,
-    finding::{FindingKind, Findings, Where},
+    finding::{FindingKind, Findings},
     model::{Derived, Model, Place},
     rules,
 };
@@ -56,12 +56,7 @@ impl Base<'_> {
         sequence: Option<Sequence>,
         detail: String,
     ) {
-        let place = Where {
-            partition: Some(self.model.place.partition),
-            campaign: Some(self.model.id.clone()),
-            offset: Some(offset),
-            sequence,
-        };
+        let place = self.model.at(offset, sequence);
         self.findings.add(kind, place, detail);
     }
 

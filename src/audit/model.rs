@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::rules;
+use super::{finding::Where, rules};
 use crate::domain::{
     coupon::Coupon,
     decision::Reason,
@@ -85,6 +85,16 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// Where a finding about this campaign stands.
+    pub(super) fn at(&self, offset: Offset, sequence: Option<Sequence>) -> Where {
+        Where {
+            partition: Some(self.place.partition),
+            campaign: Some(self.id.clone()),
+            offset: Some(offset),
+            sequence,
+        }
+    }
+
     pub(super) fn new(id: CampaignId, place: Place) -> Self {
         Self {
             id,

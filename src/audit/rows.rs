@@ -108,12 +108,7 @@ impl Comparison<'_> {
         sequence: Option<Sequence>,
         detail: impl Into<String>,
     ) {
-        let place = Where {
-            partition: Some(self.model.place.partition),
-            campaign: Some(self.model.id.clone()),
-            offset: Some(offset),
-            sequence,
-        };
+        let place = self.model.at(offset, sequence);
         self.findings.add(kind, place, detail);
     }
 
