@@ -227,17 +227,20 @@ impl Lane {
         below.filter_map(|kept| kept.issued).max()
     }
 
-    /// Drops everything kept and gives the offsets, for they pass now.
+    /// Drops everything kept and gives the offsets, for they pass now: all but releases that wait
+    /// for their hold to be marked.
     pub(super) fn drop_kept(&mut self) -> Vec<Offset> {
         self.sent = 0;
         self.stored = 0;
         self.marked = 0;
-        self.kept.drain(..).map(|kept| kept.at.offset).collect()
+        let waits = |offset: &Offset| self.releasing.contains(offset);
+        self.kept.drain(..).map(|kept| kept.at.offset).filter(|it| !waits(it)).collect()
     }
 
-    /// Offsets of kept records that release the campaign.
-    pub(super) fn kept_releases(&self) -> Vec<Offset> {
-        let released = self.kept.iter().filter(|kept| is_release(&kept.record));
+    /// Offsets of kept records that release a hold from `from`.
+    pub(super) fn kept_releases(&self, from: Offset) -> Vec<Offset> {
+        let above = self.kept.iter().filter(|kept| kept.at.offset >= from);
+        let released = above.filter(|kept| is_release(&kept.record));
         released.map(|kept| kept.at.offset).collect()
     }
 }

@@ -1,7 +1,8 @@
 //! How a campaign's state comes out of its rows, and what the log must still confirm.
 //!
-//! Rows below the start are the state: dense, in order, and as many as the mark says. Rows at or
-//! above it are expectations: the log derives them again, and any difference is a contradiction.
+//! Rows below the start are the state: dense and in order. Rows at or above it are expectations:
+//! the log derives them again, and any difference is a contradiction. Below the mark there are as
+//! many as it says, wherever the start is: it was written when they were durable.
 
 use crate::planted;
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,7 +13,7 @@ use crate::domain::{
     definition::{DefinitionVersion, RULES_VERSION},
     ids::{CampaignId, Offset, Partition, Sequence},
     keys::Keys,
-    rows::{CampaignRows, Mark},
+    rows::{CampaignRows, Hold, HoldKind, Mark},
 };
 
 /// Log and store contradict each other from a position on.
@@ -100,6 +101,8 @@ pub struct Recovery {
     next_version: usize,
     mark: Option<Mark>,
     below_mark: u32,
+    /// Rows are known to be missing, and the log is about to derive them.
+    is_repair: bool,
     /// One past the last dense row's offset: where a gap begins.
     dense_to: Offset,
     expectations: Expectations,
@@ -137,6 +140,8 @@ impl Recovery {
         let versions =
             rows.versions.into_iter().filter(|version| version.position.offset < from).collect();
         let (log_epoch, partition) = place;
+        let repairs = |hold: &Hold| hold.is_in_force() && hold.kind == HoldKind::Contradiction;
+        let is_repair = rows.holds.iter().any(repairs);
         Ok(Self {
             from,
             campaign: Campaign::new(campaign, log_epoch, partition, Arc::clone(&keys)),
@@ -145,6 +150,7 @@ impl Recovery {
             next_version: 0,
             mark: rows.mark,
             below_mark: 0,
+            is_repair,
             dense_to: 0,
             expectations,
         })
@@ -169,9 +175,9 @@ impl Recovery {
         if !planted!(VersionLostOnRestart) {
             self.apply_versions_below(self.from)?;
         }
-        // A mark above the start stands on rows that the log is about to derive again.
+        // Missing rows below the start would shift whatever is derived from there on.
         if let Some(mark) = &self.mark
-            && mark.offset <= self.from
+            && (mark.offset <= self.from || !self.is_repair)
             && mark.issued != self.below_mark
             && !planted!(MarkNotCompared)
         {
@@ -244,5 +250,112 @@ impl Recovery {
             self.next_version += 1;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            campaign::At,
+            code::CodeFormat,
+            decision::{DerivedRow, Outcome},
+            definition::Terms,
+            ids::{Timestamp, UserId},
+            record::{Change, Control, Record, Request},
+            rows::HoldState,
+        },
+        partition::fold::{Batch, Folder},
+    };
+
+    fn keys() -> Arc<Keys> {
+        Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
+    }
+
+    fn spring() -> CampaignId {
+        CampaignId::parse("spring").unwrap()
+    }
+
+    fn at(offset: Offset) -> At {
+        At { offset, time: Timestamp(0) }
+    }
+
+    /// A definition at 0, then a request of another user at each offset.
+    fn log() -> Vec<(At, Record)> {
+        let terms = Terms {
+            quota: 10,
+            per_user_limit: 1,
+            opens_at: None,
+            closes_at: None,
+            code: CodeFormat::default(),
+        };
+        let change = Change::Defined { terms };
+        let defined = Record::Control(Control { campaign: spring(), based_on: None, change });
+        let asks = (1..=7).map(|offset| {
+            let user = UserId::parse(&format!("u{offset}")).unwrap();
+            let request = Request { campaign: spring(), user, idempotency_key: None };
+            (at(offset), Record::Request(request))
+        });
+        std::iter::once((at(0), defined)).chain(asks).collect()
+    }
+
+    /// The rows that the log gives.
+    fn rows() -> (Vec<DefinitionVersion>, Vec<Coupon>) {
+        let mut campaign = Campaign::new(spring(), 1, 0, keys());
+        let (mut versions, mut coupons) = (Vec::new(), Vec::new());
+        for (at, record) in log() {
+            match campaign.fold(at, &record) {
+                Outcome::Decided { row: Some(DerivedRow::Coupon(it)), .. } => coupons.push(it),
+                Outcome::Decided { row: Some(DerivedRow::Version(it)), .. } => versions.push(*it),
+                outcome => panic!("no row comes of {outcome:?}"),
+            }
+        }
+        (versions, coupons)
+    }
+
+    /// Starts at `from` with the mark "7 below 8" and the coupons of these sequences.
+    fn start(
+        from: Offset,
+        sequences: &[Sequence],
+        holds: Vec<Hold>,
+    ) -> Result<Recovered, Contradiction> {
+        let (versions, mut coupons) = rows();
+        coupons.retain(|coupon| sequences.contains(&coupon.sequence));
+        let mark = Some(Mark { campaign: spring(), offset: 8, issued: 7 });
+        let rows = CampaignRows { holds, mark, versions };
+        let mut recovery = Recovery::new(spring(), (1, 0), from, rows, keys())?;
+        recovery.coupons(coupons)?;
+        recovery.finish()
+    }
+
+    #[test]
+    fn rows_missing_below_the_start_are_noticed_by_a_mark_above_it() {
+        assert!(start(7, &[1, 2, 3, 4, 5, 6, 7], Vec::new()).is_ok());
+        // Its owner died between mark and progress, and somebody took 3 to 6: coupon 7 alone
+        // would only be found to differ when another had been derived in its place.
+        let found = start(7, &[1, 2, 7], Vec::new()).unwrap_err();
+        assert_eq!(found.from, 3, "just above the last dense row: {found}");
+        let found = start(7, &[1, 2], Vec::new()).unwrap_err();
+        assert_eq!(found.from, 3, "{found}");
+    }
+
+    #[test]
+    fn a_hold_that_was_released_derives_what_is_missing() {
+        let hold = Hold {
+            campaign: spring(),
+            partition: 0,
+            from: 3,
+            number: 1,
+            kind: HoldKind::Contradiction,
+            reason: "the mark says 7 coupons below 8, found 3".to_owned(),
+            state: HoldState::Released,
+            until: 0,
+        };
+        let recovered = start(3, &[1, 2, 7], vec![hold]).unwrap();
+        let mut folder = Folder::new(recovered, keys(), 1);
+        let records = log().split_off(3);
+        let folded = folder.fold(Batch { records, passed: 8 });
+        assert_eq!((folded.contradiction, folded.coupons), (None, rows().1.split_off(2)));
     }
 }

@@ -30,6 +30,9 @@ impl Flow {
         self.incarnations += 1;
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         let Some(from) = lane.held_from() else { return };
+        // Whoever closed the hold may have read further: what is still to be read live is decided
+        // then, not taken from its rows.
+        let from = from.min(self.acks.position());
         lane.restart(self.incarnations, Phase::CatchingUp);
         let from = if planted!(CatchUpFromLive) { self.acks.position() } else { from };
         lane.start_from = from;
@@ -123,25 +126,31 @@ impl Flow {
         match hold.state {
             HoldState::Open => {
                 lane.note(hold);
-                let releases = lane.kept_releases();
+                // Unlike the others they pass only when what they ask for is durable.
+                lane.releasing.extend(lane.kept_releases(hold.from));
+                let releases = !lane.releasing.is_empty();
                 lane.phase = Phase::Held;
                 self.pass_kept(campaign, effects);
-                if !releases.is_empty() {
+                if releases {
                     self.release(campaign, effects);
                 }
             }
             HoldState::Released => {
-                lane.note(hold);
-                let unreleased = lane.holds.iter().any(|hold| hold.state == HoldState::Open);
-                if unreleased || lane.phase != Phase::Held {
+                // The store may have told of it before, and the hold be closed by now.
+                if !lane.closed.iter().any(|closed| is_same(closed, hold)) {
+                    lane.note(hold);
+                }
+                if lane.holds.iter().any(|hold| hold.state == HoldState::Open) {
                     return;
                 }
                 for offset in std::mem::take(&mut lane.releasing) {
                     self.acks.done(offset);
                     effects.push(Effect::Credit(1));
                 }
-                lane.failures = Failures::default();
-                self.catch_up(campaign, 0, effects);
+                if lane.phase == Phase::Held {
+                    lane.failures = Failures::default();
+                    self.catch_up(campaign, 0, effects);
+                }
             }
             HoldState::Closed => {
                 if lane.holds.is_empty() {
@@ -163,13 +172,22 @@ impl Flow {
         }
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         let decides = matches!(lane.phase, Phase::Starting | Phase::Live);
-        let same = |known: &Hold| (known.from, known.number) == (hold.from, hold.number);
-        if decides && lane.holds.is_empty() && !lane.closed.iter().any(same) {
+        let known = lane.closed.iter().any(|known| is_same(known, hold));
+        if decides && lane.holds.is_empty() && !known {
             lane.closed.push(hold.clone());
             lane.extended = 0;
             self.once_held.insert(campaign.clone());
             self.sweeps_now = true;
         }
+    }
+
+    /// Whether records pass under a hold here that somebody else has closed: what passed above
+    /// their end is not decided yet, and nobody else would.
+    fn is_still_held(&self, hold: &Hold) -> bool {
+        let lane = self.lanes.get(&hold.campaign).filter(|lane| lane.phase == Phase::Held);
+        lane.is_some_and(|lane| {
+            lane.holds.iter().any(|known| is_same(known, hold) && known.is_in_force())
+        })
     }
 
     /// Takes over what the store says: on assignment all of it, later what a zombie has written.
@@ -178,10 +196,10 @@ impl Flow {
         for hold in holds {
             let number = self.hold_numbers.entry(hold.campaign.clone()).or_default();
             *number = (*number).max(hold.number);
-            // While this owner lives it has its own word for holds that it closed, and takes no
-            // other's for those that it lets records pass under.
+            // While this owner lives it has its own word for holds that it closed.
             let settled = hold.unsettled_from() >= self.durable;
-            if !hold.is_in_force() && (settled || !self.is_new) {
+            let over = !hold.is_in_force() && (settled || !self.is_new);
+            if over && !self.is_still_held(hold) {
                 self.adopt(hold);
                 continue;
             }
@@ -190,9 +208,7 @@ impl Flow {
                 .lanes
                 .entry(hold.campaign.clone())
                 .or_insert_with(|| Lane::new(Phase::Held, 0, now_ms));
-            let same = |known: &Hold| {
-                (known.from, known.number) == (hold.from, hold.number) && known.state >= hold.state
-            };
+            let same = |known: &Hold| is_same(known, hold) && known.state >= hold.state;
             let known = lane.holds.iter().chain(&lane.closed).any(same);
             // What is kept and lies below the hold is not covered by it: it is decided first.
             let uncovered =
@@ -218,4 +234,9 @@ impl Flow {
             }
         }
     }
+}
+
+/// Whether both are words on one hold.
+fn is_same(one: &Hold, other: &Hold) -> bool {
+    (one.from, one.number) == (other.from, other.number)
 }

@@ -1,6 +1,7 @@
 //! The flow in a small world of its own: owners that die, overlap and fail at random, over one
 //! log and one store. Whatever happens, the store ends as a plain fold of the log says.
 
+mod endings;
 mod holds;
 mod stage;
 

@@ -1,0 +1,158 @@
+//! Ends of holds: a record that asks for a release passes when its hold is marked and not before,
+//! and a hold that a zombie has closed is caught up from where the zombie had come to.
+
+use super::*;
+use crate::domain::{ids::UserId, record::Request, rows::HoldKind};
+
+const FROM: Offset = 10;
+
+fn held(state: HoldState) -> Hold {
+    Hold {
+        campaign: campaign(0),
+        partition: 0,
+        from: FROM,
+        number: 1,
+        kind: HoldKind::Contradiction,
+        reason: "another row".to_owned(),
+        state,
+        until: 0,
+    }
+}
+
+fn owner(holds: Vec<Hold>) -> Flow {
+    let progress = Progress { partition: 0, log_epoch: 1, next: FROM, last: None };
+    let rows = PartitionRows { progress: Some(progress), holds };
+    Flow::new((1, 0), rows, FROM, 0).0
+}
+
+fn read(offset: Offset, content: Record) -> Event {
+    let record = LastRecord { offset, digest: [0; 16] };
+    Event::Read(vec![Incoming { record, time: Timestamp(0), content: Some(content) }])
+}
+
+fn request() -> Record {
+    let user = UserId::parse("u1").unwrap();
+    Record::Request(Request { campaign: campaign(0), user, idempotency_key: None })
+}
+
+fn release() -> Record {
+    let (campaign, change) = (campaign(0), Change::Released);
+    Record::Control(Control { campaign, based_on: None, change })
+}
+
+/// What the flow wants done about `events`.
+fn steps(flow: &mut Flow, events: Vec<Event>) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    for event in events {
+        flow.step(event, &mut effects);
+    }
+    flow.flush(&mut effects);
+    effects
+}
+
+fn writes_hold(effects: &[Effect], state: HoldState) -> bool {
+    let writes =
+        |effect: &Effect| matches!(effect, Effect::WriteHold { hold, .. } if hold.state == state);
+    effects.iter().any(writes)
+}
+
+#[test]
+fn a_release_passes_although_the_store_told_of_it_before_its_own_write_was_answered() {
+    let mut flow = owner(vec![held(HoldState::Open)]);
+    let effects = steps(&mut flow, vec![read(FROM, release())]);
+    assert!(writes_hold(&effects, HoldState::Released));
+    assert_eq!(flow.watermark(), FROM, "it waits for its hold to be marked");
+    let released = held(HoldState::Released);
+    let effects = steps(&mut flow, vec![Event::Holds(vec![released.clone()])]);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Start { .. })), "{effects:?}");
+    steps(&mut flow, vec![Event::HoldWritten(released)]);
+    assert_eq!(flow.watermark(), FROM + 1);
+}
+
+#[test]
+fn a_release_that_was_read_while_the_hold_was_being_opened_waits_for_its_mark() {
+    let mut flow = owner(Vec::new());
+    let (id, expects_until) = (campaign(0), None);
+    let ready = Event::Ready { campaign: id, incarnation: 1, expects_until };
+    steps(&mut flow, vec![read(FROM, request()), ready]);
+    let found = Contradiction { from: FROM, detail: "another row".to_owned() };
+    let (id, contradiction) = (campaign(0), found);
+    let contradicted = Event::Contradicted { campaign: id, incarnation: 1, contradiction };
+    let effects = steps(&mut flow, vec![contradicted, read(FROM + 1, release())]);
+    assert!(writes_hold(&effects, HoldState::Open));
+    let open = held(HoldState::Open);
+    let effects = steps(&mut flow, vec![Event::HoldWritten(open)]);
+    assert!(writes_hold(&effects, HoldState::Released));
+    assert_eq!(flow.watermark(), FROM + 1, "the request passes, its release does not yet");
+    let released = held(HoldState::Released);
+    steps(&mut flow, vec![Event::HoldWritten(released)]);
+    assert_eq!(flow.watermark(), FROM + 2);
+}
+
+#[test]
+fn word_of_a_release_that_comes_after_the_hold_was_closed_opens_nothing_again() {
+    let mut flow = owner(vec![held(HoldState::Open)]);
+    steps(&mut flow, vec![read(FROM, release())]);
+    let released = held(HoldState::Released);
+    let effects = steps(&mut flow, vec![Event::Holds(vec![released.clone()])]);
+    let incarnation = effects.iter().find_map(|effect| match effect {
+        Effect::Start { incarnation, .. } => Some(*incarnation),
+        _ => None,
+    });
+    let incarnation = incarnation.expect("it starts");
+    let (id, expects_until) = (campaign(0), None);
+    let ready = Event::Ready { campaign: id, incarnation, expects_until };
+    let (id, read_to) = (campaign(0), FROM + 1);
+    let replayed = Event::Replayed { campaign: id, incarnation, records: Vec::new(), read_to };
+    steps(&mut flow, vec![ready, replayed]);
+    let report = Report {
+        campaign: campaign(0),
+        incarnation,
+        told: Vec::new(),
+        settled: Vec::new(),
+        contradicted: false,
+        over_from: None,
+    };
+    let effects = steps(&mut flow, vec![Event::Report(report)]);
+    assert!(writes_hold(&effects, HoldState::Closed), "{effects:?}");
+    steps(&mut flow, vec![Event::HoldWritten(released)]);
+    assert_eq!(flow.watermark(), FROM + 1);
+    assert_eq!(flow.view(&campaign(0)).map(|(state, _)| state), Some("live"));
+    // A failure starts it from progress, as a campaign that is held no more.
+    let (id, reason) = (campaign(0), "it panicked".to_owned());
+    let failed = Event::Failed { campaign: id, incarnation, reason };
+    let effects = steps(&mut flow, vec![failed]);
+    let again = effects.iter().any(|effect| matches!(effect, Effect::Replay { .. }));
+    assert!(!again && flow.view(&campaign(0)).map(|(state, _)| state) == Some("recovering"));
+    let starts =
+        |effect: &Effect| matches!(effect, Effect::Start { from, .. } if *from == FROM + 1);
+    assert!(effects.iter().any(starts), "{effects:?}");
+}
+
+fn start_from(effects: &[Effect]) -> Option<Offset> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Start { from, .. } => Some(*from),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_hold_that_a_zombie_has_closed_is_caught_up_from_where_the_zombie_ended() {
+    let mut flow = owner(vec![held(HoldState::Open)]);
+    steps(&mut flow, vec![read(FROM, request()), read(FROM + 1, request())]);
+    assert_eq!(flow.watermark(), FROM + 2, "both pass undecided");
+    let closed = Hold { until: FROM + 1, ..held(HoldState::Closed) };
+    let effects = steps(&mut flow, vec![Event::Holds(vec![closed.clone()])]);
+    assert_eq!(start_from(&effects), Some(FROM + 1));
+    let effects = steps(&mut flow, vec![Event::Holds(vec![closed])]);
+    assert_eq!(start_from(&effects), None, "once is enough");
+}
+
+#[test]
+fn where_the_zombie_had_read_further_the_rest_is_still_decided_live() {
+    let mut flow = owner(vec![held(HoldState::Open)]);
+    steps(&mut flow, vec![read(FROM, request())]);
+    let closed = Hold { until: FROM + 9, ..held(HoldState::Closed) };
+    let effects = steps(&mut flow, vec![Event::Holds(vec![closed])]);
+    assert_eq!(start_from(&effects), Some(FROM + 1));
+}
