@@ -73,9 +73,10 @@ pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
         text.push_str(&format!("\nTwo courses of one seed: {:?}\n", totals.wavering));
         exit_code = EXIT_BROKEN;
     }
-    text.push_str(&all_broken(&totals));
     if let Some((seed, violation)) = totals.broken.first_key_value() {
-        if !arguments.keep_going {
+        if arguments.keep_going {
+            text.push_str(&all_broken(&totals));
+        } else {
             text.push_str(&failure(arguments, &kinds, *seed, violation));
         }
         exit_code = EXIT_BROKEN;
@@ -243,9 +244,6 @@ fn planted(arguments: &SimulateArguments, kinds: &Kinds) -> Done {
 
 /// What was broken, where more than one seed broke something.
 fn all_broken(totals: &Totals) -> String {
-    if totals.broken.len() < 2 {
-        return String::new();
-    }
     let mut text = format!("\n{} worlds broke something:\n", totals.broken.len());
     for (seed, Violation { invariant, detail }) in totals.broken.iter().take(LISTED_MAX) {
         text.push_str(&format!("{seed:>8} {invariant:<7} {detail}\n"));

@@ -171,6 +171,16 @@ impl World {
     }
 }
 
+impl World {
+    /// Whether no administrator will append anything more, nor anybody's append is under way.
+    pub(super) fn administrators_are_done(&self) -> bool {
+        let waits = |asker: &Asker| matches!(asker, Asker::Errand(_));
+        let asks = self.questions.iter().flatten().any(|question| waits(&question.asker));
+        let comes = |act: &Act| matches!(act, Act::Errand(_) | Act::Append(_) | Act::Appended(_));
+        !asks && !self.coming().any(comes)
+    }
+}
+
 /// A first definition with so many seats.
 pub(super) fn definition(quota: u32, limit: u16, window: (Option<i64>, Option<i64>)) -> Wish {
     let (opens, closes) = window;

@@ -42,7 +42,7 @@ const WAITERS: usize = 64;
 const LAG_MAX: u64 = 8;
 
 /// Oldest read of progress and holds that is shared.
-const SHARED_MS: Ms = 100;
+pub(super) const SHARED_MS: Ms = 100;
 
 /// What a node knows of one campaign.
 #[derive(Debug, Clone)]

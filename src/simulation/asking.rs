@@ -82,7 +82,7 @@ pub(super) struct Question {
     pub(super) node: usize,
     life: u32,
     wanted: Wanted,
-    asker: Asker,
+    pub(super) asker: Asker,
     place: Option<Place>,
     /// Asked of the store once, and no more.
     is_once: bool,

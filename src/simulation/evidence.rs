@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    api_node::SHARED_MS,
     model::{Campaign, Meant, Said, Verdicts},
     store::number_of,
     world::{EPOCH_MS, World},
@@ -149,10 +150,12 @@ impl World {
         self.evidence.heard.push(Heard { partition, offset, campaign, said, code });
     }
 
-    /// What is said of a damaged campaign counts from the hold on that says so.
+    /// What is said of a damaged campaign counts from the hold on that says so, once no node goes
+    /// by what it had read before.
     fn is_unsettled_by_damage(&self, campaign: usize) -> bool {
-        matches!(self.trouble.damaged, Some((damaged, since))
-            if damaged == campaign && since.is_none())
+        self.trouble.damaged.is_some_and(|(damaged, since)| {
+            damaged == campaign && since.is_none_or(|since| self.now <= since + 2 * SHARED_MS)
+        })
     }
 
     /// The last word: everything that was seen and stored, against the model.

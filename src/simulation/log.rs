@@ -133,11 +133,13 @@ impl Shelf {
         self.cuts += 1;
     }
 
-    /// Puts another record in the place of the last one below `end`; false if there is none.
-    pub(super) fn rewrite_last_below(&mut self, end: Offset) -> bool {
-        let last = self.records.iter_mut().rfind(|record| record.offset < end);
-        let Some(record) = last else { return false };
-        record.value.push(b' ');
+    /// Puts other records in the place of the last one below `end` and of all that follow, for what
+    /// was settled may turn out to reach further; false if there is none.
+    pub(super) fn rewrite_tail_from_below(&mut self, end: Offset) -> bool {
+        let Some(last) = self.records.iter().rposition(|record| record.offset < end) else {
+            return false;
+        };
+        self.records[last..].iter_mut().for_each(|record| record.value.push(b' '));
         self.is_damaged = true;
         self.cuts += 1;
         true

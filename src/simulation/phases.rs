@@ -92,7 +92,6 @@ impl World {
         trouble.time_skew = (0, 0);
         trouble.healed_at = Some(self.now);
         for node in 0..self.nodes.len() {
-            self.nodes[node].paused_until = 0;
             self.boot(node);
         }
         for number in 0..self.owners.len() {
@@ -195,6 +194,8 @@ impl World {
             }
         }
         table.is_damaged = true;
+        // What was still on its way has landed before: nothing mends by chance what is damaged.
+        self.store.generation += 1;
         self.trouble.damaged = Some((campaign, None));
         true
     }
@@ -219,11 +220,12 @@ impl World {
                 shelf.is_damaged = true;
             }
             Fault::TimeFarAhead => {
-                self.trouble.time_skew = (30 * 86_400_000, self.now + 1);
                 let campaign = self.campaigns_of(partition).next();
                 let Some(campaign) = campaign else { return false };
                 self.log.shelf(partition).is_damaged = true;
+                self.trouble.time_skew = (30 * 86_400_000, self.now + 1);
                 self.ask_by_producer(campaign, 1);
+                self.trouble.time_skew = (0, 0);
                 self.evidence.clocks_lie = true;
             }
             _ => {
@@ -239,7 +241,7 @@ impl World {
 
     fn rewrite(&mut self, partition: Partition, settled: u64) -> bool {
         let last = self.store.progress[partition as usize].as_ref().and_then(|it| it.last);
-        if last.is_none() || !self.log.shelf(partition).rewrite_last_below(settled) {
+        if last.is_none() || !self.log.shelf(partition).rewrite_tail_from_below(settled) {
             return false;
         }
         self.trouble.halting[partition as usize] = true;
@@ -292,8 +294,15 @@ impl World {
         if self.nodes.iter().any(|node| !node.is_up) {
             return Some("a node is down".to_owned());
         }
+        // What it was doing goes on when it does.
+        if self.nodes.iter().any(|node| node.paused_until + QUIET_MS > self.now) {
+            return Some("a node stands still".to_owned());
+        }
         if self.trouble.appended_at + QUIET_MS > self.now || !self.clients_are_done() {
             return Some("clients are not done".to_owned());
+        }
+        if !self.administrators_are_done() {
+            return Some("administrators are not done".to_owned());
         }
         for partition in 0..PARTITIONS {
             let stage = self.owned[partition as usize]

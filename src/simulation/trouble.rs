@@ -180,7 +180,8 @@ impl World {
     fn pause(&mut self) {
         let Some(node) = self.some_node() else { return };
         let pause = self.random.between(200, 4_000);
-        self.nodes[node].paused_until = self.now + pause;
+        let node_pause = &mut self.nodes[node].paused_until;
+        *node_pause = (*node_pause).max(self.now + pause);
         for partition in 0..PARTITIONS {
             let owner = self.owned[partition as usize];
             let owns = owner.and_then(|owner| self.owners[owner].as_ref());
@@ -317,6 +318,9 @@ impl World {
 
     /// First the store is remembered; a while later, between two runs, it is as it was then.
     fn remember(&mut self) {
+        if self.trouble.healed_at.is_some() {
+            return;
+        }
         if let Some(snapshot) = self.trouble.snapshot.take() {
             let generation = self.store.generation + 1;
             self.store = *snapshot;

@@ -226,10 +226,11 @@ impl World {
 
     /// Makes things happen until everything is over, or an invariant is broken.
     pub(super) fn run(&mut self) -> Result<(), Violation> {
-        while let Some(Reverse(Entry { at, act, .. })) = self.queue.pop() {
+        while let Some(Reverse(Entry { at, number, act })) = self.queue.pop() {
             self.now = self.now.max(at);
             if let Some(until) = self.paused_until(&act) {
-                self.at(until, act);
+                // Under its old number: a mailbox keeps its order over a pause.
+                self.queue.push(Reverse(Entry { at: until, number, act }));
                 continue;
             }
             self.events += 1;
@@ -270,6 +271,11 @@ impl World {
         self.scheduled += 1;
         let entry = Entry { at: at.max(self.now), number: self.scheduled, act };
         self.queue.push(Reverse(entry));
+    }
+
+    /// Everything that is to happen, in no order.
+    pub(super) fn coming(&self) -> impl Iterator<Item = &Act> {
+        self.queue.iter().map(|Reverse(entry)| &entry.act)
     }
 
     /// Makes `act` happen after so many milliseconds.
