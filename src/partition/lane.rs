@@ -118,6 +118,7 @@ impl Lane {
         self.replaying = false;
         self.met = false;
         self.letters.clear();
+        self.replayed_issued = None;
         self.expects_until = None;
     }
 

@@ -64,7 +64,8 @@ impl World {
         let (campaign, wish) = (self.errands[number].campaign, self.errands[number].wish.clone());
         let defines = matches!(wish, Wish::Define(_));
         if defines {
-            if self.evidence.is_defined(campaign) {
+            let is_hopeless = self.must_halt(self.partition_of(campaign));
+            if self.evidence.is_defined(campaign) || is_hopeless {
                 return;
             }
             // The answer may be lost in any way: whoever defines looks again until it is there.

@@ -2,7 +2,15 @@
 //! and a hold that a zombie has closed is caught up from where the zombie had come to.
 
 use super::*;
-use crate::domain::{ids::UserId, record::Request, rows::HoldKind};
+use crate::{
+    domain::{
+        decision::{Decision, Held},
+        ids::UserId,
+        record::Request,
+        rows::HoldKind,
+    },
+    partition::fold::Told,
+};
 
 const FROM: Offset = 10;
 
@@ -155,4 +163,38 @@ fn where_the_zombie_had_read_further_the_rest_is_still_decided_live() {
     let closed = Hold { until: FROM + 9, ..held(HoldState::Closed) };
     let effects = steps(&mut flow, vec![Event::Holds(vec![closed])]);
     assert_eq!(start_from(&effects), Some(FROM + 1));
+}
+
+#[test]
+fn what_a_replay_had_issued_before_it_failed_is_no_mark_of_the_next_one() {
+    let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
+    let (id, expects_until) = (campaign(0), None);
+    let ready = |incarnation| Event::Ready { campaign: id.clone(), incarnation, expects_until };
+    let replayed = |incarnation, records, read_to| Event::Replayed {
+        campaign: id.clone(),
+        incarnation,
+        records,
+        read_to,
+    };
+    let report = |incarnation, told| {
+        let (campaign, settled) = (id.clone(), Vec::new());
+        let (contradicted, over_from) = (false, None);
+        Event::Report(Report { campaign, incarnation, told, settled, contradicted, over_from })
+    };
+    let records = vec![(At { offset: 3, time: Timestamp(0) }, request())];
+    let issued = Decision::Issued(Held { sequence: 7, issued_at: Timestamp(0) });
+    let told = vec![Told { offset: 3, decision: Some(issued), issued: Some(7) }];
+    let chunk = vec![ready(1), replayed(1, records, 4), report(1, told)];
+    steps(&mut flow, chunk);
+    let reason = "it panicked".to_owned();
+    let failed = Event::Failed { campaign: id.clone(), incarnation: 1, reason };
+    let effects = steps(&mut flow, vec![failed]);
+    assert_eq!(start_from(&effects), Some(3));
+    let chunk = vec![ready(2), replayed(2, Vec::new(), FROM), report(2, Vec::new())];
+    let effects = steps(&mut flow, chunk);
+    let mark = effects.iter().find_map(|effect| match effect {
+        Effect::WriteHold { hold, mark } if hold.state == HoldState::Closed => Some(mark),
+        _ => None,
+    });
+    assert_eq!(mark, Some(&None), "{effects:?}");
 }
