@@ -56,7 +56,7 @@ fn definition() -> Record {
         code: CodeFormat::default(),
     };
     let change = Change::Defined { terms };
-    Record::Control(Control { campaign: spring(), based_on: None, change })
+    Record::from(Control { campaign: spring(), based_on: None, change })
 }
 
 fn request(user: u64) -> Record {
@@ -78,7 +78,7 @@ fn fold(campaign: &mut Campaign, records: &[Record], offset: &mut u64) -> f64 {
         *offset += batch.len() as u64;
         let started = Instant::now();
         campaign.fold_all(batch, |_, _, record, outcome| {
-            std::hint::black_box((record, outcome));
+            std::hint::black_box((&record, &outcome));
             ControlFlow::Continue(())
         });
         seconds += started.elapsed().as_secs_f64();

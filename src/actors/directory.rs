@@ -207,7 +207,7 @@ mod tests {
         let terms = Terms { quota: 5, per_user_limit: 1, opens_at, closes_at: None, code };
         let defined =
             Control { campaign: id.clone(), based_on: None, change: Change::Defined { terms } };
-        campaign.fold(At { offset: 0, time: Timestamp(1) }, &Record::Control(defined));
+        campaign.fold(At { offset: 0, time: Timestamp(1) }, &Record::from(defined));
         directory.stands(0, &campaign);
         directory.tell(0, &id, Some(("live", None)));
         assert_eq!(counted(&directory, Timestamp(99)), [("scheduled", 1)]);
@@ -217,7 +217,7 @@ mod tests {
         directory.tell(0, &id, None);
         assert_eq!(counted(&directory, Timestamp(100)), [("open", 1)], "its actor has stopped");
         let closed = Control { campaign: id.clone(), based_on: Some(0), change: Change::Closed };
-        campaign.fold(At { offset: 1, time: Timestamp(200) }, &Record::Control(closed));
+        campaign.fold(At { offset: 1, time: Timestamp(200) }, &Record::from(closed));
         directory.stands(0, &campaign);
         assert_eq!(counted(&directory, Timestamp(200)), [("closed", 1)]);
     }

@@ -81,7 +81,7 @@ fn record(step: &Step, version: Option<Offset>) -> Record {
             user: UserId::parse(&format!("u{user}")).unwrap(),
             idempotency_key: key.map(|key| IdempotencyKey::parse(&format!("k{key}")).unwrap()),
         }),
-        Step::Change { change, stale } => Record::Control(Control {
+        Step::Change { change, stale } => Record::from(Control {
             campaign: campaign(),
             based_on: if *stale { Some(1_000_000) } else { version },
             change: change.clone(),

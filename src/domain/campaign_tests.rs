@@ -84,7 +84,7 @@ fn record(id: &CampaignId, what: &str, version: Option<Offset>) -> Record {
             });
         }
     };
-    Record::Control(Control { campaign: id.clone(), based_on, change })
+    Record::from(Control { campaign: id.clone(), based_on, change })
 }
 
 fn told(outcome: &Outcome) -> String {
@@ -307,4 +307,14 @@ fn folding_together_ends_where_it_is_told_to() {
         if campaign.issued() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert_eq!((seen, campaign.issued()), (3, 2));
+}
+
+#[test]
+fn a_user_stands_in_the_bucket_that_the_remainder_of_the_digest_says() {
+    for digest in [0, 1, u128::MAX, 1 << 64, u128::MAX / 3, (7 << 64) | u128::from(u64::MAX)] {
+        for buckets in 1..=u8::MAX {
+            let expected = (digest % u128::from(buckets)) as u8;
+            assert_eq!(user_bucket(digest, buckets), expected, "{digest} in {buckets}");
+        }
+    }
 }

@@ -74,6 +74,7 @@ impl Entry {
         ])
     }
 
+    #[inline]
     fn digest(&self) -> u128 {
         self.bits(0, 4)
     }
@@ -90,6 +91,7 @@ impl Entry {
         }
     }
 
+    #[inline]
     fn bits(&self, from: usize, words: usize) -> u128 {
         let words = &self.0[from..from + words];
         words.iter().rev().fold(0, |bits, word| bits << 32 | u128::from(*word))
@@ -139,9 +141,7 @@ impl Holders {
     /// Adds a coupon to what is held under `digest`.
     pub fn add(&mut self, digest: u128, held: Held) {
         let mut at = self.segment_of(digest);
-        while self.segments[at].entries.len() >= SEGMENT_ENTRIES_MAX
-            && self.segments[at].depth < DEPTH_MAX
-        {
+        while self.segments[at].is_full() && self.segments[at].depth < DEPTH_MAX {
             self.split(at);
             at = self.segment_of(digest);
         }
@@ -196,17 +196,16 @@ impl Holders {
             self.directory = self.directory.iter().flat_map(|&segment| [segment; 2]).collect();
             self.depth = depth;
         }
-        let full = std::mem::replace(&mut self.segments[at], Segment::empty(depth, 0)).entries;
-        // With room for what a table may hold: neither is moved again until it is split itself.
-        let mut zeros = Segment::empty(depth, SEGMENT_ENTRIES_MAX);
+        // With room for what a table may hold: it is not moved again until it is split itself. The
+        // other half stays where it is.
         let mut ones = Segment::empty(depth, SEGMENT_ENTRIES_MAX);
-        for entry in full {
-            let goes_over = entry.digest() >> (128 - depth) & 1 == 1;
-            if goes_over { &mut ones } else { &mut zeros }.insert(entry);
+        let goes_over = |entry: &mut Entry| entry.digest() >> (128 - depth) & 1 == 1;
+        for entry in self.segments[at].entries.extract_if(goes_over) {
+            ones.insert(entry);
         }
         let new = self.segments.len();
         self.segments.push(ones);
-        self.segments[at] = zeros;
+        self.segments[at].depth = depth;
         let shift = self.depth - depth;
         for (index, segment) in self.directory.iter_mut().enumerate() {
             if *segment as usize == at && (index >> shift) & 1 == 1 {
@@ -217,6 +216,14 @@ impl Holders {
 }
 
 impl Segment {
+    /// Whether it must be split before it takes another entry. Slots that a split could not free
+    /// let it end a little earlier, rather than grow.
+    fn is_full(&self) -> bool {
+        let entries = self.entries.len();
+        entries >= SEGMENT_ENTRIES_MAX
+            || (entries > SEGMENT_ENTRIES_MAX / 2 && entries == self.entries.capacity())
+    }
+
     /// Takes over an entry whose digest is not in yet.
     fn insert(&mut self, entry: Entry) {
         let digest = slot_hash(entry.digest());

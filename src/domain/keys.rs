@@ -127,7 +127,7 @@ impl Keys {
         let end = user_from + user.len();
         input[11..user_from].copy_from_slice(name);
         input[user_from..end].copy_from_slice(user);
-        self.code.mac(input, end)
+        self.code.mac(&mut input, end)
     }
 
     /// The MAC of a record or feed message that this instance writes.
@@ -170,12 +170,14 @@ impl Keys {
         hasher.write(&coupon.sequence.to_le_bytes());
         hasher.text(coupon.user.as_str());
         hasher.text(&coupon.code);
-        hasher.write(&coupon.issued_at.0.to_le_bytes());
-        hasher.position(coupon.position);
-        hasher.write(&[u8::from(coupon.key_digest.is_some())]);
-        hasher.write(&coupon.key_digest.unwrap_or_default());
-        hasher.write(&[coupon.user_bucket]);
-        hasher.write(&coupon.rules_version.to_le_bytes());
+        let mut rest = [0; 44];
+        rest[..8].copy_from_slice(&coupon.issued_at.0.to_le_bytes());
+        rest[8..24].copy_from_slice(&position_bytes(coupon.position));
+        rest[24] = u8::from(coupon.key_digest.is_some());
+        rest[25..41].copy_from_slice(&coupon.key_digest.unwrap_or_default());
+        rest[41] = coupon.user_bucket;
+        rest[42..].copy_from_slice(&coupon.rules_version.to_le_bytes());
+        hasher.write(&rest);
         hasher.finish()
     }
 
@@ -235,6 +237,7 @@ struct RowHasher {
 }
 
 impl RowHasher {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         if let Some(room) = self.packed[self.len..].get_mut(..bytes.len()) {
             room.copy_from_slice(bytes);
@@ -252,15 +255,21 @@ impl RowHasher {
     }
 
     fn position(&mut self, position: Position) {
-        self.write(&position.log_epoch.to_le_bytes());
-        self.write(&position.partition.to_le_bytes());
-        self.write(&position.offset.to_le_bytes());
+        self.write(&position_bytes(position));
     }
 
     fn finish(mut self) -> [u8; 16] {
         self.hasher.write(&self.packed[..self.len]);
         self.hasher.finish128().as_bytes()
     }
+}
+
+fn position_bytes(position: Position) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&position.log_epoch.to_le_bytes());
+    bytes[4..8].copy_from_slice(&position.partition.to_le_bytes());
+    bytes[8..].copy_from_slice(&position.offset.to_le_bytes());
+    bytes
 }
 
 /// Bytes of a message with its padding: a code's, of the longest ids, is 203 bytes long.
@@ -301,7 +310,7 @@ impl CodeKey {
 
     /// The MAC of the first `len` bytes of `message`; the rest must be zero and has room for nine
     /// bytes of padding.
-    fn mac(&self, mut message: [u8; MESSAGE_BYTES], len: usize) -> [u8; 32] {
+    fn mac(&self, message: &mut [u8; MESSAGE_BYTES], len: usize) -> [u8; 32] {
         let mut state = self.inner;
         let end = (len + 9).next_multiple_of(SHA256_BLOCK);
         pad(&mut message[..end], len);

@@ -12,8 +12,15 @@ use super::{
 pub enum Record {
     /// One user asks for one coupon.
     Request(Request),
-    /// An operator changes the campaign.
-    Control(Control),
+    /// An operator changes the campaign. Apart, for it is rare and large, and requests are moved
+    /// around by the million.
+    Control(Box<Control>),
+}
+
+impl From<Control> for Record {
+    fn from(control: Control) -> Self {
+        Self::Control(Box::new(control))
+    }
 }
 
 impl Record {

@@ -246,7 +246,7 @@ impl From<RequestBody> for Record {
 fn decode_control(value: &[u8]) -> Result<Record, DeadLetterReason> {
     let body: ControlBody =
         serde_json::from_slice(value).map_err(|_| DeadLetterReason::Malformed)?;
-    Ok(Record::Control(Control {
+    Ok(Record::from(Control {
         campaign: body.campaign_id,
         based_on: body.based_on,
         change: body.change,

@@ -238,7 +238,7 @@ mod tests {
         };
         let campaign = CampaignId::parse("spring").unwrap();
         let change = Change::Defined { terms };
-        (at(0), Record::Control(Control { campaign, based_on: None, change }))
+        (at(0), Record::from(Control { campaign, based_on: None, change }))
     }
 
     fn recovered(rows: CampaignRows, coupons: Vec<Coupon>) -> Folder {

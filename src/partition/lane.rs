@@ -71,6 +71,9 @@ pub(super) struct Lane {
     /// Holds that this owner closed and keeps extending; `extended` is how far it last did.
     pub(super) closed: Vec<Hold>,
     pub(super) extended: Offset,
+    /// How many of them are being closed: marks go before that, so it is not for an extension to
+    /// say it first.
+    pub(super) closing: usize,
     /// Why it last failed.
     pub(super) reason: Option<String>,
     /// Released records that wait for their hold to be marked.
@@ -101,6 +104,7 @@ impl Lane {
             holds: Vec::new(),
             closed: Vec::new(),
             extended: 0,
+            closing: 0,
             reason: None,
             releasing: Vec::new(),
             over_from: None,
@@ -150,7 +154,12 @@ impl Lane {
     /// The holds that this owner closed, extended to `watermark`, where everything of the
     /// campaign below it was decided by this owner.
     pub(super) fn extend(&mut self, watermark: Offset) -> Vec<Hold> {
-        if self.closed.is_empty() || watermark <= self.extended || planted!(HoldNotExtended) {
+        let says_it_first = self.closing > 0;
+        if self.closed.is_empty()
+            || says_it_first
+            || watermark <= self.extended
+            || planted!(HoldNotExtended)
+        {
             return Vec::new();
         }
         self.extended = watermark;

@@ -291,7 +291,7 @@ mod tests {
             code: CodeFormat::default(),
         };
         let change = Change::Defined { terms };
-        let defined = Record::Control(Control { campaign: spring(), based_on: None, change });
+        let defined = Record::from(Control { campaign: spring(), based_on: None, change });
         let asks = (1..=7).map(|offset| {
             let user = UserId::parse(&format!("u{offset}")).unwrap();
             let request = Request { campaign: spring(), user, idempotency_key: None };

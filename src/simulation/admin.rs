@@ -109,7 +109,7 @@ impl World {
     ) -> (Control, (Partition, Fresh)) {
         let id = self.id(campaign);
         let control = Control { campaign: id, based_on, change: spoken(&change) };
-        let record = Record::Control(control.clone());
+        let record = Record::from(control.clone());
         let meant = Meant::Control { campaign, based_on, change };
         (control, self.fresh(&record, meant))
     }

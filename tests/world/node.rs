@@ -198,7 +198,7 @@ impl World {
     pub(crate) fn change(&mut self, campaign: &CampaignId, change: Change) {
         let based_on = self.truth.facts().model.version(campaign);
         let control = Control { campaign: campaign.clone(), based_on, change };
-        self.append(&Record::Control(control));
+        self.append(&Record::from(control));
     }
 
     pub(crate) fn request(&mut self, campaign: &CampaignId, user: u64) {

@@ -241,7 +241,7 @@ impl NodeDesk {
         change: Change,
     ) -> Result<(Position, Control), Refused> {
         let control = Control { campaign: campaign.clone(), based_on, change };
-        let (partition, record) = self.codec.encode(&Record::Control(control.clone()));
+        let (partition, record) = self.codec.encode(&Record::from(control.clone()));
         // From here on the time may run out while the record is on its way.
         call.appended.store(true, Ordering::Relaxed);
         let appended = self.append(partition, record).await.inspect_err(|refused| {

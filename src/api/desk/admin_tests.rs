@@ -47,7 +47,7 @@ async fn of_two_who_define_at_once_one_wins_and_the_other_compares() {
         *lock(&world.log.before_append) = Some(Box::new(move || {
             let change = Change::Defined { terms: terms(10) };
             let control = Control { campaign: campaign("spring"), based_on: None, change };
-            let (partition, new) = codec.encode(&Record::Control(control));
+            let (partition, new) = codec.encode(&Record::from(control));
             futures_util::FutureExt::now_or_never(log.append(partition, new)).unwrap().unwrap();
         }));
         let _owner = world.owner_at_work(Settle::All);
@@ -70,7 +70,7 @@ async fn a_change_that_another_one_overtook_is_read_again_and_repeated() {
             based_on: Some(first),
             change: Change::Amended { amendment },
         };
-        let (partition, new) = codec.encode(&Record::Control(control));
+        let (partition, new) = codec.encode(&Record::from(control));
         futures_util::FutureExt::now_or_never(log.append(partition, new)).unwrap().unwrap();
     }));
     let _owner = world.owner_at_work(Settle::All);

@@ -311,7 +311,7 @@ async fn a_full_page_can_be_asked_for_with_the_one_that_follows_it() {
     for index in 0..LISTING_MAX + 5 {
         let change = Change::Defined { terms: terms(1) };
         let campaign = campaign(&format!("c{index:05}"));
-        world.append(&Record::Control(Control { campaign, based_on: None, change })).await;
+        world.append(&Record::from(Control { campaign, based_on: None, change })).await;
     }
     world.decide(Settle::RowsAlone).await;
     let all = world.desk.campaigns(None, LISTING_MAX + 1).await.unwrap();

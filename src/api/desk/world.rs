@@ -248,7 +248,7 @@ impl World {
         let campaign = campaign(id);
         let change = Change::Defined { terms };
         let control = Control { campaign: campaign.clone(), based_on: None, change };
-        self.append(&Record::Control(control)).await;
+        self.append(&Record::from(control)).await;
         self.decide(Settle::All).await;
         campaign
     }
@@ -257,7 +257,7 @@ impl World {
     pub(super) async fn changed(&self, campaign: &CampaignId, change: Change) {
         let based_on = lock(&self.owner).folds[campaign].version();
         let campaign = campaign.clone();
-        self.append(&Record::Control(Control { campaign, based_on, change })).await;
+        self.append(&Record::from(Control { campaign, based_on, change })).await;
         self.decide(Settle::All).await;
     }
 

@@ -195,13 +195,13 @@ impl Maker {
     fn control(&mut self, campaign: &str, change: Change) {
         let campaign = id(campaign);
         let based_on = self.folders.get(&campaign).and_then(|folder| folder.campaign().version());
-        self.record(Record::Control(Control { campaign, based_on, change }));
+        self.record(Record::from(Control { campaign, based_on, change }));
     }
 
     /// A control record made from a definition that was never in effect.
     fn stale(&mut self, campaign: &str) {
         let (based_on, change) = (Some(u64::MAX / 4), Change::Closed);
-        self.record(Record::Control(Control { campaign: id(campaign), based_on, change }));
+        self.record(Record::from(Control { campaign: id(campaign), based_on, change }));
     }
 
     fn ask(&mut self, campaign: &str, name: &str, key: Option<&str>) {

@@ -153,6 +153,7 @@ impl Flow {
                 }
             }
             HoldState::Closed => {
+                lane.closing = lane.closing.saturating_sub(1);
                 if lane.holds.is_empty() {
                     lane.reason = None;
                 }

@@ -123,6 +123,7 @@ impl Flow {
         for hold in earlier.into_iter().chain(std::mem::take(&mut lane.holds)) {
             let hold = Hold { state: HoldState::Closed, until: lane.floor, ..hold };
             lane.closed.push(hold.clone());
+            lane.closing += 1;
             effects.push(Effect::WriteHold { hold, mark: mark.clone() });
         }
     }

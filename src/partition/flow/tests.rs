@@ -415,7 +415,7 @@ impl World {
         self.owners.clear();
         self.poison = None;
         for index in 0..CAMPAIGNS {
-            let record = Record::Control(Control {
+            let record = Record::from(Control {
                 campaign: campaign(index),
                 based_on: None,
                 change: Change::Released,

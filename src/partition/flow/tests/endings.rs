@@ -45,7 +45,7 @@ fn request() -> Record {
 
 fn release() -> Record {
     let (campaign, change) = (campaign(0), Change::Released);
-    Record::Control(Control { campaign, based_on: None, change })
+    Record::from(Control { campaign, based_on: None, change })
 }
 
 /// What the flow wants done about `events`.
@@ -197,4 +197,37 @@ fn what_a_replay_had_issued_before_it_failed_is_no_mark_of_the_next_one() {
         _ => None,
     });
     assert_eq!(mark, Some(&None), "{effects:?}");
+}
+
+#[test]
+fn a_hold_is_not_extended_before_its_closing_is_written_for_marks_go_first() {
+    let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
+    let (id, expects_until) = (campaign(0), None);
+    let ready = Event::Ready { campaign: id.clone(), incarnation: 1, expects_until };
+    let (campaign, records, read_to) = (id.clone(), Vec::new(), FROM);
+    let replayed = Event::Replayed { campaign, incarnation: 1, records, read_to };
+    let report = |told: Vec<Told>| {
+        let (campaign, settled) = (id.clone(), Vec::new());
+        let (contradicted, over_from) = (false, None);
+        Event::Report(Report { campaign, incarnation: 1, told, settled, contradicted, over_from })
+    };
+    let effects = steps(&mut flow, vec![ready, replayed, report(Vec::new())]);
+    let closed = effects.into_iter().find_map(|effect| match effect {
+        Effect::WriteHold { hold, .. } => Some(hold),
+        _ => None,
+    });
+    let closed = closed.expect("it is closed");
+    let decided = Decision::Issued(Held { sequence: 1, issued_at: Timestamp(0) });
+    let told = |offset| vec![Told { offset, decision: Some(decided), issued: Some(1) }];
+    let extends = |effects: &[Effect]| {
+        effects.iter().any(|it| matches!(it, Effect::Persist { holds, .. } if !holds.is_empty()))
+    };
+    let tick = |now_ms| Event::Tick { now_ms, wall: Timestamp(0) };
+    steps(&mut flow, vec![read(FROM, request())]);
+    let effects = steps(&mut flow, vec![report(told(FROM)), tick(200)]);
+    assert!(!extends(&effects), "its closing is on its way: {effects:?}");
+    steps(&mut flow, vec![Event::Persisted(FROM + 1), Event::HoldWritten(closed)]);
+    steps(&mut flow, vec![read(FROM + 1, request())]);
+    let effects = steps(&mut flow, vec![report(told(FROM + 1)), tick(400)]);
+    assert!(extends(&effects), "{effects:?}");
 }

@@ -102,7 +102,7 @@ pub(super) fn log_of(random: &mut Random, length: u64) -> Vec<(At, Record)> {
         let state =
             versions.entry(id.clone()).or_insert_with(|| Campaign::new(id.clone(), 1, 0, keys()));
         let control = |change| {
-            Record::Control(Control { campaign: id.clone(), based_on: state.version(), change })
+            Record::from(Control { campaign: id.clone(), based_on: state.version(), change })
         };
         let record = match random.below(40) {
             0 => control(Change::Paused),
