@@ -268,7 +268,10 @@ impl Flow {
             .entry(campaign.clone())
             .or_insert_with(|| Lane::new(Phase::Starting, incarnation, now_ms));
         lane.restart(incarnation, Phase::Starting);
-        lane.closed.extend(self.adopted.remove(campaign).into_iter().flatten());
+        if let Some(adopted) = self.adopted.remove(campaign) {
+            lane.closed.extend(adopted);
+            lane.extended = 0;
+        }
         let from = self.durable.max(lane.floor);
         lane.start_from = from;
         // What is below was stored by an earlier incarnation and is loaded, not decided again.

@@ -119,8 +119,9 @@ impl Flow {
         });
         self.once_held.insert(campaign.clone());
         lane.extended = lane.floor;
-        let earlier = std::mem::take(&mut lane.closed);
-        for hold in earlier.into_iter().chain(std::mem::take(&mut lane.holds)) {
+        let adopted = self.adopted.remove(campaign).unwrap_or_default();
+        let earlier = adopted.into_iter().chain(std::mem::take(&mut lane.closed));
+        for hold in earlier.chain(std::mem::take(&mut lane.holds)) {
             let hold = Hold { state: HoldState::Closed, until: lane.floor, ..hold };
             lane.closed.push(hold.clone());
             lane.closing += 1;

@@ -231,3 +231,38 @@ fn a_hold_is_not_extended_before_its_closing_is_written_for_marks_go_first() {
     let effects = steps(&mut flow, vec![report(told(FROM + 1)), tick(400)]);
     assert!(extends(&effects), "{effects:?}");
 }
+
+#[test]
+fn a_hold_closed_by_an_earlier_owner_ends_with_the_one_that_is_caught_up() {
+    let failure = |number, until| Hold {
+        from: 3,
+        number,
+        kind: HoldKind::Failure,
+        until,
+        ..held(HoldState::Closed)
+    };
+    // Below progress something may have passed under the first one, and nothing under the second.
+    let mut flow = owner(vec![failure(1, FROM - 2), failure(2, FROM)]);
+    let (id, expects_until) = (campaign(0), None);
+    let ready = Event::Ready { campaign: id.clone(), incarnation: 1, expects_until };
+    let (campaign, records, read_to) = (id.clone(), Vec::new(), FROM);
+    let replayed = Event::Replayed { campaign, incarnation: 1, records, read_to };
+    let report = Report {
+        campaign: id,
+        incarnation: 1,
+        told: Vec::new(),
+        settled: Vec::new(),
+        contradicted: false,
+        over_from: None,
+    };
+    let effects = steps(&mut flow, vec![ready, replayed, Event::Report(report)]);
+    let mut closed: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::WriteHold { hold, .. } => Some(hold.number),
+            _ => None,
+        })
+        .collect();
+    closed.sort_unstable();
+    assert_eq!(closed, [1, 2], "{effects:?}");
+}
