@@ -83,14 +83,16 @@ impl World {
         (actor.incarnation == incarnation).then_some(actor)
     }
 
-    /// A coupon actor panics; its supervisor tells the consumer.
+    /// A coupon actor panics; its supervisor tells the consumer, perhaps before what it said itself
+    /// last has arrived.
     pub(super) fn actor_panics(&mut self, number: usize, campaign: usize) {
         let Some(owner) = self.owner(number) else { return };
         let Some(actor) = owner.actors[campaign].take() else { return };
         let incarnation = actor.incarnation;
         let campaign = self.shared.campaigns[campaign].clone();
         let reason = "it panicked".to_owned();
-        self.tell(number, Event::Failed { campaign, incarnation, reason });
+        let failed = Event::Failed { campaign, incarnation, reason };
+        self.after(0, Act::Tell(number, Box::new(failed)));
     }
 
     /// One step of a load: rows, then page by page of coupons.
