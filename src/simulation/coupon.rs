@@ -87,8 +87,9 @@ impl World {
     /// last has arrived.
     pub(super) fn actor_panics(&mut self, number: usize, campaign: usize) {
         let Some(owner) = self.owner(number) else { return };
-        let Some(actor) = owner.actors[campaign].take() else { return };
+        let Some(actor) = &owner.actors[campaign] else { return };
         let incarnation = actor.incarnation;
+        owner.stop(campaign);
         let campaign = self.shared.campaigns[campaign].clone();
         let reason = "it panicked".to_owned();
         let failed = Event::Failed { campaign, incarnation, reason };
@@ -195,6 +196,22 @@ impl World {
             if let Some(contradicted) = contradicted {
                 self.tell(number, contradicted);
             }
+        }
+    }
+
+    /// The last report of an actor that was stopped while its rows were being stored.
+    pub(super) fn report_late(&mut self, who: (usize, usize, u64), stored: u64) {
+        let (number, campaign, incarnation) = who;
+        let Some(owner) = self.owner(number) else { return };
+        let is_it =
+            |(of, actor): &(usize, Actor)| *of == campaign && actor.incarnation == incarnation;
+        let Some(at) = owner.stopped.iter().position(is_it) else { return };
+        let (_, actor) = owner.stopped.swap_remove(at);
+        let Some(mut pipeline) = actor.pipeline else { return };
+        pipeline.stored(stored);
+        if let Some((report, _)) = pipeline.report() {
+            self.note(|| format!("c{campaign}, incarnation {incarnation} was stopped and reports"));
+            self.tell(number, report);
         }
     }
 

@@ -49,6 +49,8 @@ pub(super) struct Owner {
     pub(super) partition: Partition,
     pub(super) stage: Stage,
     pub(super) actors: Vec<Option<Actor>>,
+    /// Actors that were stopped in the middle of a step, by campaign: one last report may come.
+    pub(super) stopped: Vec<(usize, Actor)>,
     credit: usize,
     position: Offset,
     cuts: u32,
@@ -74,6 +76,7 @@ impl World {
             partition,
             stage: Stage::Reading,
             actors,
+            stopped: Vec::new(),
             credit: 0,
             position: 0,
             cuts: 0,
@@ -160,6 +163,7 @@ impl World {
         let owner = self.owners[number].as_mut().expect("it is there");
         (owner.position, owner.cuts, owner.credit) = (position, cuts, 0);
         owner.letters.clear();
+        owner.stopped.clear();
         owner.halts_for = None;
         owner.stage = Stage::Running(Box::new(flow));
         self.note(|| format!("node {node} owns partition {partition} from {position}"));
@@ -292,12 +296,13 @@ impl World {
             match effect {
                 Effect::Start { campaign, incarnation, from, delay_ms } => {
                     let campaign = campaign_number(campaign.as_str());
+                    owner.stop(campaign);
                     owner.actors[campaign] = Some(Actor::new(incarnation, from));
                     let delay = delay_ms + self.store_ms();
                     self.after(delay, Act::Load(number, campaign, incarnation));
                 }
                 Effect::Stop { campaign } => {
-                    owner.actors[campaign_number(campaign.as_str())] = None;
+                    owner.stop(campaign_number(campaign.as_str()));
                 }
                 Effect::Send { campaign, incarnation, batch } => {
                     self.send(number, campaign_number(campaign.as_str()), incarnation, batch);
@@ -329,6 +334,17 @@ impl World {
                 }
                 Effect::Count(_) => {}
             }
+        }
+    }
+}
+
+impl Owner {
+    /// Ends a campaign's actor wherever it is.
+    pub(super) fn stop(&mut self, campaign: usize) {
+        if let Some(actor) = self.actors[campaign].take()
+            && actor.under_way > 0
+        {
+            self.stopped.push((campaign, actor));
         }
     }
 }

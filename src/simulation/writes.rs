@@ -187,7 +187,7 @@ impl World {
         match done {
             Done::Rows { campaign, incarnation, number } => {
                 let who = (owner, campaign, incarnation);
-                let Some(actor) = self.actor(who) else { return };
+                let Some(actor) = self.actor(who) else { return self.report_late(who, number) };
                 if let Some(pipeline) = &mut actor.pipeline {
                     pipeline.stored(number);
                 }
