@@ -119,7 +119,7 @@ async fn shared() -> Patient {
 }
 
 /// How long a write is repeated: nodes of the database may take as long to see each other again.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(150);
 
 /// Pause between two attempts.
 const REPEAT_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
