@@ -111,7 +111,7 @@ async fn ensure(
     plan: [(Purpose, String, u32); 3],
 ) -> Result<TopicsFound, TopicsError> {
     let mut brokers = 0;
-    let mut absent = Vec::new();
+    let (mut absent, mut others) = (Vec::new(), Vec::new());
     for (purpose, name, partitions) in &plan {
         let seen = admin.look(name).await?;
         brokers = brokers.max(seen.brokers);
@@ -132,13 +132,15 @@ async fn ensure(
                 remedy: "lower it, say 0 for min(3, brokers), or start more brokers".to_owned(),
             }]));
         }
-        admin.create(&absent, replication).await?;
+        others = admin.create(&absent, replication).await?;
     }
     let mut findings = Findings::default();
     let mut found = TopicsFound { partitions: 0, replication_factor: 0, warnings: Vec::new() };
     for (purpose, name, partitions) in &plan {
         let created = absent.iter().any(|(_, other, _)| other == name);
-        let facts = admin.facts(name, created.then_some(*partitions)).await?;
+        // Whoever else made it may have asked for another number, which is to be found.
+        let least = if others.contains(name) { 1 } else { *partitions };
+        let facts = admin.facts(name, created.then_some(least)).await?;
         facts.check(*purpose, *partitions, &mut findings);
         if *purpose == Purpose::Request {
             found.partitions = facts.partitions();
@@ -367,11 +369,12 @@ impl Admin {
             .map_err(|error| failed(operation(), error))
     }
 
+    /// Makes topics. Gives those that somebody else has made meanwhile.
     async fn create(
         &self,
         absent: &[(Purpose, &str, u32)],
         replication: u32,
-    ) -> Result<(), LogError> {
+    ) -> Result<Vec<String>, LogError> {
         let settings: Vec<_> =
             absent.iter().map(|(purpose, ..)| purpose.settings(replication)).collect();
         let copies = i32::try_from(replication).unwrap_or(i32::MAX);
@@ -389,21 +392,21 @@ impl Admin {
             .create_topics(&new, &self.options)
             .await
             .map_err(|error| failed("creating topics", error))?;
+        let mut others = Vec::new();
         for result in results {
             match result {
                 Ok(topic) => info!(topic, replication, "topic created"),
-                // By another node, a moment ago.
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => others.push(topic),
                 Err((topic, code)) => {
                     let error = KafkaError::AdminOp(code);
                     return Err(failed(format!("creating topic {topic}"), error));
                 }
             }
         }
-        Ok(())
+        Ok(others)
     }
 
-    /// Everything to check of `topic`; of one just created, as soon as its partitions are led. A
+    /// Everything to check of `topic`; of one just created, as soon as so many partitions are led. A
     /// broker may hear of a topic later than the one that was asked to make it.
     async fn facts(&self, topic: &str, created: Option<u32>) -> Result<Facts, LogError> {
         let deadline = Instant::now() + CREATED_WITHIN;
