@@ -242,7 +242,7 @@ fn planted(arguments: &SimulateArguments, kinds: &Kinds) -> Done {
     Done { text, exit_code: if missed == 0 { 0 } else { EXIT_BROKEN } }
 }
 
-/// What was broken, where more than one seed broke something.
+/// Every world that broke something, as far as they are listed.
 fn all_broken(totals: &Totals) -> String {
     let mut text = format!("\n{} worlds broke something:\n", totals.broken.len());
     for (seed, Violation { invariant, detail }) in totals.broken.iter().take(LISTED_MAX) {

@@ -106,6 +106,12 @@ impl Hold {
         }
     }
 
+    /// Whether both are words on one hold of a campaign.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.from, self.number) == (other.from, other.number)
+    }
+
     /// Whether it quarantines its campaign.
     #[must_use]
     pub fn is_in_force(&self) -> bool {

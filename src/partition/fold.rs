@@ -199,7 +199,7 @@ fn control_answer(decision: Decision) -> Answer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -214,7 +214,7 @@ mod tests {
         partition::recovery::Recovery,
     };
 
-    fn keys() -> Arc<Keys> {
+    pub(in super::super) fn keys() -> Arc<Keys> {
         Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
     }
 
@@ -222,13 +222,13 @@ mod tests {
         At { offset, time: Timestamp(0) }
     }
 
-    fn request(offset: Offset, user: &str) -> (At, Record) {
+    pub(in super::super) fn request(offset: Offset, user: &str) -> (At, Record) {
         let campaign = CampaignId::parse("spring").unwrap();
         let user = UserId::parse(user).unwrap();
         (at(offset), Record::Request(Request { campaign, user, idempotency_key: None }))
     }
 
-    fn defined() -> (At, Record) {
+    pub(in super::super) fn defined() -> (At, Record) {
         let terms = Terms {
             quota: 10,
             per_user_limit: 1,

@@ -145,9 +145,8 @@ impl Lane {
 
     /// Takes over a hold, in place of what was known of it.
     pub(super) fn note(&mut self, hold: &Hold) {
-        let other = |known: &Hold| (known.from, known.number) != (hold.from, hold.number);
-        self.holds.retain(other);
-        self.closed.retain(other);
+        self.holds.retain(|known| !known.is_same(hold));
+        self.closed.retain(|known| !known.is_same(hold));
         self.holds.push(hold.clone());
     }
 

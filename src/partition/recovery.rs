@@ -259,45 +259,24 @@ mod tests {
     use crate::{
         domain::{
             campaign::At,
-            code::CodeFormat,
             decision::{DerivedRow, Outcome},
-            definition::Terms,
-            ids::{Timestamp, UserId},
-            record::{Change, Control, Record, Request},
+            record::Record,
             rows::HoldState,
         },
-        partition::fold::{Batch, Folder},
+        partition::fold::{
+            Batch, Folder,
+            tests::{defined, keys, request},
+        },
     };
-
-    fn keys() -> Arc<Keys> {
-        Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
-    }
 
     fn spring() -> CampaignId {
         CampaignId::parse("spring").unwrap()
     }
 
-    fn at(offset: Offset) -> At {
-        At { offset, time: Timestamp(0) }
-    }
-
     /// A definition at 0, then a request of another user at each offset.
     fn log() -> Vec<(At, Record)> {
-        let terms = Terms {
-            quota: 10,
-            per_user_limit: 1,
-            opens_at: None,
-            closes_at: None,
-            code: CodeFormat::default(),
-        };
-        let change = Change::Defined { terms };
-        let defined = Record::from(Control { campaign: spring(), based_on: None, change });
-        let asks = (1..=7).map(|offset| {
-            let user = UserId::parse(&format!("u{offset}")).unwrap();
-            let request = Request { campaign: spring(), user, idempotency_key: None };
-            (at(offset), Record::Request(request))
-        });
-        std::iter::once((at(0), defined)).chain(asks).collect()
+        let asks = (1..=7).map(|offset| request(offset, &format!("u{offset}")));
+        std::iter::once(defined()).chain(asks).collect()
     }
 
     /// The rows that the log gives.

@@ -170,13 +170,11 @@ impl World {
             Concluded::Answer(_) | Concluded::NotYet | Concluded::Halted => {}
         }
     }
-}
 
-impl World {
     /// Whether no administrator will append anything more, nor anybody's append is under way.
     pub(super) fn administrators_are_done(&self) -> bool {
-        let waits = |asker: &Asker| matches!(asker, Asker::Errand(_));
-        let asks = self.questions.iter().flatten().any(|question| waits(&question.asker));
+        let mut questions = self.questions.iter().flatten();
+        let asks = questions.any(|question| matches!(question.asker, Asker::Errand(_)));
         let comes = |act: &Act| matches!(act, Act::Errand(_) | Act::Append(_) | Act::Appended(_));
         !asks && !self.coming().any(comes)
     }

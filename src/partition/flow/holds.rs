@@ -137,7 +137,7 @@ impl Flow {
             }
             HoldState::Released => {
                 // The store may have told of it before, and the hold be closed by now.
-                if !lane.closed.iter().any(|closed| is_same(closed, hold)) {
+                if !lane.closed.iter().any(|closed| closed.is_same(hold)) {
                     lane.note(hold);
                 }
                 if lane.holds.iter().any(|hold| hold.state == HoldState::Open) {
@@ -173,7 +173,7 @@ impl Flow {
         }
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
         let decides = matches!(lane.phase, Phase::Starting | Phase::Live);
-        let known = lane.closed.iter().any(|known| is_same(known, hold));
+        let known = lane.closed.iter().any(|known| known.is_same(hold));
         if decides && lane.holds.is_empty() && !known {
             lane.closed.push(hold.clone());
             lane.extended = 0;
@@ -187,7 +187,7 @@ impl Flow {
     fn is_still_held(&self, hold: &Hold) -> bool {
         let lane = self.lanes.get(&hold.campaign).filter(|lane| lane.phase == Phase::Held);
         lane.is_some_and(|lane| {
-            lane.holds.iter().any(|known| is_same(known, hold) && known.is_in_force())
+            lane.holds.iter().any(|known| known.is_same(hold) && known.is_in_force())
         })
     }
 
@@ -209,7 +209,7 @@ impl Flow {
                 .lanes
                 .entry(hold.campaign.clone())
                 .or_insert_with(|| Lane::new(Phase::Held, 0, now_ms));
-            let same = |known: &Hold| is_same(known, hold) && known.state >= hold.state;
+            let same = |known: &Hold| known.is_same(hold) && known.state >= hold.state;
             let known = lane.holds.iter().chain(&lane.closed).any(same);
             // What is kept and lies below the hold is not covered by it: it is decided first.
             let uncovered =
@@ -235,9 +235,4 @@ impl Flow {
             }
         }
     }
-}
-
-/// Whether both are words on one hold.
-fn is_same(one: &Hold, other: &Hold) -> bool {
-    (one.from, one.number) == (other.from, other.number)
 }

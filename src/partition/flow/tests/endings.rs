@@ -1,12 +1,13 @@
 //! Ends of holds: a record that asks for a release passes when its hold is marked and not before,
 //! and a hold that a zombie has closed is caught up from where the zombie had come to.
 
-use super::*;
+use super::{
+    holds::{owner, request},
+    *,
+};
 use crate::{
     domain::{
         decision::{Decision, Held},
-        ids::UserId,
-        record::Request,
         rows::HoldKind,
     },
     partition::fold::Told,
@@ -27,25 +28,28 @@ fn held(state: HoldState) -> Hold {
     }
 }
 
-fn owner(holds: Vec<Hold>) -> Flow {
-    let progress = Progress { partition: 0, log_epoch: 1, next: FROM, last: None };
-    let rows = PartitionRows { progress: Some(progress), holds };
-    Flow::new((1, 0), rows, FROM, 0).0
-}
-
 fn read(offset: Offset, content: Record) -> Event {
     let record = LastRecord { offset, digest: [0; 16] };
     Event::Read(vec![Incoming { record, time: Timestamp(0), content: Some(content) }])
 }
 
-fn request() -> Record {
-    let user = UserId::parse("u1").unwrap();
-    Record::Request(Request { campaign: campaign(0), user, idempotency_key: None })
-}
-
 fn release() -> Record {
     let (campaign, change) = (campaign(0), Change::Released);
     Record::from(Control { campaign, based_on: None, change })
+}
+
+fn ready(incarnation: u64) -> Event {
+    Event::Ready { campaign: campaign(0), incarnation, expects_until: None }
+}
+
+fn replayed(incarnation: u64, records: Vec<(At, Record)>, read_to: Offset) -> Event {
+    Event::Replayed { campaign: campaign(0), incarnation, records, read_to }
+}
+
+fn report(incarnation: u64, told: Vec<Told>) -> Event {
+    let (campaign, settled) = (campaign(0), Vec::new());
+    let (contradicted, over_from) = (false, None);
+    Event::Report(Report { campaign, incarnation, told, settled, contradicted, over_from })
 }
 
 /// What the flow wants done about `events`.
@@ -80,9 +84,7 @@ fn a_release_passes_although_the_store_told_of_it_before_its_own_write_was_answe
 #[test]
 fn a_release_that_was_read_while_the_hold_was_being_opened_waits_for_its_mark() {
     let mut flow = owner(Vec::new());
-    let (id, expects_until) = (campaign(0), None);
-    let ready = Event::Ready { campaign: id, incarnation: 1, expects_until };
-    steps(&mut flow, vec![read(FROM, request()), ready]);
+    steps(&mut flow, vec![read(FROM, request()), ready(1)]);
     let found = Contradiction { from: FROM, detail: "another row".to_owned() };
     let (id, contradiction) = (campaign(0), found);
     let contradicted = Event::Contradicted { campaign: id, incarnation: 1, contradiction };
@@ -108,20 +110,8 @@ fn word_of_a_release_that_comes_after_the_hold_was_closed_opens_nothing_again() 
         _ => None,
     });
     let incarnation = incarnation.expect("it starts");
-    let (id, expects_until) = (campaign(0), None);
-    let ready = Event::Ready { campaign: id, incarnation, expects_until };
-    let (id, read_to) = (campaign(0), FROM + 1);
-    let replayed = Event::Replayed { campaign: id, incarnation, records: Vec::new(), read_to };
-    steps(&mut flow, vec![ready, replayed]);
-    let report = Report {
-        campaign: campaign(0),
-        incarnation,
-        told: Vec::new(),
-        settled: Vec::new(),
-        contradicted: false,
-        over_from: None,
-    };
-    let effects = steps(&mut flow, vec![Event::Report(report)]);
+    steps(&mut flow, vec![ready(incarnation), replayed(incarnation, Vec::new(), FROM + 1)]);
+    let effects = steps(&mut flow, vec![report(incarnation, Vec::new())]);
     assert!(writes_hold(&effects, HoldState::Closed), "{effects:?}");
     steps(&mut flow, vec![Event::HoldWritten(released)]);
     assert_eq!(flow.watermark(), FROM + 1);
@@ -168,26 +158,13 @@ fn where_the_zombie_had_read_further_the_rest_is_still_decided_live() {
 #[test]
 fn what_a_replay_had_issued_before_it_failed_is_no_mark_of_the_next_one() {
     let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
-    let (id, expects_until) = (campaign(0), None);
-    let ready = |incarnation| Event::Ready { campaign: id.clone(), incarnation, expects_until };
-    let replayed = |incarnation, records, read_to| Event::Replayed {
-        campaign: id.clone(),
-        incarnation,
-        records,
-        read_to,
-    };
-    let report = |incarnation, told| {
-        let (campaign, settled) = (id.clone(), Vec::new());
-        let (contradicted, over_from) = (false, None);
-        Event::Report(Report { campaign, incarnation, told, settled, contradicted, over_from })
-    };
     let records = vec![(At { offset: 3, time: Timestamp(0) }, request())];
     let issued = Decision::Issued(Held { sequence: 7, issued_at: Timestamp(0) });
     let told = vec![Told { offset: 3, decision: Some(issued), issued: Some(7) }];
     let chunk = vec![ready(1), replayed(1, records, 4), report(1, told)];
     steps(&mut flow, chunk);
     let reason = "it panicked".to_owned();
-    let failed = Event::Failed { campaign: id.clone(), incarnation: 1, reason };
+    let failed = Event::Failed { campaign: campaign(0), incarnation: 1, reason };
     let effects = steps(&mut flow, vec![failed]);
     assert_eq!(start_from(&effects), Some(3));
     let chunk = vec![ready(2), replayed(2, Vec::new(), FROM), report(2, Vec::new())];
@@ -202,16 +179,8 @@ fn what_a_replay_had_issued_before_it_failed_is_no_mark_of_the_next_one() {
 #[test]
 fn a_hold_is_not_extended_before_its_closing_is_written_for_marks_go_first() {
     let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
-    let (id, expects_until) = (campaign(0), None);
-    let ready = Event::Ready { campaign: id.clone(), incarnation: 1, expects_until };
-    let (campaign, records, read_to) = (id.clone(), Vec::new(), FROM);
-    let replayed = Event::Replayed { campaign, incarnation: 1, records, read_to };
-    let report = |told: Vec<Told>| {
-        let (campaign, settled) = (id.clone(), Vec::new());
-        let (contradicted, over_from) = (false, None);
-        Event::Report(Report { campaign, incarnation: 1, told, settled, contradicted, over_from })
-    };
-    let effects = steps(&mut flow, vec![ready, replayed, report(Vec::new())]);
+    let chunk = vec![ready(1), replayed(1, Vec::new(), FROM), report(1, Vec::new())];
+    let effects = steps(&mut flow, chunk);
     let closed = effects.into_iter().find_map(|effect| match effect {
         Effect::WriteHold { hold, .. } => Some(hold),
         _ => None,
@@ -224,11 +193,11 @@ fn a_hold_is_not_extended_before_its_closing_is_written_for_marks_go_first() {
     };
     let tick = |now_ms| Event::Tick { now_ms, wall: Timestamp(0) };
     steps(&mut flow, vec![read(FROM, request())]);
-    let effects = steps(&mut flow, vec![report(told(FROM)), tick(200)]);
+    let effects = steps(&mut flow, vec![report(1, told(FROM)), tick(200)]);
     assert!(!extends(&effects), "its closing is on its way: {effects:?}");
     steps(&mut flow, vec![Event::Persisted(FROM + 1), Event::HoldWritten(closed)]);
     steps(&mut flow, vec![read(FROM + 1, request())]);
-    let effects = steps(&mut flow, vec![report(told(FROM + 1)), tick(400)]);
+    let effects = steps(&mut flow, vec![report(1, told(FROM + 1)), tick(400)]);
     assert!(extends(&effects), "{effects:?}");
 }
 
@@ -243,19 +212,8 @@ fn a_hold_closed_by_an_earlier_owner_ends_with_the_one_that_is_caught_up() {
     };
     // Below progress something may have passed under the first one, and nothing under the second.
     let mut flow = owner(vec![failure(1, FROM - 2), failure(2, FROM)]);
-    let (id, expects_until) = (campaign(0), None);
-    let ready = Event::Ready { campaign: id.clone(), incarnation: 1, expects_until };
-    let (campaign, records, read_to) = (id.clone(), Vec::new(), FROM);
-    let replayed = Event::Replayed { campaign, incarnation: 1, records, read_to };
-    let report = Report {
-        campaign: id,
-        incarnation: 1,
-        told: Vec::new(),
-        settled: Vec::new(),
-        contradicted: false,
-        over_from: None,
-    };
-    let effects = steps(&mut flow, vec![ready, replayed, Event::Report(report)]);
+    let chunk = vec![ready(1), replayed(1, Vec::new(), FROM), report(1, Vec::new())];
+    let effects = steps(&mut flow, chunk);
     let mut closed: Vec<_> = effects
         .iter()
         .filter_map(|effect| match effect {

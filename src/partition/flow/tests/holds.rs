@@ -24,13 +24,13 @@ fn hold(number: u32, state: HoldState, until: Offset) -> Hold {
     }
 }
 
-fn owner(holds: Vec<Hold>) -> Flow {
+pub(super) fn owner(holds: Vec<Hold>) -> Flow {
     let progress = Progress { partition: 0, log_epoch: 1, next: 10, last: None };
     let rows = PartitionRows { progress: Some(progress), holds };
     Flow::new((1, 0), rows, 10, 0).0
 }
 
-fn request() -> Record {
+pub(super) fn request() -> Record {
     let user = UserId::parse("u1").unwrap();
     Record::Request(Request { campaign: campaign(0), user, idempotency_key: None })
 }
