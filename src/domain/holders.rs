@@ -11,9 +11,12 @@ use super::{
     ids::{Sequence, Timestamp},
 };
 
-/// Entries at which a table is split: what hashbrown holds in 32 Ki buckets at its load of 7/8.
+/// Entries at which a segment is split: what hashbrown holds in 32 Ki buckets at its load of 7/8.
 /// A split moves this many entries, well under the 64 Ki that a decision may wait for.
 const SEGMENT_ENTRIES_MAX: usize = 28_672;
+
+/// Entries that a segment makes room for at first; later for half as many as it has.
+const ROOM_MIN: usize = 4;
 
 /// Deepest directory: 2²⁰ tables hold 3·10¹⁰ entries. Past it tables grow instead.
 const DEPTH_MAX: u32 = 20;
@@ -35,15 +38,19 @@ pub struct Holders {
     segments: Vec<Segment>,
 }
 
-#[derive(Debug)]
+/// Entries in the order in which they came, and where to find them. A new one then goes behind the
+/// last, which is near, and only four bytes of it into the table, which is far: the processor's
+/// caches hold the tables of a million holders, but not their entries.
+#[derive(Debug, Default)]
 struct Segment {
     depth: u32,
-    entries: HashTable<Entry>,
+    /// Places in `entries`, by digest.
+    places: HashTable<u32>,
+    entries: Vec<Entry>,
 }
 
-/// 28 bytes: four words of digest, then sequence (27 bits), count (10) and time (48) in three,
-/// so that a holder costs at most 67 bytes in a table that has just grown, and about 45 on
-/// average.
+/// 28 bytes: four words of digest, then sequence (27 bits), count (10) and time (48) in three. With
+/// the room that a segment keeps for more, and its place in the table, a holder costs at most 54.
 #[derive(Debug, Clone, Copy)]
 struct Entry([u32; 7]);
 
@@ -105,13 +112,7 @@ fn slot_hash(digest: u128) -> u64 {
 
 impl Default for Holders {
     fn default() -> Self {
-        Self { depth: 0, directory: vec![0], segments: vec![Segment::empty(0, 0)] }
-    }
-}
-
-impl Segment {
-    fn empty(depth: u32, capacity: usize) -> Self {
-        Self { depth, entries: HashTable::with_capacity(capacity) }
+        Self { depth: 0, directory: vec![0], segments: vec![Segment::default()] }
     }
 }
 
@@ -119,11 +120,7 @@ impl Holders {
     /// What is held under `digest`, if anything.
     #[must_use]
     pub fn get(&self, digest: u128) -> Option<Holding> {
-        let segment = &self.segments[self.segment_of(digest)];
-        segment
-            .entries
-            .find(slot_hash(digest), |entry| entry.digest() == digest)
-            .map(Entry::holding)
+        self.segments[self.segment_of(digest)].get(digest).map(Entry::holding)
     }
 
     /// Reads what each digest stands for. Called for some records before they are decided, so that
@@ -131,8 +128,7 @@ impl Holders {
     pub fn touch(&self, digests: impl Iterator<Item = u128>) {
         let mut read = 0;
         for digest in digests {
-            let segment = &self.segments[self.segment_of(digest)];
-            let found = segment.entries.find(slot_hash(digest), |entry| entry.digest() == digest);
+            let found = self.segments[self.segment_of(digest)].get(digest);
             read ^= found.map_or(0, |entry| entry.0[6]);
         }
         std::hint::black_box(read);
@@ -145,22 +141,7 @@ impl Holders {
             self.split(at);
             at = self.segment_of(digest);
         }
-        let slot = self.segments[at].entries.entry(
-            slot_hash(digest),
-            |entry| entry.digest() == digest,
-            |entry| slot_hash(entry.digest()),
-        );
-        match slot {
-            Slot::Occupied(mut slot) => {
-                let before = slot.get().holding();
-                let latest =
-                    if held.sequence > before.latest.sequence { held } else { before.latest };
-                *slot.get_mut() = Entry::new(digest, Holding { count: before.count + 1, latest });
-            }
-            Slot::Vacant(slot) => {
-                slot.insert(Entry::new(digest, Holding { count: 1, latest: held }));
-            }
-        }
+        self.segments[at].add(digest, held);
     }
 
     /// Digests that hold something.
@@ -178,9 +159,7 @@ impl Holders {
     /// Bytes of memory taken, the allocator's own aside.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let tables: usize =
-            self.segments.iter().map(|segment| segment.entries.allocation_size()).sum();
-        tables
+        self.segments.iter().map(Segment::memory_bytes).sum::<usize>()
             + self.segments.capacity() * size_of::<Segment>()
             + self.directory.capacity() * size_of::<u32>()
     }
@@ -196,16 +175,18 @@ impl Holders {
             self.directory = self.directory.iter().flat_map(|&segment| [segment; 2]).collect();
             self.depth = depth;
         }
-        // With room for what a table may hold: it is not moved again until it is split itself. The
-        // other half stays where it is.
-        let mut ones = Segment::empty(depth, SEGMENT_ENTRIES_MAX);
-        let goes_over = |entry: &mut Entry| entry.digest() >> (128 - depth) & 1 == 1;
-        for entry in self.segments[at].entries.extract_if(goes_over) {
-            ones.insert(entry);
+        let entries = std::mem::take(&mut self.segments[at].entries);
+        let room = entries.len() / 2 + entries.len() / 4;
+        let (mut zeros, mut ones) = (Vec::with_capacity(room), Vec::with_capacity(room));
+        for entry in entries {
+            let goes_over = entry.digest() >> (128 - depth) & 1 == 1;
+            if goes_over { &mut ones } else { &mut zeros }.push(entry);
         }
         let new = self.segments.len();
-        self.segments.push(ones);
-        self.segments[at].depth = depth;
+        self.segments[at].refill(depth, zeros);
+        let mut other = Segment::default();
+        other.refill(depth, ones);
+        self.segments.push(other);
         let shift = self.depth - depth;
         for (index, segment) in self.directory.iter_mut().enumerate() {
             if *segment as usize == at && (index >> shift) & 1 == 1 {
@@ -216,19 +197,62 @@ impl Holders {
 }
 
 impl Segment {
-    /// Whether it must be split before it takes another entry. Slots that a split could not free
-    /// let it end a little earlier, rather than grow.
-    fn is_full(&self) -> bool {
-        let entries = self.entries.len();
-        entries >= SEGMENT_ENTRIES_MAX
-            || (entries > SEGMENT_ENTRIES_MAX / 2 && entries == self.entries.capacity())
+    fn get(&self, digest: u128) -> Option<&Entry> {
+        let at = |place: u32| &self.entries[place as usize];
+        let place = self.places.find(slot_hash(digest), |&place| at(place).digest() == digest)?;
+        Some(at(*place))
     }
 
-    /// Takes over an entry whose digest is not in yet.
-    fn insert(&mut self, entry: Entry) {
-        let digest = slot_hash(entry.digest());
-        self.entries.insert_unique(digest, entry, |entry| slot_hash(entry.digest()));
+    fn add(&mut self, digest: u128, held: Held) {
+        let Self { places, entries, .. } = self;
+        let slot = places.entry(
+            slot_hash(digest),
+            |&place| entries[place as usize].digest() == digest,
+            |&place| slot_hash(entries[place as usize].digest()),
+        );
+        match slot {
+            Slot::Occupied(slot) => {
+                let entry = &mut entries[*slot.get() as usize];
+                let before = entry.holding();
+                let latest =
+                    if held.sequence > before.latest.sequence { held } else { before.latest };
+                *entry = Entry::new(digest, Holding { count: before.count + 1, latest });
+            }
+            Slot::Vacant(slot) => {
+                slot.insert(place(entries.len()));
+                if entries.len() == entries.capacity() {
+                    let left = SEGMENT_ENTRIES_MAX.saturating_sub(entries.len());
+                    entries.reserve_exact((entries.len() / 2).max(ROOM_MIN).min(left));
+                }
+                entries.push(Entry::new(digest, Holding { count: 1, latest: held }));
+            }
+        }
     }
+
+    /// Takes over entries of distinct digests instead of those that it had.
+    fn refill(&mut self, depth: u32, entries: Vec<Entry>) {
+        // A table with room for what a segment may hold: it does not grow before it is split.
+        self.places.clear();
+        let hash = |place: &u32| slot_hash(entries[*place as usize].digest());
+        self.places.reserve(SEGMENT_ENTRIES_MAX, hash);
+        for (index, entry) in entries.iter().enumerate() {
+            self.places.insert_unique(slot_hash(entry.digest()), place(index), hash);
+        }
+        (self.depth, self.entries) = (depth, entries);
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= SEGMENT_ENTRIES_MAX
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.places.allocation_size() + self.entries.capacity() * size_of::<Entry>()
+    }
+}
+
+/// The place of an entry as the table keeps it.
+fn place(index: usize) -> u32 {
+    u32::try_from(index).expect("fewer than 2^32 entries: sequences have 27 bits")
 }
 
 #[cfg(test)]
