@@ -8,6 +8,7 @@ use std::{
 };
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::time::Instant;
 
 use super::{
     Environment,
@@ -21,12 +22,9 @@ use crate::{
         invariant::Invariant,
     },
     log::Ownership,
-    partition::flow::Event,
+    partition::{flow::Event, restart::ConsumerFailures},
     telemetry::metrics,
 };
-
-/// Pause before a failed partition consumer is started again.
-const CONSUMER_RESTART_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often actors are counted for the metric.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -110,13 +108,26 @@ struct Child {
     _delay: Option<TaskGuard>,
 }
 
+/// What is remembered of a partition whose consumer was started.
+struct Restart {
+    failures: ConsumerFailures,
+    started: Instant,
+    _delay: Option<TaskGuard>,
+}
+
+impl Restart {
+    fn new() -> Self {
+        Self { failures: ConsumerFailures::default(), started: Instant::now(), _delay: None }
+    }
+}
+
 /// What the supervisor knows.
 pub struct SupervisorState {
     environment: Arc<Environment>,
     consumers: BTreeMap<Partition, Option<ActorRef<PartitionMessage>>>,
     coupons: BTreeMap<CampaignId, Child>,
     by_actor: HashMap<ActorId, CampaignId>,
-    restarts: BTreeMap<Partition, TaskGuard>,
+    restarts: BTreeMap<Partition, Restart>,
     drains: Vec<TaskGuard>,
     _census: TaskGuard,
 }
@@ -239,6 +250,7 @@ impl Actor for Supervisor {
 
 impl SupervisorState {
     async fn start_consumer(&mut self, partition: Partition, myself: &ActorRef<SupervisorMessage>) {
+        self.restarts.entry(partition).or_insert_with(Restart::new).started = Instant::now();
         let environment = self.environment.clone();
         let supervisor = myself.clone();
         let arguments = PartitionArguments { environment, partition, supervisor };
@@ -351,14 +363,16 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMessage>,
     ) {
         note_violation(reason);
-        tracing::error!(partition, reason, "partition consumer failed, will be restarted");
         self.consumers.insert(partition, None);
+        let Some(restart) = self.restarts.get_mut(&partition) else { return };
+        let pause = restart.failures.failed(restart.started.elapsed());
+        let in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        tracing::error!(partition, reason, in_ms, "partition consumer failed, will be restarted");
         let told = myself.clone();
-        let restart = TaskGuard::spawn(myself, async move {
-            tokio::time::sleep(CONSUMER_RESTART_PAUSE).await;
+        restart._delay = Some(TaskGuard::spawn(myself, async move {
+            tokio::time::sleep(pause).await;
             let _ended = told.cast(SupervisorMessage::RestartConsumer(partition));
-        });
-        self.restarts.insert(partition, restart);
+        }));
     }
 
     fn crash(&self, campaign: &CampaignId) {

@@ -1,4 +1,7 @@
-//! When a failed campaign is started again, and when it is put on hold instead.
+//! When a failed campaign is started again and when it is put on hold instead, and when a failed
+//! partition consumer is.
+
+use std::time::Duration;
 
 use crate::domain::ids::Offset;
 
@@ -56,9 +59,48 @@ impl Failures {
     }
 }
 
+/// Pause before a failed partition consumer is started again: what it died of may be over by then,
+/// and its requests wait. Doubled each time.
+const CONSUMER_PAUSE_FIRST: Duration = Duration::from_millis(200);
+
+/// Longest pause: a partition that can't be consumed fills no log with it, and an operator who
+/// mended the cause doesn't wait long.
+const CONSUMER_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A consumer that ran this long was well: its next failure is a new one.
+const CONSUMER_WELL: Duration = Duration::from_secs(30);
+
+/// The failures of one partition's consumers in a row.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConsumerFailures {
+    count: u32,
+}
+
+impl ConsumerFailures {
+    /// Counts the failure of a consumer that had run for `ran`; gives the pause before the next.
+    pub fn failed(&mut self, ran: Duration) -> Duration {
+        if ran >= CONSUMER_WELL {
+            self.count = 0;
+        }
+        let pause = CONSUMER_PAUSE_FIRST.saturating_mul(1 << self.count.min(u32::BITS - 1));
+        self.count = self.count.saturating_add(1);
+        pause.min(CONSUMER_PAUSE_MAX)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_consumer_that_keeps_failing_is_started_ever_more_seldom_until_it_was_well() {
+        let mut failures = ConsumerFailures::default();
+        let short = Duration::from_secs(29);
+        let pauses: Vec<_> = (0..8).map(|_| failures.failed(short).as_millis()).collect();
+        assert_eq!(pauses, [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
+        (0..100).for_each(|_| assert_eq!(failures.failed(short), CONSUMER_PAUSE_MAX));
+        assert_eq!(failures.failed(Duration::from_secs(30)), CONSUMER_PAUSE_FIRST);
+    }
 
     #[test]
     fn a_campaign_that_keeps_failing_at_one_position_is_given_up() {

@@ -317,6 +317,31 @@ fn draining_settles_what_was_read_also_while_an_actor_restarts() {
 }
 
 #[test]
+fn a_partition_that_fails_again_and_again_waits_longer_each_time_until_it_was_well() {
+    world::run(async {
+        let mut world = healthy(1).await;
+        let id = campaign(0);
+        world.define(&id, 1_000, 1);
+        world.settle().await;
+        let mut user = 0;
+        let mut missed = async |world: &mut World| {
+            user += 1;
+            world.tell(SupervisorMessage::CrashConsumer(0));
+            world.request(&id, user);
+            answered_in_ms(world, &id).await
+        };
+        for pause in [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000] {
+            let took = missed(&mut world).await;
+            assert!((pause..pause + 50).contains(&took), "{took} ms, expected {pause}");
+        }
+        world.wait_ms(31_000).await;
+        let took = missed(&mut world).await;
+        assert!((200..250).contains(&took), "{took} ms after it was well");
+        assert_eq!(world.end().await, NOTHING_WRONG);
+    });
+}
+
+#[test]
 fn what_a_lost_partition_still_asked_for_is_not_started() {
     world::run(async {
         let mut world = healthy(1).await;
