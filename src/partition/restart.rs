@@ -61,7 +61,7 @@ impl Failures {
 
 /// Pause before a failed partition consumer is started again: what it died of may be over by then,
 /// and its requests wait. Doubled each time.
-const CONSUMER_PAUSE_FIRST: Duration = Duration::from_millis(200);
+pub const CONSUMER_PAUSE_FIRST: Duration = Duration::from_millis(200);
 
 /// Longest pause: a partition that can't be consumed fills no log with it, and an operator who
 /// mended the cause doesn't wait long.

@@ -19,6 +19,7 @@ use crate::{
     partition::{
         assignment::{self, Start},
         flow::{Effect, Event, Flow},
+        restart::CONSUMER_PAUSE_FIRST,
     },
 };
 
@@ -27,8 +28,9 @@ const TICK_MS: Ms = 50;
 const TICKS_PER_LOOK: u64 = 20;
 const TICKS_PER_RECHECK: u64 = 200;
 
-/// Pause before a consumer that panicked is started again.
-const RESTART_MS: Ms = 200;
+/// Pause before a consumer that panicked is started again: never more than the first, for a world
+/// in which consumers wait is one in which less can strike.
+const RESTART_MS: Ms = CONSUMER_PAUSE_FIRST.as_millis() as Ms;
 
 /// Pause before something that failed is tried again.
 pub(super) const RETRY_MS: Ms = 60;
