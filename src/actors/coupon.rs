@@ -129,9 +129,8 @@ impl Actor for CouponActor {
             CouponMessage::Decide(batch) => state.decide(batch, &myself),
             CouponMessage::Stored(number) => {
                 state.writes.remove(&number);
-                if let Some(pipeline) = &mut state.pipeline {
-                    pipeline.stored(number);
-                }
+                let waited = state.pipeline.as_mut().map(|pipeline| pipeline.stored(number));
+                waited.into_iter().flatten().for_each(|rows| state.store(rows, &myself));
                 state.report();
             }
             CouponMessage::Crash => panic!("crashed on request"),
@@ -169,16 +168,21 @@ impl CouponState {
     fn decide(&mut self, batch: Batch, myself: &ActorRef<CouponMessage>) {
         let pipeline =
             self.pipeline.as_mut().expect("a campaign is sent nothing before it is ready");
-        if let Some(ToStore { number, versions, coupons }) = pipeline.decide(batch) {
-            let (environment, told) = (self.arguments.environment.clone(), myself.clone());
-            let write = TaskGuard::spawn(myself, async move {
-                store(&environment, versions, coupons).await;
-                let _ended = told.cast(CouponMessage::Stored(number));
-            });
-            self.writes.insert(number, write);
+        if let Some(rows) = pipeline.decide(batch) {
+            self.store(rows, myself);
         }
         self.show();
         self.report();
+    }
+
+    fn store(&mut self, rows: ToStore, myself: &ActorRef<CouponMessage>) {
+        let ToStore { number, versions, coupons } = rows;
+        let (environment, told) = (self.arguments.environment.clone(), myself.clone());
+        let write = TaskGuard::spawn(myself, async move {
+            store(&environment, versions, coupons).await;
+            let _ended = told.cast(CouponMessage::Stored(number));
+        });
+        self.writes.insert(number, write);
     }
 
     /// Shows operators how the campaign stands.

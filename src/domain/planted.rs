@@ -70,6 +70,7 @@ bugs! {
     CatchUpFromLive, "a released campaign goes on from the live position";
     ReplaySkipsOne, "a replay leaves the first record of each chunk out";
     ReplayEndsEarly, "a hold is closed after the first chunk";
+    VersionNotAwaited, "rows are stored before a version below them";
     ReportBeforeStored, "a batch is reported before its rows are stored";
     RewrittenTailTaken, "the last settled record is not compared";
     MissingRowAboveProgress, "a missing row is an answer above progress";

@@ -1,5 +1,5 @@
 //! One campaign's batches between deciding and reporting. Storing overlaps with deciding, since
-//! everything can be derived again; only the report keeps the order.
+//! everything can be derived again; only versions and the reports keep their order.
 
 use crate::planted;
 use std::collections::VecDeque;
@@ -34,6 +34,10 @@ struct Storing {
     report: Report,
     contradiction: Option<Contradiction>,
     stored: bool,
+    /// No row of a later batch may be stored before this one's are.
+    has_versions: bool,
+    /// What waits for the versions of earlier batches.
+    waiting: Option<ToStore>,
 }
 
 /// One incarnation of a campaign.
@@ -59,7 +63,8 @@ impl Pipeline {
         self.folder.campaign()
     }
 
-    /// Decides a batch. None when nothing follows from it that must be stored.
+    /// Decides a batch. None when nothing follows from it that may be stored now: nothing at all,
+    /// or what [`Self::stored`] gives once the versions below it are durable.
     pub fn decide(&mut self, batch: Batch) -> Option<ToStore> {
         let folded = self.folder.fold(batch);
         let Folded { versions, coupons, told, settled, contradiction } = folded;
@@ -74,15 +79,33 @@ impl Pipeline {
             contradicted: contradiction.is_some(),
             over_from: self.over_from(),
         };
-        self.storing.push_back(Storing { number, report, contradiction, stored });
-        (!stored).then_some(ToStore { number, versions, coupons })
+        let has_versions = !versions.is_empty();
+        let waiting = (!stored).then_some(ToStore { number, versions, coupons });
+        let batch = Storing { number, report, contradiction, stored, has_versions, waiting };
+        self.storing.push_back(batch);
+        self.next_to_store()
     }
 
-    /// The rows of a batch are durable.
-    pub fn stored(&mut self, number: u64) {
+    /// The rows of a batch are durable. Gives what waited for that: to be stored now.
+    #[must_use]
+    pub fn stored(&mut self, number: u64) -> Vec<ToStore> {
         if let Some(batch) = self.storing.iter_mut().find(|batch| batch.number == number) {
             batch.stored = true;
         }
+        std::iter::from_fn(|| self.next_to_store()).collect()
+    }
+
+    /// The first batch that waits, unless it is behind one whose versions are not durable.
+    fn next_to_store(&mut self) -> Option<ToStore> {
+        for batch in &mut self.storing {
+            if batch.waiting.is_some() {
+                return batch.waiting.take();
+            }
+            if batch.has_versions && !batch.stored && !planted!(VersionNotAwaited) {
+                return None;
+            }
+        }
+        None
     }
 
     /// The next batch that may be reported, with the contradiction that ended it.
@@ -106,5 +129,48 @@ impl Pipeline {
             Some(definition) if definition.closed => Some(Timestamp(0)),
             Some(definition) => definition.terms.closes_at,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::rows::CampaignRows,
+        partition::{
+            fold::tests::{defined, keys, request},
+            recovery::Recovery,
+        },
+    };
+
+    fn pipeline() -> Pipeline {
+        let campaign = CampaignId::parse("spring").unwrap();
+        let rows = CampaignRows::default();
+        let recovery = Recovery::new(campaign.clone(), (1, 0), 0, rows, keys()).unwrap();
+        let folder = Folder::new(recovery.finish().unwrap(), keys(), 1);
+        Pipeline::new(campaign, 1, folder)
+    }
+
+    fn numbers(rows: impl IntoIterator<Item = ToStore>) -> Vec<u64> {
+        rows.into_iter().map(|rows| rows.number).collect()
+    }
+
+    #[test]
+    fn no_row_is_stored_before_a_version_below_it() {
+        let mut pipeline = pipeline();
+        let batch = |records, passed| Batch { records, passed };
+        let first = pipeline.decide(batch(vec![defined(), request(1, "ada")], 2));
+        assert_eq!(numbers(first), [1]);
+        // The first may still be under way, or fail and be tried again for long.
+        assert_eq!(pipeline.decide(batch(vec![request(2, "bob")], 3)), None);
+        assert_eq!(pipeline.decide(batch(vec![request(3, "cid")], 4)), None);
+        assert!(pipeline.report().is_none());
+        // Coupons wait for no other coupons.
+        assert_eq!(numbers(pipeline.stored(1)), [2, 3]);
+        assert_eq!(numbers(pipeline.decide(batch(vec![request(4, "dan")], 5))), [4]);
+        assert!(pipeline.stored(3).is_empty());
+        assert_eq!(std::iter::from_fn(|| pipeline.report()).count(), 1);
+        assert!(pipeline.stored(2).is_empty());
+        assert_eq!(std::iter::from_fn(|| pipeline.report()).count(), 2);
     }
 }

@@ -208,7 +208,8 @@ impl World {
         let Some(at) = owner.stopped.iter().position(is_it) else { return };
         let (_, actor) = owner.stopped.swap_remove(at);
         let Some(mut pipeline) = actor.pipeline else { return };
-        pipeline.stored(stored);
+        // Nobody stores what waited for it: the actor is gone.
+        let _waited = pipeline.stored(stored);
         if let Some((report, _)) = pipeline.report() {
             self.note(|| format!("c{campaign}, incarnation {incarnation} was stopped and reports"));
             self.tell(number, report);

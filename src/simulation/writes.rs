@@ -12,6 +12,7 @@ use super::{
 use crate::{
     domain::{
         answer::FeedMessage,
+        coupon::Coupon,
         ids::{CampaignId, Offset},
         rows::{Hold, HoldState, Mark, Progress},
     },
@@ -163,6 +164,20 @@ impl World {
             Row::Mark(mark) => campaign_number(mark.campaign.as_str()),
             Row::Progress(_) => 0,
         };
+        if let Row::Version(version) = row {
+            let at = version.position.offset;
+            let table = &self.store.tables[campaign];
+            let above = |(_, row): (_, &Coupon)| row.position.offset > at;
+            let is_late = table.coupons.last_key_value().is_some_and(above);
+            if is_late && !table.versions.contains_key(&at) && !table.is_damaged {
+                self.broken(
+                    "INV-6",
+                    format!(
+                        "a coupon of c{campaign} was there before the version at {at} below it"
+                    ),
+                );
+            }
+        }
         self.store.put(campaign, row, views, &mut self.journal);
         if let Some(what) = self.store.replaced.take() {
             self.broken("INV-3", format!("{what} of c{campaign} was replaced by another row"));
@@ -188,9 +203,8 @@ impl World {
             Done::Rows { campaign, incarnation, number } => {
                 let who = (owner, campaign, incarnation);
                 let Some(actor) = self.actor(who) else { return self.report_late(who, number) };
-                if let Some(pipeline) = &mut actor.pipeline {
-                    pipeline.stored(number);
-                }
+                let waited = actor.pipeline.as_mut().map(|pipeline| pipeline.stored(number));
+                waited.into_iter().flatten().for_each(|rows| self.write_rows(who, rows));
                 self.report(who);
             }
             Done::Hold(hold) => self.tell(owner, Event::HoldWritten(hold)),

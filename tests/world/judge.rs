@@ -147,11 +147,18 @@ impl Facts {
         if expected.is_none_or(|expected| expected.verdict != Verdict::Accepted) {
             self.wrong(format!("INV-5: the log does not give {version:?}"));
         }
+        let first = (version.campaign.clone(), 0);
+        let rows = self.coupons.range(first..).take_while(|(key, _)| key.0 == version.campaign);
+        let above = rows.map(|(_, row)| row.position.offset).find(|at| *at > position.offset);
         let key = (version.campaign.clone(), position.offset);
-        if let Some(other) = self.versions.insert(key, version.clone())
-            && other != *version
-        {
-            self.wrong(format!("INV-3: {other:?} became {version:?}"));
+        match (self.versions.insert(key, version.clone()), above) {
+            (Some(other), _) if other != *version => {
+                self.wrong(format!("INV-3: {other:?} became {version:?}"));
+            }
+            (None, Some(above)) => {
+                self.wrong(format!("INV-6: a coupon at {above} was stored before {version:?}"));
+            }
+            _ => {}
         }
     }
 
