@@ -32,8 +32,7 @@ pub(super) struct Opened {
 
 /// Reads a partition's progress and holds, and checks them against the log.
 pub(super) async fn open(environment: &Environment, partition: Partition) -> Result<Opened, Halt> {
-    let read = || environment.store.partition(partition);
-    let rows = until_done("reading a partition's progress", read).await;
+    let rows = partition_rows(environment, partition).await?;
     let read = || environment.log.bounds(partition);
     let bounds = until_done("reading the ends of the log", read).await;
     let Start { position, last } =
@@ -50,6 +49,19 @@ pub(super) async fn open(environment: &Environment, partition: Partition) -> Res
     let open = || environment.log.open(partition, position);
     let reader = until_done("opening a partition", open).await;
     Ok(Opened { rows, end: bounds.high, reader, position })
+}
+
+/// Reads a partition's progress and holds. A row that can't be read halts it: asked again, the
+/// store would give it again.
+pub(super) async fn partition_rows(
+    environment: &Environment,
+    partition: Partition,
+) -> Result<PartitionRows, Halt> {
+    let read = async || match environment.store.partition(partition).await {
+        Err(error) if error.is_unreadable() => Ok(Err(Chain(&error).to_string())),
+        rows => rows.map(Ok),
+    };
+    until_done("reading a partition's progress and holds", read).await
 }
 
 /// The first record at or after `offset`; none when the log says that it can't be read.

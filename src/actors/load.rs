@@ -12,7 +12,7 @@ use crate::{
     },
     partition::recovery::{Contradiction, Recovered, Recovery},
     store::{Selection, StoreError},
-    telemetry::metrics,
+    telemetry::{Chain, metrics},
 };
 
 /// Why a campaign can't start.
@@ -30,7 +30,7 @@ pub enum LoadFailure {
 }
 
 /// Loads `campaign` as it was below `from`, with what the log must derive again from there on.
-/// Repeats whatever the store does not answer.
+/// Repeats whatever the store does not answer; a row that can't be read is a contradiction.
 pub(super) async fn load(
     environment: &Environment,
     campaign: &CampaignId,
@@ -60,7 +60,12 @@ async fn attempt(
     // Closing the semaphore would be the only error, and nobody closes it.
     let _permit = environment.shared.loads.acquire().await.ok();
     let partition = environment.codec.partition_of(campaign);
-    let rows: CampaignRows = environment.store.campaign(campaign, partition).await?;
+    let rows: CampaignRows = match environment.store.campaign(campaign, partition).await {
+        Err(error) if error.is_unreadable() => {
+            return Ok(Err(Contradiction { from: 0, detail: Chain(&error).to_string() }));
+        }
+        rows => rows?,
+    };
     let place = (environment.log_epoch, partition);
     let keys = environment.keys.clone();
     let mut recovery = match Recovery::new(campaign.clone(), place, from, rows, keys) {
@@ -69,7 +74,11 @@ async fn attempt(
     };
     let mut pages = environment.store.coupons(campaign, Selection::All);
     while let Some(page) = pages.next().await {
-        if let Err(contradiction) = recovery.coupons(page?) {
+        let taken = match page {
+            Err(error) if error.is_unreadable() => Err(recovery.ends(Chain(&error).to_string())),
+            page => recovery.coupons(page?),
+        };
+        if let Err(contradiction) = taken {
             return Ok(Err(contradiction));
         }
         // A page is a few thousand rows; other campaigns decide between two of them.

@@ -317,9 +317,11 @@ impl PartitionState {
                 return;
             }
             let _ended = told.cast(PartitionMessage::Event(Event::End(high)));
-            let read = || environment.store.partition(partition);
-            let rows = until_done("reading a partition's holds", read).await;
-            let _ended = told.cast(PartitionMessage::Event(Event::Holds(rows.holds)));
+            let message = match io::partition_rows(&environment, partition).await {
+                Ok(rows) => PartitionMessage::Event(Event::Holds(rows.holds)),
+                Err(reason) => PartitionMessage::Halt { reason },
+            };
+            let _ended = told.cast(message);
         }));
     }
 

@@ -156,6 +156,13 @@ impl Recovery {
         })
     }
 
+    /// The rows end here, for a reason that is not theirs: what the campaign touches from the last
+    /// dense row on is not known.
+    #[must_use]
+    pub fn ends(&self, detail: String) -> Contradiction {
+        Contradiction { from: self.dense_to, detail }
+    }
+
     /// Takes the next coupons in sequence order.
     ///
     /// # Errors

@@ -91,7 +91,40 @@ pub struct StoreError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// A row that was read and is not what this binary writes: whoever asks again gets it again.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} can't be read: it is damaged, or of a newer version")]
+pub struct Unreadable {
+    what: &'static str,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Unreadable {
+    /// Says what can't be read.
+    #[must_use]
+    pub const fn new(what: &'static str) -> Self {
+        Self { what, source: None }
+    }
+
+    /// The same, with what is wrong with it.
+    #[must_use]
+    pub fn because(
+        what: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { what, source: Some(source.into()) }
+    }
+}
+
 impl StoreError {
+    /// Whether the store answered, with a row that can't be read. Anything else may be over by the
+    /// next time that it is asked.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.source.is::<Unreadable>()
+    }
+
     /// Names the failed operation and keeps its cause.
     pub fn new(
         operation: impl Into<String>,

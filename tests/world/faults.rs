@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use coupond::{actors::Probe, domain::ids::CampaignId};
+use coupond::{
+    actors::Probe,
+    domain::ids::{CampaignId, Partition},
+};
 use tokio::sync::watch;
 
 use super::{Random, lock};
@@ -41,6 +44,13 @@ struct State {
     poison: Option<(&'static str, &'static str)>,
 }
 
+/// A row that somebody damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Spoiled {
+    CouponOf(CampaignId),
+    HoldOf(Partition),
+}
+
 /// The faults of one world.
 pub(crate) struct Faults {
     state: Mutex<State>,
@@ -50,6 +60,7 @@ pub(crate) struct Faults {
     cursed: Mutex<Vec<CampaignId>>,
     /// Campaigns whose every call fails.
     broken: Mutex<Vec<CampaignId>>,
+    spoiled: Mutex<Option<Spoiled>>,
 }
 
 impl Faults {
@@ -63,7 +74,13 @@ impl Faults {
             poison: None,
         };
         let (hung, _) = watch::channel(Vec::new());
-        Self { state: Mutex::new(state), hung, cursed: Mutex::default(), broken: Mutex::default() }
+        Self {
+            state: Mutex::new(state),
+            hung,
+            cursed: Mutex::default(),
+            broken: Mutex::default(),
+            spoiled: Mutex::default(),
+        }
     }
 
     /// From now on this happens.
@@ -77,6 +94,7 @@ impl Faults {
         lock(&self.state).poison = None;
         lock(&self.cursed).clear();
         lock(&self.broken).clear();
+        *lock(&self.spoiled) = None;
         self.hang(Vec::new());
     }
 
@@ -98,6 +116,16 @@ impl Faults {
     /// Every call for this campaign fails from now on.
     pub(crate) fn break_off(&self, campaign: CampaignId) {
         lock(&self.broken).push(campaign);
+    }
+
+    /// From now on the store gives a row that can't be read: a coupon of the campaign that is named,
+    /// or a hold of the partition.
+    pub(crate) fn spoil(&self, row: Spoiled) {
+        *lock(&self.spoiled) = Some(row);
+    }
+
+    pub(crate) fn is_spoiled(&self, row: &Spoiled) -> bool {
+        lock(&self.spoiled).as_ref() == Some(row)
     }
 
     /// Every such message makes its actor panic from now on.

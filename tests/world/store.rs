@@ -12,12 +12,12 @@ use coupond::{
         rows::{CampaignRows, PartitionRows},
     },
     partition::flow::BATCHES_MAX,
-    store::{CouponPages, CouponStore, Layout, Row, Selection, StoreError},
+    store::{CouponPages, CouponStore, Layout, Row, Selection, StoreError, Unreadable},
 };
 use futures_util::{StreamExt, stream};
 
 use super::{
-    faults::{Faults, Injected},
+    faults::{Faults, Injected, Spoiled},
     judge::{Facts, Truth},
     lock,
 };
@@ -136,6 +136,9 @@ impl CouponStore for FakeStore {
             facts.holds.values().filter(|hold| hold.partition == partition).cloned().collect()
         };
         self.faults.point("store", "holds read", None).await.map_err(failed)?;
+        if self.faults.is_spoiled(&Spoiled::HoldOf(partition)) {
+            return Err(StoreError::new("reading holds", Unreadable::new("a hold")));
+        }
         Ok(PartitionRows { progress, holds })
     }
 
@@ -170,6 +173,10 @@ impl CouponStore for FakeStore {
                 let point = faults.point("store", "read coupons", Some(&campaign)).await;
                 if let Err(injected) = point {
                     return Some((Err(failed(injected)), None));
+                }
+                if faults.is_spoiled(&Spoiled::CouponOf(campaign.clone())) {
+                    let error = StoreError::new("reading coupons", Unreadable::new("a coupon"));
+                    return Some((Err(error), None));
                 }
                 let page: Vec<_> = {
                     let facts = truth.facts();

