@@ -4,6 +4,8 @@
 
 #[path = "cql_minority.rs"]
 mod minority;
+#[path = "cql_spoiled.rs"]
+pub(super) mod spoiled;
 
 use std::{
     collections::HashMap,
@@ -52,12 +54,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_row_above_a_hole_is_found_in_the_next_bucket,
         numbers_that_no_column_holds_are_errors,
     );
-    trials.push(Trial::ignorable_test(
+    trials.push(crate::trial_with_own(
         format!("{}::a_minority_of_the_nodes_may_die", module_path!()),
-        || match engines::Own::start(Engine::Cql, 3) {
-            Ok(cluster) => crate::run(move || minority::a_minority_of_the_nodes_may_die(cluster)),
-            Err(reason) => crate::absent(&reason),
-        },
+        Engine::Cql,
+        3,
+        minority::a_minority_of_the_nodes_may_die,
     ));
     trials.extend(contract::checks().into_iter().map(|(name, check)| {
         let name = format!("{}::contract::{name}", module_path!());
@@ -110,8 +111,7 @@ fn config(keyspace: String) -> CqlConfig {
     CqlConfig { nodes, keyspace, replication_factor: 0 }
 }
 
-/// The store of a keyspace that tests with campaigns and partitions of their own share. Whoever
-/// comes first makes its schema, two at once or one after the other.
+/// The store of a keyspace that tests share; whoever comes first makes its schema.
 async fn shared() -> Patient {
     static KEYSPACE: OnceLock<String> = OnceLock::new();
     let keyspace = KEYSPACE.get_or_init(|| engines::unique("cql_shared"));

@@ -22,7 +22,8 @@ const TEST_WITHIN: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [cql::trials(), kafka::trials(), nodes::trials(), outages::trials()];
+    let cql = [cql::trials(), cql::spoiled::trials()].into_iter().flatten().collect();
+    let trials = [cql, kafka::trials(), nodes::trials(), outages::trials()];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
