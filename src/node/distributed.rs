@@ -12,7 +12,10 @@ use crate::{
         KafkaLog,
         topics::{TopicsError, ensure_topics},
     },
-    store::cql::{self, ConnectError},
+    store::{
+        StoreInspection,
+        cql::{self, ConnectError},
+    },
 };
 
 /// How long a start waits for engines that do not answer yet, as when all start at once.
@@ -38,8 +41,14 @@ pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
         })
     })
     .await?;
+    let partitions = within("reading the instance's layout", || async {
+        let layout = store.layout_in_force().await;
+        let layout = layout.map_err(|error| Attempt::Failed(Box::new(error)))?;
+        Ok(layout.map(|layout| layout.partitions))
+    })
+    .await?;
     let topics = within("looking at the topics", || async {
-        ensure_topics(&config.kafka, None).await.map_err(|error| match error {
+        ensure_topics(&config.kafka, partitions).await.map_err(|error| match error {
             TopicsError::Unfit(_) => Attempt::Unfit(ServeError::unfit(
                 error.to_string(),
                 "change what is named above, then start again",

@@ -83,8 +83,9 @@ fn lines(problems: &[TopicProblem]) -> String {
 }
 
 /// Creates the topics that are absent and checks those that are present. Two nodes may do so at
-/// once. A new request topic has `partitions_of_layout` partitions, or, where there is no layout
-/// yet, `config.partitions`.
+/// once. Request and result topic have `partitions_of_layout` partitions or more. Where there is no
+/// layout yet, a request topic that is there gives the number, and `config.partitions` is the
+/// least.
 ///
 /// # Errors
 /// [`TopicsError`]: every problem at once, or that Kafka could not be asked.
@@ -93,23 +94,38 @@ pub async fn ensure_topics(
     partitions_of_layout: Option<u32>,
 ) -> Result<TopicsFound, TopicsError> {
     let admin = Admin::connect(config)?;
-    let topics = Topics::under(&config.topic_prefix);
-    let partitions = partitions_of_layout.unwrap_or(config.partitions);
-    let plan = [
-        (Purpose::Request, topics.request, partitions),
-        (Purpose::Result, topics.result, partitions),
-        (Purpose::DeadLetter, topics.dead_letter, 1),
-    ];
-    let ended = ensure(&admin, config, plan).await;
+    let ended = ensure(&admin, config, partitions_of_layout).await;
     client::end_elsewhere(admin);
     ended
+}
+
+/// How many partitions are needed, and who says so.
+async fn partitions_needed(
+    admin: &Admin,
+    config: &KafkaConfig,
+    of_layout: Option<u32>,
+    request: &str,
+) -> Result<Needed, LogError> {
+    if let Some(partitions) = of_layout {
+        return Ok(Needed { partitions, because: "as in the instance's layout" });
+    }
+    let there = admin.look(request).await?.replicas.len();
+    let there = u32::try_from(there).unwrap_or(u32::MAX);
+    Ok(Needed { partitions: config.partitions.max(there), because: "as kafka.partitions says" })
 }
 
 async fn ensure(
     admin: &Admin,
     config: &KafkaConfig,
-    plan: [(Purpose, String, u32); 3],
+    partitions_of_layout: Option<u32>,
 ) -> Result<TopicsFound, TopicsError> {
+    let topics = Topics::under(&config.topic_prefix);
+    let needed = partitions_needed(admin, config, partitions_of_layout, &topics.request).await?;
+    let plan = [
+        (Purpose::Request, topics.request, needed.partitions),
+        (Purpose::Result, topics.result, needed.partitions),
+        (Purpose::DeadLetter, topics.dead_letter, 1),
+    ];
     let mut brokers = 0;
     let (mut absent, mut others) = (Vec::new(), Vec::new());
     for (purpose, name, partitions) in &plan {
@@ -141,7 +157,8 @@ async fn ensure(
         // Whoever else made it may have asked for another number, which is to be found.
         let least = if others.contains(name) { 1 } else { *partitions };
         let facts = admin.facts(name, created.then_some(least)).await?;
-        facts.check(*purpose, *partitions, &mut findings);
+        let needed = Needed { partitions: *partitions, ..needed };
+        facts.check(*purpose, needed, &mut findings);
         if *purpose == Purpose::Request {
             found.partitions = facts.partitions();
             found.replication_factor = facts.replication();
@@ -153,6 +170,13 @@ async fn ensure(
     findings.warnings.iter().for_each(|warning| warn!("{warning}"));
     found.warnings = findings.warnings;
     Ok(found)
+}
+
+/// A number of partitions, and who asks for it.
+#[derive(Debug, Clone, Copy)]
+struct Needed {
+    partitions: u32,
+    because: &'static str,
 }
 
 /// What a topic is for.
@@ -217,8 +241,8 @@ impl Facts {
         self.replicas.iter().copied().min().unwrap_or(0)
     }
 
-    fn check(&self, purpose: Purpose, partitions: u32, findings: &mut Findings) {
-        self.check_partitions(purpose, partitions, findings);
+    fn check(&self, purpose: Purpose, needed: Needed, findings: &mut Findings) {
+        self.check_partitions(purpose, needed, findings);
         self.setting(findings, "cleanup.policy", "delete", "delete", |value| value == "delete");
         let bytes = MESSAGE_BYTES_MIN.to_string();
         self.setting(findings, "max.message.bytes", &format!("at least {bytes}"), &bytes, |v| {
@@ -230,13 +254,14 @@ impl Facts {
         self.check_replication(purpose, findings);
     }
 
-    fn check_partitions(&self, purpose: Purpose, needed: u32, findings: &mut Findings) {
+    fn check_partitions(&self, purpose: Purpose, needed: Needed, findings: &mut Findings) {
         let (topic, found) = (&self.topic, self.partitions());
+        let Needed { partitions: needed, because } = needed;
         if found < needed {
             findings.problems.push(TopicProblem {
                 setting: format!("{topic}: partitions"),
                 found: found.to_string(),
-                needed: format!("at least {needed}, as in the instance's layout"),
+                needed: format!("at least {needed}, {because}"),
                 remedy: format!("kafka-topics.sh --alter --topic {topic} --partitions {needed}"),
             });
         } else if found > needed && purpose == Purpose::Request {

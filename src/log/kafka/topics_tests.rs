@@ -18,7 +18,8 @@ fn facts(purpose: Purpose, replication: u32, changes: &[(&str, &str)]) -> Facts 
 /// Names of the settings that are refused, and how many warnings there are.
 fn check(facts: &Facts, purpose: Purpose, partitions: u32) -> (Vec<String>, usize) {
     let mut findings = Findings::default();
-    facts.check(purpose, partitions, &mut findings);
+    let because = "as in the instance's layout";
+    facts.check(purpose, Needed { partitions, because }, &mut findings);
     let names = findings.problems.iter().map(|problem| problem.setting.clone()).collect();
     (names, findings.warnings.len())
 }

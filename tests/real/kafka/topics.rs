@@ -14,12 +14,16 @@ use rdkafka::{
 use super::shared;
 use crate::{engines::Engine, trials};
 
+/// How long a broker may take to tell of a topic.
+const BROKER_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 pub(super) fn trials() -> Vec<Trial> {
     trials!(
         &[Engine::Kafka];
         topics_are_made_once_by_nodes_that_start_at_once,
         a_topic_that_does_not_fit_is_refused_with_every_problem,
         more_partitions_than_the_layout_are_an_alarm,
+        a_request_topic_that_was_there_first_says_how_many_partitions_there_are,
         more_replicas_than_brokers_are_refused,
     )
 }
@@ -82,9 +86,20 @@ async fn a_topic_that_does_not_fit_is_refused_with_every_problem() {
 async fn more_partitions_than_the_layout_are_an_alarm() {
     let config = shared(5);
     make(&config, 7, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")]).await;
-    let found = ensure_topics(&config, None).await.expect("it fits");
+    let found = ensure_topics(&config, Some(5)).await.expect("it fits");
     assert_eq!(found.partitions, 7);
     assert_eq!(found.warnings.len(), 2, "partitions and replicas: {:?}", found.warnings);
+}
+
+async fn a_request_topic_that_was_there_first_says_how_many_partitions_there_are() {
+    let config = shared(5);
+    make(&config, 7, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")]).await;
+    let found = ensure_topics(&config, None).await.expect("it fits");
+    assert_eq!(found.partitions, 7);
+    assert_eq!(found.warnings.len(), 1, "replicas: {:?}", found.warnings);
+    let result = format!("{}.result", config.topic_prefix);
+    let metadata = admin(&config).inner().fetch_metadata(Some(&result), BROKER_WITHIN);
+    assert_eq!(metadata.expect("the broker answers").topics()[0].partitions().len(), 7);
 }
 
 async fn more_replicas_than_brokers_are_refused() {
