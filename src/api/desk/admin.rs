@@ -53,7 +53,9 @@ impl Call<'_> {
     /// What an error means once something was appended: that nobody can say.
     fn judged(&self, refused: Refused) -> Refused {
         match refused {
-            Refused::Unavailable { detail } | Refused::Overloaded { detail, .. }
+            Refused::Unavailable { detail }
+            | Refused::Overloaded { detail, .. }
+            | Refused::Halted { reason: detail }
                 if self.appended.load(Ordering::Relaxed) =>
             {
                 Refused::Unknown { detail }

@@ -59,9 +59,11 @@ impl NodeDesk {
             Ok(Decided::Answer(answer)) => (Some(answer), true),
             Ok(Decided::NotYet) => (None, true),
             Ok(Decided::NoPlace) => (None, false),
-            // The request is in the log: whoever can't be told now asks again with its id.
-            Err(Refused::Unavailable { .. }) => (None, true),
-            Err(refused) => return Err(refused),
+            // Whatever keeps the answer, the request is in the log: who asked asks again by its id.
+            Err(refused) => {
+                tracing::debug!(%refused, "request is taken, its answer can't be told now");
+                (None, true)
+            }
         };
         Ok(Taken { request_id, answer, waited })
     }
@@ -118,7 +120,7 @@ impl NodeDesk {
         };
         metrics::append_latency(self.clock.now().saturating_sub(sent));
         let acknowledged = self.board.acknowledged(partition, appended.offset, known);
-        refuse_halted(acknowledged.err())?;
+        acknowledged.map_err(|detail| Refused::Unknown { detail })?;
         Ok(appended)
     }
 

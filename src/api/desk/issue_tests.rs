@@ -293,11 +293,27 @@ async fn an_append_below_the_known_watermark_is_no_success_and_halts_the_partiti
     world.heard().await;
     let watermark = world.watermark(world.codec.partition_of(&spring));
     lock(&world.log.faults).push_back(AppendFault::At(watermark - 1));
-    for _ in 0..2 {
-        let refused = world.desk.issue(request(&spring, "u1"), None).await;
-        assert!(matches!(refused, Err(Refused::Halted { .. })), "{refused:?}");
-    }
+    let unknown = world.desk.issue(request(&spring, "u1"), None).await;
+    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    let refused = world.desk.issue(request(&spring, "u1"), None).await;
+    assert!(matches!(refused, Err(Refused::Halted { .. })), "{refused:?}");
     assert_eq!(world.log.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_log_is_never_said_not_to_be_whatever_keeps_its_answer() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let _owner = world.owner_at_work(Settle::FeedLost);
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(sequence(world.desk.issue(request(&spring, "u1"), WAIT).await), 1);
+    for coupon in lock(&world.store.coupons).get_mut(&spring).unwrap() {
+        coupon.code = "SOMETHING".into();
+    }
+    let length = world.log.len();
+    let taken = world.desk.issue(request(&spring, "u1"), WAIT).await;
+    assert!(matches!(taken, Ok(Taken { answer: None, waited: true, .. })), "{taken:?}");
+    assert_eq!(world.log.len(), length + 1);
 }
 
 #[tokio::test(start_paused = true)]
