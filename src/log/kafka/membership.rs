@@ -47,9 +47,13 @@ const REJOIN_AFTER: Duration = Duration::from_secs(1);
 /// Changes of ownership that may wait for their listener: two for each of 512 partitions.
 const CHANGES_MAX: usize = 1_024;
 
-/// A membership, alive as long as the receiver of its changes.
+/// Offsets to be committed, by partition.
+type Settled = Arc<Mutex<BTreeMap<Partition, Offset>>>;
+
+/// A membership, alive as long as the receiver of its changes. It keeps nothing that sends them:
+/// the changes end when the thread does, however it ends.
 pub(super) struct Membership {
-    state: Arc<State>,
+    settled: Settled,
     left: watch::Receiver<bool>,
 }
 
@@ -62,13 +66,14 @@ impl Membership {
     ) -> Result<(Self, mpsc::Receiver<Ownership>), LogError> {
         let (changes, listener) = mpsc::channel(CHANGES_MAX);
         let (leaving, left) = watch::channel(false);
-        let state = Arc::new(State {
+        let settled = Settled::default();
+        let state = State {
             topic: topic.to_owned(),
             changes,
             owned: Mutex::default(),
-            settled: Mutex::default(),
-        });
-        let member = Member { settings: settings(config), state: Arc::clone(&state) };
+            settled: Arc::clone(&settled),
+        };
+        let member = Member { settings: settings(config), state: Arc::new(state) };
         // The first one is made here, so that a setting that can't be is the caller's to know.
         let consumer = member.start().map_err(|error| failed("joining the group", error))?;
         let run = move || {
@@ -82,12 +87,12 @@ impl Membership {
                 source: Box::new(error),
             },
         )?;
-        Ok((Self { state, left }, listener))
+        Ok((Self { settled, left }, listener))
     }
 
     /// Notes what is settled, for the next commit.
     pub(super) fn settled(&self, partition: Partition, next: Offset) {
-        lock(&self.state.settled).insert(partition, next);
+        lock(&self.settled).insert(partition, next);
     }
 
     /// Waits until the group was left; the receiver must be dropped first.
@@ -109,13 +114,13 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
     settings
 }
 
-/// What the thread, the callbacks and the log share.
+/// What the thread and the callbacks share.
 struct State {
     topic: String,
     changes: mpsc::Sender<Ownership>,
     owned: Mutex<BTreeSet<Partition>>,
     /// By partition, what is settled and not yet committed.
-    settled: Mutex<BTreeMap<Partition, Offset>>,
+    settled: Settled,
 }
 
 impl State {
