@@ -80,7 +80,9 @@ impl Directory {
 
     /// The partition is no longer owned.
     pub(super) fn disown(&self, partition: Partition) {
+        // Its owner tells of it now; what was said last here would stand for ever.
         metrics::partition_halted(partition, false);
+        metrics::partition_lag(partition, 0);
         self.lock().remove(&partition);
     }
 
