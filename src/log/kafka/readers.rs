@@ -34,11 +34,11 @@ use super::client::{self, ClientLog, failed, millis, native_offset, native_parti
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition, Timestamp},
-    log::{LogError, LogReader, LogRecord, READ_RECORDS_MAX, ReadError},
+    log::{LogError, LogReader, LogRecord, READ_RECORDS_MAX, READERS_MAX, ReadError},
 };
 
-/// Readers that one partition can have at once: the live one and three replays. Another waits.
-const LANES_MAX: usize = 4;
+/// A partition has one reader on each lane. Another waits.
+const LANES_MAX: usize = READERS_MAX;
 
 /// Longest that a reader waits for a free lane before its opener is told.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -274,6 +274,7 @@ impl Keeper {
             return;
         };
         let Some(lane) = self.free_lane(open.partition) else {
+            self.waiting.retain(|open| !open.reply.is_closed());
             self.waiting.push_back(open);
             return;
         };
@@ -347,8 +348,12 @@ impl Keeper {
         drain(&queue);
         drop(queue);
         lane.taken.remove(&partition);
-        let next = self.waiting.iter().position(|open| open.partition == partition);
-        if let Some(open) = next.and_then(|index| self.waiting.remove(index)) {
+        // Whoever went away meanwhile must not keep the others from the lane.
+        self.waiting.retain(|open| !open.reply.is_closed());
+        while !self.lanes[lane_number].taken.contains_key(&partition)
+            && let Some(index) = self.waiting.iter().position(|open| open.partition == partition)
+            && let Some(open) = self.waiting.remove(index)
+        {
             self.open(open);
         }
     }
