@@ -12,10 +12,10 @@ use crate::{
         ids::{Offset, Partition},
         rows::{Hold, LastRecord, Mark, PartitionRows, Progress},
     },
-    log::{LogError, LogReader, LogRecord, ReadError, codec::DeadLetterReason},
+    log::{LogError, LogReader, LogRecord, ReadError},
     partition::assignment::{self, Halt, Start},
     store::Row,
-    telemetry::{Chain, metrics},
+    telemetry::Chain,
 };
 
 /// Feed messages of one partition that wait to be handed over. The feed may lose messages, so
@@ -102,35 +102,6 @@ pub(super) async fn write_hold(environment: &Environment, hold: Hold, mark: Opti
     }
     let row = [Row::Hold(hold)];
     until_done("storing a hold", || environment.store.write(&row)).await;
-}
-
-/// Keeps a record as a dead letter.
-pub(super) async fn keep_letter(
-    environment: &Environment,
-    partition: Partition,
-    record: &LogRecord,
-    reason: DeadLetterReason,
-) {
-    metrics::dead_letter(reason.name());
-    tracing::warn!(
-        partition,
-        offset = record.offset,
-        reason = reason.name(),
-        "record kept as a dead letter"
-    );
-    let keep = || environment.log.dead_letter(partition, record, reason.name());
-    until_done("keeping a dead letter", keep).await;
-}
-
-/// Keeps the record at `offset`, whose campaign is not defined there, as a dead letter.
-pub(super) async fn keep_undefined(environment: &Environment, partition: Partition, at: Offset) {
-    let read = || read_at(environment, partition, at);
-    match until_done("reading a record again", read).await {
-        Some(record) if record.offset == at => {
-            keep_letter(environment, partition, &record, DeadLetterReason::Undefined).await;
-        }
-        _ => tracing::warn!(partition, offset = at, "record can't be read again as a dead letter"),
-    }
 }
 
 /// Hands messages over to the feed, in order.

@@ -18,6 +18,7 @@ pub mod directory;
 pub mod environment;
 mod handle;
 mod io;
+mod letters;
 mod load;
 pub mod partition_consumer;
 mod replay;

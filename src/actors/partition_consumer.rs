@@ -6,12 +6,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Environment,
     handle::CouponHandle,
     io::{self, Opened},
-    replay::Live,
+    letters::{Letters, Undefined},
+    replay::{Live, REPLAYS_MAX},
     supervisor::SupervisorMessage,
     task::{TaskGuard, until_done},
 };
@@ -91,7 +93,11 @@ pub struct PartitionArguments {
 struct Running {
     flow: Flow,
     credit: Arc<Semaphore>,
-    live: Option<TaskGuard>,
+    stop: CancellationToken,
+    _live: TaskGuard,
+    undefined: Arc<Undefined>,
+    _letters: TaskGuard,
+    replay_places: Arc<Semaphore>,
     replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
@@ -105,6 +111,8 @@ pub struct PartitionState {
     halted: Option<String>,
     opening: Option<TaskGuard>,
     feed: mpsc::Sender<FeedMessage>,
+    /// Nothing new is read any more.
+    draining: bool,
     drain: Option<RpcReplyPort<()>>,
     ticks: u64,
     _publisher: TaskGuard,
@@ -144,6 +152,7 @@ impl Actor for PartitionConsumer {
             halted: None,
             opening: None,
             feed,
+            draining: false,
             drain: None,
             ticks: 0,
             _publisher: publisher,
@@ -171,9 +180,10 @@ impl Actor for PartitionConsumer {
             PartitionMessage::Halt { reason } => state.halt(reason, &myself),
             PartitionMessage::Tick => state.tick(&myself),
             PartitionMessage::Drain(reply) => {
-                if let Some(running) = &mut state.running {
-                    running.live = None;
+                if let Some(running) = &state.running {
+                    running.stop.cancel();
                 }
+                state.draining = true;
                 state.drain = Some(reply);
                 state.answer_drain();
             }
@@ -222,20 +232,30 @@ impl PartitionState {
         let Opened { rows, end, reader, position } = opened;
         tracing::info!(partition, position, end, "partition is owned");
         let (flow, effects) = Flow::new(place, rows, end, environment.now_ms());
-        let credit = Arc::new(Semaphore::new(0));
+        let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        if self.draining {
+            stop.cancel();
+        }
+        let undefined = Arc::new(Undefined::default());
+        let consumer = myself.clone();
+        let keeper = Letters { environment: environment.clone(), partition, consumer };
         let live = Live {
             environment,
             partition,
             reader,
             position,
             credit: credit.clone(),
+            stop: stop.clone(),
             consumer: myself.clone(),
         };
-        let live = self.drain.is_none().then(|| TaskGuard::spawn(myself, live.run()));
         self.running = Some(Running {
             flow,
             credit,
-            live,
+            stop,
+            _live: TaskGuard::spawn(myself, live.run()),
+            undefined: undefined.clone(),
+            _letters: TaskGuard::spawn(myself, keeper.keep_undefined(undefined)),
+            replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
             handles: BTreeMap::new(),
             writes: Vec::new(),
@@ -293,7 +313,9 @@ impl PartitionState {
             }
         } else if self.halted.is_some() && look_due {
             self.publish_halted();
-            if self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_RECHECK) {
+            // An opening that takes long, as where the log or the store is slow, is not begun anew.
+            let opens = self.opening.as_ref().is_some_and(|opening| !opening.is_finished());
+            if self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_RECHECK) && !opens {
                 self.open(myself);
             }
         }

@@ -4,20 +4,29 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::ActorRef;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::{Environment, io, partition_consumer::PartitionMessage, task::until_done};
+use super::{
+    Environment, letters::Letters, partition_consumer::PartitionMessage, task::until_done,
+};
 use crate::{
     domain::ids::{CampaignId, Offset, Partition},
-    log::{
-        LogReader, LogRecord, READ_RECORDS_MAX, ReadError, codec::DeadLetterReason, intake::Taken,
-    },
+    log::{LogReader, LogRecord, READ_RECORDS_MAX, READERS_MAX, ReadError, intake::Taken},
     partition::flow::{BATCH_RECORDS_MAX, Event},
     telemetry::Chain,
 };
 
 /// Pause before a spent reader is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Replays of one partition that read at once: one reader must be left for what is live, and one
+/// for dead letters, which replays may wait for.
+pub(super) const REPLAYS_MAX: usize = READERS_MAX - 2;
+
+/// A replay whose last chunk is not stored after this, as where the store hangs, leaves its place
+/// and its reader to another.
+const GIVE_WAY_AFTER: Duration = Duration::from_secs(1);
 
 /// The live reader of a partition.
 pub(super) struct Live {
@@ -26,15 +35,22 @@ pub(super) struct Live {
     pub(super) reader: Box<dyn LogReader>,
     pub(super) position: Offset,
     pub(super) credit: Arc<Semaphore>,
+    /// Read no more; what was read is handed over.
+    pub(super) stop: CancellationToken,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
 
 impl Live {
-    /// Reads on until the partition halts or the consumer has ended.
+    /// Reads on until it is told to stop, the partition halts or the consumer has ended.
     pub(super) async fn run(mut self) {
         loop {
-            let Ok(first) = self.credit.acquire().await else { return };
-            first.forget();
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                first = self.credit.acquire() => match first {
+                    Ok(first) => first.forget(),
+                    Err(_) => return,
+                },
+            }
             let more = self.credit.available_permits().min(READ_RECORDS_MAX - 1);
             let more = self.credit.try_acquire_many(more as u32).map_or(0, |permits| {
                 let taken = permits.num_permits();
@@ -42,7 +58,11 @@ impl Live {
                 taken
             });
             let granted = 1 + more;
-            match self.reader.read(granted).await {
+            let read = tokio::select! {
+                () = self.stop.cancelled() => return,
+                read = self.reader.read(granted) => read,
+            };
+            match read {
                 Ok(records) => {
                     self.credit.add_permits(granted - records.len().min(granted));
                     if let Err(reason) = self.hand_over(records).await {
@@ -76,16 +96,9 @@ impl Live {
             self.position = last.record.offset + 1;
         }
         let _ended = self.consumer.cast(PartitionMessage::Event(Event::Read(incoming)));
-        self.keep_letters(letters).await;
+        let (environment, partition) = (self.environment.clone(), self.partition);
+        Letters { environment, partition, consumer: self.consumer.clone() }.keep(letters).await;
         halt.map_or(Ok(()), Err)
-    }
-
-    async fn keep_letters(&mut self, letters: Vec<(LogRecord, DeadLetterReason)>) {
-        for (record, reason) in letters {
-            io::keep_letter(&self.environment, self.partition, &record, reason).await;
-            let event = Event::DeadLettered(record.offset);
-            let _ended = self.consumer.cast(PartitionMessage::Event(event));
-        }
     }
 }
 
@@ -96,6 +109,8 @@ pub(super) struct Replay {
     pub(super) campaign: CampaignId,
     pub(super) incarnation: u64,
     pub(super) from: Offset,
+    /// Held while it reads: see [`REPLAYS_MAX`].
+    pub(super) places: Arc<Semaphore>,
     /// One permit for each chunk that is stored.
     pub(super) chunks: Arc<Semaphore>,
     pub(super) consumer: ActorRef<PartitionMessage>,
@@ -107,9 +122,17 @@ impl Replay {
         let mut from = self.from;
         let intake = self.environment.intake(self.partition);
         loop {
+            // Not before there is something to do with it.
+            let Ok(_) = self.chunks.acquire().await.map(drop) else { return };
+            let Ok(_place) = self.places.acquire().await else { return };
             let open = || self.environment.log.open(self.partition, from);
             let mut reader = until_done("opening a replay", open).await;
             loop {
+                let permit = match timeout(GIVE_WAY_AFTER, self.chunks.acquire()).await {
+                    Ok(Ok(permit)) => permit,
+                    Ok(Err(_)) => return,
+                    Err(_) => break,
+                };
                 let records = match reader.read(READ_RECORDS_MAX.min(BATCH_RECORDS_MAX)).await {
                     Ok(records) => records,
                     Err(ReadError::OutOfRange { wanted, detail }) => {
@@ -127,7 +150,6 @@ impl Replay {
                 };
                 let Some(last) = records.last() else { continue };
                 from = last.offset + 1;
-                let Ok(permit) = self.chunks.acquire().await else { return };
                 permit.forget();
                 let event = Event::Replayed {
                     campaign: self.campaign.clone(),

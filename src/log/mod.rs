@@ -26,6 +26,9 @@ use crate::domain::ids::{CampaignId, Offset, Partition, Timestamp};
 /// Most records that one read returns: about 1 ms of decisions.
 pub const READ_RECORDS_MAX: usize = 4_096;
 
+/// Readers that one partition can have at once: the live one, one for dead letters, and replays.
+pub const READERS_MAX: usize = 4;
+
 /// Largest record that is taken from the log; what is larger is a dead letter. A request is at
 /// most 400 bytes and a control record below 1 KiB.
 pub const RECORD_BYTES_MAX: usize = 8 * 1_024;

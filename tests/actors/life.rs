@@ -17,10 +17,10 @@ use crate::world::{
     node::World,
 };
 
-const NOTHING_WRONG: Vec<String> = Vec::new();
+pub(crate) const NOTHING_WRONG: Vec<String> = Vec::new();
 
 /// A healthy world of this many partitions.
-async fn healthy(partitions: u32) -> World {
+pub(crate) async fn healthy(partitions: u32) -> World {
     World::start(1, partitions, Plan::default()).await
 }
 

@@ -3,6 +3,7 @@
 //! panics; `COUPOND_SEED=N` begins with another seed.
 
 mod life;
+mod readers;
 mod storms;
 #[path = "../world/mod.rs"]
 mod world;

@@ -1,6 +1,9 @@
 //! A request log in memory, whose reads fail, hang and panic on demand.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use async_trait::async_trait;
 use coupond::{
@@ -10,10 +13,10 @@ use coupond::{
     },
     log::{
         AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
-        ReadError, RequestLog, codec::Codec,
+        READERS_MAX, ReadError, RequestLog, codec::Codec,
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
     faults::{Faults, Injected},
@@ -27,6 +30,9 @@ pub(crate) struct FakeLog {
     codec: Codec,
     /// Moves when a partition may have more to read.
     moved: Vec<watch::Sender<()>>,
+    /// Readers that each partition may still open; whoever finds none waits.
+    readers: Vec<Arc<Semaphore>>,
+    opened: AtomicU64,
 }
 
 fn failed(injected: Injected) -> LogError {
@@ -37,7 +43,13 @@ impl FakeLog {
     pub(crate) fn new(truth: Arc<Truth>, faults: Arc<Faults>, codec: Codec) -> Self {
         let partitions = truth.facts().parts.len();
         let moved = (0..partitions).map(|_| watch::channel(()).0).collect();
-        Self { truth, faults, codec, moved }
+        let readers = (0..partitions).map(|_| Arc::new(Semaphore::new(READERS_MAX))).collect();
+        Self { truth, faults, codec, moved, readers, opened: AtomicU64::new(0) }
+    }
+
+    /// Readers that were opened so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Appends `record` at `time`, after a hole of `hole` offsets, and notes what it must come to.
@@ -96,7 +108,10 @@ impl RequestLog for FakeLog {
         from: Offset,
     ) -> Result<Box<dyn LogReader>, LogError> {
         self.faults.point("log", "open", None).await.map_err(failed)?;
+        let place = self.readers[partition as usize].clone().acquire_owned().await;
+        self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(FakeReader {
+            _place: place.expect("it is never closed"),
             truth: self.truth.clone(),
             faults: self.faults.clone(),
             moved: self.moved[partition as usize].subscribe(),
@@ -133,6 +148,7 @@ impl RequestLog for FakeLog {
 }
 
 struct FakeReader {
+    _place: OwnedSemaphorePermit,
     truth: Arc<Truth>,
     faults: Arc<Faults>,
     moved: watch::Receiver<()>,

@@ -39,8 +39,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(120);
 /// Tasks of a node at rest: the supervisor and its census …
 const TASKS_OF_NODE: usize = 2;
 
-/// … and per partition its consumer, its ticker, its publisher and its reader.
-const TASKS_OF_PARTITION: usize = 4;
+/// … and per partition its consumer, its ticker, its publisher, its reader and its letters.
+const TASKS_OF_PARTITION: usize = 5;
 
 struct Alive {
     supervisor: ActorRef<SupervisorMessage>,

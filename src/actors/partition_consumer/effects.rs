@@ -90,6 +90,7 @@ impl PartitionState {
                     campaign: campaign.clone(),
                     incarnation,
                     from,
+                    places: running.replay_places.clone(),
                     chunks: chunks.clone(),
                     consumer,
                 };
@@ -112,10 +113,7 @@ impl PartitionState {
                     Some(Event::HoldWritten(hold))
                 });
             }
-            Effect::DeadLetter(offset) => running.write(myself, async move {
-                io::keep_undefined(&environment, partition, offset).await;
-                Some(Event::DeadLettered(offset))
-            }),
+            Effect::DeadLetter(offset) => running.undefined.note(offset),
             Effect::Persist { holds, marks, progress } => running.write(myself, async move {
                 let next = progress.next;
                 io::persist(&environment, holds, marks, progress).await;
