@@ -9,7 +9,10 @@ use axum::{
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::problem::{Kind, Problem};
+use super::{
+    fields::BODY,
+    problem::{Kind, Problem},
+};
 
 /// Largest body: the largest definition needs about 400 bytes, an issue request 250.
 pub(super) const BODY_BYTES_MAX: usize = 1_024;
@@ -32,7 +35,8 @@ const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     let refused = if !is_json(headers) {
         let detail = "the body must be sent with Content-Type: application/json";
-        Some(Problem::new(Kind::UnsupportedMediaType, detail))
+        let problem = Problem::new(Kind::UnsupportedMediaType, detail);
+        Some(problem.blaming("Content-Type", "application/json", "send this header so"))
     } else if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         Some(too_large())
     } else {
@@ -48,8 +52,11 @@ pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, 
     let mut chunks = body.into_data_stream();
     let Ok(collected) = timeout(BODY_TIME_MAX, collect(&mut chunks)).await else {
         let seconds = BODY_TIME_MAX.as_secs();
-        let detail = format!("the body did not arrive within {seconds} s");
-        return Err(Problem::new(Kind::RequestTimeout, detail));
+        let problem = Problem::new(
+            Kind::RequestTimeout,
+            format!("the body did not arrive within {seconds} s"),
+        );
+        return Err(problem.blaming(BODY, format!("sent within {seconds} s"), "send it at once"));
     };
     match collected? {
         Some(body) => Ok(body),
@@ -64,8 +71,10 @@ pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, 
 async fn collect(chunks: &mut BodyDataStream) -> Result<Option<Bytes>, Problem> {
     let mut collected = Bytes::new();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk
-            .map_err(|error| Problem::new(Kind::NotJson, format!("the body broke off: {error}")))?;
+        let chunk = chunk.map_err(|error| {
+            let problem = Problem::new(Kind::NotJson, format!("the body broke off: {error}"));
+            problem.blaming(BODY, "sent to its end", "send it again, whole")
+        })?;
         if collected.len() + chunk.len() > BODY_BYTES_MAX {
             return Ok(None);
         }
@@ -93,8 +102,9 @@ async fn drain(mut chunks: BodyDataStream) {
 }
 
 fn too_large() -> Problem {
-    let detail = format!("the body must be at most {BODY_BYTES_MAX} bytes");
-    Problem::new(Kind::BodyTooLarge, detail)
+    let rule = format!("at most {BODY_BYTES_MAX} bytes");
+    let problem = Problem::new(Kind::BodyTooLarge, format!("the body must be {rule}"));
+    problem.blaming(BODY, rule, "send the fields that the call takes, and little else")
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

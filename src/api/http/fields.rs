@@ -11,6 +11,9 @@ use super::{
 };
 use crate::domain::ids::{CampaignId, Timestamp, UserId};
 
+/// The body as a whole, as faults name it.
+pub(super) const BODY: &str = "body";
+
 /// Members of a JSON object as they came, repeated ones too.
 pub(super) type Members<'a> = Vec<(Cow<'a, str>, Member<'a>)>;
 
@@ -106,15 +109,22 @@ impl<'de> Deserialize<'de> for Name<'de> {
 pub(super) fn object(body: &[u8]) -> Result<Members<'_>, Problem> {
     match serde_json::from_slice(body) {
         Ok(Member::Object(members)) => Ok(members),
-        Ok(_) => Err(Problem::new(Kind::Invalid, "the body must be a JSON object")),
+        Ok(_) => Err(Problem::new(Kind::Invalid, "the body must be a JSON object").blaming(
+            BODY,
+            "a JSON object",
+            "put the fields between { and }",
+        )),
         Err(error) => {
             let sound_json = std::str::from_utf8(body).is_ok()
                 && serde_json::from_slice::<IgnoredAny>(body).is_ok();
-            Err(if sound_json {
-                Problem::new(Kind::Invalid, format!("the body holds what no field takes: {error}"))
+            let (kind, detail, rule) = if sound_json {
+                let rule = "without numbers beyond a double, half surrogate pairs and deep nesting";
+                (Kind::Invalid, "the body holds what no field takes", rule)
             } else {
-                Problem::new(Kind::NotJson, format!("the body must be JSON in UTF-8: {error}"))
-            })
+                (Kind::NotJson, "the body must be JSON in UTF-8", "JSON in UTF-8")
+            };
+            let problem = Problem::new(kind, format!("{detail}: {error}"));
+            Err(problem.blaming(BODY, rule, "correct it where the detail says"))
         }
     }
 }

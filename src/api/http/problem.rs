@@ -242,6 +242,18 @@ impl Problem {
         problem
     }
 
+    /// Names what is at fault, its rule and what to do, where there is more to tell in detail.
+    pub(super) fn blaming(
+        mut self,
+        field: impl Into<Cow<'static, str>>,
+        rule: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let fault = FieldFault { field: field.into(), rule: rule.into(), remedy: remedy.into() };
+        self.0.errors.push(fault);
+        self
+    }
+
     /// The parts of the node that are not ready.
     pub(super) fn not_ready(parts: Vec<NotReady>) -> Self {
         let names: Vec<_> = parts.iter().map(|part| part.part).collect();

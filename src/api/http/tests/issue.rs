@@ -101,7 +101,6 @@ async fn a_body_of_another_shape_names_every_field_at_fault() {
     let site = Site::new(Script::default());
     let too_long = format!(r#"{{"campaign_id":"{}","user_id":"u1"}}"#, "a".repeat(65));
     let no_user = format!(r#"{{"campaign_id":"a","user_id":"{}"}}"#, "a".repeat(129));
-    let none: &[&str] = &[];
     for (body, fields) in [
         ("{}", &["campaign_id", "user_id"][..]),
         (r#"{"campaign_id":"a"}"#, &["user_id"]),
@@ -121,18 +120,18 @@ async fn a_body_of_another_shape_names_every_field_at_fault() {
         (r#"{"campaign_id":"a","user_id":"u","user_id":"u"}"#, &["user_id"]),
         (r#"{"campaign_id":"a","user_id":"u","user\u005fid":"u"}"#, &["user_id"]),
         (r#"{"y":0,"user_id":"u","user_id":"!"}"#, &["y", "user_id", "campaign_id"]),
-        ("[]", none),
-        ("null", none),
-        ("\"spring\"", none),
-        ("17", none),
-        (r#"{"campaign_id":"a","user_id":1e999}"#, none),
-        (r#"{"campaign_id":"a","user_id":"\ud800"}"#, none),
+        ("[]", &["body"]),
+        ("null", &["body"]),
+        ("\"spring\"", &["body"]),
+        ("17", &["body"]),
+        (r#"{"campaign_id":"a","user_id":1e999}"#, &["body"]),
+        (r#"{"campaign_id":"a","user_id":"\ud800"}"#, &["body"]),
     ] {
         assert_eq!(site.public(post(body.to_owned())).await.faults(), fields, "{body}");
     }
     let deep =
         format!(r#"{{"user_id":{}{}}}"#, "{\"a\":".repeat(140), "1".to_owned() + &"}".repeat(140));
-    assert_eq!(site.public(post(deep)).await.faults(), none);
+    assert_eq!(site.public(post(deep)).await.faults(), ["body"]);
     assert_eq!(site.desk.asked(), Vec::<String>::new());
 }
 
@@ -167,7 +166,8 @@ async fn what_is_not_json_is_400() {
         b"\xfe\xff",
         not_utf8,
     ] {
-        site.public(post(Bytes::from(body.to_vec()))).await.problem(400, "not-json");
+        let reply = site.public(post(Bytes::from(body.to_vec()))).await;
+        assert_eq!(reply.blamed(400, "not-json"), ["body"]);
     }
 }
 
@@ -190,11 +190,12 @@ async fn a_body_of_another_type_is_415() {
         let (mut head, body) = post(BODY).into_parts();
         head.headers.insert("content-type", declared.parse().unwrap());
         let reply = site.public(Request::from_parts(head, body)).await;
-        reply.problem(415, "unsupported-media-type");
+        assert_eq!(reply.blamed(415, "unsupported-media-type"), ["Content-Type"]);
     }
     let (mut head, body) = post(BODY).into_parts();
     head.headers.remove("content-type");
-    site.public(Request::from_parts(head, body)).await.problem(415, "unsupported-media-type");
+    let reply = site.public(Request::from_parts(head, body)).await;
+    assert_eq!(reply.blamed(415, "unsupported-media-type"), ["Content-Type"]);
 }
 
 /// [`BODY`] with spaces, `length` bytes in all.
@@ -215,7 +216,8 @@ fn chunked(body: &str, chunk: usize) -> Body {
 async fn a_body_above_1_kib_is_413_however_it_comes() {
     let site = Site::new(taken(None));
     assert_eq!(site.public(post(padded(1_024))).await.status, 202);
-    site.public(post(padded(1_025))).await.problem(413, "body-too-large");
+    let reply = site.public(post(padded(1_025))).await;
+    assert_eq!(reply.blamed(413, "body-too-large"), ["body"]);
     for chunk in [1, 100, 1_024, 4_096] {
         assert_eq!(site.public(post(chunked(&padded(1_024), chunk))).await.status, 202);
         let reply = site.public(post(chunked(&padded(1_025), chunk))).await;
@@ -235,14 +237,15 @@ async fn a_body_that_stalls_is_given_up() {
     let site = Site::new(Script::default());
     let stalled = || stream::pending::<Result<Bytes, std::io::Error>>();
     let reply = site.public(post(Body::from_stream(stalled()))).await;
-    reply.problem(408, "request-timeout");
+    assert_eq!(reply.blamed(408, "request-timeout"), ["body"]);
     let large = stream::iter([Ok(Bytes::from(padded(1_025)))]);
     let reply = site
         .public(post(Body::from_stream(futures_util::StreamExt::chain(large, stalled()))))
         .await;
     reply.problem(413, "body-too-large");
     let broken = stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]);
-    site.public(post(Body::from_stream(broken))).await.problem(400, "not-json");
+    let reply = site.public(post(Body::from_stream(broken))).await;
+    assert_eq!(reply.blamed(400, "not-json"), ["body"]);
     assert_eq!(site.desk.asked(), Vec::<String>::new());
 }
 

@@ -289,7 +289,13 @@ impl Reply {
     /// Asserts a 422 and hands out the fields at fault, in order.
     #[track_caller]
     pub(super) fn faults(&self) -> Vec<String> {
-        let document = self.problem(422, "invalid");
+        self.blamed(422, "invalid")
+    }
+
+    /// Asserts a problem of this type and hands out what it blames, in order.
+    #[track_caller]
+    pub(super) fn blamed(&self, status: u16, kind: &str) -> Vec<String> {
+        let document = self.problem(status, kind);
         let errors = document["errors"].as_array().cloned().unwrap_or_default();
         for error in &errors {
             let told = |key: &str| error[key].as_str().is_some_and(|text| !text.is_empty());
