@@ -175,6 +175,22 @@ impl<'a> Fields<'a> {
         fields
     }
 
+    /// The fields of a call that takes none: whatever was given is at fault, by `rule`.
+    pub(super) fn none(
+        members: Members<'a>,
+        rule: &'static str,
+        remedy: impl Fn(&str) -> &'static str,
+    ) -> Self {
+        let mut fields = Self { members: Vec::new(), prefix: "", faults: Vec::new() };
+        for (name, _) in members {
+            if !fields.is_at_fault(&name) {
+                let broken = Broken::new(rule, remedy(&name));
+                fields.fault(name.into_owned(), broken);
+            }
+        }
+        fields
+    }
+
     /// Whether nothing was given at all.
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()

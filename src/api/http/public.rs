@@ -13,7 +13,7 @@ use axum::{
 use super::{
     HttpParts, body,
     caller::{self, Caller},
-    fields::{self, Fields, Member},
+    fields::{self, Fields, Member, Members},
     prefer::{self, WAIT_SECONDS_MAX},
     problem::{self, Kind, Problem},
     views::{self, CampaignBody, CampaignsBody, CouponBody, CouponsBody, RequestBody},
@@ -76,7 +76,10 @@ async fn take(edge: &Edge, request: Request) -> Result<(&'static str, Response),
     let (head, body) = request.into_parts();
     let caller = edge.caller.identify(&head.headers)?;
     let body = body::read_json(&head.headers, body).await?;
-    no_query(&head.uri)?;
+    no_parameter(&head.uri, |name| match name {
+        "wait" => "send the header Prefer: wait=N instead",
+        _ => "leave it out",
+    })?;
     let request = issue_request(&head.headers, &body, caller)?;
     let wait = prefer::wait(&head.headers);
     let (campaign, user) = (request.campaign.clone(), request.user.clone());
@@ -233,11 +236,17 @@ pub(super) fn campaign_id(path: PathOf<String>) -> Result<CampaignId, Problem> {
 /// The parameters of a query. Unknown ones are refused like unknown fields: a misspelt `wait`
 /// would otherwise not wait and not say why.
 fn query(uri: &Uri, known: &'static [&'static str]) -> Result<Fields<'static>, Problem> {
+    Ok(Fields::new(parameters(uri)?, "", known))
+}
+
+fn parameters(uri: &Uri) -> Result<Members<'static>, Problem> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
-    let Query(pairs) = pairs.map_err(|error| Problem::new(Kind::Invalid, error.body_text()))?;
-    let members =
-        pairs.into_iter().map(|(name, value)| (name.into(), Member::Text(value.into()))).collect();
-    Ok(Fields::new(members, "", known))
+    let Query(pairs) = pairs.map_err(|error| {
+        let problem = Problem::new(Kind::Invalid, error.body_text());
+        problem.blaming("query", "name=value pairs joined by &", "write it so")
+    })?;
+    let member = |(name, value): (String, String)| (name.into(), Member::Text(value.into()));
+    Ok(pairs.into_iter().map(member).collect())
 }
 
 /// Refuses every parameter of a query where none is known.
@@ -245,9 +254,17 @@ fn query(uri: &Uri, known: &'static [&'static str]) -> Result<Fields<'static>, P
 /// # Errors
 /// 422 that names each.
 pub(super) fn no_query(uri: &Uri) -> Result<(), Problem> {
+    no_parameter(uri, |_| "leave it out")
+}
+
+/// The same with a remedy for each.
+fn no_parameter(uri: &Uri, remedy: impl Fn(&str) -> &'static str) -> Result<(), Problem> {
     match uri.query() {
         None => Ok(()),
-        Some(_) => query(uri, &[])?.finish(),
+        Some(_) => {
+            let rule = "left out, this call takes no parameter";
+            Fields::none(parameters(uri)?, rule, remedy).finish()
+        }
     }
 }
 

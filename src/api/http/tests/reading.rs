@@ -239,6 +239,12 @@ async fn a_parameter_that_nothing_takes_is_refused_wherever_it_stands() {
     let body = r#"{"campaign_id":"spring","user_id":"u1"}"#;
     let reply = site.public(send("POST", "/coupon/issue?wait=5", body)).await;
     assert_eq!(reply.faults(), ["wait"]);
+    let error = &reply.problem(422, "invalid")["errors"][0];
+    assert_eq!(error["rule"], "left out, this call takes no parameter");
+    assert_eq!(error["remedy"], "send the header Prefer: wait=N instead");
+    let reply = site.public(send("POST", "/coupon/issue?a=1&b&a=2&", body)).await;
+    assert_eq!(reply.faults(), ["a", "b"]);
+    assert_eq!(site.public(send("POST", "/coupon/issue?", "{}")).await.status, 422);
     let reply = site.admin(admitted(get("/admin/campaigns/spring?x=1"))).await;
     assert_eq!(reply.faults(), ["x"]);
     assert_eq!(site.desk.asked(), Vec::<String>::new());
