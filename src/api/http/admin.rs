@@ -112,41 +112,67 @@ async fn amend(
     let amendment = public::no_query(&head.uri).and(amendment);
     match amendment.and_then(|body| definition::amendment(&body)) {
         Ok(amendment) => command(&office, &campaign, Command::Amend(amendment)).await,
-        Err(problem) => {
-            // Existence comes before the body; a sound one leaves it to the command itself.
-            office.desk.campaign(&campaign).await?;
-            Err(problem)
-        }
+        Err(problem) => Err(unless_unknown(&office, &campaign, problem).await),
     }
 }
 
 async fn pause(
     State(office): State<Arc<Office>>,
     path: PathOf<String>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    command(&office, &public::campaign_id(path)?, Command::Pause).await
+    command(&office, &bare(&office, path, request).await?, Command::Pause).await
 }
 
 async fn resume(
     State(office): State<Arc<Office>>,
     path: PathOf<String>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    command(&office, &public::campaign_id(path)?, Command::Resume).await
+    command(&office, &bare(&office, path, request).await?, Command::Resume).await
 }
 
 async fn close(
     State(office): State<Arc<Office>>,
     path: PathOf<String>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    command(&office, &public::campaign_id(path)?, Command::Close).await
+    command(&office, &bare(&office, path, request).await?, Command::Close).await
 }
 
 async fn release(
     State(office): State<Arc<Office>>,
     path: PathOf<String>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let view = office.desk.release(&public::campaign_id(path)?).await?;
+    let campaign = bare(&office, path, request).await?;
+    let view = office.desk.release(&campaign).await?;
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+}
+
+/// The campaign of a call whose path says everything: a `close` with a date, say, would otherwise
+/// close at once.
+async fn bare(
+    office: &Office,
+    path: PathOf<String>,
+    request: Request,
+) -> Result<CampaignId, Problem> {
+    let campaign = public::campaign_id(path)?;
+    let (head, body) = request.into_parts();
+    let body = body::read(&head.headers, body).await;
+    let body = public::no_query(&head.uri).and(body);
+    match body.and_then(|body| definition::nothing(&body)) {
+        Ok(()) => Ok(campaign),
+        Err(problem) => Err(unless_unknown(office, &campaign, problem).await),
+    }
+}
+
+/// A fault of query or body, after existence, which a sound request leaves to the command itself.
+async fn unless_unknown(office: &Office, campaign: &CampaignId, fault: Problem) -> Problem {
+    match office.desk.campaign(campaign).await {
+        Ok(_) => fault,
+        Err(refused) => refused.into(),
+    }
 }
 
 async fn command(

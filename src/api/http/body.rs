@@ -30,24 +30,24 @@ const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 /// Reads a body that is declared as JSON and at most [`BODY_BYTES_MAX`] long.
 ///
 /// # Errors
-/// 415 where it is declared as something else, 413 where it is longer, 408 where it does not come
-/// in time, 400 where it breaks off.
+/// 415 where it is declared as something else, and what [`read`] refuses.
 pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let refused = if !is_json(headers) {
+    if !is_json(headers) {
         let detail = "the body must be sent with Content-Type: application/json";
         let problem = Problem::new(Kind::UnsupportedMediaType, detail);
-        Some(problem.blaming("Content-Type", "application/json", "send this header so"))
-    } else if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        Some(too_large())
-    } else {
-        None
-    };
-    if let Some(refused) = refused {
-        // Who waits for `100 Continue` has sent nothing that would have to be read.
-        if !headers.contains_key(header::EXPECT) {
-            drain(body.into_data_stream()).await;
-        }
-        return Err(refused);
+        let problem = problem.blaming("Content-Type", "application/json", "send this header so");
+        return Err(unread(headers, body, problem).await);
+    }
+    read(headers, body).await
+}
+
+/// Reads a body at most [`BODY_BYTES_MAX`] long, however it is declared.
+///
+/// # Errors
+/// 413 where it is longer, 408 where it does not come in time, 400 where it breaks off.
+pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        return Err(unread(headers, body, too_large()).await);
     }
     let mut chunks = body.into_data_stream();
     let Ok(collected) = timeout(BODY_TIME_MAX, collect(&mut chunks)).await else {
@@ -65,6 +65,15 @@ pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, 
             Err(too_large())
         }
     }
+}
+
+/// The refusal of a body that is not looked at.
+async fn unread(headers: &HeaderMap, body: Body, refusal: Problem) -> Problem {
+    // Who waits for `100 Continue` has sent nothing that would have to be read.
+    if !headers.contains_key(header::EXPECT) {
+        drain(body.into_data_stream()).await;
+    }
+    refusal
 }
 
 /// Collects a body, or nothing where it is too large.

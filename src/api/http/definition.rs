@@ -1,4 +1,4 @@
-//! The bodies of `PUT` and `PATCH`: a campaign's terms and their changes.
+//! The bodies of `PUT`, `PATCH` and `POST`: a campaign's terms, their changes, and nothing at all.
 
 use super::{
     fields::{self, Broken, Fields, Members},
@@ -62,6 +62,18 @@ pub(super) fn amendment(body: &[u8]) -> Result<Amendment, Problem> {
     fields.extend(broken);
     fields.finish()?;
     Ok(amendment)
+}
+
+/// Reads the body of a call that takes no field: nothing, or an empty object.
+///
+/// # Errors
+/// 400 or 422, with every fault at once.
+pub(super) fn nothing(body: &[u8]) -> Result<(), Problem> {
+    if body.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    let rule = "left out, this call takes no field";
+    Fields::none(fields::object(body)?, rule, |_| "leave it out").finish()
 }
 
 /// A code format and what is wrong with the shape of its fields.

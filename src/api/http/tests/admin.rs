@@ -273,7 +273,7 @@ async fn existence_comes_before_the_body() {
 }
 
 #[tokio::test]
-async fn commands_are_handed_on_whatever_their_body_is() {
+async fn commands_are_handed_on_and_take_nothing_else() {
     let site = Site::new(Script::default());
     for (verb, asked) in [
         ("pause", "command (\"spring\", Pause)"),
@@ -281,7 +281,7 @@ async fn commands_are_handed_on_whatever_their_body_is() {
         ("close", "command (\"spring\", Close)"),
         ("release", "release \"spring\""),
     ] {
-        for body in ["", "{}", "anything"] {
+        for body in ["", " ", "{}"] {
             ask(&site, "POST", &format!("{SPRING}/{verb}"), body).await.expect(200, BODY);
             assert_eq!(site.desk.asked().last().map(String::as_str), Some(asked));
         }
@@ -289,6 +289,16 @@ async fn commands_are_handed_on_whatever_their_body_is() {
         let (mut head, body) = bare.into_parts();
         head.method = axum::http::Method::POST;
         assert_eq!(site.admin(Request::from_parts(head, body)).await.status, 200);
+        let path = format!("{SPRING}/{verb}");
+        let asked = site.desk.asked().len();
+        let reply = ask(&site, "POST", &path, r#"{"at":"2030-01-01T00:00:00Z","x":1,"x":2}"#).await;
+        assert_eq!(reply.faults(), ["at", "x"]);
+        assert_eq!(ask(&site, "POST", &path, "[]").await.faults(), ["body"]);
+        assert_eq!(ask(&site, "POST", &format!("{path}?force=1"), "").await.faults(), ["force"]);
+        ask(&site, "POST", &path, "anything").await.problem(400, "not-json");
+        ask(&site, "POST", &path, &" ".repeat(1_025)).await.problem(413, "body-too-large");
+        let only_existence = vec!["campaign \"spring\"".to_owned(); 5];
+        assert_eq!(site.desk.asked()[asked..], only_existence);
     }
 }
 
