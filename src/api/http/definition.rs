@@ -1,7 +1,7 @@
 //! The bodies of `PUT`, `PATCH` and `POST`: a campaign's terms, their changes, and nothing at all.
 
 use super::{
-    fields::{self, Broken, Fields, Members},
+    fields::{self, Broken, Fields, Member, Members},
     problem::{FieldFault, Problem},
 };
 use crate::domain::{
@@ -80,13 +80,22 @@ pub(super) fn nothing(body: &[u8]) -> Result<(), Problem> {
 fn code(members: Members<'_>) -> (CodeFormat, Vec<FieldFault>) {
     let mut fields = Fields::new(members, "code.", &["prefix", "length", "charset"]);
     let prefix = fields.optional("prefix", fields::text);
-    // Any number is taken here: the format itself says which lengths its charset allows.
-    let length = fields.optional("length", fields::whole(0..=u64::MAX));
-    let length = length.map(|length| u16::try_from(length).unwrap_or(u16::MAX));
+    let length = fields.optional("length", code_length);
     let charset = fields.optional("charset", fields::text);
     // How long a code must be depends on its charset: beside one at fault, no length is judged.
     let length = if fields.is_at_fault("code.charset") { None } else { length };
     (CodeFormat::with(prefix, length, charset), fields.into_faults())
+}
+
+/// Any whole number: the format itself says which lengths its charset allows.
+fn code_length(member: Member<'_>) -> Result<u16, Broken> {
+    match member {
+        Member::Whole(length) => Ok(u16::try_from(length).unwrap_or(u16::MAX)),
+        _ => Err(Broken::new(
+            "a whole number up to 128, of at least 64 bits with the charset",
+            "give such a number, or leave it out for 128 bits",
+        )),
+    }
 }
 
 /// Where both ends are given, what is wrong with them; one alone is judged beside the other end

@@ -192,6 +192,12 @@ async fn a_definition_at_fault_names_every_field() {
     ] {
         assert_eq!(ask(&site, "PUT", SPRING, body).await.faults(), fields, "{body}");
     }
+    for length in ["null", "\"20\"", "20.5", "-20"] {
+        let body = format!(r#"{{"quota":1,"code":{{"length":{length}}}}}"#);
+        let document = ask(&site, "PUT", SPRING, &body).await.problem(422, "invalid");
+        let rule = "a whole number up to 128, of at least 64 bits with the charset";
+        assert_eq!(document["errors"][0]["rule"], rule, "{length}");
+    }
     let sound = r#"{"quota":1,"opens_at":null,"closes_at":null,"code":{}}"#;
     assert_eq!(ask(&site, "PUT", SPRING, sound).await.status, 201);
     assert_eq!(site.desk.asked().len(), 1);
