@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Path, Query, Request, State, rejection::PathRejection},
+    extract::{Path, Query, Request, State, path::ErrorKind, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -208,15 +208,32 @@ async fn coupons(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let caller = edge.caller.identify(&headers)?;
-    let Path((campaign, user)) = path.map_err(|_| problem::unknown_campaign())?;
+    let Path((campaign, user)) = path.map_err(|rejection| match undecodable(&rejection) {
+        Some("user_id") => unknown_user(),
+        _ => problem::unknown_campaign(),
+    })?;
     let campaign = CampaignId::parse(&campaign).map_err(|_| problem::unknown_campaign())?;
-    let user = UserId::parse(&user)
-        .map_err(|invalid| Problem::new(Kind::UnknownUser, invalid.to_string()))?;
+    let user = UserId::parse(&user).map_err(|_| unknown_user())?;
     caller::acting_for(caller.as_ref(), &user)?;
     no_query(&uri)?;
     let coupons = edge.desk.coupons_of(&campaign, &user).await?;
     let coupons = coupons.iter().map(CouponBody::from).collect();
     Ok(views::json(StatusCode::OK, &CouponsBody { coupons }))
+}
+
+/// The id in a path that is not UTF-8, if that is what is wrong with the path.
+fn undecodable(rejection: &PathRejection) -> Option<&str> {
+    let PathRejection::FailedToDeserializePathParams(failure) = rejection else { return None };
+    match failure.kind() {
+        ErrorKind::InvalidUtf8InPathParam { key } => Some(key),
+        _ => None,
+    }
+}
+
+/// No user can have this id.
+fn unknown_user() -> Problem {
+    let rule = UserId::RULE;
+    Problem::new(Kind::UnknownUser, format!("the id of a user must be {rule}"))
 }
 
 async fn openapi() -> Response {

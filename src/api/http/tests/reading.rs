@@ -69,7 +69,7 @@ async fn an_id_that_cannot_be_one_is_404() {
         let coupons = format!("/campaigns/{id}/users/u1/coupons");
         site.public(get(&coupons)).await.problem(404, "unknown-campaign");
     }
-    for user in ["u%201", "%C3%A9", &"u".repeat(129)] {
+    for user in ["u%201", "%C3%A9", "%ff", &"u".repeat(129)] {
         let coupons = format!("/campaigns/spring/users/{user}/coupons");
         site.public(get(&coupons)).await.problem(404, "unknown-user");
     }
