@@ -79,6 +79,13 @@ pub(super) fn problem(status: u16, body: &Value) -> String {
              --set embedded.dir=DIR, where admin.token is kept",
         );
     }
+    if status == 401 && text(body, "type").ends_with("/no-identity") {
+        let header = body.pointer("/errors/0/field").map_or("NAME".to_owned(), plain);
+        shown.push_str(&format!(
+            "\n  this node takes the user from a header: read its settings with --config FILE, or \
+             say --set api.identity=header:{header}",
+        ));
+    }
     for error in body.get("errors").and_then(Value::as_array).into_iter().flatten() {
         let (field, rule) = (text(error, "field"), text(error, "rule"));
         shown.push_str(&format!("\n  {field}: must be {rule}; {}", text(error, "remedy")));
@@ -193,5 +200,21 @@ Invalid definition (422)
   issued: 17";
         assert_eq!(problem(422, &body), expected);
         assert_eq!(problem(500, &json!({})), "the node answered 500");
+    }
+
+    #[test]
+    fn a_missing_identity_is_shown_with_the_setting_that_names_it() {
+        let body = json!({
+            "type": "/problems/no-identity", "title": "Nobody says who is asking", "status": 401,
+            "detail": "the header x-user, which names the user, is missing",
+            "errors": [{"field": "x-user", "rule": "given", "remedy": "add it"}],
+        });
+        let expected = "\
+Nobody says who is asking (401)
+  the header x-user, which names the user, is missing
+  this node takes the user from a header: read its settings with --config FILE, or say --set \
+         api.identity=header:x-user
+  x-user: must be given; add it";
+        assert_eq!(problem(401, &body), expected);
     }
 }

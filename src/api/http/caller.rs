@@ -45,11 +45,15 @@ impl Caller {
     /// 401 without the header, 422 where it stands twice or can't be a user id.
     pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Option<UserId>, Problem> {
         let Self::Header(name) = self else { return Ok(None) };
-        let no_identity =
-            || Problem::new(Kind::NoIdentity, "the header that names the user is missing");
-        let name = name.as_ref().ok_or_else(no_identity)?;
+        let name = name.as_ref().ok_or_else(|| {
+            Problem::new(Kind::NoIdentity, "the settings name no header that could name the user")
+        })?;
         let mut values = headers.get_all(name).iter();
-        let value = values.next().ok_or_else(no_identity)?;
+        let value = values.next().ok_or_else(|| {
+            let detail = format!("the header {name}, which names the user, is missing");
+            let problem = Problem::new(Kind::NoIdentity, detail);
+            problem.blaming(name.to_string(), "given", "add it with the id of the user who asks")
+        })?;
         let user = if values.next().is_some() {
             Err(Broken::new("given once", "send the header once"))
         } else {

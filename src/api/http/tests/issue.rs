@@ -319,7 +319,8 @@ async fn behind_a_gateway_the_header_says_who_asks() {
     let asked = "issue (\"spring\", \"u1\", None, None)".to_owned();
     assert_eq!(site.desk.asked(), [asked.clone(), asked]);
     let reply = site.public(post(BODY)).await;
-    reply.problem(401, "no-identity");
+    assert_eq!(reply.blamed(401, "no-identity"), ["x-user"]);
+    assert!(reply.body.contains("the header x-user, which names the user"), "{}", reply.body);
     assert_eq!(reply.header("www-authenticate"), Some("Gateway realm=\"coupond\""));
     let another = with(post(BODY), &[("x-user", "u2")]);
     site.public(another).await.problem(403, "another-user");
