@@ -59,10 +59,18 @@ impl CodeFormat {
         }
         let letters = self.charset.as_bytes();
         let distinct = letters.iter().enumerate().all(|(at, byte)| !letters[..at].contains(byte));
-        let printable = letters.iter().all(|byte| (b'!'..=b'~').contains(byte));
-        if !(2..=64).contains(&letters.len()) || !printable || !distinct {
-            let rule = "2 to 64 distinct printable ASCII characters";
-            faults.push(Fault::new("code.charset", rule, "name each character once"));
+        let visible = letters.iter().all(u8::is_ascii_graphic);
+        let before = faults.len();
+        for (sound, rule, remedy) in [
+            (visible, "of visible ASCII characters, without spaces", "leave the others out"),
+            ((2..=64).contains(&letters.len()), "of 2 to 64 characters", "name so many"),
+            (distinct, "of distinct characters", "name each character once"),
+        ] {
+            if !sound {
+                faults.push(Fault::new("code.charset", rule, remedy));
+            }
+        }
+        if faults.len() > before {
             return faults;
         }
         let shortest = shortest_length(letters.len(), BITS_MIN);
@@ -258,6 +266,16 @@ mod tests {
         assert_eq!(fields(None, "aab"), ["code.charset"]);
         assert_eq!(fields(None, "a"), ["code.charset"]);
         assert_eq!(fields(None, "a b"), ["code.charset"]);
+        let remedies = |charset: &str| -> Vec<_> {
+            let format = CodeFormat::with(None, None, Some(charset.into()));
+            format.faults().into_iter().map(|fault| fault.remedy).collect()
+        };
+        let (visible, number) = ("leave the others out", "name so many");
+        assert_eq!(remedies("a b"), [visible]);
+        assert_eq!(remedies("a\u{7f}"), [visible]);
+        assert_eq!(remedies("a"), [number]);
+        assert_eq!(remedies(" "), [visible, number]);
+        assert_eq!(remedies("aab"), ["name each character once"]);
         let prefix = CodeFormat::with(Some("sale".into()), None, None).faults();
         assert_eq!(prefix.first().map(|fault| fault.field), Some("code.prefix"));
     }
