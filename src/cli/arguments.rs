@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
+use crate::{
+    api::http,
+    domain::ids::{CampaignId, IdempotencyKey, UserId},
+};
 
 /// Gives out a limited number of coupons, first come first served, and can prove that it did.
 ///
@@ -325,11 +328,12 @@ pub(super) struct IssueArguments {
     settings: Settings,
 }
 
-/// A time with its offset, as the listeners take it: UTC with milliseconds.
+/// A time that the listeners take, as it was given: rewritten, it might be another.
 fn time(text: &str) -> Result<Value, String> {
-    let time: jiff::Timestamp =
-        text.parse().map_err(|_| "must be a time as in 2027-01-01T12:00:00Z".to_owned())?;
-    Ok(Value::String(time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()))
+    match http::parse_time(text) {
+        Some(_) => Ok(Value::String(text.to_owned())),
+        None => Err(format!("must be {}, as in 2027-01-01T12:00:00Z", http::TIME_RULE)),
+    }
 }
 
 fn time_or_none(text: &str) -> Result<Value, String> {
@@ -423,12 +427,22 @@ mod tests {
     }
 
     #[test]
-    fn times_are_sent_in_utc_with_milliseconds() {
-        for (text, sent) in [
-            ("2027-01-01T12:00:00Z", "2027-01-01T12:00:00.000Z"),
-            ("2027-01-01T12:00:00.1239+09:00", "2027-01-01T03:00:00.123Z"),
+    fn times_are_sent_as_given_or_refused_like_the_listeners_do() {
+        for text in
+            ["2027-01-01T12:00:00Z", "2027-01-01T12:00:00.123000+09:00", "9999-12-31T23:59:59.999Z"]
+        {
+            assert_eq!(time(text), Ok(Value::String(text.to_owned())));
+        }
+        for text in [
+            "2030-01-01T00:00:00.9999Z",
+            "2030-01-01T00:00:60Z",
+            "20300101T000000Z",
+            "2030-01-01T00:00Z",
+            "2030-01-01T00:00:00Z[UTC]",
+            "1969-12-31T23:59:59Z",
         ] {
-            assert_eq!(time(text), Ok(Value::String(sent.to_owned())), "{text}");
+            let error = time(text).unwrap_err();
+            assert!(error.contains("in whole milliseconds, from 1970 to 9999, as in"), "{error}");
         }
         assert_eq!(time_or_none("none"), Ok(Value::Null));
     }

@@ -159,8 +159,8 @@ fn a_campaign_is_created_with_what_was_given_and_nothing_else() {
         (
             "PUT /admin/campaigns/spring",
             json!({
-                "quota": 10, "per_user_limit": 2, "opens_at": "2027-01-01T12:00:00.000Z",
-                "closes_at": "2027-01-02T12:00:00.000Z",
+                "quota": 10, "per_user_limit": 2, "opens_at": "2027-01-01T12:00:00Z",
+                "closes_at": "2027-01-02T12:00:00Z",
                 "code": {"prefix": "-S-", "length": 20, "charset": "abc"},
             }),
         ),

@@ -27,6 +27,7 @@ use axum::{
 
 use self::problem::{Kind, Problem};
 pub use self::server::{CONNECTIONS_MAX, serve};
+pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::desk::model::Desk;
 use crate::config::ApiConfig;
 

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use crate::domain::ids::Timestamp;
 
 /// What an incoming time must be.
-pub(super) const RULE: &str = "an RFC 3339 time with an offset, in whole milliseconds, from 1970 \
+pub(crate) const RULE: &str = "an RFC 3339 time with an offset, in whole milliseconds, from 1970 \
                                to 9999";
 
 /// Civil time counts the milliseconds: `jiff::Timestamp` ends a day before [`Timestamp::MAX`].
@@ -30,7 +30,7 @@ impl Serialize for Rfc3339 {
 
 /// Reads an RFC 3339 time. Any offset is taken. Digits below the millisecond are refused unless
 /// they are zeros, and so is a leap second: what would be kept is not what was asked for.
-pub(super) fn parse(text: &str) -> Option<Timestamp> {
+pub(crate) fn parse(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
     let separators = [(4, b"-".as_slice()), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")];
     if separators.iter().any(|(at, allowed)| !bytes.get(*at).is_some_and(|b| allowed.contains(b))) {
