@@ -81,6 +81,18 @@ impl Call<'_> {
     }
 }
 
+/// The fields in which two definitions differ, as the outside names them.
+fn differing(one: &Terms, other: &Terms) -> Vec<&'static str> {
+    let fields = [
+        ("quota", one.quota != other.quota),
+        ("per_user_limit", one.per_user_limit != other.per_user_limit),
+        ("opens_at", one.opens_at != other.opens_at),
+        ("closes_at", one.closes_at != other.closes_at),
+        ("code", one.code != other.code),
+    ];
+    fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
 /// What the present definition makes of a command.
 enum Plan {
     /// It says so already.
@@ -143,9 +155,13 @@ impl NodeDesk {
             self.refuse_halted_partition(&campaign)?;
             if let Some(known) = self.campaigns.now(&campaign).await? {
                 known.refuse_quarantined()?;
-                return match known.first == Some(terms) {
-                    true => Ok((false, self.shown(&campaign, &known)?)),
-                    false => Err(Refused::AlreadyDefined),
+                return match &known.first {
+                    Some(first) if *first == terms => Ok((false, self.shown(&campaign, &known)?)),
+                    first => Err(Refused::AlreadyDefined {
+                        differing: first
+                            .as_ref()
+                            .map_or(Vec::new(), |first| differing(first, &terms)),
+                    }),
                 };
             }
             match self.change(call, &campaign, None, change.clone()).await? {

@@ -12,8 +12,10 @@ use super::{
 };
 use crate::{
     domain::{
+        code::CodeFormat,
         decision::Reason,
-        definition::Amendment,
+        definition::{Amendment, Terms},
+        ids::Timestamp,
         record::{Change, Control, Record},
     },
     log::RequestLog,
@@ -35,13 +37,19 @@ async fn a_definition_is_answered_in_effect_and_said_again_is_no_error() {
     let (new, view) = world.desk.define(campaign("spring"), terms(10)).await.unwrap();
     assert_eq!((new, view.definition.terms.quota), (false, 20));
     let other = world.desk.define(campaign("spring"), terms(20)).await;
-    assert_eq!(other, Err(Refused::AlreadyDefined));
+    assert_eq!(other, Err(Refused::AlreadyDefined { differing: vec!["quota"] }));
+    let code = CodeFormat::with(Some("S-".to_owned()), None, None);
+    let other = Terms { per_user_limit: 2, closes_at: Some(Timestamp(1)), code, ..terms(10) };
+    let other = world.desk.define(campaign("spring"), other).await;
+    let differing = vec!["per_user_limit", "closes_at", "code"];
+    assert_eq!(other, Err(Refused::AlreadyDefined { differing }));
     assert_eq!(world.log.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_two_who_define_at_once_one_wins_and_the_other_compares() {
-    for (second, expected) in [(terms(10), Ok(false)), (terms(20), Err(Refused::AlreadyDefined))] {
+    let other = Refused::AlreadyDefined { differing: vec!["quota"] };
+    for (second, expected) in [(terms(10), Ok(false)), (terms(20), Err(other))] {
         let world = World::new().await;
         let (log, codec) = (world.log.clone(), world.codec.clone());
         *lock(&world.log.before_append) = Some(Box::new(move || {

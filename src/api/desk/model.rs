@@ -139,7 +139,10 @@ pub enum Refused {
     },
     /// Defined already, with another content.
     #[error("the campaign is defined already, with another content")]
-    AlreadyDefined,
+    AlreadyDefined {
+        /// The fields that the first definition has otherwise.
+        differing: Vec<&'static str>,
+    },
     /// The quota would be below what is issued.
     #[error("the quota would be below the {issued} coupons issued")]
     QuotaBelowIssued {

@@ -304,7 +304,7 @@ impl From<Refused> for Problem {
                 format!("{detail}; send it again, with the same Idempotency-Key if it had one"),
             ),
             Refused::Unavailable { .. } => Self::new(Kind::Unavailable, detail),
-            Refused::AlreadyDefined => Self::new(Kind::AlreadyDefined, detail),
+            Refused::AlreadyDefined { differing } => already_defined(&detail, &differing),
             Refused::QuotaBelowIssued { issued } => {
                 let mut problem = Self::new(Kind::QuotaBelowIssued, detail);
                 problem.0.issued = Some(issued);
@@ -316,6 +316,18 @@ impl From<Refused> for Problem {
             }
         }
     }
+}
+
+/// The campaign has another first definition; what can still be changed is said field by field.
+fn already_defined(detail: &str, differing: &[&'static str]) -> Problem {
+    let detail = format!("{detail}; PATCH changes quota, per_user_limit, opens_at and closes_at");
+    differing.iter().fold(Problem::new(Kind::AlreadyDefined, detail), |problem, field| {
+        let remedy = match *field {
+            "code" => "leave it: how codes look never changes",
+            _ => "change it with PATCH (coupond campaign amend)",
+        };
+        problem.blaming(*field, "what the first definition says", remedy)
+    })
 }
 
 /// No campaign has this id, or none can.

@@ -313,7 +313,7 @@ async fn refusals_of_commands_have_their_status_and_their_name() {
     let reason = "the log and the store contradict each other".to_owned();
     let detail = "the change".to_owned();
     for (refused, status, kind, issued) in [
-        (Refused::AlreadyDefined, 409, "already-defined", None),
+        (Refused::AlreadyDefined { differing: Vec::new() }, 409, "already-defined", None),
         (Refused::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", Some(17)),
         (Refused::ClosedForEver, 409, "closed", None),
         (Refused::Halted { reason }, 503, "halted", None),
@@ -333,6 +333,18 @@ async fn refusals_of_commands_have_their_status_and_their_name() {
             assert!(document.get("coupons").is_none(), "{kind}");
         }
     }
+}
+
+#[tokio::test]
+async fn another_definition_is_told_field_by_field_with_how_to_change_it() {
+    let site = Site::new(refusing(Refused::AlreadyDefined { differing: vec!["quota", "code"] }));
+    let reply = ask(&site, "PUT", SPRING, r#"{"quota":1}"#).await;
+    assert_eq!(reply.blamed(409, "already-defined"), ["quota", "code"]);
+    let document = reply.problem(409, "already-defined");
+    assert!(document["detail"].as_str().unwrap().contains("; PATCH changes"), "{document}");
+    let remedy = |at: usize| document["errors"][at]["remedy"].as_str().unwrap();
+    assert!(remedy(0).starts_with("change it with PATCH"), "{document}");
+    assert!(remedy(1).starts_with("leave it"), "{document}");
 }
 
 #[tokio::test]

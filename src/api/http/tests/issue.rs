@@ -273,7 +273,7 @@ async fn every_refusal_has_its_status_and_its_name() {
         (Refused::Halted { reason }, 503, "halted", None, false),
         (Refused::Unknown { detail: detail.clone() }, 503, "outcome-unknown", None, false),
         (Refused::Unavailable { detail }, 503, "unavailable", None, false),
-        (Refused::AlreadyDefined, 409, "already-defined", None, false),
+        (Refused::AlreadyDefined { differing: vec![] }, 409, "already-defined", None, false),
         (Refused::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", None, false),
         (Refused::Invalid(faults), 422, "invalid", None, false),
     ] {
