@@ -145,12 +145,29 @@ impl Client {
         Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
     }
 
-    /// Calls and returns the status with the JSON of a 2xx answer.
-    pub(super) async fn call(&self, call: Call<'_>) -> Result<(StatusCode, Value), ClientError> {
+    /// Where these segments of a path are on this listener.
+    fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(call.path);
+            segments.pop_if_empty().extend(path);
         }
+        url
+    }
+
+    /// A command line that asks for this path as this client would; none where its segments
+    /// hold what a shell might take for something else.
+    pub(super) fn curl(&self, path: &[&str], query: &str) -> Option<String> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        path.iter().all(|segment| segment.bytes().all(plain)).then(|| {
+            let identity = self.identity.as_ref();
+            let header = identity.map(|(name, user)| format!("-H '{name}: {user}' "));
+            format!("curl {}'{}?{query}'", header.unwrap_or_default(), self.url(path))
+        })
+    }
+
+    /// Calls and returns the status with the JSON of a 2xx answer.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<(StatusCode, Value), ClientError> {
+        let mut url = self.url(call.path);
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }

@@ -28,7 +28,16 @@ pub(super) async fn run(config: &Config, issue: IssueArguments) -> Result<Done, 
         ..Call::new(Method::POST, &["coupon", "issue"])
     };
     let (_, decision) = client.call(call).await?;
-    let rejected = decision.get("status").and_then(Value::as_str) == Some("rejected");
-    let text = if json { format!("{decision}\n") } else { show::fields(&decision) };
-    Ok(Done { text, exit_code: u8::from(rejected) })
+    let status = decision.get("status").and_then(Value::as_str);
+    let text = match (json, status, decision.get("request_id").and_then(Value::as_str)) {
+        (true, ..) => format!("{decision}\n"),
+        (false, Some("pending"), Some(id)) => {
+            // Not this command again: where a user may hold more, it would ask for another one.
+            let curl = client.curl(&["coupon", "requests", id], "wait=30");
+            let hint = curl.map(|curl| format!("what became of it: {curl}\n"));
+            show::fields(&decision) + &hint.unwrap_or_default()
+        }
+        (false, ..) => show::fields(&decision),
+    };
+    Ok(Done { text, exit_code: u8::from(status == Some("rejected")) })
 }

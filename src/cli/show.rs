@@ -70,7 +70,10 @@ pub(super) fn problem(status: u16, body: &Value) -> String {
         format!("{title} ({status})")
     };
     let detail = text(body, "detail");
-    if !detail.is_empty() && detail != title {
+    let errors = body.get("errors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    // What does not fit is summed up in detail from the errors, which follow in full.
+    let told_below = !errors.is_empty() && text(body, "type").ends_with("/invalid");
+    if !detail.is_empty() && detail != title && !told_below {
         shown.push_str(&format!("\n  {detail}"));
     }
     if status == 401 && text(body, "type").ends_with("/no-token") {
@@ -86,7 +89,7 @@ pub(super) fn problem(status: u16, body: &Value) -> String {
              say --set api.identity=header:{header}",
         ));
     }
-    for error in body.get("errors").and_then(Value::as_array).into_iter().flatten() {
+    for error in errors {
         let (field, rule) = (text(error, "field"), text(error, "rule"));
         shown.push_str(&format!("\n  {field}: must be {rule}; {}", text(error, "remedy")));
     }
@@ -186,7 +189,7 @@ hold         from 5, kind failure, reason store?[31m
     fn a_problem_is_shown_with_every_rule_and_remedy() {
         let body = json!({
             "type": "/problems/invalid", "title": "Invalid definition", "status": 422,
-            "detail": "two fields are at fault", "issued": 17,
+            "detail": "2 rules are broken, see errors", "issued": 17,
             "errors": [
                 {"field": "quota", "rule": "1 to 100000000", "remedy": "give a number"},
                 {"field": "code.charset", "rule": "distinct", "remedy": "name each once"},
@@ -194,11 +197,20 @@ hold         from 5, kind failure, reason store?[31m
         });
         let expected = "\
 Invalid definition (422)
-  two fields are at fault
   quota: must be 1 to 100000000; give a number
   code.charset: must be distinct; name each once
   issued: 17";
         assert_eq!(problem(422, &body), expected);
+        let elsewhere = json!({
+            "type": "/problems/body-too-large", "title": "Too large", "status": 413,
+            "detail": "the body must be at most 9 bytes",
+            "errors": [{"field": "body", "rule": "at most 9 bytes", "remedy": "send less"}],
+        });
+        let expected = "\
+Too large (413)
+  the body must be at most 9 bytes
+  body: must be at most 9 bytes; send less";
+        assert_eq!(problem(413, &elsewhere), expected);
         assert_eq!(problem(500, &json!({})), "the node answered 500");
     }
 

@@ -120,12 +120,12 @@ fn sold_out() -> Value {
 fn check(line: &str, answer: (u16, Value), asked: (&str, Value), said_text: &str, code: u8) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (said, seen) = runtime.block_on(async {
+    let (said, seen, url) = runtime.block_on(async {
         let listener = Listener::answering(&[answer]).await;
         let line = line.replace("URL", &listener.url);
-        (said(&config(folder.path()), &line).await, listener.asked())
+        (said(&config(folder.path()), &line).await, listener.asked(), listener.url)
     });
-    assert_eq!(said, (said_text.to_owned(), code), "{line}");
+    assert_eq!(said, (said_text.replace("URL", &url), code), "{line}");
     let seen: Vec<_> = seen.iter().map(|asked| (&*asked.line, asked.body.clone())).collect();
     assert_eq!(seen, [asked], "{line}");
 }
@@ -210,7 +210,8 @@ fn a_campaign_is_shown_paused_resumed_closed_and_released() {
 #[test]
 fn problems_are_told_readably_or_as_they_came() {
     let invalid = json!({
-        "type": "x", "title": "Invalid definition", "status": 422, "detail": "see errors",
+        "type": "/problems/invalid", "title": "Invalid definition", "status": 422,
+        "detail": "quota must be 1 to 100000000",
         "errors": [{"field": "quota", "rule": "1 to 100000000", "remedy": "give such a number"}],
     });
     let asked = ("PUT /admin/campaigns/spring", json!({"quota": 0}));
@@ -218,8 +219,7 @@ fn problems_are_told_readably_or_as_they_came() {
         "campaign create spring --quota 0 --admin URL",
         (422, invalid.clone()),
         asked.clone(),
-        "coupond: Invalid definition (422)\n  see errors\n  quota: must be 1 to 100000000; give \
-         such a number",
+        "coupond: Invalid definition (422)\n  quota: must be 1 to 100000000; give such a number",
         1,
     );
     check(
@@ -259,7 +259,8 @@ request id   r1
         "issue spring ada --api URL",
         (202, json!({"request_id": "r1", "status": "pending"})),
         asked.clone(),
-        "status      pending\nrequest id  r1\n",
+        "status      pending\nrequest id  r1\n\
+         what became of it: curl 'URL/coupon/requests/r1?wait=30'\n",
         0,
     );
     check(
@@ -284,9 +285,14 @@ async fn waiting_key_and_identity_travel_in_headers() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.api.identity = crate::config::Identity::Header("x-user".to_owned());
-    let listener = Listener::answering(&[(202, json!({})), (202, json!({}))]).await;
-    said(&config, &format!("issue spring ada --api {}", listener.url)).await;
-    said(&config, &format!("issue spring ada --wait 0 --key k:1 --api {}", listener.url)).await;
+    let pending = |id: &str| (202, json!({"request_id": id, "status": "pending"}));
+    let listener = Listener::answering(&[pending("r1"), pending("r';x")]).await;
+    let (first, _) = said(&config, &format!("issue spring ada --api {}", listener.url)).await;
+    let url = format!("{}/coupon/requests/r1?wait=30", listener.url);
+    assert!(first.ends_with(&format!("it: curl -H 'x-user: ada' '{url}'\n")), "{first}");
+    let line = format!("issue spring ada --wait 0 --key k:1 --api {}", listener.url);
+    let (second, _) = said(&config, &line).await;
+    assert_eq!(second, "status      pending\nrequest id  r';x\n");
     let asked = listener.asked();
     assert_eq!(asked[0].header("prefer"), Some("wait=5"));
     assert_eq!(asked[0].header("idempotency-key"), None);
