@@ -30,15 +30,13 @@ const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 /// Reads a body that is declared as JSON and at most [`BODY_BYTES_MAX`] long.
 ///
 /// # Errors
-/// 415 where it is declared as something else, and what [`read`] refuses.
+/// 415 where it is declared as something else, 422 where it is declared twice, and what [`read`]
+/// refuses.
 pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    if !is_json(headers) {
-        let detail = "the body must be sent with Content-Type: application/json";
-        let problem = Problem::new(Kind::UnsupportedMediaType, detail);
-        let problem = problem.blaming("Content-Type", "application/json", "send this header so");
-        return Err(unread(headers, body, problem).await);
+    match declared_as_json(headers) {
+        Ok(()) => read(headers, body).await,
+        Err(problem) => Err(unread(headers, body, problem).await),
     }
-    read(headers, body).await
 }
 
 /// Reads a body at most [`BODY_BYTES_MAX`] long, however it is declared.
@@ -116,10 +114,20 @@ fn too_large() -> Problem {
     problem.blaming(BODY, rule, "send the fields that the call takes, and little else")
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(declared) = headers.get(header::CONTENT_TYPE) else { return false };
-    let essence = declared.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut declared = headers.get_all(header::CONTENT_TYPE).iter();
+    let first = declared.next();
+    if declared.next().is_some() {
+        let problem = Problem::new(Kind::Invalid, "Content-Type must be given once");
+        return Err(problem.blaming("Content-Type", "given once", "send the header once"));
+    }
+    let essence = first.and_then(|first| first.as_bytes().split(|byte| *byte == b';').next());
+    if essence.is_some_and(|text| text.trim_ascii().eq_ignore_ascii_case(b"application/json")) {
+        return Ok(());
+    }
+    let detail = "the body must be sent with Content-Type: application/json";
+    let problem = Problem::new(Kind::UnsupportedMediaType, detail);
+    Err(problem.blaming("Content-Type", "application/json", "send this header so"))
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

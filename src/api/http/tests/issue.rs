@@ -196,6 +196,10 @@ async fn a_body_of_another_type_is_415() {
     head.headers.remove("content-type");
     let reply = site.public(Request::from_parts(head, body)).await;
     assert_eq!(reply.blamed(415, "unsupported-media-type"), ["Content-Type"]);
+    for second in ["application/json", "text/plain"] {
+        let twice = with(post(BODY), &[("content-type", second)]);
+        assert_eq!(site.public(twice).await.faults(), ["Content-Type"], "{second}");
+    }
 }
 
 /// [`BODY`] with spaces, `length` bytes in all.
