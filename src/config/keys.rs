@@ -205,7 +205,8 @@ pub(super) static KEYS: [Key; 27] = [
                 Identity::Trusted => "trusted".to_owned(),
                 Identity::Header(name) => format!("header:{name}"),
             },
-            rule: "\"trusted\" or \"header:NAME\" with the name of an HTTP header",
+            rule: "\"trusted\" or \"header:NAME\" with the name of an HTTP header that HTTP and \
+                   coupond do not use themselves",
         },
     },
     Key {
@@ -269,6 +270,19 @@ pub(super) static KEYS: [Key; 27] = [
 
 const LISTEN_RULE: &str = "an IP address and a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"";
 
+/// Headers that say something else already: they can't say who is asking as well.
+const HEADERS_IN_USE: [&str; 9] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "idempotency-key",
+    "prefer",
+    "transfer-encoding",
+];
+
 fn store_text(valid: bool, slot: &mut String, text: &str) -> bool {
     if valid {
         text.clone_into(slot);
@@ -290,7 +304,10 @@ fn parse_identity(text: &str) -> Option<Identity> {
     }
     let name = text.strip_prefix("header:")?;
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let valid = (1..=128).contains(&name.len()) && name.bytes().all(token);
     // Header names have no case; one spelling makes them comparable.
-    valid.then(|| Identity::Header(name.to_ascii_lowercase()))
+    let name = name.to_ascii_lowercase();
+    let valid = (1..=128).contains(&name.len())
+        && name.bytes().all(token)
+        && !HEADERS_IN_USE.contains(&&*name);
+    valid.then_some(Identity::Header(name))
 }

@@ -207,6 +207,9 @@ fn a_named_file_must_be_there_and_the_rest_is_checked_all_the_same() {
     );
 }
 
+const IDENTITY_RULE: &str = "\"trusted\" or \"header:NAME\" with the name of an HTTP header that \
+                             HTTP and coupond do not use themselves";
+
 #[test]
 fn each_rule_of_a_single_key_is_checked() {
     for (set, rule) in [
@@ -216,7 +219,16 @@ fn each_rule_of_a_single_key_is_checked() {
         ("kafka.topic_prefix=a/b", "1 to 237 of A-Z, a-z, 0-9 and '.', '_', '-'"),
         ("kafka.append_timeout=5s", "a duration from \"100ms\" to \"4500ms\""),
         ("cql.keyspace=1a", "1 to 48 of a-z, 0-9 and '_', starting with a letter"),
-        ("api.identity=header:", "\"trusted\" or \"header:NAME\" with the name of an HTTP header"),
+        ("api.identity=header:", IDENTITY_RULE),
+        ("api.identity=header:Host", IDENTITY_RULE),
+        ("api.identity=header:content-type", IDENTITY_RULE),
+        ("api.identity=header:Content-Length", IDENTITY_RULE),
+        ("api.identity=header:Transfer-Encoding", IDENTITY_RULE),
+        ("api.identity=header:Connection", IDENTITY_RULE),
+        ("api.identity=header:Expect", IDENTITY_RULE),
+        ("api.identity=header:Idempotency-Key", IDENTITY_RULE),
+        ("api.identity=header:AUTHORIZATION", IDENTITY_RULE),
+        ("api.identity=header:Prefer", IDENTITY_RULE),
         ("admission.user_rate=0", "a whole number from 1 to 1,000,000"),
         (
             "api.listen=localhost:8080",
