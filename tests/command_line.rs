@@ -62,6 +62,8 @@ fn a_wrong_configuration_is_refused_with_2_by_every_command() {
     }
     check(&[], &set, 2, "", told);
     check(&[("COUPOND_MOD", "x")], &[], 2, "", "coupond: the configuration has a problem:\n  COUP");
+    let told = "coupond: the configuration has a problem:\n  \"\": is empty; write --set key=value";
+    check(&[], &["check-config", "--set", ""], 2, "", told);
     let log = [("COUPOND_LOG", "coupond=loud")];
     let told =
         "coupond: the configuration has a problem:\n  COUPOND_LOG: is \"coupond=loud\", must";

@@ -206,17 +206,28 @@ fn is_other_variable(name: &str) -> bool {
 }
 
 fn parse_set(text: &str, problems: &mut Vec<Problem>) -> Option<Given> {
-    let Some((key, word)) = text.split_once('=') else {
-        // What follows the key may be a secret.
-        let key = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_');
+    let letter = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_');
+    let mut problem = |key: String, fault: &str| {
         problems.push(Problem {
-            key: text.chars().take_while(key).collect(),
-            fault: "has no '='".to_owned(),
+            key,
+            fault: fault.to_owned(),
             remedy: "write --set key=value".to_owned(),
             origin: Origin::Set,
         });
-        return None;
+        None
     };
+    // What follows the key may be a secret; where there is no key, quotes show at least that.
+    let Some((key, word)) = text.split_once('=') else {
+        let key: String = text.trim_start().chars().take_while(letter).collect();
+        return match (text.trim().is_empty(), key.is_empty()) {
+            (true, _) => problem("\"\"".to_owned(), "is empty"),
+            (false, true) => problem("\"…\"".to_owned(), "has no '='"),
+            (false, false) => problem(key, "has no '='"),
+        };
+    };
+    if key.trim().is_empty() {
+        return problem("\"=…\"".to_owned(), "has no key before '='");
+    }
     let word = word.trim();
     Some(Given {
         key: key.trim().to_owned(),

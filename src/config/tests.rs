@@ -328,6 +328,14 @@ fn unknown_variables_are_problems_and_those_of_others_are_not() {
 fn a_set_without_an_equals_sign_is_told() {
     check_set(&["mode"], &["mode: has no '='; write --set key=value (--set)"]);
     check_set(&["secret.key: hush"], &["secret.key: has no '='; write --set key=value (--set)"]);
+    check_set(&[" mode"], &["mode: has no '='; write --set key=value (--set)"]);
+    for empty in ["", " "] {
+        check_set(&[empty], &["\"\": is empty; write --set key=value (--set)"]);
+    }
+    check_set(&["'hush'"], &["\"…\": has no '='; write --set key=value (--set)"]);
+    for hushed in ["=3", " = hush"] {
+        check_set(&[hushed], &["\"=…\": has no key before '='; write --set key=value (--set)"]);
+    }
 }
 
 proptest::proptest! {
