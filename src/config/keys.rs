@@ -96,7 +96,7 @@ pub(super) static KEYS: [Key; 27] = [
     Key {
         name: "kafka.brokers",
         doc: "Brokers to find the cluster by. Needed if distributed.",
-        slot: Slot::Servers(|config| &mut config.kafka.brokers),
+        slot: Slot::Servers(|config| &mut config.kafka.brokers, 9_092),
     },
     Key {
         name: "kafka.topic_prefix",
@@ -148,7 +148,7 @@ pub(super) static KEYS: [Key; 27] = [
     Key {
         name: "cql.nodes",
         doc: "Database nodes to find the cluster by. Needed if distributed.",
-        slot: Slot::Servers(|config| &mut config.cql.nodes),
+        slot: Slot::Servers(|config| &mut config.cql.nodes, 9_042),
     },
     Key {
         name: "cql.keyspace",

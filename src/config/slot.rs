@@ -49,8 +49,8 @@ pub(super) enum Slot {
         /// Follows "must be".
         rule: &'static str,
     },
-    /// Servers as `host:port`.
-    Servers(fn(&mut Config) -> &mut Vec<String>),
+    /// Servers as `host:port`, with the port that such servers usually have.
+    Servers(fn(&mut Config) -> &mut Vec<String>, u16),
     /// A text that is never shown.
     Secret {
         slot: fn(&mut Config) -> &mut Option<String>,
@@ -94,7 +94,7 @@ impl Slot {
             (Self::Duration(slot, range), Value::Text(text)) => {
                 store(slot(config), parse_duration(text), range)
             }
-            (Self::Servers(slot), value) => {
+            (Self::Servers(slot, _), value) => {
                 servers(value).map(|servers| *slot(config) = servers).is_some()
             }
             (Self::Text { set, .. }, value) => {
@@ -128,7 +128,7 @@ impl Slot {
             (Self::U32(..) | Self::U64(..) | Self::Usize(..), _) => {
                 "give a number in this range".to_owned()
             }
-            (Self::Servers(_), _) => "write for example [\"10.0.0.1:9092\"]".to_owned(),
+            (Self::Servers(_, port), _) => format!("write for example [\"10.0.0.1:{port}\"]"),
             (Self::Text { .. } | Self::Secret { .. }, _) => "give such a text".to_owned(),
         };
         Refused { fault: format!("is {found}, must be {}", self.rule()), remedy }
@@ -148,7 +148,7 @@ impl Slot {
                 let (start, end) = (show_duration(*range.start()), show_duration(*range.end()));
                 format!("a duration from \"{start}\" to \"{end}\"")
             }
-            Self::Servers(_) => format!("a list of \"host:port\", at most {SERVERS_MAX}"),
+            Self::Servers(..) => format!("a list of \"host:port\", at most {SERVERS_MAX}"),
             Self::Text { rule, .. } | Self::Secret { rule, .. } => (*rule).to_owned(),
         }
     }
@@ -163,7 +163,7 @@ impl Slot {
             Self::U64(slot, _) => slot(&mut config).to_string(),
             Self::Usize(slot, _) => slot(&mut config).to_string(),
             Self::Duration(slot, _) => quoted(&show_duration(*slot(&mut config))),
-            Self::Servers(slot) => {
+            Self::Servers(slot, _) => {
                 let servers: Vec<_> =
                     slot(&mut config).iter().map(|server| quoted(server)).collect();
                 format!("[{}]", servers.join(", "))

@@ -166,7 +166,7 @@ fn a_wrong_type_is_told_with_what_to_write() {
              kafka.partitions, kafka.replication_factor, kafka.group, kafka.append_timeout \
              (node.toml:3)",
             "cql.nodes: is [1], must be a list of \"host:port\", at most 100; write for \
-             example [\"10.0.0.1:9092\"] (node.toml:5)",
+             example [\"10.0.0.1:9042\"] (node.toml:5)",
             "embedded.partitions: is \"4\", must be a whole number from 1 to 256; write a number \
              without quotes (node.toml:7)",
             "embedded.retention: is a number with a fraction, must be a duration from \"0s\" to \
