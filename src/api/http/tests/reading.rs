@@ -222,6 +222,10 @@ async fn the_description_names_every_call_and_refers_to_nothing_that_is_not_ther
             assert!(![404, 405].contains(&reply.status), "{method} {path}");
             let told = &calls[method]["responses"][reply.status.to_string()];
             assert!(told.is_object(), "{method} {path} answers {}", reply.status);
+            let unknown = send(&method.to_uppercase(), &format!("{url}?unknown=1"), "{}");
+            let status = site.public(unknown).await.status;
+            let told = &calls[method]["responses"][status.to_string()];
+            assert!(told.is_object(), "{method} {path} with a parameter answers {status}");
         }
     }
     for reference in reply.body.split("\"$ref\": \"#").skip(1) {
