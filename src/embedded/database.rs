@@ -3,6 +3,7 @@
 use std::{error::Error, fs::File, io, path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
+use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{error, info};
 
@@ -100,6 +101,14 @@ pub enum OpenError {
         /// What the operating system said.
         #[source]
         source: io::Error,
+    },
+    /// The data folder was made with another number of partitions.
+    #[error("embedded.partitions is {configured}, the data folder has {found}")]
+    Partitions {
+        /// As configured.
+        configured: u32,
+        /// As the instance's layout has it.
+        found: u32,
     },
     /// What was acknowledged is gone, or what is there is not what was written.
     #[error("the embedded database in {} is damaged: {detail}; {remedy}", path.display())]
@@ -213,6 +222,8 @@ impl EmbeddedDatabase {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let log = database.keyspace("log", options).map_err(failed)?;
         let data = database.keyspace("data", options).map_err(failed)?;
+        // Only all of its partitions together have had what the witness says.
+        check_partitions(config.partitions, &path, &data)?;
         let ends = Ends { path: &path, log: &log, data: &data };
         let partitions = (0..config.partitions)
             .map(|partition| ends.find(partition))
@@ -313,6 +324,31 @@ impl Drop for EmbeddedDatabase {
             // A panic of the committer has been dealt with by itself.
             let _ = committer.join();
         }
+    }
+}
+
+/// What of the layout row concerns the log.
+#[derive(Deserialize)]
+struct LogLayout {
+    partitions: u32,
+}
+
+/// Refuses another number of partitions than that of the layout. A layout that can't be read is
+/// the store's to refuse.
+fn check_partitions(
+    configured: u32,
+    path: &std::path::Path,
+    data: &Keyspace,
+) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Database { path: path.to_owned(), source };
+    let row = data.get(keys::layout()).map_err(failed)?;
+    // Behind the byte of its format.
+    let layout = row.and_then(|row| serde_json::from_slice::<LogLayout>(row.get(1..)?).ok());
+    match layout {
+        Some(LogLayout { partitions: found }) if found != configured => {
+            Err(OpenError::Partitions { configured, found })
+        }
+        _ => Ok(()),
     }
 }
 

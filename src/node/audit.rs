@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{ServeError, embedded::SECRET_FILE};
+use super::{
+    ServeError,
+    embedded::{SECRET_FILE, not_opened},
+};
 use crate::{
     audit::{self, AuditError, Audited, Meter, Report},
     clock::SystemClock,
@@ -104,17 +107,11 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
                                  copy that was made while it was stopped";
                 ServeError::failed(operation, error)
             }
+            error @ OpenError::Partitions { .. } => not_opened(error),
             error => ServeError::failed("opening the data folder", error),
         })?;
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
-    if layout.partitions != config.embedded.partitions {
-        let (ours, wanted) = (config.embedded.partitions, layout.partitions);
-        return Err(ServeError::unfit(
-            format!("embedded.partitions is {ours}, the data folder has {wanted}"),
-            format!("set embedded.partitions to {wanted}"),
-        ));
-    }
     let secret = match &config.secret {
         Some(secret) => Some(secret.clone()),
         None if folder.join(SECRET_FILE).is_file() => Some(

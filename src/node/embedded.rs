@@ -30,13 +30,6 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let partitions = config.embedded.partitions;
     let instance = Instance::establish(&*store, Some(secret), partitions).await?;
-    if instance.layout.partitions != partitions {
-        let wanted = instance.layout.partitions;
-        return Err(ServeError::unfit(
-            format!("embedded.partitions is {partitions}, the data folder has {wanted}"),
-            format!("set embedded.partitions to {wanted}"),
-        ));
-    }
     Ok(Adapters {
         log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
         store,
@@ -47,9 +40,12 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
     })
 }
 
-fn not_opened(error: OpenError) -> ServeError {
+pub(super) fn not_opened(error: OpenError) -> ServeError {
     let operation = "opening the data folder".to_owned();
     match error {
+        OpenError::Partitions { found, .. } => {
+            ServeError::unfit(error.to_string(), format!("set embedded.partitions to {found}"))
+        }
         OpenError::Damaged { .. } => ServeError::Broken { operation, source: error.into() },
         _ => ServeError::failed(operation, error),
     }

@@ -96,11 +96,12 @@ async fn contents(
 ) -> Result<Contents, Error> {
     let secret = kept_secret(folder, "secret.key")?;
     let fingerprint = Keys::derive(secret.as_bytes()).fingerprint().to_owned();
-    // Proposed is what no folder has: what comes back was there, or nothing was.
+    // Proposed is what no folder has, the number of its partitions aside: what comes back was
+    // there, or nothing was.
     let proposed = Layout {
         instance: "nobody".to_owned(),
         log_epoch: 9,
-        partitions: 9,
+        partitions: PARTITIONS,
         format: 9,
         fingerprint: String::new(),
         secret: None,

@@ -1,0 +1,106 @@
+//! What an embedded node finds at a start and does not start on, what it says then, and that it
+//! leaves the data folder as it was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use coupond::{
+    audit::Meter,
+    config::Config,
+    node::{self, Node},
+};
+use serde_json::{Value, json};
+
+fn config(folder: &Path) -> Config {
+    let mut config = Config { demo: false, ..Config::default() };
+    config.embedded.dir = folder.join("data");
+    config.embedded.reserve_bytes = 0;
+    config.api.listen = "127.0.0.1:0".parse().expect("an address");
+    config.admin.listen = "127.0.0.1:0".parse().expect("an address");
+    config
+}
+
+/// A folder on which a node ran that issued one coupon.
+async fn used(folder: &Path) -> Config {
+    let config = config(folder);
+    let node = Node::start(&config).await.expect("it starts");
+    let client = reqwest::Client::new();
+    let url = format!("http://{}/admin/campaigns/spring", node.admin);
+    let defined = client.put(url).bearer_auth(&node.admin_token).json(&json!({ "quota": 3 }));
+    assert_eq!(defined.send().await.expect("the node answers").status(), 201);
+    let url = format!("http://{}/coupon/issue", node.api);
+    let asked = client.post(url).header("prefer", "wait=20");
+    let asked = asked.json(&json!({ "campaign_id": "spring", "user_id": "ada" }));
+    let answer: Value = asked.send().await.expect("the node answers").json().await.expect("JSON");
+    assert_eq!(answer["status"], "issued", "{answer}");
+    node.stop().await;
+    config
+}
+
+/// Every file below `folder` and what it holds, the database's own aside: it writes its
+/// bookkeeping anew whenever it is opened.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("it is a folder") {
+        let path = entry.expect("an entry").path();
+        if path.ends_with("database") {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            let bytes = std::fs::read(&path).expect("it is read");
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// Which files differ from what they were.
+fn changed(folder: &Path, before: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<PathBuf> {
+    let now = files(folder);
+    let paths: BTreeSet<_> = before.keys().chain(now.keys()).collect();
+    let changed = paths.into_iter().filter(|path| before.get(*path) != now.get(*path));
+    changed.cloned().collect()
+}
+
+/// How many coupons the campaign has issued, by a node that starts and stops.
+async fn issued(config: &Config) -> u64 {
+    let node = Node::start(config).await.expect("it starts");
+    let url = format!("http://{}/campaigns/spring", node.api);
+    let view: Value = reqwest::get(url).await.expect("an answer").json().await.expect("JSON");
+    node.stop().await;
+    view["issued"].as_u64().expect("a number")
+}
+
+/// The exit code of a start, and what it says.
+async fn refused(config: &Config) -> (u8, String) {
+    match Node::start(config).await {
+        Err(error) => (error.exit_code(), error.to_string()),
+        Ok(_) => panic!("the node started"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_number_of_partitions_is_no_damage_and_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = used(folder.path()).await;
+    let before = files(folder.path());
+    for partitions in [1, 2, 8] {
+        config.embedded.partitions = partitions;
+        let said = format!(
+            "embedded.partitions is {partitions}, the data folder has 4; set embedded.partitions \
+             to 4"
+        );
+        assert_eq!(refused(&config).await, (2, said.clone()));
+        let audit = node::audit(&config, None, Arc::new(Meter::default())).await;
+        let error = audit.expect_err("it is not audited");
+        assert_eq!((error.exit_code(), error.to_string()), (2, said));
+        assert_eq!(changed(folder.path(), &before), Vec::<PathBuf>::new());
+    }
+    config.embedded.partitions = 4;
+    assert_eq!(issued(&config).await, 1);
+}
