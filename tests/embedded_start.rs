@@ -104,3 +104,24 @@ async fn another_number_of_partitions_is_no_damage_and_changes_nothing() {
     config.embedded.partitions = 4;
     assert_eq!(issued(&config).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_file_that_is_too_short_is_refused_like_the_setting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let file = config.embedded.dir.join("secret.key");
+    std::fs::create_dir(&config.embedded.dir).expect("it is made");
+    for content in ["", "hush\n", "31 bytes, which is one too few."] {
+        std::fs::write(&file, content).expect("it is written");
+        let (code, said) = refused(&config).await;
+        let what = format!(
+            "{} is {} bytes long, must be text of at least 32 bytes; put back",
+            file.display(),
+            content.trim().len()
+        );
+        assert!(code == 2 && said.starts_with(&what), "{code} {said}");
+        assert_eq!(std::fs::read_to_string(&file).expect("it is read"), content);
+    }
+    std::fs::remove_file(&file).expect("it is removed");
+    Node::start(&config).await.expect("nothing was made under it").stop().await;
+}

@@ -41,11 +41,15 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
-    /// A kept secret is empty or is not text.
-    #[error("{} holds no secret; remove it if nothing was made under it", path.display())]
-    NoSecret {
+    /// A kept secret is not text, or too short.
+    #[error("{} is {found}, must be text of at least {bytes_min} bytes", path.display())]
+    Secret {
         /// The file.
         path: PathBuf,
+        /// What is in it.
+        found: String,
+        /// Length that it must have at least.
+        bytes_min: usize,
     },
 }
 
@@ -89,22 +93,31 @@ pub(super) fn locked(folder: &Path) -> Result<File, FolderError> {
     }
 }
 
-/// The secret kept as `name` in the data folder, made on first use: 64 hexadecimal digits, mode
-/// 0600, on disk before it is given to anybody. Two processes that make it at once agree on one.
+/// A secret that is kept in the data folder.
+#[derive(Debug, Clone, Copy)]
+pub struct SecretFile {
+    /// Name of the file.
+    pub name: &'static str,
+    /// Shortest that is taken: whoever operates the node may have brought it.
+    pub bytes_min: usize,
+}
+
+/// The secret kept in the data folder, made on first use: 64 hexadecimal digits, mode 0600, on
+/// disk before it is given to anybody. Two processes that make it at once agree on one.
 ///
 /// # Errors
-/// [`FolderError::Io`], or [`FolderError::NoSecret`] when the file is there but holds none.
-pub fn kept_secret(folder: &Path, name: &str) -> Result<String, FolderError> {
+/// [`FolderError::Io`], or [`FolderError::Secret`] when the file is there but can't be one.
+pub fn kept_secret(folder: &Path, file: SecretFile) -> Result<String, FolderError> {
     data_folder(folder)?;
-    let path = folder.join(name);
-    if let Some(secret) = read_secret(&path)? {
+    if let Some(secret) = found_secret(folder, file)? {
         return Ok(secret);
     }
+    let path = folder.join(file.name);
     let mut random = [0_u8; SECRET_RANDOM_BYTES];
     getrandom::fill(&mut random)
         .map_err(|error| on("asking for randomness for", &path)(io::Error::other(error)))?;
     let made = crate::domain::keys::hex(&random);
-    let draft = folder.join(format!("{name}.{}", &made[..16]));
+    let draft = folder.join(format!("{}.{}", file.name, &made[..16]));
     write_secret(&draft, &random)?;
     // A link fails where a rename would replace what another process has just made.
     let linked = std::fs::hard_link(&draft, &path);
@@ -115,7 +128,7 @@ pub fn kept_secret(folder: &Path, name: &str) -> Result<String, FolderError> {
         Err(error) => return Err(on("making", &path)(error)),
     }
     sync_folder(folder)?;
-    read_secret(&path)?.ok_or(FolderError::NoSecret { path })
+    found_secret(folder, file)?.ok_or_else(|| on("reading", &path)(io::ErrorKind::NotFound.into()))
 }
 
 fn write_secret(path: &Path, random: &[u8]) -> Result<(), FolderError> {
@@ -130,17 +143,22 @@ fn write_secret(path: &Path, random: &[u8]) -> Result<(), FolderError> {
     file.sync_all().map_err(on("making durable", path))
 }
 
-/// The secret in the file; none if there is no such file.
-fn read_secret(path: &Path) -> Result<Option<String>, FolderError> {
+/// The secret kept in the data folder; none if there is no such file.
+///
+/// # Errors
+/// As [`kept_secret`].
+pub fn found_secret(folder: &Path, file: SecretFile) -> Result<Option<String>, FolderError> {
+    let path = &folder.join(file.name);
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(on("reading", path)(error)),
     };
-    let no_secret = || FolderError::NoSecret { path: path.to_owned() };
-    let secret = std::str::from_utf8(&bytes).map_err(|_| no_secret())?.trim();
-    if secret.is_empty() {
-        return Err(no_secret());
+    let bytes_min = file.bytes_min;
+    let unusable = |found| FolderError::Secret { path: path.clone(), found, bytes_min };
+    let secret = std::str::from_utf8(&bytes).map_err(|_| unusable("no text".to_owned()))?.trim();
+    if secret.len() < bytes_min {
+        return Err(unusable(format!("{} bytes long", secret.len())));
     }
     let metadata = std::fs::metadata(path).map_err(on("looking at", path))?;
     if metadata.permissions().mode() & 0o077 != 0 {
@@ -165,6 +183,8 @@ fn sync_folder(path: &Path) -> Result<(), FolderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECRET: SecretFile = SecretFile { name: "secret.key", bytes_min: 32 };
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -202,10 +222,12 @@ mod tests {
     fn a_secret_is_made_once_and_kept() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("data");
-        let secret = kept_secret(&folder, "secret.key").unwrap();
+        assert_eq!(found_secret(&folder, SECRET).unwrap(), None);
+        let secret = kept_secret(&folder, SECRET).unwrap();
         assert_eq!(secret.len(), 2 * SECRET_RANDOM_BYTES);
-        assert_eq!(kept_secret(&folder, "secret.key").unwrap(), secret);
-        assert_ne!(kept_secret(&folder, "admin.token").unwrap(), secret);
+        assert_eq!(kept_secret(&folder, SECRET).unwrap(), secret);
+        let token = SecretFile { name: "admin.token", bytes_min: 1 };
+        assert_ne!(kept_secret(&folder, token).unwrap(), secret);
         assert_eq!(mode(&folder.join("secret.key")), SECRET_MODE);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "no draft is left behind");
     }
@@ -214,24 +236,32 @@ mod tests {
     fn all_who_make_a_secret_at_once_are_given_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let secrets: Vec<_> = std::thread::scope(|scope| {
-            let makers: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| kept_secret(folder.path(), "k").unwrap())).collect();
+            let makers: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| kept_secret(folder.path(), SECRET).unwrap()))
+                .collect();
             makers.into_iter().map(|maker| maker.join().unwrap()).collect()
         });
         assert!(secrets.iter().all(|secret| *secret == secrets[0]), "{secrets:?}");
     }
 
     #[test]
-    fn a_secret_that_others_can_read_is_protected_and_an_empty_one_refused() {
+    fn a_secret_that_others_can_read_is_protected_and_a_short_one_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret.key");
         std::fs::write(&path, "brought by the operator, long enough\n").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let secret = kept_secret(folder.path(), "secret.key").unwrap();
+        let secret = kept_secret(folder.path(), SECRET).unwrap();
         assert_eq!(secret, "brought by the operator, long enough");
         assert_eq!(mode(&path), SECRET_MODE);
-        std::fs::write(&path, " \n").unwrap();
-        let error = kept_secret(folder.path(), "secret.key").unwrap_err();
-        assert!(matches!(error, FolderError::NoSecret { .. }), "{error}");
+        let short = format!(" {}\n", "s".repeat(31));
+        for (content, found) in [
+            (short.as_bytes(), "is 31 bytes long, must be"),
+            (b" \n", "is 0 "),
+            (b"\xFF", "no text"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = kept_secret(folder.path(), SECRET).unwrap_err().to_string();
+            assert!(error.contains("secret.key ") && error.contains(found), "{error}");
+        }
     }
 }

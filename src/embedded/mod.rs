@@ -25,7 +25,7 @@ mod tests;
 mod witness;
 
 pub use database::{EmbeddedDatabase, OpenError};
-pub use folder::{FolderError, data_folder, kept_secret};
+pub use folder::{FolderError, SecretFile, data_folder, found_secret, kept_secret};
 
 pub(crate) use block::unpack;
 pub(crate) use committer::{Entry, Operation, RANK_BYTES, Refused, TIME_BYTES, ranked};

@@ -9,14 +9,14 @@ use std::{
 
 use super::{
     ServeError,
-    embedded::{SECRET_FILE, not_opened},
+    embedded::{SECRET_FILE, no_secret, not_opened},
 };
 use crate::{
     audit::{self, AuditError, Audited, Meter, Report},
     clock::SystemClock,
     config::{Config, Mode},
     domain::keys::Keys,
-    embedded::{EmbeddedDatabase, FolderError, OpenError, kept_secret},
+    embedded::{EmbeddedDatabase, FolderError, OpenError, found_secret},
     log::{codec::FORMAT, embedded::EmbeddedLog, kafka::KafkaLog},
     store::{
         Layout, StoreInspection,
@@ -114,11 +114,8 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
     let secret = match &config.secret {
         Some(secret) => Some(secret.clone()),
-        None if folder.join(SECRET_FILE).is_file() => Some(
-            kept_secret(folder, SECRET_FILE)
-                .map_err(|error| ServeError::failed("reading the secret", error))?,
-        ),
-        None => None,
+        None => found_secret(folder, SECRET_FILE)
+            .map_err(|error| no_secret("reading the secret", error))?,
     };
     let keys = keys_of(&layout, secret)?;
     let log = Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention));

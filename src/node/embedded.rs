@@ -6,14 +6,16 @@ use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
     clock::SharedClock,
     config::Config,
-    embedded::{EmbeddedDatabase, OpenError, kept_secret},
+    domain::keys::SECRET_BYTES_MIN,
+    embedded::{EmbeddedDatabase, FolderError, OpenError, SecretFile, kept_secret},
     feed::in_process::InProcessFeed,
     log::embedded::EmbeddedLog,
     store::embedded::EmbeddedStore,
 };
 
 /// The file of the instance's secret in the data folder.
-pub(super) const SECRET_FILE: &str = "secret.key";
+pub(super) const SECRET_FILE: SecretFile =
+    SecretFile { name: "secret.key", bytes_min: SECRET_BYTES_MIN };
 
 pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adapters, ServeError> {
     let settings = config.embedded.clone();
@@ -25,7 +27,7 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
     let secret = match &config.secret {
         Some(secret) => secret.clone(),
         None => kept_secret(&config.embedded.dir, SECRET_FILE)
-            .map_err(|error| ServeError::failed("keeping a secret", error))?,
+            .map_err(|error| no_secret("keeping a secret", error))?,
     };
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let partitions = config.embedded.partitions;
@@ -38,6 +40,17 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         future_max_ms: None,
         closer: Closer::Embedded(database),
     })
+}
+
+/// A file that can't be the secret is for whoever put it there to change.
+pub(super) fn no_secret(operation: &'static str, error: FolderError) -> ServeError {
+    match error {
+        FolderError::Secret { .. } => ServeError::unfit(
+            error.to_string(),
+            "put back the secret that was in it, or remove it if nothing was made under it",
+        ),
+        error => ServeError::failed(operation, error),
+    }
 }
 
 pub(super) fn not_opened(error: OpenError) -> ServeError {

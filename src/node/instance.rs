@@ -6,7 +6,7 @@ use super::ServeError;
 use crate::{
     config::Config,
     domain::keys::{Keys, hex},
-    embedded::kept_secret,
+    embedded::{SecretFile, kept_secret},
     log::codec::FORMAT,
     store::{CouponStore, Layout},
 };
@@ -19,7 +19,7 @@ const INSTANCE_BYTES: usize = 8;
 const SECRET_BYTES: usize = 32;
 
 /// The file of the admin token in the data folder.
-const ADMIN_TOKEN_FILE: &str = "admin.token";
+const ADMIN_TOKEN_FILE: SecretFile = SecretFile { name: "admin.token", bytes_min: 1 };
 
 /// An instance: what is fixed when it first starts.
 pub(super) struct Instance {

@@ -18,7 +18,7 @@ use coupond::{
         keys::Keys,
         rows::{CampaignRows, Mark, PartitionRows},
     },
-    embedded::{EmbeddedDatabase, kept_secret},
+    embedded::{EmbeddedDatabase, SecretFile, kept_secret},
     log::{
         LogRecord, RequestLog,
         embedded::{DeadLetter, EmbeddedLog},
@@ -94,7 +94,7 @@ async fn contents(
     store: &EmbeddedStore,
     truth: Option<&Contents>,
 ) -> Result<Contents, Error> {
-    let secret = kept_secret(folder, "secret.key")?;
+    let secret = kept_secret(folder, SecretFile { name: "secret.key", bytes_min: 32 })?;
     let fingerprint = Keys::derive(secret.as_bytes()).fingerprint().to_owned();
     // Proposed is what no folder has, the number of its partitions aside: what comes back was
     // there, or nothing was.
