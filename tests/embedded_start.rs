@@ -125,3 +125,26 @@ async fn a_secret_file_that_is_too_short_is_refused_like_the_setting() {
     std::fs::remove_file(&file).expect("it is removed");
     Node::start(&config).await.expect("nothing was made under it").stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_was_lost_is_not_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = used(folder.path()).await;
+    let file = config.embedded.dir.join("secret.key");
+    let secret = std::fs::read_to_string(&file).expect("it was kept");
+    std::fs::remove_file(&file).expect("it is removed");
+    let said = format!(
+        "{} is missing, and the data folder was made under it; put the file back, or set \
+         secret.key to what was in it",
+        file.display()
+    );
+    for _ in 0..2 {
+        assert_eq!(refused(&config).await, (2, said.clone()));
+        assert!(!file.exists(), "a new secret was made");
+    }
+    config.secret = Some(secret.trim().to_owned());
+    assert_eq!(issued(&config).await, 1);
+    config.secret = None;
+    std::fs::write(&file, secret).expect("it is written");
+    assert_eq!(issued(&config).await, 1);
+}

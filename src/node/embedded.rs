@@ -7,10 +7,10 @@ use crate::{
     clock::SharedClock,
     config::Config,
     domain::keys::SECRET_BYTES_MIN,
-    embedded::{EmbeddedDatabase, FolderError, OpenError, SecretFile, kept_secret},
+    embedded::{EmbeddedDatabase, FolderError, OpenError, SecretFile, found_secret, kept_secret},
     feed::in_process::InProcessFeed,
     log::embedded::EmbeddedLog,
-    store::embedded::EmbeddedStore,
+    store::{StoreInspection, embedded::EmbeddedStore},
 };
 
 /// The file of the instance's secret in the data folder.
@@ -24,12 +24,8 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         .await
         .map_err(|error| ServeError::failed("opening the data folder", error))?
         .map_err(not_opened)?;
-    let secret = match &config.secret {
-        Some(secret) => secret.clone(),
-        None => kept_secret(&config.embedded.dir, SECRET_FILE)
-            .map_err(|error| no_secret("keeping a secret", error))?,
-    };
     let store = Arc::new(EmbeddedStore::new(database.clone()));
+    let secret = secret(config, &store).await?;
     let partitions = config.embedded.partitions;
     let instance = Instance::establish(&*store, Some(secret), partitions).await?;
     Ok(Adapters {
@@ -40,6 +36,31 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         future_max_ms: None,
         closer: Closer::Embedded(database),
     })
+}
+
+/// The secret that is configured or kept; one is made where nothing was made under another.
+async fn secret(config: &Config, store: &EmbeddedStore) -> Result<String, ServeError> {
+    if let Some(secret) = &config.secret {
+        return Ok(secret.clone());
+    }
+    let folder = &config.embedded.dir;
+    let found = found_secret(folder, SECRET_FILE)
+        .map_err(|error| no_secret("reading the secret", error))?;
+    if let Some(secret) = found {
+        return Ok(secret);
+    }
+    let layout = store
+        .layout_in_force()
+        .await
+        .map_err(|error| ServeError::failed("reading the instance's layout", error))?;
+    if layout.is_some() {
+        let file = folder.join(SECRET_FILE.name);
+        return Err(ServeError::unfit(
+            format!("{} is missing, and the data folder was made under it", file.display()),
+            "put the file back, or set secret.key to what was in it",
+        ));
+    }
+    kept_secret(folder, SECRET_FILE).map_err(|error| no_secret("keeping a secret", error))
 }
 
 /// A file that can't be the secret is for whoever put it there to change.
