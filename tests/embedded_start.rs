@@ -148,3 +148,31 @@ async fn a_secret_that_was_lost_is_not_replaced() {
     std::fs::write(&file, secret).expect("it is written");
     assert_eq!(issued(&config).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_that_cannot_be_made_is_told_as_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config(folder.path());
+    std::fs::write(&config.embedded.dir, "a file").expect("it is written");
+    for token in [None, Some("a-token".to_owned())] {
+        config.admin.token = token;
+        assert_eq!(refused(&config).await, (1, "opening the data folder".to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_admin_token_file_is_told_as_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let file = config.embedded.dir.join("admin.token");
+    std::fs::create_dir(&config.embedded.dir).expect("it is made");
+    std::fs::write(&file, "\n").expect("it is written");
+    let said = format!(
+        "{} is 0 bytes long, must be text of at least 1 bytes; write a token into it, or remove \
+         it: another one is made then",
+        file.display()
+    );
+    assert_eq!(refused(&config).await, (2, said));
+    std::fs::remove_file(&file).expect("it is removed");
+    Node::start(&config).await.expect("it makes another").stop().await;
+}

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     ServeError,
-    embedded::{SECRET_FILE, no_secret, not_opened},
+    embedded::{OPENING, SECRET_FILE, no_secret, not_opened},
 };
 use crate::{
     audit::{self, AuditError, Audited, Meter, Report},
@@ -100,7 +100,7 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
     let open = move || EmbeddedDatabase::open(&settings, Arc::new(SystemClock));
     let database = tokio::task::spawn_blocking(open)
         .await
-        .map_err(|error| ServeError::failed("opening the data folder", error))?
+        .map_err(|error| ServeError::failed(OPENING, error))?
         .map_err(|error| match error {
             OpenError::Folder(error @ FolderError::InUse { .. }) => {
                 let operation = "a node is running on the data folder: stop it first, or audit a \
@@ -108,7 +108,7 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
                 ServeError::failed(operation, error)
             }
             error @ OpenError::Partitions { .. } => not_opened(error),
-            error => ServeError::failed("opening the data folder", error),
+            error => ServeError::failed(OPENING, error),
         })?;
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;

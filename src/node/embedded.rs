@@ -17,12 +17,15 @@ use crate::{
 pub(super) const SECRET_FILE: SecretFile =
     SecretFile { name: "secret.key", bytes_min: SECRET_BYTES_MIN };
 
+/// What a start does first on the data folder.
+pub(super) const OPENING: &str = "opening the data folder";
+
 pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adapters, ServeError> {
     let settings = config.embedded.clone();
     let open = move || EmbeddedDatabase::open(&settings, clock);
     let database = tokio::task::spawn_blocking(open)
         .await
-        .map_err(|error| ServeError::failed("opening the data folder", error))?
+        .map_err(|error| ServeError::failed(OPENING, error))?
         .map_err(not_opened)?;
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let secret = secret(config, &store).await?;
@@ -75,7 +78,7 @@ pub(super) fn no_secret(operation: &'static str, error: FolderError) -> ServeErr
 }
 
 pub(super) fn not_opened(error: OpenError) -> ServeError {
-    let operation = "opening the data folder".to_owned();
+    let operation = OPENING.to_owned();
     match error {
         OpenError::Partitions { found, .. } => {
             ServeError::unfit(error.to_string(), format!("set embedded.partitions to {found}"))

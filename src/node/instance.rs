@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::ServeError;
+use super::{ServeError, embedded::OPENING};
 use crate::{
     config::Config,
     domain::keys::{Keys, hex},
-    embedded::{SecretFile, kept_secret},
+    embedded::{FolderError, SecretFile, data_folder, kept_secret},
     log::codec::FORMAT,
     store::{CouponStore, Layout},
 };
@@ -100,11 +100,18 @@ fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError
 
 /// The token that administers: configured, or made on the first start and kept.
 pub(super) fn admin_token(config: &Config) -> Result<String, ServeError> {
-    match &config.admin.token {
-        Some(token) => Ok(token.clone()),
-        None => kept_secret(&config.embedded.dir, ADMIN_TOKEN_FILE)
-            .map_err(|error| ServeError::failed("keeping an admin token", error)),
+    if let Some(token) = &config.admin.token {
+        return Ok(token.clone());
     }
+    let folder = &config.embedded.dir;
+    data_folder(folder).map_err(|error| ServeError::failed(OPENING, error))?;
+    kept_secret(folder, ADMIN_TOKEN_FILE).map_err(|error| match error {
+        FolderError::Secret { .. } => ServeError::unfit(
+            error.to_string(),
+            "write a token into it, or remove it: another one is made then",
+        ),
+        error => ServeError::failed("keeping an admin token", error),
+    })
 }
 
 fn random(bytes: usize) -> Result<String, ServeError> {
