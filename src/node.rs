@@ -29,7 +29,7 @@ use crate::{
         supervisor::{Supervisor, SupervisorMessage},
     },
     api::{
-        desk::{DeskParts, NodeDesk, model::Desk},
+        desk::{DeskParts, NodeDesk, Space, model::Desk},
         http::{self, HttpParts},
     },
     clock::{SharedClock, SystemClock},
@@ -55,6 +55,8 @@ struct Adapters {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
+    /// Says why the log takes no records for want of space.
+    space: Option<Space>,
     instance: Instance,
     future_max_ms: Option<i64>,
     /// Ends what must be ended after everybody has let go of the ports.
@@ -124,7 +126,7 @@ impl Node {
             Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
             Mode::Distributed => distributed::adapters(config).await?,
         };
-        let Adapters { log, store, feed, instance, future_max_ms, closer } = adapters;
+        let Adapters { log, store, feed, space, instance, future_max_ms, closer } = adapters;
         let Instance { layout, keys } = instance;
         let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
@@ -151,6 +153,7 @@ impl Node {
             codec,
             keys,
             layout,
+            space,
             api: config.api.clone(),
             admission: config.admission.clone(),
             actors: directory,

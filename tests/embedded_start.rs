@@ -1,10 +1,11 @@
 //! What an embedded node finds at a start and does not start on, what it says then, and that it
-//! leaves the data folder as it was.
+//! leaves the data folder as it was; and a disk without space, on which it does start.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use coupond::{
@@ -12,6 +13,7 @@ use coupond::{
     config::Config,
     node::{self, Node},
 };
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
 fn config(folder: &Path) -> Config {
@@ -175,4 +177,42 @@ async fn an_empty_admin_token_file_is_told_as_that() {
     assert_eq!(refused(&config).await, (2, said));
     std::fs::remove_file(&file).expect("it is removed");
     Node::start(&config).await.expect("it makes another").stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_space_is_not_ready_and_says_why_it_takes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config(folder.path());
+    config.embedded.reserve_bytes = 1 << 60;
+    let node = Node::start(&config).await.expect("it starts");
+    let health = format!("http://{}/health/ready", node.admin);
+    let mut ready = Value::Null;
+    for _ in 0..500 {
+        let answer = reqwest::get(&health).await.expect("the node answers");
+        assert_eq!(answer.status(), 503);
+        ready = answer.json().await.expect("JSON");
+        // The others are not ready yet.
+        if ready["detail"] == "not ready: request_log" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let reason = ready["not_ready"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("no space for records: "), "{ready}");
+
+    let url = format!("http://{}/admin/campaigns/spring", node.admin);
+    let defined = reqwest::Client::new().put(url).bearer_auth(&node.admin_token);
+    let answer = defined.json(&json!({ "quota": 3 })).send().await.expect("the node answers");
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["retry-after"]),
+        (503, &HeaderValue::from(10))
+    );
+    let problem: Value = answer.json().await.expect("JSON");
+    let said = "no more is taken now: free space of the data folder is below \
+                embedded.reserve_bytes";
+    assert_eq!(
+        (&problem["type"], &problem["detail"]),
+        (&json!("/problems/overloaded"), &json!(said))
+    );
+    node.stop().await;
 }

@@ -90,7 +90,7 @@ pub(super) static KEYS: [Key; 27] = [
     Key {
         name: "embedded.reserve_bytes",
         doc: "With less free space than this on the data folder's disk, requests are answered \
-              503. In bytes.",
+              503 and the node is not ready. In bytes.",
         slot: Slot::U64(|config| &mut config.embedded.reserve_bytes, 0..=1 << 50),
     },
     Key {

@@ -113,7 +113,7 @@ pub(crate) fn ranked(rank: u64, content: &[u8]) -> Vec<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     /// Free space is below the reserve.
-    #[error("free space of the data folder is below the reserve")]
+    #[error("free space of the data folder is below embedded.reserve_bytes")]
     NoSpace,
     /// There is no such partition.
     #[error("the log has no such partition")]

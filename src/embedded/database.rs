@@ -13,7 +13,7 @@ use super::{
     committer::{Committer, WritePosition},
     folder::{FolderError, data_folder, locked},
     inspect, keys,
-    space::{FreeBytes, Space, free_bytes},
+    space::{FreeBytes, Reserve, Space, free_bytes},
     tail::Tail,
     witness::Witness,
 };
@@ -160,6 +160,7 @@ pub struct EmbeddedDatabase {
     /// None only while it is dropped.
     queue: Option<mpsc::Sender<Operation>>,
     room: Arc<Semaphore>,
+    reserve: Reserve,
     committer: Option<JoinHandle<()>>,
 }
 
@@ -233,6 +234,8 @@ impl EmbeddedDatabase {
         let witness = Witness::open(&config.dir, durable)
             .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
         let (queue, receiver) = mpsc::channel(QUEUE_OPERATIONS_MAX);
+        let (folder, bytes) = (config.dir.clone(), config.reserve_bytes);
+        let reserve = Reserve { path: folder, bytes, ask: hooks.free_bytes };
         let committer = Committer {
             database,
             log: log.clone(),
@@ -240,7 +243,7 @@ impl EmbeddedDatabase {
             partitions,
             witness,
             clock: clock.clone(),
-            space: Space::new(config.dir.clone(), config.reserve_bytes, hooks.free_bytes),
+            space: Space::new(reserve.clone()),
             hooks,
             // An error says that whoever opens it waits without a runtime.
             runtime: tokio::runtime::Handle::try_current().ok(),
@@ -254,13 +257,21 @@ impl EmbeddedDatabase {
         info!(dir = %config.dir.display(), partitions = config.partitions, "data folder is open");
         let shared = Arc::new(Shared { log, data, tails, clock, lock });
         let room = Arc::new(Semaphore::new(ROW_ENTRIES_MAX));
-        Ok(Arc::new(Self { shared, queue: Some(queue), room, committer: Some(committer) }))
+        let committer = Some(committer);
+        Ok(Arc::new(Self { shared, queue: Some(queue), room, reserve, committer }))
     }
 
     /// Whether there is a database in the data folder `dir`.
     #[must_use]
     pub fn is_in(dir: &std::path::Path) -> bool {
         dir.join(DATABASE_FOLDER).is_dir()
+    }
+
+    /// Asks the disk why no new record is taken now, for want of space, if so. Does not keep the
+    /// database open.
+    pub fn lacking_space(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let reserve = self.reserve.clone();
+        move || reserve.lacking()
     }
 
     /// What readers need.

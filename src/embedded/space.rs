@@ -26,19 +26,44 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(statistics.f_bavail.saturating_mul(statistics.f_frsize))
 }
 
+/// How much space is to stay free where a folder is.
+#[derive(Clone)]
+pub(super) struct Reserve {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
+    pub(super) ask: FreeBytes,
+}
+
+impl Reserve {
+    /// The bytes that are free, and whether they are enough.
+    fn look(&self) -> io::Result<(u64, bool)> {
+        let free = (self.ask)(&self.path)?;
+        Ok((free, free >= self.bytes))
+    }
+
+    /// Why no new record is taken now, if so. Asks the disk: not to be called where others wait.
+    pub(super) fn lacking(&self) -> Option<String> {
+        let (free, enough) = self.look().ok()?;
+        let bytes = self.bytes;
+        (!enough).then(|| {
+            format!(
+                "no space for records: {free} bytes are free, embedded.reserve_bytes is {bytes}"
+            )
+        })
+    }
+}
+
 /// Watches the free space of one folder.
 pub(super) struct Space {
-    path: PathBuf,
-    reserve: u64,
-    ask: FreeBytes,
+    reserve: Reserve,
     asked_at: Option<Instant>,
     written: u64,
     enough: bool,
 }
 
 impl Space {
-    pub(super) fn new(path: PathBuf, reserve: u64, ask: FreeBytes) -> Self {
-        Self { path, reserve, ask, asked_at: None, written: 0, enough: true }
+    pub(super) fn new(reserve: Reserve) -> Self {
+        Self { reserve, asked_at: None, written: 0, enough: true }
     }
 
     /// Counts what was written since the last look.
@@ -56,17 +81,16 @@ impl Space {
         }
         self.asked_at = Some(now);
         self.written = 0;
-        match (self.ask)(&self.path) {
-            Ok(free) => self.note(free),
+        match self.reserve.look() {
+            Ok((free, enough)) => self.note(free, enough),
             Err(error) => warn!(%error, "free space of the data folder is unknown"),
         }
         self.enough
     }
 
-    fn note(&mut self, free: u64) {
-        let enough = free >= self.reserve;
+    fn note(&mut self, free: u64, enough: bool) {
         if enough != self.enough {
-            let reserve = self.reserve;
+            let reserve = self.reserve.bytes;
             if enough {
                 info!(free, reserve, "there is space again, the log takes records");
             } else {
@@ -85,7 +109,8 @@ mod tests {
     fn the_disk_is_asked_at_once_then_by_time_or_by_bytes() {
         use std::sync::atomic::{AtomicU64, Ordering};
         static FREE: AtomicU64 = AtomicU64::new(1_000);
-        let mut space = Space::new(PathBuf::new(), 500, |_| Ok(FREE.load(Ordering::Relaxed)));
+        let ask: FreeBytes = |_| Ok(FREE.load(Ordering::Relaxed));
+        let mut space = Space::new(Reserve { path: PathBuf::new(), bytes: 500, ask });
         let start = Instant::now();
         assert!(space.is_enough(start));
         FREE.store(499, Ordering::Relaxed);

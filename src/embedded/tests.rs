@@ -228,13 +228,17 @@ fn below_the_reserve_appends_are_refused_and_rows_are_written() {
     let clock = ManualClock::at(0);
     let database = EmbeddedDatabase::open_with(&config, clock.clone(), hooks).unwrap();
     let answer = || append(&database, b"a").unwrap().blocking_recv().unwrap();
-    assert_eq!(answer(), Ok((0, Timestamp(0))));
+    let lacking = database.lacking_space();
+    assert_eq!((answer(), lacking()), (Ok((0, Timestamp(0))), None));
     FREE.store(999, Ordering::SeqCst);
     clock.set(1_000);
     assert_eq!(answer(), Err(Refused::NoSpace));
+    let said = "no space for records: 999 bytes are free, embedded.reserve_bytes is 1000";
+    assert_eq!(lacking().as_deref(), Some(said));
     write(&database, vec![Entry::Put(b"k".into(), b"v".into())]).blocking_recv().unwrap();
     assert_eq!(get(&database, b"k"), Some(b"v".into()));
     FREE.store(1_000, Ordering::SeqCst);
+    assert_eq!(lacking(), None, "nobody has to append for that");
     clock.set(2_000);
     assert_eq!(answer(), Ok((1, Timestamp(2_000))));
 }

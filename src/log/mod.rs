@@ -71,9 +71,12 @@ pub struct Appended {
 /// Why a record was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Not in the log and never will be: too much is under way already, or no space is left.
+    /// Not in the log and never will be: too much is under way already.
     #[error("the log takes no records now: {0}")]
     Overloaded(String),
+    /// Not in the log and never will be; nor will others, until somebody makes space.
+    #[error("the log takes no records: {0}")]
+    NoSpace(String),
     /// Nobody can say whether it is in the log.
     #[error("the append was not confirmed: {0}")]
     Unknown(String),

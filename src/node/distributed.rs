@@ -70,6 +70,7 @@ pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
         log: log.clone(),
         store: Arc::new(store),
         feed: Arc::new(feed),
+        space: None,
         instance,
         future_max_ms: Some(FUTURE_MAX_MS),
         closer: Closer::Kafka(log),

@@ -35,6 +35,7 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
         store,
         feed: Arc::new(InProcessFeed::default()),
+        space: Some(Arc::new(database.lacking_space())),
         instance,
         future_max_ms: None,
         closer: Closer::Embedded(database),

@@ -137,7 +137,7 @@ impl NodeDesk {
 
     fn call(&self) -> Result<Call<'_>, Refused> {
         let Ok(place) = self.admin_calls.try_acquire() else {
-            let detail = "admin calls under way".to_owned();
+            let detail = "too many admin calls are under way".to_owned();
             return Err(Refused::Overloaded { detail, retry_after: RETRY_AFTER });
         };
         let until = Instant::now() + BUDGET;

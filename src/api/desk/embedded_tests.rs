@@ -159,6 +159,7 @@ impl Node {
             },
             api,
             admission,
+            space: None,
             actors: Arc::new(NoActors),
             clock: Arc::new(SystemClock),
         }));

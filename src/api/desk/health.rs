@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{NodeClock, STORE_TIMEOUT, board::Board, chain, model::NotReady, tasks::lock};
+use super::{NodeClock, STORE_TIMEOUT, Space, board::Board, chain, model::NotReady, tasks::lock};
 use crate::{
     answer::{Moment, follower::OWNER_SILENT_AFTER},
     domain::ids::Partition,
@@ -31,21 +31,25 @@ struct Answering {
 pub(super) struct Health {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
+    space: Option<Space>,
     clock: NodeClock,
     partitions: u32,
     log_answering: Mutex<Answering>,
     store_answering: Mutex<Answering>,
+    /// Why the log takes no records, if so.
+    full: Mutex<Option<String>>,
 }
 
 impl Health {
     pub(super) fn new(
         log: Arc<dyn RequestLog>,
         store: Arc<dyn CouponStore>,
+        space: Option<Space>,
         clock: NodeClock,
         partitions: u32,
     ) -> Self {
-        let (log_answering, store_answering) = Default::default();
-        Self { log, store, clock, partitions, log_answering, store_answering }
+        let (log_answering, store_answering, full) = Default::default();
+        Self { log, store, space, clock, partitions, log_answering, store_answering, full }
     }
 
     /// Asks log and store for one partition after the other, once a second; never returns.
@@ -54,7 +58,8 @@ impl Health {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for partition in (0..self.partitions.max(1)).cycle() {
             ticks.tick().await;
-            tokio::join!(self.probe_log(partition), self.probe_store(partition));
+            let (log, store) = (self.probe_log(partition), self.probe_store(partition));
+            tokio::join!(log, store, self.probe_space());
         }
     }
 
@@ -76,6 +81,15 @@ impl Health {
         self.note(&self.store_answering, failure);
     }
 
+    /// Waits for as long as the disk does: then log and store are asked no more, and count as not
+    /// answering.
+    async fn probe_space(&self) {
+        let Some(space) = self.space.clone() else { return };
+        if let Ok(full) = tokio::task::spawn_blocking(move || space()).await {
+            *lock(&self.full) = full;
+        }
+    }
+
     fn note(&self, answering: &Mutex<Answering>, failure: Option<String>) {
         let mut answering = lock(answering);
         if failure.is_none() {
@@ -87,7 +101,9 @@ impl Health {
     /// What is not ready; empty when the node can do its work.
     pub(super) fn not_ready(&self, board: &Board) -> Vec<NotReady> {
         let mut parts = Vec::new();
-        parts.extend(self.silent("request_log", &self.log_answering));
+        let full = || lock(&self.full).clone();
+        let full = || full().map(|reason| NotReady { part: "request_log", reason });
+        parts.extend(self.silent("request_log", &self.log_answering).or_else(full));
         parts.extend(self.silent("coupon_store", &self.store_answering));
         if !board.is_followed() {
             let reason = "it is not followed".to_owned();

@@ -27,6 +27,9 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// When to try again what was too much.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// When to try again where there is no space: somebody has to make some.
+const RETRY_WITHOUT_SPACE: Duration = Duration::from_secs(10);
+
 impl NodeDesk {
     /// Admits `request`, appends it, and waits that long for its decision.
     pub(super) async fn take(&self, request: Request, wait: Duration) -> Result<Taken, Refused> {
@@ -88,7 +91,7 @@ impl NodeDesk {
         let record = Record::Request(request);
         let (partition, new) = self.codec.encode(&record);
         let Ok(_place) = self.appends.try_acquire() else {
-            return Err(overloaded("appends under way".to_owned()));
+            return Err(overloaded("too many appends are under way".to_owned()));
         };
         let appended = self.append(partition, new).await?;
         let Record::Request(Request { campaign, user, .. }) = record else {
@@ -109,6 +112,9 @@ impl NodeDesk {
         let appended = match timeout(APPEND_TIMEOUT, self.log.append(partition, record)).await {
             Ok(Ok(appended)) => appended,
             Ok(Err(AppendError::Overloaded(detail))) => return Err(overloaded(detail)),
+            Ok(Err(AppendError::NoSpace(detail))) => {
+                return Err(Refused::Overloaded { detail, retry_after: RETRY_WITHOUT_SPACE });
+            }
             Ok(Err(error @ AppendError::Unknown(_))) => {
                 return Err(Refused::Unknown { detail: chain(&error) });
             }

@@ -64,6 +64,9 @@ const ADMIN_CALLS_MAX: usize = 64;
 /// Tables over which users are spread, so that two requests rarely meet at one lock.
 const RATE_TABLES: usize = 16;
 
+/// Says why no record is taken for want of space, if so. Asks the disk, which may take its time.
+pub type Space = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// Everything that a desk is made of.
 pub struct DeskParts {
     /// The request log.
@@ -82,6 +85,8 @@ pub struct DeskParts {
     pub api: ApiConfig,
     /// `admission.*`
     pub admission: AdmissionConfig,
+    /// Says why the log takes no records for want of space, where that can be.
+    pub space: Option<Space>,
     /// This node's actors.
     pub actors: Arc<dyn ActorDirectory>,
     /// Time.
@@ -116,8 +121,8 @@ impl NodeDesk {
     /// A desk that does nothing by itself until [`Self::start`].
     #[must_use]
     pub fn new(parts: DeskParts) -> Self {
-        let DeskParts { log, store, feed, codec, keys, layout, api, admission, actors, clock } =
-            parts;
+        let DeskParts { log, store, feed, codec, keys, layout, .. } = parts;
+        let DeskParts { api, admission, space, actors, clock, .. } = parts;
         let clock = NodeClock { started: clock.instant(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
         let tasks = Arc::new(Tasks::default());
@@ -140,7 +145,7 @@ impl NodeDesk {
             appends: Semaphore::new(admission.inflight_max.min(Semaphore::MAX_PERMITS)),
             coupon_reads: Semaphore::new(COUPON_READS_MAX),
             admin_calls: Semaphore::new(ADMIN_CALLS_MAX),
-            health: Arc::new(Health::new(log.clone(), store.clone(), clock.clone(), count)),
+            health: Arc::new(Health::new(log.clone(), store.clone(), space, clock.clone(), count)),
             log,
             store,
             feed,
@@ -275,7 +280,7 @@ impl From<Failure> for Refused {
             Failure::Store(detail) => Self::Unavailable { detail },
             Failure::Contradiction(reason) => Self::Halted { reason },
             Failure::Crowded => Self::Overloaded {
-                detail: "reads of campaigns under way".to_owned(),
+                detail: "too many reads of campaigns are under way".to_owned(),
                 retry_after: issue::RETRY_AFTER,
             },
         }

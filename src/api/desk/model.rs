@@ -111,10 +111,10 @@ pub enum Refused {
         /// After this long the next one is taken.
         retry_after: Duration,
     },
-    /// Too much in all: appends under way, lag, or the log's own limit.
-    #[error("too many requests: {detail}")]
+    /// Too much in all: appends under way, lag, or the log's own limit; or no space.
+    #[error("no more is taken now: {detail}")]
     Overloaded {
-        /// What is full.
+        /// Why.
         detail: String,
         /// When to try again.
         retry_after: Duration,

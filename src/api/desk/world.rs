@@ -326,6 +326,7 @@ fn parts(
         },
         api,
         admission,
+        space: None,
         actors: Arc::new(NoActors),
         clock: clock.clone(),
     }

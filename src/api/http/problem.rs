@@ -117,7 +117,7 @@ impl Kind {
             }
             Self::Invalid => ("/problems/invalid", "The request does not fit"),
             Self::TooManyRequests => ("/problems/too-many-requests", "Too many of one user"),
-            Self::Overloaded => ("/problems/overloaded", "Too many requests in all"),
+            Self::Overloaded => ("/problems/overloaded", "No more is taken now"),
             Self::Halted => ("/problems/halted", "Nothing is decided there now"),
             Self::OutcomeUnknown => {
                 ("/problems/outcome-unknown", "Nobody can say whether it was taken")

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
-    embedded::{EmbeddedDatabase, End, Entry, Operation, Shared, Tail, keys, unpack},
+    embedded::{EmbeddedDatabase, End, Entry, Operation, Refused, Shared, Tail, keys, unpack},
 };
 
 /// Blocks removed in one group: a few milliseconds that appends may have to wait for.
@@ -169,6 +169,13 @@ fn old_blocks(
     Ok(old)
 }
 
+fn not_taken(refused: Refused) -> AppendError {
+    match refused {
+        Refused::NoSpace => AppendError::NoSpace(refused.to_string()),
+        refused => AppendError::Overloaded(refused.to_string()),
+    }
+}
+
 #[async_trait]
 impl RequestLog for EmbeddedLog {
     async fn append(
@@ -180,11 +187,11 @@ impl RequestLog for EmbeddedLog {
         let (reply, answer) = oneshot::channel();
         self.database
             .try_submit(Operation::Append { partition, payload, reply })
-            .map_err(|refused| AppendError::Overloaded(refused.to_string()))?;
+            .map_err(not_taken)?;
         let (offset, time) = answer
             .await
             .map_err(|_| AppendError::Unknown("the committer ended".to_owned()))?
-            .map_err(|refused| AppendError::Overloaded(refused.to_string()))?;
+            .map_err(not_taken)?;
         Ok(Appended { offset, time })
     }
 

@@ -128,9 +128,8 @@ impl World {
             for number in 0..20 {
                 let acknowledged = async {
                     loop {
-                        match self.log.append(partition, record(number)).await {
-                            Ok(appended) => return appended,
-                            Err(AppendError::Unknown(_) | AppendError::Overloaded(_)) => {}
+                        if let Ok(appended) = self.log.append(partition, record(number)).await {
+                            return appended;
                         }
                     }
                 };
