@@ -10,7 +10,7 @@ use std::{
 
 use super::Node;
 use crate::{
-    api::desk::model::Desk,
+    api::desk::model::{Desk, Refused},
     config::{Config, Identity, Mode},
     domain::{code::CodeFormat, definition::Terms, ids::CampaignId},
 };
@@ -27,7 +27,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 /// Attempts to define it before the node goes on without.
 const ATTEMPTS_MAX: u32 = 20;
 
-/// Defines the demo campaign, if it is not there.
+/// Defines the demo campaign, if there is none of this id.
 pub(super) async fn define(desk: Arc<dyn Desk>) {
     let Ok(campaign) = CampaignId::parse(CAMPAIGN) else { return };
     let terms = Terms {
@@ -39,7 +39,8 @@ pub(super) async fn define(desk: Arc<dyn Desk>) {
     };
     for _ in 0..ATTEMPTS_MAX {
         match desk.define(campaign.clone(), terms.clone()).await {
-            Ok(_) => return,
+            // With what content is up to whoever defined it.
+            Ok(_) | Err(Refused::AlreadyDefined) => return,
             Err(error) => tracing::debug!(%error, "demo campaign not defined yet"),
         }
         tokio::time::sleep(ATTEMPT_PAUSE).await;
@@ -143,6 +144,25 @@ mod tests {
         change(&mut config);
         let (api, admin) = (config.api.listen, config.admin.listen);
         assert_eq!(hints(&config, "coupond", api, admin), expected);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn somebody_elses_demo_campaign_is_let_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config { demo: false, ..Config::default() };
+        config.embedded.dir = folder.path().join("data");
+        config.embedded.reserve_bytes = 0;
+        config.api.listen = "127.0.0.1:0".parse().unwrap();
+        config.admin.listen = "127.0.0.1:0".parse().unwrap();
+        let node = Node::start(&config).await.unwrap();
+        let url = format!("http://{}/admin/campaigns/{CAMPAIGN}", node.admin);
+        let theirs = reqwest::Client::new().put(url).bearer_auth(&node.admin_token);
+        let defined = theirs.json(&serde_json::json!({ "quota": 7 })).send().await.unwrap();
+        assert_eq!(defined.status(), 201);
+        let defining = define(node.desk.clone());
+        let within = ATTEMPT_PAUSE * (ATTEMPTS_MAX / 2);
+        tokio::time::timeout(within, defining).await.expect("it is not tried again");
+        node.stop().await;
     }
 
     const TITLE: &str = "Try, with the demo campaign:";
