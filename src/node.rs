@@ -14,6 +14,7 @@ use ractor::{Actor, ActorRef};
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,8 +45,20 @@ use crate::{
 const HTTP_DRAIN: Duration = Duration::from_secs(3);
 
 /// Longest that records already read are settled when the node stops. What is left is settled by
-/// the next owner. With the others this stays below the 10 s in which a node ends.
+/// the next owner.
 const SETTLE_DRAIN: Duration = Duration::from_secs(3);
+
+/// Longest that a node takes to stop, whatever hangs. With the end of the runtime this stays below
+/// the 10 s in which the process ends.
+pub const STOP_WITHIN: Duration = Duration::from_millis(8_500);
+
+/// What of [`STOP_WITHIN`] is kept for leaving the group or closing the data folder.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+const _: () = assert!(
+    HTTP_DRAIN.as_millis() + SETTLE_DRAIN.as_millis() + CLOSE_WITHIN.as_millis()
+        <= STOP_WITHIN.as_millis()
+);
 
 /// Pause before the group is joined again when it could not be.
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
@@ -220,12 +233,20 @@ impl Node {
     }
 
     /// Takes no more requests, settles what is in flight, leaves the group, lets go of
-    /// everything. Takes at most 10 s.
+    /// everything. Takes at most [`STOP_WITHIN`]; what hangs is left to the end of the process.
     pub async fn stop(mut self) {
+        let deadline = Instant::now() + STOP_WITHIN;
+        if timeout_at(deadline - CLOSE_WITHIN, self.settle()).await.is_err() {
+            warn!("the node did not settle in time, the next owner does");
+        }
+        close(self.closer, deadline).await;
+    }
+
+    async fn settle(&mut self) {
         self.stop.cancel();
         self.desk.shut_down().await;
         let listeners = async { while self.listeners.join_next().await.is_some() {} };
-        if tokio::time::timeout(HTTP_DRAIN, listeners).await.is_err() {
+        if timeout(HTTP_DRAIN, listeners).await.is_err() {
             warn!("requests still under way were cut off; what they asked is in the log or not");
         }
         self.listeners.abort_all();
@@ -238,10 +259,19 @@ impl Node {
         let _ended = (&mut self.joined).await;
         self.supervisor.kill();
         let _ended = (&mut self.supervised).await;
-        match self.closer {
-            Closer::Embedded(database) => database.close().await,
-            Closer::Kafka(log) => log.left().await,
-        }
+    }
+}
+
+/// Ends what is ended last, by `deadline`.
+async fn close(closer: Closer, deadline: Instant) {
+    let closed = match &closer {
+        Closer::Embedded(database) => timeout_at(deadline, database.close()).await,
+        Closer::Kafka(log) => timeout_at(deadline, log.left()).await,
+    };
+    if closed.is_err() {
+        warn!("what the node runs on was not closed in time; what was acknowledged is in the log");
+        // Dropping it would wait for what hangs.
+        std::mem::forget(closer);
     }
 }
 
@@ -280,4 +310,18 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Ser
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, ServeError> {
     listener.local_addr().map_err(|error| ServeError::failed("reading a listener's address", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_does_not_keep_a_node_from_stopping() {
+        let folder = tempfile::tempdir().unwrap();
+        let closer = Closer::Embedded(crate::embedded::testing::hanging(folder.path()));
+        let within = Duration::from_millis(100);
+        let closing = close(closer, Instant::now() + within);
+        timeout(within * 50, closing).await.expect("it gives up");
+    }
 }

@@ -19,6 +19,14 @@ use crate::{
 /// everything by then.
 const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Longest that the process takes to end after a signal.
+const PROCESS_END_TIMEOUT: Duration = Duration::from_secs(10);
+
+const _: () = assert!(
+    node::STOP_WITHIN.as_millis() + RUNTIME_END_TIMEOUT.as_millis()
+        < PROCESS_END_TIMEOUT.as_millis()
+);
+
 /// Most files and connections that a node opens: several times what admission and waiters allow by
 /// default. Many systems start a process with 1,024.
 const OPEN_FILES_MAX: u64 = 65_536;

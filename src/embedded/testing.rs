@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::EmbeddedDatabase;
+use super::{EmbeddedDatabase, Operation, database::Hooks};
 use crate::{
     clock::{Clock, SystemClock},
     config::EmbeddedConfig,
@@ -30,6 +30,23 @@ pub(crate) fn config(folder: &Path, partitions: u32) -> EmbeddedConfig {
 pub(crate) fn open(folder: &Path, partitions: u32) -> Arc<EmbeddedDatabase> {
     let clock = Arc::new(SystemClock);
     EmbeddedDatabase::open(&config(folder, partitions), clock).expect("the database opens")
+}
+
+/// A database in `folder` whose disk never answers again.
+pub(crate) fn hanging(folder: &Path) -> Arc<EmbeddedDatabase> {
+    let before_sync = Arc::new(|| -> std::io::Result<()> {
+        loop {
+            std::thread::park();
+        }
+    });
+    let hooks = Hooks { before_sync, ..Hooks::default() };
+    let clock = Arc::new(SystemClock);
+    let database = EmbeddedDatabase::open_with(&config(folder, 1), clock, hooks);
+    let database = database.expect("the database opens");
+    let (reply, _) = tokio::sync::oneshot::channel();
+    let written = Operation::Write { entries: Vec::new(), durable: true, reply };
+    assert!(database.try_submit(written).is_ok(), "there is room");
+    database
 }
 
 /// A clock that shows what it is told.
