@@ -40,7 +40,7 @@ pub(super) async fn define(desk: Arc<dyn Desk>) {
     for _ in 0..ATTEMPTS_MAX {
         match desk.define(campaign.clone(), terms.clone()).await {
             // With what content is up to whoever defined it.
-            Ok(_) | Err(Refused::AlreadyDefined) => return,
+            Ok(_) | Err(Refused::AlreadyDefined { .. }) => return,
             Err(error) => tracing::debug!(%error, "demo campaign not defined yet"),
         }
         tokio::time::sleep(ATTEMPT_PAUSE).await;
