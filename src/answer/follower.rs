@@ -326,7 +326,8 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     #[must_use]
     pub fn halted(&self, now: Moment, partition: Partition) -> Option<&str> {
         let state = self.partitions.get(partition as usize)?;
-        let told = || state.halted.as_deref().filter(|_| !state.is_silent(now));
+        let told =
+            || state.halted.as_deref().filter(|_| !state.is_silent_for(now, OWNER_SILENT_AFTER));
         let found = state.truncated.as_ref().map(|truncated| truncated.reason.as_str());
         found.or_else(told)
     }
@@ -355,7 +356,14 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     /// Whether the owner of a partition has not been heard of lately.
     #[must_use]
     pub fn is_silent(&self, now: Moment, partition: Partition) -> bool {
-        self.partitions.get(partition as usize).is_none_or(|state| state.is_silent(now))
+        self.is_silent_for(now, partition, OWNER_SILENT_AFTER)
+    }
+
+    /// Whether the owner of a partition has not been heard of for longer than `within`, or never.
+    #[must_use]
+    pub fn is_silent_for(&self, now: Moment, partition: Partition, within: Duration) -> bool {
+        let silent = |state: &PartitionState<D, W>| state.is_silent_for(now, within);
+        self.partitions.get(partition as usize).is_none_or(silent)
     }
 
     /// Partitions that are followed.
@@ -377,8 +385,8 @@ impl<D: Clone, W: Clone> PartitionState<D, W> {
         self.halted = halted;
     }
 
-    fn is_silent(&self, now: Moment) -> bool {
-        self.heard_at.is_none_or(|at| now.saturating_sub(at) > OWNER_SILENT_AFTER)
+    fn is_silent_for(&self, now: Moment, within: Duration) -> bool {
+        self.heard_at.is_none_or(|at| now.saturating_sub(at) > within)
     }
 
     /// Tells everybody who waits at `offset`; gives how many they were.

@@ -231,11 +231,12 @@ impl Board {
         lock(&self.follower).is_silent(self.clock.now(), partition)
     }
 
-    /// Partitions whose owner has not been heard of lately.
-    pub(super) fn silent(&self) -> Vec<Partition> {
+    /// Partitions whose owner has not been heard of for longer than `within`, or never.
+    pub(super) fn silent(&self, within: Duration) -> Vec<Partition> {
         let now = self.clock.now();
         let follower = lock(&self.follower);
-        follower.partitions().filter(|partition| follower.is_silent(now, *partition)).collect()
+        let silent = |partition: &Partition| follower.is_silent_for(now, *partition, within);
+        follower.partitions().filter(silent).collect()
     }
 
     /// Why a partition is halted, if it is, and how many of its records wait for a decision.

@@ -8,15 +8,15 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{NodeClock, STORE_TIMEOUT, Space, board::Board, chain, model::NotReady, tasks::lock};
-use crate::{
-    answer::{Moment, follower::OWNER_SILENT_AFTER},
-    domain::ids::Partition,
-    log::RequestLog,
-    store::CouponStore,
-};
+use crate::{answer::Moment, domain::ids::Partition, log::RequestLog, store::CouponStore};
 
 /// How often log and store are asked for a sign of life.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// Silence of a partition's owner after which no node is ready any more. Longer than another takes
+/// to take over: until then requests are taken and wait, and with every node unready at once a load
+/// balancer would have nowhere to send them.
+const UNOWNED_AFTER: Duration = Duration::from_secs(15);
 
 /// Time without an answer after which a part counts as not answering.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
@@ -109,10 +109,10 @@ impl Health {
             let reason = "it is not followed".to_owned();
             parts.push(NotReady { part: "decision_feed", reason });
         }
-        let silent = board.silent();
+        let silent = board.silent(UNOWNED_AFTER);
         if !silent.is_empty() {
             let numbers: Vec<String> = silent.iter().map(Partition::to_string).collect();
-            let seconds = OWNER_SILENT_AFTER.as_secs();
+            let seconds = UNOWNED_AFTER.as_secs();
             let numbers = numbers.join(", ");
             let reason = format!("no owner heard of for {seconds} s of: {numbers}");
             parts.push(NotReady { part: "partitions", reason });

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     actors::{ActorDirectory, ActorView},
+    answer::follower,
     config::{AdmissionConfig, ApiConfig, Identity},
     domain::{
         campaign::{At, Campaign},
@@ -115,7 +116,8 @@ impl World {
         }
         until(|| {
             let heard = |of| self.desk.board.watermark(of) >= Some(self.watermark(of));
-            self.desk.board.silent().is_empty() && (0..PARTITIONS).all(heard)
+            self.desk.board.silent(follower::OWNER_SILENT_AFTER).is_empty()
+                && (0..PARTITIONS).all(heard)
         })
         .await;
     }
