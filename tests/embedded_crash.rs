@@ -279,9 +279,10 @@ async fn child_that_writes_until_it_cannot() {
         let line = format!("acked\t0\t{}\tshort\n", appended.offset);
         std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
     }
-    // Too much for the file in a few groups, so that no new journal is begun in between.
-    let appends = (0..200).map(|number| {
-        let value = vec![b'x'; 1_000_000];
+    // Seven of them leave the journal short of the 64 MiB at which a new one is begun, and the next
+    // is too much for the file, however they are grouped.
+    let appends = (0..20).map(|number| {
+        let value = vec![b'x'; 9_000_000];
         node.log.append(0, NewRecord { value, ..record(0, number) })
     });
     let answers = futures_util::future::join_all(appends).await;
