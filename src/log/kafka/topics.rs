@@ -99,40 +99,54 @@ pub async fn ensure_topics(
     ended
 }
 
-/// How many partitions are needed, and who says so.
-async fn partitions_needed(
-    admin: &Admin,
-    config: &KafkaConfig,
-    of_layout: Option<u32>,
-    request: &str,
-) -> Result<Needed, LogError> {
-    if let Some(partitions) = of_layout {
-        return Ok(Needed { partitions, because: "as in the instance's layout" });
-    }
-    let there = admin.look(request).await?.replicas.len();
-    let there = u32::try_from(there).unwrap_or(u32::MAX);
-    Ok(Needed { partitions: config.partitions.max(there), because: "as kafka.partitions says" })
-}
-
 async fn ensure(
     admin: &Admin,
     config: &KafkaConfig,
     partitions_of_layout: Option<u32>,
 ) -> Result<TopicsFound, TopicsError> {
-    let topics = Topics::under(&config.topic_prefix);
-    let needed = partitions_needed(admin, config, partitions_of_layout, &topics.request).await?;
-    let plan = [
-        (Purpose::Request, topics.request, needed.partitions),
-        (Purpose::Result, topics.result, needed.partitions),
-        (Purpose::DeadLetter, topics.dead_letter, 1),
-    ];
+    let Topics { request, result, dead_letter } = Topics::under(&config.topic_prefix);
+    let mut findings = Findings::default();
+    let needed = match partitions_of_layout {
+        Some(partitions) => Needed { partitions, because: "as in the instance's layout" },
+        None => Needed { partitions: config.partitions, because: "as kafka.partitions says" },
+    };
+    let facts = there(admin, config, vec![(Purpose::Request, request, needed)]).await?;
+    let (partitions, replication_factor) = (facts[0].1.partitions(), facts[0].1.replication());
+    // Without a layout, campaigns will be routed over what is there, where that is enough.
+    let routed = match partitions_of_layout {
+        Some(_) => needed,
+        None => Needed { partitions: needed.partitions.max(partitions), ..needed },
+    };
+    let one = Needed { partitions: 1, because: "for there are dead letters" };
+    let plan = vec![(Purpose::Result, result, routed), (Purpose::DeadLetter, dead_letter, one)];
+    let others = there(admin, config, plan).await?;
+    for (purpose, facts) in facts.into_iter().chain(others) {
+        facts.check(
+            purpose,
+            if purpose == Purpose::DeadLetter { one } else { routed },
+            &mut findings,
+        );
+    }
+    if !findings.problems.is_empty() {
+        return Err(TopicsError::Unfit(findings.problems));
+    }
+    findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok(TopicsFound { partitions, replication_factor, warnings: findings.warnings })
+}
+
+/// Creates what is absent of `plan`, and gives what the brokers say of all of it.
+async fn there(
+    admin: &Admin,
+    config: &KafkaConfig,
+    plan: Vec<(Purpose, String, Needed)>,
+) -> Result<Vec<(Purpose, Facts)>, TopicsError> {
     let mut brokers = 0;
     let (mut absent, mut others) = (Vec::new(), Vec::new());
-    for (purpose, name, partitions) in &plan {
+    for (purpose, name, needed) in &plan {
         let seen = admin.look(name).await?;
         brokers = brokers.max(seen.brokers);
         if seen.replicas.is_empty() {
-            absent.push((*purpose, name.as_str(), *partitions));
+            absent.push((*purpose, name.as_str(), needed.partitions));
         }
     }
     let replication = match config.replication_factor {
@@ -150,25 +164,13 @@ async fn ensure(
         }
         others = admin.create(&absent, replication).await?;
     }
-    let mut findings = Findings::default();
-    let mut found = TopicsFound { partitions: 0, replication_factor: 0, warnings: Vec::new() };
-    for (purpose, name, partitions) in &plan {
+    let mut found = Vec::new();
+    for (purpose, name, needed) in &plan {
         let created = absent.iter().any(|(_, other, _)| other == name);
         // Whoever else made it may have asked for another number, which is to be found.
-        let least = if others.contains(name) { 1 } else { *partitions };
-        let facts = admin.facts(name, created.then_some(least)).await?;
-        let needed = Needed { partitions: *partitions, ..needed };
-        facts.check(*purpose, needed, &mut findings);
-        if *purpose == Purpose::Request {
-            found.partitions = facts.partitions();
-            found.replication_factor = facts.replication();
-        }
+        let least = if others.contains(name) { 1 } else { needed.partitions };
+        found.push((*purpose, admin.facts(name, created.then_some(least)).await?));
     }
-    if !findings.problems.is_empty() {
-        return Err(TopicsError::Unfit(findings.problems));
-    }
-    findings.warnings.iter().for_each(|warning| warn!("{warning}"));
-    found.warnings = findings.warnings;
     Ok(found)
 }
 
