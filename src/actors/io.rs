@@ -78,17 +78,21 @@ async fn read_at(
     }
 }
 
-/// Makes holds and marks durable, then the progress that passes them.
+/// Makes marks durable, then the holds whose ends pass what they count, then the progress that
+/// passes both: whoever starts at the end of a hold counts no coupon below it again.
 pub(super) async fn persist(
     environment: &Environment,
     holds: Vec<Hold>,
     marks: Vec<Mark>,
     progress: Progress,
 ) {
-    let holds = holds.into_iter().map(Row::Hold);
-    let rows: Vec<_> = holds.chain(marks.into_iter().map(Row::Mark)).collect();
-    if !rows.is_empty() {
-        until_done("storing marks", || environment.store.write(&rows)).await;
+    let marks: Vec<_> = marks.into_iter().map(Row::Mark).collect();
+    if !marks.is_empty() {
+        until_done("storing marks", || environment.store.write(&marks)).await;
+    }
+    let holds: Vec<_> = holds.into_iter().map(Row::Hold).collect();
+    if !holds.is_empty() {
+        until_done("storing holds", || environment.store.write(&holds)).await;
     }
     let row = [Row::Progress(progress)];
     until_done("storing progress", || environment.store.write(&row)).await;

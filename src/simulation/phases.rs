@@ -320,6 +320,10 @@ impl World {
             if next != shelf.next {
                 return Some(format!("partition {partition} is at {next} of {}", shelf.next));
             }
+            // Progress may be another's word, of an owner that is no more.
+            if !matches!(stage, Some(Stage::Running(flow)) if flow.watermark() >= shelf.next) {
+                return Some(format!("the owner of partition {partition} is behind"));
+            }
             for campaign in self.campaigns_of(partition) {
                 if let Some((damaged, since)) = self.trouble.damaged
                     && damaged == campaign

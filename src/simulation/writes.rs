@@ -7,7 +7,7 @@ use super::{
     faults::Fault,
     owner::{RETRY_MS, campaign_number},
     store::{BOTH, Views},
-    world::{Ms, World},
+    world::{Ms, Node, World},
 };
 use crate::{
     domain::{
@@ -76,12 +76,10 @@ impl World {
         progress: Progress,
     ) {
         let next = progress.next;
-        let before: Vec<Row> =
-            holds.into_iter().map(Row::Hold).chain(marks.into_iter().map(Row::Mark)).collect();
-        let mut groups = VecDeque::new();
-        if !before.is_empty() {
-            groups.push_back(Rc::new(before));
-        }
+        let marks: Vec<Row> = marks.into_iter().map(Row::Mark).collect();
+        let holds: Vec<Row> = holds.into_iter().map(Row::Hold).collect();
+        let before = [marks, holds].into_iter().filter(|rows| !rows.is_empty());
+        let mut groups: VecDeque<_> = before.map(Rc::new).collect();
         groups.push_back(Rc::new(vec![Row::Progress(progress)]));
         self.begin_job(owner, groups, Done::Progress(next));
     }
@@ -253,7 +251,11 @@ impl World {
         let message = Rc::new(message);
         let times = 1 + u32::from(self.hit(Fault::FeedDuplicated));
         for follower in 0..self.nodes.len() {
-            let life = self.nodes[follower].life;
+            let Node { life, is_up, follows_from, .. } = self.nodes[follower];
+            // Who follows later begins at the end, with what is published from then on.
+            if !is_up || follows_from > now {
+                continue;
+            }
             for _ in 0..times {
                 self.at(at, Act::Feed(follower, life, message.clone()));
             }
