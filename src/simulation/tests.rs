@@ -109,10 +109,16 @@ fn rows_missing_below_the_start_are_noticed_before_others_are_derived_in_their_p
 
 #[test]
 fn a_mark_says_what_its_own_replay_issued_and_goes_before_the_end_of_its_hold() {
-    hold(&[113_173, 227_929]);
+    hold(&[113_173, 227_929, 3_301_856]);
 }
 
 #[test]
 fn a_hold_of_an_earlier_owner_does_not_end_short_of_what_is_decided() {
     hold(&[280_862]);
+}
+
+/// What these worlds showed was their own mistake: the feed's past, the end, the last mark.
+#[test]
+fn worlds_that_were_judged_too_early_or_heard_the_past_are_sound() {
+    hold(&[3_094_211, 3_165_190, 3_330_168]);
 }

@@ -172,6 +172,16 @@ impl Facts {
             return;
         }
         let part = &self.parts[hold.partition as usize];
+        let below = part.expected.range(..hold.until);
+        let issued = below.filter(|(_, expected)| {
+            expected.campaign.as_ref() == Some(&hold.campaign)
+                && matches!(expected.verdict, Verdict::Issued(_))
+        });
+        let (issued, marked) =
+            (issued.count(), self.marks.get(&hold.campaign).map_or(0, |mark| mark.issued as usize));
+        if marked < issued {
+            self.wrong.push(format!("INV-6: {hold:?} is closed, {issued} issued, mark {marked}"));
+        }
         let its = part.expected.range(hold.from..hold.until.max(hold.from));
         let its = its.filter(|(_, expected)| expected.campaign.as_ref() == Some(&hold.campaign));
         let missing: Vec<_> = its
