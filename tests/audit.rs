@@ -1,6 +1,8 @@
 //! The audit of what real embedded nodes left behind: sound, whatever happened to them, and
 //! found out where somebody touched it.
 
+mod quiet;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,17 +26,10 @@ use coupond::{
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
+use quiet::config;
+
 const USERS: usize = 60;
 const QUOTA: u32 = 40;
-
-fn config(folder: &Path) -> Config {
-    let mut config = Config { demo: false, ..Config::default() };
-    config.embedded.dir = folder.join("data");
-    config.embedded.reserve_bytes = 0;
-    config.api.listen = "127.0.0.1:0".parse().expect("an address");
-    config.admin.listen = "127.0.0.1:0".parse().expect("an address");
-    config
-}
 
 fn spring() -> CampaignId {
     CampaignId::parse("spring").expect("an id")

@@ -1,6 +1,8 @@
 //! What an embedded node finds at a start and does not start on, what it says then, and that it
 //! leaves the data folder as it was; and a disk without space, on which it does start.
 
+mod quiet;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -16,14 +18,7 @@ use coupond::{
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
-fn config(folder: &Path) -> Config {
-    let mut config = Config { demo: false, ..Config::default() };
-    config.embedded.dir = folder.join("data");
-    config.embedded.reserve_bytes = 0;
-    config.api.listen = "127.0.0.1:0".parse().expect("an address");
-    config.admin.listen = "127.0.0.1:0".parse().expect("an address");
-    config
-}
+use quiet::config;
 
 /// A folder on which a node ran that issued one coupon.
 async fn used(folder: &Path) -> Config {

@@ -10,23 +10,20 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::{
     Environment,
     handle::{CouponHandle, Credit},
+    io,
     load::{LoadFailure, load},
     partition_consumer::PartitionMessage,
-    task::{TaskGuard, until_done},
+    task::TaskGuard,
 };
 use crate::{
-    domain::{
-        coupon::Coupon,
-        definition::DefinitionVersion,
-        ids::{CampaignId, Offset},
-    },
+    domain::ids::{CampaignId, Offset},
     partition::{
         flow::Event,
         fold::{Batch, Folder},
         pipeline::{Pipeline, ToStore},
         recovery::Recovered,
     },
-    store::Row,
+    store::order,
 };
 
 /// What a coupon actor is told.
@@ -179,7 +176,7 @@ impl CouponState {
         let ToStore { number, versions, coupons } = rows;
         let (environment, told) = (self.arguments.environment.clone(), myself.clone());
         let write = TaskGuard::spawn(myself, async move {
-            store(&environment, versions, coupons).await;
+            io::write(&environment, order::of_batch(versions, coupons)).await;
             let _ended = told.cast(CouponMessage::Stored(number));
         });
         self.writes.insert(number, write);
@@ -207,17 +204,5 @@ impl CouponState {
     fn tell(&self, event: Event) {
         // A consumer that has ended takes nothing in, and its end is this actor's end.
         let _ended = self.arguments.consumer.cast(PartitionMessage::Event(event));
-    }
-}
-
-/// Makes rows durable, however long it takes: a version before anything above it.
-async fn store(environment: &Environment, versions: Vec<DefinitionVersion>, coupons: Vec<Coupon>) {
-    for version in versions {
-        let row = [Row::Version(version)];
-        until_done("storing a definition version", || environment.store.write(&row)).await;
-    }
-    if !coupons.is_empty() {
-        let rows: Vec<_> = coupons.into_iter().map(Row::Coupon).collect();
-        until_done("storing coupons", || environment.store.write(&rows)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What a partition consumer has written and read for it, each in a task of its own, repeated
 //! until it is done.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -10,17 +10,20 @@ use crate::{
     domain::{
         answer::FeedMessage,
         ids::{Offset, Partition},
-        rows::{Hold, LastRecord, Mark, PartitionRows, Progress},
+        rows::{LastRecord, PartitionRows},
     },
     log::{LogError, LogReader, LogRecord, ReadError},
     partition::assignment::{self, Halt, Start},
-    store::Row,
+    store::order::Group,
     telemetry::Chain,
 };
 
 /// Feed messages of one partition that wait to be handed over. The feed may lose messages, so
 /// what does not fit is dropped, and followers see the gap.
 pub(super) const FEED_QUEUE_MAX: usize = 256;
+
+/// Pause before a spent reader is opened again.
+pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A partition as its new owner finds it.
 pub(super) struct Opened {
@@ -78,34 +81,11 @@ async fn read_at(
     }
 }
 
-/// Makes marks durable, then the holds whose ends pass what they count, then the progress that
-/// passes both: whoever starts at the end of a hold counts no coupon below it again.
-pub(super) async fn persist(
-    environment: &Environment,
-    holds: Vec<Hold>,
-    marks: Vec<Mark>,
-    progress: Progress,
-) {
-    let marks: Vec<_> = marks.into_iter().map(Row::Mark).collect();
-    if !marks.is_empty() {
-        until_done("storing marks", || environment.store.write(&marks)).await;
+/// Makes rows durable, group after group, however long it takes.
+pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
+    for (operation, rows) in groups {
+        until_done(operation, || environment.store.write(&rows)).await;
     }
-    let holds: Vec<_> = holds.into_iter().map(Row::Hold).collect();
-    if !holds.is_empty() {
-        until_done("storing holds", || environment.store.write(&holds)).await;
-    }
-    let row = [Row::Progress(progress)];
-    until_done("storing progress", || environment.store.write(&row)).await;
-}
-
-/// Makes a hold durable in its state, and before it the mark that it makes true again.
-pub(super) async fn write_hold(environment: &Environment, hold: Hold, mark: Option<Mark>) {
-    if let Some(mark) = mark {
-        let row = [Row::Mark(mark)];
-        until_done("storing a mark", || environment.store.write(&row)).await;
-    }
-    let row = [Row::Hold(hold)];
-    until_done("storing a hold", || environment.store.write(&row)).await;
 }
 
 /// Hands messages over to the feed, in order.

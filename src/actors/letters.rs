@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
 use ractor::ActorRef;
 use tokio::sync::Notify;
 
-use super::{Environment, partition_consumer::PartitionMessage, task::until_done};
+use super::{Environment, io, partition_consumer::PartitionMessage, task::until_done};
 use crate::{
     domain::ids::{Offset, Partition},
     log::{LogError, LogRecord, READ_RECORDS_MAX, ReadError, codec::DeadLetterReason},
@@ -20,9 +19,6 @@ use crate::{
 
 /// Letters of one partition that are being kept at once: each waits for the log to confirm it.
 const LETTERS_AT_ONCE: usize = 64;
-
-/// Pause before a spent reader is opened again.
-const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Offsets of records whose campaigns are not defined there, to be kept. Each stands here once, so
 /// that there are never more than the partition's window holds.
@@ -76,7 +72,7 @@ impl Letters {
             } else if let Err(error) = self.read_and_keep(&mut wanted).await {
                 let partition = self.partition;
                 tracing::warn!(partition, %error, "records can't be read again yet");
-                tokio::time::sleep(REOPEN_PAUSE).await;
+                tokio::time::sleep(io::REOPEN_PAUSE).await;
             }
         }
     }

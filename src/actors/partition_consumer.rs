@@ -238,7 +238,7 @@ impl PartitionState {
         }
         let undefined = Arc::new(Undefined::default());
         let consumer = myself.clone();
-        let keeper = Letters { environment: environment.clone(), partition, consumer };
+        let letters = Letters { environment: environment.clone(), partition, consumer };
         let live = Live {
             environment,
             partition,
@@ -246,6 +246,7 @@ impl PartitionState {
             position,
             credit: credit.clone(),
             stop: stop.clone(),
+            letters: letters.clone(),
             consumer: myself.clone(),
         };
         self.running = Some(Running {
@@ -254,7 +255,7 @@ impl PartitionState {
             stop,
             _live: TaskGuard::spawn(myself, live.run()),
             undefined: undefined.clone(),
-            _letters: TaskGuard::spawn(myself, keeper.keep_undefined(undefined)),
+            _letters: TaskGuard::spawn(myself, letters.keep_undefined(undefined)),
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
             handles: BTreeMap::new(),

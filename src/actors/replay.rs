@@ -8,7 +8,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Environment, letters::Letters, partition_consumer::PartitionMessage, task::until_done,
+    Environment, io, letters::Letters, partition_consumer::PartitionMessage, task::until_done,
 };
 use crate::{
     domain::ids::{CampaignId, Offset, Partition},
@@ -16,9 +16,6 @@ use crate::{
     partition::flow::{BATCH_RECORDS_MAX, Event},
     telemetry::Chain,
 };
-
-/// Pause before a spent reader is opened again.
-const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Replays of one partition that read at once: one reader must be left for what is live, and one
 /// for dead letters, which replays may wait for.
@@ -37,6 +34,7 @@ pub(super) struct Live {
     pub(super) credit: Arc<Semaphore>,
     /// Read no more; what was read is handed over.
     pub(super) stop: CancellationToken,
+    pub(super) letters: Letters,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
 
@@ -80,7 +78,7 @@ impl Live {
                     self.credit.add_permits(granted);
                     let partition = self.partition;
                     tracing::warn!(partition, error = %Chain(&error), "reading failed");
-                    tokio::time::sleep(REOPEN_PAUSE).await;
+                    tokio::time::sleep(io::REOPEN_PAUSE).await;
                     let open = || self.environment.log.open(self.partition, self.position);
                     self.reader = until_done("opening a partition again", open).await;
                 }
@@ -96,8 +94,7 @@ impl Live {
             self.position = last.record.offset + 1;
         }
         let _ended = self.consumer.cast(PartitionMessage::Event(Event::Read(incoming)));
-        let (environment, partition) = (self.environment.clone(), self.partition);
-        Letters { environment, partition, consumer: self.consumer.clone() }.keep(letters).await;
+        self.letters.keep(letters).await;
         halt.map_or(Ok(()), Err)
     }
 }
@@ -144,7 +141,7 @@ impl Replay {
                     Err(ReadError::Failed(error)) => {
                         let partition = self.partition;
                         tracing::warn!(partition, error = %Chain(&error), "replaying failed");
-                        tokio::time::sleep(REOPEN_PAUSE).await;
+                        tokio::time::sleep(io::REOPEN_PAUSE).await;
                         break;
                     }
                 };

@@ -19,22 +19,18 @@ pub fn shrink(simulator: &Simulator, setup: &Setup, report: &Report) -> (Setup, 
     let invariant = report.violation.as_ref().map(|violation| violation.invariant);
     // What is left out changes the course, and more may strike in the new one.
     let mut least = report.firings;
-    let mut fails_sooner = |setup: &Setup| {
-        let report = simulator.run(setup);
-        let same = report.violation.as_ref().map(|violation| violation.invariant) == invariant;
-        let better = same && report.firings <= least;
-        if better {
-            least = report.firings;
-        }
-        better
-    };
     let mut best = Setup { traced: false, ..setup.clone() };
     let mut tries = 0;
     let mut attempt = |best: &mut Setup, candidate: Setup| {
         tries += 1;
-        let better = tries < TRIES && fails_sooner(&candidate);
+        if tries >= TRIES {
+            return false;
+        }
+        let report = simulator.run(&candidate);
+        let same = report.violation.as_ref().map(|violation| violation.invariant) == invariant;
+        let better = same && report.firings <= least;
         if better {
-            *best = candidate;
+            (*best, least) = (candidate, report.firings);
         }
         better
     };

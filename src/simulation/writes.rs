@@ -17,7 +17,10 @@ use crate::{
         rows::{Hold, HoldState, Mark, Progress},
     },
     partition::{flow::Event, pipeline::ToStore},
-    store::Row,
+    store::{
+        Row,
+        order::{self, Group},
+    },
 };
 
 /// When a write without an answer is given up and sent again.
@@ -43,7 +46,8 @@ pub(super) struct Job {
 }
 
 impl World {
-    fn begin_job(&mut self, owner: usize, groups: VecDeque<Rc<Vec<Row>>>, done: Done) {
+    fn begin_job(&mut self, owner: usize, groups: Vec<Group>, done: Done) {
+        let groups = groups.into_iter().map(|(_, rows)| Rc::new(rows)).collect();
         self.jobs_begun += 1;
         let number = self.jobs_begun;
         self.jobs.insert(number, Job { owner, groups, done });
@@ -53,18 +57,12 @@ impl World {
     pub(super) fn write_rows(&mut self, who: (usize, usize, u64), to_store: ToStore) {
         let (owner, campaign, incarnation) = who;
         let ToStore { number, versions, coupons } = to_store;
-        let mut groups: VecDeque<Rc<Vec<Row>>> =
-            versions.into_iter().map(|version| Rc::new(vec![Row::Version(version)])).collect();
-        if !coupons.is_empty() {
-            groups.push_back(Rc::new(coupons.into_iter().map(Row::Coupon).collect()));
-        }
+        let groups = order::of_batch(versions, coupons);
         self.begin_job(owner, groups, Done::Rows { campaign, incarnation, number });
     }
 
     pub(super) fn write_hold(&mut self, owner: usize, hold: Hold, mark: Option<Mark>) {
-        let mark = mark.map(|mark| Rc::new(vec![Row::Mark(mark)]));
-        let row = Rc::new(vec![Row::Hold(hold.clone())]);
-        let groups = mark.into_iter().chain([row]).collect();
+        let groups = order::of_hold(hold.clone(), mark);
         self.begin_job(owner, groups, Done::Hold(hold));
     }
 
@@ -76,11 +74,7 @@ impl World {
         progress: Progress,
     ) {
         let next = progress.next;
-        let marks: Vec<Row> = marks.into_iter().map(Row::Mark).collect();
-        let holds: Vec<Row> = holds.into_iter().map(Row::Hold).collect();
-        let before = [marks, holds].into_iter().filter(|rows| !rows.is_empty());
-        let mut groups: VecDeque<_> = before.map(Rc::new).collect();
-        groups.push_back(Rc::new(vec![Row::Progress(progress)]));
+        let groups = order::of_progress(holds, marks, progress);
         self.begin_job(owner, groups, Done::Progress(next));
     }
 

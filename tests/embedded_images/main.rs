@@ -16,6 +16,8 @@ mod journal;
 mod judge;
 mod origin;
 mod power_cuts;
+#[path = "../quiet/mod.rs"]
+mod quiet;
 mod replay;
 
 /// How many of something that is judged by the thousand: `few` by default, `all` when asked for.

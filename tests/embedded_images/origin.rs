@@ -23,12 +23,9 @@ const AT_ONCE: usize = 8;
 
 /// Settings of a node on `folder` that listens wherever there is room.
 pub(crate) fn config(folder: &Path) -> Config {
-    let mut config = Config { demo: false, ..Config::default() };
+    let mut config = crate::quiet::config(folder);
     config.embedded.dir = folder.to_owned();
     config.embedded.partitions = PARTITIONS;
-    config.embedded.reserve_bytes = 0;
-    config.api.listen = "127.0.0.1:0".parse().unwrap();
-    config.admin.listen = "127.0.0.1:0".parse().unwrap();
     config
 }
 

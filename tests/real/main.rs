@@ -22,9 +22,9 @@ const TEST_WITHIN: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cql = [cql::trials(), cql::spoiled::trials()].into_iter().flatten().collect();
-    let trials = [cql, kafka::trials(), nodes::trials(), outages::trials()];
-    let trials = trials.into_iter().flatten().collect();
+    let cql = [cql::trials(), cql::spoiled::trials()];
+    let others = [kafka::trials(), nodes::trials(), outages::trials()];
+    let trials = cql.into_iter().chain(others).flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

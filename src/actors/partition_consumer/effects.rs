@@ -13,6 +13,7 @@ use crate::{
         ids::{CampaignId, Offset},
     },
     partition::flow::{Effect, Event},
+    store::order,
     telemetry::metrics,
 };
 
@@ -109,14 +110,14 @@ impl PartitionState {
                 let what = (hold.kind, hold.state);
                 tracing::warn!(campaign = %hold.campaign, from = hold.from, ?what, "hold changes");
                 running.write(myself, async move {
-                    io::write_hold(&environment, hold.clone(), mark).await;
+                    io::write(&environment, order::of_hold(hold.clone(), mark)).await;
                     Some(Event::HoldWritten(hold))
                 });
             }
             Effect::DeadLetter(offset) => running.undefined.note(offset),
             Effect::Persist { holds, marks, progress } => running.write(myself, async move {
                 let next = progress.next;
-                io::persist(&environment, holds, marks, progress).await;
+                io::write(&environment, order::of_progress(holds, marks, progress)).await;
                 Some(Event::Persisted(next))
             }),
             Effect::Settled { next, keep_from } => running.write(myself, async move {

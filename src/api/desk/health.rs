@@ -101,8 +101,7 @@ impl Health {
     /// What is not ready; empty when the node can do its work.
     pub(super) fn not_ready(&self, board: &Board) -> Vec<NotReady> {
         let mut parts = Vec::new();
-        let full = || lock(&self.full).clone();
-        let full = || full().map(|reason| NotReady { part: "request_log", reason });
+        let full = || Some(NotReady { part: "request_log", reason: lock(&self.full).clone()? });
         parts.extend(self.silent("request_log", &self.log_answering).or_else(full));
         parts.extend(self.silent("coupon_store", &self.store_answering));
         if !board.is_followed() {

@@ -151,9 +151,7 @@ impl CouponStore for EmbeddedStore {
         self.read("campaigns", "listing campaigns", move |data| {
             let names = data.range::<Vec<u8>, _>(range).take(limit.min(LISTING_MAX));
             names
-                .map(|guard| {
-                    Ok(keys::name_parts(&guard.key()?).ok_or_else(|| Unreadable::new("a name"))?)
-                })
+                .map(|guard| Ok(keys::name_parts(&guard.key()?).ok_or(Unreadable::new("a name"))?))
                 .collect()
         })
         .await
@@ -207,7 +205,7 @@ impl Index {
             for guard in data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS) {
                 let key = guard.key()?;
                 let parts = keys::by_user_parts(&key, prefix_bytes);
-                let (user, sequence) = parts.ok_or_else(|| Unreadable::new("a by-user key"))?;
+                let (user, sequence) = parts.ok_or(Unreadable::new("a by-user key"))?;
                 rows.push(ByUserRow { user, sequence, coupon: None });
                 last = Some(key.to_vec());
             }
@@ -284,8 +282,7 @@ fn page(
             let rows = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::into_inner);
             rows.map(|row| {
                 let (key, value) = row?;
-                let sequence =
-                    keys::sequence_of(&key).ok_or_else(|| Unreadable::new("a coupon's key"))?;
+                let sequence = keys::sequence_of(&key).ok_or(Unreadable::new("a coupon's key"))?;
                 Ok(rows::decode_coupon(campaign, sequence, &value)?)
             })
             .collect()
@@ -296,7 +293,7 @@ fn page(
             index
                 .map(|key| {
                     let sequence =
-                        keys::sequence_of(&key?).ok_or_else(|| Unreadable::new("a by-user key"))?;
+                        keys::sequence_of(&key?).ok_or(Unreadable::new("a by-user key"))?;
                     let value = data.get(keys::coupon(campaign, sequence))?;
                     let value = value.ok_or_else(|| {
                         format!("coupon {sequence} stands in the by-user view only")

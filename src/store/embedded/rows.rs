@@ -92,24 +92,24 @@ pub(super) fn decode_hold(
     key: &[u8],
     value: &[u8],
 ) -> Result<Hold, Unreadable> {
-    const WHAT: fn() -> Unreadable = || Unreadable::new("a hold");
-    let (campaign, from, number) = keys::hold_parts(key).ok_or_else(WHAT)?;
-    let row: HoldRow = parse(value.get(RANK_BYTES..).ok_or_else(WHAT)?, WHAT())?;
+    const WHAT: Unreadable = Unreadable::new("a hold");
+    let (campaign, from, number) = keys::hold_parts(key).ok_or(WHAT)?;
+    let row: HoldRow = parse(value.get(RANK_BYTES..).ok_or(WHAT)?, WHAT)?;
     let HoldRow { kind, reason, state, until } = row;
     Ok(Hold { campaign, partition, from, number, kind, reason, state, until })
 }
 
 pub(super) fn decode_mark(campaign: &CampaignId, value: &[u8]) -> Result<Mark, Unreadable> {
-    const WHAT: fn() -> Unreadable = || Unreadable::new("a mark");
-    let (offset, content) = unranked(value).ok_or_else(WHAT)?;
-    let MarkRow { issued } = parse(content, WHAT())?;
+    const WHAT: Unreadable = Unreadable::new("a mark");
+    let (offset, content) = unranked(value).ok_or(WHAT)?;
+    let MarkRow { issued } = parse(content, WHAT)?;
     Ok(Mark { campaign: campaign.clone(), offset, issued })
 }
 
 pub(super) fn decode_progress(partition: Partition, value: &[u8]) -> Result<Progress, Unreadable> {
-    const WHAT: fn() -> Unreadable = || Unreadable::new("progress");
-    let (next, content) = unranked(value).ok_or_else(WHAT)?;
-    let ProgressRow { log_epoch, last } = parse(content, WHAT())?;
+    const WHAT: Unreadable = Unreadable::new("progress");
+    let (next, content) = unranked(value).ok_or(WHAT)?;
+    let ProgressRow { log_epoch, last } = parse(content, WHAT)?;
     let last = last.map(|LastRow { offset, digest }| LastRecord { offset, digest });
     Ok(Progress { partition, log_epoch, next, last })
 }
@@ -282,8 +282,9 @@ mod tests {
 
     #[test]
     fn a_damaged_register_is_unreadable() {
-        assert!(decode_progress(0, b"short").is_err());
+        let said = |decoded: Result<Progress, Unreadable>| decoded.map_err(|it| it.to_string());
+        assert_eq!(said(decode_progress(0, b"short")), said(Err(Unreadable::new("progress"))));
         let newer = ranked(3, &[FORMAT + 1, b'{', b'}']);
-        assert!(decode_progress(0, &newer).is_err());
+        assert_eq!(said(decode_progress(0, &newer)), said(Err(Unreadable::new("progress"))));
     }
 }

@@ -128,8 +128,10 @@ impl World {
             for number in 0..20 {
                 let acknowledged = async {
                     loop {
-                        if let Ok(appended) = self.log.append(partition, record(number)).await {
-                            return appended;
+                        match self.log.append(partition, record(number)).await {
+                            Ok(appended) => return appended,
+                            Err(AppendError::Unknown(_) | AppendError::Overloaded(_)) => {}
+                            Err(error) => panic!("{error}"),
                         }
                     }
                 };
