@@ -37,7 +37,8 @@ pub enum AuditFailure {
 }
 
 impl AuditFailure {
-    /// The process's exit code: 2 where something must be changed first, else 1.
+    /// The process's exit code: 2 where something must be changed first, 3 where what is there is
+    /// damaged, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -107,8 +108,7 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
                                  copy that was made while it was stopped";
                 ServeError::failed(operation, error)
             }
-            error @ OpenError::Partitions { .. } => not_opened(error),
-            error => ServeError::failed(OPENING, error),
+            error => not_opened(error),
         })?;
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;

@@ -2,7 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use coupond::{domain::coupon::Coupon, node::Node};
+use coupond::{
+    audit::Meter,
+    domain::coupon::Coupon,
+    node::{self, Node},
+};
 
 use super::{
     how_many,
@@ -87,7 +91,7 @@ fn a_node_after_a_power_cut_decides_every_record_as_before() {
 }
 
 #[test]
-fn a_node_on_a_damaged_folder_refuses_with_exit_code_3() {
+fn a_damaged_folder_is_refused_with_exit_code_3_by_a_node_and_by_an_audit() {
     let run = Run::new(10);
     let folder = folder();
     let none = Image { name: String::new(), changed: Vec::new(), acknowledged: Vec::new() };
@@ -98,7 +102,11 @@ fn a_node_on_a_damaged_folder_refuses_with_exit_code_3() {
     bytes[middle] ^= 1;
     std::fs::write(&journal, &bytes).unwrap();
     runtime().block_on(async {
-        let Err(error) = Node::start(&config(folder.path())).await else { panic!("it serves") };
+        let config = config(folder.path());
+        let Err(error) = Node::start(&config).await else { panic!("it serves") };
+        assert_eq!(error.exit_code(), 3, "{error}");
+        let audited = node::audit(&config, None, Arc::new(Meter::default())).await;
+        let error = audited.expect_err("there is nothing to be audited");
         assert_eq!(error.exit_code(), 3, "{error}");
     });
     assert!(std::fs::read(&journal).unwrap() == bytes, "the journal was changed");

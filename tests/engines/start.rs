@@ -18,6 +18,9 @@ const READY_WITHIN: Duration = Duration::from_secs(600);
 /// A container engine that is there answers at once; one that hangs is as good as none.
 const PROBE_WITHIN: Duration = Duration::from_secs(10);
 
+/// Lines of each node's log that a failed test shows: enough for what led there.
+const SHOWN_LINES: usize = 40;
+
 /// Pause between two looks at what the runner does.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -74,6 +77,21 @@ impl Own {
         std::fs::read_to_string(self.data().join(format!("node-{node}.pid"))).unwrap_or_default()
     }
 
+    /// What the nodes said of trouble and of each other: the folder that has it goes with this.
+    fn show_logs(&self) {
+        let Some(folder) = &self.data else { return };
+        let tells = [" WARN ", " ERROR ", "is now UP", "is now DOWN", "has restarted"];
+        for node in 1..=self.endpoints.len() {
+            let log = folder.path().join(format!("node-{node}.log"));
+            let text = std::fs::read(&log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let told: Vec<_> =
+                text.lines().filter(|line| tells.iter().any(|tell| line.contains(tell))).collect();
+            let last = &told[told.len().saturating_sub(SHOWN_LINES)..];
+            eprintln!("engines: the last of {}:\n{}", log.display(), last.join("\n"));
+        }
+    }
+
     fn data(&self) -> &Path {
         self.data.as_ref().expect("an engine of a test's own has a folder").path()
     }
@@ -88,6 +106,9 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
         drop(self.runner.stdin.take());
         if let Err(error) = self.runner.wait() {
             eprintln!("engines: waiting for the end of an engine: {error}");
