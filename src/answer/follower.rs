@@ -2,8 +2,8 @@
 //! has come.
 //!
 //! The feed may lose messages, so it never proves an absence: a waiter whose position the
-//! watermark passed without its decision, and every waiter when messages were lost, is told to
-//! ask the store. It keeps its place meanwhile, because its campaign may be on hold and the
+//! watermark passed without its decision, and every waiter when messages were lost (as the feed
+//! says, or as a watermark that goes on from another one shows), is told to ask the store. It keeps its place meanwhile, because its campaign may be on hold and the
 //! decision may still come.
 
 use std::{
@@ -48,6 +48,8 @@ pub enum Event<D> {
 pub struct Message<D> {
     /// Which partition.
     pub partition: Partition,
+    /// The watermark that the owner's message before this one told; 0 in its first.
+    pub from: Offset,
     /// The watermark.
     pub to: Offset,
     /// The end of the log as the owner last saw it.
@@ -205,10 +207,13 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             partition.decisions.insert(offset, decision);
             self.order.push_back((number, offset));
         }
-        // After its decisions: a waiter who is told one of them has nothing to ask.
+        // After its decisions: a waiter who is told one of them has nothing to ask. What was lost
+        // may have told of positions that no watermark has passed.
+        let lost = partition.watermark.is_some_and(|before| before < message.from);
         let watermark = partition.watermark.map_or(message.to, |before| before.max(message.to));
         partition.watermark = Some(watermark);
-        partition.ask_store_below(watermark, &mut effects);
+        let asking_below = if lost { Offset::MAX } else { watermark };
+        partition.ask_store_below(asking_below, &mut effects);
         while let Some(entry) = partition.received.first_entry()
             && *entry.key() < watermark
         {

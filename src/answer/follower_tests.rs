@@ -15,12 +15,13 @@ fn message(
     decisions: &[(Offset, &'static str)],
 ) -> Event<&'static str> {
     let decisions = decisions.to_vec();
-    Event::Message(Message { partition, to, end: to, halted: None, decisions })
+    Event::Message(Message { partition, from: 0, to, end: to, halted: None, decisions })
 }
 
 fn halted(partition: Partition, reason: &str) -> Event<&'static str> {
     let halted = Some(reason.to_owned());
-    Event::Message(Message { partition, to: 0, end: 0, halted, decisions: Vec::new() })
+    let decisions = Vec::new();
+    Event::Message(Message { partition, from: 0, to: 0, end: 0, halted, decisions })
 }
 
 #[track_caller]
@@ -74,6 +75,26 @@ fn lost_messages_send_everybody_to_the_store() {
     let effects = follower.step(NOW, Event::Gap);
     assert_eq!(effects, [Effect::AskStore('a'), Effect::AskStore('b')]);
     assert_eq!(follower.step(NOW, Event::Gap), []);
+}
+
+#[test]
+fn a_watermark_that_goes_on_from_an_unknown_one_sends_all_of_its_partition_to_the_store() {
+    let from = |from, to| match message(0, to, &[]) {
+        Event::Message(message) => Event::Message(Message { from, ..message }),
+        gap => gap,
+    };
+    let mut follower = Tested::new(2, LIMITS);
+    wait(&mut follower, 0, 9, 'a');
+    wait(&mut follower, 1, 9, 'b');
+    assert_eq!(follower.step(NOW, from(3, 3)), [], "nobody knows what there was before");
+    assert_eq!(follower.step(NOW, from(3, 5)), []);
+    assert_eq!(follower.step(NOW, from(5, 5)), []);
+    // The message that went on from 5 to 6 is lost, and the decision at 9 with it.
+    assert_eq!(follower.step(NOW, from(6, 7)), [Effect::AskStore('a')]);
+    // Another owner begins anew, and an earlier one is not yet aware of it.
+    wait(&mut follower, 0, 8, 'c');
+    assert_eq!(follower.step(NOW, from(0, 7)), []);
+    assert_eq!(follower.step(NOW, from(2, 4)), []);
 }
 
 #[test]
@@ -138,7 +159,8 @@ fn lag_goes_by_the_watermark_and_before_it_is_known_by_the_nodes_own_appends() {
     assert_eq!(follower.acknowledged(0, 1_000, None), Ok(()));
     assert_eq!(follower.acknowledged(0, 1_009, None), Ok(()));
     assert_eq!(follower.lag(0), 10);
-    let behind = Message { partition: 0, to: 900, end: 950, halted: None, decisions: Vec::new() };
+    let decisions = Vec::new();
+    let behind = Message { partition: 0, from: 0, to: 900, end: 950, halted: None, decisions };
     follower.step(NOW, Event::Message(behind));
     assert_eq!(follower.lag(0), 110);
     follower.step(NOW, message(0, 2_000, &[]));
@@ -258,13 +280,14 @@ proptest! {
                     Vec::new()
                 }
                 Act::Decide(offsets, lost) => {
+                    let from = watermark;
                     watermark += offsets.len() as u64;
                     let decisions = match lost {
                         true => Vec::new(),
                         false => offsets.iter().map(|offset| (*offset, *offset)).collect(),
                     };
-                    let message =
-                        Message { partition: 0, to: watermark, end: 0, halted: None, decisions };
+                    let (to, end, halted) = (watermark, 0, None);
+                    let message = Message { partition: 0, from, to, end, halted, decisions };
                     follower.step(NOW, Event::Message(message))
                 }
                 Act::Gap => follower.step(NOW, Event::Gap),

@@ -110,6 +110,7 @@ impl World {
         };
         let event = Event::Message(Message {
             partition: message.partition,
+            from: message.from,
             to: message.to,
             end: message.end,
             halted: message.halted.clone(),

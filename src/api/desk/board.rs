@@ -284,6 +284,7 @@ fn read(message: &Arc<FeedMessage>) -> Message<Told> {
     };
     Message {
         partition: message.partition,
+        from: message.from,
         to: message.to,
         end: message.end,
         halted: message.halted.clone(),
