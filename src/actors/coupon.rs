@@ -21,7 +21,7 @@ use crate::{
         flow::Event,
         fold::{Batch, Folder},
         pipeline::{Pipeline, ToStore},
-        recovery::Recovered,
+        recovery::{Contradiction, Recovered},
     },
     store::order,
 };
@@ -35,6 +35,8 @@ pub enum CouponMessage {
     Decide(Batch),
     /// The rows of the batch of this number are durable.
     Stored(u64),
+    /// Rows that were written are not there: what hid their like before does so still.
+    Vanished(Contradiction),
     /// Panic, as a bug would.
     Crash,
 }
@@ -45,6 +47,7 @@ impl CouponMessage {
             Self::Loaded(_) => "loaded",
             Self::Decide(_) => "decide",
             Self::Stored(_) => "stored",
+            Self::Vanished(_) => "vanished",
             Self::Crash => "crash",
         }
     }
@@ -130,6 +133,7 @@ impl Actor for CouponActor {
                 waited.into_iter().flatten().for_each(|rows| state.store(rows, &myself));
                 state.report();
             }
+            CouponMessage::Vanished(contradiction) => state.contradicted(contradiction),
             CouponMessage::Crash => panic!("crashed on request"),
         }
         Ok(())
@@ -152,7 +156,7 @@ impl CouponState {
                 self.tell(Event::Ready { campaign, incarnation, expects_until });
             }
             Err(LoadFailure::Contradiction(contradiction)) => {
-                self.tell(Event::Contradicted { campaign, incarnation, contradiction });
+                self.contradicted(contradiction);
             }
             Err(LoadFailure::AboveEnd { offset, end }) => {
                 let reason =
@@ -173,11 +177,19 @@ impl CouponState {
     }
 
     fn store(&mut self, rows: ToStore, myself: &ActorRef<CouponMessage>) {
-        let ToStore { number, versions, coupons } = rows;
+        let ToStore { number, versions, coupons, read_back } = rows;
         let (environment, told) = (self.arguments.environment.clone(), myself.clone());
         let write = TaskGuard::spawn(myself, async move {
+            let written = read_back.then(|| (versions.clone(), coupons.clone()));
             io::write(&environment, order::of_batch(versions, coupons)).await;
-            let _ended = told.cast(CouponMessage::Stored(number));
+            let vanished = match written {
+                Some((versions, coupons)) => io::vanished(&environment, versions, coupons).await,
+                None => None,
+            };
+            let _ended = told.cast(match vanished {
+                Some(contradiction) => CouponMessage::Vanished(contradiction),
+                None => CouponMessage::Stored(number),
+            });
         });
         self.writes.insert(number, write);
     }
@@ -199,6 +211,12 @@ impl CouponState {
                 self.tell(contradicted);
             }
         }
+    }
+
+    fn contradicted(&self, contradiction: Contradiction) {
+        let CouponArguments { campaign, incarnation, .. } = &self.arguments;
+        let (campaign, incarnation) = (campaign.clone(), *incarnation);
+        self.tell(Event::Contradicted { campaign, incarnation, contradiction });
     }
 
     fn tell(&self, event: Event) {

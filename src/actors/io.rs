@@ -3,18 +3,24 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 
 use super::{Environment, task::until_done};
 use crate::{
     domain::{
         answer::FeedMessage,
+        coupon::Coupon,
+        definition::DefinitionVersion,
         ids::{Offset, Partition},
         rows::{LastRecord, PartitionRows},
     },
     log::{LogError, LogReader, LogRecord, ReadError},
-    partition::assignment::{self, Halt, Start},
-    store::order::Group,
+    partition::{
+        assignment::{self, Halt, Start},
+        recovery::Contradiction,
+    },
+    store::{Selection, StoreError, order::Group},
     telemetry::Chain,
 };
 
@@ -60,10 +66,7 @@ pub(super) async fn partition_rows(
     environment: &Environment,
     partition: Partition,
 ) -> Result<PartitionRows, Halt> {
-    let read = async || match environment.store.partition(partition).await {
-        Err(error) if error.is_unreadable() => Ok(Err(Chain(&error).to_string())),
-        rows => rows.map(Ok),
-    };
+    let read = || readable(environment.store.partition(partition));
     until_done("reading a partition's progress and holds", read).await
 }
 
@@ -85,6 +88,50 @@ async fn read_at(
 pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
     for (operation, rows) in groups {
         until_done(operation, || environment.store.write(&rows)).await;
+    }
+}
+
+/// The first of a campaign's rows that were written and are not read as they were; asked until the
+/// store answers. `coupons` are consecutive.
+pub(super) async fn vanished(
+    environment: &Environment,
+    versions: Vec<DefinitionVersion>,
+    coupons: Vec<Coupon>,
+) -> Option<Contradiction> {
+    let remedy = "was written and is not there: if it was deleted, restore the table or insert the \
+                  row again, then release the campaign";
+    if let Some(any) = versions.first() {
+        let (campaign, partition) = (&any.campaign, any.position.partition);
+        let read = || readable(environment.store.campaign(campaign, partition));
+        let found = until_done("reading versions again", read).await;
+        let found = found.map_or_else(|_| Vec::new(), |rows| rows.versions);
+        if let Some(version) = versions.iter().find(|version| !found.contains(version)) {
+            let from = version.position.offset;
+            let detail = format!("the definition version at offset {from} {remedy}");
+            return Some(Contradiction { from, detail });
+        }
+    }
+    let (first, last) = (coupons.first()?, coupons.last()?);
+    let between = Selection::Between { first: first.sequence, last: last.sequence };
+    let pages = || environment.store.coupons(&first.campaign, between.clone()).try_concat();
+    let found = until_done("reading coupons again", || readable(pages())).await;
+    let found = found.unwrap_or_default();
+    let as_written = |coupon: &Coupon| {
+        let at = found.binary_search_by_key(&coupon.sequence, |found| found.sequence);
+        at.is_ok_and(|at| found[at] == *coupon)
+    };
+    let coupon = coupons.iter().find(|coupon| !as_written(coupon))?;
+    let (sequence, from) = (coupon.sequence, coupon.position.offset);
+    Some(Contradiction { from, detail: format!("coupon {sequence} {remedy}") })
+}
+
+/// What was read, or why it can't be: asked again, the store would give it again.
+async fn readable<T>(
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<Result<T, String>, StoreError> {
+    match read.await {
+        Err(error) if error.is_unreadable() => Ok(Err(Chain(&error).to_string())),
+        rows => rows.map(Ok),
     }
 }
 

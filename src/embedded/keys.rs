@@ -146,10 +146,9 @@ fn coupons(campaign: &CampaignId) -> Vec<u8> {
     Key::new(COUPON).text(campaign.as_str()).0
 }
 
-/// The coupons of a campaign from `sequence` on.
-pub(crate) fn coupons_from(campaign: &CampaignId, sequence: Sequence) -> KeyRange {
-    let last = Key(coupons(campaign)).bytes(&Sequence::MAX.to_be_bytes()).0;
-    (Bound::Included(coupon(campaign, sequence)), Bound::Included(last))
+/// The coupons of a campaign from sequence `first` to `last`.
+pub(crate) fn coupons_between(campaign: &CampaignId, first: Sequence, last: Sequence) -> KeyRange {
+    (Bound::Included(coupon(campaign, first)), Bound::Included(coupon(campaign, last)))
 }
 
 /// A coupon in the by-user view.
@@ -245,7 +244,7 @@ mod tests {
 
     #[test]
     fn no_campaign_or_user_stands_among_those_of_another() {
-        let (_, end) = coupons_from(&campaign("a"), 1);
+        let (_, end) = coupons_between(&campaign("a"), 1, Sequence::MAX);
         let Bound::Included(end) = end else { panic!("the end is included") };
         assert!(coupon(&campaign("a-"), 0) > end);
         let user = |name: &str| UserId::parse(name).unwrap();

@@ -55,6 +55,7 @@ pub struct Folded {
 pub struct Folder {
     campaign: Campaign,
     expectations: Expectations,
+    is_repair: bool,
     /// A contradiction was found: the state is no longer what the log below gives.
     stopped: bool,
     keys: std::sync::Arc<Keys>,
@@ -65,14 +66,20 @@ impl Folder {
     /// Goes on from a recovered campaign.
     #[must_use]
     pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>, log_epoch: u32) -> Self {
-        let Recovered { campaign, expectations } = recovered;
-        Self { campaign, expectations, stopped: false, keys, log_epoch }
+        let Recovered { campaign, expectations, is_repair } = recovered;
+        Self { campaign, expectations, is_repair, stopped: false, keys, log_epoch }
     }
 
     /// The campaign's state.
     #[must_use]
     pub fn campaign(&self) -> &Campaign {
         &self.campaign
+    }
+
+    /// Whether rows of the campaign had vanished or changed.
+    #[must_use]
+    pub fn is_repair(&self) -> bool {
+        self.is_repair
     }
 
     /// The highest position at which a stored row waits to be derived again.
@@ -92,7 +99,7 @@ impl Folder {
         folded.told.reserve(records.len());
         folded.settled.reserve(records.len());
         folded.coupons.reserve((self.campaign.remaining() as usize).min(records.len()));
-        let Self { campaign, expectations, keys, log_epoch, stopped } = self;
+        let Self { campaign, expectations, keys, log_epoch, stopped, .. } = self;
         let teller = Teller { keys, log_epoch: *log_epoch };
         campaign.fold_all(records, |campaign, at, record, outcome| {
             let digest = match &outcome {

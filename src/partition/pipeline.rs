@@ -25,6 +25,9 @@ pub struct ToStore {
     pub versions: Vec<DefinitionVersion>,
     /// After the versions.
     pub coupons: Vec<Coupon>,
+    /// Rows of the campaign vanished before: these are only stored once they are read again. A
+    /// database may hide a row from whoever writes it again, as CQL does after a `DELETE`.
+    pub read_back: bool,
 }
 
 /// A batch whose rows are being stored.
@@ -80,7 +83,8 @@ impl Pipeline {
             over_from: self.over_from(),
         };
         let has_versions = !versions.is_empty();
-        let waiting = (!stored).then_some(ToStore { number, versions, coupons });
+        let read_back = self.folder.is_repair();
+        let waiting = (!stored).then_some(ToStore { number, versions, coupons, read_back });
         let batch = Storing { number, report, contradiction, stored, has_versions, waiting };
         self.storing.push_back(batch);
         self.next_to_store()

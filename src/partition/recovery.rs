@@ -89,6 +89,8 @@ pub struct Recovered {
     pub campaign: Campaign,
     /// What the log must derive again from the start on.
     pub expectations: Expectations,
+    /// Rows had vanished or changed: whether those that are written stay has to be seen.
+    pub is_repair: bool,
 }
 
 /// Takes a campaign's rows in and gives its state.
@@ -193,7 +195,8 @@ impl Recovery {
                 format!("the mark says {said} coupons below {}, found {found}", mark.offset);
             return Err(Contradiction { from: self.dense_to.min(mark.offset), detail });
         }
-        Ok(Recovered { campaign: self.campaign, expectations: self.expectations })
+        let Self { campaign, expectations, is_repair, .. } = self;
+        Ok(Recovered { campaign, expectations, is_repair })
     }
 
     fn coupon(&mut self, coupon: &Coupon) -> Result<(), Contradiction> {

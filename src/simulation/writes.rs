@@ -56,7 +56,7 @@ impl World {
 
     pub(super) fn write_rows(&mut self, who: (usize, usize, u64), to_store: ToStore) {
         let (owner, campaign, incarnation) = who;
-        let ToStore { number, versions, coupons } = to_store;
+        let ToStore { number, versions, coupons, .. } = to_store;
         let groups = order::of_batch(versions, coupons);
         self.begin_job(owner, groups, Done::Rows { campaign, incarnation, number });
     }

@@ -270,6 +270,9 @@ pub async fn coupons_come_in_the_order_of_sequences_over_many_pages(store: &dyn 
     assert_eq!(read.len(), coupons.len());
     let first_other = read.iter().zip(&coupons).find(|(read, written)| read != written);
     assert_eq!(first_other, None);
+    let (first, last) = (SEQUENCES_PER_BUCKET - 2, SEQUENCES_PER_BUCKET + 3);
+    let some = read_all(store, &id, Selection::Between { first, last }).await;
+    assert_eq!(some, coupons[first as usize - 1..last as usize]);
 }
 
 /// Exactly a bucket, one less, one more.
@@ -428,10 +431,7 @@ pub async fn versions_come_in_the_order_of_offsets(store: &dyn CouponStore) {
     for offset in [256, 3, u64::from(u32::MAX) + 5, 255] {
         write(store, &[Row::Version(version(&id, offset))]).await;
     }
-    let expected: Vec<_> = [3, 255, 256, u64::from(u32::MAX) + 5]
-        .into_iter()
-        .map(|offset| version(&id, offset))
-        .collect();
+    let expected = [3, 255, 256, u64::from(u32::MAX) + 5].map(|offset| version(&id, offset));
     assert_eq!(rows_of(store, &id, at).await.versions, expected);
 }
 

@@ -72,6 +72,13 @@ pub enum Row {
 pub enum Selection {
     /// All, in the order of sequences, from the coupon rows.
     All,
+    /// Those of these sequences, in their order, from the coupon rows.
+    Between {
+        /// The first.
+        first: Sequence,
+        /// The last.
+        last: Sequence,
+    },
     /// Those of one user, in the order of sequences, from the by-user rows.
     OfUser {
         /// Who holds them.

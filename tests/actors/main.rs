@@ -4,6 +4,7 @@
 
 mod life;
 mod readers;
+mod spoiled;
 mod storms;
 #[path = "../world/mod.rs"]
 mod world;

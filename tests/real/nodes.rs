@@ -1,6 +1,7 @@
 //! Several nodes on one Kafka and one CQL database.
 
 use libtest_mimic::Trial;
+use scylla::{client::session_builder::SessionBuilder, value::Row};
 use serde_json::json;
 
 use crate::{
@@ -16,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         every_node_answers_for_every_request,
         another_node_takes_over_from_one_that_was_killed_and_nothing_is_lost,
         a_node_under_another_secret_is_refused_with_exit_code_2,
+        a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back,
     )
 }
 
@@ -118,4 +120,69 @@ async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("secret.key"), "{told}");
+}
+
+/// In CQL a `DELETE` hides a row also from whoever writes it again with its record's time.
+async fn a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back() {
+    let name = unique("deleted");
+    let endpoints = |engine| shared(engine).expect("the trial asked for it");
+    let settings = settings(&name, endpoints(Engine::Kafka), endpoints(Engine::Cql));
+    let nodes = endpoints(Engine::Cql);
+    let database = SessionBuilder::new().known_nodes(nodes).build().await.expect("a session");
+    let query = async |text: &str| {
+        let text = text.replace('$', &format!("{name}."));
+        database.query_unpaged(text, ()).await.expect("it is carried out")
+    };
+
+    let node = Node::start(&settings).await;
+    define(&node, "spring", 9).await;
+    let mut told = Vec::new();
+    for user in ["ada", "bob", "cid"] {
+        let (status, answer) = node.issue("spring", user).await;
+        assert_eq!((status, &answer["status"]), (200, &json!("issued")), "{answer}");
+        told.push(answer);
+    }
+    assert_eq!(node.stop().await, Some(0));
+    let row = "campaign_id = 'spring' AND bucket = 0 AND sequence = 2";
+    let cells = "sequence, user_id, code, issued_at, log_epoch, partition, offset, user_bucket, \
+                 rules_version, digest";
+    let kept = query(&format!("SELECT {cells} FROM $coupons WHERE {row}")).await;
+    let kept = kept.into_rows_result().expect("rows").first_row::<Row>().expect("a row");
+    query(&format!("DELETE FROM $coupons WHERE {row}")).await;
+
+    let node = Node::start(&settings).await;
+    // Whoever asks has the campaign loaded.
+    let body = json!({ "campaign_id": "spring", "user_id": "dan" });
+    let asked = reqwest::Client::new().post(format!("{}/coupon/issue", node.api)).json(&body);
+    assert_eq!(asked.send().await.expect("the node answers").status(), 202);
+    let held = async |why: &str| {
+        until(why, || async {
+            let (_, view) = node.admin("GET", "/admin/campaigns/spring", json!(null)).await;
+            let is_held = view["state"] == "quarantined";
+            (is_held && view.to_string().contains(why)).then_some(())
+        })
+        .await;
+    };
+    held("coupon 3 follows coupon 1").await;
+    let release = async || node.admin("POST", "/admin/campaigns/spring/release", json!(null)).await;
+    release().await;
+    held("coupon 2 was written and is not there").await;
+
+    let marks = vec!["?"; 10].join(", ");
+    let insert = format!(
+        "INSERT INTO {name}.coupons (campaign_id, bucket, {cells}) VALUES ('spring', 0, {marks})"
+    );
+    database.query_unpaged(insert, kept.columns).await.expect("it is inserted");
+    release().await;
+    until("the campaign goes on", || async {
+        let (status, _) = node.issue("spring", "eve").await;
+        (status == 200).then_some(())
+    })
+    .await;
+    for answer in told {
+        let id = answer["request_id"].as_str().expect("an id");
+        let (status, again) = node.get(&format!("/coupon/requests/{id}?wait=10")).await;
+        assert_eq!((status, again), (200, answer));
+    }
+    assert_eq!(node.stop().await, Some(0));
 }

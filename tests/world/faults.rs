@@ -10,7 +10,7 @@ use std::{
 
 use coupond::{
     actors::Probe,
-    domain::ids::{CampaignId, Partition},
+    domain::ids::{CampaignId, Partition, Sequence},
 };
 use tokio::sync::watch;
 
@@ -48,6 +48,8 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Spoiled {
     CouponOf(CampaignId),
+    /// It is gone, and stays so when it is written again, as in CQL.
+    Deleted(CampaignId, Sequence),
     HoldOf(Partition),
 }
 
@@ -118,8 +120,7 @@ impl Faults {
         lock(&self.broken).push(campaign);
     }
 
-    /// From now on the store gives a row that can't be read: a coupon of the campaign that is named,
-    /// or a hold of the partition.
+    /// From now on that row is not what was written. There is one such row at a time.
     pub(crate) fn spoil(&self, row: Spoiled) {
         *lock(&self.spoiled) = Some(row);
     }

@@ -153,6 +153,11 @@ impl World {
         self.alive.as_ref().map_or("down", |alive| alive.directory.view(campaign).state)
     }
 
+    /// Why the actor of a campaign last stopped deciding.
+    pub(crate) fn reason(&self, campaign: &CampaignId) -> Option<String> {
+        self.alive.as_ref().and_then(|alive| alive.directory.view(campaign).reason)
+    }
+
     /// Kills the supervisor, and checks that nothing outlives it.
     pub(crate) async fn kill(&mut self) {
         let Some(alive) = self.alive.take() else { return };

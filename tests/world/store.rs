@@ -8,7 +8,8 @@ use std::{
 use async_trait::async_trait;
 use coupond::{
     domain::{
-        ids::{CampaignId, Partition},
+        coupon::Coupon,
+        ids::{CampaignId, Partition, Sequence},
         rows::{CampaignRows, PartitionRows},
     },
     partition::flow::BATCHES_MAX,
@@ -163,13 +164,17 @@ impl CouponStore for FakeStore {
         Ok(rows)
     }
 
-    fn coupons(&self, campaign: &CampaignId, _: Selection) -> CouponPages {
+    fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
         let (truth, faults) = (self.truth.clone(), self.faults.clone());
-        let next = (campaign.clone(), 0);
+        let (first, last) = match selection {
+            Selection::Between { first, last } => (first, last),
+            Selection::All | Selection::OfUser { .. } => (1, Sequence::MAX),
+        };
+        let next = (campaign.clone(), first);
         stream::unfold(Some(next), move |next| {
             let (truth, faults) = (truth.clone(), faults.clone());
             async move {
-                let (campaign, after) = next?;
+                let (campaign, from) = next?;
                 let point = faults.point("store", "read coupons", Some(&campaign)).await;
                 if let Err(injected) = point {
                     return Some((Err(failed(injected)), None));
@@ -180,12 +185,16 @@ impl CouponStore for FakeStore {
                 }
                 let page: Vec<_> = {
                     let facts = truth.facts();
-                    let rows = facts.coupons.range((campaign.clone(), after + 1)..);
-                    let rows = rows.take_while(|(key, _)| key.0 == campaign).take(PAGE_ROWS);
-                    rows.map(|(_, coupon)| coupon.clone()).collect()
+                    let wanted = (campaign.clone(), from)..=(campaign.clone(), last.max(from));
+                    let rows = facts.coupons.range(wanted).map(|(_, coupon)| coupon);
+                    let rows = rows.filter(|coupon| coupon.sequence <= last);
+                    let hidden = |coupon: &&Coupon| {
+                        faults.is_spoiled(&Spoiled::Deleted(campaign.clone(), coupon.sequence))
+                    };
+                    rows.filter(|coupon| !hidden(coupon)).take(PAGE_ROWS).cloned().collect()
                 };
-                let last = page.last()?.sequence;
-                Some((Ok(page), Some((campaign, last))))
+                let next = page.last()?.sequence + 1;
+                Some((Ok(page), Some((campaign, next))))
             }
         })
         .boxed()

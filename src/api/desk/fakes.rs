@@ -268,6 +268,7 @@ impl CouponStore for FakeStore {
         let coupons = lock(&self.coupons).get(campaign).cloned().unwrap_or_default();
         let selected = coupons.into_iter().filter(move |coupon| match &selection {
             Selection::All => true,
+            Selection::Between { first, last } => (*first..=*last).contains(&coupon.sequence),
             Selection::OfUser { user, bucket } => {
                 coupon.user == *user && coupon.user_bucket == *bucket
             }

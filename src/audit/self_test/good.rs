@@ -234,7 +234,8 @@ impl Maker {
         let keys = self.world.keys.clone();
         let folder = self.folders.entry(campaign.clone()).or_insert_with(|| {
             let campaign = Campaign::new(campaign.clone(), 1, partition, keys.clone());
-            let recovered = Recovered { campaign, expectations: Expectations::default() };
+            let recovered =
+                Recovered { campaign, expectations: Expectations::default(), is_repair: false };
             Folder::new(recovered, keys, 1)
         });
         let batch = Batch { records: vec![(at, record.clone())], passed: at.offset + 1 };

@@ -162,6 +162,7 @@ impl CouponStore for CqlStore {
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
         match selection {
             Selection::All => self.shared.scan(campaign),
+            Selection::Between { first, last } => self.shared.between(campaign, first, last),
             Selection::OfUser { user, bucket } => self.shared.of_user(campaign, user, bucket),
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use scylla::{
     response::{PagingState, query_result::QueryRowsResult},
     serialize::row::SerializeRow,
@@ -25,7 +25,7 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::QUOTA_MAX,
-        ids::{CampaignId, Partition, UserId},
+        ids::{CampaignId, Partition, Sequence, UserId},
     },
     store::{
         ByUserPages, ByUserRow, CampaignRows, CouponPages, Hold, LISTING_MAX, Layout,
@@ -138,6 +138,33 @@ impl Shared {
     pub(super) fn scan(self: &Arc<Self>, campaign: &CampaignId) -> CouponPages {
         let scan = Scan::new(self, campaign);
         stream::try_unfold(scan, async |mut scan| Ok(scan.next().await?.map(|page| (page, scan))))
+            .boxed()
+    }
+
+    /// The coupons from `first` to `last`, bucket by bucket.
+    pub(super) fn between(
+        self: &Arc<Self>,
+        campaign: &CampaignId,
+        first: Sequence,
+        last: Sequence,
+    ) -> CouponPages {
+        let (shared, campaign) = (Arc::clone(self), campaign.clone());
+        let buckets = rows::bucket(first)..=rows::bucket(last);
+        let read = move |bucket| {
+            let (shared, campaign) = (Arc::clone(&shared), campaign.clone());
+            async move {
+                let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+                let values = (campaign.as_str(), number(bucket), number(first), number(last));
+                let statement = &shared.statements.read_between;
+                let pages = shared.read(statement, values, |page| coupons(page, &campaign)).await;
+                let operation =
+                    || format!("reading coupons {first} to {last} of {campaign}, bucket {bucket}");
+                Ok(pages.map_err(|source| StoreError::new(operation(), source))?.concat())
+            }
+        };
+        stream::iter(buckets)
+            .then(move |bucket| timed("coupons", read(bucket)))
+            .try_filter(|page| std::future::ready(!page.is_empty()))
             .boxed()
     }
 

@@ -23,6 +23,7 @@ pub(super) struct Statements {
     pub(super) progress: PreparedStatement,
     pub(super) layout: PreparedStatement,
     pub(super) read_bucket: PreparedStatement,
+    pub(super) read_between: PreparedStatement,
     pub(super) read_user: PreparedStatement,
     pub(super) read_user_bucket: PreparedStatement,
     pub(super) read_versions: PreparedStatement,
@@ -97,6 +98,7 @@ impl Statements {
             progress: with.prepare(Write, PROGRESS).await?,
             layout: with.prepare(Transaction, LAYOUT).await?,
             read_bucket: with.prepare(Scan, &select(COUPON, READ_BUCKET)).await?,
+            read_between: with.prepare(Lookup, &select(COUPON, READ_BETWEEN)).await?,
             read_user: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USER)).await?,
             read_user_bucket: with.prepare(Scan, &select(COUPON_BY_USER, READ_USER_BUCKET)).await?,
             read_versions: with.prepare(Lookup, READ_VERSIONS).await?,
@@ -125,6 +127,7 @@ const COUPON: &str = "coupons";
 const COUPON_BY_USER: &str = "coupons_by_user";
 
 const READ_BUCKET: &str = "campaign_id = ? AND bucket = ?";
+const READ_BETWEEN: &str = "campaign_id = ? AND bucket = ? AND sequence >= ? AND sequence <= ?";
 const READ_USER: &str = "campaign_id = ? AND user_bucket = ? AND user_id = ?";
 const READ_USER_BUCKET: &str = "campaign_id = ? AND user_bucket = ?";
 

@@ -277,16 +277,8 @@ fn page(
     from: Sequence,
 ) -> Result<Vec<Coupon>, DatabaseError> {
     match selection {
-        Selection::All => {
-            let range: (Bound<_>, Bound<_>) = keys::coupons_from(campaign, from);
-            let rows = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::into_inner);
-            rows.map(|row| {
-                let (key, value) = row?;
-                let sequence = keys::sequence_of(&key).ok_or(Unreadable::new("a coupon's key"))?;
-                Ok(rows::decode_coupon(campaign, sequence, &value)?)
-            })
-            .collect()
-        }
+        Selection::All => coupons(data, campaign, from, Sequence::MAX),
+        Selection::Between { first, last } => coupons(data, campaign, from.max(*first), *last),
         Selection::OfUser { user, bucket } => {
             let range = keys::of_user_from(campaign, *bucket, user, from);
             let index = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::key);
@@ -303,6 +295,26 @@ fn page(
                 .collect()
         }
     }
+}
+
+/// A page of the coupons from `first` to `last`.
+fn coupons(
+    data: &Keyspace,
+    campaign: &CampaignId,
+    first: Sequence,
+    last: Sequence,
+) -> Result<Vec<Coupon>, DatabaseError> {
+    if first > last {
+        return Ok(Vec::new());
+    }
+    let range: (Bound<_>, Bound<_>) = keys::coupons_between(campaign, first, last);
+    let rows = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::into_inner);
+    rows.map(|row| {
+        let (key, value) = row?;
+        let sequence = keys::sequence_of(&key).ok_or(Unreadable::new("a coupon's key"))?;
+        Ok(rows::decode_coupon(campaign, sequence, &value)?)
+    })
+    .collect()
 }
 
 type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
