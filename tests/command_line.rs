@@ -1,8 +1,9 @@
 //! The program itself: what it prints where, and its exit codes.
 
 use std::{
+    io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 /// Runs `coupond` in `folder` with only these variables of our prefix.
@@ -111,4 +112,23 @@ fn a_node_that_is_not_there_is_told_with_1() {
         let told = format!("coupond: no answer from http://{address}/: Connection refused");
         check(&[], &[command, &["--set", &set]].concat(), 1, "", &told);
     }
+}
+
+#[test]
+fn an_interrupted_simulation_tells_what_it_came_to_so_far() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_coupond"))
+        .args(["simulate", "--seeds", "1000000", "--jobs", "1", "--trace"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program was built for this test");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    // Whoever prints has begun, and whoever has begun can be interrupted.
+    lines.next().expect("a line").expect("text");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let last: Vec<_> = lines.map(|line| line.expect("text")).collect();
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    let last = last[last.len() - 3..].join("\n");
+    assert!(last.contains(" worlds in ") && last.contains("issued "), "{last}");
+    assert!(last.ends_with("Ended early: 1000000 worlds were wanted"), "{last}");
 }

@@ -10,11 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CliError, Done, arguments::SimulateArguments};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{CliError, Done, arguments::SimulateArguments, client_runtime};
 use crate::simulation::{
     Fault, Kinds, Report, Setup, Simulator, Violation,
     shrink::{essence, shrink},
 };
+
+/// Not all worlds were run.
+const EXIT_INTERRUPTED: u8 = 1;
 
 /// An invariant is broken.
 const EXIT_BROKEN: u8 = 3;
@@ -43,6 +48,8 @@ struct Totals {
     wavering: Vec<u64>,
     /// What was broken, by seed.
     broken: BTreeMap<u64, Violation>,
+    /// Somebody wanted no more.
+    interrupted: bool,
 }
 
 pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
@@ -60,11 +67,16 @@ pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
     let started = Instant::now();
     let totals = simulate(arguments, &kinds);
     let _ = std::panic::take_hook();
+    let totals = totals?;
     let elapsed = started.elapsed();
     let mut text = summary(&totals, elapsed);
     let mut exit_code = 0;
+    if totals.interrupted {
+        text.push_str(&format!("Ended early: {} worlds were wanted\n", arguments.seeds));
+        exit_code = EXIT_INTERRUPTED;
+    }
     let silent: Vec<_> = kinds.iter().filter(|kind| totals.fired[**kind as usize] == 0).collect();
-    if !silent.is_empty() && arguments.seeds >= SEEDS_FOR_EVERY_FAULT {
+    if !silent.is_empty() && totals.seeds >= SEEDS_FOR_EVERY_FAULT {
         let names: Vec<_> = silent.iter().map(|kind| kind.name()).collect();
         text.push_str(&format!("\nThese faults never struck: {}\n", names.join(", ")));
         exit_code = EXIT_BROKEN;
@@ -101,7 +113,8 @@ fn setup(arguments: &SimulateArguments, kinds: &Kinds, seed: u64) -> Setup {
     }
 }
 
-fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Totals {
+/// Runs the worlds until all are done, one breaks or somebody interrupts.
+fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Result<Totals, CliError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = arguments.jobs.unwrap_or(cores).max(1);
     let next = AtomicU64::new(arguments.seed);
@@ -109,7 +122,12 @@ fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Totals {
     let stop = AtomicBool::new(false);
     let totals = Totals { fired: vec![0; Fault::COUNT], ..Totals::default() };
     let totals = Mutex::new(totals);
-    std::thread::scope(|scope| {
+    let watch = client_runtime()?;
+    let interrupt = {
+        let _in_it = watch.enter();
+        signal(SignalKind::interrupt()).map_err(CliError::Runtime)?
+    };
+    let interrupted = std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 let simulator = Simulator::new();
@@ -129,9 +147,10 @@ fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Totals {
                 }
             });
         }
-        scope.spawn(|| progress(&totals, end - arguments.seed, &stop));
+        watch.block_on(progress(&totals, end - arguments.seed, &stop, interrupt))
     });
-    totals.into_inner().unwrap_or_else(|broken| broken.into_inner())
+    let totals = totals.into_inner().unwrap_or_else(|broken| broken.into_inner());
+    Ok(Totals { interrupted, ..totals })
 }
 
 fn add(totals: &mut Totals, seed: u64, report: Report, wavers: bool) {
@@ -150,14 +169,23 @@ fn add(totals: &mut Totals, seed: u64, report: Report, wavers: bool) {
     totals.broken.extend(report.violation.map(|violation| (seed, violation)));
 }
 
-fn progress(totals: &Mutex<Totals>, seeds: u64, stop: &AtomicBool) {
-    let started = Instant::now();
-    let mut said = Instant::now();
-    let pause = std::sync::Condvar::new();
+/// Tells a terminal how far the worlds are. The first interrupt ends them; gives whether it came.
+async fn progress(
+    totals: &Mutex<Totals>,
+    seeds: u64,
+    stop: &AtomicBool,
+    mut interrupt: Signal,
+) -> bool {
+    let (started, mut said, mut interrupted) = (Instant::now(), Instant::now(), false);
     loop {
-        let guard = totals.lock().unwrap_or_else(|broken| broken.into_inner());
-        let waited = pause.wait_timeout(guard, LOOK_EVERY);
-        let done = waited.unwrap_or_else(|broken| broken.into_inner()).0.seeds;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = interrupt.recv() => {
+                interrupted = true;
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        let done = totals.lock().unwrap_or_else(|broken| broken.into_inner()).seeds;
         let over = done >= seeds || stop.load(Ordering::Relaxed);
         if std::io::stderr().is_terminal() && (over || said.elapsed() >= PROGRESS_EVERY) {
             said = Instant::now();
@@ -169,7 +197,7 @@ fn progress(totals: &Mutex<Totals>, seeds: u64, stop: &AtomicBool) {
             if std::io::stderr().is_terminal() {
                 eprintln!();
             }
-            return;
+            return interrupted;
         }
     }
 }

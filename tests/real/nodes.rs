@@ -168,7 +168,7 @@ async fn a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back() {
     release().await;
     held("coupon 2 was written and is not there").await;
 
-    let marks = vec!["?"; 10].join(", ");
+    let marks = ["?"; 10].join(", ");
     let insert = format!(
         "INSERT INTO {name}.coupons (campaign_id, bucket, {cells}) VALUES ('spring', 0, {marks})"
     );
