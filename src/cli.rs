@@ -150,17 +150,17 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         Command::PrintConfig(_) => Ok(Done::with(load()?.print())),
         Command::Campaign(campaign) => {
             let config = load()?.config;
-            Ok(client_runtime()?.block_on(campaign::run(&config, campaign))?)
+            Ok(one_thread()?.block_on(campaign::run(&config, campaign))?)
         }
         Command::Issue(issue) => {
             let config = load()?.config;
-            Ok(client_runtime()?.block_on(issue::run(&config, issue))?)
+            Ok(one_thread()?.block_on(issue::run(&config, issue))?)
         }
         Command::Audit(audit) => audit::run(&load()?.config, audit),
         Command::Simulate(simulate) => simulate::run(&simulate),
         Command::Health(health) => {
             let config = load()?.config;
-            Ok(client_runtime()?.block_on(campaign::health(&config, health))?)
+            Ok(one_thread()?.block_on(campaign::health(&config, health))?)
         }
     }
 }
@@ -185,7 +185,7 @@ fn with_logs(loaded: Result<Loaded, Problems>) -> Result<(Loaded, LogFilter), Pr
     }
 }
 
-fn client_runtime() -> Result<tokio::runtime::Runtime, CliError> {
+fn one_thread() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
 }
 

@@ -66,7 +66,7 @@ pub(super) async fn partition_rows(
     environment: &Environment,
     partition: Partition,
 ) -> Result<PartitionRows, Halt> {
-    let read = || readable(environment.store.partition(partition));
+    let read = async || readable(environment.store.partition(partition).await);
     until_done("reading a partition's progress and holds", read).await
 }
 
@@ -102,9 +102,8 @@ pub(super) async fn vanished(
                   row again, then release the campaign";
     if let Some(any) = versions.first() {
         let (campaign, partition) = (&any.campaign, any.position.partition);
-        let read = || readable(environment.store.campaign(campaign, partition));
-        let found = until_done("reading versions again", read).await;
-        let found = found.map_or_else(|_| Vec::new(), |rows| rows.versions);
+        let read = async || readable(environment.store.campaign(campaign, partition).await);
+        let found = until_done("reading versions again", read).await.unwrap_or_default().versions;
         if let Some(version) = versions.iter().find(|version| !found.contains(version)) {
             let from = version.position.offset;
             let detail = format!("the definition version at offset {from} {remedy}");
@@ -113,23 +112,19 @@ pub(super) async fn vanished(
     }
     let (first, last) = (coupons.first()?, coupons.last()?);
     let between = Selection::Between { first: first.sequence, last: last.sequence };
-    let pages = || environment.store.coupons(&first.campaign, between.clone()).try_concat();
-    let found = until_done("reading coupons again", || readable(pages())).await;
-    let found = found.unwrap_or_default();
-    let as_written = |coupon: &Coupon| {
-        let at = found.binary_search_by_key(&coupon.sequence, |found| found.sequence);
-        at.is_ok_and(|at| found[at] == *coupon)
-    };
-    let coupon = coupons.iter().find(|coupon| !as_written(coupon))?;
+    let pages = || environment.store.coupons(&first.campaign, between.clone());
+    let read = async || readable(pages().try_concat().await);
+    let found = until_done("reading coupons again", read).await.unwrap_or_default();
+    // Both are in the order of sequences: the first that differs is the first that is not there.
+    let mut written = coupons.iter().enumerate();
+    let (_, coupon) = written.find(|(at, coupon)| found.get(*at) != Some(*coupon))?;
     let (sequence, from) = (coupon.sequence, coupon.position.offset);
     Some(Contradiction { from, detail: format!("coupon {sequence} {remedy}") })
 }
 
 /// What was read, or why it can't be: asked again, the store would give it again.
-async fn readable<T>(
-    read: impl Future<Output = Result<T, StoreError>>,
-) -> Result<Result<T, String>, StoreError> {
-    match read.await {
+pub(super) fn readable<T>(read: Result<T, StoreError>) -> Result<Result<T, String>, StoreError> {
+    match read {
         Err(error) if error.is_unreadable() => Ok(Err(Chain(&error).to_string())),
         rows => rows.map(Ok),
     }

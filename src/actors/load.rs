@@ -4,15 +4,12 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 
-use super::{Environment, task::until_done};
+use super::{Environment, io::readable, task::until_done};
 use crate::{
-    domain::{
-        ids::{CampaignId, Offset},
-        rows::CampaignRows,
-    },
+    domain::ids::{CampaignId, Offset},
     partition::recovery::{Contradiction, Recovered, Recovery},
     store::{Selection, StoreError},
-    telemetry::{Chain, metrics},
+    telemetry::metrics,
 };
 
 /// Why a campaign can't start.
@@ -60,11 +57,9 @@ async fn attempt(
     // Closing the semaphore would be the only error, and nobody closes it.
     let _permit = environment.shared.loads.acquire().await.ok();
     let partition = environment.codec.partition_of(campaign);
-    let rows: CampaignRows = match environment.store.campaign(campaign, partition).await {
-        Err(error) if error.is_unreadable() => {
-            return Ok(Err(Contradiction { from: 0, detail: Chain(&error).to_string() }));
-        }
-        rows => rows?,
+    let rows = match readable(environment.store.campaign(campaign, partition).await)? {
+        Ok(rows) => rows,
+        Err(detail) => return Ok(Err(Contradiction { from: 0, detail })),
     };
     let place = (environment.log_epoch, partition);
     let keys = environment.keys.clone();
@@ -74,9 +69,9 @@ async fn attempt(
     };
     let mut pages = environment.store.coupons(campaign, Selection::All);
     while let Some(page) = pages.next().await {
-        let taken = match page {
-            Err(error) if error.is_unreadable() => Err(recovery.ends(Chain(&error).to_string())),
-            page => recovery.coupons(page?),
+        let taken = match readable(page)? {
+            Ok(page) => recovery.coupons(page),
+            Err(detail) => Err(recovery.ends(detail)),
         };
         if let Err(contradiction) = taken {
             return Ok(Err(contradiction));

@@ -3,8 +3,8 @@
 //!
 //! The feed may lose messages, so it never proves an absence: a waiter whose position the
 //! watermark passed without its decision, and every waiter when messages were lost (as the feed
-//! says, or as a watermark that goes on from another one shows), is told to ask the store. It keeps its place meanwhile, because its campaign may be on hold and the
-//! decision may still come.
+//! says, or as a watermark that goes on from another one shows), is told to ask the store. It
+//! keeps its place meanwhile, because its campaign may be on hold and the decision may still come.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{CliError, Done, arguments::SimulateArguments, client_runtime};
+use super::{CliError, Done, arguments::SimulateArguments, one_thread};
 use crate::simulation::{
     Fault, Kinds, Report, Setup, Simulator, Violation,
     shrink::{essence, shrink},
@@ -122,7 +122,7 @@ fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Result<Totals, CliE
     let stop = AtomicBool::new(false);
     let totals = Totals { fired: vec![0; Fault::COUNT], ..Totals::default() };
     let totals = Mutex::new(totals);
-    let watch = client_runtime()?;
+    let watch = one_thread()?;
     let interrupt = {
         let _in_it = watch.enter();
         signal(SignalKind::interrupt()).map_err(CliError::Runtime)?

@@ -1,7 +1,10 @@
 //! Several nodes on one Kafka and one CQL database.
 
 use libtest_mimic::Trial;
-use scylla::{client::session_builder::SessionBuilder, value::Row};
+use scylla::{
+    client::session_builder::SessionBuilder,
+    value::{CqlValue, Row},
+};
 use serde_json::json;
 
 use crate::{
@@ -23,8 +26,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Settings of one instance that no other test shares.
 fn instance() -> Vec<String> {
-    let endpoints = |engine| shared(engine).expect("the trial asked for it");
     settings(&unique("nodes"), endpoints(Engine::Kafka), endpoints(Engine::Cql))
+}
+
+fn endpoints(engine: Engine) -> &'static [String] {
+    shared(engine).expect("the trial asked for it")
 }
 
 /// Settings of an instance of this name on these engines.
@@ -125,15 +131,8 @@ async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
 /// In CQL a `DELETE` hides a row also from whoever writes it again with its record's time.
 async fn a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back() {
     let name = unique("deleted");
-    let endpoints = |engine| shared(engine).expect("the trial asked for it");
-    let settings = settings(&name, endpoints(Engine::Kafka), endpoints(Engine::Cql));
     let nodes = endpoints(Engine::Cql);
-    let database = SessionBuilder::new().known_nodes(nodes).build().await.expect("a session");
-    let query = async |text: &str| {
-        let text = text.replace('$', &format!("{name}."));
-        database.query_unpaged(text, ()).await.expect("it is carried out")
-    };
-
+    let settings = settings(&name, endpoints(Engine::Kafka), nodes);
     let node = Node::start(&settings).await;
     define(&node, "spring", 9).await;
     let mut told = Vec::new();
@@ -143,12 +142,17 @@ async fn a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back() {
         told.push(answer);
     }
     assert_eq!(node.stop().await, Some(0));
+    let database = SessionBuilder::new().known_nodes(nodes).use_keyspace(name, false);
+    let database = database.build().await.expect("a session");
+    let query = async |text: String, values: Vec<Option<CqlValue>>| {
+        database.query_unpaged(text, values).await.expect("it is carried out")
+    };
     let row = "campaign_id = 'spring' AND bucket = 0 AND sequence = 2";
     let cells = "sequence, user_id, code, issued_at, log_epoch, partition, offset, user_bucket, \
                  rules_version, digest";
-    let kept = query(&format!("SELECT {cells} FROM $coupons WHERE {row}")).await;
+    let kept = query(format!("SELECT {cells} FROM coupons WHERE {row}"), Vec::new()).await;
     let kept = kept.into_rows_result().expect("rows").first_row::<Row>().expect("a row");
-    query(&format!("DELETE FROM $coupons WHERE {row}")).await;
+    query(format!("DELETE FROM coupons WHERE {row}"), Vec::new()).await;
 
     let node = Node::start(&settings).await;
     // Whoever asks has the campaign loaded.
@@ -169,10 +173,9 @@ async fn a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back() {
     held("coupon 2 was written and is not there").await;
 
     let marks = ["?"; 10].join(", ");
-    let insert = format!(
-        "INSERT INTO {name}.coupons (campaign_id, bucket, {cells}) VALUES ('spring', 0, {marks})"
-    );
-    database.query_unpaged(insert, kept.columns).await.expect("it is inserted");
+    let insert =
+        format!("INSERT INTO coupons (campaign_id, bucket, {cells}) VALUES ('spring', 0, {marks})");
+    query(insert, kept.columns).await;
     release().await;
     until("the campaign goes on", || async {
         let (status, _) = node.issue("spring", "eve").await;

@@ -185,9 +185,9 @@ impl CouponStore for FakeStore {
                 }
                 let page: Vec<_> = {
                     let facts = truth.facts();
-                    let wanted = (campaign.clone(), from)..=(campaign.clone(), last.max(from));
-                    let rows = facts.coupons.range(wanted).map(|(_, coupon)| coupon);
-                    let rows = rows.filter(|coupon| coupon.sequence <= last);
+                    let its = (campaign.clone(), from)..=(campaign.clone(), Sequence::MAX);
+                    let rows = facts.coupons.range(its).map(|(_, coupon)| coupon);
+                    let rows = rows.take_while(|coupon| coupon.sequence <= last);
                     let hidden = |coupon: &&Coupon| {
                         faults.is_spoiled(&Spoiled::Deleted(campaign.clone(), coupon.sequence))
                     };

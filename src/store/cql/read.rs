@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    future::ready,
     ops::ControlFlow,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::{
     response::{PagingState, query_result::QueryRowsResult},
     serialize::row::SerializeRow,
@@ -156,16 +157,12 @@ impl Shared {
                 let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
                 let values = (campaign.as_str(), number(bucket), number(first), number(last));
                 let statement = &shared.statements.read_between;
-                let pages = shared.read(statement, values, |page| coupons(page, &campaign)).await;
-                let operation =
-                    || format!("reading coupons {first} to {last} of {campaign}, bucket {bucket}");
-                Ok(pages.map_err(|source| StoreError::new(operation(), source))?.concat())
+                let what = || format!("{first} to {last} in bucket {bucket}");
+                Ok(shared.coupons(&campaign, statement, values, what).await?.concat())
             }
         };
-        stream::iter(buckets)
-            .then(move |bucket| timed("coupons", read(bucket)))
-            .try_filter(|page| std::future::ready(!page.is_empty()))
-            .boxed()
+        let pages = stream::iter(buckets).then(move |bucket| timed("coupons", read(bucket)));
+        pages.try_filter(|page| ready(!page.is_empty())).boxed()
     }
 
     /// One user's coupons in the order of sequences, as one page; no page when there are none.
@@ -178,14 +175,11 @@ impl Shared {
         let (shared, campaign) = (Arc::clone(self), campaign.clone());
         let read = async move {
             let values = (campaign.as_str(), i32::from(bucket), user.as_str());
-            let statement = &shared.statements.read_user;
-            let pages = shared.read(statement, values, |page| coupons(page, &campaign)).await;
-            let operation = || format!("reading the coupons of a user in {campaign}");
-            let coupons = pages.map_err(|source| StoreError::new(operation(), source))?.concat();
-            Ok((!coupons.is_empty()).then_some(coupons))
+            let (statement, what) = (&shared.statements.read_user, || "of a user".to_owned());
+            Ok(shared.coupons(&campaign, statement, values, what).await?.concat())
         };
-        let page = timed("user_coupons", read).map(Result::transpose);
-        stream::once(page).filter_map(async |page| page).boxed()
+        let pages = stream::once(timed("user_coupons", read));
+        pages.try_filter(|page| ready(!page.is_empty())).boxed()
     }
 
     /// One bucket of the by-user view, page by page: it holds every coupon of a small campaign.
@@ -229,8 +223,19 @@ impl Shared {
     async fn bucket(&self, campaign: &CampaignId, bucket: u32) -> Result<Pages, StoreError> {
         let number = i32::try_from(bucket).unwrap_or(i32::MAX);
         let (statement, values) = (&self.statements.read_bucket, (campaign.as_str(), number));
+        self.coupons(campaign, statement, values, || format!("in bucket {bucket}")).await
+    }
+
+    /// Pages of a campaign's coupons; `what` says which, for whoever reads that it failed.
+    async fn coupons(
+        &self,
+        campaign: &CampaignId,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+        what: impl Fn() -> String,
+    ) -> Result<Pages, StoreError> {
         let pages = self.read(statement, values, |page| coupons(page, campaign)).await;
-        let operation = || format!("reading bucket {bucket} of the coupons of {campaign}");
+        let operation = || format!("reading the coupons {} of {campaign}", what());
         pages.map_err(|source| StoreError::new(operation(), source))
     }
 
