@@ -239,7 +239,12 @@ impl Node {
         if timeout_at(deadline - CLOSE_WITHIN, self.settle()).await.is_err() {
             warn!("the node did not settle in time, the next owner does");
         }
-        close(self.closer, deadline).await;
+        close(self.into_closer(), deadline).await;
+    }
+
+    /// Lets go of everything but what is ended last.
+    fn into_closer(self) -> Closer {
+        self.closer
     }
 
     async fn settle(&mut self) {
@@ -272,6 +277,15 @@ async fn close(closer: Closer, deadline: Instant) {
         warn!("what the node runs on was not closed in time; what was acknowledged is in the log");
         // Dropping it would wait for what hangs.
         std::mem::forget(closer);
+        return;
+    }
+    if let Closer::Embedded(database) = closer {
+        let released = database.released();
+        drop(database);
+        // Tasks that were told to end may be on other threads still.
+        if timeout_at(deadline, released).await.is_err() {
+            warn!("somebody still reads from the data folder, it stays locked until they end");
+        }
     }
 }
 
@@ -315,13 +329,31 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, ServeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embedded::testing;
 
     #[tokio::test]
     async fn a_disk_that_hangs_does_not_keep_a_node_from_stopping() {
         let folder = tempfile::tempdir().unwrap();
-        let closer = Closer::Embedded(crate::embedded::testing::hanging(folder.path()));
+        let closer = Closer::Embedded(testing::hanging(folder.path()));
         let within = Duration::from_millis(100);
         let closing = close(closer, Instant::now() + within);
         timeout(within * 50, closing).await.expect("it gives up");
+    }
+
+    #[tokio::test]
+    async fn a_node_has_stopped_once_its_folder_can_be_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = testing::open(folder.path(), 1);
+        let reader = database.shared().clone();
+        let held = Arc::downgrade(&database);
+        let closer = Closer::Embedded(database);
+        let closing = tokio::spawn(close(closer, Instant::now() + Duration::from_secs(60)));
+        while held.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!closing.is_finished(), "somebody reads");
+        drop(reader);
+        closing.await.unwrap();
+        testing::open(folder.path(), 1);
     }
 }

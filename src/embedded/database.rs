@@ -1,6 +1,6 @@
 //! Opens the database, finds the ends of every partition, starts and ends the committer.
 
-use std::{error::Error, fs::File, io, path::PathBuf, sync::Arc, thread::JoinHandle};
+use std::{error::Error, io, path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use super::{
     Entry, Operation, Refused, TIME_BYTES,
     block::unpack,
     committer::{Committer, WritePosition},
-    folder::{FolderError, data_folder, locked},
+    folder::{FolderError, FolderLock, data_folder, locked},
     inspect, keys,
     space::{FreeBytes, Reserve, Space, free_bytes},
     tail::Tail,
@@ -131,18 +131,8 @@ pub(crate) struct Shared {
     pub(crate) data: Keyspace,
     pub(crate) tails: Vec<Arc<Tail>>,
     pub(crate) clock: SharedClock,
-    /// Held for as long as anybody may read.
-    lock: File,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // Closing the file is not enough: a process that is just being started holds a copy of it
-        // until its program is loaded, and would keep the folder locked for that long.
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!(%error, "unlocking the data folder failed");
-        }
-    }
+    /// Held for as long as anybody may read; the last to go.
+    lock: FolderLock,
 }
 
 impl Shared {
@@ -272,6 +262,12 @@ impl EmbeddedDatabase {
     pub fn lacking_space(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         let reserve = self.reserve.clone();
         move || reserve.lacking()
+    }
+
+    /// Waits until the data folder may be opened again: the database and every reader of it are
+    /// dropped. Does not keep the database open.
+    pub fn released(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shared.lock.released()
     }
 
     /// What readers need.

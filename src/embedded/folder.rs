@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tokio::sync::watch;
 use tracing::warn;
 
 const LOCK_FILE: &str = "lock";
@@ -76,8 +77,34 @@ pub fn data_folder(path: &Path) -> Result<(), FolderError> {
     sync_folder(parent)
 }
 
-/// Takes the data folder for this process, until the file is dropped.
-pub(super) fn locked(folder: &Path) -> Result<File, FolderError> {
+/// A data folder that was taken for this process.
+#[derive(Debug)]
+pub(super) struct FolderLock {
+    file: File,
+    /// Dropped after the lock is released.
+    held: watch::Sender<()>,
+}
+
+impl FolderLock {
+    /// Waits until somebody else may take the folder.
+    pub(super) fn released(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut held = self.held.subscribe();
+        async move { while held.changed().await.is_ok() {} }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is just being started holds a copy of it
+        // until its program is loaded, and would keep the folder locked for that long.
+        if let Err(error) = self.file.unlock() {
+            warn!(%error, "unlocking the data folder failed");
+        }
+    }
+}
+
+/// Takes the data folder for this process, until what is given is dropped.
+pub(super) fn locked(folder: &Path) -> Result<FolderLock, FolderError> {
     let path = folder.join(LOCK_FILE);
     let file = OpenOptions::new()
         .create(true)
@@ -87,7 +114,7 @@ pub(super) fn locked(folder: &Path) -> Result<File, FolderError> {
         .open(&path)
         .map_err(on("opening", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(FolderLock { file, held: watch::channel(()).0 }),
         Err(TryLockError::WouldBlock) => Err(FolderError::InUse { path: folder.to_owned() }),
         Err(TryLockError::Error(error)) => Err(on("locking", &path)(error)),
     }

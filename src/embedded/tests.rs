@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::{
@@ -301,6 +302,21 @@ fn a_folder_in_use_is_refused_and_free_again_once_it_is_dropped() {
     assert!(matches!(error, OpenError::Folder(FolderError::InUse { .. })), "{error}");
     drop(database);
     again().unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_is_released_when_the_last_reader_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path(), Hooks::default());
+    let reader = database.shared().clone();
+    let mut released = Box::pin(database.released());
+    database.close().await;
+    drop(database);
+    assert!(released.as_mut().now_or_never().is_none());
+    drop(reader);
+    released.await;
+    let clock = ManualClock::at(0);
+    EmbeddedDatabase::open_with(&config(folder.path(), 2), clock, Hooks::default()).unwrap();
 }
 
 #[test]
