@@ -21,9 +21,10 @@ use coupond::{
         record::{Record, Request},
     },
     embedded::EmbeddedDatabase,
-    log::{RequestLog, codec::Codec, embedded::EmbeddedLog},
+    log::{RequestLog, embedded::EmbeddedLog},
     node::Node,
     telemetry,
+    wire::codec::Codec,
 };
 use futures_util::StreamExt;
 

@@ -21,8 +21,9 @@ use coupond::{
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Position, Timestamp, UserId},
+        rows::Row,
     },
-    store::{CouponStore, Row, SEQUENCES_PER_BUCKET, Selection, cql},
+    store::{CouponStore, SEQUENCES_PER_BUCKET, Selection, cql},
 };
 use engines::Engine;
 use futures_util::TryStreamExt;

@@ -20,18 +20,16 @@ use coupond::{
         ids::{CampaignId, Offset, Partition, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
-        rows::{CampaignRows, PartitionRows},
+        rows::{CampaignRows, PartitionRows, Row},
     },
-    feed::{DecisionFeed, FeedError, FeedEvent, FeedMessage},
-    log::{
-        AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
-        ReadError, RequestLog, codec::Codec,
-    },
+    feed::{DecisionFeed, FeedError, FeedEvent},
+    log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog},
     partition::{
         flow::{BATCH_RECORDS_MAX, BATCHES_MAX, Event},
         fold::Batch,
     },
-    store::{CouponPages, CouponStore, Layout, Row, Selection, StoreError},
+    store::{CouponPages, CouponStore, Layout, Selection, StoreError},
+    wire::{LogRecord, NewRecord, codec::Codec, feed_message::FeedMessage},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
@@ -157,7 +155,12 @@ impl RequestLog for FullLog {
     async fn bounds(&self, _: Partition) -> Result<Bounds, LogError> {
         Ok(Bounds { low: 0, high: self.records.len() as u64 })
     }
-    async fn settled(&self, _: Partition, _: Offset, _: Option<Offset>) -> Result<(), LogError> {
+    async fn report_progress(
+        &self,
+        _: Partition,
+        _: Offset,
+        _: Option<Offset>,
+    ) -> Result<(), LogError> {
         Ok(())
     }
     async fn dead_letter(&self, _: Partition, _: &LogRecord, _: &str) -> Result<(), LogError> {

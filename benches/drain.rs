@@ -25,9 +25,10 @@ use coupond::{
         keys::Keys,
         record::{Record, Request},
     },
-    log::{RequestLog, codec::Codec, kafka::KafkaLog},
+    log::{RequestLog, kafka::KafkaLog},
     node::Node,
     telemetry,
+    wire::codec::Codec,
 };
 use engines::Engine;
 use futures_util::StreamExt;

@@ -16,10 +16,12 @@ use coupond::{
         coupon::Coupon,
         ids::{CampaignId, Position, Timestamp, UserId},
         keys::Keys,
+        rows::Row,
     },
     embedded::EmbeddedDatabase,
-    log::{NewRecord, READ_RECORDS_MAX, RequestLog, embedded::EmbeddedLog},
-    store::{CouponStore, Row, Selection, embedded::EmbeddedStore},
+    log::{READ_RECORDS_MAX, RequestLog, embedded::EmbeddedLog},
+    store::{CouponStore, Selection, embedded::EmbeddedStore},
+    wire::NewRecord,
 };
 use futures_util::TryStreamExt;
 

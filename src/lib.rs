@@ -18,6 +18,7 @@ pub mod config;
 pub mod domain;
 pub mod embedded;
 pub mod feed;
+pub mod kafka;
 pub mod log;
 pub mod node;
 pub mod partition;
@@ -26,3 +27,4 @@ pub mod store;
 pub mod telemetry;
 #[cfg(test)]
 mod tidy;
+pub mod wire;

@@ -17,11 +17,13 @@ use coupond::{
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Partition},
+        rows::{Mark, Row},
     },
     embedded::EmbeddedDatabase,
-    log::{RequestLog, embedded::EmbeddedLog, routing},
+    log::{RequestLog, embedded::EmbeddedLog},
     node::{self, Node},
-    store::{CouponStore, Mark, Row, Selection, embedded::EmbeddedStore},
+    store::{CouponStore, Selection, embedded::EmbeddedStore},
+    wire::routing,
 };
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
@@ -221,7 +223,7 @@ async fn trim(config: &EmbeddedConfig, partition: Partition) {
     let progress = store.partition(partition).await.expect("it is read").progress;
     let next = progress.expect("it made progress").next;
     let log = EmbeddedLog::new(database.clone(), Duration::ZERO);
-    log.settled(partition, next, None).await.expect("it is trimmed");
+    log.report_progress(partition, next, None).await.expect("it is trimmed");
     database.close().await;
 }
 

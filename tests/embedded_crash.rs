@@ -17,10 +17,12 @@ use coupond::{
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Offset, Partition, Position, UserId},
+        rows::{Progress, Row},
     },
     embedded::EmbeddedDatabase,
-    log::{NewRecord, RequestLog, embedded::EmbeddedLog},
-    store::{CouponStore, Progress, Row, Selection, embedded::EmbeddedStore},
+    log::{RequestLog, embedded::EmbeddedLog},
+    store::{CouponStore, Selection, embedded::EmbeddedStore},
+    wire::NewRecord,
 };
 use futures_util::TryStreamExt;
 
@@ -234,9 +236,9 @@ async fn a_journal_cut_anywhere_leaves_a_log_and_rows_that_fit() {
     const PAGE: usize = 4_096;
     let folder = tempfile::tempdir().unwrap();
     let node = open(folder.path());
-    let witness = folder.path().join("witness");
-    // A power cut may leave the witness of long ago: nothing waits until it is on disk.
-    let early = std::fs::read(&witness).unwrap();
+    let high_water = folder.path().join("high_water");
+    // A power cut may leave the high_water of long ago: nothing waits until it is on disk.
+    let early = std::fs::read(&high_water).unwrap();
     for step in 0..60_u64 {
         let appends = (0..10).map(|number| node.log.append(0, record(0, number)));
         futures_util::future::try_join_all(appends).await.unwrap();
@@ -257,7 +259,7 @@ async fn a_journal_cut_anywhere_leaves_a_log_and_rows_that_fit() {
             }
             bytes.resize(whole.len() + PAGE, 0);
             std::fs::write(&path, &bytes).unwrap();
-            std::fs::write(&witness, &early).unwrap();
+            std::fs::write(&high_water, &early).unwrap();
             let node = open(folder.path());
             let next = check_that_rows_fit_the_log(&node, 0).await;
             ends.insert(next);

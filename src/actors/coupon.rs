@@ -23,7 +23,7 @@ use crate::{
         pipeline::{Pipeline, ToStore},
         recovery::{Contradiction, Recovered},
     },
-    store::order,
+    wire::write_order,
 };
 
 /// What a coupon actor is told.
@@ -181,7 +181,7 @@ impl CouponState {
         let (environment, told) = (self.arguments.environment.clone(), myself.clone());
         let write = TaskGuard::spawn(myself, async move {
             let written = read_back.then(|| (versions.clone(), coupons.clone()));
-            io::write(&environment, order::of_batch(versions, coupons)).await;
+            io::write(&environment, write_order::of_batch(versions, coupons)).await;
             let vanished = match written {
                 Some((versions, coupons)) => io::vanished(&environment, versions, coupons).await,
                 None => None,

@@ -6,34 +6,19 @@ use std::{
 };
 
 use crate::{
-    answer::edge::CampaignState,
+    answer::admission::CampaignState,
     domain::{
         campaign::Campaign,
         definition::Definition,
         ids::{CampaignId, Offset, Partition, Timestamp},
     },
-    log::codec::Codec,
+    partition::actor_view::{ActorView, ActorViews},
     telemetry::metrics,
+    wire::codec::Codec,
 };
 
 /// How the flow calls the actor of a campaign on hold.
 const QUARANTINED: &str = "quarantined";
-
-/// A campaign's actor as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActorView {
-    /// `live`, `recovering`, `quarantined`, `halted` (its partition is), `stopped` (no record
-    /// yet, or over), or `elsewhere` (another node owns the partition).
-    pub state: &'static str,
-    /// Why, where there is something to say.
-    pub reason: Option<String>,
-}
-
-/// What this node's actors tell of themselves.
-pub trait ActorDirectory: Send + Sync + 'static {
-    /// The actor of `campaign`.
-    fn view(&self, campaign: &CampaignId) -> ActorView;
-}
 
 /// What a campaign's state follows from, as its actor last knew it.
 #[derive(Debug)]
@@ -164,7 +149,7 @@ impl Directory {
     }
 }
 
-impl ActorDirectory for Directory {
+impl ActorViews for Directory {
     fn view(&self, campaign: &CampaignId) -> ActorView {
         let partitions = self.lock();
         let Some(views) = partitions.get(&self.codec.partition_of(campaign)) else {

@@ -9,8 +9,9 @@ use crate::{
     clock::SharedClock,
     domain::{ids::Partition, keys::Keys},
     feed::DecisionFeed,
-    log::{RequestLog, codec::Codec, intake::Intake},
+    log::RequestLog,
     store::CouponStore,
+    wire::{codec::Codec, decode_step::DecodeStep},
 };
 
 /// Campaigns that load their rows at once. Each has a few pages in memory; more would only make
@@ -44,8 +45,8 @@ pub struct Environment {
 
 impl Environment {
     /// What becomes of the records of `partition`.
-    pub(super) fn intake(&self, partition: Partition) -> Intake {
-        Intake {
+    pub(super) fn decode_step(&self, partition: Partition) -> DecodeStep {
+        DecodeStep {
             codec: self.codec.clone(),
             keys: self.keys.clone(),
             partition,

@@ -9,19 +9,19 @@ use tokio::sync::mpsc;
 use super::{Environment, task::until_done};
 use crate::{
     domain::{
-        answer::FeedMessage,
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{Offset, Partition},
         rows::{LastRecord, PartitionRows},
     },
-    log::{LogError, LogReader, LogRecord, ReadError},
+    log::{LogError, LogReader, ReadError},
     partition::{
         assignment::{self, Halt, Start},
         recovery::Contradiction,
     },
-    store::{Selection, StoreError, order::Group},
+    store::{Selection, StoreError},
     telemetry::Chain,
+    wire::{LogRecord, feed_message::FeedMessage, write_order::Group},
 };
 
 /// Feed messages of one partition that wait to be handed over. The feed may lose messages, so
@@ -51,7 +51,7 @@ pub(super) async fn open(environment: &Environment, partition: Partition) -> Res
         let record = until_done("reading the last settled record", read).await;
         let found = record.map(|record| LastRecord {
             offset: record.offset,
-            digest: environment.intake(partition).digest(&record),
+            digest: environment.decode_step(partition).digest(&record),
         });
         assignment::compare(last, found)?;
     }

@@ -14,18 +14,18 @@
 //! from durable progress, with its campaigns. A supervisor that fails ends the node.
 
 pub mod coupon;
+mod dead_letters;
 pub mod directory;
 pub mod environment;
 mod handle;
 mod io;
-mod letters;
 mod load;
 pub mod partition_consumer;
 mod replay;
 pub mod supervisor;
 mod task;
 
-pub use directory::{ActorDirectory, ActorView, Directory};
+pub use directory::Directory;
 #[cfg(any(test, feature = "contract"))]
 pub use environment::Probe;
 pub use environment::{Environment, Shared};

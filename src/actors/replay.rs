@@ -8,13 +8,15 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Environment, io, letters::Letters, partition_consumer::PartitionMessage, task::until_done,
+    Environment, dead_letters::DeadLetters, io, partition_consumer::PartitionMessage,
+    task::until_done,
 };
 use crate::{
     domain::ids::{CampaignId, Offset, Partition},
-    log::{LogReader, LogRecord, READ_RECORDS_MAX, READERS_MAX, ReadError, intake::Taken},
+    log::{LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
     partition::flow::{BATCH_RECORDS_MAX, Event},
     telemetry::Chain,
+    wire::{LogRecord, decode_step::DecodedRecords},
 };
 
 /// Replays of one partition that read at once: one reader must be left for what is live, and one
@@ -34,7 +36,7 @@ pub(super) struct Live {
     pub(super) credit: Arc<Semaphore>,
     /// Read no more; what was read is handed over.
     pub(super) stop: CancellationToken,
-    pub(super) letters: Letters,
+    pub(super) letters: DeadLetters,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
 
@@ -88,8 +90,9 @@ impl Live {
 
     /// Decodes records and hands them to the consumer, dead letters once they are kept.
     async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<(), String> {
-        let intake = self.environment.intake(self.partition);
-        let Taken { incoming, letters, halt } = intake.take(records, self.environment.clock.now());
+        let decode_step = self.environment.decode_step(self.partition);
+        let DecodedRecords { incoming, letters, halt } =
+            decode_step.take(records, self.environment.clock.now());
         if let Some(last) = incoming.last() {
             self.position = last.record.offset + 1;
         }
@@ -117,7 +120,7 @@ impl Replay {
     /// Reads the campaign's records again, chunk by chunk, until its guard is dropped.
     pub(super) async fn run(self) {
         let mut from = self.from;
-        let intake = self.environment.intake(self.partition);
+        let decode_step = self.environment.decode_step(self.partition);
         loop {
             // Not before there is something to do with it.
             let Ok(_) = self.chunks.acquire().await.map(drop) else { return };
@@ -151,7 +154,7 @@ impl Replay {
                 let event = Event::Replayed {
                     campaign: self.campaign.clone(),
                     incarnation: self.incarnation,
-                    records: intake.again(&records, &self.campaign),
+                    records: decode_step.again(&records, &self.campaign),
                     read_to: from,
                 };
                 let _ended = self.consumer.cast(PartitionMessage::Event(event));

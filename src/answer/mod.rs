@@ -2,13 +2,13 @@
 //!
 //! Request id seals a request's position and content · position answers it from rows alone, rows
 //! says when that may be done ·
-//! follower turns feed messages into answers for waiters · edge state refuses what is certain ·
+//! follower turns feed messages into answers for waiters · admission refuses what is certain ·
 //! rate keeps one user from crowding a campaign.
 //!
 //! Pure: no async, no clock, no randomness, no I/O. Time is handed in, as a [`Moment`] for ages
 //! and as a `Timestamp` where the wall clock is meant.
 
-pub mod edge;
+pub mod admission;
 pub mod follower;
 pub mod position;
 pub mod rate;

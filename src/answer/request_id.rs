@@ -6,7 +6,6 @@
 //! so an id of another instance opens nowhere else even under the same secret. The nonce is a MAC
 //! of the position, which makes an id a function of what it names: the same request has one id.
 
-use crate::planted;
 use aes_gcm_siv::{
     Aes256GcmSiv, KeyInit, Nonce,
     aead::{Aead, Payload},
@@ -17,6 +16,7 @@ use crate::domain::{
     ids::{CampaignId, Position, Timestamp, UserId},
     keys::{KEY_ID, Keys},
 };
+use crate::planted;
 
 /// Version of the id's format that this binary writes and reads.
 pub const FORMAT: u8 = 1;

@@ -4,17 +4,20 @@ use super::{
     position::{Answered, answer_at, control_at, issued_at},
     request_id::RequestContent,
 };
-use crate::domain::{
-    answer::{Answer, CouponFace, Settled},
-    coupon::Coupon,
-    decision::Decision,
-    definition::DefinitionVersion,
-    ids::{CampaignId, Offset, Position, UserId},
-    keys::Keys,
-    record::Control,
-    rows::PartitionRows,
+use crate::{
+    domain::{
+        answer::{Answer, CouponFace},
+        coupon::Coupon,
+        decision::Decision,
+        definition::DefinitionVersion,
+        ids::{CampaignId, Offset, Position, UserId},
+        keys::Keys,
+        record::Control,
+        rows::PartitionRows,
+    },
+    planted,
+    wire::feed_message::FeedDecision,
 };
-use crate::planted;
 
 /// The first offset of a partition that is not settled, by durable progress.
 #[must_use]
@@ -44,7 +47,7 @@ pub enum FromRows {
     Answer(Answer),
     /// It may still come.
     NotYet,
-    /// Settled, and its campaign is not defined there. A request is appended only once its
+    /// FeedDecision, and its campaign is not defined there. A request is appended only once its
     /// campaign was found in the store, so rows or log are not what they were.
     Undefined,
     /// Decided by rules that this binary does not know.
@@ -120,6 +123,6 @@ pub fn unsound<'a>(
 
 /// Whether what the feed told of a position is of the record that was appended there.
 #[must_use]
-pub fn is_of(settled: &Settled, campaign: &CampaignId, user: Option<&UserId>) -> bool {
+pub fn is_of(settled: &FeedDecision, campaign: &CampaignId, user: Option<&UserId>) -> bool {
     settled.campaign_id == *campaign && settled.user_id.as_ref() == user
 }

@@ -50,8 +50,9 @@ use crate::{
         ids::{CampaignId, Partition},
         keys::Keys,
     },
-    log::{LogError, ReadError, RequestLog, codec::Codec},
+    log::{LogError, ReadError, RequestLog},
     store::{CouponStore, LISTING_MAX, Layout, StoreError, StoreInspection},
+    wire::codec::Codec,
 };
 
 /// What is audited.

@@ -25,8 +25,9 @@ use crate::{
         record::{Change, Record},
         rows::{Hold, HoldState, LastRecord, Progress},
     },
-    log::{
-        Bounds, LogReader, LogRecord, READ_RECORDS_MAX, ReadError,
+    log::{Bounds, LogReader, READ_RECORDS_MAX, ReadError},
+    wire::{
+        LogRecord,
         codec::{Codec, Decoded},
     },
 };

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
+use futures_util::StreamExt;
+
 use super::{
     Context,
     answers::{Claim, face_hash},
@@ -20,7 +22,6 @@ use crate::{
     },
     store::{ByUserRow, Selection, StoreError},
 };
-use futures_util::StreamExt;
 
 /// How far a campaign can be judged.
 #[derive(Debug, Clone, Copy)]

@@ -1,12 +1,12 @@
 //! What a campaign offers: its definition, how it changes, and what no definition may be.
 
-use crate::planted;
 use serde::{Deserialize, Serialize};
 
 use super::{
     code::CodeFormat,
     ids::{CampaignId, Position, Timestamp},
 };
+use crate::planted;
 
 /// Largest quota of a campaign; the schema's buckets and the holder tables are sized for it.
 pub const QUOTA_MAX: u32 = 100_000_000;

@@ -1,6 +1,5 @@
 //! All keys of an instance, derived from its one secret.
 
-use crate::planted;
 use std::hash::Hasher;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -12,6 +11,7 @@ use super::{
     definition::{Definition, DefinitionVersion},
     ids::{CampaignId, IdempotencyKey, Position, Sequence, UserId},
 };
+use crate::planted;
 
 /// Which secret a format was made under. One for now; every format carries it, so that a later
 /// rotation does not change what old records mean.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, Offset, Partition, Sequence},
 };
@@ -137,4 +138,19 @@ pub struct CampaignRows {
     pub mark: Option<Mark>,
     /// Every definition version in the order of offsets.
     pub versions: Vec<DefinitionVersion>,
+}
+
+/// One row to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// A coupon, in both views: by sequence and by user.
+    Coupon(Coupon),
+    /// A definition version; makes the campaign appear in the listing.
+    Version(DefinitionVersion),
+    /// A hold, or its next state.
+    Hold(Hold),
+    /// A campaign's mark.
+    Mark(Mark),
+    /// A partition's progress. Its marks are written before, in an earlier call.
+    Progress(Progress),
 }

@@ -14,10 +14,10 @@ use tracing::debug;
 use super::{
     block::pack,
     database::Hooks,
+    high_water::{Durable, HighWater},
     keys,
     space::Space,
     tail::Tail,
-    witness::{Durable, Witness},
 };
 use crate::{
     clock::SharedClock,
@@ -135,8 +135,8 @@ enum Failure {
     Sync(#[source] io::Error),
     #[error("reading a register of the embedded database")]
     Read(#[source] fjall::Error),
-    #[error("writing the witness of the embedded database")]
-    Witness(#[source] io::Error),
+    #[error("writing the high-water file of the embedded database")]
+    HighWater(#[source] io::Error),
     #[error("the committer of the embedded database panicked")]
     Panicked,
 }
@@ -157,7 +157,7 @@ pub(super) struct Committer {
     pub(super) log: Keyspace,
     pub(super) data: Keyspace,
     pub(super) partitions: Vec<WritePosition>,
-    pub(super) witness: Witness,
+    pub(super) high_water: HighWater,
     pub(super) clock: SharedClock,
     pub(super) hooks: Hooks,
     pub(super) space: Space,
@@ -247,7 +247,7 @@ impl Committer {
             self.commit(group)?;
         }
         self.database.persist(PersistMode::SyncAll).map_err(Failure::Commit)?;
-        self.witness.sync().map_err(Failure::Witness)?;
+        self.high_water.sync().map_err(Failure::HighWater)?;
         debug!("embedded database is closed, everything is on disk");
         for reply in closing {
             // Whoever asked may have stopped waiting.
@@ -374,7 +374,7 @@ impl Committer {
         if witnessed {
             let records = self.partitions.iter().map(|position| position.next).sum();
             let durable = Durable { next_batch, records };
-            self.witness.write(durable).map_err(Failure::Witness)?;
+            self.high_water.write(durable).map_err(Failure::HighWater)?;
         }
         self.space.wrote(bytes as u64);
         for (partition, (_, records)) in records {

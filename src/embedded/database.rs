@@ -12,10 +12,10 @@ use super::{
     block::unpack,
     committer::{Committer, WritePosition},
     folder::{FolderError, FolderLock, data_folder, locked},
+    high_water::HighWater,
     inspect, keys,
     space::{FreeBytes, Reserve, Space, free_bytes},
     tail::Tail,
-    witness::Witness,
 };
 use crate::{
     clock::SharedClock,
@@ -93,7 +93,7 @@ pub enum OpenError {
         #[source]
         source: fjall::Error,
     },
-    /// The database could not be looked at before it was opened, or its witness not be written.
+    /// The database could not be looked at before it was opened, or its high_water not be written.
     #[error("looking at the embedded database in {}", path.display())]
     Inspect {
         /// What was looked at.
@@ -213,7 +213,7 @@ impl EmbeddedDatabase {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let log = database.keyspace("log", options).map_err(failed)?;
         let data = database.keyspace("data", options).map_err(failed)?;
-        // Only all of its partitions together have had what the witness says.
+        // Only all of its partitions together have had what the high_water says.
         check_partitions(config.partitions, &path, &data)?;
         let ends = Ends { path: &path, log: &log, data: &data };
         let partitions = (0..config.partitions)
@@ -221,7 +221,7 @@ impl EmbeddedDatabase {
             .collect::<Result<Vec<_>, _>>()?;
         let records = partitions.iter().map(|position| position.next).sum();
         let durable = inspected.after_open(&path, database.seqno(), records)?;
-        let witness = Witness::open(&config.dir, durable)
+        let high_water = HighWater::open(&config.dir, durable)
             .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
         let (queue, receiver) = mpsc::channel(QUEUE_OPERATIONS_MAX);
         let (folder, bytes) = (config.dir.clone(), config.reserve_bytes);
@@ -231,7 +231,7 @@ impl EmbeddedDatabase {
             log: log.clone(),
             data: data.clone(),
             partitions,
-            witness,
+            high_water,
             clock: clock.clone(),
             space: Space::new(reserve.clone()),
             hooks,

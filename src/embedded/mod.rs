@@ -10,9 +10,8 @@ mod block;
 mod committer;
 mod database;
 mod folder;
+mod high_water;
 mod inspect;
-#[cfg(test)]
-mod inspect_tests;
 mod journal;
 pub(crate) mod keys;
 mod manifest;
@@ -22,7 +21,6 @@ mod tail;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod witness;
 
 pub use database::{EmbeddedDatabase, OpenError};
 pub use folder::{FolderError, SecretFile, data_folder, found_secret, kept_secret};

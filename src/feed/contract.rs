@@ -11,13 +11,14 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{
-    Answer, CouponFace, DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedEvent, FeedMessage,
-    MESSAGE_DECISIONS_MAX, Settled,
-};
-use crate::domain::{
-    decision::{Reason, Refusal},
-    ids::{CampaignId, Offset, Partition, Timestamp, UserId},
+use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedEvent, MESSAGE_DECISIONS_MAX};
+use crate::{
+    domain::{
+        answer::{Answer, CouponFace},
+        decision::{Reason, Refusal},
+        ids::{CampaignId, Offset, Partition, Timestamp, UserId},
+    },
+    wire::feed_message::{FeedDecision, FeedMessage},
 };
 
 /// One check of the contract.
@@ -105,8 +106,8 @@ async fn next_message(follower: &mut mpsc::Receiver<FeedEvent>, epoch: u32) -> F
     }
 }
 
-fn settled(offset: Offset, user: Option<&str>, answer: Answer) -> Settled {
-    Settled {
+fn settled(offset: Offset, user: Option<&str>, answer: Answer) -> FeedDecision {
+    FeedDecision {
         offset,
         campaign_id: CampaignId::parse("contract").expect("a valid id"),
         user_id: user.map(|user| UserId::parse(user).expect("a valid id")),

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent, FeedMessage};
+use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent};
+use crate::wire::feed_message::FeedMessage;
 
 /// Hands messages to followers in the same process. Never waits: a follower that is too slow
 /// loses messages and is told so.

@@ -22,17 +22,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tracing::{debug, warn};
 
-use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent, FeedMessage};
+use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent};
 use crate::{
     config::KafkaConfig,
     domain::{
         ids::Partition,
         keys::{KEY_ID, Keys, hex},
     },
-    log::kafka::client::{
-        self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition,
-    },
+    kafka::client::{self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition},
     telemetry::metrics,
+    wire::feed_message::FeedMessage,
 };
 
 /// Version of the message format that this binary writes, and the highest that it reads.
@@ -389,10 +388,11 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
+            answer::{Answer, CouponFace},
             decision::{Reason, Refusal},
             ids::{CampaignId, Timestamp, UserId},
         },
-        feed::{Answer, CouponFace, Settled},
+        wire::feed_message::FeedDecision,
     };
 
     fn codec(secret: &[u8]) -> FeedCodec {
@@ -409,7 +409,7 @@ mod tests {
             Answer::Refused { refusal: Refusal::StaleVersion },
             Answer::Refused { refusal: Refusal::QuotaBelowIssued { issued: 3 } },
         ];
-        let settled = |(offset, answer)| Settled {
+        let settled = |(offset, answer)| FeedDecision {
             offset,
             campaign_id: CampaignId::parse("spring").unwrap(),
             user_id: (offset % 2 == 0).then(|| UserId::parse("u1").unwrap()),

@@ -12,7 +12,7 @@ pub mod kafka;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-pub use crate::domain::answer::{Answer, CouponFace, FeedMessage, Settled};
+use crate::wire::feed_message::FeedMessage;
 
 /// Most decisions in one message: about 250 bytes each stays below a broker's 1 MiB.
 pub const MESSAGE_DECISIONS_MAX: usize = 1_024;

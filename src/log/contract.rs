@@ -11,10 +11,11 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::timeout;
 
-use super::{
-    Appended, LogReader, LogRecord, NewRecord, Ownership, READ_RECORDS_MAX, ReadError, RequestLog,
+use super::{Appended, LogReader, Ownership, READ_RECORDS_MAX, ReadError, RequestLog};
+use crate::{
+    domain::ids::{CampaignId, Offset, Partition},
+    wire::{LogRecord, NewRecord},
 };
-use crate::domain::ids::{CampaignId, Offset, Partition};
 
 /// One check of the contract.
 pub type Check = for<'a> fn(&'a dyn RequestLog) -> BoxFuture<'a, ()>;
@@ -373,7 +374,7 @@ pub async fn settling_takes_nothing_from_readers(log: &dyn RequestLog) {
     let expected = append_some(log, CHECK, 20).await;
     let next = high(log, partition).await;
     for (next, keep_from) in [(next, None), (next, Some(expected[3].offset)), (0, None)] {
-        log.settled(partition, next, keep_from).await.expect("progress is told");
+        log.report_progress(partition, next, keep_from).await.expect("progress is told");
     }
     let mut reader = open(log, partition, expected[0].offset).await;
     assert_eq!(read_some(&mut *reader, expected.len()).await, expected);

@@ -10,54 +10,24 @@
 //! - A partition is owned by one node at a time as far as anybody can tell; two owners at once
 //!   happen and are harmless, because decisions are a function of the log alone.
 
-pub mod codec;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
-pub mod intake;
 pub mod kafka;
-pub mod routing;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::domain::ids::{CampaignId, Offset, Partition, Timestamp};
+use crate::{
+    domain::ids::{Offset, Partition, Timestamp},
+    wire::{LogRecord, NewRecord},
+};
 
 /// Most records that one read returns: about 1 ms of decisions.
 pub const READ_RECORDS_MAX: usize = 4_096;
 
 /// Readers that one partition can have at once: the live one, one for dead letters, and replays.
 pub const READERS_MAX: usize = 4;
-
-/// Largest record that is taken from the log; what is larger is a dead letter. A request is at
-/// most 400 bytes and a control record below 1 KiB.
-pub const RECORD_BYTES_MAX: usize = 8 * 1_024;
-
-/// A record as it stands in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogRecord {
-    /// Where it stands.
-    pub offset: Offset,
-    /// When the log took it.
-    pub time: Timestamp,
-    /// The campaign id, if its producer kept the format; any bytes otherwise.
-    pub key: Vec<u8>,
-    /// JSON, if its producer kept the format.
-    pub value: Vec<u8>,
-    /// What coupond itself wrote carries a MAC; foreign producers' requests don't.
-    pub mac: Option<Vec<u8>>,
-}
-
-/// A record to be appended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRecord {
-    /// Key of the record.
-    pub campaign: CampaignId,
-    /// JSON bytes.
-    pub value: Vec<u8>,
-    /// MAC over partition, key and value.
-    pub mac: Vec<u8>,
-}
 
 /// Where and when a record became durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +129,7 @@ pub trait RequestLog: Send + Sync + 'static {
     /// Tells the log that everything below `next` is settled, by durable progress: what lag tools
     /// read (Kafka) and below which old records may be trimmed (embedded). `keep_from` is the
     /// lowest `from` of a hold that is not closed, if any. Never part of an answer.
-    async fn settled(
+    async fn report_progress(
         &self,
         partition: Partition,
         next: Offset,

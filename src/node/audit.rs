@@ -17,12 +17,13 @@ use crate::{
     config::{Config, Mode},
     domain::keys::Keys,
     embedded::{EmbeddedDatabase, FolderError, OpenError, found_secret},
-    log::{codec::FORMAT, embedded::EmbeddedLog, kafka::KafkaLog},
+    log::{embedded::EmbeddedLog, kafka::KafkaLog},
     store::{
         Layout, StoreInspection,
         cql::{self, ConnectError},
         embedded::EmbeddedStore,
     },
+    wire::codec::FORMAT,
 };
 
 /// Why there was no audit.

@@ -10,7 +10,7 @@ use std::{
 
 use super::Node;
 use crate::{
-    api::desk::model::{Desk, Refused},
+    api::service::model::{Refused, Service},
     config::{Config, Identity, Mode},
     domain::{code::CodeFormat, definition::Terms, ids::CampaignId},
 };
@@ -28,7 +28,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 const ATTEMPTS_MAX: u32 = 20;
 
 /// Defines the demo campaign, if there is none of this id.
-pub(super) async fn define(desk: Arc<dyn Desk>) {
+pub(super) async fn define(service: Arc<dyn Service>) {
     let Ok(campaign) = CampaignId::parse(CAMPAIGN) else { return };
     let terms = Terms {
         quota: QUOTA,
@@ -38,7 +38,7 @@ pub(super) async fn define(desk: Arc<dyn Desk>) {
         code: CodeFormat::with(Some("DEMO-".to_owned()), None, None),
     };
     for _ in 0..ATTEMPTS_MAX {
-        match desk.define(campaign.clone(), terms.clone()).await {
+        match service.define(campaign.clone(), terms.clone()).await {
             // With what content is up to whoever defined it.
             Ok(_) | Err(Refused::AlreadyDefined { .. }) => return,
             Err(error) => tracing::debug!(%error, "demo campaign not defined yet"),
@@ -159,7 +159,7 @@ mod tests {
         let theirs = reqwest::Client::new().put(url).bearer_auth(&node.admin_token);
         let defined = theirs.json(&serde_json::json!({ "quota": 7 })).send().await.unwrap();
         assert_eq!(defined.status(), 201);
-        let defining = define(node.desk.clone());
+        let defining = define(node.service.clone());
         let within = ATTEMPT_PAUSE * (ATTEMPTS_MAX / 2);
         tokio::time::timeout(within, defining).await.expect("it is not tried again");
         node.stop().await;

@@ -8,10 +8,8 @@ use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
     config::Config,
     feed::kafka::KafkaFeed,
-    log::kafka::{
-        KafkaLog,
-        topics::{TopicsError, ensure_topics},
-    },
+    kafka::topics::{TopicsError, ensure_topics},
+    log::kafka::KafkaLog,
     store::{
         StoreInspection,
         cql::{self, ConnectError},

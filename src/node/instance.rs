@@ -7,8 +7,8 @@ use crate::{
     config::Config,
     domain::keys::{Keys, hex},
     embedded::{FolderError, SecretFile, data_folder, kept_secret},
-    log::codec::FORMAT,
     store::{CouponStore, Layout},
+    wire::codec::FORMAT,
 };
 
 /// Which life of the log this binary starts: epochs are not ended yet.

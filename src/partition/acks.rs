@@ -1,9 +1,9 @@
 //! Which offsets of a partition are done, and up to where all of them are.
 
-use crate::planted;
 use std::collections::VecDeque;
 
 use crate::domain::{ids::Offset, rows::LastRecord};
+use crate::planted;
 
 /// The records of a partition that were read and are not yet below the watermark.
 #[derive(Debug)]

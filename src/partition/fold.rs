@@ -2,18 +2,20 @@
 
 use std::ops::ControlFlow;
 
-use crate::domain::{
-    answer::{Answer, CouponFace, Settled},
-    campaign::{At, Campaign},
-    coupon::Coupon,
-    decision::{Decision, DerivedRow, Held, Outcome},
-    definition::{Definition, DefinitionVersion},
-    ids::{Offset, Sequence, UserId},
-    keys::Keys,
-    record::Record,
-};
-
 use super::recovery::{Contradiction, Expectations, Recovered};
+use crate::{
+    domain::{
+        answer::{Answer, CouponFace},
+        campaign::{At, Campaign},
+        coupon::Coupon,
+        decision::{Decision, DerivedRow, Held, Outcome},
+        definition::{Definition, DefinitionVersion},
+        ids::{Offset, Sequence, UserId},
+        keys::Keys,
+        record::Record,
+    },
+    wire::feed_message::FeedDecision,
+};
 
 /// Records of one campaign, in order, with how far the partition was handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub struct Folded {
     /// Each record's outcome, in order.
     pub told: Vec<Told>,
     /// The answers, in order, once the rows are stored.
-    pub settled: Vec<Settled>,
+    pub settled: Vec<FeedDecision>,
     /// Where log and store were found to differ; the records from there on were not folded.
     pub contradiction: Option<Contradiction>,
 }
@@ -165,7 +167,7 @@ impl Teller<'_> {
             }
             Record::Control(control) => (control.campaign, None, control_answer(decision)),
         };
-        folded.settled.push(Settled { offset: at.offset, campaign_id, user_id, answer });
+        folded.settled.push(FeedDecision { offset: at.offset, campaign_id, user_id, answer });
     }
 
     fn answer(

@@ -7,6 +7,7 @@
 //! when to give up.
 
 pub mod acks;
+pub mod actor_view;
 pub mod assignment;
 pub mod flow;
 pub mod fold;

@@ -1,7 +1,6 @@
 //! One campaign's batches between deciding and reporting. Storing overlaps with deciding, since
 //! everything can be derived again; only versions and the reports keep their order.
 
-use crate::planted;
 use std::collections::VecDeque;
 
 use super::{
@@ -15,6 +14,7 @@ use crate::domain::{
     definition::DefinitionVersion,
     ids::{CampaignId, Timestamp},
 };
+use crate::planted;
 
 /// What a batch leaves to be stored: every version before any coupon.
 #[derive(Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! the log derives them again, and any difference is a contradiction. Below the mark there are as
 //! many as it says, wherever the start is: it was written when they were durable.
 
-use crate::planted;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::domain::{
@@ -15,6 +14,7 @@ use crate::domain::{
     keys::Keys,
     rows::{CampaignRows, Hold, HoldKind, Mark},
 };
+use crate::planted;
 
 /// Log and store contradict each other from a position on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

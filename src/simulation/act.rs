@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     domain::{
-        answer::FeedMessage,
         ids::{Offset, Partition},
+        rows::Row,
     },
     partition::flow::Event,
-    store::Row,
+    wire::feed_message::FeedMessage,
 };
 
 /// One thing that happens.

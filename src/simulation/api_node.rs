@@ -16,17 +16,17 @@ use super::{
 use crate::{
     answer::{
         Moment,
-        edge::{Admission, EDGE_AGE_MAX, EdgeState, Unusable},
+        admission::{Admission, AdmissionView, EDGE_AGE_MAX, Unusable},
         follower::{Effect, Event, Follower, Limits, Message},
         rate::RateTable,
         rows,
     },
     domain::{
-        answer::FeedMessage,
         ids::{Partition, Timestamp},
         record::{Record, Request},
         rows::PartitionRows,
     },
+    wire::feed_message::FeedMessage,
 };
 
 /// `api.clock_margin`, as it is by default.
@@ -47,7 +47,7 @@ pub(super) const SHARED_MS: Ms = 100;
 /// What a node knows of one campaign.
 #[derive(Debug, Clone)]
 struct Known {
-    edge: Rc<EdgeState>,
+    edge: Rc<AdmissionView>,
     tried_at: Ms,
 }
 
@@ -85,7 +85,7 @@ impl Api {
     }
 
     /// The state kept of a campaign, however old.
-    pub(super) fn kept(&self, campaign: usize) -> Option<Rc<EdgeState>> {
+    pub(super) fn kept(&self, campaign: usize) -> Option<Rc<AdmissionView>> {
         self.known[campaign].as_ref().map(|known| known.edge.clone())
     }
 }
@@ -105,7 +105,7 @@ impl World {
         if !self.is_life(node, life) || self.now < self.nodes[node].follows_from {
             return;
         }
-        let told = |(index, settled): (usize, &crate::domain::answer::Settled)| {
+        let told = |(index, settled): (usize, &crate::wire::feed_message::FeedDecision)| {
             (settled.offset, Told(message.clone(), index))
         };
         let event = Event::Message(Message {
@@ -264,7 +264,7 @@ impl World {
         campaign: usize,
         read_at: Ms,
         rows: &PartitionRows,
-    ) -> Result<Rc<EdgeState>, Unusable> {
+    ) -> Result<Rc<AdmissionView>, Unusable> {
         let partition = self.partition_of(campaign);
         let progress = rows::progress(rows, LOG_EPOCH);
         let stored_below =
@@ -272,7 +272,7 @@ impl World {
         let moment = Duration::from_millis(read_at - self.nodes[node].booted);
         let read = self.store.campaign(campaign);
         let (id, keys) = (&self.shared.campaigns[campaign], &self.shared.keys);
-        let edge = EdgeState::of_rows(moment, (stored_below, progress), id, read, keys)?;
+        let edge = AdmissionView::of_rows(moment, (stored_below, progress), id, read, keys)?;
         let before = self.nodes[node].api.kept(campaign);
         if before.is_some_and(|before| edge.lost_versions(&before)) {
             return Err(Unusable::Altered(0));
@@ -284,7 +284,7 @@ impl World {
     }
 
     /// A request meets the state of its campaign.
-    fn admit(&mut self, number: usize, edge: &Rc<EdgeState>) {
+    fn admit(&mut self, number: usize, edge: &Rc<AdmissionView>) {
         let ask = &self.asks[number];
         let (node, campaign) = (ask.node, ask.campaign);
         let key = ask.idempotency_key();

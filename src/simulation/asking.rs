@@ -11,18 +11,13 @@ use super::{
 };
 use crate::{
     answer::{
-        edge::{EdgeState, Unusable},
+        admission::{AdmissionView, Unusable},
         follower::{Place, Registered},
         request_id::RequestContent,
         rows::{self, FromRows},
     },
-    domain::{
-        answer::{Answer, FeedMessage, Settled},
-        coupon::Coupon,
-        ids::Position,
-        record::Control,
-        rows::PartitionRows,
-    },
+    domain::{answer::Answer, coupon::Coupon, ids::Position, record::Control, rows::PartitionRows},
+    wire::feed_message::{FeedDecision, FeedMessage},
 };
 
 /// Pause between two looks at the store.
@@ -36,7 +31,7 @@ const SILENCE_MS: Ms = 1_000;
 pub(super) struct Told(pub(super) Rc<FeedMessage>, pub(super) usize);
 
 impl Told {
-    fn settled(&self) -> &Settled {
+    fn settled(&self) -> &FeedDecision {
         &self.0.decisions[self.1]
     }
 }
@@ -96,7 +91,7 @@ enum Step {
     #[default]
     Partition,
     Campaign(Rc<PartitionRows>),
-    Coupons(bool, Rc<EdgeState>),
+    Coupons(bool, Rc<AdmissionView>),
 }
 
 impl Wanted {
@@ -107,7 +102,7 @@ impl Wanted {
         }
     }
 
-    fn is_of(&self, settled: &Settled) -> bool {
+    fn is_of(&self, settled: &FeedDecision) -> bool {
         match self {
             Self::Request(content) => rows::is_of(settled, &content.campaign, Some(&content.user)),
             Self::Control(_, control) => rows::is_of(settled, &control.campaign, None),
@@ -350,7 +345,7 @@ impl World {
         &self,
         content: &RequestContent,
         settled: bool,
-        edge: &EdgeState,
+        edge: &AdmissionView,
         coupons: &[Coupon],
     ) -> Option<Result<Concluded, bool>> {
         let RequestContent { campaign, user, .. } = content;

@@ -61,7 +61,7 @@ pub(super) struct Kept {
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     /// 2xx, with the answer if it was waited for.
-    Taken(usize, Option<Answer>),
+    DecodedRecords(usize, Option<Answer>),
     /// 429 or 503: not in the log, and never will be.
     NotTaken,
     /// 503 outcome-unknown.
@@ -113,7 +113,7 @@ impl World {
         self.kept.push(kept);
         let kept = self.kept.len() - 1;
         if wait == 0 || self.hit(Fault::WaitersFull) {
-            return self.reply(number, Reply::Taken(kept, None));
+            return self.reply(number, Reply::DecodedRecords(kept, None));
         }
         self.question(node, wanted, Asker::Ask(number, kept), wait);
     }
@@ -124,8 +124,8 @@ impl World {
             return;
         }
         match concluded {
-            Concluded::Answer(answer) => self.reply(ask, Reply::Taken(kept, Some(answer))),
-            Concluded::NotYet => self.reply(ask, Reply::Taken(kept, None)),
+            Concluded::Answer(answer) => self.reply(ask, Reply::DecodedRecords(kept, Some(answer))),
+            Concluded::NotYet => self.reply(ask, Reply::DecodedRecords(kept, None)),
             Concluded::Halted => self.reply(ask, Reply::NotTaken),
         }
     }
@@ -146,7 +146,7 @@ impl World {
             return;
         }
         match reply {
-            Reply::Taken(kept, answer) => {
+            Reply::DecodedRecords(kept, answer) => {
                 self.kept[kept].is_promised = true;
                 if let Some(answer) = answer {
                     self.heard(kept, &answer);

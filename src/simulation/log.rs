@@ -4,7 +4,7 @@
 use super::model::Meant;
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
-    log::LogRecord,
+    wire::LogRecord,
 };
 
 /// A record to be appended, with what it means.

@@ -11,16 +11,15 @@ use super::{
 };
 use crate::{
     domain::{
-        answer::FeedMessage,
         ids::{Offset, Partition, Timestamp},
         rows::{LastRecord, PartitionRows},
     },
-    log::{LogRecord, intake::Intake},
     partition::{
         assignment::{self, Start},
         flow::{Effect, Event, Flow},
         restart::CONSUMER_PAUSE_FIRST,
     },
+    wire::{LogRecord, decode_step::DecodeStep, feed_message::FeedMessage},
 };
 
 /// Between two ticks, as the real consumer has them.
@@ -99,8 +98,8 @@ impl World {
         number
     }
 
-    pub(super) fn intake(&self, partition: Partition) -> Intake {
-        Intake {
+    pub(super) fn decode_step(&self, partition: Partition) -> DecodeStep {
+        DecodeStep {
             codec: self.shared.codec.clone(),
             keys: self.shared.keys.clone(),
             partition,
@@ -146,7 +145,7 @@ impl World {
         if let Some(last) = last {
             let found = self.log.read(partition, last.offset, 1).and_then(|read| {
                 let record = read.into_iter().next()?;
-                let digest = self.intake(partition).digest(&record);
+                let digest = self.decode_step(partition).digest(&record);
                 Some(LastRecord { offset: record.offset, digest })
             });
             assignment::compare(last, found)?;
@@ -329,7 +328,7 @@ impl World {
                     self.write_progress(number, holds, marks, progress);
                 }
                 Effect::Publish(message) => self.publish(number, message),
-                Effect::Settled { next, .. } => self.after(1, Act::Commit(number, next)),
+                Effect::ReportProgress { next, .. } => self.after(1, Act::Commit(number, next)),
                 Effect::Credit(records) => {
                     owner.credit += records;
                     self.read_soon(number);
@@ -388,7 +387,7 @@ impl World {
             return;
         }
         let now = Timestamp(self.wall(node));
-        let taken = self.intake(partition).take(records, now);
+        let taken = self.decode_step(partition).take(records, now);
         let owner = self.owners[number].as_mut().expect("it is there");
         owner.credit -= taken.incoming.len();
         if let Some(last) = taken.incoming.last() {

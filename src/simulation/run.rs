@@ -17,7 +17,7 @@ use crate::{
         ids::{CampaignId, UserId},
         keys::Keys,
     },
-    log::codec::Codec,
+    wire::codec::Codec,
 };
 
 /// Campaigns and users of a world: few enough that everybody meets everybody.

@@ -5,14 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    domain::{
-        coupon::Coupon,
-        definition::DefinitionVersion,
-        ids::{Offset, Partition, Sequence},
-        rows::{CampaignRows, Hold, Mark, PartitionRows, Progress},
-    },
-    store::Row,
+use crate::domain::{
+    coupon::Coupon,
+    definition::DefinitionVersion,
+    ids::{Offset, Partition, Sequence},
+    rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
 };
 
 /// Which of the two rows of a coupon land.

@@ -274,7 +274,7 @@ impl World {
                 });
             }
             Fault::Oversized => {
-                fresh.value = vec![b' '; crate::log::RECORD_BYTES_MAX + 1];
+                fresh.value = vec![b' '; crate::wire::RECORD_BYTES_MAX + 1];
                 fresh.mac = None;
             }
             _ => {

@@ -31,7 +31,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition, UserId},
         keys::Keys,
     },
-    log::codec::Codec,
+    wire::codec::Codec,
 };
 
 /// Virtual milliseconds since the world began.

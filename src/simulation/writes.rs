@@ -11,15 +11,14 @@ use super::{
 };
 use crate::{
     domain::{
-        answer::FeedMessage,
         coupon::Coupon,
         ids::{CampaignId, Offset},
-        rows::{Hold, HoldState, Mark, Progress},
+        rows::{Hold, HoldState, Mark, Progress, Row},
     },
     partition::{flow::Event, pipeline::ToStore},
-    store::{
-        Row,
-        order::{self, Group},
+    wire::{
+        feed_message::FeedMessage,
+        write_order::{self, Group},
     },
 };
 
@@ -57,12 +56,12 @@ impl World {
     pub(super) fn write_rows(&mut self, who: (usize, usize, u64), to_store: ToStore) {
         let (owner, campaign, incarnation) = who;
         let ToStore { number, versions, coupons, .. } = to_store;
-        let groups = order::of_batch(versions, coupons);
+        let groups = write_order::of_batch(versions, coupons);
         self.begin_job(owner, groups, Done::Rows { campaign, incarnation, number });
     }
 
     pub(super) fn write_hold(&mut self, owner: usize, hold: Hold, mark: Option<Mark>) {
-        let groups = order::of_hold(hold.clone(), mark);
+        let groups = write_order::of_hold(hold.clone(), mark);
         self.begin_job(owner, groups, Done::Hold(hold));
     }
 
@@ -74,7 +73,7 @@ impl World {
         progress: Progress,
     ) {
         let next = progress.next;
-        let groups = order::of_progress(holds, marks, progress);
+        let groups = write_order::of_progress(holds, marks, progress);
         self.begin_job(owner, groups, Done::Progress(next));
     }
 

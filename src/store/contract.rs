@@ -7,15 +7,15 @@
 
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
-use super::{
-    CampaignRows, CouponStore, Hold, HoldKind, HoldState, LISTING_MAX, LastRecord, Layout, Mark,
-    PartitionRows, Progress, Row, SEQUENCES_PER_BUCKET, Selection,
-};
+use super::{CouponStore, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, Selection};
 use crate::domain::{
     code::CodeFormat,
     coupon::Coupon,
     definition::{Definition, DefinitionVersion, RULES_VERSION, Terms},
     ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
+    rows::{
+        CampaignRows, Hold, HoldKind, HoldState, LastRecord, Mark, PartitionRows, Progress, Row,
+    },
 };
 
 /// One check of the contract.

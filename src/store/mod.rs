@@ -14,19 +14,15 @@
 pub mod contract;
 pub mod cql;
 pub mod embedded;
-pub mod order;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-pub use crate::domain::rows::{
-    CampaignRows, Hold, HoldKind, HoldState, LastRecord, Mark, PartitionRows, Progress,
-};
 use crate::domain::{
     coupon::Coupon,
-    definition::DefinitionVersion,
     ids::{CampaignId, Partition, Sequence, UserId},
+    rows::{CampaignRows, PartitionRows, Row},
 };
 
 /// Coupon rows per bucket: about 2 MB a database partition, read in parallel on recovery.
@@ -50,21 +46,6 @@ pub struct Layout {
     pub fingerprint: String,
     /// The secret itself, where coupond made it for a distributed instance. Never printed.
     pub secret: Option<String>,
-}
-
-/// One row to be written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Row {
-    /// A coupon, in both views: by sequence and by user.
-    Coupon(Coupon),
-    /// A definition version; makes the campaign appear in the listing.
-    Version(DefinitionVersion),
-    /// A hold, or its next state.
-    Hold(Hold),
-    /// A campaign's mark.
-    Mark(Mark),
-    /// A partition's progress. Its marks are written before, in an earlier call.
-    Progress(Progress),
 }
 
 /// Which coupons of a campaign are read.

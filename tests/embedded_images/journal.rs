@@ -69,8 +69,8 @@ fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
     u64::from_le_bytes(number)
 }
 
-/// The witness that says what is on disk once this batch is.
-pub(crate) fn witness(batch: &Batch) -> Vec<u8> {
+/// The high_water that says what is on disk once this batch is.
+pub(crate) fn high_water(batch: &Batch) -> Vec<u8> {
     const SLOT_DISTANCE: usize = 4_096;
     let records: u64 = batch.ends.iter().sum();
     let mut bytes = vec![0; 2 * SLOT_DISTANCE];

@@ -20,10 +20,11 @@ use coupond::{
     },
     embedded::{EmbeddedDatabase, SecretFile, kept_secret},
     log::{
-        LogRecord, RequestLog,
+        RequestLog,
         embedded::{DeadLetter, EmbeddedLog},
     },
     store::{CouponStore, Layout, Selection, embedded::EmbeddedStore},
+    wire::LogRecord,
 };
 use futures_util::TryStreamExt;
 
@@ -140,7 +141,7 @@ async fn contents(
 
 /// The partition of a campaign.
 pub(crate) fn home(campaign: &CampaignId) -> Partition {
-    coupond::log::routing::partition_of(campaign, PARTITIONS)
+    coupond::wire::routing::partition_of(campaign, PARTITIONS)
 }
 
 async fn all_records(log: &EmbeddedLog, partition: Partition) -> Result<Vec<LogRecord>, Error> {

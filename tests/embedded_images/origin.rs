@@ -11,8 +11,9 @@ use coupond::{
     config::Config,
     domain::ids::CampaignId,
     embedded::EmbeddedDatabase,
-    log::{NewRecord, RequestLog, embedded::EmbeddedLog},
+    log::{RequestLog, embedded::EmbeddedLog},
     node::Node,
+    wire::NewRecord,
 };
 use serde_json::{Value, json};
 

@@ -1,12 +1,12 @@
 //! Power cuts. What an fsync covered is there; of what was written after it any sector may have
-//! reached the disk or not, and the witness may be of any moment before.
+//! reached the disk or not, and the high_water may be of any moment before.
 
 use std::{path::PathBuf, time::Instant};
 
 use super::{
     how_many,
     image::{Draw, Image, folder, heads, judge_all},
-    journal::{Batch, batches, witness},
+    journal::{Batch, batches, high_water},
     judge::{Contents, Fate, read},
     origin::{Files, PARTITIONS, in_one_journal, with_tables},
     runtime,
@@ -55,12 +55,13 @@ impl Run {
     fn image(&self, name: String, cut: usize, journal: Vec<u8>, draw: &mut Draw) -> Image {
         // Of this moment, of an earlier one, or with the slot torn that was being written.
         let said = if draw.below(2) == 0 { cut } else { draw.below(cut + 1) };
-        let mut witness = witness(&self.batches[self.durable[said]]);
+        let mut high_water = high_water(&self.batches[self.durable[said]]);
         if draw.below(4) == 0 {
             let slot = draw.below(2) * 4_096;
-            witness[slot..slot + SECTOR].fill(0);
+            high_water[slot..slot + SECTOR].fill(0);
         }
-        let changed = vec![(JOURNAL.into(), Some(journal)), ("witness".into(), Some(witness))];
+        let changed =
+            vec![(JOURNAL.into(), Some(journal)), ("high_water".into(), Some(high_water))];
         let acknowledged = self.batches[self.durable[cut]].ends.clone();
         Image { name, changed, acknowledged }
     }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use coupond::feed::{DecisionFeed, FeedError, FeedEvent, FeedMessage};
+use coupond::{
+    feed::{DecisionFeed, FeedError, FeedEvent},
+    wire::feed_message::FeedMessage,
+};
 use tokio::sync::mpsc;
 
 use super::{

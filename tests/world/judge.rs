@@ -7,15 +7,15 @@ use std::{
 
 use coupond::{
     domain::{
-        answer::{Answer, FeedMessage},
+        answer::Answer,
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, UserId},
         keys::Keys,
         rows::{Hold, Mark, Progress},
     },
-    log::LogRecord,
     partition::flow::{BATCH_RECORDS_MAX, WINDOW_RECORDS_MAX},
+    wire::{LogRecord, feed_message::FeedMessage},
 };
 
 use super::{

@@ -12,9 +12,10 @@ use coupond::{
         record::Record,
     },
     log::{
-        AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
-        READERS_MAX, ReadError, RequestLog, codec::Codec,
+        AppendError, Appended, Bounds, LogError, LogReader, Ownership, READERS_MAX, ReadError,
+        RequestLog,
     },
+    wire::{LogRecord, NewRecord, codec::Codec},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -131,7 +132,12 @@ impl RequestLog for FakeLog {
         Ok(Bounds { low: 0, high })
     }
 
-    async fn settled(&self, _: Partition, _: Offset, _: Option<Offset>) -> Result<(), LogError> {
+    async fn report_progress(
+        &self,
+        _: Partition,
+        _: Offset,
+        _: Option<Offset>,
+    ) -> Result<(), LogError> {
         self.faults.point("log", "settled", None).await.map_err(failed)
     }
 

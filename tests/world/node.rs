@@ -8,7 +8,7 @@ use std::{
 
 use coupond::{
     actors::{
-        ActorDirectory, Directory, Environment, Shared,
+        Directory, Environment, Shared,
         supervisor::{Supervisor, SupervisorMessage},
     },
     clock::{Clock, SharedClock},
@@ -19,7 +19,9 @@ use coupond::{
         keys::Keys,
         record::{Change, Control, Record, Request},
     },
-    log::{Ownership, codec::Codec},
+    log::Ownership,
+    partition::actor_view::ActorViews,
+    wire::codec::Codec,
 };
 use ractor::{Actor, ActorRef};
 use tokio::{runtime::Handle, task::JoinHandle};

@@ -10,10 +10,10 @@ use coupond::{
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Partition, Sequence},
-        rows::{CampaignRows, PartitionRows},
+        rows::{CampaignRows, PartitionRows, Row},
     },
     partition::flow::BATCHES_MAX,
-    store::{CouponPages, CouponStore, Layout, Row, Selection, StoreError, Unreadable},
+    store::{CouponPages, CouponStore, Layout, Selection, StoreError, Unreadable},
 };
 use futures_util::{StreamExt, stream};
 

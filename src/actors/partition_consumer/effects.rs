@@ -13,8 +13,8 @@ use crate::{
         ids::{CampaignId, Offset},
     },
     partition::flow::{Effect, Event},
-    store::order,
     telemetry::metrics,
+    wire::write_order,
 };
 
 impl PartitionState {
@@ -110,19 +110,21 @@ impl PartitionState {
                 let what = (hold.kind, hold.state);
                 tracing::warn!(campaign = %hold.campaign, from = hold.from, ?what, "hold changes");
                 running.write(myself, async move {
-                    io::write(&environment, order::of_hold(hold.clone(), mark)).await;
+                    io::write(&environment, write_order::of_hold(hold.clone(), mark)).await;
                     Some(Event::HoldWritten(hold))
                 });
             }
             Effect::DeadLetter(offset) => running.undefined.note(offset),
             Effect::Persist { holds, marks, progress } => running.write(myself, async move {
                 let next = progress.next;
-                io::write(&environment, order::of_progress(holds, marks, progress)).await;
+                io::write(&environment, write_order::of_progress(holds, marks, progress)).await;
                 Some(Event::Persisted(next))
             }),
-            Effect::Settled { next, keep_from } => running.write(myself, async move {
+            Effect::ReportProgress { next, keep_from } => running.write(myself, async move {
                 // Only lag tools and trimming wait for it; the next second says it again.
-                if let Err(error) = environment.log.settled(partition, next, keep_from).await {
+                if let Err(error) =
+                    environment.log.report_progress(partition, next, keep_from).await
+                {
                     tracing::debug!(partition, %error, "settled offset was not taken");
                 }
                 None

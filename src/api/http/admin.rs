@@ -20,7 +20,7 @@ use super::{
     views::{self, AdminBody, HealthBody},
 };
 use crate::{
-    api::desk::model::{Command, Desk},
+    api::service::model::{Command, Service},
     domain::{definition::Terms, ids::CampaignId},
 };
 
@@ -30,16 +30,16 @@ const OPEN_PATHS: [&str; 3] = ["/metrics", "/health/live", "/health/ready"];
 /// What Prometheus expects of a text exposition.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-struct Office {
-    desk: Arc<dyn Desk>,
+struct AdminState {
+    service: Arc<dyn Service>,
     token: AdminToken,
     render_metrics: RenderMetrics,
 }
 
 /// The routes of the admin listener; the token is looked at by [`guard`].
 pub(super) fn routes(parts: &HttpParts) -> Router {
-    let office = Arc::new(Office {
-        desk: Arc::clone(&parts.desk),
+    let state = Arc::new(AdminState {
+        service: Arc::clone(&parts.service),
         token: AdminToken::new(&parts.admin_token),
         render_metrics: Arc::clone(&parts.render_metrics),
     });
@@ -53,37 +53,37 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .with_state(Arc::clone(&office));
-    super::with_fallbacks(router).layer(middleware::from_fn_with_state(office, guard))
+        .with_state(Arc::clone(&state));
+    super::with_fallbacks(router).layer(middleware::from_fn_with_state(state, guard))
 }
 
 /// Rights come first, before existence and shape (INV-11): without the token even an unknown path
 /// is 401.
-async fn guard(State(office): State<Arc<Office>>, request: Request, next: Next) -> Response {
+async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let open = OPEN_PATHS.contains(&request.uri().path());
-    if open || office.token.admits(request.headers()) {
+    if open || state.token.admits(request.headers()) {
         return next.run(request).await;
     }
     Problem::new(Kind::NoToken, "send Authorization: Bearer with the admin token").into_response()
 }
 
-async fn list(State(office): State<Arc<Office>>, uri: Uri) -> Result<Response, Problem> {
-    public::page(&*office.desk, &uri).await
+async fn list(State(state): State<Arc<AdminState>>, uri: Uri) -> Result<Response, Problem> {
+    public::page(&*state.service, &uri).await
 }
 
 async fn show(
-    State(office): State<Arc<Office>>,
+    State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let campaign = public::campaign_id(path)?;
     public::no_query(&uri)?;
-    let view = office.desk.admin_view(&campaign).await?;
+    let view = state.service.admin_view(&campaign).await?;
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
 async fn define(
-    State(office): State<Arc<Office>>,
+    State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -92,7 +92,7 @@ async fn define(
     public::no_query(&head.uri)?;
     let terms: Terms = definition::terms(&body::read_json(&head.headers, body).await?)?;
     let location = HeaderValue::try_from(format!("/admin/campaigns/{campaign}"));
-    let (created, view) = office.desk.define(campaign, terms).await?;
+    let (created, view) = state.service.define(campaign, terms).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = views::json(status, &AdminBody::from(&view));
     if let (true, Ok(location)) = (created, location) {
@@ -102,7 +102,7 @@ async fn define(
 }
 
 async fn amend(
-    State(office): State<Arc<Office>>,
+    State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -111,49 +111,49 @@ async fn amend(
     let amendment = body::read_json(&head.headers, body).await;
     let amendment = public::no_query(&head.uri).and(amendment);
     match amendment.and_then(|body| definition::amendment(&body)) {
-        Ok(amendment) => command(&office, &campaign, Command::Amend(amendment)).await,
-        Err(problem) => Err(unless_unknown(&office, &campaign, problem).await),
+        Ok(amendment) => command(&state, &campaign, Command::Amend(amendment)).await,
+        Err(problem) => Err(unless_unknown(&state, &campaign, problem).await),
     }
 }
 
 async fn pause(
-    State(office): State<Arc<Office>>,
+    State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    command(&office, &bare(&office, path, request).await?, Command::Pause).await
+    command(&state, &bare(&state, path, request).await?, Command::Pause).await
 }
 
 async fn resume(
-    State(office): State<Arc<Office>>,
+    State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    command(&office, &bare(&office, path, request).await?, Command::Resume).await
+    command(&state, &bare(&state, path, request).await?, Command::Resume).await
 }
 
 async fn close(
-    State(office): State<Arc<Office>>,
+    State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    command(&office, &bare(&office, path, request).await?, Command::Close).await
+    command(&state, &bare(&state, path, request).await?, Command::Close).await
 }
 
 async fn release(
-    State(office): State<Arc<Office>>,
+    State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let campaign = bare(&office, path, request).await?;
-    let view = office.desk.release(&campaign).await?;
+    let campaign = bare(&state, path, request).await?;
+    let view = state.service.release(&campaign).await?;
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
 /// The campaign of a call whose path says everything: a `close` with a date, say, would otherwise
 /// close at once.
 async fn bare(
-    office: &Office,
+    state: &AdminState,
     path: PathOf<String>,
     request: Request,
 ) -> Result<CampaignId, Problem> {
@@ -163,29 +163,29 @@ async fn bare(
     let body = public::no_query(&head.uri).and(body);
     match body.and_then(|body| definition::nothing(&body)) {
         Ok(()) => Ok(campaign),
-        Err(problem) => Err(unless_unknown(office, &campaign, problem).await),
+        Err(problem) => Err(unless_unknown(state, &campaign, problem).await),
     }
 }
 
 /// A fault of query or body, after existence, which a sound request leaves to the command itself.
-async fn unless_unknown(office: &Office, campaign: &CampaignId, fault: Problem) -> Problem {
-    match office.desk.campaign(campaign).await {
+async fn unless_unknown(state: &AdminState, campaign: &CampaignId, fault: Problem) -> Problem {
+    match state.service.campaign(campaign).await {
         Ok(_) => fault,
         Err(refused) => refused.into(),
     }
 }
 
 async fn command(
-    office: &Office,
+    state: &AdminState,
     campaign: &CampaignId,
     command: Command,
 ) -> Result<Response, Problem> {
-    let view = office.desk.command(campaign, command).await?;
+    let view = state.service.command(campaign, command).await?;
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
-async fn metrics(State(office): State<Arc<Office>>) -> Response {
-    let text = (office.render_metrics)();
+async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
+    let text = (state.render_metrics)();
     ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response()
 }
 
@@ -193,8 +193,8 @@ async fn live() -> Response {
     views::json(StatusCode::OK, &HealthBody { status: "live" })
 }
 
-async fn ready(State(office): State<Arc<Office>>) -> Result<Response, Problem> {
-    let not_ready = office.desk.not_ready();
+async fn ready(State(state): State<Arc<AdminState>>) -> Result<Response, Problem> {
+    let not_ready = state.service.not_ready();
     if not_ready.is_empty() {
         return Ok(views::json(StatusCode::OK, &HealthBody { status: "ready" }));
     }

@@ -28,7 +28,7 @@ use axum::{
 use self::problem::{Kind, Problem};
 pub use self::server::{CONNECTIONS_MAX, serve};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
-use super::desk::model::Desk;
+use super::service::model::Service;
 use crate::config::ApiConfig;
 
 /// Renders every metric as Prometheus text.
@@ -38,7 +38,7 @@ pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 #[derive(Clone)]
 pub struct HttpParts {
     /// Who answers.
-    pub desk: Arc<dyn Desk>,
+    pub service: Arc<dyn Service>,
     /// `api.*`: who says who is asking.
     pub api: ApiConfig,
     /// The token that administers, from the settings or made on the first start. An empty one

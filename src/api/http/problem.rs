@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::views::{self, NO_STORE};
 use crate::{
-    api::desk::model::{NotReady, Refused},
+    api::service::model::{NotReady, Refused},
     domain::{decision::Reason, definition::Fault},
 };
 

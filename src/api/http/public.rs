@@ -19,7 +19,7 @@ use super::{
     views::{self, CampaignBody, CampaignsBody, CouponBody, CouponsBody, RequestBody},
 };
 use crate::{
-    api::desk::model::{Desk, FoundStatus},
+    api::service::model::{FoundStatus, Service},
     domain::{
         ids::{CampaignId, UserId},
         record::Request as IssueRequest,
@@ -41,8 +41,8 @@ const PENDING_RETRY: HeaderValue = HeaderValue::from_static("1");
 pub(super) type PathOf<T> = Result<Path<T>, PathRejection>;
 
 /// What the handlers share.
-pub(super) struct Edge {
-    desk: Arc<dyn Desk>,
+pub(super) struct PublicState {
+    service: Arc<dyn Service>,
     caller: Caller,
 }
 
@@ -51,7 +51,10 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     for outcome in RequestBody::STATUSES.into_iter().chain(problem::outcomes()) {
         metrics::requests_from_zero(outcome);
     }
-    let edge = Edge { desk: Arc::clone(&parts.desk), caller: Caller::new(&parts.api.identity) };
+    let edge = PublicState {
+        service: Arc::clone(&parts.service),
+        caller: Caller::new(&parts.api.identity),
+    };
     Router::new()
         .route("/coupon/issue", post(issue))
         .route("/coupon/requests/{request_id}", get(find))
@@ -62,7 +65,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .with_state(Arc::new(edge))
 }
 
-async fn issue(State(edge): State<Arc<Edge>>, request: Request) -> Response {
+async fn issue(State(edge): State<Arc<PublicState>>, request: Request) -> Response {
     let (outcome, response) = match take(&edge, request).await {
         Ok(answered) => answered,
         Err(problem) => (problem.outcome(), problem.into_response()),
@@ -72,7 +75,7 @@ async fn issue(State(edge): State<Arc<Edge>>, request: Request) -> Response {
 }
 
 /// Takes an issue request into the log; also how it is counted.
-async fn take(edge: &Edge, request: Request) -> Result<(&'static str, Response), Problem> {
+async fn take(edge: &PublicState, request: Request) -> Result<(&'static str, Response), Problem> {
     let (head, body) = request.into_parts();
     let caller = edge.caller.identify(&head.headers)?;
     let body = body::read_json(&head.headers, body).await?;
@@ -83,7 +86,7 @@ async fn take(edge: &Edge, request: Request) -> Result<(&'static str, Response),
     let request = issue_request(&head.headers, &body, caller)?;
     let wait = prefer::wait(&head.headers);
     let (campaign, user) = (request.campaign.clone(), request.user.clone());
-    let taken = edge.desk.issue(request, wait.map(Duration::from_secs)).await;
+    let taken = edge.service.issue(request, wait.map(Duration::from_secs)).await;
     let taken = taken
         .map_err(|refused| Problem::from(refused).with_coupons(|| coupons_url(&campaign, &user)))?;
     let pending = RequestBody::pending(&taken.request_id, &campaign, &user);
@@ -91,7 +94,7 @@ async fn take(edge: &Edge, request: Request) -> Result<(&'static str, Response),
         let outcome = pending.status();
         let mut response = views::json(StatusCode::ACCEPTED, &pending);
         let location = format!("/coupon/requests/{}", taken.request_id);
-        // The desk's ids are URL-safe; were one not, its body would still carry it.
+        // The service's ids are URL-safe; were one not, its body would still carry it.
         if let Ok(location) = HeaderValue::try_from(location) {
             response.headers_mut().insert(header::LOCATION, location);
         }
@@ -130,7 +133,7 @@ fn issue_request(
 }
 
 async fn find(
-    State(edge): State<Arc<Edge>>,
+    State(edge): State<Arc<PublicState>>,
     path: PathOf<String>,
     headers: HeaderMap,
     uri: Uri,
@@ -148,12 +151,12 @@ async fn find(
     // decision holds their code. 403 is for callers who name another user; an id names nobody.
     let foreign = |user: &UserId| caller.as_ref().is_some_and(|caller| caller != user);
     if caller.is_some() && seconds > 0 {
-        let found = edge.desk.find(&request_id, Duration::ZERO).await?;
+        let found = edge.service.find(&request_id, Duration::ZERO).await?;
         if foreign(&found.user) {
             return Err(problem::unknown_request());
         }
     }
-    let found = edge.desk.find(&request_id, Duration::from_secs(seconds)).await?;
+    let found = edge.service.find(&request_id, Duration::from_secs(seconds)).await?;
     if foreign(&found.user) {
         return Err(problem::unknown_request());
     }
@@ -171,18 +174,18 @@ async fn find(
     }
 }
 
-async fn list(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, Problem> {
-    page(&*edge.desk, &uri).await
+async fn list(State(edge): State<Arc<PublicState>>, uri: Uri) -> Result<Response, Problem> {
+    page(&*edge.service, &uri).await
 }
 
 /// A page of campaigns, alike on both listeners.
-pub(super) async fn page(desk: &dyn Desk, uri: &Uri) -> Result<Response, Problem> {
+pub(super) async fn page(service: &dyn Service, uri: &Uri) -> Result<Response, Problem> {
     let mut query = query(uri, &["limit", "after"])?;
     let limit = query.optional("limit", fields::digits(1..=PAGE_MAX as u64));
     let after = query.optional("after", fields::campaign_id);
     query.finish()?;
     let limit = limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
-    let found = desk.campaigns(after.as_ref(), limit + 1).await?;
+    let found = service.campaigns(after.as_ref(), limit + 1).await?;
     let shown = found.get(..limit).unwrap_or(&found);
     let next = if found.len() > limit { shown.last() } else { None };
     let campaigns = shown.iter().map(CampaignBody::from).collect();
@@ -191,18 +194,18 @@ pub(super) async fn page(desk: &dyn Desk, uri: &Uri) -> Result<Response, Problem
 }
 
 async fn campaign(
-    State(edge): State<Arc<Edge>>,
+    State(edge): State<Arc<PublicState>>,
     path: PathOf<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let campaign = campaign_id(path)?;
     no_query(&uri)?;
-    let view = edge.desk.campaign(&campaign).await?;
+    let view = edge.service.campaign(&campaign).await?;
     Ok(views::json(StatusCode::OK, &CampaignBody::from(&view)))
 }
 
 async fn coupons(
-    State(edge): State<Arc<Edge>>,
+    State(edge): State<Arc<PublicState>>,
     path: PathOf<(String, String)>,
     headers: HeaderMap,
     uri: Uri,
@@ -216,7 +219,7 @@ async fn coupons(
     let user = UserId::parse(&user).map_err(|_| unknown_user())?;
     caller::acting_for(caller.as_ref(), &user)?;
     no_query(&uri)?;
-    let coupons = edge.desk.coupons_of(&campaign, &user).await?;
+    let coupons = edge.service.coupons_of(&campaign, &user).await?;
     let coupons = coupons.iter().map(CouponBody::from).collect();
     Ok(views::json(StatusCode::OK, &CouponsBody { coupons }))
 }
@@ -296,7 +299,7 @@ fn coupons_url(campaign: &CampaignId, user: &UserId) -> String {
     format!("/campaigns/{campaign}/users/{user}/coupons")
 }
 
-/// The desk answered a request with what only control records are answered: nothing is known of
+/// The service answered a request with what only control records are answered: nothing is known of
 /// the request itself.
 fn no_request() -> Problem {
     Problem::new(Kind::OutcomeUnknown, "the position of the request holds no request")

@@ -9,10 +9,12 @@ use serde::Serialize;
 
 use super::times::Rfc3339;
 use crate::{
-    api::desk::model::{AdminView, CampaignView},
-    domain::ids::{CampaignId, Offset, Position, Sequence, UserId},
-    feed::{Answer, CouponFace},
-    store::{Hold, HoldKind},
+    api::service::model::{AdminView, CampaignView},
+    domain::{
+        answer::{Answer, CouponFace},
+        ids::{CampaignId, Offset, Position, Sequence, UserId},
+        rows::{Hold, HoldKind},
+    },
 };
 
 /// Everything here changes or names somebody: nobody between may keep it.

@@ -1,9 +1,9 @@
 //! Everything that the self-test breaks, one enum variant each, with what it must be found as.
 
 use super::{
-    super::finding::FindingKind, damage_answers as answers, damage_log as log, damage_rows as rows,
-    good::Good, world::World,
+    damage_answers as answers, damage_log as log, damage_rows as rows, good::Good, world::World,
 };
+use crate::audit::finding::FindingKind;
 
 macro_rules! corruptions {
     ($($(#[$doc:meta])* $kind:ident: $good:ident, $found:ident, $plant:path;)*) => {

@@ -16,11 +16,11 @@ use crate::{
         record::{Change, Control, Record, Request},
         rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
     },
-    log::LogRecord,
     partition::{
         fold::{Batch, Folder},
         recovery::{Expectations, Recovered},
     },
+    wire::LogRecord,
 };
 
 /// Campaigns of every world.

@@ -16,16 +16,14 @@ use crate::{
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Sequence, UserId},
         keys::Keys,
-        rows::{CampaignRows, Hold, Mark, PartitionRows, Progress},
+        rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
     },
-    log::{
-        AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
-        ReadError, RequestLog, codec::Codec,
-    },
+    log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog},
     store::{
-        ByUserPages, ByUserRow, CouponPages, CouponStore, Layout, Row, Selection, StoreError,
+        ByUserPages, ByUserRow, CouponPages, CouponStore, Layout, Selection, StoreError,
         StoreInspection,
     },
+    wire::{LogRecord, NewRecord, codec::Codec},
 };
 
 /// Rows of one page: few, so that pages end within a campaign.
@@ -150,7 +148,12 @@ impl RequestLog for Ports {
         Ok(Bounds { low: log.low, high: log.high })
     }
 
-    async fn settled(&self, _: Partition, _: Offset, _: Option<Offset>) -> Result<(), LogError> {
+    async fn report_progress(
+        &self,
+        _: Partition,
+        _: Offset,
+        _: Option<Offset>,
+    ) -> Result<(), LogError> {
         Err(refused())
     }
 

@@ -14,12 +14,13 @@ use tracing::warn;
 
 use self::records::{decode, decode_dead_letter, encode, encode_dead_letter, time_of};
 use super::{
-    AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership,
-    READ_RECORDS_MAX, ReadError, RequestLog,
+    AppendError, Appended, Bounds, LogError, LogReader, Ownership, READ_RECORDS_MAX, ReadError,
+    RequestLog,
 };
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
     embedded::{EmbeddedDatabase, End, Entry, Operation, Refused, Shared, Tail, keys, unpack},
+    wire::{LogRecord, NewRecord},
 };
 
 /// Blocks removed in one group: a few milliseconds that appends may have to wait for.
@@ -227,7 +228,7 @@ impl RequestLog for EmbeddedLog {
         Ok(Bounds { low: tail.start().low.min(high), high })
     }
 
-    async fn settled(
+    async fn report_progress(
         &self,
         partition: Partition,
         next: Offset,

@@ -4,7 +4,7 @@ use super::DatabaseError;
 use crate::{
     domain::ids::{Offset, Timestamp},
     embedded::{TIME_BYTES, keys},
-    log::{LogRecord, NewRecord},
+    wire::{LogRecord, NewRecord},
 };
 
 /// Version of a record's bytes in the database.

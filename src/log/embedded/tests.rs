@@ -106,17 +106,17 @@ async fn old_settled_records_are_trimmed_and_the_last_settled_one_stays() {
     let low = async |log: &EmbeddedLog| log.bounds(0).await.unwrap().low;
 
     clock.set(1_000);
-    log.settled(0, 20, None).await.unwrap();
+    log.report_progress(0, 20, None).await.unwrap();
     assert_eq!(low(&log).await, 0, "nothing is older than the retention");
     clock.set(1_001);
-    log.settled(0, 5, None).await.unwrap();
+    log.report_progress(0, 5, None).await.unwrap();
     assert_eq!(low(&log).await, 4, "what is not settled stays, and the last settled record");
-    log.settled(0, 20, Some(7)).await.unwrap();
+    log.report_progress(0, 20, Some(7)).await.unwrap();
     assert_eq!(low(&log).await, 7, "what a hold needs stays");
-    log.settled(0, 20, None).await.unwrap();
+    log.report_progress(0, 20, None).await.unwrap();
     assert_eq!(low(&log).await, 10, "what is younger than the retention stays");
     clock.set(1_601);
-    log.settled(0, 20, None).await.unwrap();
+    log.report_progress(0, 20, None).await.unwrap();
     assert_eq!(low(&log).await, 19);
     assert_eq!(offsets(&log, 19).await.unwrap(), [19]);
 
@@ -124,8 +124,8 @@ async fn old_settled_records_are_trimmed_and_the_last_settled_one_stays() {
     let log = timed(folder.path(), &clock);
     assert_eq!(log.bounds(0).await.unwrap(), Bounds { low: 19, high: 20 });
     assert_eq!(offsets(&log, 19).await.unwrap(), [19]);
-    log.settled(0, 10, None).await.unwrap();
-    log.settled(0, 1_000_000, None).await.unwrap();
+    log.report_progress(0, 10, None).await.unwrap();
+    log.report_progress(0, 1_000_000, None).await.unwrap();
     assert_eq!(log.bounds(0).await.unwrap(), Bounds { low: 19, high: 20 });
     assert_eq!(log.append(0, record(0)).await.unwrap().offset, 20);
 }
@@ -139,7 +139,7 @@ async fn a_reader_below_the_start_is_out_of_range_wherever_it_stood() {
     let mut behind = log.open(0, 0).await.unwrap();
     assert_eq!(behind.read(5).await.unwrap().len(), 5);
     clock.set(2_000);
-    log.settled(0, 11, None).await.unwrap();
+    log.report_progress(0, 11, None).await.unwrap();
     for mut reader in [behind, log.open(0, 9).await.unwrap()] {
         let error = reader.read(1).await.unwrap_err();
         assert!(matches!(error, ReadError::OutOfRange { .. }), "{error}");
@@ -159,7 +159,7 @@ async fn one_call_trims_a_bounded_number_and_the_next_goes_on() {
     futures_util::future::try_join_all(appends).await.unwrap();
     clock.set(2_000);
     for low in [most, most + 499] {
-        log.settled(0, most + 500, None).await.unwrap();
+        log.report_progress(0, most + 500, None).await.unwrap();
         assert_eq!(log.bounds(0).await.unwrap().low, low);
     }
     let blocks = log.database.shared().log.len().unwrap();
@@ -182,7 +182,7 @@ async fn a_block_is_trimmed_whole_or_not_at_all_and_read_from_any_record_of_it()
     clock.set(2_000);
     let mut last_low = 0;
     for next in [300, 301, 302, 700, 1_000] {
-        log.settled(0, next, None).await.unwrap();
+        log.report_progress(0, next, None).await.unwrap();
         let low = log.bounds(0).await.unwrap().low;
         assert!(low < next, "the last settled record is gone");
         assert!(low >= last_low, "the start went back");

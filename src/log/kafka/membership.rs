@@ -20,10 +20,11 @@ use rdkafka::{
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::client::{self, ClientLog, failed, millis, native_offset, native_partition};
+use super::failed;
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition},
+    kafka::client::{self, ClientLog, millis, native_offset, native_partition},
     log::{LogError, Ownership},
 };
 
@@ -48,12 +49,12 @@ const REJOIN_AFTER: Duration = Duration::from_secs(1);
 const CHANGES_MAX: usize = 1_024;
 
 /// Offsets to be committed, by partition.
-type Settled = Arc<Mutex<BTreeMap<Partition, Offset>>>;
+type ProgressByPartition = Arc<Mutex<BTreeMap<Partition, Offset>>>;
 
 /// A membership, alive as long as the receiver of its changes. It keeps nothing that sends them:
 /// the changes end when the thread does, however it ends.
 pub(super) struct Membership {
-    settled: Settled,
+    settled: ProgressByPartition,
     left: watch::Receiver<bool>,
 }
 
@@ -66,7 +67,7 @@ impl Membership {
     ) -> Result<(Self, mpsc::Receiver<Ownership>), LogError> {
         let (changes, listener) = mpsc::channel(CHANGES_MAX);
         let (leaving, left) = watch::channel(false);
-        let settled = Settled::default();
+        let settled = ProgressByPartition::default();
         let state = State {
             topic: topic.to_owned(),
             changes,
@@ -91,7 +92,7 @@ impl Membership {
     }
 
     /// Notes what is settled, for the next commit.
-    pub(super) fn settled(&self, partition: Partition, next: Offset) {
+    pub(super) fn report_progress(&self, partition: Partition, next: Offset) {
         lock(&self.settled).insert(partition, next);
     }
 
@@ -120,7 +121,7 @@ struct State {
     changes: mpsc::Sender<Ownership>,
     owned: Mutex<BTreeSet<Partition>>,
     /// By partition, what is settled and not yet committed.
-    settled: Settled,
+    settled: ProgressByPartition,
 }
 
 impl State {

@@ -4,11 +4,9 @@
 //! the consumer group that only learns which partitions are this node's, and a few *readers* that
 //! fetch what they are told to. A record's position and time are the broker's.
 
-pub(crate) mod client;
 mod membership;
 mod producer;
 mod readers;
-pub mod topics;
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,22 +14,36 @@ use std::{
 };
 
 use async_trait::async_trait;
+use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use self::{
-    client::{MAC_HEADER, Topics},
     membership::Membership,
     producer::{Outgoing, Producer},
     readers::Readers,
 };
-use super::{
-    AppendError, Appended, Bounds, LogError, LogReader, LogRecord, NewRecord, Ownership, RequestLog,
-};
+use super::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog};
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition, Timestamp},
+    kafka::{
+        ClientError,
+        client::{self, MAC_HEADER, Topics},
+    },
+    wire::{LogRecord, NewRecord},
 };
+
+/// Names the operation that failed.
+fn failed(operation: impl Into<String>, source: KafkaError) -> LogError {
+    client::failed(operation, source).into()
+}
+
+impl From<ClientError> for LogError {
+    fn from(ClientError { operation, source }: ClientError) -> Self {
+        Self { operation, source }
+    }
+}
 
 /// Bytes of an oversized record that its dead letter keeps: what was one small compressed batch
 /// may come to more than any topic takes.
@@ -137,14 +149,14 @@ impl RequestLog for KafkaLog {
         Ok(Bounds { low, high })
     }
 
-    async fn settled(
+    async fn report_progress(
         &self,
         partition: Partition,
         next: Offset,
         _keep_from: Option<Offset>,
     ) -> Result<(), LogError> {
         if let Some(membership) = self.membership().as_ref() {
-            membership.settled(partition, next);
+            membership.report_progress(partition, next);
         }
         Ok(())
     }

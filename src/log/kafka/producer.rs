@@ -15,9 +15,10 @@ use rdkafka::{
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::client::{self, ClientLog, failed, millis, native_partition};
+use super::failed;
 use crate::{
     config::KafkaConfig,
+    kafka::client::{self, ClientLog, millis, native_partition},
     log::{AppendError, LogError},
 };
 

@@ -30,11 +30,13 @@ use rdkafka::{
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, error, warn};
 
-use super::client::{self, ClientLog, failed, millis, native_offset, native_partition};
+use super::failed;
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition, Timestamp},
-    log::{LogError, LogReader, LogRecord, READ_RECORDS_MAX, READERS_MAX, ReadError},
+    kafka::client::{self, ClientLog, millis, native_offset, native_partition},
+    log::{LogError, LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
+    wire::LogRecord,
 };
 
 /// A partition has one reader on each lane. Another waits.

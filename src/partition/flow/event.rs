@@ -1,29 +1,22 @@
 //! What happens to a partition, and what is to be done about it.
 
-use super::super::{
-    fold::{Batch, Told},
-    recovery::Contradiction,
+use crate::{
+    domain::{
+        campaign::At,
+        decision::Decision,
+        ids::{CampaignId, Offset, Timestamp},
+        record::Record,
+        rows::{Hold, Mark, Progress},
+    },
+    partition::{
+        fold::{Batch, Told},
+        recovery::Contradiction,
+    },
+    wire::{
+        decode_step::Incoming,
+        feed_message::{FeedDecision, FeedMessage},
+    },
 };
-use crate::domain::{
-    answer::{FeedMessage, Settled},
-    campaign::At,
-    decision::Decision,
-    ids::{CampaignId, Offset, Timestamp},
-    record::Record,
-    rows::{Hold, LastRecord, Mark, Progress},
-};
-
-/// A record that was read live.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incoming {
-    /// Where it stands, and its digest.
-    pub record: LastRecord,
-    /// Its record time.
-    pub time: Timestamp,
-    /// The record; none when it is a dead letter, which the reader's owner keeps before it says
-    /// [`Event::DeadLettered`].
-    pub content: Option<Record>,
-}
 
 /// What happens to a partition.
 #[derive(Debug)]
@@ -120,7 +113,7 @@ pub struct Report {
     /// What each record came to, in order.
     pub told: Vec<Told>,
     /// The answers, in order.
-    pub settled: Vec<Settled>,
+    pub settled: Vec<FeedDecision>,
     /// Whether [`Event::Contradicted`] follows: not all that the batch passed is decided.
     pub contradicted: bool,
     /// From when on nothing is issued any more, whatever is asked; none: not known to end.
@@ -194,7 +187,7 @@ pub enum Effect {
     /// Count a decision that was settled for the first time.
     Count(Decision),
     /// Tell the log how far the partition is settled.
-    Settled {
+    ReportProgress {
         /// Durable progress.
         next: Offset,
         /// Lowest `from` of a hold that is not closed.

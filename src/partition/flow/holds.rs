@@ -1,6 +1,5 @@
 //! Holds: putting a campaign on one, releasing it, and replaying it up to the live position.
 
-use crate::planted;
 use std::collections::BTreeSet;
 
 use super::{
@@ -17,6 +16,7 @@ use crate::domain::{
     record::Record,
     rows::{Hold, HoldKind, HoldState},
 };
+use crate::planted;
 
 impl Flow {
     /// Tries a held campaign again from its hold on. What was kept passes: the hold is durable.

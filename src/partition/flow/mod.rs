@@ -4,14 +4,7 @@
 //! Everything at or above durable progress is kept until progress has passed it, so that a
 //! campaign can start again from memory; what is older is read from the log again.
 
-use crate::planted;
 use std::collections::{BTreeMap, BTreeSet};
-
-mod event;
-mod holds;
-mod settle;
-#[cfg(test)]
-mod tests;
 
 use super::{
     acks::Acks,
@@ -19,15 +12,24 @@ use super::{
     recovery::Contradiction,
     restart::{Failures, Verdict},
 };
-use crate::domain::{
-    answer::Settled,
-    campaign::At,
-    ids::{CampaignId, Offset, Partition, Timestamp},
-    record::Record,
-    rows::{Hold, HoldKind, Mark, PartitionRows},
+use crate::{
+    domain::{
+        campaign::At,
+        ids::{CampaignId, Offset, Partition, Timestamp},
+        record::Record,
+        rows::{Hold, HoldKind, Mark, PartitionRows},
+    },
+    planted,
+    wire::{decode_step::Incoming, feed_message::FeedDecision},
 };
 
-pub use event::{Effect, Event, Incoming, Report};
+mod event;
+mod holds;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+pub use event::{Effect, Event, Report};
 
 /// Records of a partition that are kept at once: at 40,000 decisions a second, 0.4 s of them, far
 /// more than a store's latency; at 400 bytes each, 6 MiB.
@@ -83,7 +85,7 @@ pub struct Flow {
     is_new: bool,
     /// Dead letters of undefined campaigns under way.
     letters: BTreeMap<Offset, CampaignId>,
-    outbox: Vec<Settled>,
+    outbox: Vec<FeedDecision>,
     published: Offset,
     end: Offset,
     incarnations: u64,

@@ -1,19 +1,21 @@
 //! Settling: what stored batches mean for watermark, progress and feed.
 
 use super::{
-    super::{
-        fold::Told,
-        lane::{Lane, Phase},
-    },
     BATCH_RECORDS_MAX, BATCHES_MAX, Effect, Flow, HEARTBEAT_INTERVAL_MS, HOLD_SWEEP_INTERVAL_MS,
     PROGRESS_INTERVAL_MS, PROGRESS_RECORDS_MAX, Report,
 };
-use crate::domain::{
-    answer::FeedMessage,
-    ids::{CampaignId, Offset},
-    rows::{Hold, HoldState, Mark, Progress},
+use crate::{
+    domain::{
+        ids::{CampaignId, Offset},
+        rows::{Hold, HoldState, Mark, Progress},
+    },
+    partition::{
+        fold::Told,
+        lane::{Lane, Phase},
+    },
+    planted,
+    wire::feed_message::FeedMessage,
 };
-use crate::planted;
 
 impl Flow {
     pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
@@ -243,7 +245,8 @@ impl Flow {
         }
         if due {
             self.heartbeat_ms = Some(self.now_ms);
-            effects.push(Effect::Settled { next: self.durable, keep_from: self.keep_from() });
+            effects
+                .push(Effect::ReportProgress { next: self.durable, keep_from: self.keep_from() });
         }
         let message = FeedMessage {
             log_epoch: self.log_epoch,

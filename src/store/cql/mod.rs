@@ -29,12 +29,14 @@ use self::{
     statements::Statements,
 };
 use super::{
-    ByUserPages, CampaignRows, CouponPages, CouponStore, Layout, PartitionRows, Row, Selection,
-    StoreError, StoreInspection,
+    ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError, StoreInspection,
 };
 use crate::{
     config::CqlConfig,
-    domain::ids::{CampaignId, Partition},
+    domain::{
+        ids::{CampaignId, Partition},
+        rows::{CampaignRows, PartitionRows, Row},
+    },
     telemetry::metrics,
 };
 

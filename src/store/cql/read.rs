@@ -27,10 +27,11 @@ use crate::{
         coupon::Coupon,
         definition::QUOTA_MAX,
         ids::{CampaignId, Partition, Sequence, UserId},
+        rows::{CampaignRows, Hold, PartitionRows},
     },
     store::{
-        ByUserPages, ByUserRow, CampaignRows, CouponPages, Hold, LISTING_MAX, Layout,
-        PartitionRows, SEQUENCES_PER_BUCKET, StoreError, Unreadable,
+        ByUserPages, ByUserRow, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, StoreError,
+        Unreadable,
     },
 };
 

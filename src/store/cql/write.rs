@@ -14,8 +14,12 @@ use super::{
     rows::{self, BadValue, BySequence, ByUser, VersionValues},
 };
 use crate::{
-    domain::{coupon::Coupon, definition::DefinitionVersion},
-    store::{Hold, Mark, Progress, Row, StoreError},
+    domain::{
+        coupon::Coupon,
+        definition::DefinitionVersion,
+        rows::{Hold, Mark, Progress, Row},
+    },
+    store::StoreError,
 };
 
 /// Most bytes of one batch. ScyllaDB warns above 128 KiB; Cassandra refuses above 50 KiB what spans

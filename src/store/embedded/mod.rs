@@ -16,13 +16,14 @@ use fjall::{Guard, Keyspace};
 use futures_util::StreamExt;
 
 use super::{
-    ByUserPages, ByUserRow, CampaignRows, CouponPages, CouponStore, Hold, LISTING_MAX, Layout,
-    PartitionRows, Row, Selection, StoreError, StoreInspection, Unreadable,
+    ByUserPages, ByUserRow, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
+    StoreInspection, Unreadable,
 };
 use crate::{
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Partition, Sequence},
+        rows::{CampaignRows, Hold, PartitionRows, Row},
     },
     embedded::{EmbeddedDatabase, Operation, Shared, keys},
     telemetry::metrics,

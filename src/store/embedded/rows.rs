@@ -3,16 +3,15 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::super::{
-    Hold, HoldKind, HoldState, LastRecord, Layout, Mark, Progress, Row, Unreadable,
-};
 use crate::{
     domain::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
+        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
     },
     embedded::{Entry, RANK_BYTES, keys, ranked},
+    store::{Layout, Unreadable},
 };
 
 /// Version of everything written here.

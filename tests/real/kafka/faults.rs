@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coupond::{
     domain::ids::Partition,
-    feed::{DecisionFeed, FeedEvent, FeedMessage, kafka::KafkaFeed},
-    log::{
-        AppendError, Appended, LogReader, Ownership, RequestLog,
-        kafka::{KafkaLog, topics::ensure_topics},
-    },
+    feed::{DecisionFeed, FeedEvent, kafka::KafkaFeed},
+    kafka::topics::ensure_topics,
+    log::{AppendError, Appended, LogReader, Ownership, RequestLog, kafka::KafkaLog},
+    wire::feed_message::FeedMessage,
 };
 use libtest_mimic::Trial;
 use tokio::time::timeout;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use coupond::{
     config::KafkaConfig,
-    log::{Bounds, LogRecord, ReadError, RequestLog},
+    log::{Bounds, ReadError, RequestLog},
+    wire::LogRecord,
 };
 use libtest_mimic::Trial;
 use rdkafka::{

@@ -96,7 +96,7 @@ async fn what_is_settled_is_what_lag_tools_see() {
     for _ in 0..3 {
         log.append(1, record(1)).await.expect("appended");
     }
-    log.settled(1, 2, None).await.expect("noted");
+    log.report_progress(1, 2, None).await.expect("noted");
     let topic = format!("{}.request", config.topic_prefix);
     let tool: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", config.brokers.join(","))

@@ -15,10 +15,9 @@ use coupond::{
     config::KafkaConfig,
     domain::{ids::CampaignId, keys::Keys},
     feed::{contract as feed_contract, kafka::KafkaFeed},
-    log::{
-        LogReader, LogRecord, NewRecord, contract as log_contract,
-        kafka::{KafkaLog, topics::ensure_topics},
-    },
+    kafka::topics::ensure_topics,
+    log::{LogReader, contract as log_contract, kafka::KafkaLog},
+    wire::{LogRecord, NewRecord},
 };
 use libtest_mimic::Trial;
 

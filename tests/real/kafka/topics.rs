@@ -2,7 +2,7 @@
 
 use coupond::{
     config::KafkaConfig,
-    log::kafka::topics::{TopicsError, TopicsFound, ensure_topics},
+    kafka::topics::{TopicsError, TopicsFound, ensure_topics},
 };
 use libtest_mimic::Trial;
 use rdkafka::{

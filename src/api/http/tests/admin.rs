@@ -1,7 +1,7 @@
 //! The admin listener: rights, existence, bodies, in this order, and what operators see.
 
 use super::*;
-use crate::store::{Hold, HoldKind, HoldState};
+use crate::domain::rows::{Hold, HoldKind, HoldState};
 
 const SPRING: &str = "/admin/campaigns/spring";
 
@@ -52,7 +52,7 @@ async fn without_the_token_everything_is_401_whatever_else_is_wrong() {
         reply.problem(401, "no-token");
         assert_eq!(reply.header("www-authenticate"), Some("Bearer realm=\"coupond\""));
     }
-    assert_eq!(site.desk.asked(), Vec::<String>::new());
+    assert_eq!(site.service.asked(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn a_definition_is_201_and_the_same_again_200() {
         code: CodeFormat::default(),
     };
     let spring = CampaignId::parse("spring").unwrap();
-    assert_eq!(site.desk.asked(), [format!("define {:?}", (&spring, &terms))]);
+    assert_eq!(site.service.asked(), [format!("define {:?}", (&spring, &terms))]);
     let site = Site::new(Script { define: Ok((false, view("spring"))), ..Script::default() });
     let body = concat!(
         r#"{"quota":100000000,"per_user_limit":1000,"opens_at":"2026-11-27T12:00:00.123Z","#,
@@ -141,7 +141,7 @@ async fn a_definition_is_201_and_the_same_again_200() {
         closes_at: Some(Timestamp(1_795_791_600_000)),
         code: CodeFormat::with(Some("SALE-".to_owned()), Some(20), charset),
     };
-    assert_eq!(site.desk.asked(), [format!("define {:?}", (&spring, &terms))]);
+    assert_eq!(site.service.asked(), [format!("define {:?}", (&spring, &terms))]);
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn a_definition_at_fault_names_every_field() {
     }
     let sound = r#"{"quota":1,"opens_at":null,"closes_at":null,"code":{}}"#;
     assert_eq!(ask(&site, "PUT", SPRING, sound).await.status, 201);
-    assert_eq!(site.desk.asked().len(), 1);
+    assert_eq!(site.service.asked().len(), 1);
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn an_amendment_changes_what_it_names_and_null_removes_an_end() {
     ] {
         ask(&site, "PATCH", SPRING, body).await.expect(200, BODY);
         let asked = format!("command (\"spring\", {:?})", Command::Amend(amendment));
-        assert_eq!(site.desk.asked().last(), Some(&asked));
+        assert_eq!(site.service.asked().last(), Some(&asked));
     }
 }
 
@@ -238,7 +238,7 @@ async fn an_amendment_at_fault_names_every_field() {
         ),
     ] {
         assert_eq!(ask(&site, "PATCH", SPRING, body).await.faults(), fields, "{body}");
-        assert_eq!(site.desk.asked().last(), Some(&"campaign \"spring\"".to_owned()));
+        assert_eq!(site.service.asked().last(), Some(&"campaign \"spring\"".to_owned()));
     }
     ask(&site, "PATCH", SPRING, "{").await.problem(400, "not-json");
     let large = " ".repeat(1_025);
@@ -264,7 +264,7 @@ async fn existence_comes_before_the_body() {
     ] {
         ask(&site, method, path, "{").await.problem(404, "unknown-campaign");
     }
-    let asked = site.desk.asked().len();
+    let asked = site.service.asked().len();
     for (method, path) in [
         ("GET", "/admin/campaigns/NOT"),
         ("PUT", "/admin/campaigns/NOT"),
@@ -274,7 +274,7 @@ async fn existence_comes_before_the_body() {
     ] {
         ask(&site, method, path, "{").await.problem(404, "unknown-campaign");
     }
-    assert_eq!(site.desk.asked().len(), asked);
+    assert_eq!(site.service.asked().len(), asked);
     ask(&site, "GET", "/admin/nothing", "").await.problem(404, "not-found");
 }
 
@@ -289,14 +289,14 @@ async fn commands_are_handed_on_and_take_nothing_else() {
     ] {
         for body in ["", " ", "{}"] {
             ask(&site, "POST", &format!("{SPRING}/{verb}"), body).await.expect(200, BODY);
-            assert_eq!(site.desk.asked().last().map(String::as_str), Some(asked));
+            assert_eq!(site.service.asked().last().map(String::as_str), Some(asked));
         }
         let bare = admitted(get(&format!("{SPRING}/{verb}")));
         let (mut head, body) = bare.into_parts();
         head.method = axum::http::Method::POST;
         assert_eq!(site.admin(Request::from_parts(head, body)).await.status, 200);
         let path = format!("{SPRING}/{verb}");
-        let asked = site.desk.asked().len();
+        let asked = site.service.asked().len();
         let reply = ask(&site, "POST", &path, r#"{"at":"2030-01-01T00:00:00Z","x":1,"x":2}"#).await;
         assert_eq!(reply.faults(), ["at", "x"]);
         assert_eq!(ask(&site, "POST", &path, "[]").await.faults(), ["body"]);
@@ -304,7 +304,7 @@ async fn commands_are_handed_on_and_take_nothing_else() {
         ask(&site, "POST", &path, "anything").await.problem(400, "not-json");
         ask(&site, "POST", &path, &" ".repeat(1_025)).await.problem(413, "body-too-large");
         let only_existence = vec!["campaign \"spring\"".to_owned(); 5];
-        assert_eq!(site.desk.asked()[asked..], only_existence);
+        assert_eq!(site.service.asked()[asked..], only_existence);
     }
 }
 

@@ -35,7 +35,7 @@ async fn a_request_in_the_log_is_202_with_its_location() {
     );
     assert_eq!(reply.header("location"), Some("/coupon/requests/r-1"));
     assert_eq!(reply.header("preference-applied"), None);
-    assert_eq!(site.desk.asked(), ["issue (\"spring\", \"u1\", None, None)"]);
+    assert_eq!(site.service.asked(), ["issue (\"spring\", \"u1\", None, None)"]);
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_decision_that_was_waited_for_is_200() {
         reply.expect(200, &body);
         assert_eq!(reply.header("preference-applied"), Some("wait=5"));
         assert_eq!(reply.header("location"), None);
-        assert_eq!(site.desk.asked(), ["issue (\"spring\", \"u1\", None, Some(5s))"]);
+        assert_eq!(site.service.asked(), ["issue (\"spring\", \"u1\", None, Some(5s))"]);
     }
 }
 
@@ -58,7 +58,7 @@ async fn a_wait_that_is_ignored_or_ends_without_a_decision_is_202() {
         let site = Site::new(taken(None));
         let reply = site.public(with(post(BODY), &[("prefer", prefer)])).await;
         assert_eq!((reply.status, reply.header("preference-applied")), (202, None));
-        assert_eq!(site.desk.asked(), [format!("issue (\"spring\", \"u1\", None, {wait})")]);
+        assert_eq!(site.service.asked(), [format!("issue (\"spring\", \"u1\", None, {wait})")]);
     }
 }
 
@@ -80,10 +80,10 @@ async fn the_idempotency_key_is_handed_on_or_refused() {
         let reply = site.public(with(post(BODY), &[("idempotency-key", key)])).await;
         assert_eq!(reply.status, 202, "{key}");
         let asked = format!("issue (\"spring\", \"u1\", Some({key:?}), None)");
-        assert_eq!(site.desk.asked().last(), Some(&asked));
+        assert_eq!(site.service.asked().last(), Some(&asked));
     }
     let too_long = "k".repeat(65);
-    let asked = site.desk.asked().len();
+    let asked = site.service.asked().len();
     for key in ["", "\"quoted\"", "a b", "a@b", "\u{e9}", &too_long] {
         let reply = site.public(with(post(BODY), &[("idempotency-key", key)])).await;
         assert_eq!(reply.faults(), ["Idempotency-Key"], "{key}");
@@ -93,7 +93,7 @@ async fn the_idempotency_key_is_handed_on_or_refused() {
     let with_body = with(post(r#"{"campaign_id":""}"#), &[("idempotency-key", " ")]);
     let faults = site.public(with_body).await.faults();
     assert_eq!(faults, ["campaign_id", "user_id", "Idempotency-Key"]);
-    assert_eq!(site.desk.asked().len(), asked, "nothing of these was asked");
+    assert_eq!(site.service.asked().len(), asked, "nothing of these was asked");
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_body_of_another_shape_names_every_field_at_fault() {
     let deep =
         format!(r#"{{"user_id":{}{}}}"#, "{\"a\":".repeat(140), "1".to_owned() + &"}".repeat(140));
     assert_eq!(site.public(post(deep)).await.faults(), ["body"]);
-    assert_eq!(site.desk.asked(), Vec::<String>::new());
+    assert_eq!(site.service.asked(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -250,7 +250,7 @@ async fn a_body_that_stalls_is_given_up() {
     let broken = stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]);
     let reply = site.public(post(Body::from_stream(broken))).await;
     assert_eq!(reply.blamed(400, "not-json"), ["body"]);
-    assert_eq!(site.desk.asked(), Vec::<String>::new());
+    assert_eq!(site.service.asked(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -305,7 +305,7 @@ async fn a_certain_refusal_tells_where_the_coupons_of_the_user_are() {
         let url = reply.problem(409, "sold-out")["coupons"].as_str().unwrap().to_owned();
         assert_eq!(site.public(get(&url)).await.status, 200);
         let asked = format!("coupons_of (\"spring\", {user:?})");
-        assert_eq!(site.desk.asked().last(), Some(&asked));
+        assert_eq!(site.service.asked().last(), Some(&asked));
     }
 }
 
@@ -321,7 +321,7 @@ async fn behind_a_gateway_the_header_says_who_asks() {
         );
     }
     let asked = "issue (\"spring\", \"u1\", None, None)".to_owned();
-    assert_eq!(site.desk.asked(), [asked.clone(), asked]);
+    assert_eq!(site.service.asked(), [asked.clone(), asked]);
     let reply = site.public(post(BODY)).await;
     assert_eq!(reply.blamed(401, "no-identity"), ["x-user"]);
     assert!(reply.body.contains("the header x-user, which names the user"), "{}", reply.body);
@@ -339,7 +339,7 @@ async fn behind_a_gateway_the_header_says_who_asks() {
     }
     let faulty = with(post(r#"{"user_id":"u 1"}"#), &[("x-user", "u1")]);
     assert_eq!(site.public(faulty).await.faults(), ["campaign_id", "user_id"]);
-    assert_eq!(site.desk.asked().len(), 2);
+    assert_eq!(site.service.asked().len(), 2);
 }
 
 #[tokio::test]

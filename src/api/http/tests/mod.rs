@@ -1,4 +1,4 @@
-//! Both listeners through their routers, against a desk that follows a script.
+//! Both listeners through their routers, against a service that follows a script.
 
 mod admin;
 mod issue;
@@ -23,19 +23,19 @@ use tower::ServiceExt;
 
 use super::{HttpParts, admin_router, fields, prefer, public_router, times};
 use crate::{
-    actors::ActorView,
-    api::desk::model::{
-        AdminView, CampaignState, CampaignView, Command, Desk, Found, FoundStatus, NotReady,
-        Refused, Taken,
+    api::service::model::{
+        AdminView, CampaignState, CampaignView, Command, Found, FoundStatus, NotReady, Refused,
+        Service, Taken,
     },
     config::{ApiConfig, Identity},
     domain::{
+        answer::{Answer, CouponFace},
         code::CodeFormat,
         definition::{Definition, Terms},
         ids::{CampaignId, Position, Timestamp, UserId},
         record::Request as IssueRequest,
     },
-    feed::{Answer, CouponFace},
+    partition::actor_view::ActorView,
 };
 
 /// The token that the admin routers of these tests ask for.
@@ -44,7 +44,7 @@ pub(super) const TOKEN: &str = "s3cret-t0ken";
 /// 2026-11-27T12:00:00.123Z
 pub(super) const NOON: Timestamp = Timestamp(1_795_780_800_123);
 
-/// What the desk answers, call by call, and what it was asked.
+/// What the service answers, call by call, and what it was asked.
 pub(super) struct Script {
     pub(super) issue: Result<Taken, Refused>,
     pub(super) find: Result<Found, Refused>,
@@ -89,7 +89,7 @@ impl Script {
 }
 
 #[async_trait]
-impl Desk for Script {
+impl Service for Script {
     async fn issue(&self, request: IssueRequest, wait: Option<Duration>) -> Result<Taken, Refused> {
         let key = request.idempotency_key;
         self.ask("issue", (request.campaign, request.user, key, wait));
@@ -200,7 +200,7 @@ pub(super) fn decisions() -> [(Answer, &'static str); 6] {
     ]
 }
 
-pub(super) fn parts(desk: Arc<Script>, identity: Identity) -> HttpParts {
+pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
     let api = ApiConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         identity,
@@ -209,30 +209,30 @@ pub(super) fn parts(desk: Arc<Script>, identity: Identity) -> HttpParts {
         waiters_max: 10,
     };
     let render_metrics = Arc::new(|| "coupond_waiters 0\n".to_owned());
-    HttpParts { desk, api, admin_token: TOKEN.to_owned(), render_metrics }
+    HttpParts { service, api, admin_token: TOKEN.to_owned(), render_metrics }
 }
 
-/// A desk and the routers in front of it.
+/// A service and the routers in front of it.
 pub(super) struct Site {
-    pub(super) desk: Arc<Script>,
+    pub(super) service: Arc<Script>,
     public: Router,
     admin: Router,
 }
 
 impl Site {
-    pub(super) fn new(desk: Script) -> Self {
-        Self::of(desk, Identity::Trusted)
+    pub(super) fn new(service: Script) -> Self {
+        Self::of(service, Identity::Trusted)
     }
 
     /// The user is the header `X-User`.
-    pub(super) fn behind_gateway(desk: Script) -> Self {
-        Self::of(desk, Identity::Header("X-User".to_owned()))
+    pub(super) fn behind_gateway(service: Script) -> Self {
+        Self::of(service, Identity::Header("X-User".to_owned()))
     }
 
-    fn of(desk: Script, identity: Identity) -> Self {
-        let desk = Arc::new(desk);
-        let parts = parts(Arc::clone(&desk), identity);
-        Self { desk, public: public_router(&parts), admin: admin_router(&parts) }
+    fn of(service: Script, identity: Identity) -> Self {
+        let service = Arc::new(service);
+        let parts = parts(Arc::clone(&service), identity);
+        Self { service, public: public_router(&parts), admin: admin_router(&parts) }
     }
 
     pub(super) async fn public(&self, request: Request<Body>) -> Reply {
@@ -359,7 +359,7 @@ async fn unknown_paths_and_wrong_methods_are_problems_too() {
         reply.problem(405, "method-not-allowed");
         assert_eq!(reply.header("allow"), Some(allow), "{method} {path}");
     }
-    assert_eq!(site.desk.asked(), Vec::<String>::new());
+    assert_eq!(site.service.asked(), Vec::<String>::new());
 }
 
 proptest! {

@@ -26,7 +26,7 @@ async fn a_request_id_is_answered_with_its_decision_or_how_many_are_ahead() {
         let body =
             format!(r#"{{"request_id":"r-1","campaign_id":"spring","user_id":"u1",{shown}}}"#);
         reply.expect(200, &body);
-        assert_eq!(site.desk.asked(), ["find (\"r-1\", 30s)"]);
+        assert_eq!(site.service.asked(), ["find (\"r-1\", 30s)"]);
     }
 }
 
@@ -35,9 +35,9 @@ async fn a_wait_out_of_range_is_422_and_a_sound_one_is_handed_on() {
     let site = Site::new(Script::default());
     for (query, wait) in [("", "0ns"), ("?wait=0", "0ns"), ("?wait=7", "7s"), ("?wait=%37", "7s")] {
         assert_eq!(site.public(get(&format!("/coupon/requests/r-1{query}"))).await.status, 202);
-        assert_eq!(site.desk.asked().last(), Some(&format!("find (\"r-1\", {wait})")));
+        assert_eq!(site.service.asked().last(), Some(&format!("find (\"r-1\", {wait})")));
     }
-    let asked = site.desk.asked().len();
+    let asked = site.service.asked().len();
     for (query, field) in [
         ("wait=31", "wait"),
         ("wait=-1", "wait"),
@@ -53,7 +53,7 @@ async fn a_wait_out_of_range_is_422_and_a_sound_one_is_handed_on() {
         let reply = site.public(get(&format!("/coupon/requests/r-1?{query}"))).await;
         assert_eq!(reply.faults(), [field], "{query}");
     }
-    assert_eq!(site.desk.asked().len(), asked);
+    assert_eq!(site.service.asked().len(), asked);
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn an_id_that_cannot_be_one_is_404() {
     let site = Site::new(Script::default());
     let longest = format!("/coupon/requests/{}", "r".repeat(400));
     assert_eq!(site.public(get(&longest)).await.status, 202);
-    let asked = site.desk.asked().len();
+    let asked = site.service.asked().len();
     site.public(get(&format!("{longest}r"))).await.problem(404, "unknown-request");
     site.public(get("/coupon/requests/%ff")).await.problem(404, "unknown-request");
     for id in ["Spring", "-spring", "%ff", "a%2Fb", "..", &"a".repeat(65)] {
@@ -73,11 +73,11 @@ async fn an_id_that_cannot_be_one_is_404() {
         let coupons = format!("/campaigns/spring/users/{user}/coupons");
         site.public(get(&coupons)).await.problem(404, "unknown-user");
     }
-    assert_eq!(site.desk.asked().len(), asked);
+    assert_eq!(site.service.asked().len(), asked);
 }
 
 #[tokio::test]
-async fn refusals_of_the_desk_reach_every_reader() {
+async fn refusals_of_the_service_reach_every_reader() {
     let detail = "the store".to_owned();
     for (refused, status, kind) in [
         (Refused::UnknownCampaign, 404, "unknown-campaign"),
@@ -137,7 +137,7 @@ async fn a_page_names_the_next_one_only_when_there_is_more() {
         ("?limit=1000", page(&["a", "b", "c"], None), "(None, 1001)"),
     ] {
         site.public(get(&format!("/campaigns{query}"))).await.expect(200, &body);
-        assert_eq!(site.desk.asked().last(), Some(&format!("campaigns {asked}")));
+        assert_eq!(site.service.asked().last(), Some(&format!("campaigns {asked}")));
         let listed = site.admin(admitted(get(&format!("/admin/campaigns{query}")))).await;
         listed.expect(200, &body);
     }
@@ -170,7 +170,7 @@ async fn the_coupons_of_a_user_are_listed_in_order() {
     let site = Site::new(Script { coupons_of: Ok(Vec::new()), ..Script::default() });
     let reply = site.public(get("/campaigns/spring/users/a%40b.c/coupons")).await;
     reply.expect(200, r#"{"coupons":[]}"#);
-    assert_eq!(site.desk.asked(), ["coupons_of (\"spring\", \"a@b.c\")"]);
+    assert_eq!(site.service.asked(), ["coupons_of (\"spring\", \"a@b.c\")"]);
 }
 
 #[tokio::test]
@@ -182,16 +182,16 @@ async fn behind_a_gateway_nobody_reads_what_is_another_users() {
     site.public(another).await.problem(403, "another-user");
     assert_eq!(site.public(with(get(coupons), &[("x-user", "u1")])).await.status, 200);
     site.public(get("/coupon/requests/r-1")).await.problem(401, "no-identity");
-    let asked = site.desk.asked().len();
+    let asked = site.service.asked().len();
     for query in ["", "?wait=30"] {
         let path = format!("/coupon/requests/r-1{query}");
         let reply = site.public(with(get(&path), &[("x-user", "u2")])).await;
         reply.problem(404, "unknown-request");
         // It was not waited for: how long an answer takes would tell that the id is one.
-        assert_eq!(site.desk.asked().last(), Some(&"find (\"r-1\", 0ns)".to_owned()));
+        assert_eq!(site.service.asked().last(), Some(&"find (\"r-1\", 0ns)".to_owned()));
         site.public(with(get(&path), &[("x-user", "u1")])).await.expect(202, PENDING);
     }
-    assert_eq!(site.desk.asked().len(), asked + 5);
+    assert_eq!(site.service.asked().len(), asked + 5);
     let campaigns = site.public(get("/campaigns/spring")).await;
     assert_eq!(campaigns.status, 200, "campaigns are nobody's, so that nobody has to be named");
 }
@@ -251,5 +251,5 @@ async fn a_parameter_that_nothing_takes_is_refused_wherever_it_stands() {
     assert_eq!(site.public(send("POST", "/coupon/issue?", "{}")).await.status, 422);
     let reply = site.admin(admitted(get("/admin/campaigns/spring?x=1"))).await;
     assert_eq!(reply.faults(), ["x"]);
-    assert_eq!(site.desk.asked(), Vec::<String>::new());
+    assert_eq!(site.service.asked(), Vec::<String>::new());
 }

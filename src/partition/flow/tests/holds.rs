@@ -152,7 +152,7 @@ fn a_closed_hold_of_a_campaign_that_stays_idle_reaches_as_far_as_progress() {
     effects.clear();
     flow.flush(&mut effects);
     let kept = effects.iter().find_map(|effect| match effect {
-        Effect::Settled { keep_from, .. } => *keep_from,
+        Effect::ReportProgress { keep_from, .. } => *keep_from,
         _ => None,
     });
     assert_eq!((extended_to(&effects), kept), (Some(11), Some(11)));

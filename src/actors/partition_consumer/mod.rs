@@ -1,0 +1,392 @@
+//! The actor of one assigned partition: carries out what the partition's flow says.
+
+mod effects;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Environment,
+    dead_letters::{DeadLetters, Undefined},
+    handle::CouponHandle,
+    io::{self, Opened},
+    replay::{Live, REPLAYS_MAX},
+    supervisor::SupervisorMessage,
+    task::{TaskGuard, until_done},
+};
+use crate::{
+    domain::{
+        ids::{CampaignId, Partition},
+        invariant::Invariant,
+    },
+    partition::{
+        assignment,
+        flow::{Event, Flow},
+    },
+    telemetry::metrics,
+    wire::feed_message::FeedMessage,
+};
+
+/// How often the flow is told that time goes by: half of the interval in which progress is due.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Ticks between two looks at the store's holds and the end of the log: once a second.
+const TICKS_PER_LOOK: u64 = 20;
+
+/// Looks after which a halted partition is checked again: 10 s.
+const LOOKS_PER_RECHECK: u64 = 10;
+
+/// What a partition consumer is told.
+pub enum PartitionMessage {
+    /// Something happened that the flow decides about.
+    Event(Event),
+    /// The partition was opened, or must halt.
+    Opened(Box<Result<OpenedPartition, String>>),
+    /// A coupon actor was started.
+    Started {
+        /// Whose.
+        campaign: CampaignId,
+        /// The way into it.
+        handle: CouponHandle,
+    },
+    /// The partition must halt.
+    Halt {
+        /// Why.
+        reason: String,
+    },
+    /// Time goes by.
+    Tick,
+    /// Read no more, settle what was read, and answer.
+    Drain(RpcReplyPort<()>),
+    /// Crash a campaign's actor, as a bug would. For chaos by hand and tests.
+    Crash(CampaignId),
+}
+
+impl PartitionMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Event(event) => event.name(),
+            Self::Opened(_) => "opened",
+            Self::Started { .. } => "started",
+            Self::Halt { .. } => "halt",
+            Self::Tick => "tick",
+            Self::Drain(_) => "drain",
+            Self::Crash(_) => "crash",
+        }
+    }
+}
+
+/// A partition as it was found; see [`io::open`].
+pub struct OpenedPartition(Opened);
+
+/// What a partition consumer is started with.
+pub struct PartitionArguments {
+    pub(super) environment: Arc<Environment>,
+    pub(super) partition: Partition,
+    pub(super) supervisor: ActorRef<SupervisorMessage>,
+}
+
+/// What runs while the partition is not halted.
+struct Running {
+    flow: Flow,
+    credit: Arc<Semaphore>,
+    stop: CancellationToken,
+    _live: TaskGuard,
+    undefined: Arc<Undefined>,
+    _letters: TaskGuard,
+    replay_places: Arc<Semaphore>,
+    replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
+    handles: BTreeMap<CampaignId, CouponHandle>,
+    writes: Vec<TaskGuard>,
+    look: Option<TaskGuard>,
+}
+
+/// What a partition consumer knows.
+pub struct PartitionState {
+    arguments: PartitionArguments,
+    running: Option<Running>,
+    halted: Option<String>,
+    opening: Option<TaskGuard>,
+    feed: mpsc::Sender<FeedMessage>,
+    /// Nothing new is read any more.
+    draining: bool,
+    drain: Option<RpcReplyPort<()>>,
+    ticks: u64,
+    _publisher: TaskGuard,
+    _ticker: TaskGuard,
+}
+
+/// Owns one assigned partition.
+pub struct PartitionConsumer;
+
+impl Actor for PartitionConsumer {
+    type Msg = PartitionMessage;
+    type State = PartitionState;
+    type Arguments = PartitionArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PartitionMessage>,
+        arguments: PartitionArguments,
+    ) -> Result<PartitionState, ActorProcessingErr> {
+        let environment = arguments.environment.clone();
+        environment.shared.handled("consumer", "start");
+        environment.directory.own(arguments.partition, None);
+        let (feed, messages) = mpsc::channel(io::FEED_QUEUE_MAX);
+        let publisher = TaskGuard::spawn(&myself, io::publish_all(environment, messages));
+        let ticked = myself.clone();
+        let ticker = TaskGuard::spawn(&myself, async move {
+            let mut interval = tokio::time::interval(TICK);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                interval.tick().await;
+                let _ended = ticked.cast(PartitionMessage::Tick);
+            }
+        });
+        let mut state = PartitionState {
+            arguments,
+            running: None,
+            halted: None,
+            opening: None,
+            feed,
+            draining: false,
+            drain: None,
+            ticks: 0,
+            _publisher: publisher,
+            _ticker: ticker,
+        };
+        state.open(&myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PartitionMessage>,
+        message: PartitionMessage,
+        state: &mut PartitionState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.arguments.environment.shared.handled("consumer", message.name());
+        match message {
+            PartitionMessage::Event(event) => state.step(event, &myself),
+            PartitionMessage::Opened(opened) => state.opened(*opened, &myself),
+            PartitionMessage::Started { campaign, handle } => {
+                if let Some(running) = &mut state.running {
+                    running.handles.insert(campaign, handle);
+                }
+            }
+            PartitionMessage::Halt { reason } => state.halt(reason, &myself),
+            PartitionMessage::Tick => state.tick(&myself),
+            PartitionMessage::Drain(reply) => {
+                if let Some(running) = &state.running {
+                    running.stop.cancel();
+                }
+                state.draining = true;
+                state.drain = Some(reply);
+                state.answer_drain();
+            }
+            PartitionMessage::Crash(campaign) => {
+                let handle = state.running.as_ref().and_then(|it| it.handles.get(&campaign));
+                if let Some(handle) = handle {
+                    handle.crash();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PartitionState {
+    fn partition(&self) -> Partition {
+        self.arguments.partition
+    }
+
+    fn open(&mut self, myself: &ActorRef<PartitionMessage>) {
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        let told = myself.clone();
+        self.opening = Some(TaskGuard::spawn(myself, async move {
+            let opened = io::open(&environment, partition).await.map(OpenedPartition);
+            let _ended = told.cast(PartitionMessage::Opened(Box::new(opened)));
+        }));
+    }
+
+    fn opened(
+        &mut self,
+        opened: Result<OpenedPartition, String>,
+        myself: &ActorRef<PartitionMessage>,
+    ) {
+        if self.running.is_some() {
+            // It was opened twice, and runs already.
+            return;
+        }
+        let opened = match opened {
+            Ok(OpenedPartition(opened)) => opened,
+            Err(reason) => return self.halt(reason, myself),
+        };
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        self.halted = None;
+        environment.directory.own(partition, None);
+        let place = (environment.log_epoch, partition);
+        let Opened { rows, end, reader, position } = opened;
+        tracing::info!(partition, position, end, "partition is owned");
+        let (flow, effects) = Flow::new(place, rows, end, environment.now_ms());
+        let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        if self.draining {
+            stop.cancel();
+        }
+        let undefined = Arc::new(Undefined::default());
+        let consumer = myself.clone();
+        let letters = DeadLetters { environment: environment.clone(), partition, consumer };
+        let live = Live {
+            environment,
+            partition,
+            reader,
+            position,
+            credit: credit.clone(),
+            stop: stop.clone(),
+            letters: letters.clone(),
+            consumer: myself.clone(),
+        };
+        self.running = Some(Running {
+            flow,
+            credit,
+            stop,
+            _live: TaskGuard::spawn(myself, live.run()),
+            undefined: undefined.clone(),
+            _letters: TaskGuard::spawn(myself, letters.keep_undefined(undefined)),
+            replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
+            replays: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            writes: Vec::new(),
+            look: None,
+        });
+        self.carry_out(effects, myself);
+    }
+
+    /// Stops everything of the partition; what was decided and stored stands.
+    fn halt(&mut self, reason: String, myself: &ActorRef<PartitionMessage>) {
+        let (partition, consumer) = (self.partition(), myself.get_id());
+        self.running = None;
+        let _ended = self.arguments.supervisor.cast(SupervisorMessage::StopAll { consumer });
+        if self.halted.as_ref() != Some(&reason) {
+            tracing::error!(partition, reason, "partition is halted");
+            metrics::violation(Invariant::StopRatherThanLie);
+        }
+        self.arguments.environment.directory.own(partition, Some(reason.clone()));
+        self.halted = Some(reason);
+        self.ticks = 0;
+        self.publish_halted();
+        self.answer_drain();
+    }
+
+    fn publish_halted(&self) {
+        if let Some(reason) = &self.halted {
+            let message = FeedMessage {
+                log_epoch: self.arguments.environment.log_epoch,
+                partition: self.partition(),
+                from: 0,
+                to: 0,
+                end: 0,
+                halted: Some(reason.clone()),
+                decisions: Vec::new(),
+            };
+            self.publish(message);
+        }
+    }
+
+    fn publish(&self, message: FeedMessage) {
+        if self.feed.try_send(message).is_err() {
+            tracing::debug!(partition = self.partition(), "feed message was dropped");
+        }
+    }
+
+    fn tick(&mut self, myself: &ActorRef<PartitionMessage>) {
+        self.ticks += 1;
+        let environment = self.arguments.environment.clone();
+        let look_due = self.ticks.is_multiple_of(TICKS_PER_LOOK);
+        if self.running.is_some() {
+            let (now_ms, wall) = (environment.now_ms(), environment.clock.now());
+            self.step(Event::Tick { now_ms, wall }, myself);
+            if look_due {
+                self.look(myself);
+            }
+        } else if self.halted.is_some() && look_due {
+            self.publish_halted();
+            // An opening that takes long, as where the log or the store is slow, is not begun anew.
+            let opens = self.opening.as_ref().is_some_and(|opening| !opening.is_finished());
+            if self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_RECHECK) && !opens {
+                self.open(myself);
+            }
+        }
+    }
+
+    /// Looks at the holds that others wrote and at the end of the log.
+    fn look(&mut self, myself: &ActorRef<PartitionMessage>) {
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        let Some(running) = &mut self.running else { return };
+        metrics::partition_lag(partition, running.flow.lag());
+        running.writes.retain(|task| !task.is_finished());
+        if running.look.as_ref().is_some_and(|look| !look.is_finished()) {
+            return;
+        }
+        let (told, position) = (myself.clone(), running.flow.position());
+        running.look = Some(TaskGuard::spawn(myself, async move {
+            let read = || environment.log.bounds(partition);
+            let high = until_done("reading the end of the log", read).await.high;
+            if let Err(reason) = assignment::still_there(position, high) {
+                let _ended = told.cast(PartitionMessage::Halt { reason });
+                return;
+            }
+            let _ended = told.cast(PartitionMessage::Event(Event::End(high)));
+            let message = match io::partition_rows(&environment, partition).await {
+                Ok(rows) => PartitionMessage::Event(Event::Holds(rows.holds)),
+                Err(reason) => PartitionMessage::Halt { reason },
+            };
+            let _ended = told.cast(message);
+        }));
+    }
+
+    fn step(&mut self, event: Event, myself: &ActorRef<PartitionMessage>) {
+        let Some(running) = &mut self.running else { return };
+        let changed = match &event {
+            Event::Ready { campaign, .. } => Some(campaign.clone()),
+            Event::HoldWritten(hold) => Some(hold.campaign.clone()),
+            Event::Contradicted { campaign, contradiction, .. } => {
+                let from = contradiction.from;
+                tracing::error!(%campaign, from, %contradiction, "log and store contradict");
+                metrics::violation(Invariant::StopRatherThanLie);
+                Some(campaign.clone())
+            }
+            Event::Failed { campaign, reason, .. } => {
+                tracing::error!(%campaign, reason, "coupon actor failed");
+                metrics::actor_restart();
+                Some(campaign.clone())
+            }
+            _ => None,
+        };
+        let mut effects = Vec::new();
+        running.flow.step(event, &mut effects);
+        running.flow.flush(&mut effects);
+        self.carry_out(effects, myself);
+        if let Some(campaign) = changed {
+            self.tell_directory(&campaign);
+        }
+        self.answer_drain();
+    }
+
+    fn tell_directory(&self, campaign: &CampaignId) {
+        if let Some(running) = &self.running {
+            let view = running.flow.view(campaign);
+            self.arguments.environment.directory.tell(self.partition(), campaign, view);
+        }
+    }
+
+    fn answer_drain(&mut self) {
+        let settled = self.running.as_ref().is_none_or(|running| running.flow.is_settled());
+        if settled && let Some(reply) = self.drain.take() {
+            let _gone = reply.send(());
+        }
+    }
+}

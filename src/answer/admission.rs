@@ -1,0 +1,404 @@
+//! DESIGN rule 11: what a node knows of a campaign from its last read of the store, which
+//! requests it may refuse by that, and how a view shows it.
+
+use std::time::Duration;
+
+use super::Moment;
+use crate::{
+    domain::{
+        decision::Reason,
+        definition::{Definition, DefinitionVersion, RULES_VERSION},
+        ids::{CampaignId, Offset, Sequence, Timestamp},
+        keys::Keys,
+        rows::{CampaignRows, Hold},
+    },
+    planted,
+};
+
+/// Oldest state by which a request is refused or a view is shown.
+pub const EDGE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// The state of a campaign as views show it: the first that holds, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CampaignState {
+    /// A hold that is not closed.
+    Quarantined,
+    /// Closed by an operator, or past `closes_at`.
+    Closed,
+    /// Paused by an operator.
+    Paused,
+    /// Before `opens_at`.
+    Scheduled,
+    /// No seat remains.
+    SoldOut,
+    /// Coupons are issued.
+    Open,
+}
+
+impl CampaignState {
+    /// Every state, in the order in which they are looked at.
+    pub const ALL: [Self; 6] =
+        [Self::Quarantined, Self::Closed, Self::Paused, Self::Scheduled, Self::SoldOut, Self::Open];
+
+    /// The state of a campaign at `wall`: the first that holds.
+    #[must_use]
+    pub fn of(definition: &Definition, quarantined: bool, sold_out: bool, wall: Timestamp) -> Self {
+        if quarantined {
+            Self::Quarantined
+        } else if definition.is_closed_at(wall) {
+            Self::Closed
+        } else if definition.paused {
+            Self::Paused
+        } else if definition.is_before_window(wall) {
+            Self::Scheduled
+        } else if sold_out {
+            Self::SoldOut
+        } else {
+            Self::Open
+        }
+    }
+
+    /// The state as the outside spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quarantined => "quarantined",
+            Self::Closed => "closed",
+            Self::Paused => "paused",
+            Self::Scheduled => "scheduled",
+            Self::SoldOut => "sold_out",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// What one read of a campaign gave, in the order of the read: progress of its partition, holds,
+/// mark, versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdmissionView {
+    /// When the read began.
+    pub read_at: Moment,
+    /// Every position of the partition below this one was decided and stored, holds aside, before
+    /// the read began: from the feed's watermark or the durable progress.
+    pub stored_below: Offset,
+    /// The partition's durable progress before the read: marks are complete below it.
+    pub progress: Offset,
+    /// Whether a hold of the campaign is not closed.
+    pub is_quarantined: bool,
+    /// The lowest position that a hold leaves unsettled.
+    pub unsettled_from: Option<Offset>,
+    /// Offset and highest sequence of the mark; zeros if none was written.
+    pub mark: (Offset, Sequence),
+    /// Definition versions in the order of offsets: all, or the latest of a long history.
+    pub versions: Vec<DefinitionVersion>,
+}
+
+/// What a view shows of a campaign beside its definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    /// Its state at the given wall-clock time.
+    pub state: CampaignState,
+    /// Coupons issued.
+    pub issued: u32,
+    /// quota − issued.
+    pub remaining: u32,
+    /// Every record of the campaign below this offset is in these figures, later ones may be.
+    pub as_of: Offset,
+}
+
+/// What is to be done with a request, as far as a campaign's state tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// The log decides it.
+    Append,
+    /// The campaign is on hold.
+    Quarantined,
+    /// There is no definition: nothing would decide the request.
+    Undefined,
+    /// It is certain to be rejected.
+    Refused(Reason),
+}
+
+/// Why a campaign's rows are no state to go by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unusable {
+    /// The store knows no such campaign.
+    Unknown,
+    /// The version row at this offset is not what was written.
+    Altered(Offset),
+}
+
+impl AdmissionView {
+    /// The state that `rows` of `campaign` give, whose read began at `read_at`. Before them
+    /// `progress` was read, and it was known that everything below `stored_below` is stored.
+    ///
+    /// # Errors
+    /// [`Unusable`].
+    pub fn of_rows(
+        read_at: Moment,
+        (stored_below, progress): (Offset, Offset),
+        campaign: &CampaignId,
+        rows: CampaignRows,
+        keys: &Keys,
+    ) -> Result<Self, Unusable> {
+        let CampaignRows { holds, mark, mut versions } = rows;
+        let sound = |version: &DefinitionVersion| {
+            version.campaign == *campaign && version.digest == keys.version_digest(version)
+        };
+        if let Some(version) = versions.iter().find(|version| !sound(version)) {
+            return Err(Unusable::Altered(version.position.offset));
+        }
+        versions.sort_by_key(|version| version.position);
+        let is_quarantined = holds.iter().any(Hold::is_in_force);
+        if versions.is_empty() && !is_quarantined {
+            return Err(Unusable::Unknown);
+        }
+        Ok(Self {
+            read_at,
+            stored_below,
+            progress,
+            is_quarantined,
+            unsettled_from: holds.iter().map(Hold::unsettled_from).min(),
+            mark: mark.map_or((0, 0), |mark| (mark.offset, mark.issued)),
+            versions,
+        })
+    }
+
+    /// Whether versions that `before` had are missing here: the store forgot.
+    #[must_use]
+    pub fn lost_versions(&self, before: &Self) -> bool {
+        let latest = |state: &Self| state.latest().map(|latest| latest.position);
+        latest(before) > latest(self)
+    }
+
+    /// The latest definition version.
+    #[must_use]
+    pub fn latest(&self) -> Option<&DefinitionVersion> {
+        self.versions.last()
+    }
+
+    /// The latest definition.
+    #[must_use]
+    pub fn definition(&self) -> Option<&Definition> {
+        self.latest().map(|version| &version.definition)
+    }
+
+    /// Time since the read began.
+    #[must_use]
+    pub fn age(&self, now: Moment) -> Duration {
+        now.saturating_sub(self.read_at)
+    }
+
+    /// Whether the state is young enough to refuse by.
+    #[must_use]
+    pub fn is_fresh(&self, now: Moment) -> bool {
+        self.age(now) <= EDGE_AGE_MAX || planted!(EdgeStateTooOld)
+    }
+
+    /// Coupons issued, as far as the read tells: never more than there are.
+    #[must_use]
+    pub fn issued(&self) -> u32 {
+        self.mark.1.max(self.latest().map_or(0, |version| version.issued))
+    }
+
+    /// Whether the version in effect at `offset` is among the versions, now and for ever: one of
+    /// them stands below it, and nothing can come in between any more.
+    #[must_use]
+    pub fn knows_version_at(&self, offset: Offset) -> bool {
+        let first = self.versions.first();
+        (offset <= self.decided_below(self.stored_below) || planted!(OldVersionAnswers))
+            && first.is_some_and(|version| version.position.offset < offset)
+    }
+
+    /// Whether a request that comes at `wall` goes to the log; see [`Self::certain_refusal`].
+    #[must_use]
+    pub fn admission(
+        &self,
+        now: Moment,
+        wall: Timestamp,
+        margin: Duration,
+        has_key: bool,
+    ) -> Admission {
+        let defined = self.definition().is_some();
+        if self.is_quarantined && (self.is_fresh(now) || !defined) {
+            return Admission::Quarantined;
+        }
+        if !defined {
+            return Admission::Undefined;
+        }
+        let refusal = self.certain_refusal(now, wall, margin, has_key);
+        refusal.map_or(Admission::Append, Admission::Refused)
+    }
+
+    /// Why a request that comes at `wall` is certain to be rejected; none when the log must say:
+    /// the state is too old, or the time is within `margin` of an end of the window, by which
+    /// clocks may be apart, or the rules are newer than this binary. A request with an idempotency
+    /// key is never refused from here: its coupon may exist.
+    #[must_use]
+    pub fn certain_refusal(
+        &self,
+        now: Moment,
+        wall: Timestamp,
+        margin: Duration,
+        has_key: bool,
+    ) -> Option<Reason> {
+        let definition = self.definition()?;
+        let known_rules = definition.rules_version == RULES_VERSION;
+        if has_key && !planted!(EdgeRefusesKeyed) || !known_rules || !self.is_fresh(now) {
+            return None;
+        }
+        let margin = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
+        let margin = if planted!(MarginIgnored) { 0 } else { margin };
+        let surely_past = Timestamp(wall.0.saturating_sub(margin));
+        let surely_before = Timestamp(wall.0.saturating_add(margin));
+        if definition.is_closed_at(surely_past) {
+            Some(Reason::Closed)
+        } else if definition.paused {
+            Some(Reason::Paused)
+        } else if definition.is_before_window(surely_before) {
+            Some(Reason::NotOpenYet)
+        } else if self.issued() >= definition.terms.quota {
+            Some(Reason::SoldOut)
+        } else {
+            None
+        }
+    }
+
+    /// What a view at `wall` shows; none if there is no definition.
+    #[must_use]
+    pub fn figures(&self, wall: Timestamp) -> Option<Figures> {
+        let definition = self.definition()?;
+        let issued = self.issued();
+        let remaining = definition.terms.quota.saturating_sub(issued);
+        let state = CampaignState::of(definition, self.is_quarantined, remaining == 0, wall);
+        let ahead = if planted!(ViewAhead) { 40 } else { 0 };
+        let as_of = self.decided_below(self.progress.max(self.mark.0) + ahead);
+        Some(Figures { state, issued, remaining, as_of })
+    }
+
+    /// `offset`, but no further than where the campaign stopped deciding.
+    fn decided_below(&self, offset: Offset) -> Offset {
+        self.unsettled_from.map_or(offset, |from| from.min(offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::answer::admission::*;
+    use crate::domain::{
+        code::CodeFormat,
+        definition::Terms,
+        ids::{CampaignId, Position},
+    };
+
+    const READ_AT: Moment = Duration::from_secs(50);
+    const MARGIN: Duration = Duration::from_secs(1);
+    const OPENS_AT: i64 = 100_000;
+    const CLOSES_AT: i64 = 200_000;
+
+    fn state(issued: u32, change: impl FnOnce(&mut Definition)) -> AdmissionView {
+        let terms = Terms {
+            quota: 10,
+            per_user_limit: 1,
+            opens_at: Some(Timestamp(OPENS_AT)),
+            closes_at: Some(Timestamp(CLOSES_AT)),
+            code: CodeFormat::default(),
+        };
+        let mut definition = Definition::first(terms);
+        change(&mut definition);
+        let version = DefinitionVersion {
+            campaign: CampaignId::parse("spring").unwrap(),
+            position: Position { log_epoch: 1, partition: 0, offset: 40 },
+            time: Timestamp(5),
+            definition,
+            issued: 0,
+            digest: [0; 16],
+        };
+        AdmissionView {
+            read_at: READ_AT,
+            stored_below: 130,
+            progress: 120,
+            is_quarantined: false,
+            unsettled_from: None,
+            mark: (100, issued),
+            versions: vec![version],
+        }
+    }
+
+    #[track_caller]
+    fn check(state: &AdmissionView, wall: i64, refusal: Option<Reason>, shown: CampaignState) {
+        let certain = state.certain_refusal(READ_AT, Timestamp(wall), MARGIN, false);
+        assert_eq!(certain, refusal);
+        assert_eq!(state.figures(Timestamp(wall)).unwrap().state, shown);
+        assert_eq!(state.certain_refusal(READ_AT, Timestamp(wall), MARGIN, true), None);
+    }
+
+    #[test]
+    fn around_the_ends_of_the_window_the_log_decides() {
+        use CampaignState::{Closed, Open, Scheduled};
+        let open = state(0, |_| {});
+        check(&open, 0, Some(Reason::NotOpenYet), Scheduled);
+        check(&open, OPENS_AT - 1_001, Some(Reason::NotOpenYet), Scheduled);
+        check(&open, OPENS_AT - 1_000, None, Scheduled);
+        check(&open, OPENS_AT - 1, None, Scheduled);
+        check(&open, OPENS_AT, None, Open);
+        check(&open, CLOSES_AT - 1, None, Open);
+        check(&open, CLOSES_AT, None, Closed);
+        check(&open, CLOSES_AT + 999, None, Closed);
+        check(&open, CLOSES_AT + 1_000, Some(Reason::Closed), Closed);
+    }
+
+    #[test]
+    fn the_first_reason_that_holds_is_told() {
+        let within = OPENS_AT + 5_000;
+        let paused = |definition: &mut Definition| definition.paused = true;
+        check(&state(10, |_| {}), within, Some(Reason::SoldOut), CampaignState::SoldOut);
+        check(&state(9, |_| {}), within, None, CampaignState::Open);
+        check(&state(10, paused), within, Some(Reason::Paused), CampaignState::Paused);
+        check(&state(10, paused), 0, Some(Reason::Paused), CampaignState::Paused);
+        let closed = |definition: &mut Definition| {
+            definition.paused = true;
+            definition.closed = true;
+        };
+        check(&state(10, closed), within, Some(Reason::Closed), CampaignState::Closed);
+        check(&state(10, |_| {}), 0, Some(Reason::NotOpenYet), CampaignState::Scheduled);
+    }
+
+    #[test]
+    fn a_state_older_than_a_second_since_its_read_began_refuses_nothing() {
+        let sold_out = state(10, |_| {});
+        let within = Timestamp(OPENS_AT + 5_000);
+        let at = |age| sold_out.certain_refusal(READ_AT + age, within, MARGIN, false);
+        assert_eq!(at(EDGE_AGE_MAX), Some(Reason::SoldOut));
+        assert_eq!(at(EDGE_AGE_MAX + Duration::from_millis(1)), None);
+    }
+
+    #[test]
+    fn a_quota_reduced_to_what_is_issued_shows_no_seat_even_before_its_mark() {
+        let mut reduced = state(0, |definition| definition.terms.quota = 7);
+        reduced.versions[0].issued = 7;
+        let figures = reduced.figures(Timestamp(OPENS_AT)).unwrap();
+        assert_eq!((figures.issued, figures.remaining), (7, 0));
+        assert_eq!(figures.state, CampaignState::SoldOut);
+    }
+
+    #[test]
+    fn figures_are_as_of_progress_or_mark_but_never_past_a_hold() {
+        let mut state = state(3, |_| {});
+        assert_eq!(state.figures(Timestamp(0)).unwrap().as_of, 120);
+        state.mark.0 = 125;
+        assert_eq!(state.figures(Timestamp(0)).unwrap().as_of, 125);
+        (state.is_quarantined, state.unsettled_from) = (true, Some(110));
+        let figures = state.figures(Timestamp(0)).unwrap();
+        assert_eq!((figures.as_of, figures.state), (110, CampaignState::Quarantined));
+    }
+
+    #[test]
+    fn the_version_at_an_offset_is_known_below_what_was_stored_when_it_was_read() {
+        let mut state = state(3, |_| {});
+        let knows = |state: &AdmissionView, offset| state.knows_version_at(offset);
+        assert_eq!([130, 131, 41, 40].map(|at| knows(&state, at)), [true, false, true, false]);
+        (state.is_quarantined, state.unsettled_from) = (true, Some(110));
+        assert_eq!([110, 111].map(|at| knows(&state, at)), [true, false]);
+    }
+}

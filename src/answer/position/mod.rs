@@ -1,0 +1,143 @@
+//! DESIGN rule 4: the answer to a position, from rows below it and the coupon at it, and nothing
+//! else. It is what a rejection is recomputed from, for ever, although none was ever stored.
+
+use super::request_id::RequestContent;
+use crate::{
+    domain::{
+        campaign::closed_reason,
+        coupon::Coupon,
+        decision::{Decision, Reason, Refusal},
+        definition::{Definition, DefinitionVersion, RULES_VERSION},
+        ids::Position,
+        record::{Change, Control},
+    },
+    planted,
+};
+
+/// The answer to a request, with the coupon that it tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered<'a> {
+    /// The user holds this coupon by the request, or by an earlier one with the same key.
+    Issued(&'a Coupon),
+    /// The user held `per_user_limit` at that position; this is the latest of them.
+    AlreadyIssued(&'a Coupon),
+    /// No coupon, for this reason.
+    Rejected(Reason),
+    /// The campaign is not defined at that position.
+    Undefined,
+    /// Decided by rules that this binary does not know: another node can say.
+    UnknownRules(u16),
+}
+
+/// The coupon that was issued to the request itself: an answer at once, settled or not.
+#[must_use]
+pub fn issued_at<'a>(request: &RequestContent, coupons: &'a [Coupon]) -> Option<&'a Coupon> {
+    coupons.iter().find(|coupon| {
+        coupon.position == request.position
+            && coupon.user == request.user
+            && coupon.campaign == request.campaign
+    })
+}
+
+/// The answer to `request`, whose position must be settled. `versions` are those of its campaign
+/// in the order of offsets and `coupons` those of its user there, in any order. Both must be
+/// complete below the position; what stands above it changes nothing.
+///
+/// A record that none of the reasons explains was sold out: it is what is left when everything
+/// else is ruled out.
+#[must_use]
+pub fn answer_at<'a>(
+    request: &RequestContent,
+    versions: &[DefinitionVersion],
+    coupons: &'a [Coupon],
+) -> Answered<'a> {
+    if let Some(coupon) = issued_at(request, coupons) {
+        return Answered::Issued(coupon);
+    }
+    let Some(version) = in_effect_at(request.position, versions) else {
+        return Answered::Undefined;
+    };
+    let definition = &version.definition;
+    if definition.rules_version != RULES_VERSION {
+        return Answered::UnknownRules(definition.rules_version);
+    }
+    let held = || {
+        coupons.iter().filter(|coupon| {
+            (coupon.position < request.position || planted!(LaterCouponsCount))
+                && coupon.user == request.user
+                && coupon.campaign == request.campaign
+        })
+    };
+    let repeated = request
+        .key_digest
+        .and_then(|digest| held().find(|coupon| coupon.key_digest == Some(digest)));
+    if let Some(coupon) = repeated.filter(|_| !planted!(KeyUnansweredFromRows)) {
+        return Answered::Issued(coupon);
+    }
+    let latest = held().max_by_key(|coupon| coupon.sequence);
+    if let Some(coupon) = latest
+        && held().count() >= usize::from(definition.terms.per_user_limit)
+    {
+        return Answered::AlreadyIssued(coupon);
+    }
+    Answered::Rejected(closed_reason(definition, request.time).unwrap_or(Reason::SoldOut))
+}
+
+/// The decision of `control` at `position`, which must be settled, from the versions of its
+/// campaign; none if the campaign is not defined there. `issued` is how many coupons it has: a
+/// later figure than the one at the position changes only the figure in the refusal.
+#[must_use]
+pub fn control_at(
+    position: Position,
+    control: &Control,
+    versions: &[DefinitionVersion],
+    issued: u32,
+) -> Option<Decision> {
+    if versions.iter().any(|version| version.position == position) {
+        return Some(Decision::Accepted);
+    }
+    if control.change == Change::Released {
+        return Some(Decision::Accepted);
+    }
+    let version = in_effect_at(position, versions);
+    let refusal = match (version, &control.change) {
+        (None, Change::Defined { .. }) => Refusal::Invalid,
+        (None, _) => return None,
+        (Some(version), _) if control.based_on != Some(version.position.offset) => {
+            Refusal::StaleVersion
+        }
+        (Some(version), change) => refused(&version.definition, change, issued),
+    };
+    Some(Decision::Refused(refusal))
+}
+
+/// The definition version in effect at `position`: the last one below it.
+#[must_use]
+pub fn in_effect_at(
+    position: Position,
+    versions: &[DefinitionVersion],
+) -> Option<&DefinitionVersion> {
+    versions
+        .iter()
+        .filter(|version| version.position < position || planted!(LatestVersionAnswers))
+        .max_by_key(|at| at.position)
+}
+
+/// Why `change` of `definition` was refused, given that it was.
+fn refused(definition: &Definition, change: &Change, issued: u32) -> Refusal {
+    match change {
+        Change::Defined { .. } => Refusal::StaleVersion,
+        _ if definition.closed => Refusal::Closed,
+        Change::Amended { amendment } => {
+            if definition.terms.amended(amendment).faults().is_empty() {
+                Refusal::QuotaBelowIssued { issued }
+            } else {
+                Refusal::Invalid
+            }
+        }
+        Change::Paused | Change::Resumed | Change::Closed | Change::Released => Refusal::Invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests;

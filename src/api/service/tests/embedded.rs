@@ -1,0 +1,280 @@
+//! The service on the real embedded log and store, before and after a restart.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use tokio::{task::JoinSet, time::timeout};
+
+use super::world::{EPOCH, NoActors, campaign, config, keyed, request, terms, user};
+use crate::{
+    api::service::{
+        NodeService, ServiceParts,
+        model::{CampaignState, Command, FoundStatus, Refused, Service},
+    },
+    clock::SystemClock,
+    domain::{
+        answer::{Answer, CouponFace},
+        campaign::{At, Campaign},
+        coupon::Coupon,
+        decision::{Decision, DerivedRow, Outcome, Reason},
+        ids::{CampaignId, Partition, Sequence},
+        keys::Keys,
+        record::Record,
+        rows::{Mark, Progress, Row},
+    },
+    embedded::{EmbeddedDatabase, testing},
+    feed::{DecisionFeed, in_process::InProcessFeed},
+    log::{READ_RECORDS_MAX, RequestLog, embedded::EmbeddedLog},
+    store::{CouponStore, Layout, embedded::EmbeddedStore},
+    wire::{
+        LogRecord,
+        codec::{Codec, Decoded},
+        feed_message::{FeedDecision, FeedMessage},
+    },
+};
+
+const PARTITIONS: u32 = 2;
+
+/// Far beyond what any of this takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A partition's owner, reduced to what it promises: rows, feed, marks, progress.
+struct Owner {
+    partition: Partition,
+    log: Arc<EmbeddedLog>,
+    store: Arc<EmbeddedStore>,
+    feed: Arc<InProcessFeed>,
+    codec: Codec,
+    keys: Arc<Keys>,
+    folds: BTreeMap<CampaignId, Campaign>,
+    faces: BTreeMap<(CampaignId, Sequence), CouponFace>,
+}
+
+impl Owner {
+    async fn work(mut self) {
+        let from = self.log.bounds(self.partition).await.unwrap().low;
+        let mut reader = self.log.open(self.partition, from).await.unwrap();
+        let mut to = from;
+        self.publish(from, to, Vec::new()).await;
+        while let Ok(records) = reader.read(READ_RECORDS_MAX).await {
+            let next = records.last().map_or(to, |record| record.offset + 1);
+            let (rows, decisions) = self.decide(&records);
+            self.store.write(&rows).await.unwrap();
+            self.publish(to, next, decisions).await;
+            to = next;
+            let mark = |(campaign, fold): (&CampaignId, &Campaign)| {
+                Row::Mark(Mark { campaign: campaign.clone(), offset: to, issued: fold.issued() })
+            };
+            let marks: Vec<Row> = self.folds.iter().map(mark).collect();
+            self.store.write(&marks).await.unwrap();
+            let partition = self.partition;
+            let progress = Progress { partition, log_epoch: EPOCH, next: to, last: None };
+            self.store.write(&[Row::Progress(progress)]).await.unwrap();
+        }
+    }
+
+    async fn publish(&self, from: u64, to: u64, decisions: Vec<FeedDecision>) {
+        let partition = self.partition;
+        let halted = None;
+        let message =
+            FeedMessage { log_epoch: EPOCH, partition, from, to, end: to, halted, decisions };
+        self.feed.publish(message).await.unwrap();
+    }
+
+    fn decide(&mut self, records: &[LogRecord]) -> (Vec<Row>, Vec<FeedDecision>) {
+        let (mut rows, mut decisions) = (Vec::new(), Vec::new());
+        for record in records {
+            let Decoded::Record(decoded) = self.codec.decode(self.partition, record) else {
+                panic!("a record of the service's own")
+            };
+            let id = decoded.campaign().clone();
+            let (keys, partition) = (self.keys.clone(), self.partition);
+            let fold = self
+                .folds
+                .entry(id.clone())
+                .or_insert_with(|| Campaign::new(id.clone(), EPOCH, partition, keys));
+            let at = At { offset: record.offset, time: record.time };
+            let Outcome::Decided { decision, row } = fold.fold(at, &decoded) else {
+                panic!("a campaign that is defined")
+            };
+            match row {
+                Some(DerivedRow::Coupon(coupon)) => {
+                    self.faces.insert((id.clone(), coupon.sequence), face(&coupon));
+                    rows.push(Row::Coupon(coupon));
+                }
+                Some(DerivedRow::Version(version)) => rows.push(Row::Version(*version)),
+                None => {}
+            }
+            let coupon = |sequence| self.faces[&(id.clone(), sequence)].clone();
+            let answer = match decision {
+                Decision::Issued(held) => Answer::Issued { coupon: coupon(held.sequence) },
+                Decision::AlreadyIssued(held) => {
+                    Answer::AlreadyIssued { coupon: coupon(held.sequence) }
+                }
+                Decision::Rejected(reason) => Answer::Rejected { reason },
+                Decision::Accepted => Answer::Accepted,
+                Decision::Refused(refusal) => Answer::Refused { refusal },
+            };
+            let user_id = match &decoded {
+                Record::Request(request) => Some(request.user.clone()),
+                Record::Control(_) => None,
+            };
+            decisions.push(FeedDecision {
+                offset: record.offset,
+                campaign_id: id,
+                user_id,
+                answer,
+            });
+        }
+        (rows, decisions)
+    }
+}
+
+fn face(coupon: &Coupon) -> CouponFace {
+    crate::answer::rows::face(coupon)
+}
+
+/// A node on a folder: its service, its owners, and the database to close.
+struct Node {
+    service: Arc<NodeService>,
+    owners: JoinSet<()>,
+    database: Arc<EmbeddedDatabase>,
+}
+
+impl Node {
+    /// Without owners nothing is decided, and nothing comes over the feed.
+    fn on(folder: &Path, owned: bool) -> Self {
+        let database = testing::open(folder, PARTITIONS);
+        let log = Arc::new(EmbeddedLog::new(database.clone(), Duration::from_hours(1)));
+        let store = Arc::new(EmbeddedStore::new(database.clone()));
+        let feed = Arc::new(InProcessFeed::default());
+        let keys = Arc::new(Keys::derive(&[7; 32]));
+        let codec = Codec::new(keys.clone(), EPOCH, PARTITIONS);
+        let (mut api, mut admission) = config();
+        (api.waiters_max, admission.inflight_max) = (1_000, 1_000);
+        let service = Arc::new(NodeService::new(ServiceParts {
+            log: log.clone(),
+            store: store.clone(),
+            feed: feed.clone(),
+            codec: codec.clone(),
+            keys: keys.clone(),
+            layout: Layout {
+                instance: "instance".to_owned(),
+                log_epoch: EPOCH,
+                partitions: PARTITIONS,
+                format: 1,
+                fingerprint: keys.fingerprint().to_owned(),
+                secret: None,
+            },
+            api,
+            admission,
+            space: None,
+            actors: Arc::new(NoActors),
+            clock: Arc::new(SystemClock),
+        }));
+        service.start();
+        let mut owners = JoinSet::new();
+        for partition in (0..PARTITIONS).filter(|_| owned) {
+            let (log, store, feed) = (log.clone(), store.clone(), feed.clone());
+            let (codec, keys) = (codec.clone(), keys.clone());
+            let (folds, faces) = Default::default();
+            let owner = Owner { partition, log, store, feed, codec, keys, folds, faces };
+            owners.spawn(owner.work());
+        }
+        Self { service, owners, database }
+    }
+
+    /// Waits until the owners have made durable how far they came: an answer comes before that.
+    async fn settled(&self) {
+        let log = EmbeddedLog::new(self.database.clone(), Duration::from_hours(1));
+        let store = EmbeddedStore::new(self.database.clone());
+        for partition in 0..PARTITIONS {
+            let high = log.bounds(partition).await.unwrap().high;
+            let next = || async {
+                let progress = store.partition(partition).await.unwrap().progress;
+                progress.map_or(0, |progress| progress.next)
+            };
+            while next().await < high {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn stop(mut self) {
+        self.service.shut_down().await;
+        self.owners.shutdown().await;
+        self.database.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_id_is_answered_after_a_restart_as_it_was_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let spring = campaign("spring");
+    let node = Node::on(folder.path(), true);
+    let (new, _) = node.service.define(spring.clone(), terms(60)).await.unwrap();
+    assert!(new);
+    let mut asking = JoinSet::new();
+    for index in 0..200 {
+        let (service, spring) = (node.service.clone(), spring.clone());
+        // With a key, so that the log decides also when the edge knows that it is sold out; some
+        // users ask twice.
+        let asked = keyed(&spring, &format!("u{}", index % 150), &format!("k{index}"));
+        asking.spawn(async move { service.issue(asked, Some(PATIENCE)).await.unwrap() });
+    }
+    let mut before = Vec::new();
+    while let Some(taken) = timeout(PATIENCE, asking.join_next()).await.unwrap() {
+        let taken = taken.unwrap();
+        before.push((taken.request_id, taken.answer.expect("it was waited for")));
+    }
+    let count = |kind: fn(&Answer) -> bool| before.iter().filter(|(_, of)| kind(of)).count();
+    assert_eq!(count(|answer| matches!(answer, Answer::Issued { .. })), 60);
+    let already = count(|answer| matches!(answer, Answer::AlreadyIssued { .. }));
+    let sold_out = Answer::Rejected { reason: Reason::SoldOut };
+    assert_eq!(before.iter().filter(|(_, of)| *of == sold_out).count(), 140 - already);
+    node.service.command(&spring, Command::Close).await.unwrap();
+    node.stop().await;
+
+    let node = Node::on(folder.path(), false);
+    for (id, answer) in &before {
+        let found = node.service.find(id, Duration::ZERO).await.unwrap();
+        assert_eq!(found.status, FoundStatus::Final(answer.clone()));
+    }
+    let view = node.service.campaign(&spring).await.unwrap();
+    assert_eq!((view.issued, view.remaining, view.state), (60, 0, CampaignState::Closed));
+    let issued = before.iter().find_map(|(id, answer)| match answer {
+        Answer::Issued { coupon } => Some((id, coupon)),
+        _ => None,
+    });
+    let (id, coupon) = issued.unwrap();
+    let holder = node.service.find(id, Duration::ZERO).await.unwrap().user;
+    assert_eq!(
+        node.service.coupons_of(&spring, &holder).await.unwrap(),
+        std::slice::from_ref(coupon)
+    );
+    assert_eq!(node.service.coupons_of(&spring, &user("nobody")).await.unwrap(), []);
+    let refused = node.service.issue(request(&spring, "late"), None).await;
+    assert_eq!(refused, Err(Refused::Certain(Reason::Closed)));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_nobody_decided_before_the_restart_is_decided_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let spring = campaign("spring");
+    let node = Node::on(folder.path(), true);
+    node.service.define(spring.clone(), terms(60)).await.unwrap();
+    tokio::time::timeout(PATIENCE, node.settled()).await.unwrap();
+    node.stop().await;
+
+    let node = Node::on(folder.path(), false);
+    let taken = node.service.issue(request(&spring, "u1"), None).await.unwrap();
+    let found = node.service.find(&taken.request_id, Duration::from_millis(1)).await.unwrap();
+    assert_eq!(found.status, FoundStatus::Pending { queue_ahead: 0 });
+    node.stop().await;
+
+    let node = Node::on(folder.path(), true);
+    let found = node.service.find(&taken.request_id, PATIENCE).await.unwrap();
+    let FoundStatus::Final(Answer::Issued { coupon }) = found.status else { panic!("{found:?}") };
+    assert_eq!(coupon.sequence, 1);
+    node.stop().await;
+}

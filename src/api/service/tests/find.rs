@@ -1,0 +1,384 @@
+//! Request ids at the service, whatever the feed has lost.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::time::advance;
+
+use super::world::{Settle, World, campaign, keyed, request, terms, until, user};
+use crate::{
+    api::service::{
+        model::{CampaignState, Found, FoundStatus, NotReady, Refused, Service},
+        tasks::lock,
+    },
+    domain::{
+        answer::Answer,
+        decision::Reason,
+        ids::CampaignId,
+        record::{Change, Control, Record, Request},
+        rows::HoldState,
+    },
+    store::LISTING_MAX,
+};
+
+const AT_ONCE: Duration = Duration::ZERO;
+const WAIT: Duration = Duration::from_secs(10);
+
+async fn asked(world: &World, request: Request) -> String {
+    world.service.issue(request, None).await.unwrap().request_id
+}
+
+#[track_caller]
+fn answer(found: Result<Found, Refused>) -> Answer {
+    match found.unwrap().status {
+        FoundStatus::Final(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn queue_ahead(found: Result<Found, Refused>) -> u64 {
+    match found.unwrap().status {
+        FoundStatus::Pending { queue_ahead } => queue_ahead,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn issued_sequence(answer: &Answer) -> Option<u32> {
+    match answer {
+        Answer::Issued { coupon } => Some(coupon.sequence),
+        _ => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_is_answered_from_what_the_node_remembers_of_the_feed() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let id = asked(&world, request(&spring, "u1")).await;
+    assert_eq!(queue_ahead(world.service.find(&id, AT_ONCE).await), 1, "a hole counts");
+    world.decide(Settle::All).await;
+    world.heard().await;
+    let found = world.service.find(&id, AT_ONCE).await.unwrap();
+    assert_eq!((&found.campaign, found.user.as_str()), (&spring, "u1"));
+    assert_eq!(issued_sequence(&answer(Ok(found))), Some(1));
+    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_was_altered_or_is_of_nobody_is_unknown() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let id = asked(&world, request(&spring, "u1")).await;
+    for id in ["", "x", &id[1..], &format!("{id}A")] {
+        let found = world.service.find(id, AT_ONCE).await;
+        assert_eq!(found, Err(Refused::UnknownRequest), "{id}");
+    }
+}
+
+/// Asks for everything that can be the answer to a request, in one campaign.
+async fn history(world: &World) -> (CampaignId, Vec<String>) {
+    let spring = world.defined("spring", |terms| terms.quota = 2).await;
+    let mut ids = Vec::new();
+    for user in ["u1", "u1", "u2", "u3"] {
+        ids.push(asked(world, keyed(&spring, user, &format!("k{}", ids.len()))).await);
+    }
+    ids.push(asked(world, keyed(&spring, "u1", "k0")).await);
+    world.decide(Settle::RowsAlone).await;
+    world.changed(&spring, Change::Paused).await;
+    ids.push(asked(world, keyed(&spring, "u4", "k")).await);
+    world.changed(&spring, Change::Closed).await;
+    ids.push(asked(world, keyed(&spring, "u4", "k")).await);
+    world.decide(Settle::All).await;
+    (spring, ids)
+}
+
+fn told(answer: &Answer) -> String {
+    match answer {
+        Answer::Issued { coupon } => format!("issued {}", coupon.sequence),
+        Answer::AlreadyIssued { coupon } => format!("already {}", coupon.sequence),
+        Answer::Rejected { reason } => reason.name().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_never_heard_of_it_answers_every_request_from_the_store() {
+    let world = World::new().await;
+    let (_, ids) = history(&world).await;
+    let service = world.another_service().await;
+    let mut answers = Vec::new();
+    for id in &ids {
+        answers.push(told(&answer(service.find(id, AT_ONCE).await)));
+    }
+    let expected =
+        ["issued 1", "already 1", "issued 2", "sold_out", "issued 1", "paused", "closed"];
+    assert_eq!(answers, expected);
+    let reads = world.store.reads_of_campaigns();
+    advance(Duration::from_secs(100)).await;
+    for (id, before) in ids.iter().zip(&answers) {
+        assert_eq!(told(&answer(service.find(id, WAIT).await)), *before);
+    }
+    assert_eq!(world.store.reads_of_campaigns(), reads, "history does not change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_the_store_is_the_answer_from_the_feed() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let ids = [
+        asked(&world, request(&spring, "u1")).await,
+        asked(&world, request(&spring, "u1")).await,
+        asked(&world, request(&spring, "u2")).await,
+    ];
+    world.decide(Settle::All).await;
+    world.heard().await;
+    let service = world.another_service().await;
+    for id in &ids {
+        assert_eq!(world.service.find(id, AT_ONCE).await, service.find(id, AT_ONCE).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_ends_with_the_decision() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let id = asked(&world, request(&spring, "u1")).await;
+    let service = world.service.clone();
+    let polling = tokio::spawn(async move { service.find(&id, WAIT).await });
+    until(|| world.service.waiters.waiters() == 1).await;
+    world.decide(Settle::All).await;
+    assert_eq!(issued_sequence(&answer(polling.await.unwrap())), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_row_answers_nothing_until_progress_has_passed_it() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let issued = asked(&world, request(&spring, "u1")).await;
+    let sold_out = asked(&world, request(&spring, "u2")).await;
+    world.decide(Settle::RowsAlone).await;
+    let service = world.another_service().await;
+    assert_eq!(issued_sequence(&answer(service.find(&issued, AT_ONCE).await)), Some(1));
+    assert!(queue_ahead(service.find(&sold_out, AT_ONCE).await) > 0);
+    let polling = {
+        let (service, sold_out) = (service.clone(), sold_out.clone());
+        tokio::spawn(async move { service.find(&sold_out, WAIT).await })
+    };
+    until(|| service.waiters.waiters() == 1).await;
+    world.make_progress().await;
+    assert_eq!(told(&answer(polling.await.unwrap())), "sold_out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_hold_stays_pending_and_what_was_settled_before_stays_answered() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let before = asked(&world, request(&spring, "u1")).await;
+    world.decide(Settle::All).await;
+    let from = world.watermark(world.codec.partition_of(&spring));
+    world.hold(&spring, from, HoldState::Open).await;
+    let after = asked(&world, request(&spring, "u2")).await;
+    world.decide(Settle::FeedLost).await;
+    let service = world.another_service().await;
+    for state in [HoldState::Open, HoldState::Released] {
+        world.hold(&spring, from, state).await;
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(issued_sequence(&answer(service.find(&before, AT_ONCE).await)), Some(1));
+        assert_eq!(queue_ahead(service.find(&after, Duration::from_secs(1)).await), 0);
+    }
+    world.hold_until(&spring, (from, from), HoldState::Closed).await;
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(queue_ahead(service.find(&after, AT_ONCE).await), 0, "closed below it");
+    world.hold(&spring, from, HoldState::Closed).await;
+    assert_eq!(told(&answer(service.find(&after, WAIT).await)), "sold_out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_of_pollers_reads_no_rows_while_the_owner_is_heard_of() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let id = asked(&world, request(&spring, "u1")).await;
+    world.heard().await;
+    for _ in 0..100 {
+        queue_ahead(world.service.find(&id, AT_ONCE).await);
+    }
+    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_on_a_hold_share_their_looks_at_the_store() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let mut ids = Vec::new();
+    for index in 0..50 {
+        ids.push(asked(&world, request(&spring, &format!("u{index}"))).await);
+    }
+    let from = world.watermark(world.codec.partition_of(&spring));
+    world.hold(&spring, from, HoldState::Open).await;
+    world.heard().await;
+    let before = world.store.partition_reads.load(Ordering::Relaxed);
+    let polls: Vec<_> = ids
+        .into_iter()
+        .map(|id| {
+            let service = world.service.clone();
+            tokio::spawn(async move { service.find(&id, WAIT).await })
+        })
+        .collect();
+    until(|| world.service.waiters.waiters() == 50).await;
+    world.feed.gap();
+    for poll in polls {
+        queue_ahead(poll.await.unwrap());
+    }
+    let reads = world.store.partition_reads.load(Ordering::Relaxed) - before;
+    assert!(reads <= 130, "{reads} reads of a partition in 10 s");
+    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 50, "each looks once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_said_so_and_never_guessed_over() {
+    let world = World::new().await;
+    let (_, ids) = history(&world).await;
+    let service = world.another_service().await;
+    world.store_away(true);
+    for wait in [AT_ONCE, Duration::from_secs(1)] {
+        let found = service.find(&ids[3], wait).await;
+        assert!(matches!(found, Err(Refused::Unavailable { .. })), "{found:?}");
+    }
+    world.store_away(false);
+    assert_eq!(told(&answer(service.find(&ids[3], WAIT).await)), "sold_out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_was_changed_or_vanished_answers_nobody() {
+    let world = World::new().await;
+    let (spring, ids) = history(&world).await;
+    let service = world.another_service().await;
+    for coupon in lock(&world.store.coupons).get_mut(&spring).unwrap() {
+        coupon.code = "SOMETHING".into();
+    }
+    let found = service.find(&ids[0], AT_ONCE).await;
+    assert!(matches!(found, Err(Refused::Halted { .. })), "{found:?}");
+    let coupons = service.coupons_of(&spring, &user("u1")).await;
+    assert!(matches!(coupons, Err(Refused::Halted { .. })), "{coupons:?}");
+    lock(&world.store.versions).get_mut(&spring).unwrap()[0].definition.terms.quota = 99;
+    let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
+    assert!(matches!(found, Err(Refused::Halted { .. })), "{found:?}");
+    lock(&world.store.versions).clear();
+    let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
+    assert!(matches!(found, Err(Refused::Halted { .. })), "{found:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_campaign_is_shown_with_every_record_below_its_position() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    for index in 0..3 {
+        asked(&world, request(&spring, &format!("u{index}"))).await;
+    }
+    world.decide(Settle::All).await;
+    advance(Duration::from_millis(1_100)).await;
+    let view = world.service.campaign(&spring).await.unwrap();
+    assert_eq!((view.issued, view.remaining, view.state), (3, 7, CampaignState::Open));
+    assert_eq!(view.as_of.offset, world.log.end(view.as_of.partition));
+    let reads = world.store.reads_of_campaigns();
+    for _ in 0..100 {
+        world.service.campaign(&spring).await.unwrap();
+    }
+    assert_eq!(world.store.reads_of_campaigns(), reads, "a second's views share a read");
+    let unknown = world.service.campaign(&campaign("summer")).await;
+    assert_eq!(unknown, Err(Refused::UnknownCampaign));
+    let admin = world.service.admin_view(&spring).await.unwrap();
+    assert_eq!((admin.view, admin.actor.state), (view, "live"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn campaigns_are_listed_by_id_page_by_page() {
+    let world = World::new().await;
+    for id in ["c", "a", "b"] {
+        world.defined(id, |_| {}).await;
+    }
+    let ids = |views: Vec<crate::api::service::model::CampaignView>| -> Vec<String> {
+        views.into_iter().map(|view| view.campaign.to_string()).collect()
+    };
+    let first = world.service.campaigns(None, 2).await.unwrap();
+    assert_eq!(ids(first), ["a", "b"]);
+    let rest = world.service.campaigns(Some(&campaign("b")), 2).await.unwrap();
+    assert_eq!(ids(rest), ["c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_page_can_be_asked_for_with_the_one_that_follows_it() {
+    let world = World::new().await;
+    for index in 0..LISTING_MAX + 5 {
+        let change = Change::Defined { terms: terms(1) };
+        let campaign = campaign(&format!("c{index:05}"));
+        world.append(&Record::from(Control { campaign, based_on: None, change })).await;
+    }
+    world.decide(Settle::RowsAlone).await;
+    let all = world.service.campaigns(None, LISTING_MAX + 1).await.unwrap();
+    assert_eq!(all.len(), LISTING_MAX + 1);
+    assert!(all.is_sorted_by(|one, next| one.campaign < next.campaign));
+    let last = &all[LISTING_MAX].campaign;
+    assert_eq!(world.service.campaigns(Some(last), LISTING_MAX + 1).await.unwrap().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_coupons_of_a_user_come_in_sequence_order_and_nobody_has_an_empty_list() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |terms| terms.per_user_limit = 3).await;
+    for user in ["u1", "u2", "u1"] {
+        asked(&world, request(&spring, user)).await;
+    }
+    world.decide(Settle::All).await;
+    let sequences = async |id: &str| -> Vec<u32> {
+        let coupons = world.service.coupons_of(&spring, &user(id)).await.unwrap();
+        coupons.iter().map(|coupon| coupon.sequence).collect()
+    };
+    assert_eq!(sequences("u1").await, [1, 3]);
+    assert_eq!(sequences("u3").await, [0; 0]);
+    let unknown = world.service.coupons_of(&campaign("summer"), &user("u1")).await;
+    assert_eq!(unknown, Err(Refused::UnknownCampaign));
+}
+
+fn parts(not_ready: Vec<NotReady>) -> Vec<&'static str> {
+    not_ready.into_iter().map(|part| part.part).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_answer_is_named_and_comes_back_by_itself() {
+    let world = World::new().await;
+    until(|| world.service.not_ready().is_empty()).await;
+    world.store_away(true);
+    world.log.away.store(true, Ordering::Relaxed);
+    world.feed.away.store(true, Ordering::Relaxed);
+    world.feed.cut();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let all = ["request_log", "coupon_store", "decision_feed"];
+    assert_eq!(parts(world.service.not_ready()), all);
+    world.store_away(false);
+    world.log.away.store(false, Ordering::Relaxed);
+    world.feed.away.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(world.service.not_ready(), [], "another owner may be about to take over");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(parts(world.service.not_ready()), ["partitions"]);
+    world.heard().await;
+    assert_eq!(world.service.not_ready(), []);
+    world.service.shut_down().await;
+    assert_eq!(parts(world.service.not_ready()), ["decision_feed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reasons_of_a_rejection_are_those_of_its_own_position() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    world.changed(&spring, Change::Paused).await;
+    let paused = asked(&world, keyed(&spring, "u1", "k")).await;
+    world.changed(&spring, Change::Resumed).await;
+    let issued = asked(&world, keyed(&spring, "u1", "k")).await;
+    world.decide(Settle::All).await;
+    let service = world.another_service().await;
+    let rejected = Answer::Rejected { reason: Reason::Paused };
+    assert_eq!(answer(service.find(&paused, AT_ONCE).await), rejected);
+    assert_eq!(issued_sequence(&answer(service.find(&issued, AT_ONCE).await)), Some(1));
+}

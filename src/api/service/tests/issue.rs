@@ -1,0 +1,370 @@
+//! Requests at the service: taken, refused, waited for.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::Semaphore, time::advance};
+
+use super::{
+    fakes::{AppendFault, START},
+    world::{Settle, World, campaign, keyed, request, until},
+};
+use crate::{
+    api::service::{
+        model::{Refused, Service, Taken},
+        tasks::lock,
+    },
+    domain::{
+        answer::Answer, decision::Reason, definition::Amendment, ids::Timestamp, record::Change,
+        rows::HoldState,
+    },
+};
+
+const WAIT: Option<Duration> = Some(Duration::from_secs(5));
+
+#[track_caller]
+fn sequence(taken: Result<Taken, Refused>) -> u32 {
+    match taken.unwrap().answer {
+        Some(Answer::Issued { coupon }) => coupon.sequence,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_in_the_log_when_it_is_answered_and_its_id_finds_it() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let taken = world.service.issue(request(&spring, "u1"), None).await.unwrap();
+    assert_eq!((taken.answer, taken.waited, world.log.len()), (None, true, 2));
+    let content = world.service.ids.open(&taken.request_id).unwrap();
+    assert_eq!((content.campaign, content.user.as_str()), (spring, "u1"));
+    assert_eq!(content.position.offset, lock(&world.log.records)[1].1.offset);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_is_answered_by_the_feed_as_soon_as_it_is_decided() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let _owner = world.owner_at_work(Settle::All);
+    assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
+    let again = world.service.issue(request(&spring, "u1"), WAIT).await.unwrap();
+    assert!(matches!(again.answer, Some(Answer::AlreadyIssued { .. })), "{again:?}");
+    assert_eq!(world.service.waiters.waiters(), 0);
+    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_over_leaves_the_request_pending() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let before = tokio::time::Instant::now();
+    let taken = world.service.issue(request(&spring, "u1"), WAIT).await.unwrap();
+    assert_eq!((taken.answer, taken.waited), (None, true));
+    assert_eq!(before.elapsed(), WAIT.unwrap());
+    assert_eq!(world.service.waiters.waiters(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_feed_lost_is_answered_from_the_store() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let _owner = world.owner_at_work(Settle::FeedLost);
+    let silent = Duration::from_secs(5);
+    advance(silent).await;
+    assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
+    let other = world.service.issue(keyed(&spring, "u2", "k"), WAIT).await.unwrap();
+    assert_eq!(other.answer, Some(Answer::Rejected { reason: Reason::SoldOut }));
+    let again = world.service.issue(keyed(&spring, "u1", "k"), WAIT).await.unwrap();
+    assert!(matches!(again.answer, Some(Answer::AlreadyIssued { .. })), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watermark_that_passes_a_waiter_sends_it_to_the_store() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let service = world.service.clone();
+    let asked = request(&spring, "u1");
+    let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
+    until(|| world.service.waiters.waiters() == 1).await;
+    world.decide(Settle::FeedLost).await;
+    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+    world.heard().await;
+    assert_eq!(sequence(waiting.await.unwrap()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_sends_waiters_to_the_store_where_the_coupon_alone_is_an_answer_at_once() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let ask = |user: &str| {
+        let (service, asked) = (world.service.clone(), request(&spring, user));
+        tokio::spawn(async move { service.issue(asked, WAIT).await })
+    };
+    let first = ask("u1");
+    until(|| world.service.waiters.waiters() == 1).await;
+    let second = ask("u2");
+    until(|| world.service.waiters.waiters() == 2).await;
+    world.decide(Settle::RowsAlone).await;
+    world.feed.gap();
+    assert_eq!(sequence(first.await.unwrap()), 1);
+    assert_eq!(world.service.waiters.waiters(), 1, "a missing row is no answer yet");
+    world.make_progress().await;
+    let second = second.await.unwrap().unwrap();
+    assert_eq!(second.answer, Some(Answer::Rejected { reason: Reason::SoldOut }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_goes_away_frees_its_place() {
+    let world = World::with(|api, _| api.waiters_max = 1).await;
+    let spring = world.defined("spring", |_| {}).await;
+    let service = world.service.clone();
+    let asked = request(&spring, "u1");
+    let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
+    until(|| world.service.waiters.waiters() == 1).await;
+    let full = world.service.issue(request(&spring, "u2"), WAIT).await.unwrap();
+    assert_eq!((full.answer, full.waited), (None, false));
+    waiting.abort();
+    until(|| world.service.waiters.waiters() == 0).await;
+    let _owner = world.owner_at_work(Settle::All);
+    assert_eq!(sequence(world.service.issue(request(&spring, "u3"), WAIT).await), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_shuts_down_lets_its_waiters_go_with_their_ids() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let (service, asked) = (world.service.clone(), request(&spring, "u1"));
+    let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
+    until(|| world.service.waiters.waiters() == 1).await;
+    let before = tokio::time::Instant::now();
+    world.service.shut_down().await;
+    let taken = waiting.await.unwrap().unwrap();
+    assert_eq!((taken.answer, before.elapsed()), (None, Duration::ZERO));
+    assert!(world.service.ids.open(&taken.request_id).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_campaign_is_unknown_only_after_the_store_was_asked() {
+    let world = World::new().await;
+    let asked = request(&campaign("spring"), "u1");
+    let refused = world.service.issue(asked.clone(), None).await;
+    assert_eq!(refused, Err(Refused::UnknownCampaign));
+    world.store_away(true);
+    let refused = world.service.issue(asked.clone(), None).await;
+    assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+    world.store_away(false);
+    advance(Duration::from_secs(1)).await;
+    world.defined("spring", |_| {}).await;
+    assert!(
+        world.service.issue(asked, None).await.is_ok(),
+        "nothing remembers that it was unknown"
+    );
+    assert_eq!(world.log.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_began_before_a_definition_does_not_deny_it() {
+    let world = World::new().await;
+    let gate = Arc::new(Semaphore::new(0));
+    *lock(&world.store.gate) = Some(gate.clone());
+    let ask = |user: &str| {
+        let (service, asked) = (world.service.clone(), request(&campaign("spring"), user));
+        tokio::spawn(async move { service.issue(asked, None).await })
+    };
+    let early = ask("u1");
+    until(|| world.store.reads_of_campaigns() == 1).await;
+    let late: Vec<_> = (0..50).map(|index| ask(&format!("late{index}"))).collect();
+    gate.add_permits(1);
+    assert_eq!(early.await.unwrap(), Err(Refused::UnknownCampaign));
+    world.defined("spring", |_| {}).await;
+    gate.add_permits(1);
+    for late in late {
+        assert!(late.await.unwrap().is_ok());
+    }
+    assert_eq!(world.store.reads_of_campaigns(), 2, "all of them shared the second read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_costs_one_read_of_the_campaign_a_second() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let before = world.store.reads_of_campaigns();
+    for index in 0..500 {
+        let asked = request(&spring, &format!("u{index}"));
+        world.service.issue(asked, None).await.unwrap();
+        advance(Duration::from_millis(10)).await;
+    }
+    let reads = world.store.reads_of_campaigns() - before;
+    assert!((4..=6).contains(&reads), "{reads} reads in 5 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_keeps_no_known_campaign_from_the_log() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    world.service.issue(request(&spring, "u1"), None).await.unwrap();
+    world.store_away(true);
+    for index in 0..10 {
+        advance(Duration::from_millis(700)).await;
+        let asked = request(&spring, &format!("v{index}"));
+        assert!(world.service.issue(asked, None).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_certain_is_refused_before_the_log_unless_a_key_is_given() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    world.service.issue(request(&spring, "u1"), None).await.unwrap();
+    world.changed(&spring, Change::Paused).await;
+    advance(Duration::from_secs(5)).await;
+    let length = world.log.len();
+    let refused = world.service.issue(request(&spring, "u2"), None).await;
+    assert_eq!(refused, Err(Refused::Certain(Reason::Paused)));
+    assert_eq!(world.log.len(), length);
+    assert!(world.service.issue(keyed(&spring, "u2", "k"), None).await.is_ok());
+    let later = world.defined("later", |terms| terms.opens_at = Some(Timestamp(START + 60_000)));
+    let later = later.await;
+    let refused = world.service.issue(request(&later, "u1"), None).await;
+    assert_eq!(refused, Err(Refused::Certain(Reason::NotOpenYet)));
+    advance(Duration::from_millis(54_500)).await;
+    assert!(world.service.issue(request(&later, "u1"), None).await.is_ok(), "within the margin");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_a_shut_campaign_now_and_then_is_refused_each_time() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    world.changed(&spring, Change::Closed).await;
+    let length = world.log.len();
+    for gap_ms in [0, 900, 1_001, 1_500, 1_999, 2_100, 1_001, 1_001] {
+        advance(Duration::from_millis(gap_ms)).await;
+        let refused = world.service.issue(request(&spring, "u1"), None).await;
+        assert_eq!(refused, Err(Refused::Certain(Reason::Closed)), "after {gap_ms} ms");
+    }
+    assert_eq!(world.log.len(), length, "none of them went to the log");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_raised_quota_opens_the_edge_within_a_second() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let _owner = world.owner_at_work(Settle::All);
+    assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
+    advance(Duration::from_secs(5)).await;
+    let refused = world.service.issue(request(&spring, "u2"), None).await;
+    assert_eq!(refused, Err(Refused::Certain(Reason::SoldOut)));
+    let amendment = Amendment { quota: Some(2), ..Amendment::default() };
+    world.changed(&spring, Change::Amended { amendment }).await;
+    advance(Duration::from_millis(1_001)).await;
+    assert_eq!(sequence(world.service.issue(request(&spring, "u2"), WAIT).await), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quarantined_campaign_and_a_halted_partition_take_nothing() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    world.hold(&spring, 5, HoldState::Open).await;
+    let length = world.log.len();
+    let refused = world.service.issue(request(&spring, "u1"), None).await;
+    let Err(Refused::Halted { reason }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("it failed"), "{reason}");
+    world.hold(&spring, 5, HoldState::Closed).await;
+    advance(Duration::from_secs(3)).await;
+    world.heard().await;
+    assert!(world.service.issue(request(&spring, "u1"), None).await.is_ok());
+    world.halted(world.codec.partition_of(&spring), "out of range").await;
+    let refused = world.service.issue(request(&spring, "u1"), None).await;
+    assert_eq!(refused, Err(Refused::Halted { reason: "out of range".to_owned() }));
+    assert_eq!(world.log.len(), length + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_is_not_confirmed_is_unknown_and_one_that_is_refused_is_not() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    lock(&world.log.faults).extend([AppendFault::Unknown(true), AppendFault::Overloaded]);
+    let unknown = world.service.issue(request(&spring, "u1"), None).await;
+    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    let refused = world.service.issue(request(&spring, "u1"), None).await;
+    assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_below_the_known_watermark_is_no_success_and_halts_the_partition() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    world.heard().await;
+    let watermark = world.watermark(world.codec.partition_of(&spring));
+    lock(&world.log.faults).push_back(AppendFault::At(watermark - 1));
+    let unknown = world.service.issue(request(&spring, "u1"), None).await;
+    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    let refused = world.service.issue(request(&spring, "u1"), None).await;
+    assert!(matches!(refused, Err(Refused::Halted { .. })), "{refused:?}");
+    assert_eq!(world.log.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_log_is_never_said_not_to_be_whatever_keeps_its_answer() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let _owner = world.owner_at_work(Settle::FeedLost);
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
+    for coupon in lock(&world.store.coupons).get_mut(&spring).unwrap() {
+        coupon.code = "SOMETHING".into();
+    }
+    let length = world.log.len();
+    let taken = world.service.issue(request(&spring, "u1"), WAIT).await;
+    assert!(matches!(taken, Ok(Taken { answer: None, waited: true, .. })), "{taken:?}");
+    assert_eq!(world.log.len(), length + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_much_of_one_user_in_one_campaign_waits_and_nobody_else() {
+    let world = World::with(|_, admission| {
+        (admission.user_rate, admission.user_burst) = (10, 2);
+    })
+    .await;
+    let (spring, fall) =
+        (world.defined("spring", |_| {}).await, world.defined("fall", |_| {}).await);
+    for _ in 0..2 {
+        world.service.issue(request(&spring, "u1"), None).await.unwrap();
+    }
+    let refused = world.service.issue(request(&spring, "u1"), None).await;
+    let retry_after = Duration::from_millis(100);
+    assert_eq!(refused, Err(Refused::UserRate { retry_after }));
+    assert!(world.service.issue(request(&spring, "u2"), None).await.is_ok());
+    assert!(world.service.issue(request(&fall, "u1"), None).await.is_ok());
+    advance(retry_after).await;
+    assert!(world.service.issue(request(&spring, "u1"), None).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lag_and_appends_under_way_are_bounded() {
+    let world = World::with(|_, admission| {
+        (admission.max_lag, admission.inflight_max) = (20, 1);
+    })
+    .await;
+    let spring = world.defined("spring", |_| {}).await;
+    lock(&world.log.faults).push_back(AppendFault::Hangs);
+    let (service, asked) = (world.service.clone(), request(&spring, "u1"));
+    let hanging = tokio::spawn(async move { service.issue(asked, None).await });
+    until(|| lock(&world.log.faults).is_empty()).await;
+    let refused = world.service.issue(request(&spring, "u2"), None).await;
+    assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+    hanging.abort();
+    until(|| world.service.appends.available_permits() == 1).await;
+    let mut taken = 0;
+    while world.service.issue(request(&spring, &format!("v{taken}")), None).await.is_ok() {
+        taken += 1;
+        assert!(taken < 100, "the lag is never too much");
+    }
+    let refused = world.service.issue(request(&spring, "u3"), None).await;
+    assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+    world.decide(Settle::All).await;
+    world.heard().await;
+    assert!(world.service.issue(request(&spring, "u3"), None).await.is_ok());
+}

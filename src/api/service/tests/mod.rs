@@ -1,0 +1,8 @@
+//! Stories about the service, on in-memory ports and on the embedded engine.
+
+mod admin;
+mod embedded;
+mod fakes;
+mod find;
+mod issue;
+mod world;

@@ -1,0 +1,360 @@
+//! The composition root: builds the adapters, starts the tree, stops it in reverse order. The
+//! only place that names an adapter.
+
+mod audit;
+mod demo;
+mod distributed;
+mod embedded;
+mod error;
+mod instance;
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorRef};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::instance::Instance;
+pub use self::{
+    audit::{AuditFailure, audit},
+    error::ServeError,
+};
+use crate::{
+    actors::{
+        Directory, Environment, Shared,
+        supervisor::{Supervisor, SupervisorMessage},
+    },
+    api::{
+        http::{self, HttpParts},
+        service::{NodeService, ServiceParts, Space, model::Service},
+    },
+    clock::{SharedClock, SystemClock},
+    config::{Config, Mode},
+    feed::DecisionFeed,
+    log::{Ownership, RequestLog},
+    store::CouponStore,
+    telemetry,
+    wire::codec::Codec,
+};
+
+/// Longest that requests under way are waited for when the node stops.
+const HTTP_DRAIN: Duration = Duration::from_secs(3);
+
+/// Longest that records already read are settled when the node stops. What is left is settled by
+/// the next owner.
+const SETTLE_DRAIN: Duration = Duration::from_secs(3);
+
+/// Longest that a node takes to stop, whatever hangs. With the end of the runtime this stays below
+/// the 10 s in which the process ends.
+pub const STOP_WITHIN: Duration = Duration::from_millis(8_500);
+
+/// What of [`STOP_WITHIN`] is kept for leaving the group or closing the data folder.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+const _: () = assert!(
+    HTTP_DRAIN.as_millis() + SETTLE_DRAIN.as_millis() + CLOSE_WITHIN.as_millis()
+        <= STOP_WITHIN.as_millis()
+);
+
+/// Pause before the group is joined again when it could not be.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The adapters of one way to run.
+struct Adapters {
+    log: Arc<dyn RequestLog>,
+    store: Arc<dyn CouponStore>,
+    feed: Arc<dyn DecisionFeed>,
+    /// Says why the log takes no records for want of space.
+    space: Option<Space>,
+    instance: Instance,
+    future_max_ms: Option<i64>,
+    /// Ends what must be ended after everybody has let go of the ports.
+    closer: Closer,
+}
+
+/// What is ended last.
+enum Closer {
+    Embedded(Arc<crate::embedded::EmbeddedDatabase>),
+    Kafka(Arc<crate::log::kafka::KafkaLog>),
+}
+
+/// A running node.
+pub struct Node {
+    /// Where the public listener listens.
+    pub api: SocketAddr,
+    /// Where the admin listener listens.
+    pub admin: SocketAddr,
+    /// The token that administers.
+    pub admin_token: String,
+    service: Arc<NodeService>,
+    supervisor: ActorRef<SupervisorMessage>,
+    supervised: JoinHandle<()>,
+    joined: JoinHandle<()>,
+    listeners: JoinSet<()>,
+    background: JoinSet<()>,
+    stop: CancellationToken,
+    closer: Closer,
+}
+
+/// Runs a node until `shutdown` completes, then settles what is in flight and stops.
+///
+/// # Errors
+/// [`ServeError`] when the node could not start or go on.
+pub async fn serve(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    tokio::pin!(shutdown);
+    let starting = Node::start(&config);
+    let mut node = tokio::select! {
+        started = starting => started?,
+        () = &mut shutdown => return Ok(()),
+    };
+    demo::announce(&config, &node);
+    let failed = tokio::select! {
+        () = &mut shutdown => None,
+        failure = node.failed() => Some(failure),
+    };
+    info!("node stops");
+    node.stop().await;
+    failed.map_or(Ok(()), Err)
+}
+
+impl Node {
+    /// Starts a node; it serves when this returns.
+    ///
+    /// # Errors
+    /// [`ServeError`]: a port that is taken, an engine that does not answer, or one that does not
+    /// fit.
+    pub async fn start(config: &Config) -> Result<Self, ServeError> {
+        let clock: SharedClock = Arc::new(SystemClock);
+        let api = bind("api.listen", config.api.listen).await?;
+        let admin = bind("admin.listen", config.admin.listen).await?;
+        let admin_token = instance::admin_token(config)?;
+        let adapters = match config.mode {
+            Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
+            Mode::Distributed => distributed::adapters(config).await?,
+        };
+        let Adapters { log, store, feed, space, instance, future_max_ms, closer } = adapters;
+        let Instance { layout, keys } = instance;
+        let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
+        let directory = Arc::new(Directory::new(codec.clone()));
+        let environment = Arc::new(Environment {
+            log: log.clone(),
+            store: store.clone(),
+            feed: feed.clone(),
+            codec: codec.clone(),
+            keys: keys.clone(),
+            log_epoch: layout.log_epoch,
+            clock: clock.clone(),
+            future_max_ms,
+            directory: directory.clone(),
+            shared: Shared::new(&clock),
+        });
+        let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment)
+            .await
+            .map_err(|error| ServeError::failed("starting the supervisor", error))?;
+        let joined = tokio::spawn(join(log.clone(), supervisor.clone()));
+        let service = NodeService::new(ServiceParts {
+            log,
+            store,
+            feed,
+            codec,
+            keys,
+            layout,
+            space,
+            api: config.api.clone(),
+            admission: config.admission.clone(),
+            actors: directory,
+            clock,
+        });
+        service.start();
+        let service = Arc::new(service);
+        let mut node = Self {
+            api: local(&api)?,
+            admin: local(&admin)?,
+            admin_token,
+            service,
+            supervisor,
+            supervised,
+            joined,
+            listeners: JoinSet::new(),
+            background: JoinSet::new(),
+            stop: CancellationToken::new(),
+            closer,
+        };
+        node.listen(config, api, admin);
+        if config.demo {
+            node.background.spawn(demo::define(node.service.clone()));
+        }
+        Ok(node)
+    }
+
+    fn listen(&mut self, config: &Config, api: TcpListener, admin: TcpListener) {
+        let metrics = telemetry::install_metrics();
+        let service: Arc<dyn Service> = self.service.clone();
+        let parts = HttpParts {
+            service,
+            api: config.api.clone(),
+            admin_token: self.admin_token.clone(),
+            render_metrics: Arc::new(|| metrics.render()),
+        };
+        let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
+        let public = http::public_router(&parts);
+        self.listeners.spawn(http::serve(api, public, stopped(&self.stop)));
+        let administered = http::admin_router(&parts);
+        self.listeners.spawn(http::serve(admin, administered, stopped(&self.stop)));
+    }
+
+    /// Makes an actor panic, as a bug would. For chaos tests.
+    pub fn crash(&self, message: SupervisorMessage) {
+        let _ended = self.supervisor.cast(message);
+    }
+
+    /// Waits until something ends without which the node can't go on.
+    pub async fn failed(&mut self) -> ServeError {
+        tokio::select! {
+            ended = &mut self.supervised => {
+                let reason = ended.map_or_else(|error| error.to_string(), |()| "it ended".into());
+                ServeError::Ended { part: "the supervisor", reason }
+            }
+            ended = self.listeners.join_next() => {
+                let reason = match ended {
+                    Some(Err(error)) => error.to_string(),
+                    Some(Ok(())) | None => "it ended".to_owned(),
+                };
+                ServeError::Ended { part: "a listener", reason }
+            }
+        }
+    }
+
+    /// Takes no more requests, settles what is in flight, leaves the group, lets go of
+    /// everything. Takes at most [`STOP_WITHIN`]; what hangs is left to the end of the process.
+    pub async fn stop(mut self) {
+        let deadline = Instant::now() + STOP_WITHIN;
+        if timeout_at(deadline - CLOSE_WITHIN, self.settle()).await.is_err() {
+            warn!("the node did not settle in time, the next owner does");
+        }
+        close(self.into_closer(), deadline).await;
+    }
+
+    /// Lets go of everything but what is ended last.
+    fn into_closer(self) -> Closer {
+        self.closer
+    }
+
+    async fn settle(&mut self) {
+        self.stop.cancel();
+        self.service.shut_down().await;
+        let listeners = async { while self.listeners.join_next().await.is_some() {} };
+        if timeout(HTTP_DRAIN, listeners).await.is_err() {
+            warn!("requests still under way were cut off; what they asked is in the log or not");
+        }
+        self.listeners.abort_all();
+        self.background.abort_all();
+        let drained = self.supervisor.call(SupervisorMessage::Drain, Some(SETTLE_DRAIN)).await;
+        if !matches!(drained, Ok(ractor::rpc::CallResult::Success(()))) {
+            warn!("records not settled in time will be settled by the next owner");
+        }
+        self.joined.abort();
+        let _ended = (&mut self.joined).await;
+        self.supervisor.kill();
+        let _ended = (&mut self.supervised).await;
+    }
+}
+
+/// Ends what is ended last, by `deadline`.
+async fn close(closer: Closer, deadline: Instant) {
+    let closed = match &closer {
+        Closer::Embedded(database) => timeout_at(deadline, database.close()).await,
+        Closer::Kafka(log) => timeout_at(deadline, log.left()).await,
+    };
+    if closed.is_err() {
+        warn!("what the node runs on was not closed in time; what was acknowledged is in the log");
+        // Dropping it would wait for what hangs.
+        std::mem::forget(closer);
+        return;
+    }
+    if let Closer::Embedded(database) = closer {
+        let released = database.released();
+        drop(database);
+        // Tasks that were told to end may be on other threads still.
+        if timeout_at(deadline, released).await.is_err() {
+            warn!("somebody still reads from the data folder, it stays locked until they end");
+        }
+    }
+}
+
+/// Joins those who share the partitions, and tells the supervisor what is owned.
+async fn join(log: Arc<dyn RequestLog>, supervisor: ActorRef<SupervisorMessage>) {
+    loop {
+        match log.join().await {
+            Ok(mut changes) => {
+                let mut owned = std::collections::BTreeSet::new();
+                while let Some(change) = changes.recv().await {
+                    match change {
+                        Ownership::Assigned(partition) => owned.insert(partition),
+                        Ownership::Revoked(partition) => owned.remove(&partition),
+                    };
+                    let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
+                }
+                for partition in owned {
+                    let change = Ownership::Revoked(partition);
+                    let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
+                }
+                warn!("membership ended, will be joined again");
+            }
+            Err(error) => {
+                warn!(%error, "the group could not be joined, will be tried again");
+            }
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| ServeError::failed(format!("listening on {address} ({key})"), error))
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, ServeError> {
+    listener.local_addr().map_err(|error| ServeError::failed("reading a listener's address", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::testing;
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_does_not_keep_a_node_from_stopping() {
+        let folder = tempfile::tempdir().unwrap();
+        let closer = Closer::Embedded(testing::hanging(folder.path()));
+        let within = Duration::from_millis(100);
+        let closing = close(closer, Instant::now() + within);
+        timeout(within * 50, closing).await.expect("it gives up");
+    }
+
+    #[tokio::test]
+    async fn a_node_has_stopped_once_its_folder_can_be_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = testing::open(folder.path(), 1);
+        let reader = database.shared().clone();
+        let held = Arc::downgrade(&database);
+        let closer = Closer::Embedded(database);
+        let closing = tokio::spawn(close(closer, Instant::now() + Duration::from_secs(60)));
+        while held.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!closing.is_finished(), "somebody reads");
+        drop(reader);
+        closing.await.unwrap();
+        testing::open(folder.path(), 1);
+    }
+}

@@ -1,0 +1,486 @@
+//! The flow in a small world of its own: owners that die, overlap and fail at random, over one
+//! log and one store. Whatever happens, the store ends as a plain fold of the log says.
+
+mod endings;
+mod holds;
+mod stage;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use self::stage::{CAMPAIGNS, Random, Store, campaign, keys, log_of};
+use super::*;
+use crate::{
+    domain::{
+        campaign::Campaign,
+        decision::{DerivedRow, Outcome},
+        keys::Keys,
+        record::{Change, Control},
+        rows::{CampaignRows, Hold, HoldState, LastRecord, Mark, Progress},
+    },
+    partition::{
+        fold::{Batch, Folded, Folder},
+        recovery::Recovery,
+    },
+};
+
+/// A write or a load that is under way; it may complete in any order, or never.
+enum Task {
+    Load { campaign: CampaignId, incarnation: u64, from: Offset },
+    Store { campaign: CampaignId, incarnation: u64, number: usize },
+    Persist { holds: Vec<Hold>, marks: Vec<Mark>, progress: Progress },
+    Hold { hold: Hold, mark: Option<Mark> },
+    Letter(Offset),
+    LookAtHolds,
+}
+
+struct Actor {
+    incarnation: u64,
+    folder: Option<Folder>,
+    storing: VecDeque<(usize, Folded, bool)>,
+    batches: usize,
+    replay: Option<Offset>,
+    chunk_free: bool,
+}
+
+struct Owner {
+    flow: Flow,
+    actors: BTreeMap<CampaignId, Actor>,
+    tasks: Vec<Task>,
+    credit: usize,
+    read_to: usize,
+    now_ms: u64,
+}
+
+struct World {
+    random: Random,
+    keys: Arc<Keys>,
+    log: Vec<(At, Record)>,
+    store: Store,
+    owners: Vec<Owner>,
+    /// A campaign that fails whenever it decides this offset, so many more times.
+    poison: Option<(Offset, u32)>,
+    holds_seen: usize,
+    letters: usize,
+    published: BTreeMap<Offset, FeedDecision>,
+}
+
+impl World {
+    fn new(seed: u64, length: u64) -> Self {
+        let mut random = Random(seed);
+        let log = log_of(&mut random, length);
+        let poison = random.one_in(3).then(|| {
+            let at = random.below(log.len() as u64) as usize;
+            (log[at].0.offset, 1 + random.below(8) as u32)
+        });
+        Self {
+            random,
+            keys: keys(),
+            log,
+            store: Store::default(),
+            owners: Vec::new(),
+            poison,
+            holds_seen: 0,
+            letters: 0,
+            published: BTreeMap::new(),
+        }
+    }
+
+    fn end(&self) -> Offset {
+        self.log.last().map_or(0, |(at, _)| at.offset + 1)
+    }
+
+    fn take_over(&mut self) {
+        let rows = PartitionRows {
+            progress: self.store.progress.clone(),
+            holds: self.store.holds.values().cloned().collect(),
+        };
+        let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
+        let (flow, effects) = Flow::new((1, 0), rows, self.end(), 0);
+        let read_to = self.log.partition_point(|(at, _)| at.offset < next);
+        let owner = Owner {
+            flow,
+            actors: BTreeMap::new(),
+            tasks: Vec::new(),
+            credit: 0,
+            read_to,
+            now_ms: 0,
+        };
+        self.owners.push(owner);
+        let at = self.owners.len() - 1;
+        self.carry_out(at, effects);
+    }
+
+    fn step(&mut self, at: usize, event: Event) {
+        let mut effects = Vec::new();
+        let owner = &mut self.owners[at];
+        owner.flow.step(event, &mut effects);
+        owner.flow.flush(&mut effects);
+        self.carry_out(at, effects);
+    }
+
+    fn carry_out(&mut self, at: usize, effects: Vec<Effect>) {
+        let mut ready = Vec::new();
+        for effect in effects {
+            let owner = &mut self.owners[at];
+            match effect {
+                Effect::Start { campaign, incarnation, from, .. } => {
+                    owner.actors.insert(
+                        campaign.clone(),
+                        Actor {
+                            incarnation,
+                            folder: None,
+                            storing: VecDeque::new(),
+                            batches: 0,
+                            replay: None,
+                            chunk_free: true,
+                        },
+                    );
+                    owner.tasks.push(Task::Load { campaign, incarnation, from });
+                }
+                Effect::Stop { campaign } => {
+                    owner.actors.remove(&campaign);
+                }
+                Effect::Send { campaign, incarnation, batch } => {
+                    ready.push((campaign, incarnation, batch));
+                }
+                Effect::Replay { campaign, from, .. } => {
+                    if let Some(actor) = owner.actors.get_mut(&campaign) {
+                        actor.replay = Some(from);
+                    }
+                }
+                Effect::ReplayOn { campaign, met } => {
+                    if let Some(actor) = owner.actors.get_mut(&campaign) {
+                        actor.chunk_free = true;
+                        actor.replay = actor.replay.filter(|_| !met);
+                    }
+                }
+                Effect::WriteHold { hold, mark } => owner.tasks.push(Task::Hold { hold, mark }),
+                Effect::DeadLetter(offset) => owner.tasks.push(Task::Letter(offset)),
+                Effect::Persist { holds, marks, progress } => {
+                    owner.tasks.push(Task::Persist { holds, marks, progress });
+                }
+                Effect::Publish(message) => {
+                    for settled in message.decisions {
+                        let known = self.published.insert(settled.offset, settled.clone());
+                        if let Some(known) = known {
+                            assert_eq!(known, settled, "an answer changed");
+                        }
+                    }
+                }
+                Effect::Credit(records) => owner.credit += records,
+                Effect::Count(_) | Effect::ReportProgress { .. } => {}
+            }
+        }
+        for (campaign, incarnation, batch) in ready {
+            self.decide(at, &campaign, incarnation, batch);
+        }
+    }
+
+    fn decide(&mut self, at: usize, campaign: &CampaignId, incarnation: u64, batch: Batch) {
+        if let Some((offset, times)) = &mut self.poison
+            && *times > 0
+            && batch.records.iter().any(|(at, _)| at.offset == *offset)
+        {
+            *times -= 1;
+            return self.fail(at, campaign);
+        }
+        let owner = &mut self.owners[at];
+        let Some(actor) = owner.actors.get_mut(campaign) else { return };
+        if actor.incarnation != incarnation {
+            return;
+        }
+        let folded = actor.folder.as_mut().expect("sent before it was ready").fold(batch);
+        actor.batches += 1;
+        let number = actor.batches;
+        actor.storing.push_back((number, folded, false));
+        owner.tasks.push(Task::Store { campaign: campaign.clone(), incarnation, number });
+    }
+
+    fn fail(&mut self, at: usize, campaign: &CampaignId) {
+        if let Some(actor) = self.owners[at].actors.remove(campaign) {
+            let (campaign, incarnation) = (campaign.clone(), actor.incarnation);
+            let reason = "it panicked".to_owned();
+            self.step(at, Event::Failed { campaign, incarnation, reason });
+        }
+    }
+
+    fn load(&mut self, at: usize, campaign: CampaignId, incarnation: u64, from: Offset) {
+        let current = self.owners[at].actors.get(&campaign).map(|actor| actor.incarnation);
+        if current != Some(incarnation) {
+            return;
+        }
+        let of = |id: &CampaignId| *id == campaign;
+        let holds = self.store.holds.values().filter(|hold| of(&hold.campaign));
+        let versions = self.store.versions.values().filter(|version| of(&version.campaign));
+        let rows = CampaignRows {
+            holds: holds.cloned().collect(),
+            mark: self.store.marks.get(&campaign).cloned(),
+            versions: versions.cloned().collect(),
+        };
+        let coupons = self.store.coupons.values().filter(|coupon| of(&coupon.campaign));
+        let coupons = coupons.cloned().collect();
+        let keys = self.keys.clone();
+        let recovered = Recovery::new(campaign.clone(), (1, 0), from, rows, keys.clone())
+            .and_then(|mut recovery| recovery.coupons(coupons).map(|()| recovery))
+            .and_then(Recovery::finish);
+        let event = match recovered {
+            Ok(recovered) => {
+                let folder = Folder::new(recovered, keys, 1);
+                let expects_until = folder.expects_until();
+                let actor = self.owners[at].actors.get_mut(&campaign).expect("it is current");
+                actor.folder = Some(folder);
+                Event::Ready { campaign, incarnation, expects_until }
+            }
+            Err(contradiction) => {
+                panic!("a contradiction where nothing was tampered with: {contradiction}")
+            }
+        };
+        self.step(at, event);
+    }
+
+    fn run_task(&mut self, at: usize) {
+        let count = self.owners[at].tasks.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let index = self.random.below(count) as usize;
+        let task = self.owners[at].tasks.swap_remove(index);
+        match task {
+            Task::Load { campaign, incarnation, from } => {
+                self.load(at, campaign, incarnation, from);
+            }
+            Task::Store { campaign, incarnation, number } => {
+                self.stored(at, &campaign, incarnation, number);
+            }
+            Task::Persist { holds, marks, progress } => {
+                holds.iter().for_each(|hold| self.store.put_hold(hold));
+                marks.iter().for_each(|mark| self.store.put_mark(mark));
+                let next = progress.next;
+                if self.store.progress.as_ref().is_none_or(|known| known.next < next) {
+                    self.store.progress = Some(progress);
+                }
+                self.step(at, Event::Persisted(next));
+            }
+            Task::Hold { hold, mark } => {
+                mark.iter().for_each(|mark| self.store.put_mark(mark));
+                self.holds_seen += usize::from(hold.state == HoldState::Open);
+                self.store.put_hold(&hold);
+                self.step(at, Event::HoldWritten(hold));
+            }
+            Task::Letter(offset) => {
+                self.letters += 1;
+                self.step(at, Event::DeadLettered(offset));
+            }
+            Task::LookAtHolds => {
+                let holds = self.store.holds.values().cloned().collect();
+                self.step(at, Event::Holds(holds));
+            }
+        }
+    }
+
+    fn stored(&mut self, at: usize, campaign: &CampaignId, incarnation: u64, number: usize) {
+        let Some(actor) = self.owners[at].actors.get_mut(campaign) else { return };
+        if actor.incarnation != incarnation {
+            return;
+        }
+        let batch = actor.storing.iter_mut().find(|(known, ..)| *known == number);
+        let (_, folded, stored) = batch.expect("it was not reported yet");
+        *stored = true;
+        self.store.put_rows(folded);
+        let mut reports = Vec::new();
+        while actor.storing.front().is_some_and(|(.., stored)| *stored) {
+            let (_, folded, _) = actor.storing.pop_front().expect("there is a front");
+            assert_eq!(folded.contradiction, None, "nothing was tampered with");
+            reports.push(Report {
+                campaign: campaign.clone(),
+                incarnation,
+                told: folded.told,
+                settled: folded.settled,
+                contradicted: false,
+                over_from: None,
+            });
+        }
+        for report in reports {
+            self.step(at, Event::Report(report));
+        }
+    }
+
+    fn read(&mut self, at: usize) {
+        let most = 1 + self.random.below(30) as usize;
+        let owner = &mut self.owners[at];
+        let until = (owner.read_to + most.min(owner.credit)).min(self.log.len());
+        let records: Vec<_> = self.log[owner.read_to..until]
+            .iter()
+            .map(|(at, record)| Incoming {
+                record: LastRecord { offset: at.offset, digest: [0; 16] },
+                time: at.time,
+                content: Some(record.clone()),
+            })
+            .collect();
+        owner.credit -= records.len();
+        owner.read_to = until;
+        if !records.is_empty() {
+            self.step(at, Event::Read(records));
+        }
+    }
+
+    fn replay(&mut self, at: usize) {
+        let owner = &mut self.owners[at];
+        let next = owner.actors.iter_mut().find_map(|(campaign, actor)| {
+            let from = actor.replay.filter(|_| actor.chunk_free)?;
+            Some((campaign.clone(), actor, from))
+        });
+        let Some((campaign, actor, from)) = next else { return };
+        let first = self.log.partition_point(|(at, _)| at.offset < from);
+        let chunk = &self.log[first..(first + 20).min(self.log.len())];
+        let Some((last, _)) = chunk.last() else { return };
+        let read_to = last.offset + 1;
+        actor.replay = Some(read_to);
+        actor.chunk_free = false;
+        let incarnation = actor.incarnation;
+        let own = chunk.iter().filter(|(_, record)| *record.campaign() == campaign);
+        let records = own.cloned().collect();
+        self.step(at, Event::Replayed { campaign, incarnation, records, read_to });
+    }
+
+    fn tick(&mut self, at: usize) {
+        let owner = &mut self.owners[at];
+        owner.now_ms += 60;
+        let now_ms = owner.now_ms;
+        if now_ms.is_multiple_of(600) {
+            owner.tasks.push(Task::LookAtHolds);
+        }
+        self.step(at, Event::Tick { now_ms, wall: Timestamp(0) });
+    }
+
+    /// One random thing happens.
+    fn happen(&mut self, faults: bool) {
+        if self.owners.is_empty() {
+            self.take_over();
+        }
+        let at = self.random.below(self.owners.len() as u64) as usize;
+        match self.random.below(100) {
+            0 if faults => {
+                self.owners.swap_remove(at); // dies, with everything under way
+            }
+            1 if faults && self.owners.len() < 3 => self.take_over(), // two owners at once
+            2..=4 if faults => {
+                let id = campaign(self.random.below(CAMPAIGNS));
+                self.fail(at, &id);
+            }
+            5..=24 => self.read(at),
+            25..=34 => self.tick(at),
+            35..=49 => self.replay(at),
+            _ => self.run_task(at),
+        }
+        if self.random.one_in(40) {
+            self.check_settled_is_stored();
+        }
+    }
+
+    /// A position below progress and no open hold has what follows from it in the store.
+    fn check_settled_is_stored(&self) {
+        let next = self.store.progress.as_ref().map_or(0, |progress| progress.next);
+        let mut folds = BTreeMap::new();
+        for (at, record) in self.log.iter().take_while(|(at, _)| at.offset < next) {
+            let id = record.campaign();
+            let held = self
+                .store
+                .holds
+                .values()
+                .any(|hold| hold.campaign == *id && hold.unsettled_from() <= at.offset);
+            let state = folds
+                .entry(id.clone())
+                .or_insert_with(|| Campaign::new(id.clone(), 1, 0, self.keys.clone()));
+            let Outcome::Decided { row: Some(row), .. } = state.fold(*at, record) else { continue };
+            let stored = match &row {
+                DerivedRow::Coupon(coupon) => {
+                    let key = (coupon.campaign.clone(), coupon.sequence);
+                    self.store.coupons.get(&key) == Some(coupon)
+                }
+                DerivedRow::Version(version) => {
+                    let key = (version.campaign.clone(), version.position.offset);
+                    self.store.versions.get(&key) == Some(&**version)
+                }
+            };
+            assert!(stored || held, "offset {} is settled and its row is missing", at.offset);
+        }
+    }
+
+    /// Everything heals: one owner, no faults, and whoever is still held is released.
+    fn heal(&mut self) {
+        self.owners.clear();
+        self.poison = None;
+        for index in 0..CAMPAIGNS {
+            let record = Record::from(Control {
+                campaign: campaign(index),
+                based_on: None,
+                change: Change::Released,
+            });
+            let offset = self.end();
+            self.log.push((At { offset, time: Timestamp(0) }, record));
+        }
+        self.take_over();
+        for _ in 0..100_000 {
+            self.happen(false);
+            let owner = &self.owners[0];
+            let all_read = owner.read_to == self.log.len();
+            let idle = owner.tasks.is_empty();
+            let held = (0..CAMPAIGNS).any(|index| self.store.open_holds(&campaign(index)) > 0);
+            if all_read && idle && owner.flow.is_settled() && !held {
+                return;
+            }
+        }
+        panic!("it never settled: {:?}", self.owners[0].flow);
+    }
+
+    /// The store is what a plain fold of the log gives, and every published answer stands.
+    fn judge(&self) {
+        let mut folds = BTreeMap::new();
+        let mut coupons = BTreeMap::new();
+        for (at, record) in &self.log {
+            let id = record.campaign();
+            let state = folds
+                .entry(id.clone())
+                .or_insert_with(|| Campaign::new(id.clone(), 1, 0, self.keys.clone()));
+            if let Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } =
+                state.fold(*at, record)
+            {
+                coupons.insert((id.clone(), coupon.sequence), coupon);
+            }
+        }
+        let differs =
+            coupons.iter().find(|(key, coupon)| self.store.coupons.get(*key) != Some(*coupon));
+        assert_eq!(differs.map(|(key, _)| key), None, "a coupon is missing");
+        assert_eq!(self.store.coupons.len(), coupons.len());
+        for (id, state) in &folds {
+            let marked = self.store.marks.get(id).map_or(0, |mark| mark.issued);
+            assert_eq!(marked, state.issued(), "the mark of {id}");
+        }
+        assert_eq!(self.store.progress.as_ref().map(|it| it.next), Some(self.end()));
+    }
+}
+
+#[test]
+fn whatever_dies_fails_or_overlaps_the_store_ends_as_a_fold_of_the_log() {
+    let seeds = std::env::var("COUPOND_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    let (mut holds, mut letters) = (0, 0);
+    for seed in 0..seeds.unwrap_or(300) {
+        let judged = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed, 250);
+            for _ in 0..1_200 {
+                world.happen(true);
+            }
+            world.heal();
+            world.judge();
+            (world.holds_seen, world.letters)
+        });
+        let Ok((held, lettered)) = judged else { panic!("seed {seed} broke") };
+        holds += held;
+        letters += lettered;
+    }
+    assert!(holds > 0 && letters > 0, "the faults should lead to holds and dead letters");
+}

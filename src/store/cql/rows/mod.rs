@@ -1,0 +1,456 @@
+//! Rows as the database's columns, and back.
+//!
+//! Timestamps make writes idempotent: those of coupons and versions follow from the record, those
+//! of marks and progress are the offset, those of holds rise with their state. Whatever is written
+//! again, late or by another owner, leaves what is there.
+
+use scylla::{
+    DeserializeRow, SerializeRow,
+    value::{CqlTimestamp, MaybeUnset},
+};
+use thiserror::Error;
+
+use crate::{
+    domain::{
+        code::CodeFormat,
+        coupon::Coupon,
+        definition::{Definition, DefinitionVersion, Terms},
+        ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
+        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
+    },
+    store::{Layout, SEQUENCES_PER_BUCKET},
+};
+
+/// A value that a column can't hold, or a column with what no coupond writes.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("column {column} can't be {value}")]
+pub(super) struct BadValue {
+    column: &'static str,
+    value: String,
+}
+
+/// Converts between the domain's and the database's numbers; only values that no coupond makes
+/// don't fit.
+fn fit<To, From>(column: &'static str, value: From) -> Result<To, BadValue>
+where
+    To: TryFrom<From>,
+    From: Copy + std::fmt::Display,
+{
+    To::try_from(value).map_err(|_| BadValue { column, value: value.to_string() })
+}
+
+fn digest(column: &'static str, bytes: &[u8]) -> Result<[u8; 16], BadValue> {
+    let value = || format!("{} bytes long", bytes.len());
+    bytes.try_into().map_err(|_| BadValue { column, value: value() })
+}
+
+fn campaign(text: &str) -> Result<CampaignId, BadValue> {
+    let bad = |_| BadValue { column: "campaign_id", value: format!("{text:?}") };
+    CampaignId::parse(text).map_err(bad)
+}
+
+/// Microseconds since the epoch that say when a record was taken, made unlike for records of one
+/// millisecond.
+fn record_timestamp(time: Timestamp, offset: Offset) -> Result<i64, BadValue> {
+    let within: i64 = fit("offset", offset % 1_000)?;
+    let micros = time.0.checked_mul(1_000).and_then(|micros| micros.checked_add(within));
+    micros.ok_or(BadValue { column: "record_time", value: time.0.to_string() })
+}
+
+/// A timestamp that rises with the offset. 0 would be taken for none.
+fn offset_timestamp(offset: Offset) -> Result<i64, BadValue> {
+    let offset: i64 = fit("offset", offset)?;
+    offset.checked_add(1).ok_or(BadValue { column: "offset", value: offset.to_string() })
+}
+
+/// Bucket of the coupon rows that a sequence stands in.
+pub(super) fn bucket(sequence: Sequence) -> u32 {
+    sequence.saturating_sub(1) / SEQUENCES_PER_BUCKET
+}
+
+/// What is bound for a coupon, in both views after their keys.
+#[derive(SerializeRow)]
+#[scylla(flavor = "enforce_order", skip_name_checks)]
+pub(super) struct CouponValues<'a> {
+    sequence: i32,
+    user_id: &'a str,
+    code: &'a str,
+    issued_at: CqlTimestamp,
+    log_epoch: i32,
+    partition: i32,
+    offset: i64,
+    key_digest: MaybeUnset<&'a [u8]>,
+    user_bucket: i32,
+    rules_version: i32,
+    digest: &'a [u8],
+    timestamp: i64,
+}
+
+impl<'a> CouponValues<'a> {
+    pub(super) fn of(coupon: &'a Coupon) -> Result<Self, BadValue> {
+        Ok(Self {
+            sequence: fit("sequence", coupon.sequence)?,
+            user_id: coupon.user.as_str(),
+            code: &coupon.code,
+            issued_at: CqlTimestamp(coupon.issued_at.0),
+            log_epoch: fit("log_epoch", coupon.position.log_epoch)?,
+            partition: fit("partition", coupon.position.partition)?,
+            offset: fit("offset", coupon.position.offset)?,
+            key_digest: MaybeUnset::from_option(coupon.key_digest.as_ref().map(|key| &key[..])),
+            user_bucket: i32::from(coupon.user_bucket),
+            rules_version: i32::from(coupon.rules_version),
+            digest: &coupon.digest,
+            timestamp: record_timestamp(coupon.issued_at, coupon.position.offset)?,
+        })
+    }
+}
+
+/// A row of the view by sequence.
+#[derive(SerializeRow)]
+#[scylla(flavor = "enforce_order", skip_name_checks)]
+pub(super) struct BySequence<'a> {
+    campaign_id: &'a str,
+    bucket: i32,
+    #[scylla(flatten)]
+    coupon: CouponValues<'a>,
+}
+
+impl<'a> BySequence<'a> {
+    pub(super) fn of(coupon: &'a Coupon) -> Result<Self, BadValue> {
+        Ok(Self {
+            campaign_id: coupon.campaign.as_str(),
+            bucket: fit("bucket", bucket(coupon.sequence))?,
+            coupon: CouponValues::of(coupon)?,
+        })
+    }
+}
+
+/// A row of the view by user.
+#[derive(SerializeRow)]
+#[scylla(flavor = "enforce_order", skip_name_checks)]
+pub(super) struct ByUser<'a> {
+    campaign_id: &'a str,
+    #[scylla(flatten)]
+    coupon: CouponValues<'a>,
+}
+
+impl<'a> ByUser<'a> {
+    pub(super) fn of(coupon: &'a Coupon) -> Result<Self, BadValue> {
+        let coupon_values = CouponValues::of(coupon)?;
+        Ok(Self { campaign_id: coupon.campaign.as_str(), coupon: coupon_values })
+    }
+}
+
+/// A coupon's cells as either view gives them.
+#[derive(DeserializeRow)]
+#[scylla(flavor = "enforce_order")]
+pub(super) struct CouponCells<'a> {
+    sequence: i32,
+    user_id: &'a str,
+    code: &'a str,
+    issued_at: CqlTimestamp,
+    log_epoch: i32,
+    partition: i32,
+    offset: i64,
+    key_digest: Option<&'a [u8]>,
+    user_bucket: i32,
+    rules_version: i32,
+    digest: &'a [u8],
+}
+
+impl CouponCells<'_> {
+    pub(super) fn decode(self, campaign: &CampaignId) -> Result<Coupon, BadValue> {
+        let bad_user = |_| BadValue { column: "user_id", value: format!("{:?}", self.user_id) };
+        let key_digest = self.key_digest.map(|bytes| digest("key_digest", bytes));
+        Ok(Coupon {
+            campaign: campaign.clone(),
+            sequence: fit("sequence", self.sequence)?,
+            user: UserId::parse(self.user_id).map_err(bad_user)?,
+            code: Box::from(self.code),
+            issued_at: Timestamp(self.issued_at.0),
+            position: Position {
+                log_epoch: fit("log_epoch", self.log_epoch)?,
+                partition: fit("partition", self.partition)?,
+                offset: fit("offset", self.offset)?,
+            },
+            key_digest: key_digest.transpose()?,
+            user_bucket: fit("user_bucket", self.user_bucket)?,
+            rules_version: fit("rules_version", self.rules_version)?,
+            digest: digest("digest", self.digest)?,
+        })
+    }
+}
+
+/// What is bound for a definition version.
+#[derive(SerializeRow)]
+#[scylla(flavor = "enforce_order", skip_name_checks)]
+pub(super) struct VersionValues<'a> {
+    campaign_id: &'a str,
+    log_epoch: i32,
+    offset: i64,
+    partition: i32,
+    record_time: CqlTimestamp,
+    quota: i32,
+    per_user_limit: i32,
+    opens_at: MaybeUnset<CqlTimestamp>,
+    closes_at: MaybeUnset<CqlTimestamp>,
+    code_prefix: &'a str,
+    code_length: i32,
+    code_charset: &'a str,
+    paused: bool,
+    closed: bool,
+    rules_version: i32,
+    user_buckets: i32,
+    issued: i32,
+    digest: &'a [u8],
+    timestamp: i64,
+}
+
+impl<'a> VersionValues<'a> {
+    pub(super) fn of(version: &'a DefinitionVersion) -> Result<Self, BadValue> {
+        let Definition { terms, paused, closed, rules_version, user_buckets } = &version.definition;
+        let end = |time: Option<Timestamp>| {
+            MaybeUnset::from_option(time.map(|time| CqlTimestamp(time.0)))
+        };
+        Ok(Self {
+            campaign_id: version.campaign.as_str(),
+            log_epoch: fit("log_epoch", version.position.log_epoch)?,
+            offset: fit("offset", version.position.offset)?,
+            partition: fit("partition", version.position.partition)?,
+            record_time: CqlTimestamp(version.time.0),
+            quota: fit("quota", terms.quota)?,
+            per_user_limit: i32::from(terms.per_user_limit),
+            opens_at: end(terms.opens_at),
+            closes_at: end(terms.closes_at),
+            code_prefix: &terms.code.prefix,
+            code_length: i32::from(terms.code.length),
+            code_charset: &terms.code.charset,
+            paused: *paused,
+            closed: *closed,
+            rules_version: i32::from(*rules_version),
+            user_buckets: i32::from(*user_buckets),
+            issued: fit("issued", version.issued)?,
+            digest: &version.digest,
+            timestamp: record_timestamp(version.time, version.position.offset)?,
+        })
+    }
+}
+
+/// A definition version's cells.
+#[derive(DeserializeRow)]
+#[scylla(flavor = "enforce_order")]
+pub(super) struct VersionCells<'a> {
+    log_epoch: i32,
+    offset: i64,
+    partition: i32,
+    record_time: CqlTimestamp,
+    quota: i32,
+    per_user_limit: i32,
+    opens_at: Option<CqlTimestamp>,
+    closes_at: Option<CqlTimestamp>,
+    code_prefix: &'a str,
+    code_length: i32,
+    code_charset: &'a str,
+    paused: bool,
+    closed: bool,
+    rules_version: i32,
+    user_buckets: i32,
+    issued: i32,
+    digest: &'a [u8],
+}
+
+impl VersionCells<'_> {
+    pub(super) fn decode(self, campaign: &CampaignId) -> Result<DefinitionVersion, BadValue> {
+        let code = CodeFormat {
+            prefix: self.code_prefix.to_owned(),
+            length: fit("code_length", self.code_length)?,
+            charset: self.code_charset.to_owned(),
+        };
+        let terms = Terms {
+            quota: fit("quota", self.quota)?,
+            per_user_limit: fit("per_user_limit", self.per_user_limit)?,
+            opens_at: self.opens_at.map(|time| Timestamp(time.0)),
+            closes_at: self.closes_at.map(|time| Timestamp(time.0)),
+            code,
+        };
+        Ok(DefinitionVersion {
+            campaign: campaign.clone(),
+            position: Position {
+                log_epoch: fit("log_epoch", self.log_epoch)?,
+                partition: fit("partition", self.partition)?,
+                offset: fit("offset", self.offset)?,
+            },
+            time: Timestamp(self.record_time.0),
+            definition: Definition {
+                terms,
+                paused: self.paused,
+                closed: self.closed,
+                rules_version: fit("rules_version", self.rules_version)?,
+                user_buckets: fit("user_buckets", self.user_buckets)?,
+            },
+            issued: fit("issued", self.issued)?,
+            digest: digest("digest", self.digest)?,
+        })
+    }
+}
+
+/// The row that a campaign is listed by; the same whichever version writes it.
+pub(super) fn listing(version: &DefinitionVersion) -> Result<(&str, i32, i64), BadValue> {
+    let partition = fit("partition", version.position.partition)?;
+    let timestamp = record_timestamp(version.time, version.position.offset)?;
+    Ok((version.campaign.as_str(), partition, timestamp))
+}
+
+type HoldValues<'a> = (i32, &'a str, i64, i32, &'a str, &'a str, &'a str, i64, i64);
+
+/// What is bound for a hold. Of two that are equal in state, a contradiction stays: it is the one
+/// that nobody but an operator ends.
+pub(super) fn hold(hold: &Hold) -> Result<HoldValues<'_>, BadValue> {
+    let (kind, kind_rank) = match hold.kind {
+        HoldKind::Failure => ("failure", 0),
+        HoldKind::Contradiction => ("contradiction", 1),
+    };
+    let state = match hold.state {
+        HoldState::Open => "open",
+        HoldState::Released => "released",
+        HoldState::Closed => "closed",
+    };
+    Ok((
+        fit("partition", hold.partition)?,
+        hold.campaign.as_str(),
+        fit("from_offset", hold.from)?,
+        fit("number", hold.number)?,
+        kind,
+        &hold.reason,
+        state,
+        fit("until_offset", hold.until)?,
+        fit("until_offset", hold.rank().saturating_add(1).saturating_mul(2) + kind_rank)?,
+    ))
+}
+
+/// A hold's cells.
+#[derive(DeserializeRow)]
+#[scylla(flavor = "enforce_order")]
+pub(super) struct HoldCells<'a> {
+    campaign_id: &'a str,
+    from_offset: i64,
+    number: i32,
+    kind: &'a str,
+    reason: &'a str,
+    state: &'a str,
+    until_offset: i64,
+}
+
+impl HoldCells<'_> {
+    pub(super) fn decode(self, partition: Partition) -> Result<Hold, BadValue> {
+        let bad = |column, text: &str| BadValue { column, value: format!("{text:?}") };
+        Ok(Hold {
+            campaign: campaign(self.campaign_id)?,
+            partition,
+            from: fit("from_offset", self.from_offset)?,
+            number: fit("number", self.number)?,
+            kind: match self.kind {
+                "failure" => HoldKind::Failure,
+                "contradiction" => HoldKind::Contradiction,
+                other => return Err(bad("kind", other)),
+            },
+            reason: self.reason.to_owned(),
+            state: match self.state {
+                "open" => HoldState::Open,
+                "released" => HoldState::Released,
+                "closed" => HoldState::Closed,
+                other => return Err(bad("state", other)),
+            },
+            until: fit("until_offset", self.until_offset)?,
+        })
+    }
+}
+
+/// What is bound for a mark.
+pub(super) fn mark(mark: &Mark) -> Result<(&str, i64, i32, i64), BadValue> {
+    let timestamp = offset_timestamp(mark.offset)?;
+    let (offset, issued) = (fit("below_offset", mark.offset)?, fit("issued", mark.issued)?);
+    Ok((mark.campaign.as_str(), offset, issued, timestamp))
+}
+
+/// Reads a mark's cells.
+pub(super) fn decode_mark(
+    campaign: &CampaignId,
+    (offset, issued): (i64, i32),
+) -> Result<Mark, BadValue> {
+    let offset = fit("below_offset", offset)?;
+    Ok(Mark { campaign: campaign.clone(), offset, issued: fit("issued", issued)? })
+}
+
+type ProgressValues<'a> = (i32, i32, i64, i64, &'a [u8], i64);
+
+/// What is bound for a partition's progress. Every column is bound each time: one that was left
+/// out would keep what a lower progress wrote.
+pub(super) fn progress(progress: &Progress) -> Result<ProgressValues<'_>, BadValue> {
+    let (last_offset, last_digest) = match &progress.last {
+        Some(LastRecord { offset, digest }) => (fit("last_offset", *offset)?, &digest[..]),
+        None => (-1, &[][..]),
+    };
+    Ok((
+        fit("partition", progress.partition)?,
+        fit("log_epoch", progress.log_epoch)?,
+        fit("next_offset", progress.next)?,
+        last_offset,
+        last_digest,
+        offset_timestamp(progress.next)?,
+    ))
+}
+
+/// Reads a progress' cells.
+pub(super) fn decode_progress(
+    partition: Partition,
+    (log_epoch, next, last_offset, last_digest): (i32, i64, i64, &[u8]),
+) -> Result<Progress, BadValue> {
+    let last = match last_offset {
+        -1 => None,
+        offset => Some(LastRecord {
+            offset: fit("last_offset", offset)?,
+            digest: digest("last_digest", last_digest)?,
+        }),
+    };
+    let log_epoch = fit("log_epoch", log_epoch)?;
+    Ok(Progress { partition, log_epoch, next: fit("next_offset", next)?, last })
+}
+
+type LayoutValues<'a> = (&'a str, i32, i32, i32, &'a str, MaybeUnset<&'a str>);
+
+/// What is bound for the layout.
+pub(super) fn layout(layout: &Layout) -> Result<LayoutValues<'_>, BadValue> {
+    Ok((
+        &layout.instance,
+        fit("log_epoch", layout.log_epoch)?,
+        fit("partitions", layout.partitions)?,
+        fit("format", layout.format)?,
+        &layout.fingerprint,
+        MaybeUnset::from_option(layout.secret.as_deref()),
+    ))
+}
+
+/// The layout's cells: instance, log epoch, partitions, format, fingerprint, secret.
+pub(super) type LayoutCells = (String, i32, i32, i32, String, Option<String>);
+
+/// Reads the layout's cells.
+pub(super) fn decode_layout(cells: LayoutCells) -> Result<Layout, BadValue> {
+    let (instance, log_epoch, partitions, format, fingerprint, secret) = cells;
+    Ok(Layout {
+        instance,
+        log_epoch: fit("log_epoch", log_epoch)?,
+        partitions: fit("partitions", partitions)?,
+        format: fit("format", format)?,
+        fingerprint,
+        secret,
+    })
+}
+
+/// Reads a campaign's cell of the listing.
+pub(super) fn decode_campaign((text,): (&str,)) -> Result<CampaignId, BadValue> {
+    campaign(text)
+}
+
+#[cfg(test)]
+mod tests;

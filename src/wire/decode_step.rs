@@ -1,0 +1,114 @@
+//! What becomes of records as an owner reads them: decoded, kept aside, or a reason to halt.
+
+use std::sync::Arc;
+
+use super::{
+    LogRecord,
+    codec::{Codec, DeadLetterReason, Decoded},
+};
+use crate::{
+    domain::{
+        campaign::At,
+        ids::{CampaignId, Partition, Timestamp},
+        keys::Keys,
+        record::Record,
+        rows::LastRecord,
+    },
+    planted,
+};
+
+/// Takes the records of one partition in.
+#[derive(Debug, Clone)]
+pub struct DecodeStep {
+    /// Bytes ↔ records.
+    pub codec: Codec,
+    /// The instance's keys.
+    pub keys: Arc<Keys>,
+    /// Whose records.
+    pub partition: Partition,
+    /// A record more than this far ahead of the node's clock halts the partition, in
+    /// milliseconds. None where the store takes any time.
+    pub future_max_ms: Option<i64>,
+}
+
+/// A record that was read live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    /// Where it stands, and its digest.
+    pub record: LastRecord,
+    /// Its record time.
+    pub time: Timestamp,
+    /// The record; none when it is a dead letter, which the reader's owner keeps before it says
+    /// [`Event::DeadLettered`].
+    pub content: Option<Record>,
+}
+
+/// What a read came to.
+#[derive(Debug, Default)]
+pub struct DecodedRecords {
+    /// The records to hand over, in order.
+    pub incoming: Vec<Incoming>,
+    /// Those among them that are to be kept as dead letters first.
+    pub letters: Vec<(LogRecord, DeadLetterReason)>,
+    /// Why nothing may be read after them.
+    pub halt: Option<String>,
+}
+
+impl DecodeStep {
+    /// Decodes what was read live at `now` by the node's wall clock.
+    #[must_use]
+    pub fn take(&self, records: Vec<LogRecord>, now: Timestamp) -> DecodedRecords {
+        let mut taken = DecodedRecords::default();
+        taken.incoming.reserve(records.len());
+        for record in records {
+            taken.halt = self.too_far_ahead(&record, now);
+            if taken.halt.is_some() {
+                break;
+            }
+            let (offset, time) = (record.offset, record.time);
+            let digest = self.digest(&record);
+            let content = match self.codec.decode(self.partition, &record) {
+                Decoded::Record(content) => Some(content),
+                Decoded::DeadLetter(reason) => {
+                    taken.letters.push((record, reason));
+                    None
+                }
+                Decoded::Newer { version } => {
+                    let reason =
+                        format!("the record at {offset} is of the newer version {version}");
+                    taken.halt = Some(reason);
+                    break;
+                }
+            };
+            let record = LastRecord { offset, digest };
+            taken.incoming.push(Incoming { record, time, content });
+        }
+        taken
+    }
+
+    /// Those records of `campaign` that its fold decides, read again.
+    #[must_use]
+    pub fn again(&self, records: &[LogRecord], campaign: &CampaignId) -> Vec<(At, Record)> {
+        let decoded = |record: &LogRecord| match self.codec.decode(self.partition, record) {
+            Decoded::Record(content) if content.campaign() == campaign => {
+                Some((At { offset: record.offset, time: record.time }, content))
+            }
+            Decoded::Record(_) | Decoded::DeadLetter(_) | Decoded::Newer { .. } => None,
+        };
+        records.iter().filter_map(decoded).collect()
+    }
+
+    /// The digest by which a rewritten record is noticed.
+    #[must_use]
+    pub fn digest(&self, record: &LogRecord) -> [u8; 16] {
+        self.keys.record_digest(&record.key, &record.value)
+    }
+
+    fn too_far_ahead(&self, record: &LogRecord, now: Timestamp) -> Option<String> {
+        let ahead_ms = record.time.0.saturating_sub(now.0);
+        let max_ms = self.future_max_ms?;
+        let offset = record.offset;
+        (ahead_ms > max_ms && !planted!(FutureTaken))
+            .then(|| format!("the record at {offset} is {ahead_ms} ms ahead of this node's clock"))
+    }
+}

@@ -1,0 +1,67 @@
+//! The order in which rows become durable. Each group is written once all of the one before is.
+
+use crate::domain::{
+    coupon::Coupon,
+    definition::DefinitionVersion,
+    rows::{Hold, Mark, Progress, Row},
+};
+
+/// What is done, for whoever reads that it failed, and the rows that are written at once.
+pub type Group = (&'static str, Vec<Row>);
+
+/// What a batch comes to: each version before anything above it.
+#[must_use]
+pub fn of_batch(versions: Vec<DefinitionVersion>, coupons: Vec<Coupon>) -> Vec<Group> {
+    let version = |version| ("storing a definition version", vec![Row::Version(version)]);
+    let coupons = ("storing coupons", coupons.into_iter().map(Row::Coupon).collect());
+    filled(versions.into_iter().map(version).chain([coupons]))
+}
+
+/// A hold in its state, and before it the mark that it makes true again.
+#[must_use]
+pub fn of_hold(hold: Hold, mark: Option<Mark>) -> Vec<Group> {
+    let mark = ("storing a mark", mark.into_iter().map(Row::Mark).collect());
+    filled([mark, ("storing a hold", vec![Row::Hold(hold)])])
+}
+
+/// Marks, then the holds whose ends pass what they count, then the progress that passes both:
+/// whoever starts at the end of a hold counts no coupon below it again.
+#[must_use]
+pub fn of_progress(holds: Vec<Hold>, marks: Vec<Mark>, progress: Progress) -> Vec<Group> {
+    let marks = ("storing marks", marks.into_iter().map(Row::Mark).collect());
+    let holds = ("storing holds", holds.into_iter().map(Row::Hold).collect());
+    filled([marks, holds, ("storing progress", vec![Row::Progress(progress)])])
+}
+
+fn filled(groups: impl IntoIterator<Item = Group>) -> Vec<Group> {
+    groups.into_iter().filter(|(_, rows)| !rows.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::{
+        ids::CampaignId,
+        rows::{HoldKind, HoldState},
+    };
+    use crate::wire::write_order::*;
+
+    #[test]
+    fn nothing_stands_before_what_it_relies_on_and_nothing_empty_is_written() {
+        let campaign = CampaignId::parse("spring").unwrap();
+        let mark = Mark { campaign: campaign.clone(), offset: 9, issued: 3 };
+        let progress = Progress { partition: 0, log_epoch: 1, next: 9, last: None };
+        let (from, until, reason) = (2, 9, "it failed".to_owned());
+        let (kind, state) = (HoldKind::Failure, HoldState::Closed);
+        let hold = Hold { campaign, partition: 0, from, number: 1, kind, reason, state, until };
+        let (mark_row, hold_row) = (Row::Mark(mark.clone()), Row::Hold(hold.clone()));
+        let rows =
+            |groups: Vec<Group>| groups.into_iter().map(|(_, rows)| rows).collect::<Vec<_>>();
+        let last = Row::Progress(progress.clone());
+        let all = of_progress(vec![hold.clone()], vec![mark.clone()], progress.clone());
+        assert_eq!(rows(all), [[mark_row.clone()], [hold_row.clone()], [last.clone()]]);
+        assert_eq!(rows(of_progress(Vec::new(), Vec::new(), progress)), [[last]]);
+        assert_eq!(rows(of_hold(hold.clone(), Some(mark))), [[mark_row], [hold_row.clone()]]);
+        assert_eq!(rows(of_hold(hold, None)), [[hold_row]]);
+        assert_eq!(of_batch(Vec::new(), Vec::new()), []);
+    }
+}

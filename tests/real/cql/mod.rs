@@ -1,0 +1,500 @@
+//! The coupon store against a real CQL database.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod minority;
+pub(super) mod spoiled;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use async_trait::async_trait;
+use coupond::{
+    config::CqlConfig,
+    domain::{
+        code::CodeFormat,
+        coupon::Coupon,
+        definition::{Definition, DefinitionVersion, Terms},
+        ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
+        rows::{
+            CampaignRows, Hold, HoldKind, HoldState, LastRecord, Mark, PartitionRows, Progress, Row,
+        },
+    },
+    store::{
+        CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError, contract,
+        cql::{ConnectError, CqlStore, Refusal, connect},
+    },
+};
+use futures_util::{TryStreamExt, future::join_all};
+use libtest_mimic::Trial;
+use scylla::{
+    client::{session::Session, session_builder::SessionBuilder},
+    value::{CqlTimestamp, CqlValue},
+};
+
+use crate::{
+    engines::{self, Engine},
+    trials,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = trials!(&[Engine::Cql];
+        coupons_can_be_read_by_plain_cql_with_the_documented_columns,
+        other_rows_can_be_read_by_plain_cql_with_the_documented_columns,
+        a_late_lower_progress_keeps_nothing_of_its_own,
+        a_contradiction_outweighs_a_failure,
+        stores_that_connect_at_once_to_an_empty_database_agree,
+        the_schema_is_finished_where_a_node_died_with_the_lock,
+        a_newer_schema_is_refused_with_what_was_found,
+        a_table_with_other_columns_is_refused_column_by_column,
+        a_database_that_is_not_there_is_no_refusal,
+        batches_of_the_longest_rows_are_accepted,
+        a_row_above_a_hole_is_found_in_the_next_bucket,
+        numbers_that_no_column_holds_are_errors,
+    );
+    trials.push(crate::trial_with_own(
+        format!("{}::a_minority_of_the_nodes_may_die", module_path!()),
+        Engine::Cql,
+        3,
+        minority::a_minority_of_the_nodes_may_die,
+    ));
+    trials.extend(contract::checks().into_iter().map(|(name, check)| {
+        let name = format!("{}::contract::{name}", module_path!());
+        crate::trial(name, &[Engine::Cql], move || async move { check(&shared().await).await })
+    }));
+    trials
+}
+
+/// A keyspace of its own.
+struct Scratch {
+    config: CqlConfig,
+    bare: Session,
+}
+
+impl Scratch {
+    async fn new() -> Self {
+        let config = config(engines::unique("cql"));
+        let bare = SessionBuilder::new().known_nodes(&config.nodes).build().await.unwrap();
+        Self { config, bare }
+    }
+
+    async fn with_store() -> (Self, CqlStore) {
+        let scratch = Self::new().await;
+        let store = connect(&scratch.config).await.unwrap();
+        (scratch, store)
+    }
+
+    /// Runs plain CQL, in which `$` stands before each table, and gives the rows by column.
+    async fn query(&self, text: &str) -> Vec<HashMap<String, CqlValue>> {
+        let text = text.replace('$', &format!("{}.", self.config.keyspace));
+        let result = self.bare.query_unpaged(text, ()).await.unwrap();
+        let Ok(result) = result.into_rows_result() else { return Vec::new() };
+        let names: Vec<_> =
+            result.column_specs().iter().map(|column| column.name().to_owned()).collect();
+        let rows = result.rows::<scylla::value::Row>().unwrap().map(|row| {
+            let cells = names.iter().cloned().zip(row.unwrap().columns);
+            cells.filter_map(|(name, cell)| Some((name, cell?))).collect()
+        });
+        rows.collect()
+    }
+
+    async fn drop_keyspace(self) {
+        let text = format!("DROP KEYSPACE {}", self.config.keyspace);
+        self.bare.query_unpaged(text, ()).await.unwrap();
+    }
+}
+
+fn config(keyspace: String) -> CqlConfig {
+    let nodes = engines::shared(Engine::Cql).expect("asked for by the trial").clone();
+    CqlConfig { nodes, keyspace, replication_factor: 0 }
+}
+
+/// The store of a keyspace that tests share; whoever comes first makes its schema.
+async fn shared() -> Patient {
+    static KEYSPACE: OnceLock<String> = OnceLock::new();
+    let keyspace = KEYSPACE.get_or_init(|| engines::unique("cql_shared"));
+    Patient(connect(&config(keyspace.clone())).await.unwrap())
+}
+
+/// How long a write is repeated: nodes of the database may take as long to see each other again.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(150);
+
+/// Pause between two attempts.
+const REPEAT_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A store whose callers repeat a write, as the coupon actor does: a database on a busy machine
+/// gives one up now and then, and one whose node just came back may not believe it yet.
+struct Patient(CqlStore);
+
+#[async_trait]
+impl CouponStore for Patient {
+    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
+        self.0.layout(proposed).await
+    }
+
+    async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.0.write(rows).await {
+                Err(error) if tokio::time::Instant::now() < deadline => {
+                    println!("repeating: {error}: {:?}", error.source);
+                    tokio::time::sleep(REPEAT_EVERY).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
+        self.0.partition(partition).await
+    }
+
+    async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<CampaignRows, StoreError> {
+        self.0.campaign(campaign, partition).await
+    }
+
+    fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
+        self.0.coupons(campaign, selection)
+    }
+
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, StoreError> {
+        self.0.campaigns(after, limit).await
+    }
+}
+
+fn campaign(id: &str) -> CampaignId {
+    CampaignId::parse(id).unwrap()
+}
+
+fn coupon(campaign: &CampaignId, sequence: Sequence, user: &str) -> Coupon {
+    Coupon {
+        campaign: campaign.clone(),
+        sequence,
+        user: UserId::parse(user).unwrap(),
+        code: format!("CODE-{sequence:021}").into(),
+        issued_at: Timestamp(1_700_000_000_000 + i64::from(sequence)),
+        position: Position { log_epoch: 1, partition: 3, offset: u64::from(sequence) * 2 },
+        key_digest: sequence.is_multiple_of(2).then_some([7; 16]),
+        user_bucket: (sequence % 3) as u8,
+        rules_version: 1,
+        digest: [sequence as u8; 16],
+    }
+}
+
+fn coupons(campaign: &CampaignId, sequences: std::ops::RangeInclusive<u32>) -> Vec<Row> {
+    sequences
+        .map(|sequence| Row::Coupon(coupon(campaign, sequence, &format!("u{sequence}"))))
+        .collect()
+}
+
+fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
+    let terms = Terms {
+        quota: 100_000_000,
+        per_user_limit: 1_000,
+        opens_at: Some(Timestamp(1_700_000_000_000)),
+        closes_at: None,
+        code: CodeFormat::with(Some(String::new()), None, None),
+    };
+    DefinitionVersion {
+        campaign: campaign.clone(),
+        position: Position { log_epoch: 1, partition: 3, offset },
+        time: Timestamp(1_690_000_000_000),
+        definition: Definition::first(terms),
+        issued: 12,
+        digest: [5; 16],
+    }
+}
+
+fn progress(partition: Partition, next: Offset, last: Option<LastRecord>) -> Progress {
+    Progress { partition, log_epoch: 1, next, last }
+}
+
+fn layout(instance: &str) -> Layout {
+    Layout {
+        instance: instance.to_owned(),
+        log_epoch: 1,
+        partitions: 12,
+        format: 1,
+        fingerprint: "f".to_owned(),
+        secret: None,
+    }
+}
+
+async fn all(store: &dyn CouponStore, campaign: &CampaignId) -> Vec<Coupon> {
+    let pages: Vec<Vec<Coupon>> =
+        store.coupons(campaign, Selection::All).try_collect().await.unwrap();
+    pages.concat()
+}
+
+fn row(cells: &[(&str, CqlValue)]) -> HashMap<String, CqlValue> {
+    cells.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+}
+
+fn text(value: &str) -> CqlValue {
+    CqlValue::Text(value.to_owned())
+}
+
+fn blob(byte: u8) -> CqlValue {
+    CqlValue::Blob(vec![byte; 16])
+}
+
+fn time(millis: i64) -> CqlValue {
+    CqlValue::Timestamp(CqlTimestamp(millis))
+}
+
+async fn coupons_can_be_read_by_plain_cql_with_the_documented_columns() {
+    let (scratch, store) = Scratch::with_store().await;
+    let given = coupon(&campaign("spring"), 20_002, "ada@example.org");
+    store.write(&[Row::Coupon(given.clone())]).await.unwrap();
+    let (int, big) = (CqlValue::Int, CqlValue::BigInt);
+    let shared = [
+        ("campaign_id", text("spring")),
+        ("sequence", int(20_002)),
+        ("user_id", text("ada@example.org")),
+        ("code", text(&given.code)),
+        ("issued_at", time(given.issued_at.0)),
+        ("log_epoch", int(1)),
+        ("partition", int(3)),
+        ("offset", big(40_004)),
+        ("key_digest", blob(7)),
+        ("user_bucket", int(1)),
+        ("rules_version", int(1)),
+        ("digest", blob(20_002_u32 as u8)),
+    ];
+    let mut by_sequence = row(&shared);
+    by_sequence.insert("bucket".to_owned(), int(1));
+    let found = "SELECT * FROM $coupons WHERE campaign_id = 'spring' AND bucket = 1";
+    assert_eq!(scratch.query(found).await, [by_sequence]);
+    let found = "SELECT * FROM $coupons_by_user WHERE campaign_id = 'spring' AND user_bucket = 1 \
+                 AND user_id = 'ada@example.org'";
+    assert_eq!(scratch.query(found).await, [row(&shared)]);
+    let cells = "SELECT WRITETIME(code) AS coupon FROM $coupons";
+    let timestamp = given.issued_at.0 * 1_000 + 4;
+    assert_eq!(scratch.query(cells).await[0]["coupon"], big(timestamp));
+    scratch.drop_keyspace().await;
+}
+
+async fn other_rows_can_be_read_by_plain_cql_with_the_documented_columns() {
+    let (scratch, store) = Scratch::with_store().await;
+    let spring = campaign("spring");
+    let hold = Hold {
+        campaign: spring.clone(),
+        partition: 3,
+        from: 9,
+        number: 1,
+        kind: HoldKind::Contradiction,
+        reason: "row 7 is gone".to_owned(),
+        state: HoldState::Open,
+        until: 0,
+    };
+    let last = Some(LastRecord { offset: 40_004, digest: [3; 16] });
+    let rows = [
+        Row::Version(version(&spring, 6)),
+        Row::Hold(hold),
+        Row::Mark(Mark { campaign: spring.clone(), offset: 40_005, issued: 20_002 }),
+        Row::Progress(progress(3, 40_005, last)),
+    ];
+    store.write(&rows).await.unwrap();
+    store.layout(&Layout { secret: Some("s".into()), ..layout("i") }).await.unwrap();
+
+    let (int, big) = (CqlValue::Int, CqlValue::BigInt);
+    let found = scratch.query("SELECT * FROM $definition_versions").await;
+    assert_eq!(found[0]["quota"], int(100_000_000));
+    assert_eq!(found[0]["offset"], big(6));
+    assert_eq!(found[0]["opens_at"], time(1_700_000_000_000));
+    assert!(!found[0].contains_key("closes_at"), "what is not there is not bound");
+    assert_eq!(found[0].len(), 17);
+    let found = scratch.query("SELECT campaign_id, kind, reason, state FROM $holds").await;
+    let hold = [
+        ("campaign_id", text("spring")),
+        ("kind", text("contradiction")),
+        ("reason", text("row 7 is gone")),
+        ("state", text("open")),
+    ];
+    assert_eq!(found, [row(&hold)]);
+    let mark =
+        [("campaign_id", text("spring")), ("below_offset", big(40_005)), ("issued", int(20_002))];
+    assert_eq!(scratch.query("SELECT * FROM $marks").await, [row(&mark)]);
+    let progress = [
+        ("partition", int(3)),
+        ("log_epoch", int(1)),
+        ("next_offset", big(40_005)),
+        ("last_offset", big(40_004)),
+        ("last_digest", blob(3)),
+    ];
+    assert_eq!(scratch.query("SELECT * FROM $progress").await, [row(&progress)]);
+    let listing = scratch.query("SELECT campaign_id FROM $campaigns WHERE listing = 0").await;
+    assert_eq!(listing, [row(&[("campaign_id", text("spring"))])]);
+    let layout = scratch.query("SELECT * FROM $layout WHERE name = 'layout'").await;
+    assert_eq!(layout[0]["partitions"], int(12));
+    assert_eq!(scratch.query("SELECT step, name FROM $schema_steps").await.len(), 9);
+    scratch.drop_keyspace().await;
+}
+
+async fn a_late_lower_progress_keeps_nothing_of_its_own() {
+    let store = shared().await;
+    let higher = progress(71, 10, None);
+    // Its last record's digest would win over any other, if it were compared.
+    let late = progress(71, 7, Some(LastRecord { offset: 6, digest: [255; 16] }));
+    for row in [late.clone(), higher.clone(), late, progress(71, 0, None)] {
+        store.write(&[Row::Progress(row)]).await.unwrap();
+    }
+    assert_eq!(store.partition(71).await.unwrap().progress, Some(higher));
+}
+
+async fn a_contradiction_outweighs_a_failure() {
+    let store = shared().await;
+    let id = campaign("outweighed");
+    let hold = |kind, state, reason: &str| Hold {
+        campaign: id.clone(),
+        partition: 72,
+        from: 9,
+        number: 1,
+        kind,
+        reason: reason.to_owned(),
+        state,
+        until: 0,
+    };
+    use HoldKind::{Contradiction, Failure};
+    use HoldState::{Open, Released};
+    let steps = [
+        (hold(Failure, Open, "z"), hold(Failure, Open, "z")),
+        (hold(Contradiction, Open, "a"), hold(Contradiction, Open, "a")),
+        (hold(Failure, Open, "z"), hold(Contradiction, Open, "a")),
+        (hold(Failure, Released, "b"), hold(Failure, Released, "b")),
+        (hold(Contradiction, Open, "z"), hold(Failure, Released, "b")),
+    ];
+    for (written, in_force) in steps {
+        store.write(&[Row::Hold(written.clone())]).await.unwrap();
+        let holds = store.campaign(&id, 72).await.unwrap().holds;
+        assert_eq!(holds, [in_force], "after {written:?}");
+    }
+}
+
+async fn stores_that_connect_at_once_to_an_empty_database_agree() {
+    let scratch = Scratch::new().await;
+    let config = Arc::new(scratch.config.clone());
+    let nodes = (0..6).map(|number| {
+        let config = Arc::clone(&config);
+        async move {
+            let store = connect(&config).await?;
+            let layout = store.layout(&layout(&format!("instance-{number}"))).await;
+            Ok::<_, ConnectError>((store, layout.unwrap()))
+        }
+    });
+    let nodes: Vec<_> = join_all(nodes.map(tokio::spawn)).await;
+    let nodes: Vec<_> = nodes.into_iter().map(|node| node.unwrap().unwrap()).collect();
+    let in_force = &nodes[0].1;
+    let spring = campaign("spring");
+    for (number, (store, layout)) in (1..).zip(&nodes) {
+        assert_eq!(layout, in_force);
+        store.write(&coupons(&spring, number..=number)).await.unwrap();
+    }
+    for (store, _) in &nodes {
+        assert_eq!(all(store, &spring).await.len(), nodes.len());
+    }
+    let steps = scratch.query("SELECT step FROM $schema_steps").await;
+    assert_eq!(steps.len(), 9);
+    let lock = scratch.query("SELECT holder FROM $layout WHERE name = 'schema lock'").await;
+    assert!(lock.is_empty(), "the lock was given back");
+    scratch.drop_keyspace().await;
+}
+
+async fn the_schema_is_finished_where_a_node_died_with_the_lock() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("DROP TABLE $marks").await;
+    scratch.query("DELETE FROM $schema_steps WHERE step IN (6, 7, 9)").await;
+    scratch
+        .query(
+            "INSERT INTO $layout (name, holder) VALUES ('schema lock', 'a dead node') \
+             USING TTL 2",
+        )
+        .await;
+    let store = connect(&scratch.config).await.unwrap();
+    let mark = Mark { campaign: campaign("spring"), offset: 1, issued: 1 };
+    store.write(&[Row::Mark(mark)]).await.unwrap();
+    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), 9);
+    scratch.drop_keyspace().await;
+}
+
+async fn a_newer_schema_is_refused_with_what_was_found() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("INSERT INTO $schema_steps (step, name) VALUES (10, '010_later')").await;
+    let refused = connect(&scratch.config).await.unwrap_err();
+    let keyspace = scratch.config.keyspace.clone();
+    let expected = Refusal::NewerSchema { keyspace, found: 10, known: 9 };
+    assert!(refused.is_refusal());
+    assert!(matches!(refused, ConnectError::Refused(refusal) if refusal == expected));
+    scratch.drop_keyspace().await;
+}
+
+async fn a_table_with_other_columns_is_refused_column_by_column() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("ALTER TABLE $marks ADD note text").await;
+    let refused = connect(&scratch.config).await.unwrap_err();
+    assert!(refused.is_refusal());
+    let message = refused.to_string();
+    assert!(message.contains("marks is not as coupond makes it: note is text"), "{message}");
+
+    // Also where the table was there before the schema: it is not recorded as made.
+    scratch.query("DROP TABLE $marks").await;
+    scratch.query("DELETE FROM $schema_steps WHERE step = 7").await;
+    scratch.query("CREATE TABLE $marks (campaign_id text PRIMARY KEY, issued text)").await;
+    let message = connect(&scratch.config).await.unwrap_err().to_string();
+    assert!(message.contains("below_offset is missing, expected bigint"), "{message}");
+    assert!(message.contains("issued is text, regular, expected int, regular"), "{message}");
+    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), 8);
+    scratch.drop_keyspace().await;
+}
+
+async fn a_database_that_is_not_there_is_no_refusal() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nodes = vec![nobody.to_string()];
+    let config = CqlConfig { nodes, keyspace: "k".to_owned(), replication_factor: 0 };
+    let error = connect(&config).await.unwrap_err();
+    assert!(!error.is_refusal());
+    assert!(error.to_string().contains(&nobody.to_string()), "{error}");
+    let config = CqlConfig { keyspace: "Not one".to_owned(), ..Scratch::new().await.config };
+    assert!(connect(&config).await.unwrap_err().is_refusal());
+}
+
+async fn batches_of_the_longest_rows_are_accepted() {
+    let store = shared().await;
+    let longest = campaign(&"c".repeat(64));
+    let row = |sequence: u32| {
+        let user = format!("{}{sequence:05}", "u".repeat(123));
+        let mut coupon = coupon(&longest, sequence, &user);
+        coupon.code = format!("{}{sequence:05}", "C".repeat(139)).into();
+        coupon.key_digest = Some([1; 16]);
+        coupon.user_bucket = 0;
+        Row::Coupon(coupon)
+    };
+    let rows: Vec<Row> = (1..=1_000).map(row).collect();
+    store.write(&rows).await.unwrap();
+    let found: Vec<Row> = all(&store, &longest).await.into_iter().map(Row::Coupon).collect();
+    assert_eq!(found, rows);
+}
+
+async fn a_row_above_a_hole_is_found_in_the_next_bucket() {
+    let store = shared().await;
+    let hole = campaign("hole");
+    let rows = [coupon(&hole, 7, "a"), coupon(&hole, SEQUENCES_PER_BUCKET + 1, "b")];
+    store.write(&rows.clone().map(Row::Coupon)).await.unwrap();
+    assert_eq!(all(&store, &hole).await, rows);
+}
+
+async fn numbers_that_no_column_holds_are_errors() {
+    let store = shared().await.0;
+    let error = store.write(&[Row::Progress(progress(73, u64::MAX, None))]).await.unwrap_err();
+    assert!(error.to_string().starts_with("writing progress"), "{error}");
+}
