@@ -49,19 +49,6 @@ pub enum Refusal {
         /// Their names.
         found: String,
     },
-    /// A newer binary was here.
-    #[error(
-        "keyspace {keyspace} has schema step {found}; this binary knows steps up to {known}: start \
-         a binary at least as new as the one that applied it"
-    )]
-    NewerSchema {
-        /// Which keyspace.
-        keyspace: String,
-        /// Highest step recorded.
-        found: i32,
-        /// Highest step known.
-        known: i32,
-    },
     /// A table is not what its step makes.
     #[error(
         "table {keyspace}.{table} is not as coupond makes it: {differences}; name another \

@@ -22,7 +22,10 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::error::{ConnectError, Refusal};
+pub use self::{
+    error::{ConnectError, Refusal},
+    steps::{Change, STEPS, Step},
+};
 use self::{
     schema::Schema,
     session::{Placement, Profiles},
@@ -50,14 +53,23 @@ const READS_IN_FLIGHT_MAX: usize = 128;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects to the database, makes or checks keyspace and schema, and gives the store.
+/// Connects to the database, takes the schema steps that are missing, checks every table and
+/// returns the store.
 ///
 /// # Errors
-/// [`ConnectError`]; a refusal is not helped by trying again.
+/// [`ConnectError`]. Trying again does not help after a refusal.
 pub async fn connect(config: &CqlConfig) -> Result<CqlStore, ConnectError> {
+    connect_with(config, STEPS).await
+}
+
+/// As [`connect`], for a node that knows `steps`: [`STEPS`], and those that tests add.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_with(config: &CqlConfig, steps: &[Step]) -> Result<CqlStore, ConnectError> {
     let setup = session::for_setup(config).await?;
     let sharded = session::is_sharded(&setup);
-    let placement = Schema::new(&setup, config)?.establish().await?;
+    let placement = Schema::new(&setup, config, steps)?.establish().await?;
     placement.warn_if_thin(&config.keyspace);
     session::warn_if_acknowledged_early(&setup, sharded).await;
     drop(setup);
@@ -72,7 +84,9 @@ pub async fn connect(config: &CqlConfig) -> Result<CqlStore, ConnectError> {
 pub async fn inspect(config: &CqlConfig) -> Result<Option<CqlStore>, ConnectError> {
     let setup = session::for_setup(config).await?;
     let sharded = session::is_sharded(&setup);
-    let Some(placement) = Schema::new(&setup, config)?.find().await? else { return Ok(None) };
+    let Some(placement) = Schema::new(&setup, config, STEPS)?.find().await? else {
+        return Ok(None);
+    };
     drop(setup);
     work(config, &placement, sharded).await.map(Some)
 }

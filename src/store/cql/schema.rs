@@ -24,7 +24,7 @@ use super::{
     Cause,
     error::{ConnectError, Refusal},
     session::{self, Placement},
-    steps::{Columns, STEPS, Step, column},
+    steps::{Change, Column, Columns, Step, tables_after},
 };
 use crate::{config::CqlConfig, domain::keys::hex};
 
@@ -52,48 +52,55 @@ const LOCK: &str = "schema lock";
 pub(super) struct Schema<'a> {
     session: &'a Session,
     config: &'a CqlConfig,
+    /// The steps that this node knows, in order.
+    steps: &'a [Step],
     /// Random name under which this node holds the lock.
     holder: String,
 }
 
 impl<'a> Schema<'a> {
-    pub(super) fn new(session: &'a Session, config: &'a CqlConfig) -> Result<Self, ConnectError> {
+    pub(super) fn new(
+        session: &'a Session,
+        config: &'a CqlConfig,
+        steps: &'a [Step],
+    ) -> Result<Self, ConnectError> {
         check_name(&config.keyspace)?;
         let mut name = [0; 8];
         getrandom::fill(&mut name)
             .map_err(|error| ConnectError::unavailable("drawing a random name", error))?;
-        Ok(Self { session, config, holder: hex(&name) })
+        Ok(Self { session, config, steps, holder: hex(&name) })
     }
 
-    /// Makes what is missing and checks everything. Gives where the keyspace keeps its rows.
+    /// Takes the missing steps and checks every table. Returns where the keyspace keeps its rows.
     pub(super) async fn establish(&self) -> Result<Placement, ConnectError> {
         self.agree().await?;
         let placement = self.keyspace().await?;
         if !self.missing().await?.is_empty() {
-            // Also where the table is listed already: a node lists it a moment before it knows it,
-            // and answers this one only once the change before it is done.
-            let first = &STEPS[0];
-            self.change(&first.statement(&self.config.keyspace)).await?;
+            // Also where the table is listed already: a node lists a table a moment before it can
+            // use it, and answers this statement only once the earlier change is done.
+            let first = &self.steps[0];
+            self.change(&first.statement(&self.keyspace_name())).await?;
             self.check(first).await?;
             self.take_steps().await?;
         }
-        for step in &STEPS {
-            self.check(step).await?;
-        }
+        self.check_all().await?;
         Ok(placement)
     }
 
-    /// Finds the keyspace and checks its tables, making nothing. None if it is not there, or not
-    /// every step was taken.
+    /// Finds the keyspace and checks its tables, making nothing. None if the keyspace is not
+    /// there, or not every step was taken.
     pub(super) async fn find(&self) -> Result<Option<Placement>, ConnectError> {
         let Some(placement) = self.placement().await? else { return Ok(None) };
         if !self.missing().await?.is_empty() {
             return Ok(None);
         }
-        for step in &STEPS {
-            self.check(step).await?;
-        }
+        self.check_all().await?;
         Ok(Some(placement))
+    }
+
+    /// The keyspace's name as statements write it. Quoted, because the name may be a word of CQL.
+    fn keyspace_name(&self) -> String {
+        format!("\"{}\"", self.config.keyspace)
     }
 
     /// Finds or makes the keyspace.
@@ -165,14 +172,14 @@ impl<'a> Schema<'a> {
                 }
                 renewed = Instant::now();
             }
-            self.change(&step.statement(keyspace)).await?;
+            self.take(step).await?;
             self.check(step).await?;
-            info!(keyspace, step = step.name, "schema step taken");
+            info!(keyspace, step = step.name(), "schema step taken");
             match step.number {
                 // There is nothing to record it in before the second.
                 1 => {}
                 2 => {
-                    self.record(&STEPS[0]).await?;
+                    self.record(&self.steps[0]).await?;
                     self.record(step).await?;
                 }
                 _ => self.record(step).await?,
@@ -181,13 +188,31 @@ impl<'a> Schema<'a> {
         Ok(())
     }
 
+    /// Makes what `step` makes, unless it is there.
+    async fn take(&self, step: &Step) -> Result<(), ConnectError> {
+        let text = step.statement(&self.keyspace_name());
+        let Change::Column { table, name, .. } = step.change else {
+            return self.change(&text).await;
+        };
+        // Adding a column twice is an error, and an attempt that timed out may have added it. So
+        // only the columns decide whether the step is taken.
+        if self.columns(table).await?.contains_key(name) {
+            return Ok(());
+        }
+        match self.change(&text).await {
+            Err(error) if !self.columns(table).await?.contains_key(name) => Err(error),
+            _ => self.agree().await,
+        }
+    }
+
     async fn record(&self, step: &Step) -> Result<(), ConnectError> {
         let text = format!(
             "INSERT INTO \"{}\".schema_steps (step, name, applied_at) \
              VALUES (?, ?, toTimestamp(now()))",
             self.config.keyspace
         );
-        let values = (step.number, step.name);
+        let name = step.name();
+        let values = (step.number, name.as_str());
         let send = || self.session.query_unpaged(self.statement(&text), values);
         self.repeat(&text, send).await?;
         Ok(())
@@ -198,26 +223,19 @@ impl<'a> Schema<'a> {
         Ok(ConnectError::Locked { keyspace: self.config.keyspace.clone(), holder })
     }
 
-    /// The steps that are not recorded, in order.
-    async fn missing(&self) -> Result<Vec<&'static Step>, ConnectError> {
-        let keyspace = &self.config.keyspace;
+    /// The known steps that are not recorded, in order.
+    async fn missing(&self) -> Result<Vec<&'a Step>, ConnectError> {
+        let recording = &self.steps[1];
         let mut recorded: Vec<i32> = Vec::new();
-        if !self.columns(STEPS[1].table()).await?.is_empty() {
-            // A node lists a table a moment before it knows it, and others learn of it later.
+        if !self.columns(recording.table()).await?.is_empty() {
+            // A node lists a table a moment before it can use it, and others learn of it later.
             self.agree().await?;
-            self.check(&STEPS[1]).await?;
-            let text = format!("SELECT step FROM \"{keyspace}\".schema_steps");
+            self.check(recording).await?;
+            let text = format!("SELECT step FROM {}.schema_steps", self.keyspace_name());
             let rows: Vec<(i32,)> = self.select(&text, (), Consistency::Quorum).await?;
             recorded = rows.into_iter().map(|(step,)| step).collect();
         }
-        let known = STEPS[STEPS.len() - 1].number;
-        match recorded.iter().max() {
-            Some(found) if *found > known => {
-                let keyspace = keyspace.clone();
-                Err(Refusal::NewerSchema { keyspace, found: *found, known }.into())
-            }
-            _ => Ok(STEPS.iter().filter(|step| !recorded.contains(&step.number)).collect()),
-        }
+        Ok(self.steps.iter().filter(|step| !recorded.contains(&step.number)).collect())
     }
 
     /// Takes or renews the lock; says whether this node holds it. What the transaction itself
@@ -259,14 +277,35 @@ impl<'a> Schema<'a> {
         Ok(rows.into_iter().next().and_then(|(holder,)| holder))
     }
 
-    /// Compares a table with what its step makes.
+    /// Checks every table, and logs columns that no known step makes. A newer node has added them:
+    /// within a format number it leaves everything that this one reads and writes as it was.
+    async fn check_all(&self) -> Result<(), ConnectError> {
+        for (table, expected) in &tables_after(self.steps) {
+            let unknown = self.compare(table, expected).await?;
+            if !unknown.is_empty() {
+                let (keyspace, columns) = (&self.config.keyspace, unknown.join(", "));
+                info!(keyspace, table, columns, "table has columns of a newer version, ignored");
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the table of `step` with what the steps up to this one make.
     async fn check(&self, step: &Step) -> Result<(), ConnectError> {
-        let found = self.columns(step.table()).await?;
-        match differences(&found, &step.columns()) {
-            None => Ok(()),
+        let earlier = self.steps.iter().take_while(|earlier| earlier.number <= step.number);
+        let expected = &tables_after(earlier)[step.table()];
+        self.compare(step.table(), expected).await.map(|_unknown| ())
+    }
+
+    /// Refuses a table without a column of `expected`, or with another key. Returns the regular
+    /// columns that it has besides.
+    async fn compare(&self, table: &str, expected: &Columns) -> Result<Vec<String>, ConnectError> {
+        let found = self.columns(table).await?;
+        match differences(&found, expected) {
+            None => Ok(found.into_keys().filter(|name| !expected.contains_key(name)).collect()),
             Some(differences) => Err(Refusal::Columns {
                 keyspace: self.config.keyspace.clone(),
-                table: step.table().to_owned(),
+                table: table.to_owned(),
                 differences,
             }
             .into()),
@@ -280,14 +319,14 @@ impl<'a> Schema<'a> {
         let rows: Vec<(String, String, String, i32)> =
             self.select(text, (&self.config.keyspace, table), Consistency::One).await?;
         let described = |(name, cql_type, kind, position): (String, String, String, i32)| {
-            (name, column(&cql_type, &kind, position))
+            (name, Column { cql_type, kind, position })
         };
         Ok(rows.into_iter().map(described).collect())
     }
 
     /// Changes the schema and waits until the nodes agree.
     async fn change(&self, text: &str) -> Result<(), ConnectError> {
-        let summary = text.lines().find(|line| !line.starts_with("--")).unwrap_or(text);
+        let summary = text.lines().next().unwrap_or(text);
         let send = || self.session.query_unpaged(self.statement(text), ());
         self.repeat(summary, send).await?;
         self.agree().await
@@ -385,7 +424,8 @@ fn check_name(keyspace: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Every column that differs, in words.
+/// Every column that has to be as expected and is not, in words; none if there is no such column.
+/// A regular column that is not expected is no difference.
 fn differences(found: &Columns, expected: &Columns) -> Option<String> {
     let mut differing = Vec::new();
     for (name, expected) in expected {
@@ -398,7 +438,8 @@ fn differences(found: &Columns, expected: &Columns) -> Option<String> {
         }
     }
     let unknown = found.iter().filter(|(name, _)| !expected.contains_key(*name));
-    differing.extend(unknown.map(|(name, found)| format!("{name} is {found}, expected none")));
+    let of_key = unknown.filter(|(_, column)| !column.is_regular());
+    differing.extend(of_key.map(|(name, found)| format!("{name} is {found}, expected none")));
     (!differing.is_empty()).then(|| differing.join("; "))
 }
 
@@ -407,7 +448,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_keyspace_name_is_one_that_needs_no_quotes() {
+    fn a_keyspace_name_needs_no_quotes() {
         let long = "k".repeat(49);
         for good in ["coupond", "c", "a_1", &long[..48]] {
             assert_eq!(check_name(good), Ok(()), "{good}");
@@ -417,19 +458,31 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_table_that_differs_is_described_column_by_column() {
-        let columns = |list: &[(&str, &str)]| -> Columns {
-            list.iter().map(|(name, shape)| ((*name).into(), (*shape).into())).collect()
+    fn columns(list: &[(&str, &str, &str, i32)]) -> Columns {
+        let column = |&(name, cql_type, kind, position): &(&str, &str, &str, i32)| {
+            let (cql_type, kind) = (cql_type.to_owned(), kind.to_owned());
+            (name.to_owned(), Column { cql_type, kind, position })
         };
-        let expected = columns(&[("a", "int, regular"), ("b", "text, regular")]);
+        list.iter().map(column).collect()
+    }
+
+    #[test]
+    fn a_column_more_is_no_difference() {
+        let expected = columns(&[("a", "int", "partition_key", 0)]);
+        let found = columns(&[("a", "int", "partition_key", 0), ("b", "text", "regular", -1)]);
         assert_eq!(differences(&expected, &expected), None);
-        let found = columns(&[("a", "text, regular"), ("c", "int, regular")]);
+        assert_eq!(differences(&found, &expected), None);
+    }
+
+    #[test]
+    fn a_table_that_differs_is_described_by_column() {
+        let expected = columns(&[("a", "int", "regular", -1), ("b", "text", "regular", -1)]);
+        let found = columns(&[("a", "text", "regular", -1), ("c", "int", "clustering", 0)]);
         assert_eq!(
             differences(&found, &expected).as_deref(),
             Some(
                 "a is text, regular, expected int, regular; b is missing, expected text, regular; \
-                 c is int, regular, expected none"
+                 c is int, clustering 0, expected none"
             )
         );
     }

@@ -1,135 +1,370 @@
-//! The schema as numbered steps, one statement each, and the table that each of them makes.
+//! The schema as numbered steps. Statements and expected columns follow from this list.
+//!
+//! A new column is one more step at the end of [`STEPS`] and its file in `cql/`. Within a format
+//! number steps only add: a node that knows fewer of them goes on beside them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, iter::once};
 
-/// The keyspace that the files name, so that they can be read and run as they are; replaced by
-/// the configured one.
-const KEYSPACE_IN_FILES: &str = "EXISTS coupond.";
-
-/// One idempotent step of the schema.
+/// One step of the schema.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Step {
-    /// Its place in the order, from 1.
-    pub(super) number: i32,
-    /// Its file's name without the ending.
-    pub(super) name: &'static str,
-    text: &'static str,
+pub struct Step {
+    /// Place in the order, from 1 without a gap.
+    pub number: i32,
+    /// What the step makes.
+    pub change: Change,
 }
 
-macro_rules! steps {
-    ($($number:literal $name:literal),* $(,)?) => {
-        [$(Step {
-            number: $number,
-            name: $name,
-            text: include_str!(concat!("../../../cql/", $name, ".cql")),
-        }),*]
-    };
+/// What a step makes. Types are written as `system_schema.columns` writes them.
+#[derive(Debug, Clone, Copy)]
+pub enum Change {
+    /// A table.
+    Table {
+        /// Its name.
+        table: &'static str,
+        /// Name and type of each column.
+        columns: &'static [(&'static str, &'static str)],
+        /// The columns that choose the database partition.
+        partition_key: &'static [&'static str],
+        /// The columns that order rows within it.
+        clustering: &'static [&'static str],
+    },
+    /// A regular column of a table that an earlier step makes.
+    Column {
+        /// The table.
+        table: &'static str,
+        /// The column's name.
+        name: &'static str,
+        /// The column's type.
+        cql_type: &'static str,
+    },
 }
 
-/// Every step in order. The first makes the table of lock and layout, the second the one that
-/// steps are recorded in.
-pub(super) const STEPS: [Step; 9] = steps![
-    1 "001_layout",
-    2 "002_schema_steps",
-    3 "003_coupons",
-    4 "004_coupons_by_user",
-    5 "005_definition_versions",
-    6 "006_holds",
-    7 "007_marks",
-    8 "008_progress",
-    9 "009_campaigns",
+/// Every step in order. The first makes the table of layout and schema lock, the second the table
+/// in which steps are recorded.
+pub const STEPS: &[Step] = &[
+    Step {
+        number: 1,
+        change: Change::Table {
+            table: "layout",
+            columns: &[
+                ("name", "text"),
+                ("instance", "text"),
+                ("log_epoch", "int"),
+                ("partitions", "int"),
+                ("format", "int"),
+                ("fingerprint", "text"),
+                ("secret", "text"),
+                ("holder", "text"),
+            ],
+            partition_key: &["name"],
+            clustering: &[],
+        },
+    },
+    Step {
+        number: 2,
+        change: Change::Table {
+            table: "schema_steps",
+            columns: &[("step", "int"), ("name", "text"), ("applied_at", "timestamp")],
+            partition_key: &["step"],
+            clustering: &[],
+        },
+    },
+    Step {
+        number: 3,
+        change: Change::Table {
+            table: "coupons",
+            columns: &[
+                ("campaign_id", "text"),
+                ("bucket", "int"),
+                ("sequence", "int"),
+                ("user_id", "text"),
+                ("code", "text"),
+                ("issued_at", "timestamp"),
+                ("log_epoch", "int"),
+                ("partition", "int"),
+                ("offset", "bigint"),
+                ("key_digest", "blob"),
+                ("user_bucket", "int"),
+                ("rules_version", "int"),
+                ("digest", "blob"),
+            ],
+            partition_key: &["campaign_id", "bucket"],
+            clustering: &["sequence"],
+        },
+    },
+    Step {
+        number: 4,
+        change: Change::Table {
+            table: "coupons_by_user",
+            columns: &[
+                ("campaign_id", "text"),
+                ("user_bucket", "int"),
+                ("user_id", "text"),
+                ("sequence", "int"),
+                ("code", "text"),
+                ("issued_at", "timestamp"),
+                ("log_epoch", "int"),
+                ("partition", "int"),
+                ("offset", "bigint"),
+                ("key_digest", "blob"),
+                ("rules_version", "int"),
+                ("digest", "blob"),
+            ],
+            partition_key: &["campaign_id", "user_bucket"],
+            clustering: &["user_id", "sequence"],
+        },
+    },
+    Step {
+        number: 5,
+        change: Change::Table {
+            table: "definition_versions",
+            columns: &[
+                ("campaign_id", "text"),
+                ("log_epoch", "int"),
+                ("offset", "bigint"),
+                ("partition", "int"),
+                ("record_time", "timestamp"),
+                ("quota", "int"),
+                ("per_user_limit", "int"),
+                ("opens_at", "timestamp"),
+                ("closes_at", "timestamp"),
+                ("code_prefix", "text"),
+                ("code_length", "int"),
+                ("code_charset", "text"),
+                ("paused", "boolean"),
+                ("closed", "boolean"),
+                ("rules_version", "int"),
+                ("user_buckets", "int"),
+                ("issued", "int"),
+                ("digest", "blob"),
+            ],
+            partition_key: &["campaign_id"],
+            clustering: &["log_epoch", "offset"],
+        },
+    },
+    Step {
+        number: 6,
+        change: Change::Table {
+            table: "holds",
+            columns: &[
+                ("partition", "int"),
+                ("campaign_id", "text"),
+                ("from_offset", "bigint"),
+                ("number", "int"),
+                ("kind", "text"),
+                ("reason", "text"),
+                ("state", "text"),
+                ("until_offset", "bigint"),
+            ],
+            partition_key: &["partition"],
+            clustering: &["campaign_id", "from_offset", "number"],
+        },
+    },
+    Step {
+        number: 7,
+        change: Change::Table {
+            table: "marks",
+            columns: &[("campaign_id", "text"), ("below_offset", "bigint"), ("issued", "int")],
+            partition_key: &["campaign_id"],
+            clustering: &[],
+        },
+    },
+    Step {
+        number: 8,
+        change: Change::Table {
+            table: "progress",
+            columns: &[
+                ("partition", "int"),
+                ("log_epoch", "int"),
+                ("next_offset", "bigint"),
+                ("last_offset", "bigint"),
+                ("last_digest", "blob"),
+            ],
+            partition_key: &["partition"],
+            clustering: &[],
+        },
+    },
+    Step {
+        number: 9,
+        change: Change::Table {
+            table: "campaigns",
+            columns: &[("listing", "int"), ("campaign_id", "text"), ("partition", "int")],
+            partition_key: &["listing"],
+            clustering: &["campaign_id"],
+        },
+    },
 ];
 
-/// Columns of a table by name: type, kind and place in the key, as the database describes them.
-pub(super) type Columns = BTreeMap<String, String>;
+/// A column as `system_schema.columns` describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    pub(super) cql_type: String,
+    /// `partition_key`, `clustering`, `regular` or `static`.
+    pub(super) kind: String,
+    /// Place in the key, from 0; -1 outside the key.
+    pub(super) position: i32,
+}
 
-/// How a column is described: what `system_schema.columns` says of it.
-pub(super) fn column(cql_type: &str, kind: &str, position: i32) -> String {
-    if position < 0 {
-        format!("{cql_type}, {kind}")
-    } else {
-        format!("{cql_type}, {kind} {position}")
+impl Column {
+    pub(super) fn is_regular(&self) -> bool {
+        self.kind == REGULAR
     }
 }
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.cql_type, self.kind)?;
+        if self.position >= 0 { write!(f, " {}", self.position) } else { Ok(()) }
+    }
+}
+
+const REGULAR: &str = "regular";
+
+/// Columns of a table by name.
+pub(super) type Columns = BTreeMap<String, Column>;
 
 impl Step {
-    /// The statement for `keyspace`.
+    /// The table that the step makes or adds to.
+    pub(super) const fn table(&self) -> &'static str {
+        match self.change {
+            Change::Table { table, .. } | Change::Column { table, .. } => table,
+        }
+    }
+
+    /// The name that is recorded, and that of the step's file in `cql/`.
+    pub(super) fn name(&self) -> String {
+        let Step { number, change } = self;
+        match change {
+            Change::Table { table, .. } => format!("{number:03}_{table}"),
+            Change::Column { table, name, .. } => format!("{number:03}_{table}_{name}"),
+        }
+    }
+
+    /// The statement for a keyspace, whose name is quoted where CQL wants that.
     pub(super) fn statement(&self, keyspace: &str) -> String {
-        self.text.replace(KEYSPACE_IN_FILES, &format!("EXISTS \"{keyspace}\"."))
-    }
-
-    /// The table that the step makes.
-    pub(super) fn table(&self) -> &'static str {
-        let rest = self.text.split(KEYSPACE_IN_FILES).nth(1).unwrap_or_default();
-        rest.split_whitespace().next().unwrap_or_default()
-    }
-
-    /// The columns of that table.
-    pub(super) fn columns(&self) -> Columns {
-        let body = self.text.split_once("(\n").map_or("", |(_, body)| body);
-        let (lines, key) = body.split_once("PRIMARY KEY ").unwrap_or((body, ""));
-        let key = key.split_once(";").map_or(key, |(key, _)| key);
-        let (partition_key, clustering) = split_key(key);
-        let kind_of = |name: &str| {
-            let place = |names: &[&str]| names.iter().position(|key| *key == name);
-            let number = |place: usize| i32::try_from(place).unwrap_or(i32::MAX);
-            match (place(&partition_key), place(&clustering)) {
-                (Some(place), _) => ("partition_key", number(place)),
-                (None, Some(place)) => ("clustering", number(place)),
-                (None, None) => ("regular", -1),
+        match self.change {
+            Change::Table { table, columns, partition_key, clustering } => {
+                let mut text = format!("CREATE TABLE IF NOT EXISTS {keyspace}.{table} (\n");
+                for (name, cql_type) in columns {
+                    text += &format!("  {name} {cql_type},\n");
+                }
+                let partition_key = format!("({})", partition_key.join(", "));
+                let key: Vec<_> = once(&*partition_key).chain(clustering.iter().copied()).collect();
+                text + &format!("  PRIMARY KEY ({})\n);\n", key.join(", "))
             }
+            // ScyllaDB has no `ADD IF NOT EXISTS`: the caller looks whether the column is there.
+            Change::Column { table, name, cql_type } => {
+                format!("ALTER TABLE {keyspace}.{table} ADD {name} {cql_type};\n")
+            }
+        }
+    }
+
+    /// Name and description of each column that the step makes.
+    fn columns(&self) -> Vec<(&'static str, Column)> {
+        let place = |key: &[&str], name: &str| key.iter().position(|part| *part == name);
+        let column = |cql_type: &str, kind: &str, position: Option<usize>| Column {
+            cql_type: cql_type.to_owned(),
+            kind: kind.to_owned(),
+            position: position.map_or(-1, |place| i32::try_from(place).unwrap_or(i32::MAX)),
         };
-        let line = |line: &str| {
-            let (name, cql_type) = line.trim().trim_end_matches(',').split_once(' ')?;
-            let (kind, position) = kind_of(name);
-            Some((name.to_owned(), column(cql_type, kind, position)))
-        };
-        lines.lines().filter_map(line).collect()
+        match self.change {
+            Change::Table { columns, partition_key, clustering, .. } => columns
+                .iter()
+                .map(|(name, cql_type)| {
+                    let (kind, position) =
+                        match (place(partition_key, name), place(clustering, name)) {
+                            (Some(place), _) => ("partition_key", Some(place)),
+                            (None, Some(place)) => ("clustering", Some(place)),
+                            (None, None) => (REGULAR, None),
+                        };
+                    (*name, column(cql_type, kind, position))
+                })
+                .collect(),
+            Change::Column { name, cql_type, .. } => vec![(name, column(cql_type, REGULAR, None))],
+        }
     }
 }
 
-/// Splits `((a, b), c)\n)` into partition key and clustering columns; a lone `(a)` is the former.
-fn split_key(key: &str) -> (Vec<&str>, Vec<&str>) {
-    let strip = |text| -> Vec<&str> {
-        let words = str::split(text, |letter: char| !letter.is_alphanumeric() && letter != '_');
-        words.filter(|word| !word.is_empty()).collect()
-    };
-    match key.trim_start().strip_prefix("((") {
-        Some(composite) => {
-            let (partition_key, clustering) = composite.split_once(')').unwrap_or((composite, ""));
-            (strip(partition_key), strip(clustering))
-        }
-        None => (strip(key), Vec::new()),
+/// Every table with its columns after `steps`.
+pub(super) fn tables_after<'a>(
+    steps: impl IntoIterator<Item = &'a Step>,
+) -> BTreeMap<&'static str, Columns> {
+    let mut tables: BTreeMap<&'static str, Columns> = BTreeMap::new();
+    for step in steps {
+        let columns = step.columns().into_iter().map(|(name, column)| (name.to_owned(), column));
+        tables.entry(step.table()).or_default().extend(columns);
     }
+    tables
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
     use super::*;
 
     #[test]
-    fn the_steps_are_numbered_as_their_files_and_each_makes_a_table() {
-        for (index, step) in STEPS.iter().enumerate() {
-            assert_eq!(step.number as usize, index + 1);
-            assert_eq!(step.name, format!("{:03}_{}", step.number, step.table()));
-            let statement = step.statement("other");
-            assert!(statement.contains(&format!("IF NOT EXISTS \"other\".{} (", step.table())));
-            assert_eq!(statement.matches(';').count(), 1, "one statement a file");
-            assert!(statement.trim_end().ends_with(");"));
+    fn steps_are_numbered_and_add_to_earlier_tables() {
+        let mut tables: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (number, step) in (1..).zip(STEPS) {
+            assert_eq!(step.number, number);
+            let known = tables.entry(step.table()).or_default();
+            let is_table = matches!(step.change, Change::Table { .. });
+            assert_eq!(known.is_empty(), is_table, "{}", step.name());
+            for (name, _) in step.columns() {
+                assert!(known.insert(name), "{} has {name} already", step.table());
+            }
         }
     }
 
     #[test]
-    fn every_column_of_a_step_is_understood_with_its_place_in_the_key() {
-        let by_user = STEPS[3].columns();
-        assert_eq!(by_user["campaign_id"], "text, partition_key 0");
-        assert_eq!(by_user["user_bucket"], "int, partition_key 1");
-        assert_eq!(by_user["user_id"], "text, clustering 0");
-        assert_eq!(by_user["sequence"], "int, clustering 1");
-        assert_eq!(by_user["digest"], "blob, regular");
-        assert_eq!(by_user.len(), 12);
-        assert_eq!(STEPS[0].columns()["name"], "text, partition_key 0");
-        assert_eq!(STEPS[0].columns()["holder"], "text, regular");
-        assert_eq!(STEPS[5].columns()["partition"], "int, partition_key 0");
+    fn every_part_of_a_key_is_a_column() {
+        for step in STEPS {
+            let Change::Table { columns, partition_key, clustering, .. } = step.change else {
+                continue;
+            };
+            assert!(!partition_key.is_empty(), "{}", step.name());
+            for part in partition_key.iter().chain(clustering) {
+                assert!(columns.iter().any(|(name, _)| name == part), "{}: {part}", step.name());
+            }
+        }
+    }
+
+    /// The files are for people, who can read and run them.
+    #[test]
+    fn the_files_in_cql_say_what_the_steps_do() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cql");
+        for step in STEPS {
+            let path = folder.join(format!("{}.cql", step.name()));
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let is_comment = |line: &&str| line.starts_with("-- ");
+            assert!(
+                text.lines().next().as_ref().is_some_and(is_comment),
+                "{} says why",
+                path.display()
+            );
+            let statement: Vec<_> = text.lines().filter(|line| !is_comment(line)).collect();
+            let expected = step.statement("coupond");
+            let remedy = format!("below its comment, {} has to be:\n{expected}", path.display());
+            assert_eq!(statement.join("\n") + "\n", expected, "{remedy}");
+        }
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), STEPS.len(), "files in cql/");
+    }
+
+    #[test]
+    fn a_table_has_the_columns_of_all_its_steps() {
+        let note = Change::Column { table: "marks", name: "note", cql_type: "text" };
+        let note = Step { number: 10, change: note };
+        let tables = tables_after(STEPS.iter().chain(&[note]));
+        let described = |table: &str, column: &str| tables[table][column].to_string();
+        assert_eq!(described("coupons_by_user", "campaign_id"), "text, partition_key 0");
+        assert_eq!(described("coupons_by_user", "user_bucket"), "int, partition_key 1");
+        assert_eq!(described("coupons_by_user", "user_id"), "text, clustering 0");
+        assert_eq!(described("coupons_by_user", "sequence"), "int, clustering 1");
+        assert_eq!(described("marks", "campaign_id"), "text, partition_key 0");
+        assert_eq!(described("marks", "note"), "text, regular");
+        assert_eq!(tables["marks"].len(), 4);
+        assert_eq!(note.statement("\"k\""), "ALTER TABLE \"k\".marks ADD note text;\n");
+        assert_eq!(note.name(), "010_marks_note");
     }
 }

@@ -3,12 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod minority;
+pub(super) mod schema;
 pub(super) mod spoiled;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashMap, sync::OnceLock};
 
 use async_trait::async_trait;
 use coupond::{
@@ -24,7 +22,7 @@ use coupond::{
     },
     store::{
         CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError, contract,
-        cql::{ConnectError, CqlStore, Refusal, connect},
+        cql::{CqlStore, STEPS, connect},
     },
 };
 use futures_util::{TryStreamExt, future::join_all};
@@ -45,11 +43,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         other_rows_can_be_read_by_plain_cql_with_the_documented_columns,
         a_late_lower_progress_keeps_nothing_of_its_own,
         a_contradiction_outweighs_a_failure,
-        stores_that_connect_at_once_to_an_empty_database_agree,
-        the_schema_is_finished_where_a_node_died_with_the_lock,
-        a_newer_schema_is_refused_with_what_was_found,
-        a_table_with_other_columns_is_refused_column_by_column,
-        a_database_that_is_not_there_is_no_refusal,
         batches_of_the_longest_rows_are_accepted,
         a_row_above_a_hole_is_found_in_the_next_bucket,
         numbers_that_no_column_holds_are_errors,
@@ -337,7 +330,7 @@ async fn other_rows_can_be_read_by_plain_cql_with_the_documented_columns() {
     assert_eq!(listing, [row(&[("campaign_id", text("spring"))])]);
     let layout = scratch.query("SELECT * FROM $layout WHERE name = 'layout'").await;
     assert_eq!(layout[0]["partitions"], int(12));
-    assert_eq!(scratch.query("SELECT step, name FROM $schema_steps").await.len(), 9);
+    assert_eq!(scratch.query("SELECT step, name FROM $schema_steps").await.len(), STEPS.len());
     scratch.drop_keyspace().await;
 }
 
@@ -379,93 +372,6 @@ async fn a_contradiction_outweighs_a_failure() {
         let holds = store.campaign(&id, 72).await.unwrap().holds;
         assert_eq!(holds, [in_force], "after {written:?}");
     }
-}
-
-async fn stores_that_connect_at_once_to_an_empty_database_agree() {
-    let scratch = Scratch::new().await;
-    let config = Arc::new(scratch.config.clone());
-    let nodes = (0..6).map(|number| {
-        let config = Arc::clone(&config);
-        async move {
-            let store = connect(&config).await?;
-            let layout = store.layout(&layout(&format!("instance-{number}"))).await;
-            Ok::<_, ConnectError>((store, layout.unwrap()))
-        }
-    });
-    let nodes: Vec<_> = join_all(nodes.map(tokio::spawn)).await;
-    let nodes: Vec<_> = nodes.into_iter().map(|node| node.unwrap().unwrap()).collect();
-    let in_force = &nodes[0].1;
-    let spring = campaign("spring");
-    for (number, (store, layout)) in (1..).zip(&nodes) {
-        assert_eq!(layout, in_force);
-        store.write(&coupons(&spring, number..=number)).await.unwrap();
-    }
-    for (store, _) in &nodes {
-        assert_eq!(all(store, &spring).await.len(), nodes.len());
-    }
-    let steps = scratch.query("SELECT step FROM $schema_steps").await;
-    assert_eq!(steps.len(), 9);
-    let lock = scratch.query("SELECT holder FROM $layout WHERE name = 'schema lock'").await;
-    assert!(lock.is_empty(), "the lock was given back");
-    scratch.drop_keyspace().await;
-}
-
-async fn the_schema_is_finished_where_a_node_died_with_the_lock() {
-    let (scratch, _) = Scratch::with_store().await;
-    scratch.query("DROP TABLE $marks").await;
-    scratch.query("DELETE FROM $schema_steps WHERE step IN (6, 7, 9)").await;
-    scratch
-        .query(
-            "INSERT INTO $layout (name, holder) VALUES ('schema lock', 'a dead node') \
-             USING TTL 2",
-        )
-        .await;
-    let store = connect(&scratch.config).await.unwrap();
-    let mark = Mark { campaign: campaign("spring"), offset: 1, issued: 1 };
-    store.write(&[Row::Mark(mark)]).await.unwrap();
-    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), 9);
-    scratch.drop_keyspace().await;
-}
-
-async fn a_newer_schema_is_refused_with_what_was_found() {
-    let (scratch, _) = Scratch::with_store().await;
-    scratch.query("INSERT INTO $schema_steps (step, name) VALUES (10, '010_later')").await;
-    let refused = connect(&scratch.config).await.unwrap_err();
-    let keyspace = scratch.config.keyspace.clone();
-    let expected = Refusal::NewerSchema { keyspace, found: 10, known: 9 };
-    assert!(refused.is_refusal());
-    assert!(matches!(refused, ConnectError::Refused(refusal) if refusal == expected));
-    scratch.drop_keyspace().await;
-}
-
-async fn a_table_with_other_columns_is_refused_column_by_column() {
-    let (scratch, _) = Scratch::with_store().await;
-    scratch.query("ALTER TABLE $marks ADD note text").await;
-    let refused = connect(&scratch.config).await.unwrap_err();
-    assert!(refused.is_refusal());
-    let message = refused.to_string();
-    assert!(message.contains("marks is not as coupond makes it: note is text"), "{message}");
-
-    // Also where the table was there before the schema: it is not recorded as made.
-    scratch.query("DROP TABLE $marks").await;
-    scratch.query("DELETE FROM $schema_steps WHERE step = 7").await;
-    scratch.query("CREATE TABLE $marks (campaign_id text PRIMARY KEY, issued text)").await;
-    let message = connect(&scratch.config).await.unwrap_err().to_string();
-    assert!(message.contains("below_offset is missing, expected bigint"), "{message}");
-    assert!(message.contains("issued is text, regular, expected int, regular"), "{message}");
-    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), 8);
-    scratch.drop_keyspace().await;
-}
-
-async fn a_database_that_is_not_there_is_no_refusal() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nodes = vec![nobody.to_string()];
-    let config = CqlConfig { nodes, keyspace: "k".to_owned(), replication_factor: 0 };
-    let error = connect(&config).await.unwrap_err();
-    assert!(!error.is_refusal());
-    assert!(error.to_string().contains(&nobody.to_string()), "{error}");
-    let config = CqlConfig { keyspace: "Not one".to_owned(), ..Scratch::new().await.config };
-    assert!(connect(&config).await.unwrap_err().is_refusal());
 }
 
 async fn batches_of_the_longest_rows_are_accepted() {

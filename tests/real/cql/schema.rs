@@ -1,0 +1,124 @@
+//! The schema on a real CQL database: who makes it, and what is refused.
+
+use std::sync::Arc;
+
+use coupond::{
+    config::CqlConfig,
+    domain::rows::{Mark, Row},
+    store::{
+        CouponStore,
+        cql::{Change, ConnectError, STEPS, Step, connect, connect_with},
+    },
+};
+use futures_util::future::join_all;
+use libtest_mimic::Trial;
+
+use super::{Scratch, all, campaign, coupons, layout, row, text};
+use crate::{engines::Engine, trials};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials!(&[Engine::Cql];
+        stores_that_connect_at_once_agree,
+        the_schema_of_a_node_that_died_is_finished,
+        older_and_newer_stores_share_a_new_column,
+        a_table_with_other_columns_is_refused,
+        a_database_that_is_not_there_is_no_refusal,
+    )
+}
+
+async fn stores_that_connect_at_once_agree() {
+    let scratch = Scratch::new().await;
+    let config = Arc::new(scratch.config.clone());
+    let nodes = (0..6).map(|number| {
+        let config = Arc::clone(&config);
+        async move {
+            let store = connect(&config).await?;
+            let layout = store.layout(&layout(&format!("instance-{number}"))).await;
+            Ok::<_, ConnectError>((store, layout.unwrap()))
+        }
+    });
+    let nodes: Vec<_> = join_all(nodes.map(tokio::spawn)).await;
+    let nodes: Vec<_> = nodes.into_iter().map(|node| node.unwrap().unwrap()).collect();
+    let in_force = &nodes[0].1;
+    let spring = campaign("spring");
+    for (number, (store, layout)) in (1..).zip(&nodes) {
+        assert_eq!(layout, in_force);
+        store.write(&coupons(&spring, number..=number)).await.unwrap();
+    }
+    for (store, _) in &nodes {
+        assert_eq!(all(store, &spring).await.len(), nodes.len());
+    }
+    let steps = scratch.query("SELECT step FROM $schema_steps").await;
+    assert_eq!(steps.len(), STEPS.len());
+    let lock = scratch.query("SELECT holder FROM $layout WHERE name = 'schema lock'").await;
+    assert!(lock.is_empty(), "the lock was given back");
+    scratch.drop_keyspace().await;
+}
+
+async fn the_schema_of_a_node_that_died_is_finished() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("DROP TABLE $marks").await;
+    scratch.query("DELETE FROM $schema_steps WHERE step IN (6, 7, 9)").await;
+    scratch
+        .query(
+            "INSERT INTO $layout (name, holder) VALUES ('schema lock', 'a dead node') \
+             USING TTL 2",
+        )
+        .await;
+    let store = connect(&scratch.config).await.unwrap();
+    let mark = Mark { campaign: campaign("spring"), offset: 1, issued: 1 };
+    store.write(&[Row::Mark(mark)]).await.unwrap();
+    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), STEPS.len());
+    scratch.drop_keyspace().await;
+}
+
+async fn older_and_newer_stores_share_a_new_column() {
+    let (scratch, older) = Scratch::with_store().await;
+    let note = Change::Column { table: "marks", name: "note", cql_type: "text" };
+    let number = STEPS[STEPS.len() - 1].number + 1;
+    let steps = [STEPS, &[Step { number, change: note }]].concat();
+    let of_step = format!("FROM $schema_steps WHERE step = {number}");
+    let newer = (0..3).map(|_| connect_with(&scratch.config, &steps));
+    let newer: Vec<_> = join_all(newer).await.into_iter().map(Result::unwrap).collect();
+    let recorded = scratch.query(&format!("SELECT name {of_step}")).await;
+    assert_eq!(recorded, [row(&[("name", text(&format!("{number:03}_marks_note")))])]);
+    // Where a node died before the step was recorded, the column is there already.
+    scratch.query(&format!("DELETE {of_step}")).await;
+    let again = connect_with(&scratch.config, &steps).await.unwrap();
+    let restarted = connect(&scratch.config).await.unwrap();
+    let stores = newer.into_iter().chain([older, again, restarted]);
+    for (issued, store) in (1..).zip(stores) {
+        let mark = Mark { campaign: campaign("spring"), offset: issued.into(), issued };
+        store.write(&[Row::Mark(mark.clone())]).await.unwrap();
+        assert_eq!(store.campaign(&mark.campaign, 0).await.unwrap().mark, Some(mark));
+    }
+    scratch.query("UPDATE $marks SET note = 'kept' WHERE campaign_id = 'spring'").await;
+    scratch.drop_keyspace().await;
+}
+
+async fn a_table_with_other_columns_is_refused() {
+    let (scratch, _) = Scratch::with_store().await;
+    // The table was there before the schema: the step is not recorded as taken.
+    scratch.query("DROP TABLE $marks").await;
+    scratch.query("DELETE FROM $schema_steps WHERE step = 7").await;
+    scratch.query("CREATE TABLE $marks (campaign_id text PRIMARY KEY, issued text)").await;
+    let refused = connect(&scratch.config).await.unwrap_err();
+    assert!(refused.is_refusal());
+    let message = refused.to_string();
+    assert!(message.contains("marks is not as coupond makes it"), "{message}");
+    assert!(message.contains("below_offset is missing, expected bigint"), "{message}");
+    assert!(message.contains("issued is text, regular, expected int, regular"), "{message}");
+    assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), STEPS.len() - 1);
+    scratch.drop_keyspace().await;
+}
+
+async fn a_database_that_is_not_there_is_no_refusal() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nodes = vec![nobody.to_string()];
+    let config = CqlConfig { nodes, keyspace: "k".to_owned(), replication_factor: 0 };
+    let error = connect(&config).await.unwrap_err();
+    assert!(!error.is_refusal());
+    assert!(error.to_string().contains(&nobody.to_string()), "{error}");
+    let config = CqlConfig { keyspace: "Not one".to_owned(), ..Scratch::new().await.config };
+    assert!(connect(&config).await.unwrap_err().is_refusal());
+}
