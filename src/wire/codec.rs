@@ -126,31 +126,42 @@ impl Codec {
         routing::partition_of(campaign, self.partitions)
     }
 
-    /// The bytes and the partition of `record`.
+    /// Encodes `record`, with its partition.
     #[must_use]
     pub fn encode(&self, record: &Record) -> (Partition, NewRecord) {
-        let value = match record {
-            Record::Request(request) => json(&RequestBody {
-                v: FORMAT,
-                r#type: RequestType::Request,
-                campaign_id: request.campaign.clone(),
-                user_id: request.user.clone(),
-                idempotency_key: request
-                    .idempotency_key
-                    .clone()
-                    .filter(|_| !planted!(KeyNotEncoded)),
-            }),
-            Record::Control(control) => json(&ControlBody {
-                v: FORMAT,
-                campaign_id: control.campaign.clone(),
-                based_on: control.based_on,
-                change: control.change.clone(),
-            }),
+        match record {
+            Record::Request(request) => self.encode_request(request),
+            Record::Control(control) => self.encode_control(control),
+        }
+    }
+
+    /// Encodes a request, with its partition.
+    #[must_use]
+    pub fn encode_request(&self, request: &Request) -> (Partition, NewRecord) {
+        let Request { campaign, user, idempotency_key } = request;
+        let body = RequestBody {
+            v: FORMAT,
+            r#type: RequestType::Request,
+            campaign_id: campaign.clone(),
+            user_id: user.clone(),
+            idempotency_key: idempotency_key.clone().filter(|_| !planted!(KeyNotEncoded)),
         };
-        let campaign = record.campaign().clone();
-        let partition = self.partition_of(&campaign);
+        self.sealed(campaign, json(&body))
+    }
+
+    /// Encodes a control record, with its partition.
+    #[must_use]
+    pub fn encode_control(&self, control: &Control) -> (Partition, NewRecord) {
+        let Control { campaign, based_on, change } = control;
+        let (campaign_id, change) = (campaign.clone(), change.clone());
+        let body = ControlBody { v: FORMAT, campaign_id, based_on: *based_on, change };
+        self.sealed(campaign, json(&body))
+    }
+
+    fn sealed(&self, campaign: &CampaignId, value: Vec<u8>) -> (Partition, NewRecord) {
+        let partition = self.partition_of(campaign);
         let mac = self.mac(partition, campaign.as_str().as_bytes(), &value);
-        (partition, NewRecord { campaign, value, mac })
+        (partition, NewRecord { campaign: campaign.clone(), value, mac })
     }
 
     /// Reads a log record of `partition`. Total: every sequence of bytes comes to something.
