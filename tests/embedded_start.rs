@@ -203,8 +203,7 @@ async fn a_node_without_space_is_not_ready_and_says_why_it_takes_nothing() {
         (503, &HeaderValue::from(10))
     );
     let problem: Value = answer.json().await.expect("JSON");
-    let said = "no more is taken now: free space of the data folder is below \
-                embedded.reserve_bytes";
+    let said = "overloaded: free space of the data folder is below embedded.reserve_bytes";
     assert_eq!(
         (&problem["type"], &problem["detail"]),
         (&json!("/problems/overloaded"), &json!(said))

@@ -10,7 +10,7 @@ use std::{
 
 use super::Node;
 use crate::{
-    api::service::model::{Refused, Service},
+    api::service::{Service, ServiceError},
     config::{Config, Identity, Mode},
     domain::{code::CodeFormat, definition::Terms, ids::CampaignId},
 };
@@ -40,7 +40,7 @@ pub(super) async fn define(service: Arc<dyn Service>) {
     for _ in 0..ATTEMPTS_MAX {
         match service.define(campaign.clone(), terms.clone()).await {
             // With what content is up to whoever defined it.
-            Ok(_) | Err(Refused::AlreadyDefined { .. }) => return,
+            Ok(_) | Err(ServiceError::AlreadyDefined { .. }) => return,
             Err(error) => tracing::debug!(%error, "demo campaign not defined yet"),
         }
         tokio::time::sleep(ATTEMPT_PAUSE).await;

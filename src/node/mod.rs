@@ -31,7 +31,7 @@ use crate::{
     },
     api::{
         http::{self, HttpParts},
-        service::{NodeService, ServiceParts, Space, model::Service},
+        service::{FreeSpaceCheck, NodeService, Service, ServiceParts},
     },
     clock::{SharedClock, SystemClock},
     config::{Config, Mode},
@@ -70,7 +70,7 @@ struct Adapters {
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
     /// Says why the log takes no records for want of space.
-    space: Option<Space>,
+    space: Option<FreeSpaceCheck>,
     instance: Instance,
     future_max_ms: Option<i64>,
     /// Ends what must be ended after everybody has let go of the ports.
@@ -167,7 +167,7 @@ impl Node {
             codec,
             keys,
             layout,
-            space,
+            free_space: space,
             api: config.api.clone(),
             admission: config.admission.clone(),
             actors: directory,

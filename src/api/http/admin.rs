@@ -20,7 +20,7 @@ use super::{
     views::{self, AdminBody, HealthBody},
 };
 use crate::{
-    api::service::model::{Command, Service},
+    api::service::{ControlVerb, Service},
     domain::{definition::Terms, ids::CampaignId},
 };
 
@@ -46,15 +46,15 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     let router = Router::new()
         .route("/admin/campaigns", get(list))
         .route("/admin/campaigns/{campaign_id}", get(show).put(define).patch(amend))
-        .route("/admin/campaigns/{campaign_id}/pause", post(pause))
-        .route("/admin/campaigns/{campaign_id}/resume", post(resume))
-        .route("/admin/campaigns/{campaign_id}/close", post(close))
-        .route("/admin/campaigns/{campaign_id}/release", post(release))
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .with_state(Arc::clone(&state));
-    super::with_fallbacks(router).layer(middleware::from_fn_with_state(state, guard))
+        .route("/health/ready", get(ready));
+    let router = ControlVerb::ALL.into_iter().fold(router, |router, verb| {
+        let path = format!("/admin/campaigns/{{campaign_id}}/{}", verb.name());
+        router.route(&path, post(move |state, path, request| control(verb, state, path, request)))
+    });
+    let router = super::with_fallbacks(router.with_state(Arc::clone(&state)));
+    router.layer(middleware::from_fn_with_state(state, guard))
 }
 
 /// Rights come first, before existence and shape (INV-11): without the token even an unknown path
@@ -111,42 +111,22 @@ async fn amend(
     let amendment = body::read_json(&head.headers, body).await;
     let amendment = public::no_query(&head.uri).and(amendment);
     match amendment.and_then(|body| definition::amendment(&body)) {
-        Ok(amendment) => command(&state, &campaign, Command::Amend(amendment)).await,
+        Ok(amendment) => {
+            let view = state.service.amend(&campaign, amendment).await?;
+            Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+        }
         Err(problem) => Err(unless_unknown(&state, &campaign, problem).await),
     }
 }
 
-async fn pause(
-    State(state): State<Arc<AdminState>>,
-    path: PathOf<String>,
-    request: Request,
-) -> Result<Response, Problem> {
-    command(&state, &bare(&state, path, request).await?, Command::Pause).await
-}
-
-async fn resume(
-    State(state): State<Arc<AdminState>>,
-    path: PathOf<String>,
-    request: Request,
-) -> Result<Response, Problem> {
-    command(&state, &bare(&state, path, request).await?, Command::Resume).await
-}
-
-async fn close(
-    State(state): State<Arc<AdminState>>,
-    path: PathOf<String>,
-    request: Request,
-) -> Result<Response, Problem> {
-    command(&state, &bare(&state, path, request).await?, Command::Close).await
-}
-
-async fn release(
+async fn control(
+    verb: ControlVerb,
     State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
     let campaign = bare(&state, path, request).await?;
-    let view = state.service.release(&campaign).await?;
+    let view = state.service.control(&campaign, verb).await?;
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
@@ -173,15 +153,6 @@ async fn unless_unknown(state: &AdminState, campaign: &CampaignId, fault: Proble
         Ok(_) => fault,
         Err(refused) => refused.into(),
     }
-}
-
-async fn command(
-    state: &AdminState,
-    campaign: &CampaignId,
-    command: Command,
-) -> Result<Response, Problem> {
-    let view = state.service.command(campaign, command).await?;
-    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {

@@ -28,7 +28,7 @@ use axum::{
 use self::problem::{Kind, Problem};
 pub use self::server::{CONNECTIONS_MAX, serve};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
-use super::service::model::Service;
+use super::service::Service;
 use crate::config::ApiConfig;
 
 /// Renders every metric as Prometheus text.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::views::{self, NO_STORE};
 use crate::{
-    api::service::model::{NotReady, Refused},
+    api::service::{NotReady, ServiceError},
     domain::{decision::Reason, definition::Fault},
 };
 
@@ -282,36 +282,38 @@ impl Problem {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
+impl From<ServiceError> for Problem {
+    fn from(refused: ServiceError) -> Self {
         let detail = refused.to_string();
         match refused {
-            Refused::UnknownCampaign => unknown_campaign(),
-            Refused::UnknownRequest => unknown_request(),
-            Refused::Certain(Reason::Closed) => Self::new(Kind::Closed, detail),
-            Refused::Certain(Reason::Paused) => Self::new(Kind::Paused, detail),
-            Refused::Certain(Reason::NotOpenYet) => Self::new(Kind::NotOpenYet, detail),
-            Refused::Certain(Reason::SoldOut) => Self::new(Kind::SoldOut, detail),
-            Refused::UserRate { retry_after } => {
+            ServiceError::UnknownCampaign => unknown_campaign(),
+            ServiceError::UnknownRequest => unknown_request(),
+            ServiceError::CertainRejection(Reason::Closed) => Self::new(Kind::Closed, detail),
+            ServiceError::CertainRejection(Reason::Paused) => Self::new(Kind::Paused, detail),
+            ServiceError::CertainRejection(Reason::NotOpenYet) => {
+                Self::new(Kind::NotOpenYet, detail)
+            }
+            ServiceError::CertainRejection(Reason::SoldOut) => Self::new(Kind::SoldOut, detail),
+            ServiceError::UserRateLimited { retry_after } => {
                 Self::new(Kind::TooManyRequests, detail).retry_after(retry_after)
             }
-            Refused::Overloaded { retry_after, .. } => {
+            ServiceError::Overloaded { retry_after, .. } => {
                 Self::new(Kind::Overloaded, detail).retry_after(retry_after)
             }
-            Refused::Halted { .. } => Self::new(Kind::Halted, detail),
-            Refused::Unknown { .. } => Self::new(
+            ServiceError::Halted { .. } => Self::new(Kind::Halted, detail),
+            ServiceError::OutcomeUnknown { .. } => Self::new(
                 Kind::OutcomeUnknown,
                 format!("{detail}; send it again, with the same Idempotency-Key if it had one"),
             ),
-            Refused::Unavailable { .. } => Self::new(Kind::Unavailable, detail),
-            Refused::AlreadyDefined { differing } => already_defined(&detail, &differing),
-            Refused::QuotaBelowIssued { issued } => {
+            ServiceError::Unavailable { .. } => Self::new(Kind::Unavailable, detail),
+            ServiceError::AlreadyDefined { differing } => already_defined(&detail, &differing),
+            ServiceError::QuotaBelowIssued { issued } => {
                 let mut problem = Self::new(Kind::QuotaBelowIssued, detail);
                 problem.0.issued = Some(issued);
                 problem
             }
-            Refused::ClosedForEver => Self::new(Kind::Closed, detail),
-            Refused::Invalid(faults) => {
+            ServiceError::CampaignClosed => Self::new(Kind::Closed, detail),
+            ServiceError::Invalid(faults) => {
                 Self::invalid(faults.into_iter().map(FieldFault::from).collect())
             }
         }

@@ -19,7 +19,7 @@ use super::{
     views::{self, CampaignBody, CampaignsBody, CouponBody, CouponsBody, RequestBody},
 };
 use crate::{
-    api::service::model::{FoundStatus, Service},
+    api::service::{RequestStatus, Service},
     domain::{
         ids::{CampaignId, UserId},
         record::Request as IssueRequest,
@@ -162,11 +162,11 @@ async fn find(
     }
     let pending = RequestBody::pending(&request_id, &found.campaign, &found.user);
     match &found.status {
-        FoundStatus::Final(answer) => {
+        RequestStatus::Decided(answer) => {
             let decided = pending.decided(answer).ok_or_else(no_request)?;
             Ok(views::json(StatusCode::OK, &decided))
         }
-        FoundStatus::Pending { queue_ahead } => {
+        RequestStatus::Pending { queue_ahead } => {
             let mut response = views::json(StatusCode::ACCEPTED, &pending.behind(*queue_ahead));
             response.headers_mut().insert(header::RETRY_AFTER, PENDING_RETRY);
             Ok(response)

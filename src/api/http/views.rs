@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::times::Rfc3339;
 use crate::{
-    api::service::model::{AdminView, CampaignView},
+    api::service::{AdminView, CampaignView},
     domain::{
         answer::{Answer, CouponFace},
         ids::{CampaignId, Offset, Position, Sequence, UserId},

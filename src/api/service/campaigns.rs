@@ -1,20 +1,17 @@
-//! What the node knows of campaigns: one read of the store at a time for each, shared by all who
-//! wait for it, and the latest states kept within a bound.
+//! Campaign snapshots: a bounded cache of them, and one load per campaign at a time, shared by all
+//! callers that wait for it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
 };
 
-use tokio::sync::{Semaphore, watch};
-
 use super::{
-    Failure, NodeClock, STORE_TIMEOUT, chain,
-    model::Refused,
-    partitions::Partitions,
-    tasks::{Tasks, lock},
-    waiters::Waiters,
+    NodeClock, ReadError, STORE_TIMEOUT, chain, interface::ServiceError, partitions::Partitions,
+    tasks::Tasks, waiters::Waiters,
 };
 use crate::{
     answer::{
@@ -34,44 +31,45 @@ use crate::{
     wire::codec::Codec,
 };
 
-/// Campaigns whose state is kept: the 10,000 that a node is built for, and room; about 1 KiB each.
+/// Snapshots in the cache: the 10,000 campaigns that a node is sized for, and room to spare. One
+/// takes about 1 KiB.
 const CAMPAIGNS_MAX: usize = 16_384;
 
-/// Latest definition versions kept of one campaign; older positions are answered by a read.
+/// Latest definition versions kept in a cached snapshot. Older positions are answered by a load.
 const VERSIONS_KEPT_MAX: usize = 64;
 
-/// Campaigns that are read, or wait for it, at once; more are refused.
-const FLIGHTS_MAX: usize = 1_024;
+/// Loads queued or running at once. Further loads fail with [`ReadError::TooManyLoads`].
+const LOADS_MAX: usize = 1_024;
 
-/// Campaigns that are read at the same time: enough to hide a round trip, few enough that the
-/// owner's writes go on.
+/// Loads that read the store at the same time: enough to hide a round trip, few enough that the
+/// owner's writes are not held up.
 const READS_MAX: usize = 32;
 
-/// How long a request of a campaign that was idle or shut waits to be answered by its present
-/// state. After that it goes to the log, which always knows.
-const PRESENT_WAIT: Duration = Duration::from_millis(100);
+/// How long a request to an idle or shut campaign waits for a current snapshot. After that the
+/// request goes to the log, which always knows.
+const CURRENT_SNAPSHOT_WAIT: Duration = Duration::from_millis(100);
 
-/// What one read of a campaign gave.
+/// The rows of one campaign, as one read found them.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
-    /// Its state.
+pub(super) struct CampaignSnapshot {
+    /// State and definition versions.
     pub(super) edge: AdmissionView,
-    /// The terms of its first definition, if it has one.
+    /// The terms of the first definition, if there is one.
     pub(super) first: Option<Terms>,
-    /// Its holds that are not closed, by `from`.
+    /// Holds that are not closed, by `from`.
     pub(super) holds: Vec<Hold>,
 }
 
-impl Known {
-    /// The hold that quarantines the campaign, if any.
+impl CampaignSnapshot {
+    /// Returns the hold that quarantines the campaign, if any.
     pub(super) fn quarantine(&self) -> Option<&Hold> {
         self.holds.first()
     }
 
-    /// Refuses what a quarantined campaign does not do.
-    pub(super) fn refuse_quarantined(&self) -> Result<(), Refused> {
+    /// Fails if the campaign is quarantined.
+    pub(super) fn refuse_quarantined(&self) -> Result<(), ServiceError> {
         match self.quarantine() {
-            Some(hold) => Err(Refused::Halted {
+            Some(hold) => Err(ServiceError::Halted {
                 reason: format!("the campaign is quarantined: {}", hold.reason),
             }),
             None => Ok(()),
@@ -79,24 +77,28 @@ impl Known {
     }
 }
 
-/// A finished read; `None`: there is no such campaign.
-pub(super) type ReadResult = Result<Option<Arc<Known>>, Failure>;
+/// The result of a load. `None`: there is no such campaign.
+pub(super) type LoadResult = Result<Option<Arc<CampaignSnapshot>>, ReadError>;
 
 #[derive(Debug, Clone)]
-enum Flight {
+enum LoadState {
     Queued,
     Reading,
-    Done(ReadResult),
+    Done(LoadResult),
 }
 
-struct Kept {
-    known: Arc<Known>,
+/// A load in flight, shared by all callers that wait for it.
+type Load = watch::Receiver<LoadState>;
+
+struct CachedSnapshot {
+    snapshot: Arc<CampaignSnapshot>,
+    /// When the latest load of this campaign was asked for or failed.
     tried_at: Moment,
 }
 
 struct State {
-    kept: Recent<CampaignId, Kept>,
-    flights: BTreeMap<CampaignId, watch::Receiver<Flight>>,
+    cache: Recent<CampaignId, CachedSnapshot>,
+    loads: BTreeMap<CampaignId, Load>,
 }
 
 /// What [`Campaigns`] works with.
@@ -110,7 +112,7 @@ pub(super) struct Parts {
     pub(super) tasks: Arc<Tasks>,
 }
 
-/// The campaigns that this node knows.
+/// The campaigns that this node has looked at.
 pub(super) struct Campaigns {
     parts: Parts,
     reads: Semaphore,
@@ -119,139 +121,146 @@ pub(super) struct Campaigns {
 
 impl Campaigns {
     pub(super) fn new(parts: Parts) -> Self {
-        let state = State { kept: Recent::new(CAMPAIGNS_MAX), flights: BTreeMap::new() };
+        let state = State { cache: Recent::new(CAMPAIGNS_MAX), loads: BTreeMap::new() };
         Self { parts, reads: Semaphore::new(READS_MAX), state: Mutex::new(state) }
     }
 
-    /// The state kept of `campaign`, however old.
-    pub(super) fn kept(&self, campaign: &CampaignId) -> Option<Arc<Known>> {
-        lock(&self.state).kept.get(campaign).map(|kept| kept.known.clone())
+    /// Returns the cached snapshot of any age.
+    pub(super) fn cached(&self, campaign: &CampaignId) -> Option<Arc<CampaignSnapshot>> {
+        self.state.lock().cache.get(campaign).map(|cached| cached.snapshot.clone())
     }
 
-    /// The state kept of `campaign` if it is young enough to refuse by and to show.
-    pub(super) fn fresh(&self, campaign: &CampaignId) -> Option<Arc<Known>> {
-        self.kept(campaign).filter(|known| known.edge.is_fresh(self.parts.clock.now()))
+    /// Returns the cached snapshot if it is young enough to refuse requests by and to show.
+    pub(super) fn fresh(&self, campaign: &CampaignId) -> Option<Arc<CampaignSnapshot>> {
+        self.cached(campaign).filter(|snapshot| snapshot.edge.is_fresh(self.parts.clock.now()))
     }
 
-    /// The state by which a request is admitted. Under traffic it costs no read: one task reads
-    /// the campaign once a second, and requests in between go by what is kept, or to the log. A
-    /// campaign that was idle, or that issued nothing when it was last looked at, is read first, if
-    /// the store answers quickly; an unknown one is read in any case.
-    pub(super) async fn for_issue(self: &Arc<Self>, campaign: &CampaignId) -> ReadResult {
+    /// Returns the snapshot by which a request is admitted.
+    ///
+    /// Under traffic this costs no read: one task loads the campaign once a second, and requests
+    /// in between use the cache. An idle campaign, or one that issued nothing at the last look, is
+    /// loaded first if the store answers quickly. An unknown campaign is always loaded.
+    pub(super) async fn for_issue(self: &Arc<Self>, campaign: &CampaignId) -> LoadResult {
         let now = self.parts.clock.now();
-        let Some((known, tried_at)) = self.kept_with_try(campaign) else {
-            return self.known_to_store(campaign).await;
+        let Some((cached, tried_at)) = self.cached_with_try(campaign) else {
+            return self.exists(campaign).await;
         };
-        if known.edge.is_fresh(now) {
-            return Ok(Some(known));
+        if cached.edge.is_fresh(now) {
+            return Ok(Some(cached));
         }
-        let tried = now.saturating_sub(tried_at) <= EDGE_AGE_MAX;
-        let flight = match tried {
-            true => lock(&self.state).flights.get(campaign).cloned(),
-            false => self.join(campaign).ok().map(|(flight, _)| flight),
+        // At most one load a second: while the store is away, each request would start another.
+        let tried_lately = now.saturating_sub(tried_at) <= EDGE_AGE_MAX;
+        let load = match tried_lately {
+            true => self.state.lock().loads.get(campaign).cloned(),
+            false => self.join_load(campaign).ok().map(|(load, _)| load),
         };
-        let idle = known.edge.age(now) > 2 * EDGE_AGE_MAX;
-        let figures = known.edge.figures(self.parts.clock.wall());
+        // A stale snapshot refuses nothing, so a request to a campaign under traffic goes to the
+        // log without waiting. A lone request to a shut campaign would also cost a log record, and
+        // each one after it; those wait a moment for the load.
+        let idle = cached.edge.age(now) > 2 * EDGE_AGE_MAX;
+        let figures = cached.edge.figures(self.parts.clock.wall());
         let shut = figures.is_some_and(|figures| figures.state != CampaignState::Open);
-        let Some(flight) = flight.filter(|_| idle || shut) else { return Ok(Some(known)) };
-        match tokio::time::timeout(PRESENT_WAIT, landed(flight)).await {
-            Ok(Ok(Some(read))) => Ok(Some(read)),
-            _ => Ok(Some(known)),
+        let Some(load) = load.filter(|_| idle || shut) else { return Ok(Some(cached)) };
+        match timeout(CURRENT_SNAPSHOT_WAIT, finished(load)).await {
+            Ok(Ok(Some(loaded))) => Ok(Some(loaded)),
+            _ => Ok(Some(cached)),
         }
     }
 
-    /// The state of `campaign` for a view: at most a second old.
-    pub(super) async fn for_view(self: &Arc<Self>, campaign: &CampaignId) -> ReadResult {
+    /// Returns a snapshot at most one second old.
+    pub(super) async fn for_view(self: &Arc<Self>, campaign: &CampaignId) -> LoadResult {
         match self.fresh(campaign) {
-            Some(known) => Ok(Some(known)),
-            None => self.known_to_store(campaign).await,
+            Some(snapshot) => Ok(Some(snapshot)),
+            None => self.exists(campaign).await,
         }
     }
 
-    /// A state whose read began after this call.
-    pub(super) async fn now(self: &Arc<Self>, campaign: &CampaignId) -> ReadResult {
-        let (flight, begun) = self.join(campaign)?;
-        let result = landed(flight).await;
-        if !begun {
+    /// Returns a snapshot whose read began after this call.
+    pub(super) async fn current(self: &Arc<Self>, campaign: &CampaignId) -> LoadResult {
+        let (load, was_reading) = self.join_load(campaign)?;
+        let result = finished(load).await;
+        if !was_reading {
             return result;
         }
-        // Whoever flies now took off after the flight that was under way at the call had landed.
-        landed(self.join(campaign)?.0).await
+        // Any load in flight now started after the one we awaited, hence after this call.
+        finished(self.join_load(campaign)?.0).await
     }
 
-    /// Whether the store knows `campaign`: a read under way may say yes; only one that began
-    /// after this call may say no.
-    async fn known_to_store(self: &Arc<Self>, campaign: &CampaignId) -> ReadResult {
-        let (flight, begun) = self.join(campaign)?;
-        match landed(flight).await {
-            Ok(Some(known)) => Ok(Some(known)),
-            result if !begun => result,
-            _ => landed(self.join(campaign)?.0).await,
+    /// Returns a snapshot if the store has the campaign. A load in flight may answer yes, but only
+    /// a read that began after this call may answer no: the definition could have been written
+    /// since the earlier read.
+    async fn exists(self: &Arc<Self>, campaign: &CampaignId) -> LoadResult {
+        let (load, was_reading) = self.join_load(campaign)?;
+        match finished(load).await {
+            Ok(Some(snapshot)) => Ok(Some(snapshot)),
+            result if !was_reading => result,
+            _ => finished(self.join_load(campaign)?.0).await,
         }
     }
 
-    /// A state for a listing: what is kept if it is young enough, otherwise a read of its own
-    /// that is not kept, so that a listing does not push out what traffic uses.
-    pub(super) async fn for_listing(&self, campaign: &CampaignId) -> ReadResult {
-        if let Some(known) = self.fresh(campaign) {
-            return Ok(Some(known));
+    /// Returns a snapshot for a listing. A listing does not fill the cache: a thousand campaigns
+    /// would evict those under traffic.
+    pub(super) async fn for_listing(&self, campaign: &CampaignId) -> LoadResult {
+        if let Some(snapshot) = self.fresh(campaign) {
+            return Ok(Some(snapshot));
         }
         let _permit = self.reads.acquire().await;
         self.read(campaign).await
     }
 
-    fn kept_with_try(&self, campaign: &CampaignId) -> Option<(Arc<Known>, Moment)> {
-        let mut state = lock(&self.state);
-        state.kept.get(campaign).map(|kept| (kept.known.clone(), kept.tried_at))
+    fn cached_with_try(&self, campaign: &CampaignId) -> Option<(Arc<CampaignSnapshot>, Moment)> {
+        let mut state = self.state.lock();
+        state.cache.get(campaign).map(|cached| (cached.snapshot.clone(), cached.tried_at))
     }
 
-    /// Joins the read of `campaign` that is under way, or begins one; also tells whether it had
-    /// begun to read already.
-    fn join(
-        self: &Arc<Self>,
-        campaign: &CampaignId,
-    ) -> Result<(watch::Receiver<Flight>, bool), Failure> {
-        let mut state = lock(&self.state);
-        if let Some(flight) = state.flights.get(campaign) {
-            let begun = !matches!(*flight.borrow(), Flight::Queued);
-            return Ok((flight.clone(), begun));
+    /// Joins the load of `campaign` in flight, or starts one. The second value says whether the
+    /// joined load was already reading the store.
+    fn join_load(self: &Arc<Self>, campaign: &CampaignId) -> Result<(Load, bool), ReadError> {
+        let mut state = self.state.lock();
+        if let Some(load) = state.loads.get(campaign) {
+            let was_reading = !matches!(*load.borrow(), LoadState::Queued);
+            return Ok((load.clone(), was_reading));
         }
-        if state.flights.len() >= FLIGHTS_MAX {
-            return Err(Failure::Crowded);
+        if state.loads.len() >= LOADS_MAX {
+            return Err(ReadError::TooManyLoads);
         }
-        let (progress, flight) = watch::channel(Flight::Queued);
-        state.flights.insert(campaign.clone(), flight.clone());
-        if let Some(kept) = state.kept.get(campaign) {
-            kept.tried_at = self.parts.clock.now();
+        let (progress, load) = watch::channel(LoadState::Queued);
+        state.loads.insert(campaign.clone(), load.clone());
+        if let Some(cached) = state.cache.get(campaign) {
+            cached.tried_at = self.parts.clock.now();
         }
         drop(state);
-        let ending = Ending { campaigns: self.clone(), campaign: campaign.clone() };
-        self.parts.tasks.once("read a campaign", async move {
-            let campaigns = ending.campaigns.clone();
-            let campaign = ending.campaign.clone();
+        let entry = LoadEntry { campaigns: self.clone(), campaign: campaign.clone() };
+        self.parts.tasks.once("load a campaign", async move {
+            let campaigns = entry.campaigns.clone();
+            let campaign = entry.campaign.clone();
             let _permit = campaigns.reads.acquire().await;
-            progress.send_replace(Flight::Reading);
+            progress.send_replace(LoadState::Reading);
             let result = campaigns.read(&campaign).await;
-            let result = campaigns.keep(&campaign, result);
-            // The flight is off the waiters before it lands: whoever joins later gets another.
-            drop(ending);
-            progress.send_replace(Flight::Done(result));
+            let result = campaigns.store_result(&campaign, result);
+            // Removed before waiters are woken: a waiter that needs a later read must not join
+            // this one again.
+            drop(entry);
+            progress.send_replace(LoadState::Done(result));
         });
-        Ok((flight, false))
+        Ok((load, false))
     }
 
-    fn keep(&self, campaign: &CampaignId, result: ReadResult) -> ReadResult {
-        let mut state = lock(&self.state);
-        let before = state.kept.get(campaign);
-        let Ok(read) = result else {
+    /// Puts a loaded snapshot into the cache, unless definition versions have vanished since the
+    /// previous load.
+    fn store_result(&self, campaign: &CampaignId, result: LoadResult) -> LoadResult {
+        let mut state = self.state.lock();
+        let before = state.cache.get(campaign);
+        let Ok(loaded) = result else {
             let now = self.parts.clock.now();
-            before.into_iter().for_each(|kept| kept.tried_at = now);
+            before.into_iter().for_each(|cached| cached.tried_at = now);
             return result;
         };
+        // Versions are never deleted: fewer than before means that the store lost rows (INV-12).
         let vanished = before.as_ref().is_some_and(|before| {
-            let before = &before.known.edge;
-            match &read {
-                Some(read) => read.edge.lost_versions(before),
+            let before = &before.snapshot.edge;
+            match &loaded {
+                Some(loaded) => loaded.edge.lost_versions(before),
                 None => before.latest().is_some(),
             }
         });
@@ -259,28 +268,28 @@ impl Campaigns {
             metrics::violation(Invariant::StopRatherThanLie);
             tracing::error!(%campaign, "definition versions vanished from the store");
             let reason = format!("definition versions of {campaign} vanished from the store");
-            return Err(Failure::Contradiction(reason));
+            return Err(ReadError::Contradiction(reason));
         }
-        if let Some(read) = &read {
-            let tried_at = read.edge.read_at;
-            let kept = Kept { known: shortened(read), tried_at };
-            state.kept.insert(campaign.clone(), kept);
+        if let Some(loaded) = &loaded {
+            let tried_at = loaded.edge.read_at;
+            let cached = CachedSnapshot { snapshot: shortened(loaded), tried_at };
+            state.cache.insert(campaign.clone(), cached);
         }
-        Ok(read)
+        Ok(loaded)
     }
 
-    /// Reads progress, then holds, mark and versions.
-    async fn read(&self, campaign: &CampaignId) -> ReadResult {
+    /// Reads progress, then holds, mark and versions, in this order: what is settled by an earlier
+    /// progress has its rows in a later read, never the other way round.
+    async fn read(&self, campaign: &CampaignId) -> LoadResult {
         let Parts { store, codec, keys, clock, waiters, partitions, .. } = &self.parts;
         let read_at = clock.now();
         let partition = codec.partition_of(campaign);
         let progress = partitions.progress(&*partitions.read(partition).await?);
         let stored_below = waiters.watermark(partition).unwrap_or(0).max(progress);
-        let answer = tokio::time::timeout(STORE_TIMEOUT, store.campaign(campaign, partition)).await;
-        let rows = match answer {
+        let rows = match timeout(STORE_TIMEOUT, store.campaign(campaign, partition)).await {
             Ok(Ok(rows)) => rows,
-            Ok(Err(error)) => return Err(Failure::Store(chain(&error))),
-            Err(_) => return Err(Failure::Store(format!("reading {campaign} took too long"))),
+            Ok(Err(error)) => return Err(ReadError::Store(chain(&error))),
+            Err(_) => return Err(ReadError::timed_out(format!("reading campaign {campaign}"))),
         };
         let in_force = rows.holds.iter().filter(|hold| hold.is_in_force());
         let mut holds: Vec<Hold> = in_force.cloned().collect();
@@ -288,60 +297,60 @@ impl Campaigns {
         match AdmissionView::of_rows(read_at, (stored_below, progress), campaign, rows, keys) {
             Ok(edge) => {
                 let first = edge.versions.first().map(|version| version.definition.terms.clone());
-                Ok(Some(Arc::new(Known { edge, first, holds })))
+                Ok(Some(Arc::new(CampaignSnapshot { edge, first, holds })))
             }
             Err(Unusable::Unknown) => Ok(None),
             Err(Unusable::Altered(offset)) => Err(altered(campaign, offset)),
         }
     }
 
-    /// Definition versions among which is the one in effect at `offset`, a settled position.
-    pub(super) async fn known_at(
-        self: &Arc<Self>,
-        campaign: &CampaignId,
-        offset: Offset,
-    ) -> ReadResult {
-        match self.kept(campaign) {
-            Some(known) if known.edge.knows_version_at(offset) => Ok(Some(known)),
-            _ => self.now(campaign).await,
+    /// Returns a snapshot that has the definition version in effect at `offset`, a settled
+    /// position.
+    pub(super) async fn at(self: &Arc<Self>, campaign: &CampaignId, offset: Offset) -> LoadResult {
+        match self.cached(campaign) {
+            Some(snapshot) if snapshot.edge.knows_version_at(offset) => Ok(Some(snapshot)),
+            _ => self.current(campaign).await,
         }
     }
 }
 
-/// Takes its flight off the waiters, also when the read panics or is ended.
-struct Ending {
+/// Removes a load from the loads in flight when dropped, also when the load panics or is
+/// cancelled: otherwise later callers would join a load that never ends.
+struct LoadEntry {
     campaigns: Arc<Campaigns>,
     campaign: CampaignId,
 }
 
-impl Drop for Ending {
+impl Drop for LoadEntry {
     fn drop(&mut self) {
-        lock(&self.campaigns.state).flights.remove(&self.campaign);
+        self.campaigns.state.lock().loads.remove(&self.campaign);
     }
 }
 
-async fn landed(mut flight: watch::Receiver<Flight>) -> ReadResult {
-    let done = flight.wait_for(|flight| matches!(flight, Flight::Done(_))).await;
+/// Waits for the result of a load.
+async fn finished(mut load: Load) -> LoadResult {
+    let done = load.wait_for(|state| matches!(state, LoadState::Done(_))).await;
     match done.as_deref() {
-        Ok(Flight::Done(result)) => result.clone(),
-        _ => Err(Failure::Store("the read was ended".to_owned())),
+        Ok(LoadState::Done(result)) => result.clone(),
+        _ => Err(ReadError::Store("the read was cancelled".to_owned())),
     }
 }
 
-/// `known` with no more versions than are kept.
-fn shortened(known: &Arc<Known>) -> Arc<Known> {
-    let spare = known.edge.versions.len().saturating_sub(VERSIONS_KEPT_MAX);
+/// Drops all but the latest [`VERSIONS_KEPT_MAX`] versions of a snapshot.
+fn shortened(snapshot: &Arc<CampaignSnapshot>) -> Arc<CampaignSnapshot> {
+    let spare = snapshot.edge.versions.len().saturating_sub(VERSIONS_KEPT_MAX);
     if spare == 0 {
-        return known.clone();
+        return snapshot.clone();
     }
-    let mut shorter = Known::clone(known);
+    let mut shorter = CampaignSnapshot::clone(snapshot);
     shorter.edge.versions.drain(..spare);
     Arc::new(shorter)
 }
 
-/// A definition version that this node would decide by is not what was written.
-fn altered(campaign: &CampaignId, offset: Offset) -> Failure {
+/// Reports a version row whose digest does not match.
+fn altered(campaign: &CampaignId, offset: Offset) -> ReadError {
     metrics::violation(Invariant::StopRatherThanLie);
-    tracing::error!(%campaign, offset, "a definition version is not what was written");
-    Failure::Contradiction(format!("the definition version of {campaign} at {offset} was changed"))
+    tracing::error!(%campaign, offset, "definition version does not match its digest");
+    let reason = format!("the definition version of {campaign} at {offset} was altered");
+    ReadError::Contradiction(reason)
 }

@@ -1,79 +1,79 @@
-//! Answering a request id, on any node, after any restart, for ever.
+//! Looks up requests by id: on any node, after any restart.
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
     NodeService,
-    decided::{Decided, Wanted},
-    model::{Found, FoundStatus, Refused},
+    interface::{FindRequests, RequestStatus, RequestView, ServiceError},
+    wait::{Awaited, WaitEnd},
 };
 use crate::{
     answer::request_id::RequestContent,
     domain::{answer::Answer, ids::Position},
 };
 
-impl NodeService {
-    /// Answers `request_id`, waiting up to `wait` for its decision.
-    pub(super) async fn answer_id(
-        &self,
-        request_id: &str,
-        wait: Duration,
-    ) -> Result<Found, Refused> {
+#[async_trait]
+impl FindRequests for NodeService {
+    async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError> {
         let until = Instant::now() + wait;
-        let content = self.ids.open(request_id).ok_or(Refused::UnknownRequest)?;
+        let content = self.ids.open(request_id).ok_or(ServiceError::UnknownRequest)?;
         let Position { log_epoch, partition, .. } = content.position;
-        // Of another life of the log, or sealed under a layout that this is not.
+        // Sealed under another log epoch or another layout: the position names another record.
         if log_epoch != self.log_epoch || self.codec.partition_of(&content.campaign) != partition {
-            return Err(Refused::UnknownRequest);
+            return Err(ServiceError::UnknownRequest);
         }
         let status = match self.final_answer(&content, wait, until).await? {
-            Some(answer) => FoundStatus::Final(answer),
-            None => FoundStatus::Pending { queue_ahead: self.queue_ahead(&content).await },
+            Some(answer) => RequestStatus::Decided(answer),
+            None => RequestStatus::Pending { queue_ahead: self.queue_ahead(&content).await },
         };
         let RequestContent { campaign, user, .. } = content;
-        Ok(Found { campaign, user, status })
+        Ok(RequestView { campaign, user, status })
     }
+}
 
+impl NodeService {
     async fn final_answer(
         &self,
         content: &RequestContent,
         wait: Duration,
         until: Instant,
-    ) -> Result<Option<Answer>, Refused> {
-        let wanted = Wanted::Request(content);
+    ) -> Result<Option<Answer>, ServiceError> {
+        let awaited = Awaited::Request(content);
         if !wait.is_zero() {
-            match self.decided(wanted, until).await? {
-                Decided::Answer(answer) => return Ok(Some(answer)),
-                Decided::NotYet => return Ok(None),
-                Decided::NoPlace => {}
+            match self.wait_for_decision(awaited, until).await? {
+                WaitEnd::Decided(answer) => return Ok(Some(answer)),
+                WaitEnd::TimedOut => return Ok(None),
+                WaitEnd::NoWaiterFree => {}
             }
         }
         let Position { partition, offset, .. } = content.position;
-        if let Some(told) = self.waiters.decision(partition, offset) {
-            return self.answer_told(wanted, &told).map(Some);
+        if let Some(heard) = self.waiters.decision(partition, offset) {
+            return self.heard(awaited, &heard).map(Some);
         }
-        // Above the watermark of an owner who is heard of there is nothing to read: a queue of
-        // pollers must not take the store from the owner who works it off.
+        // Above the watermark of a live owner there are no rows to read. Without this check, a
+        // long queue of polling clients would compete with the owner for the store.
         let watermark = self.waiters.watermark(partition);
-        let to_come = watermark.is_some_and(|watermark| offset >= watermark);
-        if to_come && self.waiters.is_followed() && !self.waiters.is_silent(partition) {
+        let undecided = watermark.is_some_and(|watermark| offset >= watermark);
+        if undecided && self.waiters.is_followed() && !self.waiters.is_silent(partition) {
             return Ok(None);
         }
-        self.ask_store(wanted, true).await
+        self.ask_store(awaited, true).await
     }
 
-    /// Records before a pending one that are not settled yet, as far as this node knows.
+    /// Counts the records before a pending one that are not decided yet, as far as this node
+    /// knows.
     async fn queue_ahead(&self, content: &RequestContent) -> u64 {
         let Position { partition, offset, .. } = content.position;
-        let from = match self.waiters.watermark(partition) {
+        let decided_below = match self.waiters.watermark(partition) {
             Some(watermark) => watermark,
             None => match self.partitions.read(partition).await {
                 Ok(rows) => self.partitions.progress(&rows),
                 Err(_) => 0,
             },
         };
-        offset.saturating_sub(from)
+        offset.saturating_sub(decided_below)
     }
 }

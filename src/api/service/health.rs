@@ -1,134 +1,135 @@
-//! What of the node is not ready.
+//! The readiness of the node.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
-    NodeClock, STORE_TIMEOUT, Space, chain, model::NotReady, tasks::lock, waiters::Waiters,
+    FreeSpaceCheck, NodeClock, NodeService, STORE_TIMEOUT, chain,
+    interface::{NotReady, ReportHealth},
 };
 use crate::{answer::Moment, domain::ids::Partition, log::RequestLog, store::CouponStore};
 
-/// How often log and store are asked for a sign of life.
+/// How often log and store are probed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// Silence of a partition's owner after which no node is ready any more. Longer than another takes
-/// to take over: until then requests are taken and wait, and with every node unready at once a load
-/// balancer would have nowhere to send them.
+/// Silence of a partition's owner after which the node is not ready. Longer than a takeover: until
+/// then requests are appended and wait. Every node hears the same owners, so a shorter time would
+/// make all nodes unready at once and leave a load balancer without a target.
 const UNOWNED_AFTER: Duration = Duration::from_secs(15);
 
-/// Time without an answer after which a part counts as not answering.
+/// Time without an answer after which log or store is not ready.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 
-#[derive(Debug, Default)]
-struct Answering {
-    answered_at: Option<Moment>,
-    failure: Option<String>,
+impl ReportHealth for NodeService {
+    fn not_ready(&self) -> Vec<NotReady> {
+        let mut parts = self.health.not_ready();
+        if !self.waiters.is_followed() {
+            let reason = "the feed is not followed".to_owned();
+            parts.push(NotReady { part: "decision_feed", reason });
+        }
+        let silent = self.waiters.silent(UNOWNED_AFTER);
+        if !silent.is_empty() {
+            let numbers: Vec<String> = silent.iter().map(Partition::to_string).collect();
+            let (seconds, numbers) = (UNOWNED_AFTER.as_secs(), numbers.join(", "));
+            let reason = format!("no message of the owner for {seconds} s: partition {numbers}");
+            parts.push(NotReady { part: "partitions", reason });
+        }
+        parts
+    }
 }
 
-/// Looks after log and store.
+/// The latest probes of log, store and free space.
 pub(super) struct Health {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
-    space: Option<Space>,
+    free_space: Option<FreeSpaceCheck>,
     clock: NodeClock,
     partitions: u32,
-    log_answering: Mutex<Answering>,
-    store_answering: Mutex<Answering>,
-    /// Why the log takes no records, if so.
-    full: Mutex<Option<String>>,
+    log_probe: Mutex<Probe>,
+    store_probe: Mutex<Probe>,
+    /// Why the log takes no records, if free space is short.
+    space_short: Mutex<Option<String>>,
+}
+
+/// The latest answer of a part, and why the latest probe failed.
+#[derive(Debug, Default)]
+struct Probe {
+    answered_at: Option<Moment>,
+    failure: Option<String>,
 }
 
 impl Health {
     pub(super) fn new(
         log: Arc<dyn RequestLog>,
         store: Arc<dyn CouponStore>,
-        space: Option<Space>,
+        free_space: Option<FreeSpaceCheck>,
         clock: NodeClock,
         partitions: u32,
     ) -> Self {
-        let (log_answering, store_answering, full) = Default::default();
-        Self { log, store, space, clock, partitions, log_answering, store_answering, full }
+        let (log_probe, store_probe, space_short) = Default::default();
+        Self { log, store, free_space, clock, partitions, log_probe, store_probe, space_short }
     }
 
-    /// Asks log and store for one partition after the other, once a second; never returns.
+    /// Probes log and store once a second, one partition after another. Never returns.
     pub(super) async fn probe(self: Arc<Self>) {
         let mut ticks = interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for partition in (0..self.partitions.max(1)).cycle() {
             ticks.tick().await;
             let (log, store) = (self.probe_log(partition), self.probe_store(partition));
+            // A disk that hangs in the space check also stops the probes of log and store, so both
+            // become silent and the node unready: embedded, they are on that disk.
             tokio::join!(log, store, self.probe_space());
         }
     }
 
     async fn probe_log(&self, partition: Partition) {
-        let failure = match timeout(STORE_TIMEOUT, self.log.bounds(partition)).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(chain(&error)),
-            Err(_) => Some(format!("no answer within {} s", STORE_TIMEOUT.as_secs())),
-        };
-        self.note(&self.log_answering, failure);
+        let result = timeout(STORE_TIMEOUT, self.log.bounds(partition)).await;
+        self.record(&self.log_probe, result.map(|answer| answer.map_err(|error| chain(&error))));
     }
 
     async fn probe_store(&self, partition: Partition) {
-        let failure = match timeout(STORE_TIMEOUT, self.store.partition(partition)).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(chain(&error)),
+        let result = timeout(STORE_TIMEOUT, self.store.partition(partition)).await;
+        self.record(&self.store_probe, result.map(|answer| answer.map_err(|error| chain(&error))));
+    }
+
+    async fn probe_space(&self) {
+        let Some(check) = self.free_space.clone() else { return };
+        if let Ok(short) = tokio::task::spawn_blocking(move || check()).await {
+            *self.space_short.lock() = short;
+        }
+    }
+
+    fn record<T, E>(&self, probe: &Mutex<Probe>, result: Result<Result<T, String>, E>) {
+        let mut probe = probe.lock();
+        probe.failure = match result {
+            Ok(Ok(_)) => {
+                probe.answered_at = Some(self.clock.now());
+                None
+            }
+            Ok(Err(failure)) => Some(failure),
             Err(_) => Some(format!("no answer within {} s", STORE_TIMEOUT.as_secs())),
         };
-        self.note(&self.store_answering, failure);
     }
 
-    /// Waits for as long as the disk does: then log and store are asked no more, and count as not
-    /// answering.
-    async fn probe_space(&self) {
-        let Some(space) = self.space.clone() else { return };
-        if let Ok(full) = tokio::task::spawn_blocking(move || space()).await {
-            *lock(&self.full) = full;
-        }
+    fn not_ready(&self) -> Vec<NotReady> {
+        let space_short =
+            || Some(NotReady { part: "request_log", reason: self.space_short.lock().clone()? });
+        let log = self.silent("request_log", &self.log_probe).or_else(space_short);
+        let store = self.silent("coupon_store", &self.store_probe);
+        log.into_iter().chain(store).collect()
     }
 
-    fn note(&self, answering: &Mutex<Answering>, failure: Option<String>) {
-        let mut answering = lock(answering);
-        if failure.is_none() {
-            answering.answered_at = Some(self.clock.now());
-        }
-        answering.failure = failure;
-    }
-
-    /// What is not ready; empty when the node can do its work.
-    pub(super) fn not_ready(&self, waiters: &Waiters) -> Vec<NotReady> {
-        let mut parts = Vec::new();
-        let full = || Some(NotReady { part: "request_log", reason: lock(&self.full).clone()? });
-        parts.extend(self.silent("request_log", &self.log_answering).or_else(full));
-        parts.extend(self.silent("coupon_store", &self.store_answering));
-        if !waiters.is_followed() {
-            let reason = "it is not followed".to_owned();
-            parts.push(NotReady { part: "decision_feed", reason });
-        }
-        let silent = waiters.silent(UNOWNED_AFTER);
-        if !silent.is_empty() {
-            let numbers: Vec<String> = silent.iter().map(Partition::to_string).collect();
-            let seconds = UNOWNED_AFTER.as_secs();
-            let numbers = numbers.join(", ");
-            let reason = format!("no owner heard of for {seconds} s of: {numbers}");
-            parts.push(NotReady { part: "partitions", reason });
-        }
-        parts
-    }
-
-    fn silent(&self, part: &'static str, answering: &Mutex<Answering>) -> Option<NotReady> {
-        let answering = lock(answering);
+    fn silent(&self, part: &'static str, probe: &Mutex<Probe>) -> Option<NotReady> {
+        let probe = probe.lock();
         let now = self.clock.now();
-        let lately = |at: Moment| now.saturating_sub(at) <= SILENT_AFTER;
-        if answering.answered_at.is_some_and(lately) {
+        // One failed probe is no silence: a slow second must not take a node out of balancing.
+        if probe.answered_at.is_some_and(|at| now.saturating_sub(at) <= SILENT_AFTER) {
             return None;
         }
-        let reason = answering.failure.clone().unwrap_or_else(|| "it has not answered".to_owned());
+        let reason = probe.failure.clone().unwrap_or_else(|| "no answer yet".to_owned());
         Some(NotReady { part, reason })
     }
 }

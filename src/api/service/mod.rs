@@ -1,49 +1,44 @@
-//! What an API node does: admits requests, appends them, waits for decisions, and answers any
-//! request id, from the feed or from the store. A shell around `answer`, which is pure.
+//! The application service of a node: admits and appends requests, waits for their decisions, and
+//! answers request ids from the feed or from the store. A shell around `answer`, which is pure.
 //!
-//! Waiters wakes waiters · campaigns and partitions share reads of the store · issue, find, views
-//! and admin are the calls · health tells what is not ready.
+//! `interface` declares the calls; `issue`, `find`, `show`, `change` and `health` implement one
+//! trait each. `wait` and `waiters` wait for decisions. `campaigns` and `partitions` share reads of
+//! the store between callers.
 
-mod admin;
 mod campaigns;
-mod decided;
+mod change;
 mod find;
 mod health;
+mod interface;
 mod issue;
-pub mod model;
 mod partitions;
+mod show;
 mod tasks;
-mod views;
+mod wait;
 mod waiters;
 
 use std::{
     error::Error,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+pub use self::interface::{
+    AdminView, CampaignState, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
+    IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView, Service,
+    ServiceError, ShowCampaigns,
+};
 use self::{
-    campaigns::Campaigns,
-    health::Health,
-    model::{AdminView, CampaignView, Command, Found, NotReady, Refused, Service, Taken},
-    partitions::Partitions,
-    tasks::Tasks,
-    waiters::Waiters,
+    campaigns::Campaigns, health::Health, partitions::Partitions, tasks::Tasks, waiters::Waiters,
 };
 use crate::{
     answer::{Moment, rate::RateTable, request_id::RequestIds},
     clock::SharedClock,
     config::{AdmissionConfig, ApiConfig},
-    domain::{
-        answer::CouponFace,
-        definition::Terms,
-        ids::{CampaignId, Timestamp, UserId},
-        keys::Keys,
-        record::Request,
-    },
+    domain::{ids::Timestamp, keys::Keys},
     feed::DecisionFeed,
     log::RequestLog,
     partition::actor_view::ActorViews,
@@ -52,24 +47,24 @@ use crate::{
     wire::codec::Codec,
 };
 
-/// Longest that one read of the store may take before it counts as failed: below the 5 s in which
-/// the admin listener answers.
+/// Longest read of the store. Shorter than the 5 s in which the admin listener answers, so that an
+/// admin call can report the failed read.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads of coupons at once: after lost feed messages every waiter asks the store, and the
-/// owner's writes must not wait behind them.
+/// Reads of coupons at once. After a gap in the feed every waiter reads the store; the owner's
+/// writes must not queue behind them.
 const COUPON_READS_MAX: usize = 64;
 
-/// Admin calls at once; each may hold a waiter's place beside the clients'.
+/// Admin calls at once. Each may hold a reserved waiter's place.
 const ADMIN_CALLS_MAX: usize = 64;
 
-/// Tables over which users are spread, so that two requests rarely meet at one lock.
+/// Tables of the user rate limit. Several, so that requests rarely contend for one lock.
 const RATE_TABLES: usize = 16;
 
-/// Says why no record is taken for want of space, if so. Asks the disk, which may take its time.
-pub type Space = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+/// Returns why the log takes no records, if free space is short. Blocks on the disk.
+pub type FreeSpaceCheck = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
-/// Everything that a service is made of.
+/// What a [`NodeService`] is built from.
 pub struct ServiceParts {
     /// The request log.
     pub log: Arc<dyn RequestLog>,
@@ -77,25 +72,25 @@ pub struct ServiceParts {
     pub store: Arc<dyn CouponStore>,
     /// The decision feed.
     pub feed: Arc<dyn DecisionFeed>,
-    /// Encodes records; knows the partition of a campaign.
+    /// Encodes records and routes campaigns to partitions.
     pub codec: Codec,
     /// The instance's keys.
     pub keys: Arc<Keys>,
     /// The layout in force.
     pub layout: Layout,
-    /// `api.*`
+    /// The settings under `api`.
     pub api: ApiConfig,
-    /// `admission.*`
+    /// The settings under `admission`.
     pub admission: AdmissionConfig,
-    /// Says why the log takes no records for want of space, where that can be.
-    pub space: Option<Space>,
-    /// This node's actors.
+    /// Checks free space, where the log is on this node's disk.
+    pub free_space: Option<FreeSpaceCheck>,
+    /// The actors of this node.
     pub actors: Arc<dyn ActorViews>,
-    /// Time.
+    /// The clock of this node.
     pub clock: SharedClock,
 }
 
-/// The service of a node: the one implementation of [`Service`] that serves.
+/// The implementation of [`Service`] on the ports of a node.
 pub struct NodeService {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
@@ -120,11 +115,11 @@ pub struct NodeService {
 }
 
 impl NodeService {
-    /// A service that does nothing by itself until [`Self::start`].
+    /// Builds a service. Its background tasks run after [`Self::start`].
     #[must_use]
     pub fn new(parts: ServiceParts) -> Self {
         let ServiceParts { log, store, feed, codec, keys, layout, .. } = parts;
-        let ServiceParts { api, admission, space, actors, clock, .. } = parts;
+        let ServiceParts { api, admission, free_space, actors, clock, .. } = parts;
         let clock = NodeClock { started: clock.instant(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
         let tasks = Arc::new(Tasks::default());
@@ -147,7 +142,13 @@ impl NodeService {
             appends: Semaphore::new(admission.inflight_max.min(Semaphore::MAX_PERMITS)),
             coupon_reads: Semaphore::new(COUPON_READS_MAX),
             admin_calls: Semaphore::new(ADMIN_CALLS_MAX),
-            health: Arc::new(Health::new(log.clone(), store.clone(), space, clock.clone(), count)),
+            health: Arc::new(Health::new(
+                log.clone(),
+                store.clone(),
+                free_space,
+                clock.clone(),
+                count,
+            )),
             log,
             store,
             feed,
@@ -165,9 +166,8 @@ impl NodeService {
         }
     }
 
-    /// Follows the feed and looks after log and store, until the service is shut down or dropped.
-    /// Both tasks start again after a panic, and what they don't do meanwhile
-    /// [`Service::not_ready`] tells. To be called once, within a tokio runtime.
+    /// Starts following the feed and probing log and store, until the service is shut down or
+    /// dropped. Both tasks are restarted after a panic. Call this once, within a tokio runtime.
     pub fn start(&self) {
         let (waiters, feed) = (self.waiters.clone(), self.feed.clone());
         self.tasks.keep("follow the decision feed", move || waiters.clone().follow(feed.clone()));
@@ -175,74 +175,14 @@ impl NodeService {
         self.tasks.keep("probe log and store", move || health.clone().probe());
     }
 
-    /// Ends what [`Self::start`] began and every read under way. Whoever waits for a decision is
-    /// told at once that it is pending.
+    /// Ends the background tasks and all reads in flight. Calls that wait for a decision return
+    /// "pending" at once.
     pub async fn shut_down(&self) {
         self.tasks.end().await;
     }
 }
 
-#[async_trait]
-impl Service for NodeService {
-    async fn issue(&self, request: Request, wait: Option<Duration>) -> Result<Taken, Refused> {
-        self.take(request, wait.unwrap_or_default()).await
-    }
-
-    async fn find(&self, request_id: &str, wait: Duration) -> Result<Found, Refused> {
-        self.answer_id(request_id, wait).await
-    }
-
-    async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, Refused> {
-        self.view(campaign).await
-    }
-
-    async fn campaigns(
-        &self,
-        after: Option<&CampaignId>,
-        limit: usize,
-    ) -> Result<Vec<CampaignView>, Refused> {
-        self.listing(after, limit).await
-    }
-
-    async fn coupons_of(
-        &self,
-        campaign: &CampaignId,
-        user: &UserId,
-    ) -> Result<Vec<CouponFace>, Refused> {
-        self.faces_of(campaign, user).await
-    }
-
-    async fn define(
-        &self,
-        campaign: CampaignId,
-        terms: Terms,
-    ) -> Result<(bool, CampaignView), Refused> {
-        self.define_within(campaign, terms).await
-    }
-
-    async fn command(
-        &self,
-        campaign: &CampaignId,
-        command: Command,
-    ) -> Result<CampaignView, Refused> {
-        self.command_within(campaign, command).await
-    }
-
-    async fn release(&self, campaign: &CampaignId) -> Result<CampaignView, Refused> {
-        self.release_within(campaign).await
-    }
-
-    async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, Refused> {
-        let view = self.view_now(campaign).await?;
-        Ok(AdminView { view, actor: self.actors.view(campaign) })
-    }
-
-    fn not_ready(&self) -> Vec<NotReady> {
-        self.health.not_ready(&self.waiters)
-    }
-}
-
-/// The node's clock, counting from when its service was made.
+/// The clock of the node. Moments count from the start of the service.
 #[derive(Clone)]
 struct NodeClock {
     clock: SharedClock,
@@ -265,31 +205,38 @@ impl std::fmt::Debug for NodeClock {
     }
 }
 
-/// Why a read gave nothing; shared by all who waited for it.
+/// Why a read failed. Shared by all callers that waited for the read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Failure {
+enum ReadError {
     /// The store did not answer.
     Store(String),
-    /// What it answered can't be.
+    /// The rows contradict each other or their digests.
     Contradiction(String),
-    /// Too many reads are under way.
-    Crowded,
+    /// Too many loads of campaigns are in flight.
+    TooManyLoads,
 }
 
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Store(detail) => Self::Unavailable { detail },
-            Failure::Contradiction(reason) => Self::Halted { reason },
-            Failure::Crowded => Self::Overloaded {
-                detail: "too many reads of campaigns are under way".to_owned(),
+impl ReadError {
+    /// A read that took longer than [`STORE_TIMEOUT`].
+    fn timed_out(read: String) -> Self {
+        Self::Store(format!("{read} took longer than {} s", STORE_TIMEOUT.as_secs()))
+    }
+}
+
+impl From<ReadError> for ServiceError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(detail) => Self::Unavailable { detail },
+            ReadError::Contradiction(reason) => Self::Halted { reason },
+            ReadError::TooManyLoads => Self::Overloaded {
+                detail: "too many reads of campaigns are in flight".to_owned(),
                 retry_after: issue::RETRY_AFTER,
             },
         }
     }
 }
 
-/// An error with its causes, as one line.
+/// Formats an error with its causes on one line.
 fn chain(error: &dyn Error) -> String {
     Chain(error).to_string()
 }

@@ -1,10 +1,10 @@
-//! Progress and holds of partitions, read once for all who ask within a moment.
+//! Progress and holds of partitions: one read serves all callers within a short time.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
-use super::{Failure, NodeClock, STORE_TIMEOUT, chain};
+use super::{NodeClock, ReadError, STORE_TIMEOUT, chain};
 use crate::{
     answer::{Moment, rows},
     domain::{
@@ -14,13 +14,14 @@ use crate::{
     store::CouponStore,
 };
 
-/// Oldest read that is shared: no older than durable progress trails its watermark anyway.
+/// Oldest read that is shared. Durable progress trails its watermark by as much, so an answer is
+/// not delayed further.
 const SHARED_FOR: Duration = Duration::from_millis(100);
 
-/// One read: when it began, and what it gave.
-type Read = (Moment, Result<Arc<PartitionRows>, Failure>);
+/// When a read began, and its result.
+type Read = (Moment, Result<Arc<PartitionRows>, ReadError>);
 
-/// Reads of every partition of the layout.
+/// The latest read of every partition of the layout.
 pub(super) struct Partitions {
     store: Arc<dyn CouponStore>,
     clock: NodeClock,
@@ -39,40 +40,38 @@ impl Partitions {
         Self { store, clock, log_epoch, reads }
     }
 
-    /// Progress, then holds of `partition`, from a read that began at most [`SHARED_FOR`] before
-    /// this call. Whoever waits for a slow read shares the next one, and a failed read is shared
-    /// too: a store that does not answer is not asked by everybody in turn.
-    pub(super) async fn read(&self, partition: Partition) -> Result<Arc<PartitionRows>, Failure> {
+    /// Returns progress and holds of `partition` from a read that began at most [`SHARED_FOR`]
+    /// before this call.
+    pub(super) async fn read(&self, partition: Partition) -> Result<Arc<PartitionRows>, ReadError> {
         let Some(read) = self.reads.get(partition as usize) else {
             return Ok(Arc::default());
         };
+        // Taken before the lock: callers that queue behind a slow read then share the next one.
         let asked = self.clock.now();
         let mut read = read.lock().await;
+        // A failed read is shared too. Otherwise each caller in the queue would wait for its own
+        // timeout, one after another.
         if let Some((began, rows)) = &*read
             && asked.saturating_sub(*began) <= SHARED_FOR
         {
             return rows.clone();
         }
         let began = self.clock.now();
-        let answer = tokio::time::timeout(STORE_TIMEOUT, self.store.partition(partition)).await;
-        let rows = match answer {
+        let rows = match timeout(STORE_TIMEOUT, self.store.partition(partition)).await {
             Ok(Ok(rows)) => Ok(Arc::new(rows)),
-            Ok(Err(error)) => Err(Failure::Store(chain(&error))),
-            Err(_) => {
-                let detail = format!("reading partition {partition} took too long");
-                Err(Failure::Store(detail))
-            }
+            Ok(Err(error)) => Err(ReadError::Store(chain(&error))),
+            Err(_) => Err(ReadError::timed_out(format!("reading partition {partition}"))),
         };
         *read = Some((began, rows.clone()));
         rows
     }
 
-    /// The first offset of the partition that is not settled, by durable progress.
+    /// Returns the first offset of the partition that is not settled.
     pub(super) fn progress(&self, rows: &PartitionRows) -> Offset {
         rows::progress(rows, self.log_epoch)
     }
 
-    /// Whether the position of `campaign` at `offset` is settled.
+    /// Whether `offset` is settled for `campaign`.
     pub(super) fn is_settled(
         &self,
         rows: &PartitionRows,

@@ -1,13 +1,18 @@
-//! Who waits for which decision: the shell around the feed follower.
+//! The waiters of this node, and the task that follows the decision feed for them. A shell around
+//! [`Follower`], which is pure.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{NodeClock, tasks::lock};
+use super::{NodeClock, chain};
 use crate::{
     answer::{
         Moment,
@@ -28,7 +33,7 @@ use crate::{
 const FOLLOW_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const FOLLOW_AGAIN_AFTER_MAX: Duration = Duration::from_secs(5);
 
-/// A decision as the feed brought it; shares the message.
+/// A decision heard over the feed. Shares its message with the message's other decisions.
 #[derive(Debug, Clone)]
 pub(super) struct HeardDecision {
     message: Arc<FeedMessage>,
@@ -36,75 +41,76 @@ pub(super) struct HeardDecision {
 }
 
 impl HeardDecision {
-    /// The decision.
-    pub(super) fn settled(&self) -> &FeedDecision {
+    pub(super) fn decision(&self) -> &FeedDecision {
         &self.message.decisions[self.index]
     }
 }
 
 impl PartialEq for HeardDecision {
     fn eq(&self, other: &Self) -> bool {
-        self.settled() == other.settled()
+        self.decision() == other.decision()
     }
 }
 
-/// What a waiter is told.
+/// What wakes a waiter.
 #[derive(Debug)]
 pub(super) enum Signal {
-    /// Its decision.
-    HeardDecision(HeardDecision),
-    /// That the feed may have lost it.
+    /// The decision arrived.
+    Decided(HeardDecision),
+    /// The feed may have lost the decision.
     AskStore,
 }
 
+/// Holds the latest signal of a waiter. Only the latest counts: a decision follows `AskStore`, never
+/// the other way round.
 #[derive(Debug, Default)]
-struct Cell {
+struct SignalSlot {
     signal: Mutex<Option<Signal>>,
     changed: Notify,
 }
 
-impl Cell {
+impl SignalSlot {
     fn set(&self, signal: Signal) {
-        *lock(&self.signal) = Some(signal);
+        *self.signal.lock() = Some(signal);
         self.changed.notify_one();
     }
 }
 
-/// What came of asking for a waiter's place.
+/// The result of registering a waiter.
 #[derive(Debug)]
-pub(super) enum Waiting {
-    /// The decision is known already.
+pub(super) enum Registration {
+    /// The decision is already known.
     Known(HeardDecision),
-    /// A place, and whether the store must be asked at once.
-    At(Waiter, bool),
+    /// The waiter, and whether the store must be asked at once.
+    Waiting(Waiter, bool),
     /// No place is free.
     Full,
 }
 
-/// A waiter's place; dropping it frees the place.
+/// A registered waiter. Dropping it frees its place.
 #[derive(Debug)]
 pub(super) struct Waiter {
     waiters: Arc<Waiters>,
     place: Place,
-    cell: Arc<Cell>,
+    slot: Arc<SignalSlot>,
 }
 
 impl Waiter {
     /// Waits for the next signal. Cancel-safe.
     pub(super) async fn signal(&self) -> Signal {
         loop {
-            if let Some(signal) = lock(&self.cell.signal).take() {
+            if let Some(signal) = self.slot.signal.lock().take() {
                 return signal;
             }
-            self.cell.changed.notified().await;
+            self.slot.changed.notified().await;
         }
     }
 
-    /// Waits for the decision alone. Cancel-safe.
-    pub(super) async fn told(&self) -> HeardDecision {
+    /// Waits for the decision and ignores other signals. Cancel-safe.
+    pub(super) async fn decision(&self) -> HeardDecision {
         loop {
-            if let Signal::HeardDecision(told) = self.signal().await {
-                return told;
+            if let Signal::Decided(heard) = self.signal().await {
+                return heard;
             }
         }
     }
@@ -112,17 +118,17 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut follower = lock(&self.waiters.follower);
+        let mut follower = self.waiters.follower.lock();
         follower.leave(self.place);
         metrics::waiters(follower.waiters());
     }
 }
 
-/// The feed follower of this node.
+/// The feed follower of this node, and its waiters.
 #[derive(Debug)]
 pub(super) struct Waiters {
-    follower: Mutex<Follower<HeardDecision, Arc<Cell>>>,
-    followed: std::sync::atomic::AtomicBool,
+    follower: Mutex<Follower<HeardDecision, Arc<SignalSlot>>>,
+    followed: AtomicBool,
     clock: NodeClock,
     log_epoch: u32,
 }
@@ -132,13 +138,13 @@ impl Waiters {
         let limits = Limits { decisions: RECENT_DECISIONS_MAX, waiters };
         Self {
             follower: Mutex::new(Follower::new(partitions, limits)),
-            followed: std::sync::atomic::AtomicBool::new(false),
+            followed: AtomicBool::new(false),
             clock,
             log_epoch,
         }
     }
 
-    /// Follows `feed` until it ends, again and again with growing pauses; never returns.
+    /// Follows `feed`, again and again with growing pauses. Never returns.
     pub(super) async fn follow(self: Arc<Self>, feed: Arc<dyn DecisionFeed>) {
         let mut pause = FOLLOW_AGAIN_AFTER;
         loop {
@@ -146,7 +152,8 @@ impl Waiters {
                 Ok(mut events) => {
                     pause = FOLLOW_AGAIN_AFTER;
                     let _followed = Followed::new(&self);
-                    // Whatever was sent before this moment is lost on this node.
+                    // Messages published before this moment never reach this node: waiters that
+                    // registered earlier have to ask the store.
                     self.step(FeedEvent::Gap);
                     while let Some(event) = events.recv().await {
                         self.step(event);
@@ -154,8 +161,8 @@ impl Waiters {
                     tracing::warn!("decision feed ended, following it again");
                 }
                 Err(error) => {
-                    let error = super::chain(&error);
-                    tracing::warn!(error, "decision feed can't be followed, trying again");
+                    let error = chain(&error);
+                    tracing::warn!(error, "decision feed cannot be followed, trying again");
                 }
             }
             tokio::time::sleep(pause).await;
@@ -165,21 +172,23 @@ impl Waiters {
 
     /// Whether the feed is followed now.
     pub(super) fn is_followed(&self) -> bool {
-        self.followed.load(std::sync::atomic::Ordering::Relaxed)
+        self.followed.load(Ordering::Relaxed)
     }
 
     fn step(&self, event: FeedEvent) {
         let event = match event {
             FeedEvent::Gap => Event::Gap,
             FeedEvent::Message(message) if message.log_epoch == self.log_epoch => {
-                Event::Message(read(&message))
+                Event::Message(follower_message(&message))
             }
+            // Offsets of another log epoch name other records.
             FeedEvent::Message(_) => return,
         };
         let now = self.clock.now();
-        let mut follower = lock(&self.follower);
+        let mut follower = self.follower.lock();
         let effects = follower.step(now, event);
         let waiters = follower.waiters();
+        // Released before waiters are woken: each of them takes this lock to leave its place.
         drop(follower);
         if effects.is_empty() {
             return;
@@ -187,84 +196,92 @@ impl Waiters {
         metrics::waiters(waiters);
         for effect in effects {
             match effect {
-                Effect::Tell(cell, told) => cell.set(Signal::HeardDecision(told)),
-                Effect::AskStore(cell) => cell.set(Signal::AskStore),
+                Effect::Tell(slot, heard) => slot.set(Signal::Decided(heard)),
+                Effect::AskStore(slot) => slot.set(Signal::AskStore),
                 Effect::Took(latency) => metrics::issue_latency(latency),
                 Effect::Contradiction { partition, offset } => {
                     metrics::violation(Invariant::FinalAnswer);
-                    tracing::error!(partition, offset, "the feed told two decisions of a position");
+                    tracing::error!(partition, offset, "feed sent two decisions for one position");
                 }
             }
         }
     }
 
-    /// Asks for a place; `reserved` places are beside those of clients.
-    pub(super) fn wait_for(
+    /// Registers a waiter for a position. `reserved` places do not count against those of clients.
+    pub(super) fn register(
         self: &Arc<Self>,
         partition: Partition,
         offset: Offset,
         reserved: bool,
-    ) -> Waiting {
-        let cell = Arc::new(Cell::default());
-        let mut follower = lock(&self.follower);
-        match follower.register(partition, offset, cell.clone(), reserved) {
-            Registered::Known(told) => Waiting::Known(told),
-            Registered::Full => Waiting::Full,
+    ) -> Registration {
+        let slot = Arc::new(SignalSlot::default());
+        let mut follower = self.follower.lock();
+        match follower.register(partition, offset, slot.clone(), reserved) {
+            Registered::Known(heard) => Registration::Known(heard),
+            Registered::Full => Registration::Full,
             Registered::Waiting { place, ask_store } => {
                 metrics::waiters(follower.waiters());
-                Waiting::At(Waiter { waiters: self.clone(), place, cell }, ask_store)
+                Registration::Waiting(Waiter { waiters: self.clone(), place, slot }, ask_store)
             }
         }
     }
 
-    /// The decision of a position, if this node remembers it.
+    /// Returns the decision of a position, if this node remembers it.
     pub(super) fn decision(&self, partition: Partition, offset: Offset) -> Option<HeardDecision> {
-        lock(&self.follower).decision(partition, offset).cloned()
+        self.follower.lock().decision(partition, offset).cloned()
     }
 
-    /// The watermark of a partition, if its owner was ever heard of.
+    /// Returns the watermark of a partition, if its owner was ever heard of.
     pub(super) fn watermark(&self, partition: Partition) -> Option<Offset> {
-        lock(&self.follower).watermark(partition)
+        self.follower.lock().watermark(partition)
     }
 
-    /// Whether the owner of a partition has not been heard of lately.
+    /// Whether the owner of a partition has been silent for
+    /// [`OWNER_SILENT_AFTER`](crate::answer::follower::OWNER_SILENT_AFTER).
     pub(super) fn is_silent(&self, partition: Partition) -> bool {
-        lock(&self.follower).is_silent(self.clock.now(), partition)
+        self.follower.lock().is_silent(self.clock.now(), partition)
     }
 
-    /// Partitions whose owner has not been heard of for longer than `within`, or never.
+    /// Lists the partitions whose owner has been silent for longer than `within`.
     pub(super) fn silent(&self, within: Duration) -> Vec<Partition> {
         let now = self.clock.now();
-        let follower = lock(&self.follower);
+        let follower = self.follower.lock();
         let silent = |partition: &Partition| follower.is_silent_for(now, *partition, within);
         follower.partitions().filter(silent).collect()
     }
 
-    /// Why a partition is halted, if it is, and how many of its records wait for a decision.
-    pub(super) fn admission(&self, partition: Partition) -> (Option<String>, u64) {
-        let follower = lock(&self.follower);
-        let halted = follower.halted(self.clock.now(), partition).map(str::to_owned);
-        (halted, follower.lag(partition))
+    /// Returns the number of records of a partition that wait for a decision.
+    ///
+    /// # Errors
+    /// The reason, if the partition is halted.
+    pub(super) fn lag(&self, partition: Partition) -> Result<u64, String> {
+        let follower = self.follower.lock();
+        match follower.halted(self.clock.now(), partition) {
+            Some(reason) => Err(reason.to_owned()),
+            None => Ok(follower.lag(partition)),
+        }
     }
 
-    /// Measures how long a request takes that was received at `received`.
+    /// Measures the latency of a request that was received at `received`, once it is decided.
     pub(super) fn measure(&self, partition: Partition, offset: Offset, received: Moment) {
         let now = self.clock.now();
-        let took = lock(&self.follower).measure(now, partition, offset, received);
+        let took = self.follower.lock().measure(now, partition, offset, received);
         took.into_iter().for_each(metrics::issue_latency);
     }
 
-    /// Takes in an acknowledged append; `known` is the watermark before it was sent.
+    /// Records an acknowledged append. `known` is the watermark that was known before the append
+    /// was sent.
     ///
     /// # Errors
-    /// Why the partition is halted on this node from now on.
+    /// The reason why this node treats the partition as halted from now on: the append landed
+    /// below `known`, so the log lost its tail.
     pub(super) fn acknowledged(
         &self,
         partition: Partition,
         offset: Offset,
         known: Option<Offset>,
     ) -> Result<(), String> {
-        let result = lock(&self.follower).acknowledged(partition, offset, known);
+        let result = self.follower.lock().acknowledged(partition, offset, known);
         if let Err(reason) = &result {
             metrics::violation(Invariant::StopRatherThanLie);
             tracing::error!(partition, offset, reason, "partition halted on this node");
@@ -272,16 +289,16 @@ impl Waiters {
         result
     }
 
-    /// Waiters now.
+    /// Returns the number of waiters.
     #[cfg(test)]
     pub(super) fn waiters(&self) -> usize {
-        lock(&self.follower).waiters()
+        self.follower.lock().waiters()
     }
 }
 
-fn read(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
-    let told = |(index, settled): (usize, &FeedDecision)| {
-        (settled.offset, HeardDecision { message: message.clone(), index })
+fn follower_message(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
+    let heard = |(index, decision): (usize, &FeedDecision)| {
+        (decision.offset, HeardDecision { message: message.clone(), index })
     };
     Message {
         partition: message.partition,
@@ -289,22 +306,22 @@ fn read(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
         to: message.to,
         end: message.end,
         halted: message.halted.clone(),
-        decisions: message.decisions.iter().enumerate().map(told).collect(),
+        decisions: message.decisions.iter().enumerate().map(heard).collect(),
     }
 }
 
-/// Says that the feed is followed, until it is dropped.
+/// Marks the feed as followed until dropped, also when the following task panics.
 struct Followed<'a>(&'a Waiters);
 
 impl<'a> Followed<'a> {
     fn new(waiters: &'a Waiters) -> Self {
-        waiters.followed.store(true, std::sync::atomic::Ordering::Relaxed);
+        waiters.followed.store(true, Ordering::Relaxed);
         Self(waiters)
     }
 }
 
 impl Drop for Followed<'_> {
     fn drop(&mut self) {
-        self.0.followed.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.0.followed.store(false, Ordering::Relaxed);
     }
 }

@@ -15,12 +15,12 @@ async fn ask(site: &Site, method: &str, path: &str, body: &str) -> Reply {
     site.admin(admitted(send(method, path, body.to_owned()))).await
 }
 
-fn refusing(refused: Refused) -> Script {
+fn refusing(refused: ServiceError) -> Script {
     Script {
         campaign: Err(refused.clone()),
         campaigns: Err(refused.clone()),
         define: Err(refused.clone()),
-        command: Err(refused.clone()),
+        change: Err(refused.clone()),
         admin_view: Err(refused),
         ..Script::default()
     }
@@ -205,7 +205,6 @@ async fn a_definition_at_fault_names_every_field() {
 
 #[tokio::test]
 async fn an_amendment_changes_what_it_names_and_null_removes_an_end() {
-    use crate::domain::definition::Amendment;
     let site = Site::new(Script::default());
     let noon = Some(Some(NOON));
     for (body, amendment) in [
@@ -218,7 +217,7 @@ async fn an_amendment_changes_what_it_names_and_null_removes_an_end() {
         (r#"{"closes_at":null}"#, Amendment { closes_at: Some(None), ..Amendment::default() }),
     ] {
         ask(&site, "PATCH", SPRING, body).await.expect(200, BODY);
-        let asked = format!("command (\"spring\", {:?})", Command::Amend(amendment));
+        let asked = format!("amend (\"spring\", {amendment:?})");
         assert_eq!(site.service.asked().last(), Some(&asked));
     }
 }
@@ -253,7 +252,7 @@ async fn an_amendment_at_fault_names_every_field() {
 
 #[tokio::test]
 async fn existence_comes_before_the_body() {
-    let site = Site::new(refusing(Refused::UnknownCampaign));
+    let site = Site::new(refusing(ServiceError::UnknownCampaign));
     for body in ["{}", "{", r#"{"quota":0}"#, r#"{"quota":1}"#, &" ".repeat(1_025)] {
         ask(&site, "PATCH", SPRING, body).await.problem(404, "unknown-campaign");
     }
@@ -282,10 +281,10 @@ async fn existence_comes_before_the_body() {
 async fn commands_are_handed_on_and_take_nothing_else() {
     let site = Site::new(Script::default());
     for (verb, asked) in [
-        ("pause", "command (\"spring\", Pause)"),
-        ("resume", "command (\"spring\", Resume)"),
-        ("close", "command (\"spring\", Close)"),
-        ("release", "release \"spring\""),
+        ("pause", "control (\"spring\", Pause)"),
+        ("resume", "control (\"spring\", Resume)"),
+        ("close", "control (\"spring\", Close)"),
+        ("release", "control (\"spring\", Release)"),
     ] {
         for body in ["", " ", "{}"] {
             ask(&site, "POST", &format!("{SPRING}/{verb}"), body).await.expect(200, BODY);
@@ -313,13 +312,13 @@ async fn refusals_of_commands_have_their_status_and_their_name() {
     let reason = "the log and the store contradict each other".to_owned();
     let detail = "the change".to_owned();
     for (refused, status, kind, issued) in [
-        (Refused::AlreadyDefined { differing: Vec::new() }, 409, "already-defined", None),
-        (Refused::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", Some(17)),
-        (Refused::ClosedForEver, 409, "closed", None),
-        (Refused::Halted { reason }, 503, "halted", None),
-        (Refused::Unknown { detail: detail.clone() }, 503, "outcome-unknown", None),
-        (Refused::Unavailable { detail }, 503, "unavailable", None),
-        (Refused::Invalid(Vec::new()), 422, "invalid", None),
+        (ServiceError::AlreadyDefined { differing: Vec::new() }, 409, "already-defined", None),
+        (ServiceError::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", Some(17)),
+        (ServiceError::CampaignClosed, 409, "closed", None),
+        (ServiceError::Halted { reason }, 503, "halted", None),
+        (ServiceError::OutcomeUnknown { detail: detail.clone() }, 503, "outcome-unknown", None),
+        (ServiceError::Unavailable { detail }, 503, "unavailable", None),
+        (ServiceError::Invalid(Vec::new()), 422, "invalid", None),
     ] {
         let site = Site::new(refusing(refused));
         for (method, path, body) in [
@@ -337,7 +336,8 @@ async fn refusals_of_commands_have_their_status_and_their_name() {
 
 #[tokio::test]
 async fn another_definition_is_told_field_by_field_with_how_to_change_it() {
-    let site = Site::new(refusing(Refused::AlreadyDefined { differing: vec!["quota", "code"] }));
+    let site =
+        Site::new(refusing(ServiceError::AlreadyDefined { differing: vec!["quota", "code"] }));
     let reply = ask(&site, "PUT", SPRING, r#"{"quota":1}"#).await;
     assert_eq!(reply.blamed(409, "already-defined"), ["quota", "code"]);
     let document = reply.problem(409, "already-defined");
@@ -368,7 +368,7 @@ async fn a_campaign_is_shown_with_its_actor_and_what_quarantines_it() {
         CampaignView { state: CampaignState::Quarantined, hold: Some(hold), ..view("spring") };
     let site = Site::new(Script {
         campaign: Ok(quarantined.clone()),
-        command: Ok(quarantined.clone()),
+        change: Ok(quarantined.clone()),
         admin_view: Ok(AdminView { view: quarantined, actor }),
         ..Script::default()
     });

@@ -17,11 +17,11 @@ fn post(body: impl Into<Body>) -> Request<Body> {
 }
 
 fn taken(answer: Option<Answer>) -> Script {
-    let issue = Ok(Taken { request_id: "r-1".into(), answer, waited: true });
+    let issue = Ok(IssueReply { request_id: "r-1".into(), answer, waited: true });
     Script { issue, ..Script::default() }
 }
 
-fn refusing(refused: Refused) -> Script {
+fn refusing(refused: ServiceError) -> Script {
     Script { issue: Err(refused), ..Script::default() }
 }
 
@@ -260,26 +260,32 @@ async fn every_refusal_has_its_status_and_its_name() {
     let faults =
         vec![Fault { field: "user_id", rule: "short".to_owned(), remedy: "shorten it".to_owned() }];
     for (refused, status, kind, retry, coupons) in [
-        (Refused::UnknownCampaign, 404, "unknown-campaign", None, false),
-        (Refused::UnknownRequest, 404, "unknown-request", None, false),
-        (Refused::Certain(Reason::SoldOut), 409, "sold-out", None, true),
-        (Refused::Certain(Reason::Closed), 409, "closed", None, true),
-        (Refused::Certain(Reason::Paused), 409, "paused", None, true),
-        (Refused::Certain(Reason::NotOpenYet), 409, "not-open-yet", None, true),
-        (Refused::UserRate { retry_after }, 429, "too-many-requests", Some("3"), false),
+        (ServiceError::UnknownCampaign, 404, "unknown-campaign", None, false),
+        (ServiceError::UnknownRequest, 404, "unknown-request", None, false),
+        (ServiceError::CertainRejection(Reason::SoldOut), 409, "sold-out", None, true),
+        (ServiceError::CertainRejection(Reason::Closed), 409, "closed", None, true),
+        (ServiceError::CertainRejection(Reason::Paused), 409, "paused", None, true),
+        (ServiceError::CertainRejection(Reason::NotOpenYet), 409, "not-open-yet", None, true),
+        (ServiceError::UserRateLimited { retry_after }, 429, "too-many-requests", Some("3"), false),
         (
-            Refused::Overloaded { detail: detail.clone(), retry_after: Duration::ZERO },
+            ServiceError::Overloaded { detail: detail.clone(), retry_after: Duration::ZERO },
             503,
             "overloaded",
             Some("1"),
             false,
         ),
-        (Refused::Halted { reason }, 503, "halted", None, false),
-        (Refused::Unknown { detail: detail.clone() }, 503, "outcome-unknown", None, false),
-        (Refused::Unavailable { detail }, 503, "unavailable", None, false),
-        (Refused::AlreadyDefined { differing: vec![] }, 409, "already-defined", None, false),
-        (Refused::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", None, false),
-        (Refused::Invalid(faults), 422, "invalid", None, false),
+        (ServiceError::Halted { reason }, 503, "halted", None, false),
+        (
+            ServiceError::OutcomeUnknown { detail: detail.clone() },
+            503,
+            "outcome-unknown",
+            None,
+            false,
+        ),
+        (ServiceError::Unavailable { detail }, 503, "unavailable", None, false),
+        (ServiceError::AlreadyDefined { differing: vec![] }, 409, "already-defined", None, false),
+        (ServiceError::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", None, false),
+        (ServiceError::Invalid(faults), 422, "invalid", None, false),
     ] {
         let site = Site::new(refusing(refused));
         let reply = site.public(post(BODY)).await;
@@ -293,11 +299,11 @@ async fn every_refusal_has_its_status_and_its_name() {
 #[tokio::test]
 async fn a_certain_refusal_tells_where_the_coupons_of_the_user_are() {
     for (user, shown) in [("a:b@c.d_e-F", "a:b@c.d_e-F"), (".", "%2E"), ("..", "%2E%2E")] {
-        let site = Site::new(refusing(Refused::Certain(Reason::SoldOut)));
+        let site = Site::new(refusing(ServiceError::CertainRejection(Reason::SoldOut)));
         let body = format!(r#"{{"campaign_id":"spring","user_id":"{user}"}}"#);
         let document = concat!(
             r#"{"type":"/problems/sold-out","title":"No coupon remains","status":409,"#,
-            r#""detail":"the campaign issues nothing now: sold_out","#,
+            r#""detail":"the campaign issues no coupons now: sold_out","#,
             r#""coupons":"/campaigns/spring/users/USER/coupons"}"#,
         );
         let reply = site.public(post(body)).await;
@@ -377,16 +383,16 @@ fn every_request_is_counted_by_how_it_left_the_edge() {
     }
     let (detail, reason, retry_after) = (String::new(), String::new(), Duration::ZERO);
     for (refused, outcome) in [
-        (Refused::UnknownCampaign, "unknown_campaign"),
-        (Refused::Certain(Reason::SoldOut), "sold_out"),
-        (Refused::Certain(Reason::Closed), "closed"),
-        (Refused::Certain(Reason::Paused), "paused"),
-        (Refused::Certain(Reason::NotOpenYet), "not_open_yet"),
-        (Refused::UserRate { retry_after }, "user_rate"),
-        (Refused::Overloaded { detail: detail.clone(), retry_after }, "overloaded"),
-        (Refused::Halted { reason }, "halted"),
-        (Refused::Unknown { detail: detail.clone() }, "outcome_unknown"),
-        (Refused::Unavailable { detail }, "unavailable"),
+        (ServiceError::UnknownCampaign, "unknown_campaign"),
+        (ServiceError::CertainRejection(Reason::SoldOut), "sold_out"),
+        (ServiceError::CertainRejection(Reason::Closed), "closed"),
+        (ServiceError::CertainRejection(Reason::Paused), "paused"),
+        (ServiceError::CertainRejection(Reason::NotOpenYet), "not_open_yet"),
+        (ServiceError::UserRateLimited { retry_after }, "user_rate"),
+        (ServiceError::Overloaded { detail: detail.clone(), retry_after }, "overloaded"),
+        (ServiceError::Halted { reason }, "halted"),
+        (ServiceError::OutcomeUnknown { detail: detail.clone() }, "outcome_unknown"),
+        (ServiceError::Unavailable { detail }, "unavailable"),
     ] {
         check(&Site::new(refusing(refused)), BODY, outcome);
     }

@@ -23,15 +23,16 @@ use tower::ServiceExt;
 
 use super::{HttpParts, admin_router, fields, prefer, public_router, times};
 use crate::{
-    api::service::model::{
-        AdminView, CampaignState, CampaignView, Command, Found, FoundStatus, NotReady, Refused,
-        Service, Taken,
+    api::service::{
+        AdminView, CampaignState, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
+        IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView, ServiceError,
+        ShowCampaigns,
     },
     config::{ApiConfig, Identity},
     domain::{
         answer::{Answer, CouponFace},
         code::CodeFormat,
-        definition::{Definition, Terms},
+        definition::{Amendment, Definition, Terms},
         ids::{CampaignId, Position, Timestamp, UserId},
         record::Request as IssueRequest,
     },
@@ -46,14 +47,14 @@ pub(super) const NOON: Timestamp = Timestamp(1_795_780_800_123);
 
 /// What the service answers, call by call, and what it was asked.
 pub(super) struct Script {
-    pub(super) issue: Result<Taken, Refused>,
-    pub(super) find: Result<Found, Refused>,
-    pub(super) campaign: Result<CampaignView, Refused>,
-    pub(super) campaigns: Result<Vec<CampaignView>, Refused>,
-    pub(super) coupons_of: Result<Vec<CouponFace>, Refused>,
-    pub(super) define: Result<(bool, CampaignView), Refused>,
-    pub(super) command: Result<CampaignView, Refused>,
-    pub(super) admin_view: Result<AdminView, Refused>,
+    pub(super) issue: Result<IssueReply, ServiceError>,
+    pub(super) find: Result<RequestView, ServiceError>,
+    pub(super) campaign: Result<CampaignView, ServiceError>,
+    pub(super) campaigns: Result<Vec<CampaignView>, ServiceError>,
+    pub(super) coupons_of: Result<Vec<CouponFace>, ServiceError>,
+    pub(super) define: Result<(bool, CampaignView), ServiceError>,
+    pub(super) change: Result<CampaignView, ServiceError>,
+    pub(super) admin_view: Result<AdminView, ServiceError>,
     pub(super) not_ready: Vec<NotReady>,
     asked: Mutex<Vec<String>>,
 }
@@ -63,13 +64,13 @@ impl Default for Script {
         let view = view("spring");
         let actor = ActorView { state: "live", reason: None };
         Self {
-            issue: Ok(Taken { request_id: "r-1".into(), answer: None, waited: true }),
-            find: Ok(found("u1", FoundStatus::Pending { queue_ahead: 7 })),
+            issue: Ok(IssueReply { request_id: "r-1".into(), answer: None, waited: true }),
+            find: Ok(found("u1", RequestStatus::Pending { queue_ahead: 7 })),
             campaign: Ok(view.clone()),
             campaigns: Ok(vec![view.clone()]),
             coupons_of: Ok(vec![coupon(3), coupon(17)]),
             define: Ok((true, view.clone())),
-            command: Ok(view.clone()),
+            change: Ok(view.clone()),
             admin_view: Ok(AdminView { view, actor }),
             not_ready: Vec::new(),
             asked: Mutex::default(),
@@ -89,19 +90,29 @@ impl Script {
 }
 
 #[async_trait]
-impl Service for Script {
-    async fn issue(&self, request: IssueRequest, wait: Option<Duration>) -> Result<Taken, Refused> {
+impl IssueCoupons for Script {
+    async fn issue(
+        &self,
+        request: IssueRequest,
+        wait: Option<Duration>,
+    ) -> Result<IssueReply, ServiceError> {
         let key = request.idempotency_key;
         self.ask("issue", (request.campaign, request.user, key, wait));
         self.issue.clone()
     }
+}
 
-    async fn find(&self, request_id: &str, wait: Duration) -> Result<Found, Refused> {
+#[async_trait]
+impl FindRequests for Script {
+    async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError> {
         self.ask("find", (request_id, wait));
         self.find.clone()
     }
+}
 
-    async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, Refused> {
+#[async_trait]
+impl ShowCampaigns for Script {
+    async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, ServiceError> {
         self.ask("campaign", campaign);
         self.campaign.clone()
     }
@@ -110,7 +121,7 @@ impl Service for Script {
         &self,
         after: Option<&CampaignId>,
         limit: usize,
-    ) -> Result<Vec<CampaignView>, Refused> {
+    ) -> Result<Vec<CampaignView>, ServiceError> {
         self.ask("campaigns", (after, limit));
         self.campaigns.clone()
     }
@@ -119,39 +130,48 @@ impl Service for Script {
         &self,
         campaign: &CampaignId,
         user: &UserId,
-    ) -> Result<Vec<CouponFace>, Refused> {
+    ) -> Result<Vec<CouponFace>, ServiceError> {
         self.ask("coupons_of", (campaign, user));
         self.coupons_of.clone()
     }
 
+    async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, ServiceError> {
+        self.ask("admin_view", campaign);
+        self.admin_view.clone()
+    }
+}
+
+#[async_trait]
+impl ChangeCampaigns for Script {
     async fn define(
         &self,
         campaign: CampaignId,
         terms: Terms,
-    ) -> Result<(bool, CampaignView), Refused> {
+    ) -> Result<(bool, CampaignView), ServiceError> {
         self.ask("define", (campaign, terms));
         self.define.clone()
     }
 
-    async fn command(
+    async fn amend(
         &self,
         campaign: &CampaignId,
-        command: Command,
-    ) -> Result<CampaignView, Refused> {
-        self.ask("command", (campaign, command));
-        self.command.clone()
+        amendment: Amendment,
+    ) -> Result<CampaignView, ServiceError> {
+        self.ask("amend", (campaign, amendment));
+        self.change.clone()
     }
 
-    async fn release(&self, campaign: &CampaignId) -> Result<CampaignView, Refused> {
-        self.ask("release", campaign);
-        self.command.clone()
+    async fn control(
+        &self,
+        campaign: &CampaignId,
+        verb: ControlVerb,
+    ) -> Result<CampaignView, ServiceError> {
+        self.ask("control", (campaign, verb));
+        self.change.clone()
     }
+}
 
-    async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, Refused> {
-        self.ask("admin_view", campaign);
-        self.admin_view.clone()
-    }
-
+impl ReportHealth for Script {
     fn not_ready(&self) -> Vec<NotReady> {
         self.not_ready.clone()
     }
@@ -177,9 +197,9 @@ pub(super) fn coupon(sequence: u32) -> CouponFace {
     CouponFace { sequence, code: format!("SALE-{sequence}").into(), issued_at: NOON }
 }
 
-pub(super) fn found(user: &str, status: FoundStatus) -> Found {
+pub(super) fn found(user: &str, status: RequestStatus) -> RequestView {
     let campaign = CampaignId::parse("spring").unwrap();
-    Found { campaign, user: UserId::parse(user).unwrap(), status }
+    RequestView { campaign, user: UserId::parse(user).unwrap(), status }
 }
 
 /// Every answer that a decision can be, and what is shown of it beside the request itself.

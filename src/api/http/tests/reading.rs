@@ -20,7 +20,7 @@ async fn a_request_id_is_answered_with_its_decision_or_how_many_are_ahead() {
     reply.expect(202, PENDING);
     assert_eq!(reply.header("retry-after"), Some("1"));
     for (answer, shown) in decisions() {
-        let find = Ok(found("u1", FoundStatus::Final(answer)));
+        let find = Ok(found("u1", RequestStatus::Decided(answer)));
         let site = Site::new(Script { find, ..Script::default() });
         let reply = site.public(get("/coupon/requests/r-1?wait=30")).await;
         let body =
@@ -80,9 +80,9 @@ async fn an_id_that_cannot_be_one_is_404() {
 async fn refusals_of_the_service_reach_every_reader() {
     let detail = "the store".to_owned();
     for (refused, status, kind) in [
-        (Refused::UnknownCampaign, 404, "unknown-campaign"),
-        (Refused::UnknownRequest, 404, "unknown-request"),
-        (Refused::Unavailable { detail }, 503, "unavailable"),
+        (ServiceError::UnknownCampaign, 404, "unknown-campaign"),
+        (ServiceError::UnknownRequest, 404, "unknown-request"),
+        (ServiceError::Unavailable { detail }, 503, "unavailable"),
     ] {
         let site = Site::new(Script {
             find: Err(refused.clone()),

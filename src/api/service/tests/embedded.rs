@@ -7,8 +7,8 @@ use tokio::{task::JoinSet, time::timeout};
 use super::world::{EPOCH, NoActors, campaign, config, keyed, request, terms, user};
 use crate::{
     api::service::{
-        NodeService, ServiceParts,
-        model::{CampaignState, Command, FoundStatus, Refused, Service},
+        CampaignState, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
+        RequestStatus, ServiceError, ServiceParts, ShowCampaigns,
     },
     clock::SystemClock,
     domain::{
@@ -167,7 +167,7 @@ impl Node {
             },
             api,
             admission,
-            space: None,
+            free_space: None,
             actors: Arc::new(NoActors),
             clock: Arc::new(SystemClock),
         }));
@@ -231,13 +231,13 @@ async fn every_id_is_answered_after_a_restart_as_it_was_before() {
     let already = count(|answer| matches!(answer, Answer::AlreadyIssued { .. }));
     let sold_out = Answer::Rejected { reason: Reason::SoldOut };
     assert_eq!(before.iter().filter(|(_, of)| *of == sold_out).count(), 140 - already);
-    node.service.command(&spring, Command::Close).await.unwrap();
+    node.service.control(&spring, ControlVerb::Close).await.unwrap();
     node.stop().await;
 
     let node = Node::on(folder.path(), false);
     for (id, answer) in &before {
         let found = node.service.find(id, Duration::ZERO).await.unwrap();
-        assert_eq!(found.status, FoundStatus::Final(answer.clone()));
+        assert_eq!(found.status, RequestStatus::Decided(answer.clone()));
     }
     let view = node.service.campaign(&spring).await.unwrap();
     assert_eq!((view.issued, view.remaining, view.state), (60, 0, CampaignState::Closed));
@@ -253,7 +253,7 @@ async fn every_id_is_answered_after_a_restart_as_it_was_before() {
     );
     assert_eq!(node.service.coupons_of(&spring, &user("nobody")).await.unwrap(), []);
     let refused = node.service.issue(request(&spring, "late"), None).await;
-    assert_eq!(refused, Err(Refused::Certain(Reason::Closed)));
+    assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Closed)));
     node.stop().await;
 }
 
@@ -269,12 +269,14 @@ async fn a_request_that_nobody_decided_before_the_restart_is_decided_after_it() 
     let node = Node::on(folder.path(), false);
     let taken = node.service.issue(request(&spring, "u1"), None).await.unwrap();
     let found = node.service.find(&taken.request_id, Duration::from_millis(1)).await.unwrap();
-    assert_eq!(found.status, FoundStatus::Pending { queue_ahead: 0 });
+    assert_eq!(found.status, RequestStatus::Pending { queue_ahead: 0 });
     node.stop().await;
 
     let node = Node::on(folder.path(), true);
     let found = node.service.find(&taken.request_id, PATIENCE).await.unwrap();
-    let FoundStatus::Final(Answer::Issued { coupon }) = found.status else { panic!("{found:?}") };
+    let RequestStatus::Decided(Answer::Issued { coupon }) = found.status else {
+        panic!("{found:?}")
+    };
     assert_eq!(coupon.sequence, 1);
     node.stop().await;
 }

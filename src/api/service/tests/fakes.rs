@@ -3,17 +3,17 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
-    api::service::tasks::lock,
     clock::Clock,
     domain::{
         coupon::Coupon,
@@ -55,7 +55,7 @@ impl Clock for TestClock {
 /// What the next append comes to, other than an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AppendFault {
-    /// Refused.
+    /// ServiceError.
     Overloaded,
     /// Not confirmed; `true`: but in the log.
     Unknown(bool),
@@ -90,11 +90,11 @@ impl FakeLog {
     }
 
     pub(super) fn len(&self) -> usize {
-        lock(&self.records).len()
+        self.records.lock().len()
     }
 
     pub(super) fn end(&self, partition: Partition) -> Offset {
-        let records = lock(&self.records);
+        let records = self.records.lock();
         let last = records.iter().rev().find(|(of, _)| *of == partition);
         last.map_or(FIRST_OFFSET, |(_, record)| record.offset + 1)
     }
@@ -106,7 +106,7 @@ impl FakeLog {
         let NewRecord { campaign, value, mac } = record;
         let key = campaign.as_str().as_bytes().to_vec();
         let record = LogRecord { offset, time, key, value, mac: Some(mac) };
-        lock(&self.records).push((partition, record));
+        self.records.lock().push((partition, record));
         self.appended.notify_one();
         Appended { offset, time }
     }
@@ -119,11 +119,11 @@ impl RequestLog for FakeLog {
         partition: Partition,
         record: NewRecord,
     ) -> Result<Appended, AppendError> {
-        let hook = lock(&self.before_append).take();
+        let hook = self.before_append.lock().take();
         if let Some(mut hook) = hook {
             hook();
         }
-        let fault = lock(&self.faults).pop_front();
+        let fault = self.faults.lock().pop_front();
         match fault {
             None => Ok(self.take(partition, record)),
             Some(AppendFault::Overloaded) => Err(AppendError::Overloaded("full".to_owned())),
@@ -207,14 +207,14 @@ impl CouponStore for FakeStore {
         for row in rows.iter().cloned() {
             match row {
                 Row::Coupon(coupon) => {
-                    lock(&self.coupons).entry(coupon.campaign.clone()).or_default().push(coupon);
+                    self.coupons.lock().entry(coupon.campaign.clone()).or_default().push(coupon);
                 }
                 Row::Version(version) => {
                     let campaign = version.campaign.clone();
-                    lock(&self.versions).entry(campaign).or_default().push(version);
+                    self.versions.lock().entry(campaign).or_default().push(version);
                 }
                 Row::Hold(hold) => {
-                    let mut holds = lock(&self.holds);
+                    let mut holds = self.holds.lock();
                     holds.retain(|old| {
                         (&old.campaign, old.from, old.number)
                             != (&hold.campaign, hold.from, hold.number)
@@ -222,10 +222,10 @@ impl CouponStore for FakeStore {
                     holds.push(hold);
                 }
                 Row::Mark(mark) => {
-                    lock(&self.marks).insert(mark.campaign.clone(), mark);
+                    self.marks.lock().insert(mark.campaign.clone(), mark);
                 }
                 Row::Progress(progress) => {
-                    lock(&self.progress).insert(progress.partition, progress);
+                    self.progress.lock().insert(progress.partition, progress);
                 }
             }
         }
@@ -235,9 +235,9 @@ impl CouponStore for FakeStore {
     async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
         self.partition_reads.fetch_add(1, Ordering::Relaxed);
         self.answering("reading a partition")?;
-        let holds = lock(&self.holds);
+        let holds = self.holds.lock();
         Ok(PartitionRows {
-            progress: lock(&self.progress).get(&partition).cloned(),
+            progress: self.progress.lock().get(&partition).cloned(),
             holds: holds.iter().filter(|hold| hold.partition == partition).cloned().collect(),
         })
     }
@@ -248,16 +248,16 @@ impl CouponStore for FakeStore {
         _: Partition,
     ) -> Result<CampaignRows, StoreError> {
         self.campaign_reads.fetch_add(1, Ordering::Relaxed);
-        let gate = lock(&self.gate).clone();
+        let gate = self.gate.lock().clone();
         if let Some(gate) = gate {
             gate.acquire().await.unwrap().forget();
         }
         self.answering("reading a campaign")?;
-        let holds = lock(&self.holds);
+        let holds = self.holds.lock();
         Ok(CampaignRows {
             holds: holds.iter().filter(|hold| hold.campaign == *campaign).cloned().collect(),
-            mark: lock(&self.marks).get(campaign).cloned(),
-            versions: lock(&self.versions).get(campaign).cloned().unwrap_or_default(),
+            mark: self.marks.lock().get(campaign).cloned(),
+            versions: self.versions.lock().get(campaign).cloned().unwrap_or_default(),
         })
     }
 
@@ -266,7 +266,7 @@ impl CouponStore for FakeStore {
         if let Err(error) = self.answering("reading coupons") {
             return stream::iter([Err(error)]).boxed();
         }
-        let coupons = lock(&self.coupons).get(campaign).cloned().unwrap_or_default();
+        let coupons = self.coupons.lock().get(campaign).cloned().unwrap_or_default();
         let selected = coupons.into_iter().filter(move |coupon| match &selection {
             Selection::All => true,
             Selection::Between { first, last } => (*first..=*last).contains(&coupon.sequence),
@@ -285,7 +285,7 @@ impl CouponStore for FakeStore {
         limit: usize,
     ) -> Result<Vec<CampaignId>, StoreError> {
         self.answering("listing campaigns")?;
-        let versions = lock(&self.versions);
+        let versions = self.versions.lock();
         let later = versions.keys().filter(|id| after.is_none_or(|after| *id > after));
         Ok(later.take(limit.min(LISTING_MAX)).cloned().collect())
     }
@@ -302,12 +302,12 @@ pub(super) struct FakeFeed {
 impl FakeFeed {
     /// Tells every follower that messages were lost.
     pub(super) fn gap(&self) {
-        lock(&self.followers).retain(|follower| follower.try_send(FeedEvent::Gap).is_ok());
+        self.followers.lock().retain(|follower| follower.try_send(FeedEvent::Gap).is_ok());
     }
 
     /// Ends every follower's channel.
     pub(super) fn cut(&self) {
-        lock(&self.followers).clear();
+        self.followers.lock().clear();
     }
 }
 
@@ -315,7 +315,7 @@ impl FakeFeed {
 impl DecisionFeed for FakeFeed {
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
         let event = FeedEvent::Message(Arc::new(message));
-        lock(&self.followers).retain(|follower| follower.try_send(event.clone()).is_ok());
+        self.followers.lock().retain(|follower| follower.try_send(event.clone()).is_ok());
         Ok(())
     }
 
@@ -325,7 +325,7 @@ impl DecisionFeed for FakeFeed {
             return Err(FeedError { operation: "following the feed".to_owned(), source });
         }
         let (sender, receiver) = mpsc::channel(FOLLOWER_MESSAGES_MAX);
-        lock(&self.followers).push(sender);
+        self.followers.lock().push(sender);
         self.followed.fetch_add(1, Ordering::Relaxed);
         Ok(receiver)
     }

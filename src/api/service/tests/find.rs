@@ -7,8 +7,8 @@ use tokio::time::advance;
 use super::world::{Settle, World, campaign, keyed, request, terms, until, user};
 use crate::{
     api::service::{
-        model::{CampaignState, Found, FoundStatus, NotReady, Refused, Service},
-        tasks::lock,
+        CampaignState, CampaignView, FindRequests, IssueCoupons, NotReady, ReportHealth,
+        RequestStatus, RequestView, ServiceError, ShowCampaigns,
     },
     domain::{
         answer::Answer,
@@ -28,17 +28,17 @@ async fn asked(world: &World, request: Request) -> String {
 }
 
 #[track_caller]
-fn answer(found: Result<Found, Refused>) -> Answer {
+fn answer(found: Result<RequestView, ServiceError>) -> Answer {
     match found.unwrap().status {
-        FoundStatus::Final(answer) => answer,
+        RequestStatus::Decided(answer) => answer,
         other => panic!("{other:?}"),
     }
 }
 
 #[track_caller]
-fn queue_ahead(found: Result<Found, Refused>) -> u64 {
+fn queue_ahead(found: Result<RequestView, ServiceError>) -> u64 {
     match found.unwrap().status {
-        FoundStatus::Pending { queue_ahead } => queue_ahead,
+        RequestStatus::Pending { queue_ahead } => queue_ahead,
         other => panic!("{other:?}"),
     }
 }
@@ -71,7 +71,7 @@ async fn an_id_that_was_altered_or_is_of_nobody_is_unknown() {
     let id = asked(&world, request(&spring, "u1")).await;
     for id in ["", "x", &id[1..], &format!("{id}A")] {
         let found = world.service.find(id, AT_ONCE).await;
-        assert_eq!(found, Err(Refused::UnknownRequest), "{id}");
+        assert_eq!(found, Err(ServiceError::UnknownRequest), "{id}");
     }
 }
 
@@ -242,7 +242,7 @@ async fn a_store_that_is_away_is_said_so_and_never_guessed_over() {
     world.store_away(true);
     for wait in [AT_ONCE, Duration::from_secs(1)] {
         let found = service.find(&ids[3], wait).await;
-        assert!(matches!(found, Err(Refused::Unavailable { .. })), "{found:?}");
+        assert!(matches!(found, Err(ServiceError::Unavailable { .. })), "{found:?}");
     }
     world.store_away(false);
     assert_eq!(told(&answer(service.find(&ids[3], WAIT).await)), "sold_out");
@@ -253,19 +253,19 @@ async fn a_row_that_was_changed_or_vanished_answers_nobody() {
     let world = World::new().await;
     let (spring, ids) = history(&world).await;
     let service = world.another_service().await;
-    for coupon in lock(&world.store.coupons).get_mut(&spring).unwrap() {
+    for coupon in world.store.coupons.lock().get_mut(&spring).unwrap() {
         coupon.code = "SOMETHING".into();
     }
     let found = service.find(&ids[0], AT_ONCE).await;
-    assert!(matches!(found, Err(Refused::Halted { .. })), "{found:?}");
+    assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
     let coupons = service.coupons_of(&spring, &user("u1")).await;
-    assert!(matches!(coupons, Err(Refused::Halted { .. })), "{coupons:?}");
-    lock(&world.store.versions).get_mut(&spring).unwrap()[0].definition.terms.quota = 99;
+    assert!(matches!(coupons, Err(ServiceError::Halted { .. })), "{coupons:?}");
+    world.store.versions.lock().get_mut(&spring).unwrap()[0].definition.terms.quota = 99;
     let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
-    assert!(matches!(found, Err(Refused::Halted { .. })), "{found:?}");
-    lock(&world.store.versions).clear();
+    assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
+    world.store.versions.lock().clear();
     let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
-    assert!(matches!(found, Err(Refused::Halted { .. })), "{found:?}");
+    assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,7 +286,7 @@ async fn a_campaign_is_shown_with_every_record_below_its_position() {
     }
     assert_eq!(world.store.reads_of_campaigns(), reads, "a second's views share a read");
     let unknown = world.service.campaign(&campaign("summer")).await;
-    assert_eq!(unknown, Err(Refused::UnknownCampaign));
+    assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     let admin = world.service.admin_view(&spring).await.unwrap();
     assert_eq!((admin.view, admin.actor.state), (view, "live"));
 }
@@ -297,7 +297,7 @@ async fn campaigns_are_listed_by_id_page_by_page() {
     for id in ["c", "a", "b"] {
         world.defined(id, |_| {}).await;
     }
-    let ids = |views: Vec<crate::api::service::model::CampaignView>| -> Vec<String> {
+    let ids = |views: Vec<CampaignView>| -> Vec<String> {
         views.into_iter().map(|view| view.campaign.to_string()).collect()
     };
     let first = world.service.campaigns(None, 2).await.unwrap();
@@ -337,7 +337,7 @@ async fn the_coupons_of_a_user_come_in_sequence_order_and_nobody_has_an_empty_li
     assert_eq!(sequences("u1").await, [1, 3]);
     assert_eq!(sequences("u3").await, [0; 0]);
     let unknown = world.service.coupons_of(&campaign("summer"), &user("u1")).await;
-    assert_eq!(unknown, Err(Refused::UnknownCampaign));
+    assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
 }
 
 fn parts(not_ready: Vec<NotReady>) -> Vec<&'static str> {

@@ -12,10 +12,7 @@ use super::{
     world::{Settle, World, campaign, keyed, request, until},
 };
 use crate::{
-    api::service::{
-        model::{Refused, Service, Taken},
-        tasks::lock,
-    },
+    api::service::{IssueCoupons, IssueReply, ServiceError},
     domain::{
         answer::Answer, decision::Reason, definition::Amendment, ids::Timestamp, record::Change,
         rows::HoldState,
@@ -25,7 +22,7 @@ use crate::{
 const WAIT: Option<Duration> = Some(Duration::from_secs(5));
 
 #[track_caller]
-fn sequence(taken: Result<Taken, Refused>) -> u32 {
+fn sequence(taken: Result<IssueReply, ServiceError>) -> u32 {
     match taken.unwrap().answer {
         Some(Answer::Issued { coupon }) => coupon.sequence,
         other => panic!("{other:?}"),
@@ -40,7 +37,7 @@ async fn a_request_is_in_the_log_when_it_is_answered_and_its_id_finds_it() {
     assert_eq!((taken.answer, taken.waited, world.log.len()), (None, true, 2));
     let content = world.service.ids.open(&taken.request_id).unwrap();
     assert_eq!((content.campaign, content.user.as_str()), (spring, "u1"));
-    assert_eq!(content.position.offset, lock(&world.log.records)[1].1.offset);
+    assert_eq!(content.position.offset, world.log.records.lock()[1].1.offset);
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,10 +147,10 @@ async fn a_campaign_is_unknown_only_after_the_store_was_asked() {
     let world = World::new().await;
     let asked = request(&campaign("spring"), "u1");
     let refused = world.service.issue(asked.clone(), None).await;
-    assert_eq!(refused, Err(Refused::UnknownCampaign));
+    assert_eq!(refused, Err(ServiceError::UnknownCampaign));
     world.store_away(true);
     let refused = world.service.issue(asked.clone(), None).await;
-    assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
     world.store_away(false);
     advance(Duration::from_secs(1)).await;
     world.defined("spring", |_| {}).await;
@@ -168,7 +165,7 @@ async fn a_campaign_is_unknown_only_after_the_store_was_asked() {
 async fn a_read_that_began_before_a_definition_does_not_deny_it() {
     let world = World::new().await;
     let gate = Arc::new(Semaphore::new(0));
-    *lock(&world.store.gate) = Some(gate.clone());
+    *world.store.gate.lock() = Some(gate.clone());
     let ask = |user: &str| {
         let (service, asked) = (world.service.clone(), request(&campaign("spring"), user));
         tokio::spawn(async move { service.issue(asked, None).await })
@@ -177,7 +174,7 @@ async fn a_read_that_began_before_a_definition_does_not_deny_it() {
     until(|| world.store.reads_of_campaigns() == 1).await;
     let late: Vec<_> = (0..50).map(|index| ask(&format!("late{index}"))).collect();
     gate.add_permits(1);
-    assert_eq!(early.await.unwrap(), Err(Refused::UnknownCampaign));
+    assert_eq!(early.await.unwrap(), Err(ServiceError::UnknownCampaign));
     world.defined("spring", |_| {}).await;
     gate.add_permits(1);
     for late in late {
@@ -222,13 +219,13 @@ async fn what_is_certain_is_refused_before_the_log_unless_a_key_is_given() {
     advance(Duration::from_secs(5)).await;
     let length = world.log.len();
     let refused = world.service.issue(request(&spring, "u2"), None).await;
-    assert_eq!(refused, Err(Refused::Certain(Reason::Paused)));
+    assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Paused)));
     assert_eq!(world.log.len(), length);
     assert!(world.service.issue(keyed(&spring, "u2", "k"), None).await.is_ok());
     let later = world.defined("later", |terms| terms.opens_at = Some(Timestamp(START + 60_000)));
     let later = later.await;
     let refused = world.service.issue(request(&later, "u1"), None).await;
-    assert_eq!(refused, Err(Refused::Certain(Reason::NotOpenYet)));
+    assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::NotOpenYet)));
     advance(Duration::from_millis(54_500)).await;
     assert!(world.service.issue(request(&later, "u1"), None).await.is_ok(), "within the margin");
 }
@@ -242,7 +239,11 @@ async fn who_asks_a_shut_campaign_now_and_then_is_refused_each_time() {
     for gap_ms in [0, 900, 1_001, 1_500, 1_999, 2_100, 1_001, 1_001] {
         advance(Duration::from_millis(gap_ms)).await;
         let refused = world.service.issue(request(&spring, "u1"), None).await;
-        assert_eq!(refused, Err(Refused::Certain(Reason::Closed)), "after {gap_ms} ms");
+        assert_eq!(
+            refused,
+            Err(ServiceError::CertainRejection(Reason::Closed)),
+            "after {gap_ms} ms"
+        );
     }
     assert_eq!(world.log.len(), length, "none of them went to the log");
 }
@@ -255,7 +256,7 @@ async fn a_raised_quota_opens_the_edge_within_a_second() {
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
     advance(Duration::from_secs(5)).await;
     let refused = world.service.issue(request(&spring, "u2"), None).await;
-    assert_eq!(refused, Err(Refused::Certain(Reason::SoldOut)));
+    assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::SoldOut)));
     let amendment = Amendment { quota: Some(2), ..Amendment::default() };
     world.changed(&spring, Change::Amended { amendment }).await;
     advance(Duration::from_millis(1_001)).await;
@@ -269,7 +270,7 @@ async fn a_quarantined_campaign_and_a_halted_partition_take_nothing() {
     world.hold(&spring, 5, HoldState::Open).await;
     let length = world.log.len();
     let refused = world.service.issue(request(&spring, "u1"), None).await;
-    let Err(Refused::Halted { reason }) = refused else { panic!("{refused:?}") };
+    let Err(ServiceError::Halted { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("it failed"), "{reason}");
     world.hold(&spring, 5, HoldState::Closed).await;
     advance(Duration::from_secs(3)).await;
@@ -277,7 +278,7 @@ async fn a_quarantined_campaign_and_a_halted_partition_take_nothing() {
     assert!(world.service.issue(request(&spring, "u1"), None).await.is_ok());
     world.halted(world.codec.partition_of(&spring), "out of range").await;
     let refused = world.service.issue(request(&spring, "u1"), None).await;
-    assert_eq!(refused, Err(Refused::Halted { reason: "out of range".to_owned() }));
+    assert_eq!(refused, Err(ServiceError::Halted { reason: "out of range".to_owned() }));
     assert_eq!(world.log.len(), length + 1);
 }
 
@@ -285,11 +286,11 @@ async fn a_quarantined_campaign_and_a_halted_partition_take_nothing() {
 async fn an_append_that_is_not_confirmed_is_unknown_and_one_that_is_refused_is_not() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    lock(&world.log.faults).extend([AppendFault::Unknown(true), AppendFault::Overloaded]);
+    world.log.faults.lock().extend([AppendFault::Unknown(true), AppendFault::Overloaded]);
     let unknown = world.service.issue(request(&spring, "u1"), None).await;
-    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let refused = world.service.issue(request(&spring, "u1"), None).await;
-    assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,11 +299,11 @@ async fn an_append_below_the_known_watermark_is_no_success_and_halts_the_partiti
     let spring = world.defined("spring", |_| {}).await;
     world.heard().await;
     let watermark = world.watermark(world.codec.partition_of(&spring));
-    lock(&world.log.faults).push_back(AppendFault::At(watermark - 1));
+    world.log.faults.lock().push_back(AppendFault::At(watermark - 1));
     let unknown = world.service.issue(request(&spring, "u1"), None).await;
-    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let refused = world.service.issue(request(&spring, "u1"), None).await;
-    assert!(matches!(refused, Err(Refused::Halted { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
     assert_eq!(world.log.len(), 1);
 }
 
@@ -313,12 +314,12 @@ async fn what_is_in_the_log_is_never_said_not_to_be_whatever_keeps_its_answer() 
     let _owner = world.owner_at_work(Settle::FeedLost);
     advance(Duration::from_secs(5)).await;
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
-    for coupon in lock(&world.store.coupons).get_mut(&spring).unwrap() {
+    for coupon in world.store.coupons.lock().get_mut(&spring).unwrap() {
         coupon.code = "SOMETHING".into();
     }
     let length = world.log.len();
     let taken = world.service.issue(request(&spring, "u1"), WAIT).await;
-    assert!(matches!(taken, Ok(Taken { answer: None, waited: true, .. })), "{taken:?}");
+    assert!(matches!(taken, Ok(IssueReply { answer: None, waited: true, .. })), "{taken:?}");
     assert_eq!(world.log.len(), length + 1);
 }
 
@@ -335,7 +336,7 @@ async fn too_much_of_one_user_in_one_campaign_waits_and_nobody_else() {
     }
     let refused = world.service.issue(request(&spring, "u1"), None).await;
     let retry_after = Duration::from_millis(100);
-    assert_eq!(refused, Err(Refused::UserRate { retry_after }));
+    assert_eq!(refused, Err(ServiceError::UserRateLimited { retry_after }));
     assert!(world.service.issue(request(&spring, "u2"), None).await.is_ok());
     assert!(world.service.issue(request(&fall, "u1"), None).await.is_ok());
     advance(retry_after).await;
@@ -349,12 +350,12 @@ async fn lag_and_appends_under_way_are_bounded() {
     })
     .await;
     let spring = world.defined("spring", |_| {}).await;
-    lock(&world.log.faults).push_back(AppendFault::Hangs);
+    world.log.faults.lock().push_back(AppendFault::Hangs);
     let (service, asked) = (world.service.clone(), request(&spring, "u1"));
     let hanging = tokio::spawn(async move { service.issue(asked, None).await });
-    until(|| lock(&world.log.faults).is_empty()).await;
+    until(|| world.log.faults.lock().is_empty()).await;
     let refused = world.service.issue(request(&spring, "u2"), None).await;
-    assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
     hanging.abort();
     until(|| world.service.appends.available_permits() == 1).await;
     let mut taken = 0;
@@ -363,7 +364,7 @@ async fn lag_and_appends_under_way_are_bounded() {
         assert!(taken < 100, "the lag is never too much");
     }
     let refused = world.service.issue(request(&spring, "u3"), None).await;
-    assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
     world.decide(Settle::All).await;
     world.heard().await;
     assert!(world.service.issue(request(&spring, "u3"), None).await.is_ok());

@@ -1,6 +1,6 @@
 //! Stories about the service, on in-memory ports and on the embedded engine.
 
-mod admin;
+mod change;
 mod embedded;
 mod fakes;
 mod find;

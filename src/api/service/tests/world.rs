@@ -2,14 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use super::fakes::{FIRST_OFFSET, FakeFeed, FakeLog, FakeStore, TestClock};
 use crate::{
     answer::follower,
-    api::service::{NodeService, ServiceParts, tasks::lock},
+    api::service::{NodeService, ServiceParts},
     config::{AdmissionConfig, ApiConfig, Identity},
     domain::{
         answer::{Answer, CouponFace},
@@ -124,7 +126,7 @@ impl World {
 
     pub(super) async fn halted(&self, partition: Partition, reason: &str) {
         self.publish(partition, Vec::new(), Some(reason.to_owned())).await;
-        until(|| self.service.waiters.admission(partition).0.is_some()).await;
+        until(|| self.service.waiters.lag(partition).is_err()).await;
     }
 
     async fn publish(
@@ -141,7 +143,7 @@ impl World {
     }
 
     pub(super) fn watermark(&self, partition: Partition) -> Offset {
-        lock(&self.owner).watermarks.get(&partition).copied().unwrap_or(FIRST_OFFSET)
+        self.owner.lock().watermarks.get(&partition).copied().unwrap_or(FIRST_OFFSET)
     }
 
     /// The owner decides what is in the log and settles it.
@@ -164,7 +166,7 @@ impl World {
     /// Marks, then progress.
     pub(super) async fn make_progress(&self) {
         let mut rows = Vec::new();
-        for (campaign, fold) in &lock(&self.owner).folds {
+        for (campaign, fold) in &self.owner.lock().folds {
             let offset = self.log.end(self.codec.partition_of(campaign));
             let issued = fold.issued();
             rows.push(Row::Mark(Mark { campaign: campaign.clone(), offset, issued }));
@@ -177,8 +179,8 @@ impl World {
     }
 
     fn fold(&self) -> (Vec<Row>, Vec<(Partition, FeedDecision)>) {
-        let records = lock(&self.log.records).clone();
-        let mut owner = lock(&self.owner);
+        let records = self.log.records.lock().clone();
+        let mut owner = self.owner.lock();
         let owner = &mut *owner;
         let (mut rows, mut decisions) = (Vec::new(), Vec::new());
         for (partition, record) in &records[owner.done..] {
@@ -212,7 +214,7 @@ impl World {
     }
 
     fn answer(&self, campaign: &CampaignId, rows: &[Row], decision: Decision) -> Answer {
-        let stored = lock(&self.store.coupons).get(campaign).cloned().unwrap_or_default();
+        let stored = self.store.coupons.lock().get(campaign).cloned().unwrap_or_default();
         let new = rows.iter().filter_map(|row| match row {
             Row::Coupon(coupon) if coupon.campaign == *campaign => Some(coupon.clone()),
             _ => None,
@@ -262,7 +264,7 @@ impl World {
 
     /// Changes a campaign as another node would.
     pub(super) async fn changed(&self, campaign: &CampaignId, change: Change) {
-        let based_on = lock(&self.owner).folds[campaign].version();
+        let based_on = self.owner.lock().folds[campaign].version();
         let campaign = campaign.clone();
         self.append(&Record::from(Control { campaign, based_on, change })).await;
         self.decide(Settle::All).await;
@@ -333,7 +335,7 @@ fn parts(
         },
         api,
         admission,
-        space: None,
+        free_space: None,
         actors: Arc::new(NoActors),
         clock: clock.clone(),
     }

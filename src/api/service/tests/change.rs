@@ -9,10 +9,7 @@ use super::{
     world::{Settle, World, campaign, request, terms, until},
 };
 use crate::{
-    api::service::{
-        model::{CampaignState, Command, Refused, Service},
-        tasks::lock,
-    },
+    api::service::{CampaignState, ChangeCampaigns, ControlVerb, IssueCoupons, ServiceError},
     domain::{
         code::CodeFormat,
         decision::Reason,
@@ -24,8 +21,8 @@ use crate::{
     log::RequestLog,
 };
 
-fn quota(quota: u32) -> Command {
-    Command::Amend(Amendment { quota: Some(quota), ..Amendment::default() })
+fn quota(quota: u32) -> Amendment {
+    Amendment { quota: Some(quota), ..Amendment::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,26 +32,26 @@ async fn a_definition_is_answered_in_effect_and_said_again_is_no_error() {
     let (new, view) = world.service.define(campaign("spring"), terms(10)).await.unwrap();
     assert_eq!((new, view.remaining, view.state), (true, 10, CampaignState::Open));
     assert!(world.service.issue(request(&view.campaign, "u1"), None).await.is_ok());
-    world.service.command(&view.campaign, quota(20)).await.unwrap();
+    world.service.amend(&view.campaign, quota(20)).await.unwrap();
     let (new, view) = world.service.define(campaign("spring"), terms(10)).await.unwrap();
     assert_eq!((new, view.definition.terms.quota), (false, 20));
     let other = world.service.define(campaign("spring"), terms(20)).await;
-    assert_eq!(other, Err(Refused::AlreadyDefined { differing: vec!["quota"] }));
+    assert_eq!(other, Err(ServiceError::AlreadyDefined { differing: vec!["quota"] }));
     let code = CodeFormat::with(Some("S-".to_owned()), None, None);
     let other = Terms { per_user_limit: 2, closes_at: Some(Timestamp(1)), code, ..terms(10) };
     let other = world.service.define(campaign("spring"), other).await;
     let differing = vec!["per_user_limit", "closes_at", "code"];
-    assert_eq!(other, Err(Refused::AlreadyDefined { differing }));
+    assert_eq!(other, Err(ServiceError::AlreadyDefined { differing }));
     assert_eq!(world.log.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_two_who_define_at_once_one_wins_and_the_other_compares() {
-    let other = Refused::AlreadyDefined { differing: vec!["quota"] };
+    let other = ServiceError::AlreadyDefined { differing: vec!["quota"] };
     for (second, expected) in [(terms(10), Ok(false)), (terms(20), Err(other))] {
         let world = World::new().await;
         let (log, codec) = (world.log.clone(), world.codec.clone());
-        *lock(&world.log.before_append) = Some(Box::new(move || {
+        *world.log.before_append.lock() = Some(Box::new(move || {
             let change = Change::Defined { terms: terms(10) };
             let control = Control { campaign: campaign("spring"), based_on: None, change };
             let (partition, new) = codec.encode(&Record::from(control));
@@ -72,8 +69,8 @@ async fn a_change_that_another_one_overtook_is_read_again_and_repeated() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let (log, codec) = (world.log.clone(), world.codec.clone());
-    let first = lock(&world.log.records)[0].1.offset;
-    *lock(&world.log.before_append) = Some(Box::new(move || {
+    let first = world.log.records.lock()[0].1.offset;
+    *world.log.before_append.lock() = Some(Box::new(move || {
         let amendment = Amendment { per_user_limit: Some(5), ..Amendment::default() };
         let control = Control {
             campaign: campaign("spring"),
@@ -84,7 +81,7 @@ async fn a_change_that_another_one_overtook_is_read_again_and_repeated() {
         futures_util::FutureExt::now_or_never(log.append(partition, new)).unwrap().unwrap();
     }));
     let _owner = world.owner_at_work(Settle::All);
-    let view = world.service.command(&spring, quota(20)).await.unwrap();
+    let view = world.service.amend(&spring, quota(20)).await.unwrap();
     let terms = &view.definition.terms;
     assert_eq!((terms.quota, terms.per_user_limit), (20, 5), "neither change is lost");
     assert_eq!(world.log.len(), 4, "defined, overtaking, overtaken, repeated");
@@ -96,10 +93,10 @@ async fn a_change_is_in_effect_for_whatever_follows_on_this_node() {
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
-    world.service.command(&spring, Command::Pause).await.unwrap();
+    world.service.control(&spring, ControlVerb::Pause).await.unwrap();
     let refused = world.service.issue(request(&spring, "u2"), None).await;
-    assert_eq!(refused, Err(Refused::Certain(Reason::Paused)));
-    world.service.command(&spring, Command::Resume).await.unwrap();
+    assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Paused)));
+    world.service.control(&spring, ControlVerb::Resume).await.unwrap();
     assert!(world.service.issue(request(&spring, "u2"), None).await.is_ok());
 }
 
@@ -108,18 +105,20 @@ async fn saying_what_already_holds_appends_nothing() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
-    let resumed = world.service.command(&spring, Command::Resume).await.unwrap();
+    let resumed = world.service.control(&spring, ControlVerb::Resume).await.unwrap();
     assert_eq!(resumed.state, CampaignState::Open);
-    world.service.command(&spring, quota(10)).await.unwrap();
+    world.service.amend(&spring, quota(10)).await.unwrap();
     assert_eq!(world.log.len(), 1);
-    for command in [Command::Pause, Command::Pause, Command::Close, Command::Close] {
-        world.service.command(&spring, command).await.unwrap();
+    for verb in [ControlVerb::Pause, ControlVerb::Pause, ControlVerb::Close, ControlVerb::Close] {
+        world.service.control(&spring, verb).await.unwrap();
     }
     assert_eq!(world.log.len(), 3);
-    for command in [Command::Pause, Command::Resume, quota(30)] {
-        let refused = world.service.command(&spring, command).await;
-        assert_eq!(refused, Err(Refused::ClosedForEver));
+    for verb in [ControlVerb::Pause, ControlVerb::Resume] {
+        let refused = world.service.control(&spring, verb).await;
+        assert_eq!(refused, Err(ServiceError::CampaignClosed));
     }
+    let refused = world.service.amend(&spring, quota(30)).await;
+    assert_eq!(refused, Err(ServiceError::CampaignClosed));
     assert_eq!(world.log.len(), 3);
 }
 
@@ -133,11 +132,11 @@ async fn a_quota_below_what_is_issued_is_refused_by_the_log_also_when_the_feed_i
         }
         let _owner = world.owner_at_work(settle);
         advance(Duration::from_secs(4)).await;
-        let refused = world.service.command(&spring, quota(2)).await;
-        assert_eq!(refused, Err(Refused::QuotaBelowIssued { issued: 3 }), "{settle:?}");
-        assert_eq!(world.service.command(&spring, quota(3)).await.unwrap().remaining, 0);
-        let invalid = world.service.command(&spring, quota(0)).await;
-        assert!(matches!(invalid, Err(Refused::Invalid(faults)) if faults.len() == 1));
+        let refused = world.service.amend(&spring, quota(2)).await;
+        assert_eq!(refused, Err(ServiceError::QuotaBelowIssued { issued: 3 }), "{settle:?}");
+        assert_eq!(world.service.amend(&spring, quota(3)).await.unwrap().remaining, 0);
+        let invalid = world.service.amend(&spring, quota(0)).await;
+        assert!(matches!(invalid, Err(ServiceError::Invalid(faults)) if faults.len() == 1));
     }
 }
 
@@ -146,16 +145,16 @@ async fn what_is_not_known_in_time_is_unknown_and_saying_it_again_is_safe() {
     let world = World::new().await;
     let began = tokio::time::Instant::now();
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
-    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     assert_eq!(began.elapsed(), Duration::from_secs(5));
-    lock(&world.log.faults).push_back(AppendFault::Hangs);
+    world.log.faults.lock().push_back(AppendFault::Hangs);
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
-    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
-    lock(&world.log.faults).push_back(AppendFault::Unknown(true));
+    assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
+    world.log.faults.lock().push_back(AppendFault::Unknown(true));
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
-    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let _owner = world.owner_at_work(Settle::All);
-    until(|| !lock(&world.store.versions).is_empty()).await;
+    until(|| !world.store.versions.lock().is_empty()).await;
     let again = world.service.define(campaign("spring"), terms(10)).await.unwrap();
     assert!(!again.0);
 }
@@ -164,21 +163,21 @@ async fn what_is_not_known_in_time_is_unknown_and_saying_it_again_is_safe() {
 async fn what_never_reached_the_log_is_not_called_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    lock(&world.log.faults).push_back(AppendFault::Overloaded);
-    let refused = world.service.command(&spring, Command::Pause).await;
-    assert!(matches!(refused, Err(Refused::Overloaded { .. })), "{refused:?}");
+    world.log.faults.lock().push_back(AppendFault::Overloaded);
+    let refused = world.service.control(&spring, ControlVerb::Pause).await;
+    assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
     world.store_away(true);
     advance(Duration::from_secs(1)).await;
-    let refused = world.service.command(&spring, Command::Pause).await;
-    assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+    let refused = world.service.control(&spring, ControlVerb::Pause).await;
+    assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
     world.store_away(false);
     advance(Duration::from_secs(1)).await;
-    let unknown = world.service.command(&campaign("summer"), Command::Pause).await;
-    assert_eq!(unknown, Err(Refused::UnknownCampaign));
+    let unknown = world.service.control(&campaign("summer"), ControlVerb::Pause).await;
+    assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     let mut unsound = terms(10);
     unsound.per_user_limit = 0;
     let refused = world.service.define(campaign("summer"), unsound).await;
-    assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Invalid(_))), "{refused:?}");
     assert_eq!(world.log.len(), 1);
 }
 
@@ -187,12 +186,12 @@ async fn a_store_that_fails_after_the_append_makes_the_outcome_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
-    let paused = tokio::spawn(async move { service.command(&spring, Command::Pause).await });
+    let paused = tokio::spawn(async move { service.control(&spring, ControlVerb::Pause).await });
     until(|| world.log.len() == 2).await;
     world.decide(Settle::All).await;
     world.store_away(true);
     let unknown = paused.await.unwrap();
-    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,16 +199,19 @@ async fn a_quarantined_campaign_or_a_halted_partition_takes_only_its_release() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;
-    for command in [Command::Pause, Command::Close, quota(20)] {
-        let refused = world.service.command(&spring, command).await;
-        assert!(matches!(refused, Err(Refused::Halted { .. })), "{refused:?}");
+    for verb in [ControlVerb::Pause, ControlVerb::Close] {
+        let refused = world.service.control(&spring, verb).await;
+        assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
     }
+    let refused = world.service.amend(&spring, quota(20)).await;
+    assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
     let refused = world.service.define(spring.clone(), terms(10)).await;
-    assert!(matches!(refused, Err(Refused::Halted { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
     world.halted(world.codec.partition_of(&spring), "out of range").await;
     assert_eq!(world.log.len(), 1);
     let (service, released) = (world.service.clone(), spring.clone());
-    let releasing = tokio::spawn(async move { service.release(&released).await });
+    let releasing =
+        tokio::spawn(async move { service.control(&released, ControlVerb::Release).await });
     until(|| world.log.len() == 2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!releasing.is_finished(), "the hold is still open");
@@ -224,9 +226,12 @@ async fn releasing_what_is_not_quarantined_is_no_error_and_appends_nothing() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Closed).await;
-    assert_eq!(world.service.release(&spring).await.unwrap().state, CampaignState::Open);
-    let unknown = world.service.release(&campaign("summer")).await;
-    assert_eq!(unknown, Err(Refused::UnknownCampaign));
+    assert_eq!(
+        world.service.control(&spring, ControlVerb::Release).await.unwrap().state,
+        CampaignState::Open
+    );
+    let unknown = world.service.control(&campaign("summer"), ControlVerb::Release).await;
+    assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     assert_eq!(world.log.len(), 1);
 }
 
@@ -235,6 +240,6 @@ async fn a_release_that_nobody_marks_is_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;
-    let unknown = world.service.release(&spring).await;
-    assert!(matches!(unknown, Err(Refused::Unknown { .. })), "{unknown:?}");
+    let unknown = world.service.control(&spring, ControlVerb::Release).await;
+    assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
 }

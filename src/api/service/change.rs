@@ -1,0 +1,356 @@
+//! Changes campaigns. The log decides: a change is appended with the definition version that it was
+//! made from, and the call returns the record's decision. If another version is in effect by then,
+//! the record is refused, and the change is made again from the new version.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    NodeService,
+    interface::{CampaignView, ChangeCampaigns, ControlVerb, ServiceError},
+    issue::RETRY_AFTER,
+    wait::{Awaited, WaitEnd, contradiction},
+};
+use crate::domain::{
+    answer::Answer,
+    decision::Refusal,
+    definition::{Amendment, Definition, Terms},
+    ids::{CampaignId, Offset, Position},
+    record::{Change, Control},
+    rows::{Hold, HoldState},
+};
+
+/// Time in which an admin call is answered, as the API promises.
+const BUDGET: Duration = Duration::from_secs(5);
+
+/// Attempts of a change that other changes overtook. Even with 64 admin calls at once, losing 16
+/// times in a row does not happen by chance.
+const ATTEMPTS_MAX: usize = 16;
+
+/// Pause between two reads of a hold that is being released.
+const HOLD_CHECK_EVERY: Duration = Duration::from_millis(100);
+
+#[async_trait]
+impl ChangeCampaigns for NodeService {
+    async fn define(
+        &self,
+        campaign: CampaignId,
+        terms: Terms,
+    ) -> Result<(bool, CampaignView), ServiceError> {
+        let faults = terms.faults();
+        if !faults.is_empty() {
+            return Err(ServiceError::Invalid(faults));
+        }
+        let call = self.start_call()?;
+        let attempts = async {
+            for _ in 0..ATTEMPTS_MAX {
+                if let Some(defined) = self.try_define(&call, &campaign, &terms).await? {
+                    return Ok(defined);
+                }
+            }
+            Err(overtaken())
+        };
+        call.run(attempts).await
+    }
+
+    async fn amend(
+        &self,
+        campaign: &CampaignId,
+        amendment: Amendment,
+    ) -> Result<CampaignView, ServiceError> {
+        let call = self.start_call()?;
+        let change = |definition: &Definition| amending(definition, &amendment);
+        call.run(self.change(&call, campaign, change)).await
+    }
+
+    async fn control(
+        &self,
+        campaign: &CampaignId,
+        verb: ControlVerb,
+    ) -> Result<CampaignView, ServiceError> {
+        let call = self.start_call()?;
+        let change: fn(&Definition) -> Result<Option<Change>, ServiceError> = match verb {
+            ControlVerb::Pause => pausing,
+            ControlVerb::Resume => resuming,
+            ControlVerb::Close => closing,
+            ControlVerb::Release => return call.run(self.release(&call, campaign)).await,
+        };
+        call.run(self.change(&call, campaign, change)).await
+    }
+}
+
+/// An admin call: its permit, its deadline, and whether a record of it may be in the log.
+struct Call<'a> {
+    until: Instant,
+    appended: AtomicBool,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Call<'_> {
+    /// Runs `work` until the deadline.
+    async fn run<T>(
+        &self,
+        work: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ServiceError> {
+        match timeout_at(self.until, work).await {
+            Ok(result) => result.map_err(|error| self.outcome_of(error)),
+            Err(_) => Err(self.out_of_time()),
+        }
+    }
+
+    /// Turns errors that say "nothing happened" into [`ServiceError::OutcomeUnknown`] if a record
+    /// of the call may be in the log.
+    fn outcome_of(&self, error: ServiceError) -> ServiceError {
+        match error {
+            ServiceError::Unavailable { detail }
+            | ServiceError::Overloaded { detail, .. }
+            | ServiceError::Halted { reason: detail }
+                if self.may_be_in_log() =>
+            {
+                ServiceError::OutcomeUnknown { detail }
+            }
+            other => other,
+        }
+    }
+
+    fn out_of_time(&self) -> ServiceError {
+        let detail = format!("the change was not in effect within {} s", BUDGET.as_secs());
+        match self.may_be_in_log() {
+            true => ServiceError::OutcomeUnknown { detail },
+            false => ServiceError::Unavailable { detail },
+        }
+    }
+
+    fn may_be_in_log(&self) -> bool {
+        self.appended.load(Ordering::Relaxed)
+    }
+
+    fn set_may_be_in_log(&self, may_be: bool) {
+        self.appended.store(may_be, Ordering::Relaxed);
+    }
+}
+
+impl NodeService {
+    fn start_call(&self) -> Result<Call<'_>, ServiceError> {
+        let Ok(permit) = self.admin_calls.try_acquire() else {
+            let detail = "too many admin calls are in flight".to_owned();
+            return Err(ServiceError::Overloaded { detail, retry_after: RETRY_AFTER });
+        };
+        let until = Instant::now() + BUDGET;
+        Ok(Call { until, appended: AtomicBool::new(false), _permit: permit })
+    }
+
+    /// Defines a campaign once. `None`: another definition was appended first.
+    async fn try_define(
+        &self,
+        call: &Call<'_>,
+        campaign: &CampaignId,
+        terms: &Terms,
+    ) -> Result<Option<(bool, CampaignView)>, ServiceError> {
+        self.lag_unless_halted(self.codec.partition_of(campaign))?;
+        if let Some(snapshot) = self.campaigns.current(campaign).await? {
+            snapshot.refuse_quarantined()?;
+            return match &snapshot.first {
+                Some(first) if first == terms => Ok(Some((false, self.view(campaign, &snapshot)?))),
+                first => {
+                    let differing = first.as_ref().map(|first| differing(first, terms));
+                    let differing = differing.unwrap_or_default();
+                    Err(ServiceError::AlreadyDefined { differing })
+                }
+            };
+        }
+        let change = Change::Defined { terms: terms.clone() };
+        match self.decide(call, campaign, None, change).await? {
+            Answer::Accepted => Ok(Some((true, self.view_in_effect(call, campaign).await?))),
+            // The next attempt reads the other definition and compares.
+            Answer::Refused { refusal: Refusal::StaleVersion } => Ok(None),
+            other => Err(impossible(campaign, &other)),
+        }
+    }
+
+    /// Makes a change, from the definition in effect. `change` returns `None` if the definition is
+    /// already as asked.
+    async fn change(
+        &self,
+        call: &Call<'_>,
+        campaign: &CampaignId,
+        change: impl Fn(&Definition) -> Result<Option<Change>, ServiceError> + Send + Sync,
+    ) -> Result<CampaignView, ServiceError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let snapshot = self.campaigns.current(campaign).await?;
+            let snapshot = snapshot.ok_or(ServiceError::UnknownCampaign)?;
+            // Checked before anything is appended: the record would only be decided after the
+            // halt or the hold has ended, long after this call.
+            self.lag_unless_halted(self.codec.partition_of(campaign))?;
+            snapshot.refuse_quarantined()?;
+            let latest = snapshot.edge.latest().ok_or(ServiceError::UnknownCampaign)?;
+            let Some(change) = change(&latest.definition)? else {
+                return self.view(campaign, &snapshot);
+            };
+            let based_on = Some(latest.position.offset);
+            match self.decide(call, campaign, based_on, change).await? {
+                Answer::Accepted => return self.view_in_effect(call, campaign).await,
+                Answer::Refused { refusal } => match refusal {
+                    Refusal::StaleVersion => {}
+                    Refusal::QuotaBelowIssued { issued } => {
+                        return Err(ServiceError::QuotaBelowIssued { issued });
+                    }
+                    Refusal::Closed => return Err(ServiceError::CampaignClosed),
+                    // The terms were valid here, so the owner runs other rules or read other rows.
+                    Refusal::Invalid => {
+                        return Err(impossible(campaign, &Answer::Refused { refusal }));
+                    }
+                },
+                other => return Err(impossible(campaign, &other)),
+            }
+        }
+        Err(overtaken())
+    }
+
+    /// Releases the holds of a campaign, and waits until they are marked released.
+    async fn release(
+        &self,
+        call: &Call<'_>,
+        campaign: &CampaignId,
+    ) -> Result<CampaignView, ServiceError> {
+        let snapshot = self.campaigns.current(campaign).await?;
+        let snapshot = snapshot.ok_or(ServiceError::UnknownCampaign)?;
+        if snapshot.quarantine().is_none() {
+            return self.view(campaign, &snapshot);
+        }
+        let based_on = snapshot.edge.latest().map(|latest| latest.position.offset);
+        self.append_control(call, campaign, based_on, Change::Released).await?;
+        // A campaign on hold decides nothing, so no decision of this record arrives over the feed.
+        // The hold rows show when the owner has handled the record.
+        loop {
+            let now = self.campaigns.current(campaign).await?;
+            let now = now.ok_or(ServiceError::UnknownCampaign)?;
+            if snapshot.holds.iter().all(|hold| !is_open(hold, &now.holds)) {
+                return self.view(campaign, &now);
+            }
+            sleep(HOLD_CHECK_EVERY).await;
+        }
+    }
+
+    /// Appends a change and waits for its decision.
+    async fn decide(
+        &self,
+        call: &Call<'_>,
+        campaign: &CampaignId,
+        based_on: Option<Offset>,
+        change: Change,
+    ) -> Result<Answer, ServiceError> {
+        let (position, control) = self.append_control(call, campaign, based_on, change).await?;
+        let awaited = Awaited::Control { position, control: &control };
+        match self.wait_for_decision(awaited, call.until).await? {
+            WaitEnd::Decided(answer) => {
+                if answer != Answer::Accepted {
+                    // A refused record changes nothing, so the outcome is known again.
+                    call.set_may_be_in_log(false);
+                }
+                Ok(answer)
+            }
+            WaitEnd::TimedOut | WaitEnd::NoWaiterFree => Err(call.out_of_time()),
+        }
+    }
+
+    async fn append_control(
+        &self,
+        call: &Call<'_>,
+        campaign: &CampaignId,
+        based_on: Option<Offset>,
+        change: Change,
+    ) -> Result<(Position, Control), ServiceError> {
+        let control = Control { campaign: campaign.clone(), based_on, change };
+        let (partition, record) = self.codec.encode_control(&control);
+        // Before the append: the deadline may cancel it while the record is on its way.
+        call.set_may_be_in_log(true);
+        let appended = self.append(partition, record).await.inspect_err(|error| {
+            call.set_may_be_in_log(matches!(error, ServiceError::OutcomeUnknown { .. }));
+        })?;
+        Ok((self.position(partition, appended), control))
+    }
+
+    /// Reads a campaign whose change was accepted. This also refreshes the cache, so that later
+    /// calls on this node see the change.
+    async fn view_in_effect(
+        &self,
+        call: &Call<'_>,
+        campaign: &CampaignId,
+    ) -> Result<CampaignView, ServiceError> {
+        call.set_may_be_in_log(true);
+        match self.campaigns.current(campaign).await? {
+            Some(snapshot) => self.view(campaign, &snapshot),
+            None => Err(contradiction(format!("{campaign} was defined and is not in the store"))),
+        }
+    }
+}
+
+fn pausing(definition: &Definition) -> Result<Option<Change>, ServiceError> {
+    check_open(definition)?;
+    Ok((!definition.paused).then_some(Change::Paused))
+}
+
+fn resuming(definition: &Definition) -> Result<Option<Change>, ServiceError> {
+    check_open(definition)?;
+    Ok(definition.paused.then_some(Change::Resumed))
+}
+
+fn closing(definition: &Definition) -> Result<Option<Change>, ServiceError> {
+    Ok((!definition.closed).then_some(Change::Closed))
+}
+
+fn amending(
+    definition: &Definition,
+    amendment: &Amendment,
+) -> Result<Option<Change>, ServiceError> {
+    check_open(definition)?;
+    let amended = definition.terms.amended(amendment);
+    let faults = amended.faults();
+    if !faults.is_empty() {
+        return Err(ServiceError::Invalid(faults));
+    }
+    let amendment = amendment.clone();
+    Ok((amended != definition.terms).then_some(Change::Amended { amendment }))
+}
+
+fn check_open(definition: &Definition) -> Result<(), ServiceError> {
+    if definition.closed { Err(ServiceError::CampaignClosed) } else { Ok(()) }
+}
+
+/// Lists the fields in which two definitions differ, by their names in the API.
+fn differing(one: &Terms, other: &Terms) -> Vec<&'static str> {
+    let fields = [
+        ("quota", one.quota != other.quota),
+        ("per_user_limit", one.per_user_limit != other.per_user_limit),
+        ("opens_at", one.opens_at != other.opens_at),
+        ("closes_at", one.closes_at != other.closes_at),
+        ("code", one.code != other.code),
+    ];
+    fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+/// Whether `hold` is still open, given the campaign's holds that are not closed.
+fn is_open(hold: &Hold, not_closed: &[Hold]) -> bool {
+    not_closed.iter().any(|other| {
+        (other.from, other.number, other.state) == (hold.from, hold.number, HoldState::Open)
+    })
+}
+
+fn overtaken() -> ServiceError {
+    let detail = format!("other changes of the campaign came first {ATTEMPTS_MAX} times");
+    ServiceError::Overloaded { detail, retry_after: RETRY_AFTER }
+}
+
+/// Reports an answer that no control record can have.
+fn impossible(campaign: &CampaignId, answer: &Answer) -> ServiceError {
+    contradiction(format!("a control record of {campaign} was answered with {answer:?}"))
+}

@@ -1,0 +1,305 @@
+//! The calls of the application service, and their results. Nothing here knows HTTP.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use crate::answer::admission::CampaignState;
+use crate::{
+    domain::{
+        answer::{Answer, CouponFace},
+        decision::Reason,
+        definition::{Amendment, Definition, Fault, Terms},
+        ids::{CampaignId, Position, UserId},
+        record::Request,
+        rows::Hold,
+    },
+    partition::actor_view::ActorView,
+};
+
+/// Every call that the HTTP listeners make. [`super::NodeService`] implements them for a node;
+/// HTTP tests use a scripted implementation.
+pub trait Service:
+    IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + ReportHealth
+{
+}
+
+impl<T: IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + ReportHealth> Service
+    for T
+{
+}
+
+/// Requests for coupons.
+#[async_trait]
+pub trait IssueCoupons: Send + Sync + 'static {
+    /// Appends a request to the log and, with `wait`, waits up to that long for its decision.
+    ///
+    /// # Errors
+    /// Any error means that the request is not in the log, except
+    /// [`ServiceError::OutcomeUnknown`].
+    async fn issue(
+        &self,
+        request: Request,
+        wait: Option<Duration>,
+    ) -> Result<IssueReply, ServiceError>;
+}
+
+/// The answer to an appended request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssueReply {
+    /// Opaque, URL-safe id for [`FindRequests::find`].
+    pub request_id: String,
+    /// The decision, if it was known before the wait ended.
+    pub answer: Option<Answer>,
+    /// Whether the call waited as long as asked. `false`: no waiter was free.
+    pub waited: bool,
+}
+
+/// Requests looked up by id.
+#[async_trait]
+pub trait FindRequests: Send + Sync + 'static {
+    /// Looks up a request, waiting up to `wait` for its decision.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownRequest`] for an altered or foreign id,
+    /// [`ServiceError::Unavailable`] when the store has to be read and does not answer,
+    /// [`ServiceError::Halted`] when log and store contradict each other.
+    async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError>;
+}
+
+/// A request and what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestView {
+    /// The campaign of the request.
+    pub campaign: CampaignId,
+    /// The user of the request.
+    pub user: UserId,
+    /// Decided or pending.
+    pub status: RequestStatus,
+}
+
+/// Whether a request is decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestStatus {
+    /// The final answer.
+    Decided(Answer),
+    /// Not decided yet.
+    Pending {
+        /// Records before this one that are not decided yet.
+        queue_ahead: u64,
+    },
+}
+
+/// Campaigns and coupons as clients and operators see them.
+#[async_trait]
+pub trait ShowCampaigns: Send + Sync + 'static {
+    /// Returns one campaign. Its figures are at most 2 s behind.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownCampaign`], or [`ServiceError::Unavailable`] when the store does not
+    /// answer.
+    async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, ServiceError>;
+
+    /// Lists at most `limit` campaigns in the order of their ids, starting after `after`.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] when the store does not answer.
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignView>, ServiceError>;
+
+    /// Lists the coupons of a user in a campaign, in sequence order.
+    ///
+    /// # Errors
+    /// As [`Self::campaign`].
+    async fn coupons_of(
+        &self,
+        campaign: &CampaignId,
+        user: &UserId,
+    ) -> Result<Vec<CouponFace>, ServiceError>;
+
+    /// Returns one campaign, read now, with its actor on this node.
+    ///
+    /// # Errors
+    /// As [`Self::campaign`].
+    async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, ServiceError>;
+}
+
+/// A campaign as the public listener shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CampaignView {
+    /// The id.
+    pub campaign: CampaignId,
+    /// The state at the time of the view.
+    pub state: CampaignState,
+    /// The definition in effect.
+    pub definition: Definition,
+    /// Coupons issued.
+    pub issued: u32,
+    /// quota − issued.
+    pub remaining: u32,
+    /// Every record below this position is in these figures; later ones may be.
+    pub as_of: Position,
+    /// The hold that quarantines the campaign, if any.
+    pub hold: Option<Hold>,
+}
+
+/// A campaign as the admin listener shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminView {
+    /// The public view.
+    pub view: CampaignView,
+    /// The campaign's actor on this node.
+    pub actor: ActorView,
+}
+
+/// Changes of campaigns. Each call returns once its change is in effect.
+///
+/// # Errors
+/// [`ServiceError::OutcomeUnknown`] when that cannot be told within 5 s;
+/// [`ServiceError::Halted`] for a quarantined campaign or a halted partition.
+#[async_trait]
+pub trait ChangeCampaigns: Send + Sync + 'static {
+    /// Defines a campaign. Returns `true` if the campaign did not exist before.
+    ///
+    /// # Errors
+    /// [`ServiceError::AlreadyDefined`], [`ServiceError::Invalid`].
+    async fn define(
+        &self,
+        campaign: CampaignId,
+        terms: Terms,
+    ) -> Result<(bool, CampaignView), ServiceError>;
+
+    /// Changes the terms of a campaign.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownCampaign`], [`ServiceError::CampaignClosed`],
+    /// [`ServiceError::QuotaBelowIssued`], [`ServiceError::Invalid`].
+    async fn amend(
+        &self,
+        campaign: &CampaignId,
+        amendment: Amendment,
+    ) -> Result<CampaignView, ServiceError>;
+
+    /// Carries out a control verb. A release returns when the hold is marked released.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownCampaign`], [`ServiceError::CampaignClosed`].
+    async fn control(
+        &self,
+        campaign: &CampaignId,
+        verb: ControlVerb,
+    ) -> Result<CampaignView, ServiceError>;
+}
+
+/// What an operator can do to an existing campaign without further arguments. URLs and the command
+/// line are built from this list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlVerb {
+    /// Issue no coupons until resumed.
+    Pause,
+    /// Issue coupons again.
+    Resume,
+    /// Issue no coupons ever again.
+    Close,
+    /// Let a quarantined campaign try again.
+    Release,
+}
+
+impl ControlVerb {
+    /// Every verb.
+    pub const ALL: [Self; 4] = [Self::Pause, Self::Resume, Self::Close, Self::Release];
+
+    /// The verb as the last segment of its URL and as a subcommand.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Close => "close",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// The readiness of the node.
+pub trait ReportHealth: Send + Sync + 'static {
+    /// Lists the parts that are not ready. An empty list means that the node is ready.
+    fn not_ready(&self) -> Vec<NotReady>;
+}
+
+/// A part of the node that is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReady {
+    /// The part, in `snake_case`.
+    pub part: &'static str,
+    /// The reason, for an operator.
+    pub reason: String,
+}
+
+/// Why a call failed. Nothing of the call is in the log, except after `OutcomeUnknown`.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ServiceError {
+    /// No campaign has this id.
+    #[error("no campaign has this id")]
+    UnknownCampaign,
+    /// The request id was altered, or another instance made it.
+    #[error("the request id was not made by this instance")]
+    UnknownRequest,
+    /// The log would certainly reject the request, judged by a state at most 1 s old.
+    #[error("the campaign issues no coupons now: {}", .0.name())]
+    CertainRejection(Reason),
+    /// One user sent too many requests to one campaign.
+    #[error("too many requests of one user in one campaign")]
+    UserRateLimited {
+        /// Time until the next request is admitted.
+        retry_after: Duration,
+    },
+    /// A bound of the node is reached, or free space is short.
+    #[error("overloaded: {detail}")]
+    Overloaded {
+        /// The bound that is reached.
+        detail: String,
+        /// Time after which a retry is useful.
+        retry_after: Duration,
+    },
+    /// The campaign is quarantined, its partition is halted, or log and store contradict each
+    /// other.
+    #[error("decisions are halted: {reason}")]
+    Halted {
+        /// The reason, for an operator.
+        reason: String,
+    },
+    /// The record may or may not be in the log.
+    #[error("the outcome is unknown: {detail}")]
+    OutcomeUnknown {
+        /// What was not confirmed.
+        detail: String,
+    },
+    /// The store or the log did not answer.
+    #[error("a part of the system does not answer: {detail}")]
+    Unavailable {
+        /// The part, and how it failed.
+        detail: String,
+    },
+    /// The campaign exists with a different first definition.
+    #[error("the campaign is already defined differently")]
+    AlreadyDefined {
+        /// The fields that differ.
+        differing: Vec<&'static str>,
+    },
+    /// The new quota is below the number of issued coupons.
+    #[error("the quota would be below the {issued} coupons already issued")]
+    QuotaBelowIssued {
+        /// Coupons issued.
+        issued: u32,
+    },
+    /// An operator closed the campaign; that is final.
+    #[error("the campaign is closed for good")]
+    CampaignClosed,
+    /// The terms break rules.
+    #[error("the terms break {} rule(s)", .0.len())]
+    Invalid(Vec<Fault>),
+}

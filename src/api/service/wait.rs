@@ -1,0 +1,290 @@
+//! Waits for decisions: on the feed, and in the store when the feed may have lost them.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::{
+    NodeService, ReadError, STORE_TIMEOUT, chain,
+    interface::ServiceError,
+    waiters::{HeardDecision, Registration, Signal},
+};
+use crate::{
+    answer::{
+        request_id::RequestContent,
+        rows::{FromRows, control_answer, is_of, request_answer, unsound},
+    },
+    domain::{
+        answer::Answer,
+        campaign::user_bucket,
+        coupon::Coupon,
+        definition::PER_USER_LIMIT_MAX,
+        ids::{CampaignId, Position, UserId},
+        invariant::Invariant,
+        record::Control,
+    },
+    store::{Selection, StoreError},
+    telemetry::metrics,
+};
+
+/// Pause between two reads of the store: durable progress trails the watermark by as much.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// How often a waiter checks whether the partition's owner is still heard of.
+const SILENCE_CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// A record whose decision is awaited.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Awaited<'a> {
+    Request(&'a RequestContent),
+    Control { position: Position, control: &'a Control },
+}
+
+impl Awaited<'_> {
+    fn position(&self) -> Position {
+        match self {
+            Self::Request(content) => content.position,
+            Self::Control { position, .. } => *position,
+        }
+    }
+
+    fn campaign(&self) -> &CampaignId {
+        match self {
+            Self::Request(content) => &content.campaign,
+            Self::Control { control, .. } => &control.campaign,
+        }
+    }
+
+    fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::Request(content) => Some(&content.user),
+            Self::Control { .. } => None,
+        }
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WaitEnd {
+    /// The record is decided.
+    Decided(Answer),
+    /// Time is up, or the service shuts down.
+    TimedOut,
+    /// No waiter was free.
+    NoWaiterFree,
+}
+
+impl NodeService {
+    /// Waits until `until` for the decision of `awaited`.
+    ///
+    /// # Errors
+    /// [`ServiceError::Halted`] for a contradiction, [`ServiceError::Unavailable`] when the store
+    /// had to be read and did not answer before `until`.
+    pub(super) async fn wait_for_decision(
+        &self,
+        awaited: Awaited<'_>,
+        until: Instant,
+    ) -> Result<WaitEnd, ServiceError> {
+        let Position { partition, offset, .. } = awaited.position();
+        // Admin calls have places of their own: clients that long-poll must not lock operators out.
+        let reserved = matches!(awaited, Awaited::Control { .. });
+        let (waiter, mut asking) = match self.waiters.register(partition, offset, reserved) {
+            Registration::Known(heard) => return self.heard(awaited, &heard).map(WaitEnd::Decided),
+            Registration::Full => return Ok(WaitEnd::NoWaiterFree),
+            Registration::Waiting(waiter, ask) => {
+                (waiter, ask || self.waiters.is_silent(partition))
+            }
+        };
+        let (mut first, mut failure) = (true, None);
+        loop {
+            if asking {
+                tokio::select! {
+                    // The feed first: its decision costs no read, and ends one under way.
+                    biased;
+                    heard = waiter.decision() => {
+                        return self.heard(awaited, &heard).map(WaitEnd::Decided);
+                    }
+                    asked = timeout_at(until, self.ask_store(awaited, first)) => match asked {
+                        Ok(Ok(Some(answer))) => return Ok(WaitEnd::Decided(answer)),
+                        Ok(Ok(None)) => (first, failure) = (false, None),
+                        // A contradiction stays one; a store that is away may come back in time.
+                        Ok(Err(error @ ServiceError::Halted { .. })) => return Err(error),
+                        Ok(Err(error)) => failure = Some(error),
+                        Err(_) => {}
+                    }
+                }
+            }
+            let now = Instant::now();
+            if now >= until {
+                return failure.map_or(Ok(WaitEnd::TimedOut), Err);
+            }
+            let pause = if asking { ASK_AGAIN_AFTER } else { SILENCE_CHECK_EVERY };
+            tokio::select! {
+                biased;
+                signal = waiter.signal() => match signal {
+                    Signal::Decided(heard) => {
+                        return self.heard(awaited, &heard).map(WaitEnd::Decided);
+                    }
+                    Signal::AskStore => asking = true,
+                },
+                () = sleep_until(until.min(now + pause)) => {
+                    // A dead owner sends nothing, not even a gap: only silence shows that its
+                    // last decisions may never arrive.
+                    asking |= self.waiters.is_silent(partition);
+                }
+                // The feed is no longer followed; the client asks another node by its request id.
+                () = self.tasks.ended() => return Ok(WaitEnd::TimedOut),
+            }
+        }
+    }
+
+    /// Returns the answer heard over the feed.
+    ///
+    /// # Errors
+    /// [`ServiceError::Halted`] if the feed decided a different record at the position: log and
+    /// feed contradict each other.
+    pub(super) fn heard(
+        &self,
+        awaited: Awaited<'_>,
+        heard: &HeardDecision,
+    ) -> Result<Answer, ServiceError> {
+        let decision = heard.decision();
+        if is_of(decision, awaited.campaign(), awaited.user()) {
+            return Ok(decision.answer.clone());
+        }
+        let Position { partition, offset, .. } = awaited.position();
+        Err(contradiction(format!(
+            "the feed decided another record than was appended at offset {offset} of partition \
+             {partition}"
+        )))
+    }
+
+    /// Returns the answer from the store: a coupon at the position at once, a missing row only if
+    /// the position is settled.
+    ///
+    /// Rows of an unsettled position are read on the `first` call only. Later changes there arrive
+    /// over the feed or with progress, and a hold of a minute must not cost 600 reads a waiter.
+    pub(super) async fn ask_store(
+        &self,
+        awaited: Awaited<'_>,
+        first: bool,
+    ) -> Result<Option<Answer>, ServiceError> {
+        let Position { partition, offset, .. } = awaited.position();
+        // Progress, then holds, then rows: rows of a position that was settled before they were
+        // read are complete. In any other order a missing row could still be on its way.
+        let rows = self.partitions.read(partition).await?;
+        let settled = self.partitions.is_settled(&rows, awaited.campaign(), offset);
+        if !settled && !first {
+            return Ok(None);
+        }
+        match awaited {
+            Awaited::Request(content) => self.request_from_rows(content, settled).await,
+            Awaited::Control { position, control } => {
+                self.control_from_rows(position, control, settled).await
+            }
+        }
+    }
+
+    async fn request_from_rows(
+        &self,
+        content: &RequestContent,
+        settled: bool,
+    ) -> Result<Option<Answer>, ServiceError> {
+        let RequestContent { position, campaign, user, .. } = content;
+        // Only a coupon can answer an unsettled position. The bucket of the user's coupons is the
+        // same in every version, so any cached snapshot will do.
+        let snapshot = match self.campaigns.cached(campaign).filter(|_| !settled) {
+            Some(snapshot) => Some(snapshot),
+            None => self.campaigns.at(campaign, position.offset).await?,
+        };
+        let definition = snapshot.as_ref().and_then(|snapshot| snapshot.edge.definition());
+        let (Some(snapshot), Some(definition)) = (&snapshot, definition) else {
+            return undefined(content, settled);
+        };
+        let coupons = self.coupons_of_user(campaign, user, definition.user_buckets).await?;
+        match request_answer(content, settled, &snapshot.edge.versions, &coupons) {
+            FromRows::Answer(answer) => Ok(Some(answer)),
+            FromRows::NotYet => Ok(None),
+            FromRows::Undefined => undefined(content, settled),
+            FromRows::UnknownRules(version) => Err(ServiceError::Unavailable {
+                detail: format!("rules version {version} of {campaign} is newer than this node"),
+            }),
+        }
+    }
+
+    async fn control_from_rows(
+        &self,
+        position: Position,
+        control: &Control,
+        settled: bool,
+    ) -> Result<Option<Answer>, ServiceError> {
+        let snapshot = self.campaigns.current(&control.campaign).await?;
+        let (versions, issued) = match &snapshot {
+            Some(snapshot) => (snapshot.edge.versions.as_slice(), snapshot.edge.issued()),
+            None => (&[][..], 0),
+        };
+        Ok(control_answer(position, control, settled, versions, issued))
+    }
+
+    /// Reads the coupons of a user in sequence order, and compares each with its digest.
+    pub(super) async fn coupons_of_user(
+        &self,
+        campaign: &CampaignId,
+        user: &UserId,
+        user_buckets: u8,
+    ) -> Result<Vec<Coupon>, ServiceError> {
+        let bucket = user_bucket(self.keys.user_digest(user), user_buckets);
+        let selection = Selection::OfUser { user: user.clone(), bucket };
+        let read = async {
+            let _permit = self.coupon_reads.acquire().await;
+            let mut pages = self.store.coupons(campaign, selection);
+            let mut coupons = Vec::new();
+            while let Some(page) = pages.try_next().await? {
+                coupons.extend(page);
+                if coupons.len() > usize::from(PER_USER_LIMIT_MAX) {
+                    break;
+                }
+            }
+            Ok::<_, StoreError>(coupons)
+        };
+        let mut coupons = match timeout(STORE_TIMEOUT, read).await {
+            Ok(Ok(coupons)) => coupons,
+            Ok(Err(error)) => return Err(ReadError::Store(chain(&error)).into()),
+            Err(_) => {
+                let read = format!("reading coupons of a user of {campaign}");
+                return Err(ReadError::timed_out(read).into());
+            }
+        };
+        if let Some(coupon) = unsound(&coupons, campaign, user, &self.keys) {
+            let sequence = coupon.sequence;
+            return Err(contradiction(format!(
+                "coupon {sequence} of {campaign} does not match its digest"
+            )));
+        }
+        if coupons.len() > usize::from(PER_USER_LIMIT_MAX) {
+            return Err(contradiction(format!(
+                "a user of {campaign} holds more than {PER_USER_LIMIT_MAX} coupons"
+            )));
+        }
+        coupons.sort_by_key(|coupon| coupon.sequence);
+        Ok(coupons)
+    }
+}
+
+/// Judges a request whose campaign has no definition. Requests are appended only after the campaign
+/// was found in the store, so a settled one contradicts the store.
+fn undefined(content: &RequestContent, settled: bool) -> Result<Option<Answer>, ServiceError> {
+    if !settled {
+        return Ok(None);
+    }
+    let RequestContent { campaign, position, .. } = content;
+    Err(contradiction(format!("{campaign} is not defined at offset {}", position.offset)))
+}
+
+/// Counts and logs a contradiction between log and store.
+pub(super) fn contradiction(reason: String) -> ServiceError {
+    metrics::violation(Invariant::StopRatherThanLie);
+    tracing::error!(reason, "log and store contradict each other");
+    ServiceError::Halted { reason }
+}
