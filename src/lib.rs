@@ -22,6 +22,7 @@ pub mod kafka;
 pub mod log;
 pub mod node;
 pub mod partition;
+pub mod retry;
 pub mod simulation;
 pub mod store;
 pub mod telemetry;

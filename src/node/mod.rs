@@ -37,6 +37,7 @@ use crate::{
     config::{Config, Mode},
     feed::DecisionFeed,
     log::{Ownership, RequestLog},
+    retry::Backoff,
     store::CouponStore,
     telemetry,
     wire::codec::Codec,
@@ -61,7 +62,7 @@ const _: () = assert!(
         <= STOP_WITHIN.as_millis()
 );
 
-/// Pause before the group is joined again when it could not be.
+/// Pause before the node joins the consumer group again.
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The adapters of one way to run.
@@ -290,29 +291,27 @@ async fn close(closer: Closer, deadline: Instant) {
     }
 }
 
-/// Joins those who share the partitions, and tells the supervisor what is owned.
+/// Joins the consumer group, again whenever membership ends, and reports to the supervisor which
+/// partitions this node owns. Never returns.
 async fn join(log: Arc<dyn RequestLog>, supervisor: ActorRef<SupervisorMessage>) {
     loop {
-        match log.join().await {
-            Ok(mut changes) => {
-                let mut owned = std::collections::BTreeSet::new();
-                while let Some(change) = changes.recv().await {
-                    match change {
-                        Ownership::Assigned(partition) => owned.insert(partition),
-                        Ownership::Revoked(partition) => owned.remove(&partition),
-                    };
-                    let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
-                }
-                for partition in owned {
-                    let change = Ownership::Revoked(partition);
-                    let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
-                }
-                warn!("membership ended, will be joined again");
-            }
-            Err(error) => {
-                warn!(%error, "the group could not be joined, will be tried again");
-            }
+        let join = || log.join();
+        let mut changes =
+            Backoff::every(JOIN_PAUSE).until_done("joining the consumer group", join).await;
+        let mut owned = std::collections::BTreeSet::new();
+        while let Some(change) = changes.recv().await {
+            match change {
+                Ownership::Assigned(partition) => owned.insert(partition),
+                Ownership::Revoked(partition) => owned.remove(&partition),
+            };
+            let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
         }
+        // Without membership another node may own these partitions already.
+        for partition in owned {
+            let change = Ownership::Revoked(partition);
+            let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
+        }
+        warn!("consumer group membership ended, joining again");
         tokio::time::sleep(JOIN_PAUSE).await;
     }
 }
