@@ -1,12 +1,10 @@
 //! What everybody sees of one partition of the embedded log: its ends, and its newest records in
 //! memory, so that a reader that keeps up never touches the database.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::VecDeque;
 
 use fjall::UserValue;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::domain::ids::{Offset, Timestamp};
@@ -74,12 +72,12 @@ impl Tail {
 
     /// The oldest record kept.
     pub(crate) fn start(&self) -> Start {
-        *lock(&self.start)
+        *self.start.lock()
     }
 
     /// Notes the time of the record at `low`, if it still is the oldest.
     pub(crate) fn note_start_time(&self, low: Offset, time: Timestamp) {
-        let mut start = lock(&self.start);
+        let mut start = self.start.lock();
         if start.low == low {
             start.time = Some(time);
         }
@@ -87,7 +85,7 @@ impl Tail {
 
     /// Everything below `low` was removed.
     pub(crate) fn trimmed(&self, low: Offset) {
-        let mut start = lock(&self.start);
+        let mut start = self.start.lock();
         if low > start.low {
             *start = Start { low, time: None };
         }
@@ -96,7 +94,7 @@ impl Tail {
     /// Shows records that are on disk now. The first follows the end.
     pub(crate) fn publish(&self, records: Vec<UserValue>) {
         let count = records.len() as u64;
-        let mut recent = lock(&self.recent);
+        let mut recent = self.recent.lock();
         for record in records {
             recent.bytes += record.len();
             recent.records.push_back(record);
@@ -117,15 +115,10 @@ impl Tail {
 
     /// At most `max` records from `from` on; none if the first is no longer in memory.
     pub(crate) fn recent(&self, from: Offset, max: usize) -> Option<Vec<UserValue>> {
-        let recent = lock(&self.recent);
+        let recent = self.recent.lock();
         let skip = usize::try_from(from.checked_sub(recent.first)?).ok()?;
         Some(recent.records.iter().skip(skip).take(max).cloned().collect())
     }
-}
-
-/// A panic while one of these is held leaves nothing half-done: each change is complete in itself.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

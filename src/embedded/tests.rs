@@ -5,7 +5,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -13,6 +13,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::{
@@ -75,28 +76,28 @@ struct GateState {
 
 impl Gate {
     fn shut(&self) {
-        self.state.lock().unwrap().shut = true;
+        self.state.lock().shut = true;
     }
 
     fn open(&self) {
-        self.state.lock().unwrap().shut = false;
+        self.state.lock().shut = false;
         self.changed.notify_all();
     }
 
     fn pass(&self) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         while state.shut {
             state.waiting = true;
             self.changed.notify_all();
-            state = self.changed.wait(state).unwrap();
+            self.changed.wait(&mut state);
         }
         state.waiting = false;
     }
 
     fn await_committer(&self) {
-        let state = self.state.lock().unwrap();
-        let waited = self.changed.wait_timeout_while(state, PATIENCE, |state| !state.waiting);
-        assert!(!waited.unwrap().1.timed_out(), "the committer did not come");
+        let mut state = self.state.lock();
+        let waited = self.changed.wait_while_for(&mut state, |state| !state.waiting, PATIENCE);
+        assert!(!waited.timed_out(), "the committer did not come");
     }
 }
 

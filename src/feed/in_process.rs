@@ -1,8 +1,9 @@
 //! The decision feed of a node that is alone: followers are in the same process.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent};
@@ -43,14 +44,14 @@ impl Follower {
 impl DecisionFeed for InProcessFeed {
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
         let message = Arc::new(message);
-        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.followers.lock();
         followers.retain_mut(|follower| follower.send(&message));
         Ok(())
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
         let (events, receiver) = mpsc::channel(FOLLOWER_MESSAGES_MAX + 1);
-        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.followers.lock();
         followers.push(Follower { events, in_gap: false });
         Ok(receiver)
     }
@@ -108,6 +109,6 @@ mod tests {
         }
         drop(follower);
         feed.publish(message(0)).await.unwrap();
-        assert_eq!(feed.followers.lock().unwrap().len(), 0);
+        assert_eq!(feed.followers.lock().len(), 0);
     }
 }

@@ -5,11 +5,12 @@
 //! overtake what was sent after the first, and a gap does less harm than disorder.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset as NativeOffset, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
@@ -113,7 +114,7 @@ impl KafkaFeed {
 
 impl Drop for KafkaFeed {
     fn drop(&mut self) {
-        let producer = self.producer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let producer = self.producer.get_mut();
         client::end_elsewhere(producer.take());
     }
 }
@@ -160,7 +161,7 @@ impl DecisionFeed for KafkaFeed {
             .partition(native_partition(partition))
             .payload(&value[..])
             .headers(headers);
-        let producer = self.producer.read().unwrap_or_else(PoisonError::into_inner);
+        let producer = self.producer.read();
         // It is only taken on drop.
         let Some(producer) = producer.as_ref() else { return Ok(()) };
         producer.send(record).map_err(|(error, _)| {

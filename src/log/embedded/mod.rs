@@ -5,10 +5,11 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use fjall::{Guard, UserValue};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
@@ -204,7 +205,7 @@ impl RequestLog for EmbeddedLog {
                 .try_send(Ownership::Assigned(partition))
                 .expect("the channel has room for every partition");
         }
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut members = self.members.lock();
         members.retain(|member| !member.is_closed());
         members.push(sender);
         Ok(receiver)

@@ -247,5 +247,5 @@ async fn members_that_left_are_forgotten() {
         assert_eq!(news.recv().await, Some(Ownership::Assigned(0)));
         assert_eq!(news.recv().await, Some(Ownership::Assigned(1)));
     }
-    assert_eq!(log.members.lock().unwrap().len(), 1);
+    assert_eq!(log.members.lock().len(), 1);
 }

@@ -7,10 +7,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, ClientContext, Offset as NativeOffset, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
@@ -93,7 +94,7 @@ impl Membership {
 
     /// Notes what is settled, for the next commit.
     pub(super) fn report_progress(&self, partition: Partition, next: Offset) {
-        lock(&self.settled).insert(partition, next);
+        self.settled.lock().insert(partition, next);
     }
 
     /// Waits until the group was left; the receiver must be dropped first.
@@ -127,10 +128,10 @@ struct State {
 impl State {
     fn say(&self, change: Ownership) {
         let (partition, fresh) = match change {
-            Ownership::Assigned(partition) => (partition, lock(&self.owned).insert(partition)),
+            Ownership::Assigned(partition) => (partition, self.owned.lock().insert(partition)),
             Ownership::Revoked(partition) => {
-                lock(&self.settled).remove(&partition);
-                (partition, lock(&self.owned).remove(&partition))
+                self.settled.lock().remove(&partition);
+                (partition, self.owned.lock().remove(&partition))
             }
         };
         if fresh {
@@ -141,14 +142,14 @@ impl State {
     }
 
     fn revoke_all(&self) {
-        let owned = lock(&self.owned).clone();
+        let owned = self.owned.lock().clone();
         owned.into_iter().for_each(|partition| self.say(Ownership::Revoked(partition)));
     }
 
     /// What is to be committed now: settled, and of a partition that is owned.
     fn to_commit(&self) -> Option<TopicPartitionList> {
-        let settled = std::mem::take(&mut *lock(&self.settled));
-        let owned = lock(&self.owned);
+        let settled = std::mem::take(&mut *self.settled.lock());
+        let owned = self.owned.lock();
         let mut list = TopicPartitionList::new();
         for (partition, next) in settled.into_iter().filter(|(p, _)| owned.contains(p)) {
             let offset = NativeOffset::Offset(native_offset(next));
@@ -157,10 +158,6 @@ impl State {
         }
         (list.count() > 0).then_some(list)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type MemberConsumer = BaseConsumer<MemberContext>;

@@ -8,12 +8,10 @@ mod membership;
 mod producer;
 mod readers;
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -95,8 +93,8 @@ impl KafkaLog {
         }
     }
 
-    fn membership(&self) -> std::sync::MutexGuard<'_, Option<Membership>> {
-        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    fn membership(&self) -> MutexGuard<'_, Option<Membership>> {
+        self.membership.lock()
     }
 }
 

@@ -1,10 +1,8 @@
 //! The producer: appends that are answered when they are durable, or when nobody can say.
 
-use std::{
-    sync::{Mutex, PoisonError, RwLock},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
 use rdkafka::{
     ClientConfig, ClientContext,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
@@ -88,7 +86,7 @@ impl Producer {
 
     /// Asks the brokers for `topic` once, so that the first append need not. Blocks.
     pub(super) fn warm(&self, topic: &str) -> Result<(), KafkaError> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.read();
         let Some(producer) = current.as_ref() else { return Ok(()) };
         producer.client().fetch_metadata(Some(topic), client::QUERY_TIMEOUT).map(drop)
     }
@@ -127,7 +125,7 @@ impl Producer {
         record: &Outgoing<'_>,
         report: Report,
     ) -> Result<(), (KafkaError, Report)> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.read();
         let Some(producer) = current.as_ref() else { return Err((KafkaError::Canceled, report)) };
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in record.headers {
@@ -154,7 +152,7 @@ impl Producer {
         if !self.is_fatal() {
             return;
         }
-        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replaced = self.replaced.lock();
         // Another caller may have done it while this one waited for the lock.
         if !self.is_fatal() || replaced.is_some_and(|at| at.elapsed() < REPLACE_EVERY) {
             return;
@@ -162,7 +160,7 @@ impl Producer {
         *replaced = Some(Instant::now());
         match start(&self.settings) {
             Ok(new) => {
-                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+                let mut current = self.current.write();
                 let old = current.replace(new);
                 drop(current);
                 client::end_elsewhere(old);
@@ -173,14 +171,14 @@ impl Producer {
     }
 
     fn is_fatal(&self) -> bool {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.read();
         current.as_ref().is_some_and(|producer| producer.context().log.is_fatal())
     }
 }
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.get_mut();
         client::end_elsewhere(current.take());
     }
 }
@@ -268,7 +266,7 @@ mod tests {
         let first = send(&producer).await.unwrap_err();
         assert!(matches!(first, AppendError::Unknown(_) | AppendError::Overloaded(_)), "{first:?}");
         assert_eq!(send(&producer).await.unwrap().offset, Some(0));
-        assert!(producer.replaced.lock().unwrap().is_some());
+        assert!(producer.replaced.lock().is_some());
     }
 
     #[tokio::test]
