@@ -15,7 +15,6 @@ use coupond::{
     clock::{SharedClock, SystemClock},
     domain::{
         campaign::{At, Campaign},
-        code::CodeFormat,
         definition::Terms,
         ids::{CampaignId, Offset, Partition, Timestamp, UserId},
         keys::Keys,
@@ -46,13 +45,7 @@ fn spring() -> CampaignId {
 }
 
 fn definition() -> Record {
-    let terms = Terms {
-        quota: USERS as u32,
-        per_user_limit: 1,
-        opens_at: None,
-        closes_at: None,
-        code: CodeFormat::default(),
-    };
+    let terms = Terms::of(USERS as u32);
     let change = Change::Defined { terms };
     Record::from(Control { campaign: spring(), based_on: None, change })
 }

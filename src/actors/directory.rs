@@ -170,7 +170,6 @@ mod tests {
     use super::*;
     use crate::domain::{
         campaign::At,
-        code::CodeFormat,
         definition::Terms,
         keys::Keys,
         record::{Change, Control, Record},
@@ -190,8 +189,7 @@ mod tests {
         let id = CampaignId::parse("spring").unwrap();
         let mut campaign = Campaign::new(id.clone(), 1, 0, keys);
         let opens_at = Some(Timestamp(100));
-        let code = CodeFormat::default();
-        let terms = Terms { quota: 5, per_user_limit: 1, opens_at, closes_at: None, code };
+        let terms = Terms { opens_at, ..Terms::of(5) };
         let defined =
             Control { campaign: id.clone(), based_on: None, change: Change::Defined { terms } };
         campaign.fold(At { offset: 0, time: Timestamp(1) }, &Record::from(defined));

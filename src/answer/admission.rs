@@ -286,7 +286,6 @@ impl AdmissionView {
 mod tests {
     use crate::answer::admission::*;
     use crate::domain::{
-        code::CodeFormat,
         definition::Terms,
         ids::{CampaignId, Position},
     };
@@ -298,11 +297,9 @@ mod tests {
 
     fn state(issued: u32, change: impl FnOnce(&mut Definition)) -> AdmissionView {
         let terms = Terms {
-            quota: 10,
-            per_user_limit: 1,
             opens_at: Some(Timestamp(OPENS_AT)),
             closes_at: Some(Timestamp(CLOSES_AT)),
-            code: CodeFormat::default(),
+            ..Terms::of(10)
         };
         let mut definition = Definition::first(terms);
         change(&mut definition);

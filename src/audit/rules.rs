@@ -170,13 +170,7 @@ mod tests {
 
     #[test]
     fn terms_are_sound_exactly_where_the_product_finds_no_fault() {
-        let base = Terms {
-            quota: 1,
-            per_user_limit: 1,
-            opens_at: None,
-            closes_at: None,
-            code: CodeFormat::default(),
-        };
+        let base = Terms::of(1);
         let code = |length, charset: &str, prefix: &str| Terms {
             code: CodeFormat { prefix: prefix.into(), length, charset: charset.into() },
             ..base.clone()

@@ -14,6 +14,9 @@ pub const QUOTA_MAX: u32 = 100_000_000;
 /// Largest number of coupons that one user may hold in a campaign.
 pub const PER_USER_LIMIT_MAX: u16 = 1_000;
 
+/// Coupons per user of a campaign whose definition does not state a limit.
+pub const PER_USER_LIMIT_DEFAULT: u16 = 1;
+
 /// The rules that this binary decides by. A definition of another version is not decided by it.
 pub const RULES_VERSION: u16 = 1;
 
@@ -89,6 +92,18 @@ impl Fault {
 }
 
 impl Terms {
+    /// Returns terms with this quota and the default of every other term.
+    #[must_use]
+    pub fn of(quota: u32) -> Self {
+        Self {
+            quota,
+            per_user_limit: PER_USER_LIMIT_DEFAULT,
+            opens_at: None,
+            closes_at: None,
+            code: CodeFormat::default(),
+        }
+    }
+
     /// Every rule that these terms break; empty when they are sound.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {

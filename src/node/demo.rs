@@ -30,13 +30,8 @@ const ATTEMPTS_MAX: u32 = 20;
 /// Defines the demo campaign, if there is none of this id.
 pub(super) async fn define(service: Arc<dyn Service>) {
     let Ok(campaign) = CampaignId::parse(CAMPAIGN) else { return };
-    let terms = Terms {
-        quota: QUOTA,
-        per_user_limit: 1,
-        opens_at: None,
-        closes_at: None,
-        code: CodeFormat::with(Some("DEMO-".to_owned()), None, None),
-    };
+    let code = CodeFormat::with(Some("DEMO-".to_owned()), None, None);
+    let terms = Terms { code, ..Terms::of(QUOTA) };
     for _ in 0..ATTEMPTS_MAX {
         match service.define(campaign.clone(), terms.clone()).await {
             // With what content is up to whoever defined it.

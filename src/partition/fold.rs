@@ -214,7 +214,6 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         domain::{
-            code::CodeFormat,
             definition::Terms,
             ids::{CampaignId, Timestamp},
             record::{Change, Control, Request},
@@ -238,13 +237,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn defined() -> (At, Record) {
-        let terms = Terms {
-            quota: 10,
-            per_user_limit: 1,
-            opens_at: None,
-            closes_at: None,
-            code: CodeFormat::default(),
-        };
+        let terms = Terms::of(10);
         let campaign = CampaignId::parse("spring").unwrap();
         let change = Change::Defined { terms };
         (at(0), Record::from(Control { campaign, based_on: None, change }))

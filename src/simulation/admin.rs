@@ -14,7 +14,6 @@ use super::{
 };
 use crate::domain::{
     answer::Answer,
-    code::CodeFormat,
     decision::Refusal,
     definition::{Amendment, Definition, Terms},
     ids::{Offset, Partition, Position, Timestamp},
@@ -191,21 +190,21 @@ fn spoken(change: &model::Change) -> Change {
     match change {
         model::Change::Defined { quota, limit, opens, closes } => Change::Defined {
             terms: Terms {
-                quota: *quota,
                 per_user_limit: *limit,
                 opens_at: opens.map(Timestamp),
                 closes_at: closes.map(Timestamp),
-                code: CodeFormat::default(),
+                ..Terms::of(*quota)
             },
         },
-        model::Change::Amended(it) => Change::Amended {
-            amendment: Amendment {
-                quota: it.quota,
-                per_user_limit: it.limit,
+        model::Change::Amended(it) => {
+            let window = Amendment {
                 opens_at: it.opens.map(|end| end.map(Timestamp)),
                 closes_at: it.closes.map(|end| end.map(Timestamp)),
-            },
-        },
+                ..Amendment::default()
+            };
+            let amendment = Amendment { quota: it.quota, per_user_limit: it.limit, ..window };
+            Change::Amended { amendment }
+        }
         model::Change::Paused => Change::Paused,
         model::Change::Resumed => Change::Resumed,
         model::Change::Closed => Change::Closed,

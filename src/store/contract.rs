@@ -103,12 +103,12 @@ fn coupon(campaign: &CampaignId, sequence: Sequence, user: &UserId) -> Coupon {
 
 fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
     let code = CodeFormat::with(Some("SALE-".into()), None, Some("0123456789".into()));
+    let quota = 100_000 + u32::try_from(offset % 1_000).expect("a remainder below 1,000");
     let terms = Terms {
-        quota: 100_000 + u32::try_from(offset % 1_000).expect("a remainder below 1,000"),
         per_user_limit: 3,
         opens_at: Some(Timestamp(1_760_000_000_000)),
-        closes_at: None,
         code,
+        ..Terms::of(quota)
     };
     DefinitionVersion {
         campaign: campaign.clone(),

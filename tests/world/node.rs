@@ -13,7 +13,6 @@ use coupond::{
     },
     clock::{Clock, SharedClock},
     domain::{
-        code::CodeFormat,
         definition::Terms,
         ids::{CampaignId, IdempotencyKey, Partition, Timestamp, UserId},
         keys::Keys,
@@ -196,8 +195,7 @@ impl World {
         per_user_limit: u16,
         closes_at: Option<Timestamp>,
     ) {
-        let code = CodeFormat::default();
-        let terms = Terms { quota, per_user_limit, opens_at: None, closes_at, code };
+        let terms = Terms { per_user_limit, closes_at, ..Terms::of(quota) };
         self.change(campaign, Change::Defined { terms });
     }
 

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::{
     campaign::{At, Campaign},
-    code::CodeFormat,
     decision::{DerivedRow, Outcome},
     definition::{Amendment, Terms},
     ids::{CampaignId, IdempotencyKey, Offset, Timestamp, UserId},
@@ -50,11 +49,10 @@ fn time() -> impl Strategy<Value = Timestamp> {
 fn terms() -> impl Strategy<Value = Terms> {
     let window = (proptest::option::of(time()), proptest::option::of(time()));
     (0..8_u32, 0..4_u16, window).prop_map(|(quota, per_user_limit, (opens_at, closes_at))| Terms {
-        quota,
         per_user_limit,
         opens_at,
         closes_at,
-        code: CodeFormat::default(),
+        ..Terms::of(quota)
     })
 }
 
@@ -192,13 +190,8 @@ fn the_histories_of_the_property_reach_every_kind_of_answer() {
     let ask = |user, key| Step::Ask { user, key };
     let change = |change| Step::Change { change, stale: false };
     let quota = |quota| Amendment { quota: Some(quota), ..Amendment::default() };
-    let terms = Terms {
-        quota: 2,
-        per_user_limit: 1,
-        opens_at: Some(Timestamp(10)),
-        closes_at: Some(Timestamp(50)),
-        code: CodeFormat::default(),
-    };
+    let terms =
+        Terms { opens_at: Some(Timestamp(10)), closes_at: Some(Timestamp(50)), ..Terms::of(2) };
     let steps: Vec<(Step, u8, i64)> = vec![
         (ask(0, None), 1, 0),
         (change(Change::Paused), 1, 0),
@@ -254,22 +247,7 @@ fn the_histories_of_the_property_reach_every_kind_of_answer() {
 #[test]
 fn a_coupon_of_somebody_else_or_of_another_campaign_answers_nobody() {
     let steps = vec![
-        (
-            Step::Change {
-                change: Change::Defined {
-                    terms: Terms {
-                        quota: 1,
-                        per_user_limit: 1,
-                        opens_at: None,
-                        closes_at: None,
-                        code: CodeFormat::default(),
-                    },
-                },
-                stale: false,
-            },
-            1,
-            0,
-        ),
+        (Step::Change { change: Change::Defined { terms: Terms::of(1) }, stale: false }, 1, 0),
         (Step::Ask { user: 0, key: None }, 1, 1),
         (Step::Ask { user: 1, key: None }, 1, 2),
     ];
@@ -286,15 +264,7 @@ fn a_coupon_of_somebody_else_or_of_another_campaign_answers_nobody() {
 
 #[test]
 fn what_newer_rules_decided_is_told_only_where_a_coupon_tells_it() {
-    let change = Change::Defined {
-        terms: Terms {
-            quota: 1,
-            per_user_limit: 1,
-            opens_at: None,
-            closes_at: None,
-            code: CodeFormat::default(),
-        },
-    };
+    let change = Change::Defined { terms: Terms::of(1) };
     let steps = vec![
         (Step::Change { change, stale: false }, 1, 0),
         (Step::Ask { user: 0, key: None }, 1, 1),

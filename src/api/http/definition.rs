@@ -6,12 +6,9 @@ use super::{
 };
 use crate::domain::{
     code::CodeFormat,
-    definition::{Amendment, Fault, PER_USER_LIMIT_MAX, QUOTA_MAX, Terms},
+    definition::{Amendment, Fault, PER_USER_LIMIT_DEFAULT, PER_USER_LIMIT_MAX, QUOTA_MAX, Terms},
     ids::Timestamp,
 };
-
-/// What a user may hold where the operator says nothing.
-const PER_USER_LIMIT_DEFAULT: u16 = 1;
 
 /// Reads a definition.
 ///
@@ -105,8 +102,7 @@ fn window_faults(amendment: &Amendment) -> Vec<Fault> {
         (amendment.opens_at.flatten(), amendment.closes_at.flatten());
     let (Some(_), Some(_)) = both else { return Vec::new() };
     let (opens_at, closes_at) = both;
-    let (quota, per_user_limit, code) = (1, PER_USER_LIMIT_DEFAULT, CodeFormat::default());
-    Terms { quota, per_user_limit, opens_at, closes_at, code }.faults()
+    Terms { opens_at, closes_at, ..Terms::of(1) }.faults()
 }
 
 /// The faults of fields that are not at fault already.

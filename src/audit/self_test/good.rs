@@ -148,12 +148,12 @@ impl Maker {
             "coded" => CodeFormat::with(Some("X-".into()), Some(40), Some("0123456789".into())),
             _ => CodeFormat::default(),
         };
+        let quota = if ["coded", "steered"].contains(&campaign) { 100 } else { 25 };
         let terms = Terms {
-            quota: if ["coded", "steered"].contains(&campaign) { 100 } else { 25 },
             per_user_limit: if campaign == "keyed" { 3 } else { 1 },
             opens_at: (campaign == "steered").then_some(Timestamp(START + 1_000)),
-            closes_at: None,
             code,
+            ..Terms::of(quota)
         };
         self.control(campaign, Change::Defined { terms });
     }

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::{
-    code::CodeFormat,
-    ids::{IdempotencyKey, UserId},
-};
+use crate::domain::ids::{IdempotencyKey, UserId};
 
 /// Everything that a story comes to, rows with their digests included.
 fn outcomes(story: &str) -> Vec<String> {
@@ -53,11 +50,10 @@ fn record(id: &CampaignId, what: &str, version: Option<Offset>) -> Record {
     let change = match name {
         "DEFINE" => Change::Defined {
             terms: Terms {
-                quota: field("quota").map_or(10, |value| value.parse().unwrap()),
                 per_user_limit: field("limit").map_or(1, |value| value.parse().unwrap()),
                 opens_at: time("opens"),
                 closes_at: time("closes"),
-                code: CodeFormat::default(),
+                ..Terms::of(field("quota").map_or(10, |value| value.parse().unwrap()))
             },
         },
         "AMEND" => Change::Amended {

@@ -12,7 +12,6 @@ use async_trait::async_trait;
 use coupond::{
     config::CqlConfig,
     domain::{
-        code::CodeFormat,
         coupon::Coupon,
         definition::{Definition, DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
@@ -192,11 +191,9 @@ fn coupons(campaign: &CampaignId, sequences: std::ops::RangeInclusive<u32>) -> V
 
 fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
     let terms = Terms {
-        quota: 100_000_000,
         per_user_limit: 1_000,
         opens_at: Some(Timestamp(1_700_000_000_000)),
-        closes_at: None,
-        code: CodeFormat::with(Some(String::new()), None, None),
+        ..Terms::of(100_000_000)
     };
     DefinitionVersion {
         campaign: campaign.clone(),

@@ -115,13 +115,7 @@ async fn a_definition_is_201_and_the_same_again_200() {
     let reply = ask(&site, "PUT", SPRING, r#"{"quota":100}"#).await;
     reply.expect(201, BODY);
     assert_eq!(reply.header("location"), Some(SPRING));
-    let terms = Terms {
-        quota: 100,
-        per_user_limit: 1,
-        opens_at: None,
-        closes_at: None,
-        code: CodeFormat::default(),
-    };
+    let terms = Terms::of(100);
     let spring = CampaignId::parse("spring").unwrap();
     assert_eq!(site.service.asked(), [format!("define {:?}", (&spring, &terms))]);
     let site = Site::new(Script { define: Ok((false, view("spring"))), ..Script::default() });

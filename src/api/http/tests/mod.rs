@@ -179,9 +179,8 @@ impl ReportHealth for Script {
 
 /// An open campaign of 100 with 17 issued.
 pub(super) fn view(campaign: &str) -> CampaignView {
-    let code = CodeFormat::default();
     let opens_at = Some(NOON);
-    let terms = Terms { quota: 100, per_user_limit: 1, opens_at, closes_at: None, code };
+    let terms = Terms { opens_at, ..Terms::of(100) };
     CampaignView {
         campaign: CampaignId::parse(campaign).unwrap(),
         state: CampaignState::Open,

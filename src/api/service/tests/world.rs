@@ -16,7 +16,6 @@ use crate::{
     domain::{
         answer::{Answer, CouponFace},
         campaign::{At, Campaign},
-        code::CodeFormat,
         coupon::Coupon,
         decision::{Decision, DerivedRow, Outcome},
         definition::Terms,
@@ -370,7 +369,7 @@ pub(super) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
 }
 
 pub(super) fn terms(quota: u32) -> Terms {
-    Terms { quota, per_user_limit: 1, opens_at: None, closes_at: None, code: CodeFormat::default() }
+    Terms::of(quota)
 }
 
 pub(super) fn campaign(id: &str) -> CampaignId {

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     domain::{
         campaign::{At, Campaign},
-        code::CodeFormat,
         coupon::Coupon,
         definition::{Amendment, DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Timestamp, UserId},
@@ -111,15 +110,9 @@ pub(super) fn log_of(random: &mut Random, length: u64) -> Vec<(At, Record)> {
                 let quota = Some(state.issued() + random.below(20) as u32);
                 control(Change::Amended { amendment: Amendment { quota, ..Amendment::default() } })
             }
-            _ if state.version().is_none() && index > 5 => control(Change::Defined {
-                terms: Terms {
-                    quota: 30,
-                    per_user_limit: 2,
-                    opens_at: None,
-                    closes_at: None,
-                    code: CodeFormat::default(),
-                },
-            }),
+            _ if state.version().is_none() && index > 5 => {
+                control(Change::Defined { terms: Terms { per_user_limit: 2, ..Terms::of(30) } })
+            }
             _ => Record::Request(Request {
                 campaign: id.clone(),
                 user: UserId::parse(&format!("u{}", random.below(USERS))).unwrap(),
