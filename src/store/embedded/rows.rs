@@ -1,5 +1,7 @@
-//! Rows ↔ bytes. Each value starts with a format byte (a register's with its rank, then the
-//! format). Coupons are binary, because a start reads a million of them; the rest is JSON.
+//! Encodes and decodes rows.
+//!
+//! A value starts with a format byte; a register's value has its rank in front of that byte.
+//! Coupons are binary, because a start may read a million of them. All other rows are JSON.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -14,14 +16,14 @@ use crate::{
     store::{Layout, Unreadable},
 };
 
-/// Version of everything written here.
+/// Format of every value written here.
 const FORMAT: u8 = 1;
 
-/// The entries that `row` comes to.
+/// Appends the database entries of `row` to `entries`.
 pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
     match row {
         Row::Coupon(coupon) => {
-            // The index entry after the row: whoever sees the one finds the other.
+            // Index entry last: a reader that sees it must find the coupon.
             let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
             entries.push(Entry::Put(keys::coupon(campaign, *sequence), encode_coupon(coupon)));
             let index = keys::by_user(campaign, *user_bucket, user, *sequence);
@@ -140,8 +142,8 @@ pub(super) fn decode_layout(value: &[u8]) -> Result<Layout, Unreadable> {
     parse(value, Unreadable::new("the layout"))
 }
 
-/// Campaign and sequence are in the key. Numbers are little-endian; `user` and `code` have their
-/// length in front, and the digests stand last.
+/// Encodes a coupon without campaign and sequence, which are in the key. Numbers are little-endian,
+/// user and code are preceded by their length, and the digests come last.
 fn encode_coupon(coupon: &Coupon) -> Vec<u8> {
     let (user, code) = (coupon.user.as_str().as_bytes(), coupon.code.as_bytes());
     let mut bytes = Vec::with_capacity(80 + user.len() + code.len());
@@ -173,7 +175,7 @@ pub(super) fn decode_coupon(
     fields.coupon(campaign, sequence).ok_or(Unreadable::new("a coupon"))
 }
 
-/// What is left to be read of a row.
+/// The unread rest of a value.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coupon_is_read_back_whole() {
+    fn a_coupon_round_trips() {
         for key_digest in [None, Some([9; 16])] {
             let coupon = coupon(key_digest);
             let bytes = encode_coupon(&coupon);

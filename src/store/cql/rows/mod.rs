@@ -1,8 +1,9 @@
-//! Rows as the database's columns, and back.
+//! Converts rows to column values and back.
 //!
-//! Timestamps make writes idempotent: those of coupons and versions follow from the record, those
-//! of marks and progress are the offset, those of holds rise with their state. Whatever is written
-//! again, late or by another owner, leaves what is there.
+//! Write timestamps make every write idempotent, because the database keeps the cell with the
+//! highest timestamp. Coupons and versions take theirs from the record, marks and progress from the
+//! offset, and a hold's timestamp rises with its state. So a row that is written again, late or by
+//! another owner changes nothing.
 
 use scylla::{
     DeserializeRow, SerializeRow,
@@ -21,7 +22,7 @@ use crate::{
     store::{Layout, SEQUENCES_PER_BUCKET},
 };
 
-/// A value that a column can't hold, or a column with what no coupond writes.
+/// A value that does not fit its column, or a stored value that coupond never writes.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("column {column} can't be {value}")]
 pub(super) struct BadValue {
@@ -29,8 +30,7 @@ pub(super) struct BadValue {
     value: String,
 }
 
-/// Converts between the domain's and the database's numbers; only values that no coupond makes
-/// don't fit.
+/// Converts between the domain's unsigned and the database's signed numbers.
 fn fit<To, From>(column: &'static str, value: From) -> Result<To, BadValue>
 where
     To: TryFrom<From>,
@@ -49,26 +49,27 @@ fn campaign(text: &str) -> Result<CampaignId, BadValue> {
     CampaignId::parse(text).map_err(bad)
 }
 
-/// Microseconds since the epoch that say when a record was taken, made unlike for records of one
-/// millisecond.
+/// Returns a record's write timestamp in microseconds since the epoch.
 fn record_timestamp(time: Timestamp, offset: Offset) -> Result<i64, BadValue> {
+    // The offset fills the microseconds, so that records of one millisecond differ.
     let within: i64 = fit("offset", offset % 1_000)?;
     let micros = time.0.checked_mul(1_000).and_then(|micros| micros.checked_add(within));
     micros.ok_or(BadValue { column: "record_time", value: time.0.to_string() })
 }
 
-/// A timestamp that rises with the offset. 0 would be taken for none.
+/// Returns a write timestamp that rises with the offset. It starts at 1, because the driver takes 0
+/// for "no timestamp".
 fn offset_timestamp(offset: Offset) -> Result<i64, BadValue> {
     let offset: i64 = fit("offset", offset)?;
     offset.checked_add(1).ok_or(BadValue { column: "offset", value: offset.to_string() })
 }
 
-/// Bucket of the coupon rows that a sequence stands in.
+/// Returns the bucket of the coupon rows that holds `sequence`.
 pub(super) fn bucket(sequence: Sequence) -> u32 {
     sequence.saturating_sub(1) / SEQUENCES_PER_BUCKET
 }
 
-/// What is bound for a coupon, in both views after their keys.
+/// Values bound for a coupon. In both views they follow the key.
 #[derive(SerializeRow)]
 #[scylla(flavor = "enforce_order", skip_name_checks)]
 pub(super) struct CouponValues<'a> {
@@ -105,7 +106,7 @@ impl<'a> CouponValues<'a> {
     }
 }
 
-/// A row of the view by sequence.
+/// Values bound for a row of `coupons`.
 #[derive(SerializeRow)]
 #[scylla(flavor = "enforce_order", skip_name_checks)]
 pub(super) struct BySequence<'a> {
@@ -125,7 +126,7 @@ impl<'a> BySequence<'a> {
     }
 }
 
-/// A row of the view by user.
+/// Values bound for a row of `coupons_by_user`.
 #[derive(SerializeRow)]
 #[scylla(flavor = "enforce_order", skip_name_checks)]
 pub(super) struct ByUser<'a> {
@@ -141,7 +142,7 @@ impl<'a> ByUser<'a> {
     }
 }
 
-/// A coupon's cells as either view gives them.
+/// A coupon's cells, read from either view.
 #[derive(DeserializeRow)]
 #[scylla(flavor = "enforce_order")]
 pub(super) struct CouponCells<'a> {
@@ -181,7 +182,7 @@ impl CouponCells<'_> {
     }
 }
 
-/// What is bound for a definition version.
+/// Values bound for a definition version.
 #[derive(SerializeRow)]
 #[scylla(flavor = "enforce_order", skip_name_checks)]
 pub(super) struct VersionValues<'a> {
@@ -294,7 +295,8 @@ impl VersionCells<'_> {
     }
 }
 
-/// The row that a campaign is listed by; the same whichever version writes it.
+/// Returns the values bound for a campaign's listing row. Every version of a campaign writes the
+/// same row.
 pub(super) fn listing(version: &DefinitionVersion) -> Result<(&str, i32, i64), BadValue> {
     let partition = fit("partition", version.position.partition)?;
     let timestamp = record_timestamp(version.time, version.position.offset)?;
@@ -303,8 +305,7 @@ pub(super) fn listing(version: &DefinitionVersion) -> Result<(&str, i32, i64), B
 
 type HoldValues<'a> = (i32, &'a str, i64, i32, &'a str, &'a str, &'a str, i64, i64);
 
-/// What is bound for a hold. Of two that are equal in state, a contradiction stays: it is the one
-/// that nobody but an operator ends.
+/// Returns the values bound for a hold.
 pub(super) fn hold(hold: &Hold) -> Result<HoldValues<'_>, BadValue> {
     let (kind, kind_rank) = match hold.kind {
         HoldKind::Failure => ("failure", 0),
@@ -324,6 +325,8 @@ pub(super) fn hold(hold: &Hold) -> Result<HoldValues<'_>, BadValue> {
         &hold.reason,
         state,
         fit("until_offset", hold.until)?,
+        // The write timestamp: the rank, then the kind. Of two holds of one rank the contradiction
+        // must win, because only an operator may end it.
         fit("until_offset", hold.rank().saturating_add(1).saturating_mul(2) + kind_rank)?,
     ))
 }
@@ -366,14 +369,14 @@ impl HoldCells<'_> {
     }
 }
 
-/// What is bound for a mark.
+/// Returns the values bound for a mark.
 pub(super) fn mark(mark: &Mark) -> Result<(&str, i64, i32, i64), BadValue> {
     let timestamp = offset_timestamp(mark.offset)?;
     let (offset, issued) = (fit("below_offset", mark.offset)?, fit("issued", mark.issued)?);
     Ok((mark.campaign.as_str(), offset, issued, timestamp))
 }
 
-/// Reads a mark's cells.
+/// Decodes a mark's cells.
 pub(super) fn decode_mark(
     campaign: &CampaignId,
     (offset, issued): (i64, i32),
@@ -384,9 +387,10 @@ pub(super) fn decode_mark(
 
 type ProgressValues<'a> = (i32, i32, i64, i64, &'a [u8], i64);
 
-/// What is bound for a partition's progress. Every column is bound each time: one that was left
-/// out would keep what a lower progress wrote.
+/// Returns the values bound for a partition's progress.
 pub(super) fn progress(progress: &Progress) -> Result<ProgressValues<'_>, BadValue> {
+    // "No last record" is bound as values too: an unset column would keep the cell of an earlier,
+    // lower progress.
     let (last_offset, last_digest) = match &progress.last {
         Some(LastRecord { offset, digest }) => (fit("last_offset", *offset)?, &digest[..]),
         None => (-1, &[][..]),
@@ -401,7 +405,7 @@ pub(super) fn progress(progress: &Progress) -> Result<ProgressValues<'_>, BadVal
     ))
 }
 
-/// Reads a progress' cells.
+/// Decodes the cells of a partition's progress.
 pub(super) fn decode_progress(
     partition: Partition,
     (log_epoch, next, last_offset, last_digest): (i32, i64, i64, &[u8]),
@@ -419,7 +423,7 @@ pub(super) fn decode_progress(
 
 type LayoutValues<'a> = (&'a str, i32, i32, i32, &'a str, MaybeUnset<&'a str>);
 
-/// What is bound for the layout.
+/// Returns the values bound for the layout.
 pub(super) fn layout(layout: &Layout) -> Result<LayoutValues<'_>, BadValue> {
     Ok((
         &layout.instance,
@@ -431,10 +435,10 @@ pub(super) fn layout(layout: &Layout) -> Result<LayoutValues<'_>, BadValue> {
     ))
 }
 
-/// The layout's cells: instance, log epoch, partitions, format, fingerprint, secret.
+/// Cells of the layout: instance, log epoch, partitions, format, fingerprint, secret.
 pub(super) type LayoutCells = (String, i32, i32, i32, String, Option<String>);
 
-/// Reads the layout's cells.
+/// Decodes the layout's cells.
 pub(super) fn decode_layout(cells: LayoutCells) -> Result<Layout, BadValue> {
     let (instance, log_epoch, partitions, format, fingerprint, secret) = cells;
     Ok(Layout {
@@ -447,7 +451,7 @@ pub(super) fn decode_layout(cells: LayoutCells) -> Result<Layout, BadValue> {
     })
 }
 
-/// Reads a campaign's cell of the listing.
+/// Decodes a campaign's cell of the listing.
 pub(super) fn decode_campaign((text,): (&str,)) -> Result<CampaignId, BadValue> {
     campaign(text)
 }

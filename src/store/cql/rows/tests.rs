@@ -3,12 +3,12 @@
 use super::*;
 
 #[test]
-fn a_bucket_holds_twenty_thousand_sequences_from_one_on() {
+fn a_bucket_holds_twenty_thousand_sequences() {
     assert_eq!([1, 20_000, 20_001, 100_000_000].map(bucket), [0, 0, 1, 4_999]);
 }
 
 #[test]
-fn a_record_timestamp_rises_with_time_and_tells_neighbours_apart() {
+fn record_timestamps_rise_and_differ() {
     let at = |time, offset| record_timestamp(Timestamp(time), offset).unwrap();
     assert_eq!(at(1_700_000_000_000, 7), 1_700_000_000_000_007);
     assert!(at(5, 1_999) < at(6, 0));
@@ -18,7 +18,7 @@ fn a_record_timestamp_rises_with_time_and_tells_neighbours_apart() {
 }
 
 #[test]
-fn a_hold_that_came_further_or_weighs_more_has_the_later_timestamp() {
+fn a_holds_timestamp_rises_with_state_and_kind() {
     let campaign = CampaignId::parse("spring").unwrap();
     let at = |kind, state| {
         let hold = Hold {
@@ -47,7 +47,7 @@ fn a_hold_that_came_further_or_weighs_more_has_the_later_timestamp() {
 }
 
 #[test]
-fn what_no_column_can_hold_is_an_error_that_names_it() {
+fn a_value_out_of_range_names_its_column() {
     let mark = Mark { campaign: campaign("spring").unwrap(), offset: u64::MAX, issued: 1 };
     assert_eq!(super::mark(&mark).unwrap_err().to_string(), {
         format!("column offset can't be {}", u64::MAX)
@@ -57,7 +57,7 @@ fn what_no_column_can_hold_is_an_error_that_names_it() {
 }
 
 #[test]
-fn progress_without_a_last_record_comes_back_as_such() {
+fn progress_without_a_last_record_round_trips() {
     let without = Progress { partition: 3, log_epoch: 1, next: 0, last: None };
     let (_, log_epoch, next, offset, digest, _) = progress(&without).unwrap();
     assert_eq!(decode_progress(3, (log_epoch, next, offset, digest)), Ok(without));
