@@ -1,5 +1,5 @@
-//! DESIGN rule 11: what a node knows of a campaign from its last read of the store, which
-//! requests it may refuse by that, and how a view shows it.
+//! Admission: the state of a campaign as a node last read it from the store, the requests that it
+//! may refuse by this state, and the figures of views.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{
     planted,
 };
 
-/// Oldest state by which a request is refused or a view is shown.
+/// Maximum age of the state by which a request is refused or a view is shown.
 pub const EDGE_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// The state of a campaign as views show it: the first that holds, in this order.
+/// A campaign's state in views: the first that holds, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CampaignState {
     /// A hold that is not closed.
@@ -36,11 +36,11 @@ pub enum CampaignState {
 }
 
 impl CampaignState {
-    /// Every state, in the order in which they are looked at.
+    /// Every state, in the order of precedence.
     pub const ALL: [Self; 6] =
         [Self::Quarantined, Self::Closed, Self::Paused, Self::Scheduled, Self::SoldOut, Self::Open];
 
-    /// The state of a campaign at `wall`: the first that holds.
+    /// Returns the state of a campaign at `wall`.
     #[must_use]
     pub fn of(definition: &Definition, quarantined: bool, sold_out: bool, wall: Timestamp) -> Self {
         if quarantined {
@@ -58,7 +58,7 @@ impl CampaignState {
         }
     }
 
-    /// The state as the outside spells it.
+    /// Returns the state as the API spells it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -72,14 +72,13 @@ impl CampaignState {
     }
 }
 
-/// What one read of a campaign gave, in the order of the read: progress of its partition, holds,
-/// mark, versions.
+/// One read of a campaign, in this order: progress of its partition, holds, mark, versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionView {
-    /// When the read began.
+    /// The time at which the read began.
     pub read_at: Moment,
-    /// Every position of the partition below this one was decided and stored, holds aside, before
-    /// the read began: from the feed's watermark or the durable progress.
+    /// Before the read began, every position of the partition below this one was decided and
+    /// stored, except under holds. From the feed's watermark or the durable progress.
     pub stored_below: Offset,
     /// The partition's durable progress before the read: marks are complete below it.
     pub progress: Offset,
@@ -93,44 +92,44 @@ pub struct AdmissionView {
     pub versions: Vec<DefinitionVersion>,
 }
 
-/// What a view shows of a campaign beside its definition.
+/// The figures of a campaign's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Figures {
-    /// Its state at the given wall-clock time.
+    /// State at the given wall-clock time.
     pub state: CampaignState,
     /// Coupons issued.
     pub issued: u32,
     /// quota − issued.
     pub remaining: u32,
-    /// Every record of the campaign below this offset is in these figures, later ones may be.
+    /// Every record of the campaign below this offset is in these figures; later ones may be.
     pub as_of: Offset,
 }
 
-/// What is to be done with a request, as far as a campaign's state tells.
+/// The result of admission for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// The log decides it.
+    /// Append the request: the log decides.
     Append,
     /// The campaign is on hold.
     Quarantined,
-    /// There is no definition: nothing would decide the request.
+    /// The campaign is not defined: the record would be a dead letter.
     Undefined,
-    /// It is certain to be rejected.
+    /// The request would certainly be rejected.
     Refused(Reason),
 }
 
-/// Why a campaign's rows are no state to go by.
+/// Why a campaign's rows cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unusable {
     /// The store knows no such campaign.
     Unknown,
-    /// The version row at this offset is not what was written.
+    /// The version row at this offset was altered.
     Altered(Offset),
 }
 
 impl AdmissionView {
-    /// The state that `rows` of `campaign` give, whose read began at `read_at`. Before them
-    /// `progress` was read, and it was known that everything below `stored_below` is stored.
+    /// Builds the state from `rows` of `campaign`, whose read began at `read_at`. `progress` was
+    /// read before the rows. Everything below `stored_below` was known to be stored by then.
     ///
     /// # Errors
     /// [`Unusable`].
@@ -164,45 +163,45 @@ impl AdmissionView {
         })
     }
 
-    /// Whether versions that `before` had are missing here: the store forgot.
+    /// Whether the latest version of `before` is missing here, so a version row has vanished.
     #[must_use]
     pub fn lost_versions(&self, before: &Self) -> bool {
         let latest = |state: &Self| state.latest().map(|latest| latest.position);
         latest(before) > latest(self)
     }
 
-    /// The latest definition version.
+    /// Returns the latest definition version.
     #[must_use]
     pub fn latest(&self) -> Option<&DefinitionVersion> {
         self.versions.last()
     }
 
-    /// The latest definition.
+    /// Returns the latest definition.
     #[must_use]
     pub fn definition(&self) -> Option<&Definition> {
         self.latest().map(|version| &version.definition)
     }
 
-    /// Time since the read began.
+    /// Returns the time since the read began.
     #[must_use]
     pub fn age(&self, now: Moment) -> Duration {
         now.saturating_sub(self.read_at)
     }
 
-    /// Whether the state is young enough to refuse by.
+    /// Whether requests may be refused by this state.
     #[must_use]
     pub fn is_fresh(&self, now: Moment) -> bool {
         self.age(now) <= EDGE_AGE_MAX || planted!(EdgeStateTooOld)
     }
 
-    /// Coupons issued, as far as the read tells: never more than there are.
+    /// Returns a lower bound of the coupons issued.
     #[must_use]
     pub fn issued(&self) -> u32 {
         self.mark.1.max(self.latest().map_or(0, |version| version.issued))
     }
 
-    /// Whether the version in effect at `offset` is among the versions, now and for ever: one of
-    /// them stands below it, and nothing can come in between any more.
+    /// Whether the version in effect at `offset` is certainly among [`Self::versions`]: a version
+    /// lies below the offset, and no later read can find one in between.
     #[must_use]
     pub fn knows_version_at(&self, offset: Offset) -> bool {
         let first = self.versions.first();
@@ -210,7 +209,7 @@ impl AdmissionView {
             && first.is_some_and(|version| version.position.offset < offset)
     }
 
-    /// Whether a request that comes at `wall` goes to the log; see [`Self::certain_refusal`].
+    /// Decides whether a request at `wall` goes to the log; see [`Self::certain_refusal`].
     #[must_use]
     pub fn admission(
         &self,
@@ -230,10 +229,10 @@ impl AdmissionView {
         refusal.map_or(Admission::Append, Admission::Refused)
     }
 
-    /// Why a request that comes at `wall` is certain to be rejected; none when the log must say:
-    /// the state is too old, or the time is within `margin` of an end of the window, by which
-    /// clocks may be apart, or the rules are newer than this binary. A request with an idempotency
-    /// key is never refused from here: its coupon may exist.
+    /// Returns the reason for which a request at `wall` would certainly be rejected. Returns `None`
+    /// when the log must decide: the state is too old, the time is within `margin` of an end of the
+    /// window (clocks may differ by that much), or the rules are newer than this binary. A request
+    /// with an idempotency key is never refused here, because its coupon may exist.
     #[must_use]
     pub fn certain_refusal(
         &self,
@@ -264,7 +263,7 @@ impl AdmissionView {
         }
     }
 
-    /// What a view at `wall` shows; none if there is no definition.
+    /// Returns the figures of a view at `wall`; `None` if there is no definition.
     #[must_use]
     pub fn figures(&self, wall: Timestamp) -> Option<Figures> {
         let definition = self.definition()?;
@@ -276,7 +275,7 @@ impl AdmissionView {
         Some(Figures { state, issued, remaining, as_of })
     }
 
-    /// `offset`, but no further than where the campaign stopped deciding.
+    /// Returns `offset`, lowered to the lowest position that a hold leaves unsettled.
     fn decided_below(&self, offset: Offset) -> Offset {
         self.unsettled_from.map_or(offset, |from| from.min(offset))
     }

@@ -1,19 +1,19 @@
-//! How often one user may ask one campaign: a bucket per user, in a table of fixed size.
+//! Rate limit per user and campaign: one bucket per key, in a table of fixed size.
 //!
-//! The generic cell rate algorithm (GCRA): a key's whole state is the moment at which its bucket
-//! is full again. A key whose bucket is full is as good as unknown, so its slot can be taken;
-//! memory is bounded without sweeps, and a flood of users costs the strictness of the limit for
-//! those pushed out, never memory.
+//! The generic cell rate algorithm (GCRA, ITU-T I.371): the state of a key is the moment at which
+//! its bucket is full again. A key with a full bucket needs no slot. When a set of slots is
+//! crowded, the key with the fullest bucket is evicted, so a flood of users makes the limit less
+//! strict for some of them and never costs more memory.
 
 use std::time::Duration;
 
 use super::Moment;
 
-/// Keys of a set: all of them are looked at, within two cache lines.
+/// Slots of a set. A lookup reads all of them, which is two cache lines.
 const WAYS: usize = 8;
 
-/// Sets of one table: with [`WAYS`], 8,192 keys in 128 KiB. Sixteen tables hold 131,072 users
-/// whose bucket is not full, which at 100 requests a second each is more than a node can serve.
+/// Sets of one table: with [`WAYS`] slots each, 8,192 keys in 128 KiB. Sixteen tables hold 131,072
+/// users with buckets that are not full; at 100 requests a second each, more than a node serves.
 const SETS: usize = 1_024;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,17 +31,17 @@ pub struct RateTable {
 }
 
 impl RateTable {
-    /// A limit of `rate` requests a second with bursts of `burst`, both at least 1.
+    /// Returns a limit of `rate` requests a second with bursts of `burst`, both at least 1.
     #[must_use]
     pub fn new(rate: u32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / rate.max(1);
         Self { interval, burst: interval * burst.max(1), slots: Vec::new() }
     }
 
-    /// Takes one request of `key`, an even spread of bits, at `now`.
+    /// Counts one request of `key` at `now`. Keys must be hashes.
     ///
     /// # Errors
-    /// How long to wait when it is too much; nothing is taken then.
+    /// The time to wait, if the key is over its limit. The request is then not counted.
     pub fn take(&mut self, now: Moment, key: u64) -> Result<(), Duration> {
         if self.slots.is_empty() {
             self.slots = vec![Slot::default(); SETS * WAYS];
@@ -60,7 +60,7 @@ impl RateTable {
     }
 }
 
-/// The slot whose key has the fullest bucket: the one that loses least by being forgotten.
+/// Returns the slot with the fullest bucket: forgetting it gives its key the least.
 fn fullest(set: &[Slot]) -> usize {
     let by_moment = |(_, slot): &(usize, &Slot)| slot.full_at;
     set.iter().enumerate().min_by_key(by_moment).map_or(0, |(index, _)| index)

@@ -1,10 +1,10 @@
-//! Request ids: a request's position and content, sealed, so that any node can answer it for ever
-//! without having stored it.
+//! Request ids: the sealed position and content of a request. Any node can answer an id at any
+//! time, and no node stores it.
 //!
-//! Format byte and key id stand in clear, then 12 bytes of nonce, then the sealed content with
-//! its tag, all of it base64url. Format, key id and instance are authenticated with the content,
-//! so an id of another instance opens nowhere else even under the same secret. The nonce is a MAC
-//! of the position, which makes an id a function of what it names: the same request has one id.
+//! An id is base64url of: format byte and key id in clear, 12 bytes of nonce, and the encrypted
+//! content with its tag (AES-256-GCM-SIV). Format, key id and instance are authenticated, so an id
+//! of another instance does not open, even under the same secret. The nonce is a MAC of the
+//! position, so a request has exactly one id.
 
 use aes_gcm_siv::{
     Aes256GcmSiv, KeyInit, Nonce,
@@ -21,23 +21,23 @@ use crate::planted;
 /// Version of the id's format that this binary writes and reads.
 pub const FORMAT: u8 = 1;
 
-/// Longest id in bytes, as the outside was promised.
+/// Longest id in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 400;
 
 const HEADER_BYTES: usize = 2;
 const NONCE_BYTES: usize = 12;
 const NONCE_PURPOSE: &str = "request id nonce";
 
-/// What a request id says: all that is needed to answer it from the store.
+/// The content of a request id: everything that an answer from the store needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestContent {
-    /// Where the request stands in the log.
+    /// The request's position in the log.
     pub position: Position,
-    /// When the log took it.
+    /// The request's record time.
     pub time: Timestamp,
-    /// Which campaign is asked.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// Who asks.
+    /// The user.
     pub user: UserId,
     /// Keyed digest of user and idempotency key, if the request had one.
     pub key_digest: Option<[u8; 16]>,
@@ -58,7 +58,7 @@ impl std::fmt::Debug for RequestIds {
 }
 
 impl RequestIds {
-    /// The ids of `instance` under its keys.
+    /// Returns the sealer for `instance` and its keys.
     #[must_use]
     pub fn new(keys: std::sync::Arc<Keys>, instance: &str) -> Self {
         let cipher = Aes256GcmSiv::new(keys.seal_key().into());
@@ -67,7 +67,7 @@ impl RequestIds {
         Self { cipher, keys, authenticated }
     }
 
-    /// The id of a request: at most [`REQUEST_ID_BYTES_MAX`] bytes, safe in a URL.
+    /// Returns the id of a request: URL-safe, at most [`REQUEST_ID_BYTES_MAX`] bytes.
     #[must_use]
     pub fn seal(&self, content: &RequestContent) -> String {
         let nonce = self.nonce(content.position);
@@ -84,8 +84,8 @@ impl RequestIds {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// What `request_id` says; none if it was altered, is of another instance, key or format, or
-    /// never was an id.
+    /// Opens `request_id`. Returns `None` if it was altered, belongs to another instance, key or
+    /// format, or is no id at all.
     #[must_use]
     pub fn open(&self, request_id: &str) -> Option<RequestContent> {
         if request_id.len() > REQUEST_ID_BYTES_MAX {

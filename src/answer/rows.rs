@@ -1,4 +1,4 @@
-//! Answers from the store: what progress, holds and rows say of a position, read in this order.
+//! Answers from the store, computed from progress, holds and rows that were read in this order.
 
 use super::{
     position::{Answered, answer_at, control_at, issued_at},
@@ -19,14 +19,14 @@ use crate::{
     wire::feed_message::FeedDecision,
 };
 
-/// The first offset of a partition that is not settled, by durable progress.
+/// Returns the durable progress of a partition; 0 if none was written in this log epoch.
 #[must_use]
 pub fn progress(rows: &PartitionRows, log_epoch: u32) -> Offset {
     let progress = rows.progress.as_ref();
     progress.filter(|progress| progress.log_epoch == log_epoch).map_or(0, |progress| progress.next)
 }
 
-/// Whether the position of `campaign` at `offset` is settled: below progress, and under no hold.
+/// Whether the position of `campaign` at `offset` is settled: below progress and under no hold.
 #[must_use]
 pub fn is_settled(
     rows: &PartitionRows,
@@ -40,22 +40,22 @@ pub fn is_settled(
     (offset < progress(rows, log_epoch) || planted!(MissingRowAboveProgress)) && !held
 }
 
-/// What rows say of a request.
+/// The answer to a request as far as rows give one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromRows {
-    /// The answer, for ever.
+    /// The final answer.
     Answer(Answer),
-    /// It may still come.
+    /// The decision may still come.
     NotYet,
-    /// FeedDecision, and its campaign is not defined there. A request is appended only once its
-    /// campaign was found in the store, so rows or log are not what they were.
+    /// The position is settled and its campaign is not defined there. A request is appended only
+    /// after its campaign was found in the store, so rows have vanished or the log has changed.
     Undefined,
-    /// Decided by rules that this binary does not know.
+    /// The version in effect has rules that this binary does not know.
     UnknownRules(u16),
 }
 
-/// The answer to a request. A coupon at the position is one at once; a missing coupon only when
-/// the position is `settled`. `coupons` are its user's, `versions` those of its campaign.
+/// Returns the answer to a request. A coupon at the position is an answer at once; a missing coupon
+/// is one only when the position is `settled`. `coupons` are the user's, `versions` the campaign's.
 #[must_use]
 pub fn request_answer(
     content: &RequestContent,
@@ -80,7 +80,8 @@ pub fn request_answer(
     }
 }
 
-/// The answer to a control record; none where it may still come, or its campaign is not defined.
+/// Returns the answer to a control record; `None` if it may still come or the campaign is not
+/// defined there.
 #[must_use]
 pub fn control_answer(
     position: Position,
@@ -99,13 +100,13 @@ pub fn control_answer(
     }
 }
 
-/// What a client is shown of `coupon`.
+/// Returns the part of `coupon` that clients see.
 #[must_use]
 pub fn face(coupon: &Coupon) -> CouponFace {
     CouponFace { sequence: coupon.sequence, code: coupon.code.clone(), issued_at: coupon.issued_at }
 }
 
-/// The coupon of `coupons`, read as those of one user, that is not what was written.
+/// Returns the first of a user's `coupons` that was altered or belongs to another user or campaign.
 #[must_use]
 pub fn unsound<'a>(
     coupons: &'a [Coupon],
@@ -121,8 +122,8 @@ pub fn unsound<'a>(
     coupons.iter().find(|coupon| !sound(coupon))
 }
 
-/// Whether what the feed told of a position is of the record that was appended there.
+/// Whether a decision of the feed belongs to the record that was appended at its position.
 #[must_use]
-pub fn is_of(settled: &FeedDecision, campaign: &CampaignId, user: Option<&UserId>) -> bool {
-    settled.campaign_id == *campaign && settled.user_id.as_ref() == user
+pub fn is_of(decision: &FeedDecision, campaign: &CampaignId, user: Option<&UserId>) -> bool {
+    decision.campaign_id == *campaign && decision.user_id.as_ref() == user
 }

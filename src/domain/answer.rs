@@ -1,4 +1,4 @@
-//! Answers as they are told: decisions with what a client is shown of them, by position.
+//! Answers: decisions with the parts of a coupon that clients see.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,42 +7,43 @@ use super::{
     ids::{Sequence, Timestamp},
 };
 
-/// An answer that can be told: a decision with what a client is shown of it.
+/// A decision as the feed and the API carry it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Answer {
-    /// The user holds this coupon by the request.
+    /// The user holds this coupon by the request, or by an earlier one with the same key.
     Issued {
         /// The coupon.
         coupon: CouponFace,
     },
-    /// The user held `per_user_limit` already; this is the latest.
+    /// The user held `per_user_limit` coupons already; this is the latest.
     AlreadyIssued {
         /// The coupon.
         coupon: CouponFace,
     },
-    /// No coupon.
+    /// The user gets no coupon.
     Rejected {
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
     /// The control record is in effect.
     Accepted,
     /// The control record changed nothing.
     Refused {
-        /// Why.
+        /// The reason.
         #[serde(flatten)]
         refusal: Refusal,
     },
 }
 
-/// What a client is shown of a coupon.
+/// The part of a coupon that clients see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CouponFace {
-    /// Its place in the campaign.
+    /// Place in the campaign.
     pub sequence: Sequence,
-    /// What the holder shows.
+    /// The code that the holder shows.
     pub code: Box<str>,
-    /// When it was issued; milliseconds since the epoch here, RFC 3339 over HTTP.
+    /// Record time of the request that got the coupon. Milliseconds since the epoch in the feed,
+    /// RFC 3339 over HTTP.
     pub issued_at: Timestamp,
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    definition::Fault,
+    fault::Fault,
     ids::{CampaignId, Sequence, UserId},
     keys::Keys,
 };

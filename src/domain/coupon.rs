@@ -1,28 +1,28 @@
-//! What was issued.
+//! Coupons.
 
 use super::ids::{CampaignId, Position, Sequence, Timestamp, UserId};
 
-/// A coupon: the row that proves that a user was given a seat.
+/// An issued coupon, as its row holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coupon {
-    /// Campaign that issued it.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// Its place in the campaign.
+    /// Place in the campaign.
     pub sequence: Sequence,
-    /// Who holds it.
+    /// The holder.
     pub user: UserId,
-    /// What the holder shows.
+    /// The code that the holder shows.
     pub code: Box<str>,
-    /// Record time of the request that it was issued to.
+    /// Record time of the request that got the coupon.
     pub issued_at: Timestamp,
-    /// The request that it was issued to.
+    /// Position of the request that got the coupon.
     pub position: Position,
     /// Keyed digest of user and idempotency key, if the request had one.
     pub key_digest: Option<[u8; 16]>,
-    /// Bucket of the by-user view that it stands in.
+    /// Bucket of the by-user view.
     pub user_bucket: u8,
-    /// The rules that it was issued under.
+    /// Version of the rules that decided the request.
     pub rules_version: u16,
-    /// Keyed digest over all of the above.
+    /// Keyed digest over all fields above.
     pub digest: [u8; 16],
 }

@@ -1,4 +1,4 @@
-//! The answer to one record. A value, never an error.
+//! Decisions: the answer to one record. A refusal is a value, never an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,10 +8,10 @@ use super::{
     ids::{Sequence, Timestamp},
 };
 
-/// The answer to one record, fixed for ever by the log below it.
+/// The answer to one record. The log below the record determines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// The request's user holds this coupon by it (or by an earlier one with the same key).
+    /// The user holds this coupon by this request, or by an earlier one with the same key.
     Issued(Held),
     /// The user holds `per_user_limit` coupons already; this is the latest.
     AlreadyIssued(Held),
@@ -23,16 +23,16 @@ pub enum Decision {
     Refused(Refusal),
 }
 
-/// A coupon that a user holds, as the campaign remembers it.
+/// A coupon that a user holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// Its place in the campaign.
+    /// The coupon's place in the campaign.
     pub sequence: Sequence,
-    /// The record time of the request that it was issued to.
+    /// Record time of the request that got the coupon.
     pub issued_at: Timestamp,
 }
 
-/// Why a request is given no coupon. The first that holds, in this order, is the answer.
+/// The reason of a rejection: the first that holds, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -47,10 +47,10 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, in the order in which they are looked at.
+    /// Every reason, in the order of precedence.
     pub const ALL: [Self; 4] = [Self::Closed, Self::Paused, Self::NotOpenYet, Self::SoldOut];
 
-    /// The reason as the outside spells it.
+    /// Returns the reason as the API spells it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -79,21 +79,21 @@ pub enum Refusal {
     Invalid,
 }
 
-/// What one record comes to.
+/// The outcome of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Decided, with the row that follows from it, if any.
+    /// The record is decided.
     Decided {
-        /// The answer.
+        /// The decision.
         decision: Decision,
-        /// What must be durable before the answer is said.
+        /// The row that must be durable before the decision is published.
         row: Option<DerivedRow>,
     },
-    /// No decision is possible: the campaign is not defined at this position.
+    /// The campaign is not defined at this position. The record is a dead letter.
     Undefined,
 }
 
-/// A row that follows from one record.
+/// A row that is derived from one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DerivedRow {
     /// A coupon was issued.

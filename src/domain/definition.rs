@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     code::CodeFormat,
+    fault::Fault,
     ids::{CampaignId, Position, Timestamp},
 };
 use crate::planted;
@@ -68,27 +69,6 @@ where
     T: Deserialize<'de>,
 {
     Option::<T>::deserialize(deserializer).map(Some)
-}
-
-/// A rule of [`Terms`] that is broken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The field at fault, as the outside names it.
-    pub field: &'static str,
-    /// What must hold.
-    pub rule: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-impl Fault {
-    pub(crate) fn new(
-        field: &'static str,
-        rule: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self { field, rule: rule.into(), remedy: remedy.into() }
-    }
 }
 
 impl Terms {

@@ -1,8 +1,8 @@
-//! Who holds coupons of a campaign, by keyed 128-bit digest.
+//! The holders of a campaign's coupons, by keyed 128-bit digest of the user.
 //!
-//! Extendible hashing: a directory over many small tables, each split in two when it is full, so
-//! that no decision ever waits for the rehash of a large table. Two users share a digest with a
-//! chance of about n²/2¹²⁹: 1.5·10⁻²³ at 100 million holders.
+//! Extendible hashing (Fagin et al., 1979): a directory over many small tables. A full table is
+//! split in two, so no decision waits for the rehash of a large table. The probability that two
+//! users share a digest is about n²/2¹²⁹: 1.5·10⁻²³ at 100 million holders.
 
 use hashbrown::{HashTable, hash_table::Entry as Slot};
 
@@ -11,17 +11,17 @@ use super::{
     ids::{Sequence, Timestamp},
 };
 
-/// Entries at which a segment is split: what hashbrown holds in 32 Ki buckets at its load of 7/8.
-/// A split moves this many entries, well under the 64 Ki that a decision may wait for.
+/// Entries at which a segment is split: hashbrown's maximum in 32 Ki buckets at its load of 7/8.
+/// A split moves this many entries; a decision may wait for at most 64 Ki.
 const SEGMENT_ENTRIES_MAX: usize = 28_672;
 
-/// Entries that a segment makes room for at first; later for half as many as it has.
+/// Room for entries in a new segment. A segment without room grows by half of its entries.
 const ROOM_MIN: usize = 4;
 
-/// Deepest directory: 2²⁰ tables hold 3·10¹⁰ entries. Past it tables grow instead.
+/// Deepest directory: 2²⁰ tables hold 3·10¹⁰ entries. Beyond it, tables grow instead of splitting.
 const DEPTH_MAX: u32 = 20;
 
-/// What a campaign remembers of one digest.
+/// The coupons held under one digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holding {
     /// Coupons held: at most [`PER_USER_LIMIT_MAX`](super::definition::PER_USER_LIMIT_MAX).
@@ -38,9 +38,11 @@ pub struct Holders {
     segments: Vec<Segment>,
 }
 
-/// Entries in the order in which they came, and where to find them. A new one then goes behind the
-/// last, which is near, and only four bytes of it into the table, which is far: the processor's
-/// caches hold the tables of a million holders, but not their entries.
+/// Entries in the order of arrival, and a table of their places.
+///
+/// A table of whole entries would make each insert a cache miss of 28 bytes. Here an insert
+/// appends to the entries, which is a cache hit, and writes four bytes to the table: the caches
+/// hold the tables of a million holders, but not their entries.
 #[derive(Debug, Default)]
 struct Segment {
     depth: u32,
@@ -49,8 +51,8 @@ struct Segment {
     entries: Vec<Entry>,
 }
 
-/// 28 bytes: four words of digest, then sequence (27 bits), count (10) and time (48) in three. With
-/// the room that a segment keeps for more, and its place in the table, a holder costs at most 54.
+/// 28 bytes: four words of digest, then sequence (27 bits), count (10 bits) and time (48 bits) in
+/// three words. With spare room and the place in the table, a holder costs at most 54 bytes.
 #[derive(Debug, Clone, Copy)]
 struct Entry([u32; 7]);
 
@@ -105,7 +107,7 @@ impl Entry {
     }
 }
 
-/// The bits that choose within a table; the directory uses those at the other end.
+/// Returns the low bits for the table. The directory uses the high bits.
 fn slot_hash(digest: u128) -> u64 {
     digest as u64
 }
@@ -117,24 +119,24 @@ impl Default for Holders {
 }
 
 impl Holders {
-    /// What is held under `digest`, if anything.
+    /// Returns the coupons held under `digest`, if any.
     #[must_use]
     pub fn get(&self, digest: u128) -> Option<Holding> {
         self.segments[self.segment_of(digest)].get(digest).map(Entry::holding)
     }
 
-    /// Reads what each digest stands for. Called for some records before they are decided, so that
-    /// their looks wait for memory together and not one after another.
+    /// Prefetches the entries of some digests, so that their cache misses overlap.
     pub fn touch(&self, digests: impl Iterator<Item = u128>) {
         let mut read = 0;
         for digest in digests {
             let found = self.segments[self.segment_of(digest)].get(digest);
             read ^= found.map_or(0, |entry| entry.0[6]);
         }
+        // Without a use of `read`, the compiler would remove the loop.
         std::hint::black_box(read);
     }
 
-    /// Adds a coupon to what is held under `digest`.
+    /// Adds a coupon under `digest`.
     pub fn add(&mut self, digest: u128, held: Held) {
         let mut at = self.segment_of(digest);
         while self.segments[at].is_full() && self.segments[at].depth < DEPTH_MAX {
@@ -144,19 +146,19 @@ impl Holders {
         self.segments[at].add(digest, held);
     }
 
-    /// Digests that hold something.
+    /// Returns the number of digests.
     #[must_use]
     pub fn len(&self) -> usize {
         self.segments.iter().map(|segment| segment.entries.len()).sum()
     }
 
-    /// Whether nothing is held.
+    /// Whether there is no digest.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of memory taken, the allocator's own aside.
+    /// Returns the bytes of memory taken, without the allocator's overhead.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.segments.iter().map(Segment::memory_bytes).sum::<usize>()

@@ -1,23 +1,23 @@
-//! The names that everything else is keyed by: campaigns, users, idempotency keys, positions.
+//! Ids: campaigns, users, idempotency keys, positions, times.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Where a record stands in its partition. Offsets have holes: never assume that the next is +1.
+/// A record's offset in its partition. Offsets have gaps: the next one may be more than 1 higher.
 pub type Offset = u64;
 
-/// Number of a partition of the request log, from 0.
+/// Number of a partition of the request log, counted from 0.
 pub type Partition = u32;
 
-/// Place of a coupon in its campaign: 1, 2, 3 … without a gap. 0 is never issued.
+/// A coupon's place in its campaign: 1, 2, 3 … without a gap. 0 is never issued.
 pub type Sequence = u32;
 
-/// A text that cannot be the id it is meant to be.
+/// A text that breaks the rule of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be {rule}")]
 pub struct InvalidId {
-    /// What the text must be, as a phrase that follows "must be".
+    /// The rule, as a phrase that follows "must be".
     pub rule: &'static str,
 }
 
@@ -28,10 +28,10 @@ macro_rules! text_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// What a valid text is, as a phrase that follows "must be".
+            /// The rule of a valid text, as a phrase that follows "must be".
             pub const RULE: &'static str = $rule;
 
-            /// Checks `text` and keeps it.
+            /// Parses `text`.
             ///
             /// # Errors
             /// [`InvalidId`] with the rule that `text` breaks.
@@ -44,7 +44,7 @@ macro_rules! text_id {
                 }
             }
 
-            /// The id as text.
+            /// Returns the id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -110,7 +110,7 @@ text_id!(
 );
 
 text_id!(
-    /// Names who asks for a coupon.
+    /// Names the user who asks for a coupon.
     UserId,
     "1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'",
     |text| {
@@ -122,7 +122,7 @@ text_id!(
 );
 
 text_id!(
-    /// What a client repeats to be given the same coupon again.
+    /// A client repeats this key to get the same coupon again.
     IdempotencyKey,
     "1 to 64 of A-Z, a-z, 0-9 and '.', '_', ':', '-'",
     |text| {
@@ -133,10 +133,10 @@ text_id!(
     }
 );
 
-/// A record's place in the log, and so a request's identity.
+/// A record's place in the log. It identifies a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// Which life of the log; 1 for now.
+    /// Counts lives of the log: a log that was lost starts with a new epoch. Always 1 today.
     pub log_epoch: u32,
     /// Partition within the log.
     pub partition: Partition,
@@ -144,7 +144,7 @@ pub struct Position {
     pub offset: Offset,
 }
 
-/// Milliseconds since the Unix epoch, as the log stamped them on a record.
+/// Milliseconds since the Unix epoch.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -152,8 +152,7 @@ pub struct Position {
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The latest time that decides and stores alike: 9999-12-31T23:59:59.999Z, the last that
-    /// RFC 3339 can write.
+    /// The latest time that is accepted: 9999-12-31T23:59:59.999Z, the last one of RFC 3339.
     pub const MAX: Self = Self(253_402_300_799_999);
 
     /// Whether the time lies between the Unix epoch and [`Self::MAX`].
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_what_the_outside_was_promised() {
+    fn ids_keep_their_rules() {
         let long = "a".repeat(65);
         check(CampaignId::parse, &["a", "0-", &long[..64]], &["", "-a", "A", "a_b", &long, "é"]);
         let long = "u".repeat(129);

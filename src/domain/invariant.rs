@@ -1,13 +1,13 @@
-//! The invariants, by the ids that asserts, tests, the audit, alerts and the README share.
+//! The invariants, with the ids that asserts, tests, the audit, alerts and the README share.
 
 use std::fmt;
 
-/// A promise of the system.
+/// An invariant of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
     /// A campaign never issues more coupons than the quota in effect at each coupon's position.
     Quota,
-    /// At each coupon's position its user holds no more than the limit then in effect.
+    /// At each coupon's position, its user holds at most the limit then in effect.
     PerUserLimit,
     /// A final answer never changes, and "issued" is durable before it is said.
     FinalAnswer,
@@ -23,11 +23,11 @@ pub enum Invariant {
     UniqueCodes,
     /// Memory, queues, retries and connections are bounded by named limits.
     Bounded,
-    /// After any single fault the system answers again by itself within its stated bound.
+    /// After any single fault, the system answers again by itself within its stated bound.
     Recovery,
-    /// Nobody without the right administers, or takes a coupon as somebody else.
+    /// No one administers without the right, or takes a coupon as another user.
     Rights,
-    /// Where log and store contradict each other, that campaign or partition halts, loudly.
+    /// Where log and store contradict each other, that campaign or partition stops and says so.
     StopRatherThanLie,
 }
 
@@ -48,7 +48,7 @@ impl Invariant {
         Self::StopRatherThanLie,
     ];
 
-    /// The id that everything outside the code uses.
+    /// Returns the id, as documents and metrics spell it.
     #[must_use]
     pub fn id(self) -> &'static str {
         match self {
@@ -74,8 +74,8 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// Panics with the invariant's id when `condition` does not hold, in release builds too: an actor
-/// that panics is rebuilt from the log, a wrong coupon can't be recalled.
+/// Panics with the invariant's id when `condition` does not hold, in release builds too. A
+/// panicked actor is rebuilt from the log; a wrong coupon cannot be recalled.
 #[macro_export]
 macro_rules! check_invariant {
     ($invariant:ident, $condition:expr, $($detail:tt)+) => {

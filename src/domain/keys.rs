@@ -3,36 +3,35 @@
 use std::hash::Hasher;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Sha256, block_api::compress256};
-use siphasher::sip128::{Hasher128, SipHasher13, SipHasher24};
+use sha2::Sha256;
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::{
-    coupon::Coupon,
-    definition::{Definition, DefinitionVersion},
-    ids::{CampaignId, IdempotencyKey, Position, Sequence, UserId},
+    code_key::{CodeKey, MESSAGE_BYTES},
+    ids::{CampaignId, IdempotencyKey, Sequence, UserId},
 };
 use crate::planted;
 
-/// Which secret a format was made under. One for now; every format carries it, so that a later
-/// rotation does not change what old records mean.
+/// Id of the secret. Only one exists today; every format carries the id, so that old records stay
+/// valid after a later rotation.
 pub const KEY_ID: u8 = 1;
 
-/// Shortest secret that is accepted, in bytes: as much entropy as the widest key derived from it.
+/// Minimum length of a secret in bytes: the length of the widest key derived from it.
 pub const SECRET_BYTES_MIN: usize = 32;
 
-/// Bytes kept of a record's MAC: 128 bits can't be guessed, and records stay short.
+/// Bytes kept of a record's MAC: 128 bits cannot be guessed, and records stay short.
 pub const MAC_BYTES: usize = 16;
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// The keys of one instance. Cheap to share, expensive to make.
+/// The keys of one instance. Deriving them is expensive, so they are shared in an `Arc`.
 #[derive(Clone)]
 pub struct Keys {
     code: CodeKey,
     record: HmacSha256,
     user: (u64, u64),
     idempotency: (u64, u64),
-    row: (u64, u64),
+    pub(super) row: (u64, u64),
     seal: [u8; 32],
     fingerprint: String,
 }
@@ -44,7 +43,7 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Derives every key from `secret`, each under its own label, so that none tells of another.
+    /// Derives every key from `secret`, each under its own label, so that no key reveals another.
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
         let derived = |label: &str| -> [u8; 32] {
@@ -72,26 +71,26 @@ impl Keys {
         }
     }
 
-    /// Tells two secrets apart without telling anything of them.
+    /// Returns a text that differs between two secrets and reveals neither.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// The key that request ids are sealed with.
+    /// Returns the key that seals request ids.
     #[must_use]
     pub fn seal_key(&self) -> &[u8; 32] {
         &self.seal
     }
 
-    /// What a campaign remembers of a user.
+    /// Returns the digest under which a campaign keeps a user.
     #[must_use]
     pub fn user_digest(&self, user: &UserId) -> u128 {
         let (k0, k1) = self.user;
         SipHasher13::new_with_keys(k0, k1).hash(user.as_str().as_bytes()).as_u128()
     }
 
-    /// What a campaign remembers of a user's idempotency key.
+    /// Returns the digest under which a campaign keeps a user's idempotency key.
     #[must_use]
     pub fn key_digest(&self, user: &UserId, key: &IdempotencyKey) -> u128 {
         let (k0, k1) = self.idempotency;
@@ -101,8 +100,8 @@ impl Keys {
         hasher.finish128().as_u128()
     }
 
-    /// 256 bits that only this instance can make, from which a coupon's code is spelled.
-    /// `block` counts up where a format needs more than one.
+    /// Returns 256 bits for a coupon's code (HMAC-SHA256). `block` numbers further blocks of a
+    /// format that needs more bits.
     #[must_use]
     pub fn code_bits(
         &self,
@@ -112,8 +111,8 @@ impl Keys {
         user: &UserId,
         block: u8,
     ) -> [u8; 32] {
-        // Everything but the two texts has a fixed width, and the length in front of the first
-        // tells where the second begins.
+        // All fields but the two texts have a fixed width, and the length of the first text stands
+        // in front of it, so no two inputs give the same bytes.
         let mut input = [0_u8; MESSAGE_BYTES];
         let name = campaign.as_str().as_bytes();
         let user = user.as_str().as_bytes();
@@ -130,7 +129,7 @@ impl Keys {
         self.code.mac(&mut input, end)
     }
 
-    /// The MAC of a record or feed message that this instance writes.
+    /// Returns the MAC of a record or feed message that this instance writes.
     #[must_use]
     pub fn mac(
         &self,
@@ -142,8 +141,8 @@ impl Keys {
         self.mac_of(purpose, log_epoch, partition, &[bytes])
     }
 
-    /// The same over the bytes of `parts`, one after the other: whoever must tell where one ends
-    /// puts its length in front.
+    /// Returns the MAC over the concatenated `parts`. A caller whose parts vary in length must put
+    /// the lengths in front.
     #[must_use]
     pub fn mac_of(
         &self,
@@ -161,193 +160,16 @@ impl Keys {
         let full: [u8; 32] = mac.finalize().into_bytes().into();
         std::array::from_fn(|index| full[index])
     }
-
-    /// The digest over the whole of a coupon's row.
-    #[must_use]
-    pub fn coupon_digest(&self, coupon: &Coupon) -> [u8; 16] {
-        let mut hasher = self.row_hasher(b"coupon");
-        hasher.text(coupon.campaign.as_str());
-        hasher.write(&coupon.sequence.to_le_bytes());
-        hasher.text(coupon.user.as_str());
-        hasher.text(&coupon.code);
-        let mut rest = [0; 44];
-        rest[..8].copy_from_slice(&coupon.issued_at.0.to_le_bytes());
-        rest[8..24].copy_from_slice(&position_bytes(coupon.position));
-        rest[24] = u8::from(coupon.key_digest.is_some());
-        rest[25..41].copy_from_slice(&coupon.key_digest.unwrap_or_default());
-        rest[41] = coupon.user_bucket;
-        rest[42..].copy_from_slice(&coupon.rules_version.to_le_bytes());
-        hasher.write(&rest);
-        hasher.finish()
-    }
-
-    /// The digest over the whole of a definition version's row.
-    #[must_use]
-    pub fn version_digest(&self, version: &DefinitionVersion) -> [u8; 16] {
-        let mut hasher = self.row_hasher(b"version");
-        hasher.text(version.campaign.as_str());
-        hasher.position(version.position);
-        hasher.write(&version.time.0.to_le_bytes());
-        hasher.write(&version.issued.to_le_bytes());
-        let Definition { terms, paused, closed, rules_version, user_buckets } = &version.definition;
-        hasher.write(&terms.quota.to_le_bytes());
-        hasher.write(&terms.per_user_limit.to_le_bytes());
-        for end in [terms.opens_at, terms.closes_at] {
-            hasher.write(&[u8::from(end.is_some())]);
-            hasher.write(&end.unwrap_or_default().0.to_le_bytes());
-        }
-        hasher.text(&terms.code.prefix);
-        hasher.write(&terms.code.length.to_le_bytes());
-        hasher.text(&terms.code.charset);
-        hasher.write(&[u8::from(*paused), u8::from(*closed)]);
-        hasher.write(&rules_version.to_le_bytes());
-        hasher.write(&[*user_buckets]);
-        hasher.finish()
-    }
-
-    /// The digest of a log record, by which a rewritten tail is noticed.
-    #[must_use]
-    pub fn record_digest(&self, key: &[u8], value: &[u8]) -> [u8; 16] {
-        let mut hasher = self.row_hasher(b"record");
-        hasher.write(&(key.len() as u64).to_le_bytes());
-        hasher.write(key);
-        hasher.write(value);
-        hasher.finish()
-    }
-
-    fn row_hasher(&self, kind: &[u8]) -> RowHasher {
-        let (k0, k1) = self.row;
-        let hasher = SipHasher24::new_with_keys(k0, k1);
-        let mut hasher = RowHasher { hasher, packed: [0; PACKED_BYTES], len: 0 };
-        hasher.write(&[KEY_ID]);
-        hasher.write(kind);
-        hasher
-    }
 }
 
-/// Bytes of a row that are hashed at once: a coupon of usual ids is about 200.
-const PACKED_BYTES: usize = 256;
-
-/// Hashes the fields of a row. Packs them first: the hash function takes one long text in a
-/// fraction of the time of many short ones.
-struct RowHasher {
-    hasher: SipHasher24,
-    packed: [u8; PACKED_BYTES],
-    len: usize,
-}
-
-impl RowHasher {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(room) = self.packed[self.len..].get_mut(..bytes.len()) {
-            room.copy_from_slice(bytes);
-            self.len += bytes.len();
-            return;
-        }
-        self.hasher.write(&self.packed[..self.len]);
-        self.hasher.write(bytes);
-        self.len = 0;
-    }
-
-    fn text(&mut self, text: &str) {
-        self.write(&(text.len() as u64).to_le_bytes());
-        self.write(text.as_bytes());
-    }
-
-    fn position(&mut self, position: Position) {
-        self.write(&position_bytes(position));
-    }
-
-    fn finish(mut self) -> [u8; 16] {
-        self.hasher.write(&self.packed[..self.len]);
-        self.hasher.finish128().as_bytes()
-    }
-}
-
-fn position_bytes(position: Position) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&position.log_epoch.to_le_bytes());
-    bytes[4..8].copy_from_slice(&position.partition.to_le_bytes());
-    bytes[8..].copy_from_slice(&position.offset.to_le_bytes());
-    bytes
-}
-
-/// Bytes of a message with its padding: a code's, of the longest ids, is 203 bytes long.
-const MESSAGE_BYTES: usize = 4 * SHA256_BLOCK;
-const SHA256_BLOCK: usize = 64;
-
-/// The state that SHA-256 begins with (FIPS 180-4, 5.3.3).
-const SHA256_START: [u32; 8] = [
-    0x6A09_E667,
-    0xBB67_AE85,
-    0x3C6E_F372,
-    0xA54F_F53A,
-    0x510E_527F,
-    0x9B05_688C,
-    0x1F83_D9AB,
-    0x5BE0_CD19,
-];
-
-/// HMAC-SHA256 of one short message after another: what goes by the key alone is done once, and
-/// a code of usual ids then costs two blocks and nothing beside them.
-#[derive(Clone, Copy)]
-struct CodeKey {
-    inner: [u32; 8],
-    outer: [u32; 8],
-}
-
-impl CodeKey {
-    fn new(key: &[u8; 32]) -> Self {
-        let after = |pad: u8| {
-            let mut block = [pad; SHA256_BLOCK];
-            block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
-            let mut state = SHA256_START;
-            compress256(&mut state, &[block]);
-            state
-        };
-        Self { inner: after(0x36), outer: after(0x5C) }
-    }
-
-    /// The MAC of the first `len` bytes of `message`; the rest must be zero and has room for nine
-    /// bytes of padding.
-    fn mac(&self, message: &mut [u8; MESSAGE_BYTES], len: usize) -> [u8; 32] {
-        let mut state = self.inner;
-        let end = (len + 9).next_multiple_of(SHA256_BLOCK);
-        pad(&mut message[..end], len);
-        compress256(&mut state, message[..end].as_chunks().0);
-        let mut block = [0; SHA256_BLOCK];
-        write_words(&mut block, state);
-        pad(&mut block, 32);
-        let mut state = self.outer;
-        compress256(&mut state, &[block]);
-        let mut mac = [0; 32];
-        write_words(&mut mac, state);
-        mac
-    }
-}
-
-/// Writes SHA-256's padding behind `len` bytes that follow a first block.
-fn pad(blocks: &mut [u8], len: usize) {
-    let bits = (SHA256_BLOCK + len) as u64 * 8;
-    blocks[len] = 0x80;
-    let at = blocks.len() - 8;
-    blocks[at..].copy_from_slice(&bits.to_be_bytes());
-}
-
-fn write_words(bytes: &mut [u8], words: [u32; 8]) {
-    for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
-        bytes.copy_from_slice(&word.to_be_bytes());
-    }
-}
-
-/// Bytes as lowercase hexadecimal digits.
+/// Returns `bytes` as lowercase hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| hex_digits(*byte));
     digits.map(char::from).collect()
 }
 
-/// The two lowercase hexadecimal digits of a byte.
+/// Returns the two lowercase hexadecimal digits of a byte.
 #[must_use]
 pub fn hex_digits(byte: u8) -> [u8; 2] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -368,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_the_hmac_that_everybody_else_computes() {
+    fn code_bits_are_an_hmac_sha256() {
         let keys = Keys::derive(b"secret");
         let key: [u8; 32] = {
             let mut mac = keyed(b"secret");

@@ -1,18 +1,21 @@
-//! The decision core: what a campaign answers, and nothing of how it is asked.
+//! The decision core.
 //!
-//! Campaign offers a fixed number of coupons · Record is what the log holds, a request or a
-//! control record · Decision is the answer to one record · Coupon is what was issued ·
-//! Definition version is the whole definition after an accepted control record.
+//! A *campaign* offers a fixed number of coupons. A *record* of the log is a request or a control
+//! record. A *decision* is the answer to one record. A *coupon* was issued to a request. A
+//! *definition version* is the whole definition after an accepted control record.
 //!
-//! Pure and total: no clock, no randomness, no I/O, no float, no hash order. Time arrives inside
-//! the record. A refusal is a value; an error means "could not decide".
+//! Pure and total: no clock, no randomness, no I/O, no float, no hash order. Time comes from the
+//! record. A refusal is a value; an error means "could not decide".
 
 pub mod answer;
 pub mod campaign;
 pub mod code;
+mod code_key;
 pub mod coupon;
 pub mod decision;
 pub mod definition;
+mod digests;
+pub mod fault;
 pub mod holders;
 pub mod ids;
 pub mod invariant;

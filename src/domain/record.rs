@@ -1,4 +1,4 @@
-//! What the log holds: requests and control records.
+//! The records of the log: requests and control records.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,8 @@ use super::{
 pub enum Record {
     /// One user asks for one coupon.
     Request(Request),
-    /// An operator changes the campaign. Apart, for it is rare and large, and requests are moved
-    /// around by the million.
+    /// An operator changes the campaign. Boxed, because control records are rare and large, and
+    /// requests are moved by the million.
     Control(Box<Control>),
 }
 
@@ -24,7 +24,7 @@ impl From<Control> for Record {
 }
 
 impl Record {
-    /// The campaign that the record belongs to.
+    /// Returns the record's campaign.
     #[must_use]
     pub fn campaign(&self) -> &CampaignId {
         match self {
@@ -34,48 +34,48 @@ impl Record {
     }
 }
 
-/// One user asks one campaign for one coupon; its identity is its position.
+/// One user asks one campaign for one coupon. A request is identified by its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Which campaign is asked.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// Who asks.
+    /// The user.
     pub user: UserId,
-    /// What makes a repetition the same request to its client.
+    /// A repetition with the same key gets the same coupon.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
 /// A change of a campaign, made from a known definition version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
-    /// Which campaign changes.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// Offset of the definition version that the change was made from; none for the first.
+    /// Offset of the definition version that the change is based on; `None` for the first.
     pub based_on: Option<Offset>,
-    /// What changes.
+    /// The change.
     pub change: Change,
 }
 
-/// What a control record changes.
+/// The change of a control record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Change {
-    /// The campaign comes to be.
+    /// Defines the campaign.
     Defined {
-        /// What it offers.
+        /// Its terms.
         terms: Terms,
     },
-    /// Its terms change.
+    /// Changes the campaign's terms.
     Amended {
-        /// What changes.
+        /// The changed terms.
         amendment: Amendment,
     },
-    /// Nothing is issued for now.
+    /// Stops issuing until the campaign is resumed.
     Paused,
-    /// Coupons are issued again.
+    /// Ends a pause.
     Resumed,
-    /// Nothing is ever issued again.
+    /// Stops issuing for good.
     Closed,
-    /// A hold is lifted; seen by the owner outside the fold, which only accepts it.
+    /// Releases the campaign's holds. The partition's owner acts on it; the fold only accepts it.
     Released,
 }

@@ -1,4 +1,4 @@
-//! What is stored besides coupons and definition versions: progress, marks and holds.
+//! Rows of the store besides coupons and definition versions: progress, marks and holds.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,51 +8,51 @@ use super::{
     ids::{CampaignId, Offset, Partition, Sequence},
 };
 
-/// A watermark made durable: every position below `next` is decided and stored, holds aside.
+/// A durable watermark: every position below `next` is decided and stored, except under holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Whose progress.
+    /// The partition.
     pub partition: Partition,
-    /// Which life of the log.
+    /// Epoch of the log.
     pub log_epoch: u32,
-    /// The first offset that is not settled.
+    /// The lowest offset that progress does not cover.
     pub next: Offset,
-    /// The last record below `next` and its digest, by which a rewritten tail is noticed; none
-    /// when there is none.
+    /// The last record below `next`, if there is one. A takeover compares it with the log, which
+    /// shows a rewritten tail.
     pub last: Option<LastRecord>,
 }
 
-/// The last settled record of a partition.
+/// A record's offset and digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastRecord {
-    /// Its offset.
+    /// The record's offset.
     pub offset: Offset,
     /// Keyed digest of its key and value.
     pub digest: [u8; 16],
 }
 
-/// How many coupons a campaign has below an offset.
+/// The number of coupons that a campaign has below an offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
-    /// Which campaign.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// Below which offset of its partition.
+    /// The offset in the campaign's partition.
     pub offset: Offset,
-    /// The highest sequence below it.
+    /// The highest sequence issued below the offset.
     pub issued: Sequence,
 }
 
-/// Why a hold was put on a campaign.
+/// The kind of a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldKind {
-    /// The campaign failed repeatedly at one position; every new owner tries again by itself.
+    /// The campaign failed repeatedly at one position. Every new owner tries again by itself.
     Failure,
-    /// Log and store contradict each other; only an operator's release tries again.
+    /// Log and store contradict each other. Only an operator's release tries again.
     Contradiction,
 }
 
-/// How far a hold has come. It never goes back.
+/// The state of a hold. It only moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldState {
@@ -60,35 +60,35 @@ pub enum HoldState {
     Open,
     /// An operator asked to try again.
     Released,
-    /// The replay from `from` met the live position; the campaign decides again.
+    /// The replay from `from` has reached the live position; the campaign decides again.
     Closed,
 }
 
-/// A campaign that decides nothing for now. Keyed by campaign, `from` and `number`.
+/// A hold: the campaign decides nothing for now. Keyed by campaign, `from` and `number`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// Which campaign.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// Its partition.
+    /// The campaign's partition.
     pub partition: Partition,
-    /// The lowest position that it touches.
+    /// The lowest position that the hold covers.
     pub from: Offset,
-    /// Tells this hold from earlier ones of the campaign: 1 more than there were before it.
+    /// Number of the hold in its campaign, counted from 1.
     pub number: u32,
-    /// Why, as a kind.
+    /// The kind of the hold.
     pub kind: HoldKind,
-    /// Why, as a sentence for the operator.
+    /// The reason, as a sentence for the operator.
     pub reason: String,
-    /// How far it has come.
+    /// The state.
     pub state: HoldState,
-    /// Once closed: the campaign's records below are all decided and stored, by an owner that had
-    /// read every one of them. Only ever raised. 0 until then.
+    /// Of a closed hold: every record of the campaign below is decided and stored by an owner that
+    /// has read all of them. Only ever raised. 0 until the hold is closed.
     pub until: Offset,
 }
 
 impl Hold {
-    /// The lowest position that this hold leaves unsettled. A closed hold still covers what
-    /// another owner, which had not heard of the closing, may have let pass under it.
+    /// Returns the lowest position that the hold leaves unsettled. A closed hold covers positions
+    /// from `until` on: another owner that had not seen the close may have passed records there.
     #[must_use]
     pub fn unsettled_from(&self) -> Offset {
         match self.state {
@@ -97,7 +97,7 @@ impl Hold {
         }
     }
 
-    /// Orders the states of one hold: whatever has the higher rank is the later word on it.
+    /// Returns a number that rises with each change of a hold, so that the latest row wins.
     #[must_use]
     pub fn rank(&self) -> u64 {
         match self.state {
@@ -107,34 +107,34 @@ impl Hold {
         }
     }
 
-    /// Whether both are words on one hold of a campaign.
+    /// Whether both rows are of the same hold of a campaign.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         (self.from, self.number) == (other.from, other.number)
     }
 
-    /// Whether it quarantines its campaign.
+    /// Whether the hold quarantines its campaign.
     #[must_use]
     pub fn is_in_force(&self) -> bool {
         self.state != HoldState::Closed
     }
 }
 
-/// What the store knows of a partition, read in this order, each at quorum.
+/// The rows of a partition, read in this order, each at quorum.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PartitionRows {
-    /// Its progress, if it was ever written.
+    /// Progress, if it was ever written.
     pub progress: Option<Progress>,
-    /// Every hold of its campaigns, closed ones too.
+    /// All holds of the partition's campaigns, closed ones included.
     pub holds: Vec<Hold>,
 }
 
-/// What the store knows of a campaign, coupons aside, read in this order, each at quorum.
+/// The rows of a campaign without its coupons, read in this order, each at quorum.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CampaignRows {
-    /// Every hold, closed ones too.
+    /// All holds, closed ones included.
     pub holds: Vec<Hold>,
-    /// Its mark, if it was ever written.
+    /// The mark, if it was ever written.
     pub mark: Option<Mark>,
     /// Every definition version in the order of offsets.
     pub versions: Vec<DefinitionVersion>,

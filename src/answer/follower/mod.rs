@@ -1,10 +1,10 @@
-//! What a node makes of the decision feed: answers for its waiters, and how far every partition
-//! has come.
+//! Follows the decision feed for one API node: answers waiters, and tracks the watermark, end and
+//! halt of every partition.
 //!
-//! The feed may lose messages, so it never proves an absence: a waiter whose position the
-//! watermark passed without its decision, and every waiter when messages were lost (as the feed
-//! says, or as a watermark that goes on from another one shows), is told to ask the store. It
-//! keeps its place meanwhile, because its campaign may be on hold and the decision may still come.
+//! The feed may lose messages, so it never proves an absence. A waiter must ask the store in two
+//! cases: the watermark passed its position without its decision, or messages were lost. A loss is
+//! reported by the feed, or shows as a message whose `from` lies above our watermark. The waiter
+//! keeps its place meanwhile: its campaign may be on hold, and the decision may still come.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,27 +14,27 @@ use std::{
 use super::Moment;
 use crate::domain::ids::{Offset, Partition};
 
-/// Decisions that a node remembers: at 10,000 a second about 6 s, longer than a client takes from
-/// its `202` to its first `GET`; about 20 MB.
+/// Decisions that a node remembers: about 6 s at 10,000 a second, longer than a client takes from
+/// its `202` to its first `GET`. About 20 MB.
 pub const RECENT_DECISIONS_MAX: usize = 65_536;
 
-/// Requests whose latency is measured at once: as many as may be under way and waited for; about
-/// 3 MB. What is beyond is not measured.
+/// Requests whose latency is measured at once: as many as may be in flight with a waiter. About
+/// 3 MB. Further requests are not measured.
 pub const MEASURED_MAX: usize = 32_768;
 
-/// Time without a message after which an owner counts as not heard of: it sends each second.
+/// Time without a message after which an owner counts as silent. Owners send once a second.
 pub const OWNER_SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// Limits of a [`Follower`].
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Decisions remembered, over all partitions.
+    /// Decisions remembered, summed over all partitions.
     pub decisions: usize,
-    /// Waiters of clients at once.
+    /// Waiters of clients.
     pub waiters: usize,
 }
 
-/// What the feed brings.
+/// An event of the feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<D> {
     /// A message of one partition's owner.
@@ -43,33 +43,33 @@ pub enum Event<D> {
     Gap,
 }
 
-/// What a message of the feed tells.
+/// The contents of a feed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<D> {
-    /// Which partition.
+    /// The owner's partition.
     pub partition: Partition,
-    /// The watermark that the owner's message before this one told; 0 in its first.
+    /// The watermark of the owner's previous message; 0 in its first.
     pub from: Offset,
     /// The watermark.
     pub to: Offset,
     /// The end of the log as the owner last saw it.
     pub end: Offset,
-    /// Why the partition decides nothing, if it is halted.
+    /// The reason of the halt, if the partition is halted.
     pub halted: Option<String>,
     /// Decisions by offset.
     pub decisions: Vec<(Offset, D)>,
 }
 
-/// What is to be done after an event.
+/// An action for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect<D, W> {
-    /// The waiter's decision is known; it has left its place.
+    /// Give the waiter its decision. Its place is free.
     Tell(W, D),
-    /// The decision may have been missed: the waiter must ask the store. It keeps its place.
+    /// The decision may have been lost: make the waiter ask the store. It keeps its place.
     AskStore(W),
-    /// A request of this node was decided, that long after it was received.
+    /// A request of this node was decided this long after it was received.
     Took(Duration),
-    /// Two decisions of one position differ: an owner or the log is not what it should be.
+    /// Two decisions of one position differ, which breaks INV-3.
     Contradiction {
         /// The partition.
         partition: Partition,
@@ -86,15 +86,15 @@ pub struct Place {
     number: u64,
 }
 
-/// What came of asking for a place.
+/// The result of [`Follower::register`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered<D> {
-    /// The decision is known already; nobody waits.
+    /// The decision is known already. No place was taken.
     Known(D),
-    /// The waiter has a place. With `ask_store` the watermark had passed its position: nothing
-    /// more may come from the feed.
+    /// The waiter has a place. With `ask_store`, the watermark had passed its position, so the
+    /// feed may not bring the decision.
     Waiting {
-        /// Its place, to be left with [`Follower::leave`].
+        /// The place; free it with [`Follower::leave`].
         place: Place,
         /// Whether the store must be asked.
         ask_store: bool,
@@ -103,11 +103,11 @@ pub enum Registered<D> {
     Full,
 }
 
-/// A log that lost its tail, as this node found by itself.
+/// A log that lost its tail, found by an append of this node.
 #[derive(Debug)]
 struct Truncated {
     reason: String,
-    /// Whether the owner has found it as well: from then on its word counts.
+    /// Whether the owner has reported a halt since. From then on we follow its reports.
     known_to_owner: bool,
 }
 
@@ -121,8 +121,9 @@ struct PartitionState<D, W> {
     truncated: Option<Truncated>,
     decisions: BTreeMap<Offset, D>,
     received: BTreeMap<Offset, Moment>,
-    /// Those who wait for the feed alone, and those who were told to ask the store as well.
+    /// Waiters that wait for the feed alone, by position.
     waiting: BTreeMap<(Offset, u64), W>,
+    /// Waiters that also ask the store, by position.
     asking: BTreeMap<(Offset, u64), W>,
 }
 
@@ -143,7 +144,7 @@ impl<D, W> Default for PartitionState<D, W> {
     }
 }
 
-/// Follows the feed for one node. `D` is a decision, `W` whatever wakes a waiter.
+/// Follows the feed for one node. `D` is a decision, `W` a handle that wakes a waiter.
 #[derive(Debug)]
 pub struct Follower<D, W> {
     limits: Limits,
@@ -155,7 +156,7 @@ pub struct Follower<D, W> {
 }
 
 impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
-    /// Follows that many partitions; nothing of them is known yet.
+    /// Returns a follower of `partitions` partitions that has heard nothing yet.
     #[must_use]
     pub fn new(partitions: u32, limits: Limits) -> Self {
         let limits = Limits { decisions: limits.decisions.max(1), ..limits };
@@ -169,7 +170,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         }
     }
 
-    /// Takes in what the feed brought.
+    /// Applies an event of the feed and returns the actions that follow.
     pub fn step(&mut self, now: Moment, event: Event<D>) -> Vec<Effect<D, W>> {
         match event {
             Event::Message(message) => self.message(now, message),
@@ -187,11 +188,13 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         let mut effects = Vec::new();
         let number = message.partition;
         let Some(partition) = self.partitions.get_mut(number as usize) else { return effects };
+        // Also a halt is a sign of life: `is_silent` is about the owner, not about decisions.
         partition.heard_at = Some(now);
         partition.owner_says(message.halted);
         partition.end = partition.end.max(message.end);
         for (offset, decision) in message.decisions {
             match partition.decisions.get(&offset) {
+                // Told twice: by a second owner, or again after a takeover.
                 Some(before) if *before == decision => continue,
                 Some(_) => {
                     effects.push(Effect::Contradiction { partition: number, offset });
@@ -207,13 +210,15 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             partition.decisions.insert(offset, decision);
             self.order.push_back((number, offset));
         }
-        // After its decisions: a waiter who is told one of them has nothing to ask. What was lost
-        // may have told of positions that no watermark has passed.
+        // After the decisions, because a waiter that got one of them need not ask the store. A lost
+        // message may have held decisions above every watermark, so then all waiters must ask.
         let lost = partition.watermark.is_some_and(|before| before < message.from);
         let watermark = partition.watermark.map_or(message.to, |before| before.max(message.to));
         partition.watermark = Some(watermark);
         let asking_below = if lost { Offset::MAX } else { watermark };
         partition.ask_store_below(asking_below, &mut effects);
+        // A request below the watermark without a decision was lost from the feed or is held: its
+        // latency is unknown.
         while let Some(entry) = partition.received.first_entry()
             && *entry.key() < watermark
         {
@@ -232,8 +237,8 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         }
     }
 
-    /// Asks for a place for `waiter` at a position. With `reserved` there is one even when the
-    /// clients' are taken: its caller bounds how many.
+    /// Takes a place for `waiter` at a position. With `reserved`, the limit of client waiters does
+    /// not apply; the caller bounds the number of reserved places.
     pub fn register(
         &mut self,
         partition: Partition,
@@ -259,7 +264,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         Registered::Waiting { place, ask_store }
     }
 
-    /// Frees a place. Harmless when its waiter was told meanwhile.
+    /// Frees a place. Does nothing if its waiter got its decision meanwhile.
     pub fn leave(&mut self, place: Place) {
         let Some(state) = self.partitions.get_mut(place.partition as usize) else { return };
         let key = (place.offset, place.number);
@@ -268,31 +273,31 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         }
     }
 
-    /// Waiters now.
+    /// Returns the number of waiters.
     #[must_use]
     pub fn waiters(&self) -> usize {
         self.waiters
     }
 
-    /// The decision of a position, if the node remembers it.
+    /// Returns the decision of a position, if this node remembers it.
     #[must_use]
     pub fn decision(&self, partition: Partition, offset: Offset) -> Option<&D> {
         self.partitions.get(partition as usize)?.decisions.get(&offset)
     }
 
-    /// The watermark of a partition, if its owner was ever heard of.
+    /// Returns the watermark of a partition, if its owner was ever heard.
     #[must_use]
     pub fn watermark(&self, partition: Partition) -> Option<Offset> {
         self.partitions.get(partition as usize)?.watermark
     }
 
-    /// Takes in that an append was acknowledged at `offset`; `known` is the watermark that was
-    /// known when it was sent. An offset below it means that the log lost what was decided there:
-    /// from then on this node takes nothing for the partition, until its owner has halted it as
-    /// well and goes on again.
+    /// Notes that an append was acknowledged at `offset`. `known` is the watermark that was known
+    /// when the append was sent. An offset below it proves that the log lost decided records. From
+    /// then on this node refuses requests for the partition, until the owner has halted it too and
+    /// goes on again.
     ///
     /// # Errors
-    /// The reason for which the partition is halted on this node.
+    /// The reason of the halt, if the log lost its tail.
     pub fn acknowledged(
         &mut self,
         partition: Partition,
@@ -315,8 +320,9 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         Ok(())
     }
 
-    /// Records of a partition that wait for a decision, as far as this node knows: up to the
-    /// owner's end or its own highest append. While no owner was heard of, only its own appends.
+    /// Returns the number of records that wait for a decision, as far as this node knows: up to the
+    /// owner's end or this node's highest append. Before any owner was heard, counts only this
+    /// node's appends.
     #[must_use]
     pub fn lag(&self, partition: Partition) -> u64 {
         let Some(state) = self.partitions.get(partition as usize) else { return 0 };
@@ -326,8 +332,8 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         end.saturating_sub(state.watermark.unwrap_or(lowest))
     }
 
-    /// Why a partition decides nothing, if it is halted: found here, or told by an owner who is
-    /// still heard of.
+    /// Returns the reason of a partition's halt: found by this node, or reported by an owner that
+    /// is not silent.
     #[must_use]
     pub fn halted(&self, now: Moment, partition: Partition) -> Option<&str> {
         let state = self.partitions.get(partition as usize)?;
@@ -337,8 +343,8 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         found.or_else(told)
     }
 
-    /// Measures how long the request at a position takes that was received at `received`, unless
-    /// it is decided already: then gives how long it took until `now`.
+    /// Starts to measure the latency of the request at a position, received at `received`. Returns
+    /// the latency if the request is decided already.
     pub fn measure(
         &mut self,
         now: Moment,
@@ -358,20 +364,20 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         None
     }
 
-    /// Whether the owner of a partition has not been heard of lately.
+    /// Whether a partition's owner has been silent for [`OWNER_SILENT_AFTER`].
     #[must_use]
     pub fn is_silent(&self, now: Moment, partition: Partition) -> bool {
         self.is_silent_for(now, partition, OWNER_SILENT_AFTER)
     }
 
-    /// Whether the owner of a partition has not been heard of for longer than `within`, or never.
+    /// Whether a partition's owner has been silent for longer than `within`, or was never heard.
     #[must_use]
     pub fn is_silent_for(&self, now: Moment, partition: Partition, within: Duration) -> bool {
         let silent = |state: &PartitionState<D, W>| state.is_silent_for(now, within);
         self.partitions.get(partition as usize).is_none_or(silent)
     }
 
-    /// Partitions that are followed.
+    /// Returns the numbers of the followed partitions.
     #[must_use]
     pub fn partitions(&self) -> std::ops::Range<Partition> {
         0..u32::try_from(self.partitions.len()).unwrap_or(u32::MAX)
@@ -379,7 +385,8 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 }
 
 impl<D: Clone, W: Clone> PartitionState<D, W> {
-    /// An owner that has halted the partition goes on only once its log was checked again.
+    /// Applies the owner's halt. An owner leaves a halt only after it has checked the log again, so
+    /// that also ends a truncation found here.
     fn owner_says(&mut self, halted: Option<String>) {
         if let Some(truncated) = &mut self.truncated {
             truncated.known_to_owner |= halted.is_some();
@@ -394,7 +401,7 @@ impl<D: Clone, W: Clone> PartitionState<D, W> {
         self.heard_at.is_none_or(|at| now.saturating_sub(at) > within)
     }
 
-    /// Tells everybody who waits at `offset`; gives how many they were.
+    /// Gives the decision to every waiter at `offset`. Returns how many there were.
     fn tell(&mut self, offset: Offset, decision: &D, effects: &mut Vec<Effect<D, W>>) -> usize {
         let before = effects.len();
         for side in [&mut self.waiting, &mut self.asking] {

@@ -1,5 +1,5 @@
-//! DESIGN rule 4: the answer to a position, from rows below it and the coupon at it, and nothing
-//! else. It is what a rejection is recomputed from, for ever, although none was ever stored.
+//! The answer to a position, computed from the rows below it and the coupon at it. Rejections are
+//! never stored; this function recomputes them.
 
 use super::request_id::RequestContent;
 use crate::{
@@ -14,22 +14,23 @@ use crate::{
     planted,
 };
 
-/// The answer to a request, with the coupon that it tells of.
+/// The answer to a request, with its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answered<'a> {
     /// The user holds this coupon by the request, or by an earlier one with the same key.
     Issued(&'a Coupon),
-    /// The user held `per_user_limit` at that position; this is the latest of them.
+    /// The user held `per_user_limit` coupons at that position; this is the latest of them.
     AlreadyIssued(&'a Coupon),
     /// No coupon, for this reason.
     Rejected(Reason),
     /// The campaign is not defined at that position.
     Undefined,
-    /// Decided by rules that this binary does not know: another node can say.
+    /// The version in effect has a rules version that this binary does not know.
     UnknownRules(u16),
 }
 
-/// The coupon that was issued to the request itself: an answer at once, settled or not.
+/// Returns the coupon issued at the request's own position. It is an answer whether the position
+/// is settled or not.
 #[must_use]
 pub fn issued_at<'a>(request: &RequestContent, coupons: &'a [Coupon]) -> Option<&'a Coupon> {
     coupons.iter().find(|coupon| {
@@ -39,12 +40,11 @@ pub fn issued_at<'a>(request: &RequestContent, coupons: &'a [Coupon]) -> Option<
     })
 }
 
-/// The answer to `request`, whose position must be settled. `versions` are those of its campaign
-/// in the order of offsets and `coupons` those of its user there, in any order. Both must be
-/// complete below the position; what stands above it changes nothing.
+/// Returns the answer to `request`, whose position must be settled. `versions` are the campaign's
+/// versions in the order of offsets, `coupons` the user's coupons in any order. Both must be
+/// complete below the position; rows above it change nothing.
 ///
-/// A record that none of the reasons explains was sold out: it is what is left when everything
-/// else is ruled out.
+/// "Sold out" is the residue: the reason that remains when every other one is ruled out.
 #[must_use]
 pub fn answer_at<'a>(
     request: &RequestContent,
@@ -83,9 +83,9 @@ pub fn answer_at<'a>(
     Answered::Rejected(closed_reason(definition, request.time).unwrap_or(Reason::SoldOut))
 }
 
-/// The decision of `control` at `position`, which must be settled, from the versions of its
-/// campaign; none if the campaign is not defined there. `issued` is how many coupons it has: a
-/// later figure than the one at the position changes only the figure in the refusal.
+/// Returns the decision of `control` at `position`, which must be settled, from the versions of its
+/// campaign; `None` if the campaign is not defined there. `issued` may be read later than the
+/// position: it only goes into the refusal's figure.
 #[must_use]
 pub fn control_at(
     position: Position,
@@ -111,7 +111,7 @@ pub fn control_at(
     Some(Decision::Refused(refusal))
 }
 
-/// The definition version in effect at `position`: the last one below it.
+/// Returns the definition version in effect at `position`: the last one below it.
 #[must_use]
 pub fn in_effect_at(
     position: Position,
@@ -123,7 +123,7 @@ pub fn in_effect_at(
         .max_by_key(|at| at.position)
 }
 
-/// Why `change` of `definition` was refused, given that it was.
+/// Returns why `change` of `definition` was refused. Call it only for a change that was refused.
 fn refused(definition: &Definition, change: &Change, issued: u32) -> Refusal {
     match change {
         Change::Defined { .. } => Refusal::StaleVersion,

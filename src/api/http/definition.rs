@@ -6,7 +6,8 @@ use super::{
 };
 use crate::domain::{
     code::CodeFormat,
-    definition::{Amendment, Fault, PER_USER_LIMIT_DEFAULT, PER_USER_LIMIT_MAX, QUOTA_MAX, Terms},
+    definition::{Amendment, PER_USER_LIMIT_DEFAULT, PER_USER_LIMIT_MAX, QUOTA_MAX, Terms},
+    fault::Fault,
     ids::Timestamp,
 };
 

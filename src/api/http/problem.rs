@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::views::{self, NO_STORE};
 use crate::{
     api::service::{NotReady, ServiceError},
-    domain::{decision::Reason, definition::Fault},
+    domain::{decision::Reason, fault::Fault},
 };
 
 /// Content type of every error.

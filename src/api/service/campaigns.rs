@@ -1,8 +1,9 @@
 //! Campaign snapshots: a bounded cache of them, and one load per campaign at a time, shared by all
 //! callers that wait for it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, watch},
@@ -17,7 +18,6 @@ use crate::{
     answer::{
         Moment,
         admission::{AdmissionView, CampaignState, EDGE_AGE_MAX, Unusable},
-        recent::Recent,
     },
     domain::{
         definition::Terms,
@@ -33,7 +33,7 @@ use crate::{
 
 /// Snapshots in the cache: the 10,000 campaigns that a node is sized for, and room to spare. One
 /// takes about 1 KiB.
-const CAMPAIGNS_MAX: usize = 16_384;
+const CAMPAIGNS_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// Latest definition versions kept in a cached snapshot. Older positions are answered by a load.
 const VERSIONS_KEPT_MAX: usize = 64;
@@ -97,7 +97,7 @@ struct CachedSnapshot {
 }
 
 struct State {
-    cache: Recent<CampaignId, CachedSnapshot>,
+    cache: LruCache<CampaignId, CachedSnapshot>,
     loads: BTreeMap<CampaignId, Load>,
 }
 
@@ -121,7 +121,7 @@ pub(super) struct Campaigns {
 
 impl Campaigns {
     pub(super) fn new(parts: Parts) -> Self {
-        let state = State { cache: Recent::new(CAMPAIGNS_MAX), loads: BTreeMap::new() };
+        let state = State { cache: LruCache::new(CAMPAIGNS_MAX), loads: BTreeMap::new() };
         Self { parts, reads: Semaphore::new(READS_MAX), state: Mutex::new(state) }
     }
 
@@ -226,7 +226,7 @@ impl Campaigns {
         }
         let (progress, load) = watch::channel(LoadState::Queued);
         state.loads.insert(campaign.clone(), load.clone());
-        if let Some(cached) = state.cache.get(campaign) {
+        if let Some(cached) = state.cache.get_mut(campaign) {
             cached.tried_at = self.parts.clock.now();
         }
         drop(state);
@@ -250,7 +250,7 @@ impl Campaigns {
     /// previous load.
     fn store_result(&self, campaign: &CampaignId, result: LoadResult) -> LoadResult {
         let mut state = self.state.lock();
-        let before = state.cache.get(campaign);
+        let before = state.cache.get_mut(campaign);
         let Ok(loaded) = result else {
             let now = self.parts.clock.now();
             before.into_iter().for_each(|cached| cached.tried_at = now);
@@ -273,7 +273,7 @@ impl Campaigns {
         if let Some(loaded) = &loaded {
             let tried_at = loaded.edge.read_at;
             let cached = CachedSnapshot { snapshot: shortened(loaded), tried_at };
-            state.cache.insert(campaign.clone(), cached);
+            state.cache.put(campaign.clone(), cached);
         }
         Ok(loaded)
     }

@@ -9,7 +9,8 @@ use crate::{
     domain::{
         answer::{Answer, CouponFace},
         decision::Reason,
-        definition::{Amendment, Definition, Fault, Terms},
+        definition::{Amendment, Definition, Terms},
+        fault::Fault,
         ids::{CampaignId, Position, UserId},
         record::Request,
         rows::Hold,

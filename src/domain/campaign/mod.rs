@@ -13,16 +13,16 @@ use super::{
 };
 use crate::{check_invariant, planted};
 
-/// Records whose digests are made at once: enough that their looks at memory overlap, few enough
-/// that what they brought near is still there when they are decided.
+/// Records prefetched per round: enough for their cache misses to overlap, few enough for the
+/// lines to be still cached when the records are decided.
 const AHEAD: usize = 64;
 
-/// Where a record stands and when the log took it.
+/// A record's offset and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
-    /// Its offset in the campaign's partition.
+    /// Offset in the campaign's partition.
     pub offset: Offset,
-    /// Its record time.
+    /// Record time: the broker's append time, or the wall clock of the embedded log.
     pub time: Timestamp,
 }
 
@@ -33,16 +33,16 @@ struct InEffect {
     definition: Definition,
 }
 
-/// What a campaign looks up for a record.
+/// The keyed digests under which a campaign looks up a record's user and key.
 #[derive(Debug, Clone, Copy)]
 struct Digests {
-    /// The user's, where the record is a request.
+    /// Digest of the user; `None` for a control record.
     user: Option<u128>,
-    /// The idempotency key's, if it has one.
+    /// Digest of user and idempotency key, if the request has a key.
     key: Option<u128>,
 }
 
-/// The state of one campaign: what its definition versions and coupons give, nothing else.
+/// The state of one campaign. It is a function of the campaign's versions and coupons alone.
 #[derive(Debug)]
 pub struct Campaign {
     id: CampaignId,
@@ -56,7 +56,7 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// A campaign of which nothing is known yet.
+    /// Returns a campaign without definition and coupons.
     #[must_use]
     pub fn new(id: CampaignId, log_epoch: u32, partition: Partition, keys: Arc<Keys>) -> Self {
         Self {
@@ -71,52 +71,52 @@ impl Campaign {
         }
     }
 
-    /// Which campaign this is.
+    /// Returns the campaign's id.
     #[must_use]
     pub fn id(&self) -> &CampaignId {
         &self.id
     }
 
-    /// Coupons issued so far: the highest sequence.
+    /// Returns how many coupons are issued: the highest sequence.
     #[must_use]
     pub fn issued(&self) -> u32 {
         self.issued
     }
 
-    /// Seats left; none while the campaign is not defined.
+    /// Returns how many coupons are left; 0 while the campaign is not defined.
     #[must_use]
     pub fn remaining(&self) -> u32 {
         self.definition().map_or(0, |definition| definition.terms.quota - self.issued)
     }
 
-    /// The definition in effect, if the campaign is defined.
+    /// Returns the definition in effect, if the campaign is defined.
     #[must_use]
     pub fn definition(&self) -> Option<&Definition> {
         self.in_effect.as_ref().map(|in_effect| &in_effect.definition)
     }
 
-    /// Offset of the control record that the definition in effect follows from.
+    /// Returns the offset of the control record that made the definition in effect.
     #[must_use]
     pub fn version(&self) -> Option<Offset> {
         self.in_effect.as_ref().map(|in_effect| in_effect.version)
     }
 
-    /// Bytes of memory that the campaign takes.
+    /// Returns the bytes of memory that the campaign takes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.users.memory_bytes() + self.idempotency_keys.memory_bytes()
     }
 
-    /// Decides one record and takes its outcome into the state. Records must come in the order
-    /// of their offsets; the same records give the same outcomes, whoever folds them.
+    /// Decides one record and applies its outcome. Records must come in the order of their
+    /// offsets. The same records always give the same outcomes.
     pub fn fold(&mut self, at: At, record: &Record) -> Outcome {
         let digests = self.digests(record);
         self.fold_known(at, record, digests)
     }
 
-    /// Folds records in order and gives each outcome to `take`, which may end it: the records
-    /// behind are then not folded. The same as folding them one by one, and faster: digests are
-    /// made once, and what they point to is read ahead.
+    /// Folds records in order and passes each outcome to `take`. After `take` breaks, the records
+    /// behind are not folded. Gives the outcomes of [`Self::fold`], but faster: holders are
+    /// prefetched for [`AHEAD`] records at a time.
     pub fn fold_all(
         &mut self,
         records: Vec<(At, Record)>,
@@ -163,10 +163,10 @@ impl Campaign {
         Digests { user: Some(self.keys.user_digest(user)), key }
     }
 
-    /// Takes a coupon into the state that was read back, in sequence order.
+    /// Applies a stored coupon. Coupons must come in sequence order.
     ///
     /// # Panics
-    /// When it does not follow the last one, or breaks a rule that it was issued under.
+    /// When the sequence does not follow the last one.
     pub fn apply_coupon(&mut self, coupon: &Coupon) {
         self.take_coupon(coupon, self.keys.user_digest(&coupon.user));
     }
@@ -183,10 +183,10 @@ impl Campaign {
         }
     }
 
-    /// Takes a definition version into the state: one just decided, or one read back in order.
+    /// Applies a definition version, either just decided or stored. Versions must come in order.
     ///
     /// # Panics
-    /// When its quota is below what is issued.
+    /// When its quota is below the coupons issued.
     pub fn apply_version(&mut self, version: &DefinitionVersion) {
         let quota = version.definition.terms.quota;
         check_invariant!(
@@ -210,6 +210,8 @@ impl Campaign {
         key_digest: Option<u128>,
     ) -> Outcome {
         let Some(definition) = self.definition() else { return Outcome::Undefined };
+        // The order of these checks is the contract: a repeated key first, then the limit, then
+        // the reasons in their order. `answer/position` gives the same answer from rows.
         let repeated = key_digest.and_then(|digest| self.idempotency_keys.get(digest));
         if let Some(holding) = repeated.filter(|_| !planted!(KeyIgnored)) {
             return answered(Decision::Issued(holding.latest));
@@ -266,6 +268,7 @@ impl Campaign {
     }
 
     fn decide_control(&self, at: At, control: &Control) -> Outcome {
+        // A release changes no definition: the partition's owner acts on it outside the fold.
         if control.change == Change::Released {
             return answered(Decision::Accepted);
         }
@@ -298,11 +301,12 @@ impl Campaign {
         }
     }
 
-    /// The definition after `change`. Saying what already holds is accepted and changes nothing.
+    /// Returns the definition after `change`. A change that is in effect already is accepted.
     fn changed(&self, definition: &Definition, change: &Change) -> Result<Definition, Refusal> {
         let mut next = definition.clone();
         match change {
             Change::Defined { .. } => return Err(Refusal::StaleVersion),
+            // Before the check for closed campaigns, so that closing twice is accepted.
             Change::Closed => next.closed = true,
             _ if definition.closed && !planted!(ResumedAfterClose) => {
                 return Err(Refusal::Closed);
@@ -331,7 +335,7 @@ impl Campaign {
     }
 }
 
-/// Why `definition` issues nothing at `time`, quota aside: the first reason that holds.
+/// Returns the first reason for which `definition` issues nothing at `time`, the quota aside.
 #[must_use]
 pub fn closed_reason(definition: &Definition, time: Timestamp) -> Option<Reason> {
     if definition.is_closed_at(time) && !(planted!(ReasonsSwapped) && definition.paused) {
@@ -345,10 +349,10 @@ pub fn closed_reason(definition: &Definition, time: Timestamp) -> Option<Reason>
     }
 }
 
-/// The bucket of the by-user view that a user of this digest stands in.
+/// Returns the bucket of the by-user view for a user's digest.
 #[must_use]
 pub fn user_bucket(user_digest: u128, user_buckets: u8) -> u8 {
-    // In two steps of 64 bits: a division of 128 is as slow as hashing the user.
+    // Two 64-bit steps: one 128-bit division takes as long as hashing the user.
     let buckets = u64::from(user_buckets.max(1));
     let (high, low) = ((user_digest >> 64) as u64, user_digest as u64);
     let wrap = (u64::MAX % buckets + 1) % buckets;

@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use super::*;
 use crate::domain::{
     decision::{Reason, Refusal},
-    definition::Fault,
+    fault::Fault,
 };
 
 const BODY: &str = r#"{"campaign_id":"spring","user_id":"u1"}"#;
