@@ -39,10 +39,10 @@ const APPENDS: usize = 8_000;
 fn config(folder: &Path) -> Config {
     let mut config = Config { demo: false, ..Config::default() };
     config.embedded.dir = folder.join("data");
-    config.secret = Some(SECRET.to_owned());
+    config.secret.key = Some(SECRET.into());
     config.api.listen = "127.0.0.1:0".parse().expect("an address");
     config.admin.listen = "127.0.0.1:0".parse().expect("an address");
-    config.admin.token = Some("a-token-for-benches".to_owned());
+    config.admin.token = Some("a-token-for-benches".into());
     config
 }
 

@@ -59,10 +59,10 @@ fn config() -> Config {
     config.kafka.partitions = 1;
     config.cql.nodes = nodes(Engine::Cql);
     config.cql.keyspace = name;
-    config.secret = Some(SECRET.to_owned());
+    config.secret.key = Some(SECRET.into());
     config.api.listen = "127.0.0.1:0".parse().expect("an address");
     config.admin.listen = "127.0.0.1:0".parse().expect("an address");
-    config.admin.token = Some("a-token-for-benches".to_owned());
+    config.admin.token = Some("a-token-for-benches".into());
     config
 }
 

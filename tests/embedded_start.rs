@@ -139,9 +139,9 @@ async fn a_secret_that_was_lost_is_not_replaced() {
         assert_eq!(refused(&config).await, (2, said.clone()));
         assert!(!file.exists(), "a new secret was made");
     }
-    config.secret = Some(secret.trim().to_owned());
+    config.secret.key = Some(secret.trim().into());
     assert_eq!(issued(&config).await, 1);
-    config.secret = None;
+    config.secret.key = None;
     std::fs::write(&file, secret).expect("it is written");
     assert_eq!(issued(&config).await, 1);
 }
@@ -151,7 +151,7 @@ async fn a_data_folder_that_cannot_be_made_is_told_as_that() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = config(folder.path());
     std::fs::write(&config.embedded.dir, "a file").expect("it is written");
-    for token in [None, Some("a-token".to_owned())] {
+    for token in [None, Some("a-token".into())] {
         config.admin.token = token;
         assert_eq!(refused(&config).await, (1, "opening the data folder".to_owned()));
     }

@@ -110,7 +110,9 @@ impl Client {
         json: bool,
     ) -> Result<Self, ClientError> {
         let base = base(url, config.admin.listen, "admin.listen")?;
-        let bearer = match token.or_else(|| config.admin.token.clone()) {
+        let bearer = match token
+            .or_else(|| config.admin.token.as_ref().map(|token| token.expose().to_owned()))
+        {
             Some(token) => Some(token),
             // A node keeps one only when it listens on loopback: nobody else is to see it.
             None if is_loopback(&base) => kept_token(&config.embedded.dir)?,

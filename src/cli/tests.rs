@@ -342,7 +342,7 @@ async fn the_token_is_the_given_one_else_the_settings_else_the_kept_one() {
     said(&config, &line).await;
     std::fs::write(folder.path().join("admin.token"), "kept\n").unwrap();
     said(&config, &line).await;
-    config.admin.token = Some("set".to_owned());
+    config.admin.token = Some("set".into());
     said(&config, &line).await;
     said(&config, &format!("{line} --token given")).await;
     let asked = listener.asked();

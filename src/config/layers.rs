@@ -1,4 +1,4 @@
-//! The layers as they are given: file, environment, `--set`, each flattened into keys and values.
+//! Reads the layers: file, environment and `--set`, each flattened into keys and values.
 
 use std::{
     ffi::OsString,
@@ -9,41 +9,38 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    keys::KEYS,
+    keys::{self, PREFIX},
     problem::{Origin, Problem},
-    slot::Value,
+    value::{Input, Value},
 };
 
-/// What is read when no file is named and it is there.
+/// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "config/coupond.toml";
 
-/// What names of environment variables start with.
-pub(super) const PREFIX: &str = "COUPOND_";
-
-/// Variables that are no settings of a node: of the log, and of the project's own tests.
+/// Variables with our prefix that are not settings: of logging, and of the project's own tests.
 const OTHER_VARIABLES: [&str; 2] = ["COUPOND_LOG", "COUPOND_ENGINES"];
 const TEST_PREFIX: &str = "COUPOND_TEST_";
 
-/// Largest file that is read: hundreds of times what every key with its comment takes.
+/// Largest file that is read: hundreds of times the size of the documented file.
 const FILE_BYTES_MAX: u64 = 4 * 1_024 * 1_024;
 
-/// Most syntax errors that are told of one file: the first ones explain the rest.
+/// Most syntax errors that are reported: the first ones usually cause the rest.
 const SYNTAX_ERRORS_MAX: usize = 5;
 
-/// Where a configuration comes from.
+/// The layers of a configuration, except the built-in defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// The file, which must exist. None: built-in defaults.
+    /// The TOML file, which must exist. None: no file.
     pub file: Option<PathBuf>,
-    /// Environment variables; those without the prefix are passed over.
+    /// Environment variables; those without our prefix are ignored.
     pub environment: Vec<(OsString, OsString)>,
-    /// `key=value` texts in the order given; a later one wins.
+    /// Texts `key=value`; a later one wins.
     pub set: Vec<String>,
 }
 
 impl Sources {
-    /// What this process was given: `file`, or [`DEFAULT_FILE`] if it is there; its environment;
-    /// and `set`.
+    /// Collects the sources of this process: `file`, else [`DEFAULT_FILE`] if it exists; the
+    /// environment; `set`.
     #[must_use]
     pub fn of_process(file: Option<PathBuf>, set: Vec<String>) -> Self {
         let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists());
@@ -51,17 +48,15 @@ impl Sources {
     }
 }
 
-/// One setting as it was given.
+/// A key and value of one layer.
 #[derive(Debug)]
 pub(super) struct Given {
     pub(super) key: String,
-    pub(super) value: Value,
-    /// The text of a value that was not written in a TOML file.
-    pub(super) word: Option<String>,
+    pub(super) input: Input,
     pub(super) origin: Origin,
 }
 
-/// Everything that was given, lowest layer first.
+/// Reads all layers, the weakest first.
 pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Given> {
     let mut given = Vec::new();
     if let Some(path) = &sources.file {
@@ -70,7 +65,7 @@ pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Given>
             Err(error) => problems.push(Problem {
                 key: path.display().to_string(),
                 fault: format!("cannot be read: {error}"),
-                remedy: "name a file that can be read".to_owned(),
+                remedy: "check the path and its permissions".to_owned(),
                 origin: Origin::Named,
             }),
         }
@@ -96,7 +91,7 @@ fn parse_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Given
     if !errors.is_empty() {
         problems.extend(errors.iter().take(SYNTAX_ERRORS_MAX).map(|error| Problem {
             key: path.display().to_string(),
-            fault: format!("is not TOML: {}", error.message().trim()),
+            fault: format!("invalid TOML: {}", error.message().trim()),
             remedy: "correct this line".to_owned(),
             origin: origin(error.span().map_or(0, |span| span.start)),
         }));
@@ -107,35 +102,28 @@ fn parse_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Given
     leaves.sort_by_key(|(at, _, _)| *at);
     let given = leaves.into_iter().map(|(at, key, value)| Given {
         key,
-        value,
-        word: None,
+        input: Input { value, word: None },
         origin: origin(at),
     });
     given.collect()
 }
 
-/// Hands every leaf of `table` to `leaf`, with its dotted key and where it starts.
+/// Calls `leaf` for every leaf of `table`, with its dotted key and its position in the text.
 fn flatten(above: &str, table: &DeTable<'_>, leaf: &mut dyn FnMut(String, Value, usize)) {
     for (name, value) in table {
         let dot = if above.is_empty() { "" } else { "." };
         let key = format!("{above}{dot}{}", name.get_ref());
         match value.get_ref() {
-            // A table where a setting is expected, or one of an unknown name that holds nothing,
-            // is told as such.
-            DeValue::Table(table) if !is_key(&key) && (is_table(&key) || !table.is_empty()) => {
-                flatten(&key, table, leaf);
-            }
+            // A table in the place of a setting, or an empty one of an unknown name, becomes a leaf
+            // so that it is reported as a problem.
+            DeValue::Table(table) if is_parent(&key, table) => flatten(&key, table, leaf),
             other => leaf(key, value_of(other), name.span().start),
         }
     }
 }
 
-fn is_key(name: &str) -> bool {
-    KEYS.iter().any(|key| key.name == name)
-}
-
-fn is_table(name: &str) -> bool {
-    KEYS.iter().any(|key| key.split().0 == name)
+fn is_parent(name: &str, table: &DeTable<'_>) -> bool {
+    keys::find(name).is_none() && (!keys::of_table(name).is_empty() || !table.is_empty())
 }
 
 fn value_of(value: &DeValue<'_>) -> Value {
@@ -153,12 +141,13 @@ fn value_of(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// A value outside a file: TOML if it is that, otherwise the text as it stands.
-fn parse_word(word: &str) -> Value {
-    match DeValue::parse(word) {
+/// Parses a value outside a file: as TOML if possible, else as text.
+fn parse_word(word: &str) -> Input {
+    let value = match DeValue::parse(word) {
         Ok(value) => value_of(value.get_ref()),
         Err(_) => Value::Text(word.to_owned()),
-    }
+    };
+    Input { value, word: Some(word.to_owned()) }
 }
 
 fn parse_environment(
@@ -175,29 +164,26 @@ fn parse_environment(
         let Some(word) = value.to_str().map(str::trim) else {
             problems.push(Problem {
                 key: name.to_string(),
-                fault: "is not UTF-8".to_owned(),
-                remedy: "write it in UTF-8".to_owned(),
+                fault: "invalid UTF-8".to_owned(),
+                remedy: "set it to a text in UTF-8".to_owned(),
                 origin,
             });
             continue;
         };
-        match KEYS.iter().find(|key| key.variable() == name) {
-            Some(key) => given.push(Given {
-                key: key.name.to_owned(),
-                value: parse_word(word),
-                word: Some(word.to_owned()),
-                origin,
-            }),
-            None => problems.push(super::load::unknown_variable(&name, origin)),
+        match keys::find_variable(&name) {
+            Some(key) => {
+                given.push(Given { key: key.name.to_owned(), input: parse_word(word), origin });
+            }
+            None => problems.push(keys::unknown_variable(&name, origin)),
         }
     }
-    // The order of the environment is the system's; problems are told in one that can be read.
+    // The environment has no order; problems are reported in one.
     given.sort_by(|one, other| one.key.cmp(&other.key));
     given
 }
 
-/// Whether a variable with our prefix is none of our settings: a known one, or what Kubernetes
-/// puts into every pod beside a service named "coupond" or "coupond-…".
+/// Tells whether a variable with our prefix is not meant as a setting: a known one, or one that
+/// Kubernetes sets in every pod if a service is named "coupond" or "coupond-…".
 fn is_other_variable(name: &str) -> bool {
     let ends = ["_SERVICE_HOST", "_PORT", "_TCP", "_TCP_ADDR", "_TCP_PORT", "_TCP_PROTO"];
     let of_service = !name.contains("__")
@@ -211,12 +197,12 @@ fn parse_set(text: &str, problems: &mut Vec<Problem>) -> Option<Given> {
         problems.push(Problem {
             key,
             fault: fault.to_owned(),
-            remedy: "write --set key=value".to_owned(),
+            remedy: "use --set key=value".to_owned(),
             origin: Origin::Set,
         });
         None
     };
-    // What follows the key may be a secret; where there is no key, quotes show at least that.
+    // The value may be a secret, so that only the key is shown; quotes stand for a missing key.
     let Some((key, word)) = text.split_once('=') else {
         let key: String = text.trim_start().chars().take_while(letter).collect();
         return match (text.trim().is_empty(), key.is_empty()) {
@@ -228,11 +214,6 @@ fn parse_set(text: &str, problems: &mut Vec<Problem>) -> Option<Given> {
     if key.trim().is_empty() {
         return problem("\"=…\"".to_owned(), "has no key before '='");
     }
-    let word = word.trim();
-    Some(Given {
-        key: key.trim().to_owned(),
-        value: parse_word(word),
-        word: Some(word.to_owned()),
-        origin: Origin::Set,
-    })
+    let input = parse_word(word.trim());
+    Some(Given { key: key.trim().to_owned(), input, origin: Origin::Set })
 }

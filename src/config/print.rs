@@ -1,42 +1,42 @@
-//! Settings as text: the effective ones, and the documented file of all of them.
+//! Prints the effective settings, and the documented file of all settings.
 
 use std::fmt::Write;
 
 use super::{
-    Config,
-    keys::{KEYS, Key},
     load::Loaded,
     problem::Origin,
+    settings::{Config, KEYS, Key},
+    value::Shown,
 };
 
 /// Columns of the documented file.
 const COLUMNS: usize = 100;
 
 const HEADER: &str = "\
-# Settings of coupond. What is commented out shows the default.
+# Settings of coupond. Lines that are commented out show the default.
 #
-# Stronger than this file: the environment (COUPOND_ and the key in capitals, levels joined by two
-# underscores: COUPOND_API__LISTEN), and stronger than that: --set key=value on the command line.
+# Environment variables override this file: api.listen is COUPOND_API__LISTEN. The option
+# --set key=value on the command line overrides both.
 # Durations are a whole number and a unit: \"250ms\", \"1s\", \"5m\", \"12h\", \"7d\".
-# `coupond check-config` tells every problem, `coupond print-config` the effective settings.
-# How much is logged is no setting but an environment variable, COUPOND_LOG (or RUST_LOG): \"info\"
-# by default, or for example \"warn\" or \"info,coupond=debug\".
+# `coupond check-config` reports every problem; `coupond print-config` prints the effective settings.
+# The log level is not a setting but the environment variable COUPOND_LOG (or RUST_LOG): \"info\" by
+# default, or for example \"warn\" or \"info,coupond=debug\".
 ";
 
 impl Loaded {
-    /// The effective settings as TOML, each with where it comes from; secrets hidden.
+    /// Prints the effective settings as TOML, each with its origin; secrets are hidden.
     #[must_use]
     pub fn print(&self) -> String {
         let mut text = String::new();
         let mut table = "";
-        for key in &KEYS {
+        for key in KEYS {
             open_table(&mut text, &mut table, key);
             let (_, name) = key.split();
             let origin = self.origins.of(key.name);
-            let shown = match (key.slot.show(&self.config), key.slot.secret_set(&self.config)) {
-                (Some(value), _) => format!("{name} = {value} # {origin}"),
-                (None, Some(true)) => format!("# {name} is set and hidden # {origin}"),
-                (None, _) => format!("# {name} is not set # {origin}"),
+            let shown = match (key.show)(&self.config) {
+                Shown::Value(value) => format!("{name} = {value} # {origin}"),
+                Shown::Secret { is_set: true } => format!("# {name} is set and hidden # {origin}"),
+                Shown::Secret { is_set: false } => format!("# {name} is not set # {origin}"),
             };
             text.push_str(&shown);
             text.push('\n');
@@ -44,11 +44,11 @@ impl Loaded {
         text
     }
 
-    /// What was read, in one sentence.
+    /// Sums up the sources in one sentence.
     #[must_use]
     pub fn summary(&self) -> String {
         let (mut in_environment, mut in_set) = (0, 0);
-        for key in &KEYS {
+        for key in KEYS {
             match self.origins.of(key.name) {
                 Origin::Environment(_) => in_environment += 1,
                 Origin::Set => in_set += 1,
@@ -63,7 +63,7 @@ impl Loaded {
     }
 }
 
-/// Every setting with its meaning, rule and default, as the TOML file that changes none of them.
+/// Prints every setting with its meaning, rule and default, as a TOML file that changes nothing.
 #[must_use]
 pub fn documented() -> String {
     let defaults = Config::default();
@@ -74,18 +74,20 @@ pub fn documented() -> String {
         if !open_table(&mut text, &mut table, key) && at > 0 {
             text.push('\n');
         }
-        let rule = key.slot.rule();
         wrap(&mut text, key.doc);
-        wrap(&mut text, &format!("Must be {rule}; {}", key.variable()));
+        wrap(&mut text, &format!("Must be {}; {}", (key.must_be)(), key.variable()));
         let (_, name) = key.split();
-        let value = key.slot.show(&defaults).unwrap_or_else(|| "\"…\"".to_owned());
-        // A write to a `String` does not fail.
+        let value = match (key.show)(&defaults) {
+            Shown::Value(value) => value,
+            Shown::Secret { .. } => "\"…\"".to_owned(),
+        };
+        // Writing to a `String` does not fail.
         let _ = writeln!(text, "#{name} = {value}");
     }
     text
 }
 
-/// Starts the key's table if it is another than the one before.
+/// Starts the table of `key` if it differs from that of the key before. Tells whether it did.
 fn open_table(text: &mut String, table: &mut &'static str, key: &Key) -> bool {
     let (of_key, _) = key.split();
     let opens = *table != of_key;

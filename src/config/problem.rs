@@ -1,11 +1,11 @@
-//! What is wrong with a configuration: every problem at once, by key, with the remedy.
+//! Problems of a configuration, by key, with origin and remedy.
 
 use std::{fmt, path::PathBuf};
 
-/// Where a setting was given.
+/// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: the built-in default holds.
+    /// The built-in default.
     Default,
     /// A TOML file.
     File {
@@ -34,16 +34,16 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong with a configuration.
+/// A problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The key at fault as the user wrote it, or the name of a file or variable.
+    /// The key as the user wrote it, or the name of a file or variable.
     pub key: String,
-    /// What was found and the rule that it breaks; never the value of a secret.
+    /// The value that was found and the rule that it breaks; never the value of a secret.
     pub fault: String,
-    /// What to do about it.
+    /// How to correct it.
     pub remedy: String,
-    /// Where it was given.
+    /// Where the value comes from.
     pub origin: Origin,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration; never empty.
+/// All problems of a configuration; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

@@ -1,16 +1,10 @@
-//! What a configuration may be, where it comes from, and what is told of a wrong one.
+//! Layers, rules, problems and printed files of a configuration.
 
 use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{
-    documented,
-    keys::KEYS,
-    layers::Sources,
-    load::{Loaded, load},
-    *,
-};
+use super::{settings::KEYS, *};
 
-/// A file in a folder of its own, named as problems name it.
+/// A file in a temporary folder.
 struct File {
     folder: tempfile::TempDir,
     path: PathBuf,
@@ -35,8 +29,8 @@ fn loaded(sources: &Sources) -> Loaded {
     load(sources).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// The lines that are told of `sources`, without the folder of a temporary file.
-fn told(sources: &Sources, folder: Option<&File>) -> Vec<String> {
+/// Returns the problems of `sources`, without the path of the temporary folder.
+fn problems(sources: &Sources, folder: Option<&File>) -> Vec<String> {
     let problems = match load(sources) {
         Ok(_) => return Vec::new(),
         Err(Problems(problems)) => problems,
@@ -53,22 +47,22 @@ fn told(sources: &Sources, folder: Option<&File>) -> Vec<String> {
 fn check_file(text: &str, expected: &[&str]) {
     let file = file(text);
     let sources = Sources { file: Some(file.path.clone()), ..Sources::default() };
-    assert_eq!(told(&sources, Some(&file)), expected, "{text}");
+    assert_eq!(problems(&sources, Some(&file)), expected, "{text}");
 }
 
 #[track_caller]
 fn check_set(set: &[&str], expected: &[&str]) {
-    assert_eq!(told(&with_set(set), None), expected, "{set:?}");
+    assert_eq!(problems(&with_set(set), None), expected, "{set:?}");
 }
 
 #[track_caller]
 fn check_environment(pairs: &[(&str, &str)], expected: &[&str]) {
     let sources = Sources { environment: environment(pairs), ..Sources::default() };
-    assert_eq!(told(&sources, None), expected, "{pairs:?}");
+    assert_eq!(problems(&sources, None), expected, "{pairs:?}");
 }
 
 #[test]
-fn nothing_given_is_an_embedded_node_on_loopback_with_the_demo() {
+fn defaults_are_an_embedded_demo_on_loopback() {
     let config = loaded(&Sources::default()).config;
     assert_eq!(config.mode, Mode::Embedded);
     assert!(config.demo);
@@ -78,7 +72,7 @@ fn nothing_given_is_an_embedded_node_on_loopback_with_the_demo() {
 }
 
 #[test]
-fn set_wins_over_environment_over_file_over_default() {
+fn set_beats_environment_beats_file() {
     let file = file(
         "[kafka]\npartitions = 1\nreplication_factor = 1\ngroup = 'file'\n\
          [admission]\nuser_rate = 7\n",
@@ -99,7 +93,7 @@ fn set_wins_over_environment_over_file_over_default() {
 }
 
 #[test]
-fn a_word_is_toml_if_it_can_be_and_the_text_itself_otherwise() {
+fn words_are_parsed_as_toml_or_else_as_text() {
     let config = loaded(&with_set(&[
         "kafka.brokers=a:9092, b:9092",
         "cql.nodes=[\"c:9042\", 'd:9042']",
@@ -117,8 +111,8 @@ fn a_word_is_toml_if_it_can_be_and_the_text_itself_otherwise() {
     assert_eq!(config.cql.nodes, ["c:9042", "d:9042"]);
     assert_eq!(config.embedded.dir, PathBuf::from("/srv/coupon data"));
     assert_eq!(config.kafka.group, "quoted");
-    assert_eq!(config.admin.token.as_deref(), Some("12345"));
-    assert_eq!(config.secret.as_deref(), Some("00000000000000000000000000000000"));
+    assert_eq!(config.admin.token, Some("12345".into()));
+    assert_eq!(config.secret.exposed().as_deref(), Some("00000000000000000000000000000000"));
     assert_eq!(config.api.listen.port(), 0);
     assert_eq!(config.embedded.retention, Duration::from_secs(12 * 60 * 60));
     assert_eq!(config.admission.max_lag, 1_000);
@@ -126,7 +120,7 @@ fn a_word_is_toml_if_it_can_be_and_the_text_itself_otherwise() {
 }
 
 #[test]
-fn the_demo_is_for_embedded_nodes_unless_asked_for() {
+fn the_demo_is_on_by_default_if_embedded() {
     let distributed = ["mode=distributed", "kafka.brokers=a:1", "cql.nodes=b:1"];
     assert!(!loaded(&with_set(&distributed)).config.demo);
     let asked = [&distributed[..], &["demo=true"]].concat();
@@ -134,34 +128,34 @@ fn the_demo_is_for_embedded_nodes_unless_asked_for() {
 }
 
 #[test]
-fn every_problem_of_a_file_is_told_at_once() {
+fn every_problem_is_reported_at_once() {
     check_file(
         include_str!("wrong_key.toml"),
         &[
-            "colour: is not a setting; `coupond print-config --defaults` shows every setting \
-             (node.toml:2)",
+            "colour: unknown setting; run `coupond print-config --defaults` for a list of all \
+             settings (node.toml:2)",
             "api.clock_margin: is 1, must be a duration from \"0s\" to \"1m\"; add the unit, \
              for example \"1s\" or \"1ms\" (node.toml:6)",
-            "api.mode: is not a setting; did you mean mode? (node.toml:7)",
-            "api.port: is not a setting; there are api.listen, api.identity, api.trust_network, \
-             api.clock_margin, api.waiters_max (node.toml:8)",
-            "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; give a number \
+            "api.mode: unknown setting; did you mean mode? (node.toml:7)",
+            "api.port: unknown setting; the settings of this table are api.listen, api.identity, \
+             api.trust_network, api.clock_margin, api.waiters_max (node.toml:8)",
+            "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; use a number \
              in this range (node.toml:9)",
-            "admin.tokn: is not a setting; did you mean admin.token? (node.toml:12)",
-            "kafak.brokers: is not a setting; did you mean kafka.brokers? (node.toml:15)",
+            "admin.tokn: unknown setting; did you mean admin.token? (node.toml:12)",
+            "kafak.brokers: unknown setting; did you mean kafka.brokers? (node.toml:15)",
         ],
     );
 }
 
 #[test]
-fn a_wrong_type_is_told_with_what_to_write() {
+fn wrong_types_are_reported_with_a_remedy() {
     check_file(
         "demo = 'yes'\nmode = 1\nkafka = 5\n[cql]\nnodes = [1]\n[embedded]\npartitions = '4'\n\
          retention = 1.5\nreserve_bytes = 99999999999999999999\n[embedded.dir]\nx = 1\n",
         &[
             "demo: is \"yes\", must be true or false; write true or false without quotes \
              (node.toml:1)",
-            "mode: is 1, must be \"embedded\" or \"distributed\"; give such a text (node.toml:2)",
+            "mode: is 1, must be \"embedded\" or \"distributed\"; write one of these (node.toml:2)",
             "kafka: is a table, not a setting; set one of kafka.brokers, kafka.topic_prefix, \
              kafka.partitions, kafka.replication_factor, kafka.group, kafka.append_timeout \
              (node.toml:3)",
@@ -172,46 +166,46 @@ fn a_wrong_type_is_told_with_what_to_write() {
             "embedded.retention: is a number with a fraction, must be a duration from \"0s\" to \
              \"3650d\"; write for example \"1s\", \"250ms\" or \"7d\" (node.toml:8)",
             "embedded.reserve_bytes: is a number beyond 64 bits, must be a whole number from 0 \
-             to 1,125,899,906,842,624; give a number in this range (node.toml:9)",
-            "embedded.dir: is a table, must be the path of a folder; give such a text \
-             (node.toml:10)",
+             to 1,125,899,906,842,624; use a number in this range (node.toml:9)",
+            "embedded.dir: is a table, must be the path of a folder; write for example \"data\" or \
+             \"/var/lib/coupond\" (node.toml:10)",
         ],
     );
 }
 
 #[test]
-fn what_is_not_toml_is_told_by_line() {
+fn invalid_toml_is_reported_by_line() {
     let file = file("mode = \"embedded\"\nmode = \"embedded\"\n[api\n");
     let sources = Sources { file: Some(file.path.clone()), ..Sources::default() };
-    let told = told(&sources, Some(&file));
-    assert!(told.iter().all(|line| line.starts_with("node.toml: is not TOML: ")), "{told:#?}");
+    let found = problems(&sources, Some(&file));
+    assert!(found.iter().all(|line| line.starts_with("node.toml: invalid TOML: ")), "{found:#?}");
     for line in ["(node.toml:2)", "(node.toml:3)"] {
-        assert!(told.iter().any(|told| told.ends_with(line)), "{line} {told:#?}");
+        assert!(found.iter().any(|found| found.ends_with(line)), "{line} {found:#?}");
     }
 }
 
 #[test]
-fn a_named_file_must_be_there_and_the_rest_is_checked_all_the_same() {
+fn a_missing_file_hides_no_other_problem() {
     let sources = Sources {
         file: Some(PathBuf::from("/nowhere/coupond.toml")),
         set: vec!["mode=both".into()],
         ..Sources::default()
     };
     assert_eq!(
-        told(&sources, None),
+        problems(&sources, None),
         [
-            "/nowhere/coupond.toml: cannot be read: No such file or directory (os error 2); name \
-             a file that can be read (--config)",
-            "mode: is \"both\", must be \"embedded\" or \"distributed\"; give such a text (--set)",
+            "/nowhere/coupond.toml: cannot be read: No such file or directory (os error 2); check \
+             the path and its permissions (--config)",
+            "mode: is \"both\", must be \"embedded\" or \"distributed\"; write one of these (--set)",
         ]
     );
 }
 
-const IDENTITY_RULE: &str = "\"trusted\" or \"header:NAME\" with the name of an HTTP header that \
-                             HTTP and coupond do not use themselves";
+const IDENTITY_RULE: &str = "\"trusted\" or \"header:NAME\", where NAME is an HTTP header that \
+                             neither HTTP nor coupond uses for something else";
 
 #[test]
-fn each_rule_of_a_single_key_is_checked() {
+fn each_rule_of_a_key_is_checked() {
     for (set, rule) in [
         ("embedded.dir=", "the path of a folder"),
         ("embedded.partitions=0", "a whole number from 1 to 256"),
@@ -230,49 +224,49 @@ fn each_rule_of_a_single_key_is_checked() {
         ("api.identity=header:AUTHORIZATION", IDENTITY_RULE),
         ("api.identity=header:Prefer", IDENTITY_RULE),
         ("admission.user_rate=0", "a whole number from 1 to 1,000,000"),
-        (
-            "api.listen=localhost:8080",
-            "an IP address and a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"",
-        ),
+        ("api.listen=localhost:8080", "an IP address and a port"),
     ] {
-        let told = told(&with_set(&[set]), None);
-        assert_eq!(told.len(), 1, "{set}: {told:?}");
-        assert!(told[0].contains(&format!("must be {rule};")), "{set}: {told:?}");
+        let found = problems(&with_set(&[set]), None);
+        assert_eq!(found.len(), 1, "{set}: {found:?}");
+        assert!(found[0].contains(&format!("must be {rule};")), "{set}: {found:?}");
     }
 }
 
 #[test]
-fn rules_between_keys_name_where_the_value_comes_from() {
+fn rules_between_keys_name_the_origin() {
     check_set(
         &["mode=distributed"],
         &[
-            "kafka.brokers: is empty, must name at least one if mode is \"distributed\"; set for \
+            "kafka.brokers: is empty, must name at least one server if mode is \"distributed\"; set for \
              example kafka.brokers = [\"10.0.0.1:9092\"] (default)",
-            "cql.nodes: is empty, must name at least one if mode is \"distributed\"; set for \
+            "cql.nodes: is empty, must name at least one server if mode is \"distributed\"; set for \
              example cql.nodes = [\"10.0.0.1:9042\"] (default)",
         ],
     );
     check_set(
         &["api.listen=0.0.0.0:8080", "api.identity=trusted"],
-        &["api.identity: is \"trusted\" while api.listen is 0.0.0.0:8080, must be on loopback so \
-           that not anybody can ask as anybody; set api.identity = \"header:NAME\", or \
-           api.listen on 127.0.0.1, or api.trust_network = true if only a gateway reaches it \
-           (--set)"],
+        &[
+            "api.identity: is \"trusted\" while api.listen is 0.0.0.0:8080, which is not loopback: any \
+           client could act as any user; set api.identity = \"header:NAME\", or api.listen to an \
+           address of loopback, or api.trust_network = true if only a gateway can reach it (--set)",
+        ],
     );
     check_set(
         &["admin.listen=[::]:8081"],
-        &["admin.token: is not set while admin.listen is [::]:8081, must be set off loopback; \
-           set admin.token (COUPOND_ADMIN__TOKEN), or admin.listen on 127.0.0.1 (default)"],
+        &["admin.token: is not set while admin.listen is [::]:8081, which is not loopback; set \
+           admin.token (COUPOND_ADMIN__TOKEN), or admin.listen to an address of loopback (default)"],
     );
     check_set(
         &["admin.listen=127.0.0.1:8080"],
-        &["admin.listen: is 127.0.0.1:8080, must be another address than api.listen; give one of \
-           them another port (--set)"],
+        &[
+            "admin.listen: is 127.0.0.1:8080, which collides with api.listen; use another port for one \
+           of them (--set)",
+        ],
     );
 }
 
 #[test]
-fn rules_between_keys_leave_sound_combinations_alone() {
+fn valid_combinations_are_accepted() {
     for set in [
         &["api.listen=0.0.0.0:8080", "api.trust_network=true"][..],
         &["api.listen=0.0.0.0:8080", "api.identity=header:x-user"],
@@ -284,11 +278,11 @@ fn rules_between_keys_leave_sound_combinations_alone() {
         check_set(set, &[]);
     }
     let everywhere = with_set(&["api.listen=0.0.0.0:8081", "api.trust_network=true"]);
-    assert_eq!(told(&everywhere, None).len(), 1);
+    assert_eq!(problems(&everywhere, None).len(), 1);
 }
 
 #[test]
-fn a_key_with_a_problem_of_its_own_is_not_blamed_twice() {
+fn a_broken_key_is_reported_once() {
     check_set(
         &["mode=distributed", "kafka.brokers=a", "cql.nodes=b:1"],
         &["kafka.brokers: is \"a\", must be a list of \"host:port\", at most 100; write for \
@@ -297,7 +291,7 @@ fn a_key_with_a_problem_of_its_own_is_not_blamed_twice() {
 }
 
 #[test]
-fn unknown_variables_are_problems_and_those_of_others_are_not() {
+fn unknown_variables_are_reported() {
     check_environment(
         &[
             ("COUPOND_API__LISTEN", "127.0.0.1:0"),
@@ -314,33 +308,33 @@ fn unknown_variables_are_problems_and_those_of_others_are_not() {
     check_environment(
         &[("COUPOND_API__LISTN", "x"), ("COUPOND_API_LISTEN", "x"), ("COUPOND_FOO", "x")],
         &[
-            "COUPOND_API__LISTN: is not a setting's environment variable; did you mean \
+            "COUPOND_API__LISTN: unknown environment variable; did you mean \
              COUPOND_API__LISTEN? (environment COUPOND_API__LISTN)",
-            "COUPOND_API_LISTEN: is not a setting's environment variable; did you mean \
+            "COUPOND_API_LISTEN: unknown environment variable; did you mean \
              COUPOND_API__LISTEN? (environment COUPOND_API_LISTEN)",
-            "COUPOND_FOO: is not a setting's environment variable; unset it, or name a setting: \
-             COUPOND_API__LISTEN is api.listen (environment COUPOND_FOO)",
+            "COUPOND_FOO: unknown environment variable; unset it, or name a setting: \
+             COUPOND_API__LISTEN sets api.listen (environment COUPOND_FOO)",
         ],
     );
 }
 
 #[test]
-fn a_set_without_an_equals_sign_is_told() {
-    check_set(&["mode"], &["mode: has no '='; write --set key=value (--set)"]);
-    check_set(&["secret.key: hush"], &["secret.key: has no '='; write --set key=value (--set)"]);
-    check_set(&[" mode"], &["mode: has no '='; write --set key=value (--set)"]);
+fn a_set_needs_an_equals_sign() {
+    check_set(&["mode"], &["mode: has no '='; use --set key=value (--set)"]);
+    check_set(&["secret.key: hush"], &["secret.key: has no '='; use --set key=value (--set)"]);
+    check_set(&[" mode"], &["mode: has no '='; use --set key=value (--set)"]);
     for empty in ["", " "] {
-        check_set(&[empty], &["\"\": is empty; write --set key=value (--set)"]);
+        check_set(&[empty], &["\"\": is empty; use --set key=value (--set)"]);
     }
-    check_set(&["'hush'"], &["\"…\": has no '='; write --set key=value (--set)"]);
+    check_set(&["'hush'"], &["\"…\": has no '='; use --set key=value (--set)"]);
     for hushed in ["=3", " = hush"] {
-        check_set(&[hushed], &["\"=…\": has no key before '='; write --set key=value (--set)"]);
+        check_set(&[hushed], &["\"=…\": has no key before '='; use --set key=value (--set)"]);
     }
 }
 
 proptest::proptest! {
     #[test]
-    fn whatever_is_given_is_taken_or_told(
+    fn any_input_is_accepted_or_reported(
         text in "([a-z._]{0,12}|[\\[\\]{}=\"'#\n,0-9]|\\PC){0,40}",
         word in "\\PC{0,40}",
         key in 0..KEYS.len(),
@@ -359,7 +353,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn secrets_are_never_shown() {
+fn secrets_are_never_printed() {
     let key = "a key that nobody should ever read";
     let pairs = [("COUPOND_SECRET__KEY", key), ("COUPOND_ADMIN__TOKEN", "letmein")];
     let sources = Sources { environment: environment(&pairs), ..Sources::default() };
@@ -371,17 +365,22 @@ fn secrets_are_never_shown() {
     }
     check_set(
         &["secret.key=too short"],
-        &["secret.key: is 9 bytes long, must be at least 32 bytes long; give such a text (--set)"],
+        &[
+            "secret.key: is 9 bytes long, must be at least 32 bytes long; generate one, for example \
+           with `openssl rand -hex 32` (--set)",
+        ],
     );
     check_file(
         "[secret]\nkey = 123456\n",
-        &["secret.key: is of another kind, must be at least 32 bytes long; give such a text \
-           (node.toml:2)"],
+        &[
+            "secret.key: is not a text, must be at least 32 bytes long; generate one, for example with \
+           `openssl rand -hex 32` (node.toml:2)",
+        ],
     );
 }
 
 #[test]
-fn printed_settings_can_be_read_again() {
+fn printed_settings_can_be_loaded() {
     let set = ["kafka.brokers=a:1,b:2", "embedded.retention=90s", "embedded.dir=a\"b\\c"];
     let before = loaded(&with_set(&set));
     let printed = file(&before.print());
@@ -396,7 +395,7 @@ fn printed_settings_can_be_read_again() {
 }
 
 #[test]
-fn the_documented_file_is_current_and_changes_nothing() {
+fn the_shipped_file_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/coupond.toml");
     let text = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(
@@ -414,14 +413,14 @@ fn the_documented_file_is_current_and_changes_nothing() {
     assert_eq!(format!("{:?}", loaded(&sources).config), defaults, "{settings}");
 }
 
-/// A line of the documented file as it would set something; secrets have no default.
+/// Uncomments a setting of the documented file. Secrets have no default.
 fn uncommented(line: &str) -> Option<String> {
     let setting = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
     (!line.starts_with("# ") && !setting.contains('…')).then(|| setting.to_owned())
 }
 
 #[test]
-fn every_file_in_the_config_folder_has_no_problem() {
+fn every_shipped_file_is_valid() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
     let files: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
@@ -432,7 +431,7 @@ fn every_file_in_the_config_folder_has_no_problem() {
 }
 
 #[test]
-fn keys_are_distinct_and_tables_stand_together() {
+fn keys_of_a_table_stand_together() {
     let names: BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
     assert_eq!(names.len(), KEYS.len());
     let mut tables: Vec<_> = KEYS.iter().map(|key| key.split().0).collect();

@@ -113,8 +113,8 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
         })?;
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
-    let secret = match &config.secret {
-        Some(secret) => Some(secret.clone()),
+    let secret = match config.secret.exposed() {
+        Some(secret) => Some(secret),
         None => found_secret(folder, SECRET_FILE)
             .map_err(|error| no_secret("reading the secret", error))?,
     };
@@ -140,7 +140,7 @@ async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeE
     })?;
     let store = Arc::new(store.ok_or_else(nothing)?);
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
-    let keys = keys_of(&layout, config.secret.clone())?;
+    let keys = keys_of(&layout, config.secret.exposed())?;
     let log = KafkaLog::connect(&config.kafka)
         .await
         .map_err(|error| ServeError::failed("connecting to kafka", error))?;

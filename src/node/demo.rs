@@ -184,7 +184,7 @@ mod tests {
     fn a_token_that_was_set_is_asked_for_and_not_printed() {
         let title = "Try, with the demo campaign ($TOKEN is what admin.token is set to):";
         let show = format!("{SHOW} --token \"$TOKEN\"");
-        let token = Some("a-secret".to_owned());
+        let token = Some("a-secret".into());
         check(|config| config.admin.token = token, [title, ISSUE, CURL, &show]);
     }
 

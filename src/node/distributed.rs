@@ -55,7 +55,7 @@ pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
         })
     })
     .await?;
-    let instance = Instance::establish(&store, config.secret.clone(), topics.partitions).await?;
+    let instance = Instance::establish(&store, config.secret.exposed(), topics.partitions).await?;
     let log = KafkaLog::connect(&config.kafka)
         .await
         .map_err(|error| ServeError::failed("connecting to kafka", error))?;

@@ -44,8 +44,8 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
 
 /// The secret that is configured or kept; one is made where nothing was made under another.
 async fn secret(config: &Config, store: &EmbeddedStore) -> Result<String, ServeError> {
-    if let Some(secret) = &config.secret {
-        return Ok(secret.clone());
+    if let Some(secret) = config.secret.exposed() {
+        return Ok(secret);
     }
     let folder = &config.embedded.dir;
     let found = found_secret(folder, SECRET_FILE)

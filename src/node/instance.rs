@@ -101,7 +101,7 @@ fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError
 /// The token that administers: configured, or made on the first start and kept.
 pub(super) fn admin_token(config: &Config) -> Result<String, ServeError> {
     if let Some(token) = &config.admin.token {
-        return Ok(token.clone());
+        return Ok(token.expose().to_owned());
     }
     let folder = &config.embedded.dir;
     data_folder(folder).map_err(|error| ServeError::failed(OPENING, error))?;

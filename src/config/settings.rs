@@ -1,0 +1,249 @@
+//! The table of settings: one row declares a setting, and everything else is derived from it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{
+    table::settings,
+    types::{Identity, Mode, Secret},
+    value::{Input, Refused, Setting, Shown, Text, assign},
+};
+
+/// Longest duration that a setting takes: ten years.
+const DURATION_MAX: Duration = days(3_650);
+
+const MODE: Text<Mode> = Text {
+    parse: Mode::parse,
+    must_be: "\"embedded\" or \"distributed\"",
+    remedy: "write one of these",
+};
+
+const FOLDER: Text<PathBuf> = Text {
+    parse: |text| (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text)),
+    must_be: "the path of a folder",
+    remedy: "write for example \"data\" or \"/var/lib/coupond\"",
+};
+
+const TOPIC_PREFIX: Text<String> = Text {
+    // A topic name has at most 249 bytes; the longest suffix is ".dead-letter".
+    parse: |text| checked(text, 1..=237, text.bytes().all(is_topic_byte)),
+    must_be: "1 to 237 of A-Z, a-z, 0-9 and '.', '_', '-'",
+    remedy: "write for example \"outside.coupon.v1.issue\"",
+};
+
+const GROUP: Text<String> = Text {
+    parse: |text| checked(text, 1..=249, is_visible(text)),
+    must_be: "1 to 249 visible ASCII characters without spaces",
+    remedy: "write for example \"coupond\"",
+};
+
+const KEYSPACE: Text<String> = Text {
+    parse: |text| checked(text, 1..=48, is_keyspace(text)),
+    must_be: "1 to 48 of a-z, 0-9 and '_', starting with a letter",
+    remedy: "write for example \"coupond\"",
+};
+
+const SECRET_KEY: Text<Option<Secret>> = Text {
+    parse: |text| (text.len() >= 32).then(|| Some(text.into())),
+    must_be: "at least 32 bytes long",
+    remedy: "generate one, for example with `openssl rand -hex 32`",
+};
+
+const ADMIN_TOKEN: Text<Option<Secret>> = Text {
+    parse: |text| checked(text, 1..=1_024, is_visible(text)).map(|text| Some((&*text).into())),
+    must_be: "1 to 1,024 visible ASCII characters without spaces",
+    remedy: "generate one, for example with `openssl rand -hex 32`",
+};
+
+const LISTEN: Text<SocketAddr> = Text {
+    parse: |text| text.parse().ok(),
+    must_be: "an IP address and a port",
+    remedy: "write for example \"127.0.0.1:8080\" or \"[::1]:8080\"",
+};
+
+const IDENTITY: Text<Identity> = Text {
+    parse: Identity::parse,
+    must_be: "\"trusted\" or \"header:NAME\", where NAME is an HTTP header that neither HTTP nor \
+              coupond uses for something else",
+    remedy: "write for example \"header:x-user-id\"",
+};
+
+settings! {
+    /// All settings of a node. `Debug` hides the secrets.
+    Config {
+        /// How the node stores its data. "embedded": a single node, with log and store in one
+        /// folder. "distributed": any number of nodes on Kafka and a CQL database (ScyllaDB or
+        /// Cassandra).
+        mode: Mode = Mode::Embedded, in MODE;
+
+        /// Creates an open campaign named demo at start. Default: true if embedded, false if
+        /// distributed.
+        demo: bool = true;
+    }
+
+    /// Settings of embedded mode.
+    embedded: EmbeddedConfig {
+        /// Data folder; created if missing. Only one node at a time can use it. A distributed node
+        /// keeps only the file admin.token there.
+        dir: PathBuf = PathBuf::from("data"), in FOLDER;
+
+        /// Number of partitions of the local log. Campaigns of different partitions are decided in
+        /// parallel. Fixed at the first start.
+        partitions: u32 = 4, in 1..=256;
+
+        /// How long the local log keeps settled records.
+        retention: Duration = days(7), in Duration::ZERO..=DURATION_MAX;
+
+        /// Free disk space to keep, in bytes. With less, requests get 503 and the node is not
+        /// ready.
+        reserve_bytes: u64 = 256 * 1_024 * 1_024, in 0..=1 << 50;
+    }
+
+    /// Settings of Kafka, for distributed mode.
+    kafka: KafkaConfig {
+        /// Bootstrap brokers. Required if distributed.
+        brokers: Vec<String> = Vec::new(), in 9_092;
+
+        /// Prefix of the topic names, which end in .request, .result and .dead-letter.
+        topic_prefix: String = "outside.coupon.v1.issue".to_owned(), in TOPIC_PREFIX;
+
+        /// Number of partitions of the request topic when coupond creates it. Fixed at the first
+        /// start.
+        partitions: u32 = 12, in 1..=10_000;
+
+        /// Replication factor of the topics that coupond creates. 0 means 3, or the number of
+        /// brokers if there are fewer (logged as a warning).
+        replication_factor: u32 = 0, in 0..=100;
+
+        /// Consumer group of the instance. All nodes of an instance use the same group.
+        group: String = "coupond".to_owned(), in GROUP;
+
+        /// How long an append may take to be acknowledged. After that the producer drops it, its
+        /// outcome is unknown and the request gets 503. Below the 5 s within which admin requests
+        /// are answered.
+        append_timeout: Duration = Duration::from_secs(4),
+            in Duration::from_millis(100)..=Duration::from_millis(4_500);
+    }
+
+    /// Settings of the CQL database, for distributed mode.
+    cql: CqlConfig {
+        /// Contact points of the database cluster. Required if distributed.
+        nodes: Vec<String> = Vec::new(), in 9_042;
+
+        /// Keyspace of the instance; created if missing.
+        keyspace: String = "coupond".to_owned(), in KEYSPACE;
+
+        /// Replication factor of the keyspace when coupond creates it. 0 means 3, or the number of
+        /// database nodes if there are fewer (logged as a warning).
+        replication_factor: u32 = 0, in 0..=100;
+    }
+
+    /// The secret of the instance.
+    secret: SecretConfig {
+        /// Secret of the instance. Coupon codes, request ids and MACs are derived from it, so it is
+        /// the same on every node and never changes. If not set, it is generated at the first start
+        /// and kept in the data folder (embedded) or in the database (distributed).
+        key: Option<Secret> = None, in SECRET_KEY;
+    }
+
+    /// Settings of the public listener.
+    api: ApiConfig {
+        /// Address of the public listener. Port 0 picks a free port.
+        listen: SocketAddr = loopback(8080), in LISTEN;
+
+        /// Where the user id of a request comes from. "trusted": the request body; callers must be
+        /// gateways that have authenticated the user. "header:NAME": this request header; a proxy
+        /// must set it, and clients must not be able to bypass the proxy.
+        identity: Identity = Identity::Trusted, in IDENTITY;
+
+        /// Allows api.identity "trusted" on an address that is not loopback. Everyone who reaches
+        /// the listener can then act as any user.
+        trust_network: bool = false;
+
+        /// Largest difference between the clocks of nodes and log. This close to opens_at and
+        /// closes_at of a campaign, requests are not refused before the log has decided.
+        clock_margin: Duration = Duration::from_secs(1), in Duration::ZERO..=Duration::from_secs(60);
+
+        /// Requests that may wait for their decision at the same time. Further requests get 202 at
+        /// once.
+        waiters_max: usize = 10_000, in 0..=1_000_000;
+    }
+
+    /// Settings of the admin listener.
+    admin: AdminConfig {
+        /// Address of the admin listener (campaigns, metrics, health). Port 0 picks a free port.
+        listen: SocketAddr = loopback(8081), in LISTEN;
+
+        /// Bearer token of admin requests. If not set, it is generated at the first start and kept
+        /// in the file admin.token in the data folder; this is allowed on loopback only.
+        token: Option<Secret> = None, in ADMIN_TOKEN;
+    }
+
+    /// Limits of admission.
+    admission: AdmissionConfig {
+        /// Records of one partition that may wait for their decision. Beyond that, requests get
+        /// 503.
+        max_lag: u64 = 500_000, in 1..=1_000_000_000;
+
+        /// Appends that may be in flight at the same time. Beyond that, requests get 503.
+        inflight_max: usize = 10_000, in 1..=1_000_000;
+
+        /// Requests per second that one user may send to one campaign. Beyond that, requests get
+        /// 429.
+        user_rate: u32 = 100, in 1..=1_000_000;
+
+        /// Requests that one user may send to one campaign at once, before the rate applies.
+        user_burst: u32 = 200, in 1..=1_000_000;
+    }
+}
+
+/// A row of the table.
+pub(super) struct Key {
+    /// Levels joined by dots; at most one level of tables.
+    pub(super) name: &'static str,
+    /// Meaning and unit, in whole sentences.
+    pub(super) doc: &'static str,
+    /// Checks a value and stores it.
+    pub(super) assign: fn(&mut Config, &Input) -> Result<(), Refused>,
+    /// Shows the value as TOML, or whether a secret is set.
+    pub(super) show: fn(&Config) -> Shown,
+    /// Returns the rule, as a phrase that follows "must be".
+    pub(super) must_be: fn() -> String,
+}
+
+impl SecretConfig {
+    /// Returns the configured secret itself. Do not log it.
+    #[must_use]
+    pub fn exposed(&self) -> Option<String> {
+        self.key.as_ref().map(|key| key.expose().to_owned())
+    }
+}
+
+const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 86_400)
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn checked(text: &str, bytes: RangeInclusive<usize>, is_valid: bool) -> Option<String> {
+    (is_valid && bytes.contains(&text.len())).then(|| text.to_owned())
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_topic_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+fn is_keyspace(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
