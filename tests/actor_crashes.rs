@@ -84,7 +84,7 @@ fn tell(answer: &Value, sequences: &mut BTreeSet<u64>, rejected: &mut usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_campaign_whose_actor_panics_again_and_again_gives_every_seat_once() {
+async fn a_panicking_actor_gives_each_seat_once() {
     crashed_under_load(|node, _| {
         let spring = CampaignId::parse("spring").expect("an id");
         node.crash(SupervisorMessage::Crash(spring));

@@ -127,7 +127,7 @@ async fn damage(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_steered_and_crashed_node_leaves_is_sound_and_its_clients_were_told_the_truth() {
+async fn a_crashed_nodes_data_passes_the_audit() {
     let folder = tempfile::tempdir().expect("a folder");
     let (config, answers) = lived(folder.path()).await;
     let report = audit(&config, Some(&answers)).await;
@@ -248,7 +248,7 @@ async fn what_is_changed_behind_a_nodes_back_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_a_node_holds_or_that_holds_nothing_is_not_audited() {
+async fn a_locked_or_empty_folder_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config(folder.path());
     let refused = async || {

@@ -82,7 +82,7 @@ async fn refused(config: &Config) -> (u8, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_number_of_partitions_is_no_damage_and_changes_nothing() {
+async fn another_partition_count_is_no_damage() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = used(folder.path()).await;
     let before = files(folder.path());
@@ -175,7 +175,7 @@ async fn an_empty_admin_token_file_is_told_as_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_space_is_not_ready_and_says_why_it_takes_nothing() {
+async fn a_full_disk_makes_a_node_unready() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = config(folder.path());
     config.embedded.reserve_bytes = 1 << 60;

@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_older_than_a_second_since_its_read_began_refuses_nothing() {
+    fn a_state_older_than_a_second_refuses_none() {
         let sold_out = state(10, |_| {});
         let within = Timestamp(OPENS_AT + 5_000);
         let at = |age| sold_out.certain_refusal(READ_AT + age, within, MARGIN, false);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_reduced_to_what_is_issued_shows_no_seat_even_before_its_mark() {
+    fn a_quota_cut_to_issued_shows_no_seat() {
         let mut reduced = state(0, |definition| definition.terms.quota = 7);
         reduced.versions[0].issued = 7;
         let figures = reduced.figures(Timestamp(OPENS_AT)).unwrap();
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_at_an_offset_is_known_below_what_was_stored_when_it_was_read() {
+    fn a_version_is_known_below_stored_rows() {
         let mut state = state(3, |_| {});
         let knows = |state: &AdmissionView, offset| state.knows_version_at(offset);
         assert_eq!([130, 131, 41, 40].map(|at| knows(&state, at)), [true, false, true, false]);

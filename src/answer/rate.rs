@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_stays_fixed_and_a_crowded_set_forgets_the_fullest_bucket() {
+    fn a_crowded_set_forgets_the_fullest_bucket() {
         let mut table = RateTable::new(1, 2);
         let key = |way: u64| way * SETS as u64 + 5;
         for way in 0..WAYS as u64 {

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_opens_only_in_its_own_instance_and_under_its_own_secret() {
+    fn an_id_opens_only_in_its_instance() {
         let id = ids("secret", "a").seal(&longest());
         assert_eq!(ids("secret", "a").open(&id), Some(longest()));
         assert_eq!(ids("secret", "b").open(&id), None);

@@ -333,7 +333,7 @@ c         open      10       1          9         1  -         -
 }
 
 #[tokio::test]
-async fn the_token_is_the_given_one_else_the_settings_else_the_kept_one() {
+async fn the_token_has_three_sources_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     let answers = vec![(200, campaign("spring")); 4];

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_gives_back_what_was_put_in_at_the_ends_of_every_range() {
+    fn an_entry_keeps_its_extremes() {
         for sequence in [1, super::super::definition::QUOTA_MAX] {
             for count in [1, super::super::definition::PER_USER_LIMIT_MAX] {
                 for issued_at in [Timestamp(0), Timestamp::MAX] {
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_campaign_costs_next_to_nothing_and_a_million_holders_64_bytes_each() {
+    fn a_million_holders_cost_64_bytes_each() {
         assert!(Holders::default().memory_bytes() < 1_024);
         let mut holders = Holders::default();
         for index in 1..=1_000_000_u32 {

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_others_can_read_is_protected_and_a_short_one_refused() {
+    fn a_short_secret_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret.key");
         std::fs::write(&path, "brought by the operator, long enough\n").unwrap();

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_missing_or_cut_is_noticed_and_one_that_nobody_lists_is_not() {
+    fn a_missing_or_cut_table_is_found() {
         let (_folder, path) = keyspace();
         let stray = path.join(TABLES).join("77");
         std::fs::write(&stray, b"torn").unwrap();

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_records_are_given_from_any_offset_that_is_in_memory() {
+    fn recent_records_are_read_from_memory() {
         let tail = Tail::new(0, 10);
         assert_eq!(tail.recent(9, 5), None);
         assert_eq!(tail.recent(10, 5), Some(vec![]));

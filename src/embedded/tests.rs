@@ -117,7 +117,7 @@ fn held(folder: &Path) -> (Arc<EmbeddedDatabase>, Arc<Gate>, Answer) {
 }
 
 #[test]
-fn a_failed_fsync_ends_the_process_and_nobody_hears_of_the_record() {
+fn a_failed_fsync_ends_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let failing = Arc::new(AtomicBool::new(false));
     let fails = failing.clone();
@@ -141,7 +141,7 @@ fn a_failed_fsync_ends_the_process_and_nobody_hears_of_the_record() {
 }
 
 #[test]
-fn rows_are_not_made_durable_on_their_own_but_with_the_next_append() {
+fn rows_become_durable_with_an_append() {
     let folder = tempfile::tempdir().unwrap();
     let syncs = Arc::new(AtomicU64::new(0));
     let counted = syncs.clone();

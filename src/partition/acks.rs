@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watermark_is_the_unbroken_prefix_whatever_the_order_of_completion() {
+    fn the_watermark_is_the_unbroken_prefix() {
         let mut acks = Acks::new(10, None);
         for offset in [10, 11, 14, 15] {
             acks.read(record(offset)); // 12 and 13 are holes

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_consumer_that_keeps_failing_is_started_ever_more_seldom_until_it_was_well() {
+    fn a_failing_consumer_backs_off() {
         let mut failures = ConsumerFailures::default();
         let short = Duration::from_secs(29);
         let pauses: Vec<_> = (0..8).map(|_| failures.failed(short).as_millis()).collect();

@@ -10,7 +10,7 @@ fn setup(seed: u64) -> Setup {
 }
 
 #[test]
-fn whatever_goes_wrong_no_invariant_breaks_and_every_fault_strikes() {
+fn no_fault_breaks_an_invariant() {
     let simulator = Simulator::new();
     let (mut fired, mut issued) = ([0; Fault::COUNT], 0);
     for seed in 0..1_000 {
@@ -29,7 +29,7 @@ fn whatever_goes_wrong_no_invariant_breaks_and_every_fault_strikes() {
 }
 
 #[test]
-fn a_seed_takes_the_same_course_every_time_and_another_one_does_not() {
+fn a_seed_takes_the_same_course() {
     let simulator = Simulator::new();
     let courses: BTreeSet<u64> = (0..40)
         .map(|seed| {
@@ -88,7 +88,7 @@ fn hold(seeds: &[u64]) {
 }
 
 #[test]
-fn a_log_that_forgets_what_is_settled_takes_nothing_that_a_hold_needs() {
+fn trimming_keeps_what_a_hold_needs() {
     hold(&[1_007_089]);
 }
 
@@ -98,27 +98,27 @@ fn a_release_passes_although_the_store_told_of_it_first() {
 }
 
 #[test]
-fn a_hold_that_a_zombie_closed_does_not_stay_where_nobody_sees_it() {
+fn a_zombies_close_hides_no_hold() {
     hold(&[4_527, 46_768, 86_204, 93_171, 131_442]);
 }
 
 #[test]
-fn rows_missing_below_the_start_are_noticed_before_others_are_derived_in_their_place() {
+fn missing_rows_are_found_before_deriving() {
     hold(&[25_309]);
 }
 
 #[test]
-fn a_mark_says_what_its_own_replay_issued_and_goes_before_the_end_of_its_hold() {
+fn a_mark_goes_before_the_end_of_its_hold() {
     hold(&[113_173, 227_929, 3_301_856]);
 }
 
 #[test]
-fn a_hold_of_an_earlier_owner_does_not_end_short_of_what_is_decided() {
+fn an_old_hold_reaches_what_is_decided() {
     hold(&[280_862]);
 }
 
 /// What these worlds showed was their own mistake: the feed's past, the end, the last mark.
 #[test]
-fn worlds_that_were_judged_too_early_or_heard_the_past_are_sound() {
+fn once_misjudged_worlds_are_sound() {
     hold(&[3_094_211, 3_165_190, 3_330_168]);
 }

@@ -46,7 +46,7 @@ mod tests {
     use crate::wire::write_order::*;
 
     #[test]
-    fn nothing_stands_before_what_it_relies_on_and_nothing_empty_is_written() {
+    fn rows_follow_what_they_rely_on() {
         let campaign = CampaignId::parse("spring").unwrap();
         let mark = Mark { campaign: campaign.clone(), offset: 9, issued: 3 };
         let progress = Progress { partition: 0, log_epoch: 1, next: 9, last: None };

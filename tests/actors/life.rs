@@ -37,7 +37,7 @@ pub(crate) async fn answered_in_ms(world: &mut World, campaign: &CampaignId) -> 
 }
 
 #[test]
-fn the_fifth_failure_at_one_position_is_a_hold_and_the_others_go_on() {
+fn the_fifth_failure_is_a_hold() {
     world::run(async {
         let mut world = healthy(1).await;
         let (sick, sound) = (campaign(0), campaign(1));
@@ -68,7 +68,7 @@ fn the_fifth_failure_at_one_position_is_a_hold_and_the_others_go_on() {
 }
 
 #[test]
-fn a_campaign_that_can_not_load_is_put_on_hold_though_nothing_of_it_waits() {
+fn an_unloadable_campaign_is_held() {
     world::run(async {
         let mut world = healthy(1).await;
         let (sick, busy) = (campaign(0), campaign(1));
@@ -113,7 +113,7 @@ fn a_campaign_that_is_crashed_now_and_then_is_never_put_on_hold() {
 }
 
 #[test]
-fn a_campaign_that_is_over_gives_its_memory_back_after_ten_minutes() {
+fn a_finished_campaign_frees_its_memory() {
     world::run(async {
         let mut world = healthy(1).await;
         let (over, open) = (campaign(0), campaign(1));
@@ -157,7 +157,7 @@ fn a_store_that_hangs_for_one_campaign_stops_no_other() {
 }
 
 #[test]
-fn campaigns_whose_rows_can_not_be_read_keep_no_other_from_loading() {
+fn unreadable_rows_block_no_other_load() {
     world::run(async {
         let mut world = healthy(2).await;
         (0..40).for_each(|index| world.faults.break_off(campaign(index)));
@@ -170,7 +170,7 @@ fn campaigns_whose_rows_can_not_be_read_keep_no_other_from_loading() {
 }
 
 #[test]
-fn a_row_that_was_altered_puts_its_campaign_on_hold_before_anything_is_written() {
+fn an_altered_row_holds_its_campaign() {
     world::run(async {
         let mut world = healthy(1).await;
         let (altered, sound) = (campaign(0), campaign(1));
@@ -198,7 +198,7 @@ fn a_row_that_was_altered_puts_its_campaign_on_hold_before_anything_is_written()
 }
 
 #[test]
-fn what_passed_under_a_hold_and_is_nobodys_is_kept_as_a_dead_letter() {
+fn undefined_under_a_hold_is_a_dead_letter() {
     world::run(async {
         let mut world = healthy(1).await;
         let sick = campaign(0);
@@ -252,7 +252,7 @@ fn a_hold_whose_replay_meets_a_contradiction_is_not_closed() {
 }
 
 #[test]
-fn a_partition_reads_no_further_than_its_window_while_a_campaign_hangs() {
+fn a_hanging_campaign_bounds_the_window() {
     world::run(async {
         let mut world = healthy(1).await;
         let hung = campaign(0);
@@ -270,7 +270,7 @@ fn a_partition_reads_no_further_than_its_window_while_a_campaign_hangs() {
 }
 
 #[test]
-fn a_storm_of_restarts_over_a_hundred_campaigns_keeps_the_others_answering() {
+fn a_restart_storm_leaves_others_answering() {
     world::run(async {
         let mut world = healthy(2).await;
         (0..110).for_each(|index| world.define(&campaign(index), 1_000, 1));
@@ -317,7 +317,7 @@ fn draining_settles_what_was_read_also_while_an_actor_restarts() {
 }
 
 #[test]
-fn a_partition_that_fails_again_and_again_waits_longer_each_time_until_it_was_well() {
+fn a_failing_partition_backs_off() {
     world::run(async {
         let mut world = healthy(1).await;
         let id = campaign(0);
@@ -362,7 +362,7 @@ fn what_a_lost_partition_still_asked_for_is_not_started() {
 }
 
 #[test]
-fn a_partition_that_comes_and_goes_quickly_is_decided_all_the_same() {
+fn a_flapping_partition_is_decided() {
     world::run(async {
         let mut world = healthy(1).await;
         (0..10).for_each(|index| world.define(&campaign(index), 300, 1));
@@ -412,7 +412,7 @@ fn a_halt_while_a_campaign_replays_is_left_by_itself() {
 }
 
 #[test]
-fn a_panic_of_the_supervisor_ends_the_node_with_everything_in_it() {
+fn a_supervisor_panic_ends_the_node() {
     world::run(async {
         let mut world = healthy(4).await;
         (0..20).for_each(|index| world.define(&campaign(index), 10, 1));

@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn records_of_campaigns_that_are_not_defined_are_read_again_in_one_go() {
+fn undefined_records_are_kept_together() {
     world::run(async {
         let mut world = healthy(1).await;
         let (sound, unknown) = (campaign(0), campaign(1));
@@ -28,7 +28,7 @@ fn records_of_campaigns_that_are_not_defined_are_read_again_in_one_go() {
 }
 
 #[test]
-fn replays_that_hang_leave_readers_to_dead_letters_and_to_other_replays() {
+fn hanging_replays_leave_readers_free() {
     world::run(async {
         let mut world = healthy(1).await;
         let (held, unknown): (Vec<_>, _) = ((0..4).map(campaign).collect(), campaign(4));

@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn a_row_that_can_not_be_read_stops_what_it_belongs_to_and_is_not_asked_for_for_ever() {
+fn an_unreadable_row_stops_its_owner() {
     world::run(async {
         let mut world = healthy(1).await;
         let (spoiled, sound) = (campaign(0), campaign(1));
@@ -36,7 +36,7 @@ fn a_row_that_can_not_be_read_stops_what_it_belongs_to_and_is_not_asked_for_for_
 }
 
 #[test]
-fn a_release_does_not_end_while_a_deleted_row_stays_hidden_from_whoever_writes_it_again() {
+fn a_hidden_row_keeps_its_hold() {
     world::run(async {
         let mut world = healthy(1).await;
         let id = campaign(0);

@@ -204,7 +204,7 @@ fn a_panic_at_every_single_point_changes_no_answer() {
 }
 
 #[test]
-fn a_story_without_faults_is_told_in_full_and_the_same_each_time() {
+fn a_faultless_story_repeats_exactly() {
     let tell = |seed| {
         world::run(async move {
             let mut world = World::start(seed, 4, Plan::default()).await;

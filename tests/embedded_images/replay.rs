@@ -91,7 +91,7 @@ fn a_node_after_a_power_cut_decides_every_record_as_before() {
 }
 
 #[test]
-fn a_damaged_folder_is_refused_with_exit_code_3_by_a_node_and_by_an_audit() {
+fn a_damaged_folder_exits_with_3() {
     let run = Run::new(10);
     let folder = folder();
     let none = Image { name: String::new(), changed: Vec::new(), acknowledged: Vec::new() };

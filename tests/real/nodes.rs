@@ -18,9 +18,9 @@ const BOTH: &[Engine] = &[Engine::Kafka, Engine::Cql];
 pub(crate) fn trials() -> Vec<Trial> {
     trials!(BOTH;
         every_node_answers_for_every_request,
-        another_node_takes_over_from_one_that_was_killed_and_nothing_is_lost,
+        a_killed_node_is_replaced_without_loss,
         a_node_under_another_secret_is_refused_with_exit_code_2,
-        a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back,
+        a_deleted_row_holds_its_campaign,
     )
 }
 
@@ -92,7 +92,7 @@ async fn every_node_answers_for_every_request() {
     assert_eq!(one.stop().await, Some(0));
 }
 
-async fn another_node_takes_over_from_one_that_was_killed_and_nothing_is_lost() {
+async fn a_killed_node_is_replaced_without_loss() {
     let settings = instance();
     let one = Node::start(&settings).await;
     let other = Node::start(&settings).await;
@@ -129,7 +129,7 @@ async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
 }
 
 /// In CQL a `DELETE` hides a row also from whoever writes it again with its record's time.
-async fn a_campaign_whose_row_was_deleted_is_held_until_the_row_is_back() {
+async fn a_deleted_row_holds_its_campaign() {
     let name = unique("deleted");
     let nodes = endpoints(Engine::Cql);
     let settings = settings(&name, endpoints(Engine::Kafka), nodes);

@@ -45,7 +45,7 @@ fn a_waiter_is_told_its_decision_whenever_it_comes() {
 }
 
 #[test]
-fn a_waiter_whom_the_watermark_passed_asks_the_store_once_and_may_still_be_told() {
+fn a_passed_waiter_asks_the_store_once() {
     let mut follower = Tested::new(1, LIMITS);
     let place = wait(&mut follower, 0, 5, 'a');
     wait(&mut follower, 0, 6, 'b');
@@ -78,7 +78,7 @@ fn lost_messages_send_everybody_to_the_store() {
 }
 
 #[test]
-fn a_watermark_that_goes_on_from_an_unknown_one_sends_all_of_its_partition_to_the_store() {
+fn a_lost_message_makes_all_waiters_ask() {
     let from = |from, to| match message(0, to, &[]) {
         Event::Message(message) => Event::Message(Message { from, ..message }),
         gap => gap,
@@ -98,7 +98,7 @@ fn a_watermark_that_goes_on_from_an_unknown_one_sends_all_of_its_partition_to_th
 }
 
 #[test]
-fn a_waiter_below_the_watermark_is_told_at_once_to_ask_the_store() {
+fn a_waiter_below_watermark_asks_at_once() {
     let mut follower = Tested::new(1, LIMITS);
     follower.step(NOW, message(0, 6, &[]));
     let registered = follower.register(0, 5, 'a', false);
@@ -135,7 +135,7 @@ fn only_the_latest_decisions_are_remembered() {
 }
 
 #[test]
-fn a_decision_said_twice_changes_nothing_and_another_one_is_a_contradiction() {
+fn a_differing_decision_is_a_contradiction() {
     let mut follower = Tested::new(1, LIMITS);
     follower.step(NOW, message(0, 6, &[(5, "issued")]));
     assert_eq!(follower.step(NOW, message(0, 6, &[(5, "issued")])), []);
@@ -153,7 +153,7 @@ fn a_late_owner_does_not_move_the_watermark_back() {
 }
 
 #[test]
-fn lag_goes_by_the_watermark_and_before_it_is_known_by_the_nodes_own_appends() {
+fn lag_counts_from_the_watermark() {
     let mut follower = Tested::new(1, LIMITS);
     assert_eq!(follower.lag(0), 0);
     assert_eq!(follower.acknowledged(0, 1_000, None), Ok(()));
@@ -168,7 +168,7 @@ fn lag_goes_by_the_watermark_and_before_it_is_known_by_the_nodes_own_appends() {
 }
 
 #[test]
-fn an_append_acknowledged_below_a_known_watermark_halts_the_partition_here() {
+fn an_append_below_the_watermark_halts() {
     let mut follower = Tested::new(2, LIMITS);
     follower.step(NOW, message(0, 50, &[]));
     assert_eq!(follower.acknowledged(0, 50, Some(50)), Ok(()));
@@ -181,7 +181,7 @@ fn an_append_acknowledged_below_a_known_watermark_halts_the_partition_here() {
 }
 
 #[test]
-fn a_log_that_lost_its_tail_is_taken_again_once_its_owner_halted_it_and_goes_on() {
+fn a_truncation_ends_when_its_owner_goes_on() {
     let mut follower = Tested::new(1, LIMITS);
     follower.step(NOW, message(0, 50, &[]));
     assert!(follower.acknowledged(0, 49, Some(50)).is_err());
@@ -216,7 +216,7 @@ fn a_partition_that_the_layout_does_not_have_is_nobodys() {
 }
 
 #[test]
-fn a_request_is_measured_once_and_forgotten_when_its_decision_was_lost() {
+fn a_request_is_measured_once() {
     let mut follower = Tested::new(1, LIMITS);
     let received = NOW - Duration::from_secs(1);
     assert_eq!(follower.measure(NOW, 0, 5, received), None);
@@ -253,7 +253,7 @@ fn act() -> impl Strategy<Value = Act> {
 
 proptest! {
     #[test]
-    fn every_waiter_is_told_or_sent_to_the_store_once_the_watermark_has_passed_it(
+    fn no_waiter_is_left_below_the_watermark(
         acts in prop::collection::vec(act(), 1..120),
     ) {
         let mut follower: Follower<Offset, u64> =

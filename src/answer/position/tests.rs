@@ -164,7 +164,7 @@ fn from_rows(history: &History, at: At, record: &Record, issued: u32) -> Option<
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
     #[test]
-    fn every_position_is_answered_from_the_final_rows_as_the_fold_decided_it(
+    fn rows_answer_as_the_fold_decided(
         first in terms(),
         late in prop::bool::weighted(0.1),
         steps in prop::collection::vec((step(), 1..4_u8, 0..60_i64), 1..80),
@@ -245,7 +245,7 @@ fn the_histories_of_the_property_reach_every_kind_of_answer() {
 }
 
 #[test]
-fn a_coupon_of_somebody_else_or_of_another_campaign_answers_nobody() {
+fn a_foreign_coupon_answers_no_request() {
     let steps = vec![
         (Step::Change { change: Change::Defined { terms: Terms::of(1) }, stale: false }, 1, 0),
         (Step::Ask { user: 0, key: None }, 1, 1),
@@ -263,7 +263,7 @@ fn a_coupon_of_somebody_else_or_of_another_campaign_answers_nobody() {
 }
 
 #[test]
-fn what_newer_rules_decided_is_told_only_where_a_coupon_tells_it() {
+fn newer_rules_are_answered_by_coupon_only() {
     let change = Change::Defined { terms: Terms::of(1) };
     let steps = vec![
         (Step::Change { change, stale: false }, 1, 0),

@@ -143,7 +143,7 @@ fn a_user_may_hold_as_many_as_the_limit_and_is_told_the_latest() {
 }
 
 #[test]
-fn the_window_is_closed_at_its_end_and_open_at_its_start_by_record_time() {
+fn the_window_goes_by_record_time() {
     check(
         "t=1  DEFINE opens=10 closes=20 -> accepted
          t=9  ada                       -> not_open_yet
@@ -157,7 +157,7 @@ fn the_window_is_closed_at_its_end_and_open_at_its_start_by_record_time() {
 }
 
 #[test]
-fn reasons_come_in_their_order_and_holding_comes_before_all_of_them() {
+fn holding_comes_before_every_reason() {
     check(
         "t=1  DEFINE quota=1 opens=5 -> accepted
          t=5  ada                    -> issued 1
@@ -173,7 +173,7 @@ fn reasons_come_in_their_order_and_holding_comes_before_all_of_them() {
 }
 
 #[test]
-fn an_idempotency_key_gives_the_same_coupon_before_anything_else_is_looked_at() {
+fn a_repeated_key_comes_before_all_rules() {
     check(
         "t=1 DEFINE quota=3 limit=5 -> accepted
          t=2 ada/k1                 -> issued 1
@@ -191,7 +191,7 @@ fn an_idempotency_key_gives_the_same_coupon_before_anything_else_is_looked_at() 
 }
 
 #[test]
-fn a_quota_may_be_raised_after_sell_out_but_never_cut_below_what_is_issued() {
+fn a_quota_never_falls_below_issued() {
     let campaign = check(
         "t=1 DEFINE quota=2 -> accepted
          t=2 ada            -> issued 1
@@ -247,7 +247,7 @@ fn before_its_definition_a_campaign_decides_nothing() {
 }
 
 #[test]
-fn the_same_records_give_the_same_bytes_and_an_empty_campaign_is_small() {
+fn the_same_records_give_the_same_bytes() {
     let story = "t=1 DEFINE quota=2 -> accepted
                  t=2 ada/k          -> issued 1
                  t=3 ben            -> issued 2";
@@ -306,7 +306,7 @@ fn folding_together_ends_where_it_is_told_to() {
 }
 
 #[test]
-fn a_user_stands_in_the_bucket_that_the_remainder_of_the_digest_says() {
+fn a_bucket_is_the_remainder_of_the_digest() {
     for digest in [0, 1, u128::MAX, 1 << 64, u128::MAX / 3, (7 << 64) | u128::from(u64::MAX)] {
         for buckets in 1..=u8::MAX {
             let expected = (digest % u128::from(buckets)) as u8;

@@ -88,7 +88,7 @@ fn who_removes_the_high_water_mark_goes_on_with_what_is_left() {
 }
 
 #[test]
-fn a_write_that_a_power_cut_tore_in_the_middle_of_a_value_is_dropped() {
+fn a_torn_value_is_dropped() {
     let folder = five();
     let database = testing::open(folder.path(), 1);
     append(&database, b"the last one that is on disk");
@@ -152,7 +152,7 @@ fn a_creation_that_a_power_cut_ended_is_begun_again() {
 }
 
 #[test]
-fn an_older_folder_without_a_high_water_mark_is_opened_and_given_one() {
+fn a_folder_without_high_water_gets_one() {
     let folder = five();
     let high_water = high_water::path(&folder.path().join("data"));
     std::fs::remove_file(&high_water).unwrap();

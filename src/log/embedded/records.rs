@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_its_head_or_of_a_newer_format_is_not_decoded() {
+    fn a_headless_record_is_not_decoded() {
         let campaign = CampaignId::parse("spring").unwrap();
         let record = NewRecord { campaign, value: b"value".into(), mac: b"mac".into() };
         let mut bytes = encode(&record).unwrap();

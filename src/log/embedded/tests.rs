@@ -96,7 +96,7 @@ async fn records_that_left_memory_are_read_from_the_database() {
 }
 
 #[tokio::test]
-async fn old_settled_records_are_trimmed_and_the_last_settled_one_stays() {
+async fn the_last_settled_record_is_never_trimmed() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     let log = timed(folder.path(), &clock);
@@ -167,7 +167,7 @@ async fn one_call_trims_a_bounded_number_and_the_next_goes_on() {
 }
 
 #[tokio::test]
-async fn a_block_is_trimmed_whole_or_not_at_all_and_read_from_any_record_of_it() {
+async fn a_block_is_trimmed_whole() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     let log = timed(folder.path(), &clock);

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keyspace_in_one_datacenter_is_asked_there_and_any_other_everywhere() {
+    fn one_datacenter_is_asked_locally() {
         let class = ("class", "org.apache.cassandra.locator.NetworkTopologyStrategy");
         let (local, all) = (Consistency::LocalQuorum, Consistency::Quorum);
         check(&[class, ("dc1", "3")], Some("dc1"), local, Some(3));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_replication_factor_is_what_the_cluster_can_hold_unless_it_is_given() {
+    fn the_replication_factor_fits_the_cluster() {
         assert_eq!([1, 2, 3, 9].map(|nodes| replication_factor(0, nodes)), [1, 2, 3, 3]);
         assert_eq!(replication_factor(2, 9), 2);
         assert_eq!(replication_factor(0, 0), 1);

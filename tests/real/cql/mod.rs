@@ -38,8 +38,8 @@ use crate::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials!(&[Engine::Cql];
-        coupons_can_be_read_by_plain_cql_with_the_documented_columns,
-        other_rows_can_be_read_by_plain_cql_with_the_documented_columns,
+        coupons_are_plain_cql,
+        other_rows_are_plain_cql,
         a_late_lower_progress_keeps_nothing_of_its_own,
         a_contradiction_outweighs_a_failure,
         batches_of_the_longest_rows_are_accepted,
@@ -242,7 +242,7 @@ fn time(millis: i64) -> CqlValue {
     CqlValue::Timestamp(CqlTimestamp(millis))
 }
 
-async fn coupons_can_be_read_by_plain_cql_with_the_documented_columns() {
+async fn coupons_are_plain_cql() {
     let (scratch, store) = Scratch::with_store().await;
     let given = coupon(&campaign("spring"), 20_002, "ada@example.org");
     store.write(&[Row::Coupon(given.clone())]).await.unwrap();
@@ -274,7 +274,7 @@ async fn coupons_can_be_read_by_plain_cql_with_the_documented_columns() {
     scratch.drop_keyspace().await;
 }
 
-async fn other_rows_can_be_read_by_plain_cql_with_the_documented_columns() {
+async fn other_rows_are_plain_cql() {
     let (scratch, store) = Scratch::with_store().await;
     let spring = campaign("spring");
     let hold = Hold {

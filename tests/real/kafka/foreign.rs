@@ -22,7 +22,7 @@ use crate::{engines::Engine, trials};
 pub(super) fn trials() -> Vec<Trial> {
     trials!(
         &[Engine::Kafka];
-        whatever_somebody_else_writes_is_read_as_it_is,
+        foreign_records_are_read_as_they_are,
         a_header_that_is_no_text_stops_nobody,
         transactions_leave_holes_and_hide_nothing,
         a_trimmed_log_is_out_of_range_and_not_skipped,
@@ -43,7 +43,7 @@ fn producer(config: &KafkaConfig, settings: &[(&str, &str)]) -> BaseProducer {
     client.create().expect("a producer")
 }
 
-async fn whatever_somebody_else_writes_is_read_as_it_is() {
+async fn foreign_records_are_read_as_they_are() {
     let config = shared(1);
     let log = log(&config).await;
     let topic = request_topic(&config);

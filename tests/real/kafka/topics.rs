@@ -23,7 +23,7 @@ pub(super) fn trials() -> Vec<Trial> {
         topics_are_made_once_by_nodes_that_start_at_once,
         a_topic_that_does_not_fit_is_refused_with_every_problem,
         more_partitions_than_the_layout_are_an_alarm,
-        a_request_topic_that_was_there_first_says_how_many_partitions_there_are,
+        an_existing_topic_sets_the_partitions,
         more_replicas_than_brokers_are_refused,
     )
 }
@@ -91,7 +91,7 @@ async fn more_partitions_than_the_layout_are_an_alarm() {
     assert_eq!(found.warnings.len(), 2, "partitions and replicas: {:?}", found.warnings);
 }
 
-async fn a_request_topic_that_was_there_first_says_how_many_partitions_there_are() {
+async fn an_existing_topic_sets_the_partitions() {
     let config = shared(5);
     make(&config, 7, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")]).await;
     let found = ensure_topics(&config, None).await.expect("it fits");

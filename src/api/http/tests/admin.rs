@@ -329,7 +329,7 @@ async fn refusals_of_commands_have_their_status_and_their_name() {
 }
 
 #[tokio::test]
-async fn another_definition_is_told_field_by_field_with_how_to_change_it() {
+async fn a_differing_definition_names_its_fields() {
     let site =
         Site::new(refusing(ServiceError::AlreadyDefined { differing: vec!["quota", "code"] }));
     let reply = ask(&site, "PUT", SPRING, r#"{"quota":1}"#).await;

@@ -402,7 +402,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_ones_and_head_answers_without_a_body() {
+async fn a_wrong_method_is_told_the_right_ones() {
     let site = Site::new(Script::default());
     let reply = site.public(send("OPTIONS", "/coupon/issue", "")).await;
     assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));

@@ -14,7 +14,7 @@ const SPRING: &str = concat!(
 );
 
 #[tokio::test]
-async fn a_request_id_is_answered_with_its_decision_or_how_many_are_ahead() {
+async fn an_id_gives_decision_or_queue_ahead() {
     let site = Site::new(Script::default());
     let reply = site.public(get("/coupon/requests/r-1")).await;
     reply.expect(202, PENDING);
@@ -197,7 +197,7 @@ async fn behind_a_gateway_nobody_reads_what_is_another_users() {
 }
 
 #[tokio::test]
-async fn the_description_names_every_call_and_refers_to_nothing_that_is_not_there() {
+async fn openapi_names_every_call() {
     let site = Site::new(Script::default());
     let reply = site.public(get("/openapi.json")).await;
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));

@@ -26,7 +26,7 @@ fn quota(quota: u32) -> Amendment {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_definition_is_answered_in_effect_and_said_again_is_no_error() {
+async fn a_repeated_definition_is_no_error() {
     let world = World::new().await;
     let _owner = world.owner_at_work(Settle::All);
     let (new, view) = world.service.define(campaign("spring"), terms(10)).await.unwrap();
@@ -65,7 +65,7 @@ async fn of_two_who_define_at_once_one_wins_and_the_other_compares() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_another_one_overtook_is_read_again_and_repeated() {
+async fn an_overtaken_change_is_repeated() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let (log, codec) = (world.log.clone(), world.codec.clone());
@@ -123,7 +123,7 @@ async fn saying_what_already_holds_appends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_below_what_is_issued_is_refused_by_the_log_also_when_the_feed_is_lost() {
+async fn the_log_refuses_a_quota_below_issued() {
     for settle in [Settle::All, Settle::FeedLost] {
         let world = World::new().await;
         let spring = world.defined("spring", |_| {}).await;
@@ -141,7 +141,7 @@ async fn a_quota_below_what_is_issued_is_refused_by_the_log_also_when_the_feed_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_known_in_time_is_unknown_and_saying_it_again_is_safe() {
+async fn an_unknown_outcome_is_safe_to_repeat() {
     let world = World::new().await;
     let began = tokio::time::Instant::now();
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
@@ -182,7 +182,7 @@ async fn what_never_reached_the_log_is_not_called_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_after_the_append_makes_the_outcome_unknown() {
+async fn a_store_failure_after_append_is_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
@@ -195,7 +195,7 @@ async fn a_store_that_fails_after_the_append_makes_the_outcome_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quarantined_campaign_or_a_halted_partition_takes_only_its_release() {
+async fn only_a_release_passes_a_hold_or_halt() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;
@@ -222,7 +222,7 @@ async fn a_quarantined_campaign_or_a_halted_partition_takes_only_its_release() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn releasing_what_is_not_quarantined_is_no_error_and_appends_nothing() {
+async fn releasing_without_a_hold_appends_nothing() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Closed).await;

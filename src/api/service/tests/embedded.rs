@@ -258,7 +258,7 @@ async fn every_id_is_answered_after_a_restart_as_it_was_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_nobody_decided_before_the_restart_is_decided_after_it() {
+async fn an_undecided_request_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let spring = campaign("spring");
     let node = Node::on(folder.path(), true);

@@ -102,7 +102,7 @@ fn told(answer: &Answer) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_never_heard_of_it_answers_every_request_from_the_store() {
+async fn a_new_node_answers_from_the_store() {
     let world = World::new().await;
     let (_, ids) = history(&world).await;
     let service = world.another_service().await;
@@ -170,7 +170,7 @@ async fn a_missing_row_answers_nothing_until_progress_has_passed_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_on_hold_stays_pending_and_what_was_settled_before_stays_answered() {
+async fn a_held_request_stays_pending() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let before = asked(&world, request(&spring, "u1")).await;
@@ -323,7 +323,7 @@ async fn a_full_page_can_be_asked_for_with_the_one_that_follows_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_coupons_of_a_user_come_in_sequence_order_and_nobody_has_an_empty_list() {
+async fn a_users_coupons_come_in_sequence_order() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.per_user_limit = 3).await;
     for user in ["u1", "u2", "u1"] {

@@ -30,7 +30,7 @@ fn sequence(taken: Result<IssueReply, ServiceError>) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_in_the_log_when_it_is_answered_and_its_id_finds_it() {
+async fn an_answered_request_is_in_the_log() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let taken = world.service.issue(request(&spring, "u1"), None).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_watermark_that_passes_a_waiter_sends_it_to_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gap_sends_waiters_to_the_store_where_the_coupon_alone_is_an_answer_at_once() {
+async fn after_a_gap_a_coupon_answers_at_once() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let ask = |user: &str| {
@@ -211,7 +211,7 @@ async fn a_store_that_is_away_keeps_no_known_campaign_from_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_certain_is_refused_before_the_log_unless_a_key_is_given() {
+async fn certain_refusals_skip_the_log() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
@@ -283,7 +283,7 @@ async fn a_quarantined_campaign_and_a_halted_partition_take_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_append_that_is_not_confirmed_is_unknown_and_one_that_is_refused_is_not() {
+async fn only_unconfirmed_appends_are_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.log.faults.lock().extend([AppendFault::Unknown(true), AppendFault::Overloaded]);
@@ -294,7 +294,7 @@ async fn an_append_that_is_not_confirmed_is_unknown_and_one_that_is_refused_is_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_append_below_the_known_watermark_is_no_success_and_halts_the_partition() {
+async fn an_append_below_the_watermark_is_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.heard().await;
@@ -308,7 +308,7 @@ async fn an_append_below_the_known_watermark_is_no_success_and_halts_the_partiti
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_the_log_is_never_said_not_to_be_whatever_keeps_its_answer() {
+async fn an_appended_request_is_never_denied() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::FeedLost);

@@ -69,7 +69,7 @@ fn writes_hold(effects: &[Effect], state: HoldState) -> bool {
 }
 
 #[test]
-fn a_release_passes_although_the_store_told_of_it_before_its_own_write_was_answered() {
+fn a_release_passes_on_its_own_write() {
     let mut flow = owner(vec![held(HoldState::Open)]);
     let effects = steps(&mut flow, vec![read(FROM, release())]);
     assert!(writes_hold(&effects, HoldState::Released));
@@ -82,7 +82,7 @@ fn a_release_passes_although_the_store_told_of_it_before_its_own_write_was_answe
 }
 
 #[test]
-fn a_release_that_was_read_while_the_hold_was_being_opened_waits_for_its_mark() {
+fn an_early_release_waits_for_its_hold() {
     let mut flow = owner(Vec::new());
     steps(&mut flow, vec![read(FROM, request()), ready(1)]);
     let found = Contradiction { from: FROM, detail: "another row".to_owned() };
@@ -100,7 +100,7 @@ fn a_release_that_was_read_while_the_hold_was_being_opened_waits_for_its_mark() 
 }
 
 #[test]
-fn word_of_a_release_that_comes_after_the_hold_was_closed_opens_nothing_again() {
+fn a_late_release_reopens_nothing() {
     let mut flow = owner(vec![held(HoldState::Open)]);
     steps(&mut flow, vec![read(FROM, release())]);
     let released = held(HoldState::Released);
@@ -135,7 +135,7 @@ fn start_from(effects: &[Effect]) -> Option<Offset> {
 }
 
 #[test]
-fn a_hold_that_a_zombie_has_closed_is_caught_up_from_where_the_zombie_ended() {
+fn a_zombies_close_is_caught_up() {
     let mut flow = owner(vec![held(HoldState::Open)]);
     steps(&mut flow, vec![read(FROM, request()), read(FROM + 1, request())]);
     assert_eq!(flow.watermark(), FROM + 2, "both pass undecided");
@@ -147,7 +147,7 @@ fn a_hold_that_a_zombie_has_closed_is_caught_up_from_where_the_zombie_ended() {
 }
 
 #[test]
-fn where_the_zombie_had_read_further_the_rest_is_still_decided_live() {
+fn a_zombie_that_read_further_is_followed() {
     let mut flow = owner(vec![held(HoldState::Open)]);
     steps(&mut flow, vec![read(FROM, request())]);
     let closed = Hold { until: FROM + 9, ..held(HoldState::Closed) };
@@ -156,7 +156,7 @@ fn where_the_zombie_had_read_further_the_rest_is_still_decided_live() {
 }
 
 #[test]
-fn what_a_replay_had_issued_before_it_failed_is_no_mark_of_the_next_one() {
+fn a_failed_replay_leaves_no_mark() {
     let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
     let records = vec![(At { offset: 3, time: Timestamp(0) }, request())];
     let issued = Decision::Issued(Held { sequence: 7, issued_at: Timestamp(0) });
@@ -177,7 +177,7 @@ fn what_a_replay_had_issued_before_it_failed_is_no_mark_of_the_next_one() {
 }
 
 #[test]
-fn a_hold_is_not_extended_before_its_closing_is_written_for_marks_go_first() {
+fn a_close_is_written_before_extensions() {
     let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
     let chunk = vec![ready(1), replayed(1, Vec::new(), FROM), report(1, Vec::new())];
     let effects = steps(&mut flow, chunk);
@@ -202,7 +202,7 @@ fn a_hold_is_not_extended_before_its_closing_is_written_for_marks_go_first() {
 }
 
 #[test]
-fn a_hold_closed_by_an_earlier_owner_ends_with_the_one_that_is_caught_up() {
+fn an_earlier_owners_hold_ends_too() {
     let failure = |number, until| Hold {
         from: 3,
         number,

@@ -71,13 +71,13 @@ fn extended_to(effects: &[Effect]) -> Option<Offset> {
 }
 
 #[test]
-fn a_hold_that_was_closed_where_an_owner_begins_is_extended_by_it() {
+fn a_new_owner_extends_closed_holds() {
     let mut flow = owner(vec![hold(1, HoldState::Closed, 10)]);
     assert_eq!(extended_to(&settle_one(&mut flow)), Some(11));
 }
 
 #[test]
-fn a_hold_that_somebody_else_closed_is_extended_even_when_nothing_more_comes() {
+fn a_foreign_close_is_extended_when_idle() {
     let mut flow = owner(Vec::new());
     settle_one(&mut flow);
     let mut effects = Vec::new();
@@ -89,7 +89,7 @@ fn a_hold_that_somebody_else_closed_is_extended_even_when_nothing_more_comes() {
 }
 
 #[test]
-fn what_is_not_defined_and_passed_under_a_hold_is_kept_when_it_is_replayed() {
+fn undefined_records_under_a_hold_are_kept() {
     let mut flow = owner(vec![hold(1, HoldState::Open, 0)]);
     let mut effects = Vec::new();
     let (id, expects_until) = (campaign(0), None);
@@ -103,7 +103,7 @@ fn what_is_not_defined_and_passed_under_a_hold_is_kept_when_it_is_replayed() {
 }
 
 #[test]
-fn what_was_issued_just_before_a_hold_is_marked_before_progress_passes_it() {
+fn a_mark_precedes_a_hold() {
     let mut flow = owner(Vec::new());
     let mut effects = Vec::new();
     let incoming = |offset| Incoming {
@@ -140,7 +140,7 @@ fn what_was_issued_just_before_a_hold_is_marked_before_progress_passes_it() {
 }
 
 #[test]
-fn a_closed_hold_of_a_campaign_that_stays_idle_reaches_as_far_as_progress() {
+fn an_idle_campaigns_hold_is_extended() {
     let mut flow = owner(vec![hold(1, HoldState::Closed, 10)]);
     let mut effects = Vec::new();
     let record = LastRecord { offset: 10, digest: [0; 16] };

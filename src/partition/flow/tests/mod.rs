@@ -465,7 +465,7 @@ impl World {
 }
 
 #[test]
-fn whatever_dies_fails_or_overlaps_the_store_ends_as_a_fold_of_the_log() {
+fn the_store_ends_as_a_fold_of_the_log() {
     let seeds = std::env::var("COUPOND_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let (mut holds, mut letters) = (0, 0);
     for seed in 0..seeds.unwrap_or(300) {
