@@ -296,7 +296,7 @@ impl Actor for Batches {
                 (0..BATCHES_MAX).for_each(|_| state.send());
             }
             PartitionMessage::Event(Event::Report(report)) => {
-                state.told += report.told.len() as u64;
+                state.told += report.records.len() as u64;
                 state.send();
                 let figure = state.told as f64 / state.started.elapsed().as_secs_f64() / 1e6;
                 if state.told > USERS

@@ -1,4 +1,4 @@
-//! How a batch of records becomes rows to store and answers to tell.
+//! Folds batches of records into rows to be stored and answers to be published.
 
 use std::ops::ControlFlow;
 
@@ -26,28 +26,27 @@ pub struct Batch {
     pub passed: Offset,
 }
 
-/// What one record came to, as the owner of the partition needs it.
+/// One record of a batch after the fold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// Its offset.
+pub struct FoldedRecord {
+    /// The record's offset.
     pub offset: Offset,
-    /// The decision, for counting; none where the campaign was not defined.
-    pub decision: Option<Decision>,
-    /// The coupon issued by this very record.
+    /// The sequence of the coupon that this record issued. A repeated request is answered
+    /// "issued" as well, but issues nothing.
     pub issued: Option<Sequence>,
+    /// The decision and its form for the feed; none if the campaign is not defined at this offset.
+    pub outcome: Option<(Decision, FeedDecision)>,
 }
 
-/// What a batch came to.
+/// A batch after the fold: the rows to be stored, and each record's outcome.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Folded {
     /// Version rows, to be stored first and in this order.
     pub versions: Vec<DefinitionVersion>,
-    /// Coupon rows, to be stored after them.
+    /// Coupon rows, to be stored after the version rows.
     pub coupons: Vec<Coupon>,
-    /// Each record's outcome, in order.
-    pub told: Vec<Told>,
-    /// The answers, in order, once the rows are stored.
-    pub settled: Vec<FeedDecision>,
+    /// The records that were folded, in order. Published only after the rows are stored.
+    pub records: Vec<FoldedRecord>,
     /// Where log and store were found to differ; the records from there on were not folded.
     pub contradiction: Option<Contradiction>,
 }
@@ -98,11 +97,10 @@ impl Folder {
         if self.stopped {
             return folded;
         }
-        folded.told.reserve(records.len());
-        folded.settled.reserve(records.len());
+        folded.records.reserve(records.len());
         folded.coupons.reserve((self.campaign.remaining() as usize).min(records.len()));
         let Self { campaign, expectations, keys, log_epoch, stopped, .. } = self;
-        let teller = Teller { keys, log_epoch: *log_epoch };
+        let answers = Answers { keys, log_epoch: *log_epoch };
         campaign.fold_all(records, |campaign, at, record, outcome| {
             let digest = match &outcome {
                 Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } => {
@@ -118,7 +116,7 @@ impl Folder {
                 folded.contradiction = Some(contradiction);
                 return ControlFlow::Break(());
             }
-            teller.tell(campaign, (at, record), outcome, &mut folded);
+            answers.add(campaign, (at, record), outcome, &mut folded);
             ControlFlow::Continue(())
         });
         if folded.contradiction.is_none() {
@@ -129,14 +127,14 @@ impl Folder {
     }
 }
 
-/// Says what outcomes come to.
-struct Teller<'a> {
+/// Turns outcomes into rows and answers.
+struct Answers<'a> {
     keys: &'a Keys,
     log_epoch: u32,
 }
 
-impl Teller<'_> {
-    fn tell(
+impl Answers<'_> {
+    fn add(
         &self,
         campaign: &Campaign,
         (at, record): (At, Record),
@@ -144,14 +142,14 @@ impl Teller<'_> {
         folded: &mut Folded,
     ) {
         let Outcome::Decided { decision, row } = outcome else {
-            folded.told.push(Told { offset: at.offset, decision: None, issued: None });
+            folded.records.push(FoldedRecord { offset: at.offset, issued: None, outcome: None });
             return;
         };
         let (issued, code) = match row {
             Some(DerivedRow::Coupon(coupon)) => {
-                let told = (Some(coupon.sequence), Some(coupon.code.clone()));
+                let issued = (Some(coupon.sequence), Some(coupon.code.clone()));
                 folded.coupons.push(coupon);
-                told
+                issued
             }
             Some(DerivedRow::Version(version)) => {
                 folded.versions.push(*version);
@@ -159,7 +157,6 @@ impl Teller<'_> {
             }
             None => (None, None),
         };
-        folded.told.push(Told { offset: at.offset, decision: Some(decision), issued });
         let (campaign_id, user_id, answer) = match record {
             Record::Request(request) => {
                 let answer = self.answer(campaign, decision, &request.user, code);
@@ -167,7 +164,9 @@ impl Teller<'_> {
             }
             Record::Control(control) => (control.campaign, None, control_answer(decision)),
         };
-        folded.settled.push(FeedDecision { offset: at.offset, campaign_id, user_id, answer });
+        let offset = at.offset;
+        let outcome = Some((decision, FeedDecision { offset, campaign_id, user_id, answer }));
+        folded.records.push(FoldedRecord { offset, issued, outcome });
     }
 
     fn answer(

@@ -70,15 +70,14 @@ impl Pipeline {
     /// or what [`Self::stored`] gives once the versions below it are durable.
     pub fn decide(&mut self, batch: Batch) -> Option<ToStore> {
         let folded = self.folder.fold(batch);
-        let Folded { versions, coupons, told, settled, contradiction } = folded;
+        let Folded { versions, coupons, records, contradiction } = folded;
         self.batches += 1;
         let number = self.batches;
         let stored = versions.is_empty() && coupons.is_empty();
         let report = Report {
             campaign: self.campaign.clone(),
             incarnation: self.incarnation,
-            told,
-            settled,
+            records,
             contradicted: contradiction.is_some(),
             over_from: self.over_from(),
         };

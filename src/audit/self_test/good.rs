@@ -246,7 +246,8 @@ impl Maker {
         for coupon in folded.coupons {
             self.world.put(coupon);
         }
-        let answer = folded.settled.first().map(|settled| &settled.answer);
+        let outcome = folded.records.first().and_then(|record| record.outcome.as_ref());
+        let answer = outcome.map(|(_, feed)| &feed.answer);
         if let Record::Request(request) = &record {
             self.tell(partition, at, request, answer);
         }

@@ -9,13 +9,10 @@ use crate::{
         rows::{Hold, Mark, Progress},
     },
     partition::{
-        fold::{Batch, Told},
+        fold::{Batch, FoldedRecord},
         recovery::Contradiction,
     },
-    wire::{
-        decode_step::Incoming,
-        feed_message::{FeedDecision, FeedMessage},
-    },
+    wire::{decode_step::Incoming, feed_message::FeedMessage},
 };
 
 /// What happens to a partition.
@@ -110,10 +107,8 @@ pub struct Report {
     pub campaign: CampaignId,
     /// Which incarnation.
     pub incarnation: u64,
-    /// What each record came to, in order.
-    pub told: Vec<Told>,
-    /// The answers, in order.
-    pub settled: Vec<FeedDecision>,
+    /// The batch's records with their outcomes, in order; the rows of all of them are stored.
+    pub records: Vec<FoldedRecord>,
     /// Whether [`Event::Contradicted`] follows: not all that the batch passed is decided.
     pub contradicted: bool,
     /// From when on nothing is issued any more, whatever is asked; none: not known to end.

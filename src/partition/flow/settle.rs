@@ -10,7 +10,7 @@ use crate::{
         rows::{Hold, HoldState, Mark, Progress},
     },
     partition::{
-        fold::Told,
+        fold::FoldedRecord,
         lane::{Lane, Phase},
     },
     planted,
@@ -19,7 +19,7 @@ use crate::{
 
 impl Flow {
     pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
-        let Report { campaign, incarnation, told, settled, contradicted, over_from } = report;
+        let Report { campaign, incarnation, records, contradicted, over_from } = report;
         if !self.is_current(&campaign, incarnation) {
             return;
         }
@@ -28,36 +28,33 @@ impl Flow {
         lane.over_from = over_from;
         lane.active_ms = now_ms;
         if lane.replaying {
-            self.report_replayed(&campaign, &told, contradicted, effects);
-            self.outbox.extend(settled);
+            self.report_replayed(&campaign, records, contradicted, effects);
             return;
         }
         let Some(count) = lane.batches.pop_front() else { return };
         // Fewer only where a contradiction ended the batch early.
-        assert!(told.len() <= count, "a report covers more than its batch");
-        let mut settled = settled.into_iter();
-        for told in told {
+        assert!(records.len() <= count, "a report covers more than its batch");
+        for FoldedRecord { offset, issued, outcome } in records {
             if let Some(kept) = lane.kept.get_mut(lane.stored) {
-                kept.issued = told.issued;
+                kept.issued = issued;
             }
             lane.stored += 1;
-            lane.failures.passed(told.offset);
-            let Some(decision) = told.decision else {
+            lane.failures.passed(offset);
+            let Some((decision, answer)) = outcome else {
                 if planted!(UndefinedForgotten) {
-                    self.acks.done(told.offset);
+                    self.acks.done(offset);
                     continue;
                 }
-                if told.offset >= self.acks.watermark()
-                    && self.letters.insert(told.offset, campaign.clone()).is_none()
+                if offset >= self.acks.watermark()
+                    && self.letters.insert(offset, campaign.clone()).is_none()
                 {
-                    effects.push(Effect::DeadLetter(told.offset));
+                    effects.push(Effect::DeadLetter(offset));
                 }
                 continue;
             };
-            let answer = settled.next();
-            if self.acks.done(told.offset) {
+            if self.acks.done(offset) {
                 effects.push(Effect::Count(decision));
-                self.outbox.extend(answer);
+                self.outbox.push(answer);
             }
         }
         self.sendable.insert(campaign);
@@ -81,18 +78,20 @@ impl Flow {
     fn report_replayed(
         &mut self,
         campaign: &CampaignId,
-        told: &[Told],
+        records: Vec<FoldedRecord>,
         contradicted: bool,
         effects: &mut Vec<Effect>,
     ) {
         let Some(lane) = self.lanes.get_mut(campaign) else { return };
-        for told in told {
-            effects.extend(told.decision.map(Effect::Count));
-            lane.replayed_issued = told.issued.or(lane.replayed_issued);
-            if told.decision.is_none() {
-                lane.letters.insert(told.offset);
-                if self.letters.insert(told.offset, campaign.clone()).is_none() {
-                    effects.push(Effect::DeadLetter(told.offset));
+        for FoldedRecord { offset, issued, outcome } in records {
+            lane.replayed_issued = issued.or(lane.replayed_issued);
+            if let Some((decision, answer)) = outcome {
+                effects.push(Effect::Count(decision));
+                self.outbox.push(answer);
+            } else {
+                lane.letters.insert(offset);
+                if self.letters.insert(offset, campaign.clone()).is_none() {
+                    effects.push(Effect::DeadLetter(offset));
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! and a hold that a zombie has closed is caught up from where the zombie had come to.
 
 use super::{
-    holds::{owner, request},
+    holds::{folded, owner, request},
     *,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         decision::{Decision, Held},
         rows::HoldKind,
     },
-    partition::fold::Told,
+    partition::fold::FoldedRecord,
 };
 
 const FROM: Offset = 10;
@@ -46,10 +46,9 @@ fn replayed(incarnation: u64, records: Vec<(At, Record)>, read_to: Offset) -> Ev
     Event::Replayed { campaign: campaign(0), incarnation, records, read_to }
 }
 
-fn report(incarnation: u64, told: Vec<Told>) -> Event {
-    let (campaign, settled) = (campaign(0), Vec::new());
-    let (contradicted, over_from) = (false, None);
-    Event::Report(Report { campaign, incarnation, told, settled, contradicted, over_from })
+fn report(incarnation: u64, records: Vec<FoldedRecord>) -> Event {
+    let (campaign, contradicted, over_from) = (campaign(0), false, None);
+    Event::Report(Report { campaign, incarnation, records, contradicted, over_from })
 }
 
 /// What the flow wants done about `events`.
@@ -160,8 +159,8 @@ fn a_failed_replay_leaves_no_mark() {
     let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
     let records = vec![(At { offset: 3, time: Timestamp(0) }, request())];
     let issued = Decision::Issued(Held { sequence: 7, issued_at: Timestamp(0) });
-    let told = vec![Told { offset: 3, decision: Some(issued), issued: Some(7) }];
-    let chunk = vec![ready(1), replayed(1, records, 4), report(1, told)];
+    let stored = vec![FoldedRecord { issued: Some(7), ..folded(3, Some(issued)) }];
+    let chunk = vec![ready(1), replayed(1, records, 4), report(1, stored)];
     steps(&mut flow, chunk);
     let reason = "it panicked".to_owned();
     let failed = Event::Failed { campaign: campaign(0), incarnation: 1, reason };
@@ -187,17 +186,17 @@ fn a_close_is_written_before_extensions() {
     });
     let closed = closed.expect("it is closed");
     let decided = Decision::Issued(Held { sequence: 1, issued_at: Timestamp(0) });
-    let told = |offset| vec![Told { offset, decision: Some(decided), issued: Some(1) }];
+    let stored = |offset| vec![FoldedRecord { issued: Some(1), ..folded(offset, Some(decided)) }];
     let extends = |effects: &[Effect]| {
         effects.iter().any(|it| matches!(it, Effect::Persist { holds, .. } if !holds.is_empty()))
     };
     let tick = |now_ms| Event::Tick { now_ms, wall: Timestamp(0) };
     steps(&mut flow, vec![read(FROM, request())]);
-    let effects = steps(&mut flow, vec![report(1, told(FROM)), tick(200)]);
+    let effects = steps(&mut flow, vec![report(1, stored(FROM)), tick(200)]);
     assert!(!extends(&effects), "its closing is on its way: {effects:?}");
     steps(&mut flow, vec![Event::Persisted(FROM + 1), Event::HoldWritten(closed)]);
     steps(&mut flow, vec![read(FROM + 1, request())]);
-    let effects = steps(&mut flow, vec![report(1, told(FROM + 1)), tick(400)]);
+    let effects = steps(&mut flow, vec![report(1, stored(FROM + 1)), tick(400)]);
     assert!(extends(&effects), "{effects:?}");
 }
 

@@ -3,12 +3,13 @@
 use super::*;
 use crate::{
     domain::{
+        answer::Answer,
         decision::{Decision, Held, Reason},
         ids::UserId,
         record::Request,
         rows::HoldKind,
     },
-    partition::fold::Told,
+    partition::fold::FoldedRecord,
 };
 
 fn hold(number: u32, state: HoldState, until: Offset) -> Hold {
@@ -35,17 +36,16 @@ pub(super) fn request() -> Record {
     Record::Request(Request { campaign: campaign(0), user, idempotency_key: None })
 }
 
+pub(super) fn folded(offset: Offset, decision: Option<Decision>) -> FoldedRecord {
+    let answer = Answer::Accepted; // the flow passes answers on without looking at them
+    let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
+    FoldedRecord { offset, issued: None, outcome: decision.map(|decision| (decision, feed)) }
+}
+
 fn report(offset: Offset, decision: Option<Decision>) -> Event {
-    let told = vec![Told { offset, decision, issued: None }];
-    let (campaign, settled) = (campaign(0), Vec::new());
-    Event::Report(Report {
-        campaign,
-        incarnation: 1,
-        told,
-        settled,
-        over_from: None,
-        contradicted: false,
-    })
+    let (campaign, records) = (campaign(0), vec![folded(offset, decision)]);
+    let (contradicted, over_from) = (false, None);
+    Event::Report(Report { campaign, incarnation: 1, records, contradicted, over_from })
 }
 
 /// An owner that decides and settles the record at 10; what it makes durable then.
@@ -118,7 +118,7 @@ fn a_mark_precedes_a_hold() {
     flow.flush(&mut effects);
     let held = Held { sequence: 7, issued_at: Timestamp(0) };
     let Event::Report(mut stored) = report(10, Some(Decision::Issued(held))) else { return };
-    stored.told[0].issued = Some(7);
+    stored.records[0].issued = Some(7);
     flow.step(Event::Report(stored), &mut effects);
     let contradiction = Contradiction { from: 11, detail: "another row".to_owned() };
     let contradicted =

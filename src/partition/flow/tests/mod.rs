@@ -297,8 +297,7 @@ impl World {
             reports.push(Report {
                 campaign: campaign.clone(),
                 incarnation,
-                told: folded.told,
-                settled: folded.settled,
+                records: folded.records,
                 contradicted: false,
                 over_from: None,
             });
