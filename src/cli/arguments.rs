@@ -437,7 +437,6 @@ mod tests {
             assert_eq!(time(text), Ok(Value::String(text.to_owned())));
         }
         for text in [
-            "2030-01-01T00:00:00.9999Z",
             "2030-01-01T00:00:60Z",
             "20300101T000000Z",
             "2030-01-01T00:00Z",
@@ -445,7 +444,7 @@ mod tests {
             "1969-12-31T23:59:59Z",
         ] {
             let error = time(text).unwrap_err();
-            assert!(error.contains("in whole milliseconds, from 1970 to 9999, as in"), "{error}");
+            assert!(error.contains("with an offset, from 1970 to 9999, as in"), "{error}");
         }
         assert_eq!(time_or_none("none"), Ok(Value::Null));
     }

@@ -217,12 +217,12 @@ Too large (413)
     #[test]
     fn a_missing_identity_is_shown_with_the_setting_that_names_it() {
         let body = json!({
-            "type": "/problems/no-identity", "title": "Nobody says who is asking", "status": 401,
+            "type": "/problems/no-identity", "title": "Missing user identity", "status": 401,
             "detail": "the header x-user, which names the user, is missing",
             "errors": [{"field": "x-user", "rule": "given", "remedy": "add it"}],
         });
         let expected = "\
-Nobody says who is asking (401)
+Missing user identity (401)
   the header x-user, which names the user, is missing
   this node takes the user from a header: read its settings with --config FILE, or say --set \
          api.identity=header:x-user

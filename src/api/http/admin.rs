@@ -1,4 +1,4 @@
-//! The admin listener: defining and changing campaigns, metrics, health.
+//! The admin listener: definitions and changes of campaigns, metrics, health.
 
 use std::sync::Arc;
 
@@ -24,10 +24,10 @@ use crate::{
     domain::{definition::Terms, ids::CampaignId},
 };
 
-/// The paths that need no token: whoever watches the node reads them. Everything else does.
+/// Paths that need no token: monitoring reads them.
 const OPEN_PATHS: [&str; 3] = ["/metrics", "/health/live", "/health/ready"];
 
-/// What Prometheus expects of a text exposition.
+/// Content type of Prometheus' text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 struct AdminState {
@@ -36,7 +36,7 @@ struct AdminState {
     render_metrics: RenderMetrics,
 }
 
-/// The routes of the admin listener; the token is looked at by [`guard`].
+/// Builds the routes of the admin listener. [`guard`] checks the token.
 pub(super) fn routes(parts: &HttpParts) -> Router {
     let state = Arc::new(AdminState {
         service: Arc::clone(&parts.service),
@@ -57,14 +57,15 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     router.layer(middleware::from_fn_with_state(state, guard))
 }
 
-/// Rights come first, before existence and shape (INV-11): without the token even an unknown path
-/// is 401.
+/// Checks the token before anything else (INV-11): without it, even an unknown path is 401, so that
+/// status codes tell nothing about campaigns.
 async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let open = OPEN_PATHS.contains(&request.uri().path());
     if open || state.token.admits(request.headers()) {
         return next.run(request).await;
     }
-    Problem::new(Kind::NoToken, "send Authorization: Bearer with the admin token").into_response()
+    Problem::new(Kind::NoToken, "send the admin token as Authorization: Bearer TOKEN")
+        .into_response()
 }
 
 async fn list(State(state): State<Arc<AdminState>>, uri: Uri) -> Result<Response, Problem> {
@@ -130,8 +131,8 @@ async fn control(
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
-/// The campaign of a call whose path says everything: a `close` with a date, say, would otherwise
-/// close at once.
+/// Reads the campaign of a call that takes neither query nor body. Anything given is refused: a
+/// `close` with a date, for example, would otherwise close at once.
 async fn bare(
     state: &AdminState,
     path: PathOf<String>,
@@ -147,11 +148,12 @@ async fn bare(
     }
 }
 
-/// A fault of query or body, after existence, which a sound request leaves to the command itself.
+/// Returns `fault`, unless the campaign is unknown: existence is checked before query and body. A
+/// valid request skips this read, because the service checks existence itself.
 async fn unless_unknown(state: &AdminState, campaign: &CampaignId, fault: Problem) -> Problem {
     match state.service.campaign(campaign).await {
         Ok(_) => fault,
-        Err(refused) => refused.into(),
+        Err(error) => error.into(),
     }
 }
 

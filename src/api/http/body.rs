@@ -1,4 +1,4 @@
-//! Bodies: their declared type, their size, and the time that they may take to arrive.
+//! Reads request bodies within bounds of type, size and time.
 
 use std::time::Duration;
 
@@ -14,24 +14,23 @@ use super::{
     problem::{Kind, Problem},
 };
 
-/// Largest body: the largest definition needs about 400 bytes, an issue request 250.
+/// Largest body. The largest definition has about 400 bytes, an issue request 250.
 pub(super) const BODY_BYTES_MAX: usize = 1_024;
 
-/// Time in which a body arrives: it fits one packet, so that this is a stalled client.
+/// Time in which a body must arrive. It fits one packet, so only a stalled client takes longer.
 pub(super) const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How much of a body is read before it is refused unseen, so that a client that is
-/// still sending reads the refusal instead of a reset connection.
+/// Bytes of a refused body that are read and dropped. Closing a connection with unread bytes resets
+/// it, and a client that is still sending would see the reset instead of the response.
 const DRAINED_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
-/// For how long: a client that sends nothing is not waited for.
+/// Time for which a refused body is read. A client that sends nothing is not waited for.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// Reads a body that is declared as JSON and at most [`BODY_BYTES_MAX`] long.
+/// Reads a body of at most [`BODY_BYTES_MAX`] that is declared as JSON.
 ///
 /// # Errors
-/// 415 where it is declared as something else, 422 where it is declared twice, and what [`read`]
-/// refuses.
+/// 415 for another content type, 422 for two content types, and the errors of [`read`].
 pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     match declared_as_json(headers) {
         Ok(()) => read(headers, body).await,
@@ -39,10 +38,10 @@ pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, 
     }
 }
 
-/// Reads a body at most [`BODY_BYTES_MAX`] long, however it is declared.
+/// Reads a body of at most [`BODY_BYTES_MAX`] of any content type.
 ///
 /// # Errors
-/// 413 where it is longer, 408 where it does not come in time, 400 where it breaks off.
+/// 413 for a longer body, 408 for one that does not arrive in time, 400 for one that breaks off.
 pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         return Err(unread(headers, body, too_large()).await);
@@ -54,7 +53,11 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
             Kind::RequestTimeout,
             format!("the body did not arrive within {seconds} s"),
         );
-        return Err(problem.blaming(BODY, format!("sent within {seconds} s"), "send it at once"));
+        return Err(problem.blaming(
+            BODY,
+            format!("sent within {seconds} s"),
+            "send the body at once",
+        ));
     };
     match collected? {
         Some(body) => Ok(body),
@@ -65,27 +68,27 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
     }
 }
 
-/// The refusal of a body that is not looked at.
+/// Drains the body of a refused request.
 async fn unread(headers: &HeaderMap, body: Body, refusal: Problem) -> Problem {
-    // Who waits for `100 Continue` has sent nothing that would have to be read.
+    // A client that waits for `100 Continue` has not sent its body.
     if !headers.contains_key(header::EXPECT) {
         drain(body.into_data_stream()).await;
     }
     refusal
 }
 
-/// Collects a body, or nothing where it is too large.
+/// Collects a body. `None`: it is too large.
 async fn collect(chunks: &mut BodyDataStream) -> Result<Option<Bytes>, Problem> {
     let mut collected = Bytes::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| {
             let problem = Problem::new(Kind::NotJson, format!("the body broke off: {error}"));
-            problem.blaming(BODY, "sent to its end", "send it again, whole")
+            problem.blaming(BODY, "complete", "send the request again")
         })?;
         if collected.len() + chunk.len() > BODY_BYTES_MAX {
             return Ok(None);
         }
-        // Bodies come in one chunk: the only one is not copied.
+        // Almost every body is one chunk, which is not copied.
         collected = if collected.is_empty() {
             chunk
         } else {
@@ -95,7 +98,7 @@ async fn collect(chunks: &mut BodyDataStream) -> Result<Option<Bytes>, Problem> 
     Ok(Some(collected))
 }
 
-/// Reads on and forgets, within bounds; whether the end was reached changes nothing.
+/// Reads and drops the rest of a body, within bounds.
 async fn drain(mut chunks: BodyDataStream) {
     let read = async {
         let mut left = DRAINED_BYTES_MAX;
@@ -111,7 +114,7 @@ async fn drain(mut chunks: BodyDataStream) {
 fn too_large() -> Problem {
     let rule = format!("at most {BODY_BYTES_MAX} bytes");
     let problem = Problem::new(Kind::BodyTooLarge, format!("the body must be {rule}"));
-    problem.blaming(BODY, rule, "send the fields that the call takes, and little else")
+    problem.blaming(BODY, rule, "send only the fields that this call takes")
 }
 
 fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
@@ -127,7 +130,7 @@ fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
     let detail = "the body must be sent with Content-Type: application/json";
     let problem = Problem::new(Kind::UnsupportedMediaType, detail);
-    Err(problem.blaming("Content-Type", "application/json", "send this header so"))
+    Err(problem.blaming("Content-Type", "application/json", "send Content-Type: application/json"))
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

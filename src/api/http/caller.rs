@@ -1,4 +1,4 @@
-//! Who is asking, and whether they may (INV-11).
+//! Identity of users and the token of operators (INV-11).
 
 use axum::http::{HeaderMap, HeaderName, header};
 use hmac::{Hmac, KeyInit, Mac};
@@ -14,45 +14,45 @@ use crate::{
     domain::ids::{IdempotencyKey, UserId},
 };
 
-/// Who says who is asking.
+/// How the user of a request is identified: the setting `api.identity`.
 #[derive(Debug)]
-pub(super) enum Caller {
-    /// The caller is a gateway that has authenticated the user.
+pub(super) enum UserIdentity {
+    /// The caller is a gateway that has authenticated the user; body and path name the user.
     Trusted,
-    /// This header names the user. `None`: its name can't be one, so that nobody is identified.
+    /// This header names the user. `None`: the setting is no header name, so every call is refused.
     Header(Option<HeaderName>),
 }
 
-impl Caller {
-    /// Reads the setting. A name that can't be a header's shuts everybody out rather than letting
-    /// anybody act for anybody; `check-config` says so earlier.
+impl UserIdentity {
+    /// Reads the setting. An invalid header name refuses every call; treating it as
+    /// [`Self::Trusted`] would let anyone act for any user. `check-config` reports it earlier.
     pub(super) fn new(identity: &Identity) -> Self {
         match identity {
             Identity::Trusted => Self::Trusted,
             Identity::Header(name) => {
                 let header = HeaderName::try_from(name.as_str()).ok();
                 if header.is_none() {
-                    error!(header = name, "api.identity names no valid header, nobody may ask");
+                    error!(header = name, "invalid header name in api.identity, all calls refused");
                 }
                 Self::Header(header)
             }
         }
     }
 
-    /// The user who is asking; none where the gateway is trusted to name them.
+    /// Returns the user that the headers name. `None`: body or path name the user.
     ///
     /// # Errors
-    /// 401 without the header, 422 where it stands twice or can't be a user id.
-    pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Option<UserId>, Problem> {
+    /// 401 without the header; 422 if it is given twice or is no user id.
+    pub(super) fn user(&self, headers: &HeaderMap) -> Result<Option<UserId>, Problem> {
         let Self::Header(name) = self else { return Ok(None) };
         let name = name.as_ref().ok_or_else(|| {
-            Problem::new(Kind::NoIdentity, "the settings name no header that could name the user")
+            Problem::new(Kind::NoIdentity, "the setting api.identity is no valid header name")
         })?;
         let mut values = headers.get_all(name).iter();
         let value = values.next().ok_or_else(|| {
             let detail = format!("the header {name}, which names the user, is missing");
             let problem = Problem::new(Kind::NoIdentity, detail);
-            problem.blaming(name.to_string(), "given", "add it with the id of the user who asks")
+            problem.blaming(name.to_string(), "given", "send the header with the user's id")
         })?;
         let user = if values.next().is_some() {
             Err(Broken::new("given once", "send the header once"))
@@ -68,20 +68,21 @@ impl Caller {
     }
 }
 
-/// The user that a request is for: who is asking, and named in body or path, must be the same.
+/// Checks that an identified caller acts for nobody else.
 ///
 /// # Errors
-/// 403 where they differ.
-pub(super) fn acting_for(caller: Option<&UserId>, named: &UserId) -> Result<(), Problem> {
+/// 403 if body or path name another user.
+pub(super) fn check_acts_for(caller: Option<&UserId>, named: &UserId) -> Result<(), Problem> {
     match caller {
-        Some(caller) if caller != named => {
-            Err(Problem::new(Kind::AnotherUser, "the request names another user than who asks"))
-        }
+        Some(caller) if caller != named => Err(Problem::new(
+            Kind::AnotherUser,
+            "the request names another user than its identity header",
+        )),
         _ => Ok(()),
     }
 }
 
-/// The `Idempotency-Key` of a request; what is wrong with it is noted in `fields`.
+/// Reads the `Idempotency-Key` of a request. Faults go to `fields`.
 pub(super) fn idempotency_key(
     headers: &HeaderMap,
     fields: &mut Fields<'_>,
@@ -92,21 +93,22 @@ pub(super) fn idempotency_key(
         Err(Broken::new("given once", "send the header once"))
     } else {
         IdempotencyKey::parse(value.to_str().unwrap_or_default())
-            .map_err(|_| Broken::new(IdempotencyKey::RULE, "send a key that fits, or none"))
+            .map_err(|_| Broken::new(IdempotencyKey::RULE, "send a valid key, or none"))
     };
     key.map_err(|broken| fields.fault("Idempotency-Key", broken)).ok()
 }
 
-/// The token that administers, kept as a keyed digest.
+/// The admin token, kept as a keyed digest.
 pub(super) struct AdminToken(Hmac<Sha256>);
 
 impl AdminToken {
-    /// The token that requests must bear.
+    /// Digests the token that requests must bear.
     pub(super) fn new(token: &str) -> Self {
         Self(Self::digest(token.as_bytes()))
     }
 
-    /// Whether the request bears the token. Compares in constant time, whatever the lengths.
+    /// Whether the request bears the token. Digests are compared, in constant time, so that the
+    /// time of the answer tells neither the token nor its length.
     pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return false };

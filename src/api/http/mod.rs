@@ -1,7 +1,7 @@
-//! HTTP in, JSON out: URLs, status codes, headers and bodies, and no rule of coupons.
+//! The HTTP listeners: URLs, status codes, headers and bodies. The rules are in `service` and below.
 //!
-//! `public` and `admin` hold the routes, `problem` the one table from a refusal to its status,
-//! `fields` the checks of bodies and queries, `server` the bounds of connections.
+//! `public` and `admin` have the routes, `problem` the table of errors, `fields` the checks of bodies
+//! and queries, `server` the bounds of connections.
 
 mod admin;
 mod body;
@@ -31,44 +31,44 @@ pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
 use crate::config::ApiConfig;
 
-/// Renders every metric as Prometheus text.
+/// Renders all metrics as Prometheus text.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// What the listeners are built from.
 #[derive(Clone)]
 pub struct HttpParts {
-    /// Who answers.
+    /// Answers the calls.
     pub service: Arc<dyn Service>,
-    /// `api.*`: who says who is asking.
+    /// The settings under `api`.
     pub api: ApiConfig,
-    /// The token that administers, from the settings or made on the first start. An empty one
-    /// admits nobody.
+    /// The admin token, from the settings or made on the first start. An empty token admits no
+    /// request.
     pub admin_token: String,
-    /// What `/metrics` answers.
+    /// Renders the answer of `/metrics`.
     pub render_metrics: RenderMetrics,
 }
 
-/// The public listener's calls.
+/// Builds the router of the public listener.
 pub fn public_router(parts: &HttpParts) -> Router {
     with_fallbacks(public::routes(parts))
 }
 
-/// The admin listener's calls.
+/// Builds the router of the admin listener.
 pub fn admin_router(parts: &HttpParts) -> Router {
     admin::routes(parts)
 }
 
-/// Unknown paths and wrong methods as problems, like every other error.
+/// Answers unknown paths and wrong methods with problems, like every other error.
 fn with_fallbacks(router: Router) -> Router {
     router.method_not_allowed_fallback(method_not_allowed).fallback(not_found)
 }
 
 async fn not_found(uri: Uri) -> Problem {
-    Problem::new(Kind::NotFound, format!("there is no {}", uri.path()))
+    Problem::new(Kind::NotFound, format!("nothing is at {}", uri.path()))
 }
 
-/// The router adds `Allow`.
+/// Answers a wrong method. The router adds `Allow`.
 async fn method_not_allowed(method: Method) -> Response {
-    let detail = format!("{method} is not taken here, see Allow");
+    let detail = format!("{method} is not allowed here, see the header Allow");
     Problem::new(Kind::MethodNotAllowed, detail).into_response()
 }

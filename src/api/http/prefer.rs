@@ -1,65 +1,48 @@
-//! `Prefer: wait=N` (RFC 7240), as lenient as the RFC asks: what can't be read is ignored.
-
-use std::borrow::Cow;
+//! `Prefer: wait=N` (RFC 7240). A preference that cannot be read is ignored, as the RFC asks.
 
 use axum::http::HeaderMap;
 
-/// Longest wait for a decision, in seconds: below what common gateways allow a request.
+/// Longest wait for a decision, in seconds. Common gateways allow a request more.
 pub(super) const WAIT_SECONDS_MAX: u64 = 30;
 
-/// The whole seconds that the client is willing to wait, if it says so, at most
-/// [`WAIT_SECONDS_MAX`]. Of several preferences of this name the first counts, also where its
-/// value is one that must be ignored.
+/// Returns the seconds that the client is willing to wait, at most [`WAIT_SECONDS_MAX`]. Of several
+/// `wait` preferences the first counts, even if its value must be ignored.
 pub(super) fn wait(headers: &HeaderMap) -> Option<u64> {
-    let values = headers.get_all("prefer").into_iter();
-    let value = values.flat_map(|value| preferences(value.as_bytes())).find_map(wait_value)?;
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let seconds: u64 = digits.then(|| std::str::from_utf8(&value).ok()?.parse().ok()).flatten()?;
+    let mut values = headers.get_all("prefer").into_iter();
+    let value = values.find_map(|value| {
+        let value = masked(value.as_bytes());
+        value.split(',').find_map(|preference| {
+            let preference = preference.split(';').next()?;
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            let is_wait = name.trim_ascii().eq_ignore_ascii_case("wait");
+            is_wait.then(|| value.trim_ascii().to_owned())
+        })
+    })?;
+    let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+    let digits = quoted.unwrap_or(&value);
+    let seconds: u64 = match digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => digits.parse().ok()?,
+        false => return None,
+    };
     (seconds <= WAIT_SECONDS_MAX).then_some(seconds)
 }
 
-/// The value of a preference named `wait`, without quotes; empty where it has none.
-fn wait_value(preference: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let unparameterised = split(preference, b';').next()?;
-    let equals = unparameterised.iter().position(|byte| *byte == b'=');
-    let (name, value) = match equals {
-        Some(at) => (&unparameterised[..at], &unparameterised[at + 1..]),
-        None => (unparameterised, &b""[..]),
-    };
-    name.trim_ascii().eq_ignore_ascii_case(b"wait").then(|| unquoted(value.trim_ascii()))
-}
-
-fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
-    let Some(inner) = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) else {
-        return Cow::Borrowed(value);
-    };
-    let mut text = Vec::with_capacity(inner.len());
-    let mut bytes = inner.iter();
+/// Replaces every byte of a quoted string that is no digit, so that the separators left are real
+/// ones. The backslash of a quoted pair is dropped.
+fn masked(value: &[u8]) -> String {
+    let (mut text, mut quoted) = (String::with_capacity(value.len()), false);
+    let mut bytes = value.iter().copied();
     while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => text.extend(bytes.next()),
-            byte => text.push(*byte),
-        }
+        let literal = if byte == b'\\' && quoted { bytes.next() } else { None };
+        quoted ^= byte == b'"';
+        text.push(match literal.unwrap_or(byte) {
+            byte if byte.is_ascii_digit() => char::from(byte),
+            b'"' if literal.is_none() => '"',
+            _ if quoted => '_',
+            byte => char::from(byte),
+        });
     }
-    Cow::Owned(text)
-}
-
-fn preferences(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    split(value, b',')
-}
-
-/// Splits at a separator that stands outside of quoted strings.
-fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut quoted, mut escaped) = (false, false);
-    text.split(move |byte| {
-        let literal = std::mem::take(&mut escaped);
-        match byte {
-            b'\\' if quoted => escaped = !literal,
-            b'"' if !literal => quoted = !quoted,
-            byte => return *byte == separator && !quoted,
-        }
-        false
-    })
+    text
 }
 
 #[cfg(test)]
@@ -79,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_found_wherever_the_rfc_allows_it() {
+    fn a_wait_is_found_wherever_rfc_7240_allows_it() {
         for (values, seconds) in [
             (&["wait=5"][..], 5),
             (&["wait=0"], 0),
@@ -89,6 +72,7 @@ mod tests {
             (&["  Wait \t=  5  "], 5),
             (&["wait=\"5\""], 5),
             (&["wait=\"\\5\""], 5),
+            (&["foo=\"\\\\\", wait=5"], 5),
             (&["wait=5;foo=bar"], 5),
             (&["wait=5; foo; bar=\"x;y,z\""], 5),
             (&["respond-async, wait=5"], 5),
@@ -120,6 +104,9 @@ mod tests {
             &["wait=5s"],
             &["wait=5 5"],
             &["wait=\"5"],
+            &["wait=5\""],
+            &["wait=\"5,\""],
+            &["\"wait\"=5"],
             &["wait=18446744073709551616"],
             &["waits=5"],
             &["x-wait=5"],

@@ -1,4 +1,4 @@
-//! Every error as a problem document (RFC 9457), and the one table from a refusal to its status.
+//! Errors as problem documents (RFC 9457). One table has a row for every kind of problem.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,161 +14,97 @@ use crate::{
     domain::{decision::Reason, fault::Fault},
 };
 
-/// Content type of every error.
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// What went wrong, as a closed set. Its three methods are the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    NotJson,
-    NoIdentity,
-    NoToken,
-    AnotherUser,
-    NotFound,
-    UnknownCampaign,
-    UnknownUser,
-    UnknownRequest,
-    MethodNotAllowed,
-    RequestTimeout,
-    Closed,
-    Paused,
-    NotOpenYet,
-    SoldOut,
-    AlreadyDefined,
-    QuotaBelowIssued,
-    BodyTooLarge,
-    UnsupportedMediaType,
-    Invalid,
-    TooManyRequests,
-    Overloaded,
-    Halted,
-    OutcomeUnknown,
-    Unavailable,
-    NotReady,
+/// Declares the kinds of problems. Each kind is one row: its status, the end of its `type`, its
+/// title, and the outcome under which `coupond_requests_total` counts an issue request that ends so.
+/// Outcomes are few and fixed, because they are values of a label.
+macro_rules! kinds {
+    ($($kind:ident: $status:ident, $slug:literal, $title:literal, $outcome:literal;)*) => {
+        /// What went wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Kind {
+            $($kind,)*
+        }
+
+        impl Kind {
+            const ROWS: &[Row] = &[$(Row {
+                status: StatusCode::$status,
+                r#type: concat!("/problems/", $slug),
+                title: $title,
+                outcome: $outcome,
+            },)*];
+        }
+    };
+}
+
+kinds! {
+    NotJson: BAD_REQUEST, "not-json", "Malformed JSON", "invalid";
+    NoIdentity: UNAUTHORIZED, "no-identity", "Missing user identity", "denied";
+    NoToken: UNAUTHORIZED, "no-token", "Invalid admin token", "denied";
+    AnotherUser: FORBIDDEN, "another-user", "Cannot act for another user", "denied";
+    NotFound: NOT_FOUND, "not-found", "Not found", "invalid";
+    UnknownCampaign: NOT_FOUND, "unknown-campaign", "Unknown campaign", "unknown_campaign";
+    UnknownUser: NOT_FOUND, "unknown-user", "Unknown user", "invalid";
+    UnknownRequest: NOT_FOUND, "unknown-request", "Unknown request id", "invalid";
+    MethodNotAllowed: METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "invalid";
+    RequestTimeout: REQUEST_TIMEOUT, "request-timeout", "Request body timed out", "invalid";
+    Closed: CONFLICT, "closed", "Campaign closed", "closed";
+    Paused: CONFLICT, "paused", "Campaign paused", "paused";
+    NotOpenYet: CONFLICT, "not-open-yet", "Campaign not open yet", "not_open_yet";
+    SoldOut: CONFLICT, "sold-out", "Sold out", "sold_out";
+    AlreadyDefined: CONFLICT, "already-defined", "Campaign already defined", "invalid";
+    QuotaBelowIssued: CONFLICT, "quota-below-issued", "Quota below issued coupons", "invalid";
+    BodyTooLarge: PAYLOAD_TOO_LARGE, "body-too-large", "Request body too large", "invalid";
+    UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type",
+        "Unsupported media type", "invalid";
+    Invalid: UNPROCESSABLE_ENTITY, "invalid", "Invalid request", "invalid";
+    TooManyRequests: TOO_MANY_REQUESTS, "too-many-requests", "Per-user rate limit exceeded",
+        "user_rate";
+    Overloaded: SERVICE_UNAVAILABLE, "overloaded", "Overloaded", "overloaded";
+    Halted: SERVICE_UNAVAILABLE, "halted", "Partition halted", "halted";
+    OutcomeUnknown: SERVICE_UNAVAILABLE, "outcome-unknown", "Outcome unknown", "outcome_unknown";
+    Unavailable: SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable", "unavailable";
+    NotReady: SERVICE_UNAVAILABLE, "not-ready", "Node not ready", "unavailable";
+}
+
+struct Row {
+    status: StatusCode,
+    r#type: &'static str,
+    title: &'static str,
+    outcome: &'static str,
 }
 
 impl Kind {
-    /// Every way in which an issue request is counted, by one kind that is counted so.
-    const OF_OUTCOMES: [Self; 12] = [
-        Self::AnotherUser,
-        Self::UnknownCampaign,
-        Self::Closed,
-        Self::Paused,
-        Self::NotOpenYet,
-        Self::SoldOut,
-        Self::TooManyRequests,
-        Self::Overloaded,
-        Self::Halted,
-        Self::OutcomeUnknown,
-        Self::Unavailable,
-        Self::Invalid,
-    ];
-
-    fn status(self) -> StatusCode {
-        match self {
-            Self::NotJson => StatusCode::BAD_REQUEST,
-            Self::NoIdentity | Self::NoToken => StatusCode::UNAUTHORIZED,
-            Self::AnotherUser => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::UnknownCampaign | Self::UnknownUser | Self::UnknownRequest => {
-                StatusCode::NOT_FOUND
-            }
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Closed
-            | Self::Paused
-            | Self::NotOpenYet
-            | Self::SoldOut
-            | Self::AlreadyDefined
-            | Self::QuotaBelowIssued => StatusCode::CONFLICT,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded
-            | Self::Halted
-            | Self::OutcomeUnknown
-            | Self::Unavailable
-            | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
-        }
+    fn row(self) -> &'static Row {
+        &Self::ROWS[self as usize]
     }
+}
 
-    /// The problem's `type` and `title`.
-    fn name(self) -> (&'static str, &'static str) {
-        match self {
-            Self::NotJson => ("/problems/not-json", "The body is not JSON"),
-            Self::NoIdentity => ("/problems/no-identity", "Nobody says who is asking"),
-            Self::NoToken => ("/problems/no-token", "The admin token is missing or another"),
-            Self::AnotherUser => ("/problems/another-user", "Nobody acts for another user"),
-            Self::NotFound => ("/problems/not-found", "There is nothing here"),
-            Self::UnknownCampaign => ("/problems/unknown-campaign", "The campaign is not known"),
-            Self::UnknownUser => ("/problems/unknown-user", "No user can have this id"),
-            Self::UnknownRequest => ("/problems/unknown-request", "The request is not known"),
-            Self::MethodNotAllowed => ("/problems/method-not-allowed", "Another method is needed"),
-            Self::RequestTimeout => ("/problems/request-timeout", "The body came too slowly"),
-            Self::Closed => ("/problems/closed", "The campaign is closed"),
-            Self::Paused => ("/problems/paused", "The campaign is paused"),
-            Self::NotOpenYet => ("/problems/not-open-yet", "The campaign is not open yet"),
-            Self::SoldOut => ("/problems/sold-out", "No coupon remains"),
-            Self::AlreadyDefined => ("/problems/already-defined", "It is defined already"),
-            Self::QuotaBelowIssued => ("/problems/quota-below-issued", "More coupons are issued"),
-            Self::BodyTooLarge => ("/problems/body-too-large", "The body is too large"),
-            Self::UnsupportedMediaType => {
-                ("/problems/unsupported-media-type", "The body is not declared as JSON")
-            }
-            Self::Invalid => ("/problems/invalid", "The request does not fit"),
-            Self::TooManyRequests => ("/problems/too-many-requests", "Too many of one user"),
-            Self::Overloaded => ("/problems/overloaded", "No more is taken now"),
-            Self::Halted => ("/problems/halted", "Nothing is decided there now"),
-            Self::OutcomeUnknown => {
-                ("/problems/outcome-unknown", "Nobody can say whether it was taken")
-            }
-            Self::Unavailable => ("/problems/unavailable", "A part of the system does not answer"),
-            Self::NotReady => ("/problems/not-ready", "The node is not ready"),
-        }
-    }
-
-    /// How an issue request that ends so is counted: a closed set, few enough for a label.
-    fn outcome(self) -> &'static str {
-        match self {
-            Self::NoIdentity | Self::NoToken | Self::AnotherUser => "denied",
-            Self::UnknownCampaign => "unknown_campaign",
-            Self::Closed => "closed",
-            Self::Paused => "paused",
-            Self::NotOpenYet => "not_open_yet",
-            Self::SoldOut => "sold_out",
-            Self::TooManyRequests => "user_rate",
-            Self::Overloaded => "overloaded",
-            Self::Halted => "halted",
-            Self::OutcomeUnknown => "outcome_unknown",
-            Self::Unavailable | Self::NotReady => "unavailable",
-            Self::NotJson
-            | Self::NotFound
-            | Self::UnknownUser
-            | Self::UnknownRequest
-            | Self::MethodNotAllowed
-            | Self::RequestTimeout
-            | Self::AlreadyDefined
-            | Self::QuotaBelowIssued
-            | Self::BodyTooLarge
-            | Self::UnsupportedMediaType
-            | Self::Invalid => "invalid",
+impl From<Reason> for Kind {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Closed => Self::Closed,
+            Reason::Paused => Self::Paused,
+            Reason::NotOpenYet => Self::NotOpenYet,
+            Reason::SoldOut => Self::SoldOut,
         }
     }
 }
 
-/// How refused issue requests are counted: every name that there is.
+/// Lists the outcomes under which failed issue requests are counted. Some come more than once.
 pub(super) fn outcomes() -> impl Iterator<Item = &'static str> {
-    Kind::OF_OUTCOMES.into_iter().map(Kind::outcome)
+    Kind::ROWS.iter().map(|row| row.outcome)
 }
 
-/// A field at fault: of a body, a query, or a header.
+/// An invalid field of a body, a query, or the headers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct FieldFault {
-    /// The field, nested ones with dots.
+    /// The name of the field; nested names are joined by dots.
     pub(super) field: Cow<'static, str>,
-    /// What must hold.
+    /// What the value must be.
     pub(super) rule: Cow<'static, str>,
-    /// What to do about it.
+    /// What the client should do.
     pub(super) remedy: Cow<'static, str>,
 }
 
@@ -178,7 +114,7 @@ impl From<Fault> for FieldFault {
     }
 }
 
-/// An error on its way out. Boxed: it is the rare end of every handler's result.
+/// An error response. Boxed, because every handler returns a `Result` with it, and errors are rare.
 #[derive(Debug)]
 pub(super) struct Problem(Box<Content>);
 
@@ -193,7 +129,7 @@ struct Content {
     not_ready: Vec<NotReady>,
 }
 
-/// The document as it is written, in this order.
+/// The document, in the order of its members.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: &'a str,
@@ -217,7 +153,7 @@ struct NotReadyPart<'a> {
 }
 
 impl Problem {
-    /// A problem of this kind with what a person should know of this one.
+    /// Creates a problem. `detail` explains this occurrence to a person.
     pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Content {
             kind,
@@ -230,19 +166,19 @@ impl Problem {
         }))
     }
 
-    /// Fields at fault, all of them at once.
+    /// Creates a problem that lists every invalid field.
     pub(super) fn invalid(errors: Vec<FieldFault>) -> Self {
         let detail: Cow<'static, str> = match errors.as_slice() {
-            [] => "its shape is not the one that this call takes".into(),
+            [] => "the request does not have the fields that this call takes".into(),
             [fault] => format!("{} must be {}", fault.field, fault.rule).into(),
-            faults => format!("{} rules are broken, see errors", faults.len()).into(),
+            faults => format!("{} fields are invalid, see errors", faults.len()).into(),
         };
         let mut problem = Self::new(Kind::Invalid, detail);
         problem.0.errors = errors;
         problem
     }
 
-    /// Names what is at fault, its rule and what to do, where there is more to tell in detail.
+    /// Adds an invalid field to a problem whose detail says more than the field's rule.
     pub(super) fn blaming(
         mut self,
         field: impl Into<Cow<'static, str>>,
@@ -254,7 +190,7 @@ impl Problem {
         self
     }
 
-    /// The parts of the node that are not ready.
+    /// Creates the problem of a node that is not ready.
     pub(super) fn not_ready(parts: Vec<NotReady>) -> Self {
         let names: Vec<_> = parts.iter().map(|part| part.part).collect();
         let mut problem = Self::new(Kind::NotReady, format!("not ready: {}", names.join(", ")));
@@ -262,18 +198,15 @@ impl Problem {
         problem
     }
 
-    /// Adds where the user's coupons are, to a refusal that says that none is issued now.
-    pub(super) fn with_coupons(mut self, url: impl FnOnce() -> String) -> Self {
-        let certain = [Kind::Closed, Kind::Paused, Kind::NotOpenYet, Kind::SoldOut];
-        if certain.contains(&self.0.kind) {
-            self.0.coupons = Some(url());
-        }
+    /// Adds the URL of the user's coupons.
+    pub(super) fn with_coupons(mut self, url: String) -> Self {
+        self.0.coupons = Some(url);
         self
     }
 
-    /// How an issue request that ends so is counted.
+    /// Returns the outcome under which an issue request that ends so is counted.
     pub(super) fn outcome(&self) -> &'static str {
-        self.0.kind.outcome()
+        self.0.kind.row().outcome
     }
 
     fn retry_after(mut self, delay: Duration) -> Self {
@@ -283,17 +216,12 @@ impl Problem {
 }
 
 impl From<ServiceError> for Problem {
-    fn from(refused: ServiceError) -> Self {
-        let detail = refused.to_string();
-        match refused {
-            ServiceError::UnknownCampaign => unknown_campaign(),
-            ServiceError::UnknownRequest => unknown_request(),
-            ServiceError::CertainRejection(Reason::Closed) => Self::new(Kind::Closed, detail),
-            ServiceError::CertainRejection(Reason::Paused) => Self::new(Kind::Paused, detail),
-            ServiceError::CertainRejection(Reason::NotOpenYet) => {
-                Self::new(Kind::NotOpenYet, detail)
-            }
-            ServiceError::CertainRejection(Reason::SoldOut) => Self::new(Kind::SoldOut, detail),
+    fn from(error: ServiceError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ServiceError::UnknownCampaign => Self::new(Kind::UnknownCampaign, detail),
+            ServiceError::UnknownRequest => Self::new(Kind::UnknownRequest, detail),
+            ServiceError::CertainRejection(reason) => Self::new(reason.into(), detail),
             ServiceError::UserRateLimited { retry_after } => {
                 Self::new(Kind::TooManyRequests, detail).retry_after(retry_after)
             }
@@ -303,7 +231,7 @@ impl From<ServiceError> for Problem {
             ServiceError::Halted { .. } => Self::new(Kind::Halted, detail),
             ServiceError::OutcomeUnknown { .. } => Self::new(
                 Kind::OutcomeUnknown,
-                format!("{detail}; send it again, with the same Idempotency-Key if it had one"),
+                format!("{detail}; send the request again, with the same Idempotency-Key if any"),
             ),
             ServiceError::Unavailable { .. } => Self::new(Kind::Unavailable, detail),
             ServiceError::AlreadyDefined { differing } => already_defined(&detail, &differing),
@@ -320,35 +248,35 @@ impl From<ServiceError> for Problem {
     }
 }
 
-/// The campaign has another first definition; what can still be changed is said field by field.
+/// Says of each field that differs from the first definition whether `PATCH` can change it.
 fn already_defined(detail: &str, differing: &[&'static str]) -> Problem {
     let detail = format!("{detail}; PATCH changes quota, per_user_limit, opens_at and closes_at");
     differing.iter().fold(Problem::new(Kind::AlreadyDefined, detail), |problem, field| {
         let remedy = match *field {
-            "code" => "leave it: how codes look never changes",
-            _ => "change it with PATCH (coupond campaign amend)",
+            "code" => "keep the code format: it cannot be changed",
+            _ => "change the field with PATCH (coupond campaign amend)",
         };
-        problem.blaming(*field, "what the first definition says", remedy)
+        problem.blaming(*field, "as in the first definition", remedy)
     })
 }
 
-/// No campaign has this id, or none can.
+/// The problem of an id that no campaign has, or can have.
 pub(super) fn unknown_campaign() -> Problem {
-    Problem::new(Kind::UnknownCampaign, "no campaign of this id is defined")
+    ServiceError::UnknownCampaign.into()
 }
 
-/// No request has this id, or it is not one that the caller may see.
+/// The problem of an id that no request has, or that the caller may not see.
 pub(super) fn unknown_request() -> Problem {
-    Problem::new(Kind::UnknownRequest, "the request id is not one of this instance")
+    ServiceError::UnknownRequest.into()
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content = *self.0;
-        let (status, (kind, title)) = (content.kind.status(), content.kind.name());
+        let Row { status, r#type, title, .. } = content.kind.row();
         let not_ready = content.not_ready.iter();
         let document = Document {
-            r#type: kind,
+            r#type,
             title,
             status: status.as_u16(),
             detail: &content.detail,
@@ -359,7 +287,7 @@ impl IntoResponse for Problem {
                 .map(|part| NotReadyPart { part: part.part, reason: &part.reason })
                 .collect(),
         };
-        let mut response = (status, views::to_bytes(&document)).into_response();
+        let mut response = (*status, views::to_bytes(&document)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(header::CACHE_CONTROL, NO_STORE);
@@ -371,8 +299,8 @@ impl IntoResponse for Problem {
                 let challenge = HeaderValue::from_static("Bearer realm=\"coupond\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
             }
-            // RFC 9110 wants a challenge on every 401, but no registered scheme means "a gateway
-            // says who you are"; naming Bearer would send clients after a token.
+            // RFC 9110 requires a challenge on every 401. No registered scheme means "a gateway
+            // names the user", and Bearer would make clients ask for a token.
             Kind::NoIdentity => {
                 let challenge = HeaderValue::from_static("Gateway realm=\"coupond\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
@@ -383,7 +311,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// `delay` as `Retry-After` has it: whole seconds, rounded up, at least 1.
+/// Rounds up to whole seconds, at least 1, as `Retry-After` takes them.
 fn whole_seconds(delay: Duration) -> u64 {
     let rounded_up = delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0));
     rounded_up.max(1)
@@ -394,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delay_is_rounded_up_to_whole_seconds_and_never_zero() {
+    fn retry_after_rounds_up_and_is_never_zero() {
         for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_500, 60)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
         }

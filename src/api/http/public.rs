@@ -1,4 +1,4 @@
-//! The public listener: asking for a coupon, asking what became of it, looking at campaigns.
+//! The public listener: requests for coupons, their decisions, campaigns.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +12,15 @@ use axum::{
 
 use super::{
     HttpParts, body,
-    caller::{self, Caller},
+    caller::{self, UserIdentity},
     fields::{self, Fields, Member, Members},
     prefer::{self, WAIT_SECONDS_MAX},
     problem::{self, Kind, Problem},
     views::{self, CampaignBody, CampaignsBody, CouponBody, CouponsBody, RequestBody},
 };
 use crate::{
-    api::service::{RequestStatus, Service},
+    answer::request_id::REQUEST_ID_BYTES_MAX,
+    api::service::{RequestStatus, Service, ServiceError},
     domain::{
         ids::{CampaignId, UserId},
         record::Request as IssueRequest,
@@ -27,33 +28,30 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Longest request id that is looked at.
-const REQUEST_ID_BYTES_MAX: usize = 400;
-
-/// Campaigns of a page where the client asks for no number, and most that it may ask for.
+/// Campaigns of a page: the default, and the most.
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1_000;
 
-/// When a pending request is worth asking for again: decisions take milliseconds.
+/// `Retry-After` of a pending request, in seconds. Decisions take milliseconds.
 const PENDING_RETRY: HeaderValue = HeaderValue::from_static("1");
 
-/// The path of a campaign id, or of two ids.
+/// The ids in a path.
 pub(super) type PathOf<T> = Result<Path<T>, PathRejection>;
 
 /// What the handlers share.
 pub(super) struct PublicState {
     service: Arc<dyn Service>,
-    caller: Caller,
+    identity: UserIdentity,
 }
 
-/// The routes of the public listener.
+/// Builds the routes of the public listener.
 pub(super) fn routes(parts: &HttpParts) -> Router {
     for outcome in RequestBody::STATUSES.into_iter().chain(problem::outcomes()) {
         metrics::requests_from_zero(outcome);
     }
-    let edge = PublicState {
+    let state = PublicState {
         service: Arc::clone(&parts.service),
-        caller: Caller::new(&parts.api.identity),
+        identity: UserIdentity::new(&parts.api.identity),
     };
     Router::new()
         .route("/coupon/issue", post(issue))
@@ -62,39 +60,47 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .route("/campaigns/{campaign_id}", get(campaign))
         .route("/campaigns/{campaign_id}/users/{user_id}/coupons", get(coupons))
         .route("/openapi.json", get(openapi))
-        .with_state(Arc::new(edge))
+        .with_state(Arc::new(state))
 }
 
-async fn issue(State(edge): State<Arc<PublicState>>, request: Request) -> Response {
-    let (outcome, response) = match take(&edge, request).await {
-        Ok(answered) => answered,
+async fn issue(State(state): State<Arc<PublicState>>, request: Request) -> Response {
+    let (outcome, response) = match try_issue(&state, request).await {
+        Ok(counted) => counted,
         Err(problem) => (problem.outcome(), problem.into_response()),
     };
     metrics::request(outcome);
     response
 }
 
-/// Takes an issue request into the log; also how it is counted.
-async fn take(edge: &PublicState, request: Request) -> Result<(&'static str, Response), Problem> {
+/// Returns the outcome under which the request is counted, and the response.
+async fn try_issue(
+    state: &PublicState,
+    request: Request,
+) -> Result<(&'static str, Response), Problem> {
     let (head, body) = request.into_parts();
-    let caller = edge.caller.identify(&head.headers)?;
+    let caller = state.identity.user(&head.headers)?;
     let body = body::read_json(&head.headers, body).await?;
     no_parameter(&head.uri, |name| match name {
         "wait" => "send the header Prefer: wait=N instead",
-        _ => "leave it out",
+        _ => "remove the parameter",
     })?;
     let request = issue_request(&head.headers, &body, caller)?;
     let wait = prefer::wait(&head.headers);
     let (campaign, user) = (request.campaign.clone(), request.user.clone());
-    let taken = edge.service.issue(request, wait.map(Duration::from_secs)).await;
-    let taken = taken
-        .map_err(|refused| Problem::from(refused).with_coupons(|| coupons_url(&campaign, &user)))?;
-    let pending = RequestBody::pending(&taken.request_id, &campaign, &user);
-    let (Some(seconds), Some(answer)) = (wait, &taken.answer) else {
+    let reply = state.service.issue(request, wait.map(Duration::from_secs)).await;
+    let reply = reply.map_err(|error| match error {
+        // The user may already hold a coupon of a campaign that issues none now.
+        ServiceError::CertainRejection(_) => {
+            Problem::from(error).with_coupons(coupons_url(&campaign, &user))
+        }
+        _ => error.into(),
+    })?;
+    let pending = RequestBody::pending(&reply.request_id, &campaign, &user);
+    let (Some(seconds), Some(answer)) = (wait, &reply.answer) else {
         let outcome = pending.status();
         let mut response = views::json(StatusCode::ACCEPTED, &pending);
-        let location = format!("/coupon/requests/{}", taken.request_id);
-        // The service's ids are URL-safe; were one not, its body would still carry it.
+        let location = format!("/coupon/requests/{}", reply.request_id);
+        // Request ids are URL-safe, so this cannot fail; the body has the id in any case.
         if let Ok(location) = HeaderValue::try_from(location) {
             response.headers_mut().insert(header::LOCATION, location);
         }
@@ -108,7 +114,7 @@ async fn take(edge: &PublicState, request: Request) -> Result<(&'static str, Res
     Ok((decided.status(), response))
 }
 
-/// Reads what is asked: campaign and user from the body, the key from its header.
+/// Reads the campaign and the user from the body, and the key from its header.
 fn issue_request(
     headers: &HeaderMap,
     body: &[u8],
@@ -123,9 +129,9 @@ fn issue_request(
     let idempotency_key = caller::idempotency_key(headers, &mut fields);
     fields.finish()?;
     if let Some(named) = &user {
-        caller::acting_for(caller.as_ref(), named)?;
+        caller::check_acts_for(caller.as_ref(), named)?;
     }
-    // Both are there: whatever is missing was a fault.
+    // `finish` has failed if one of them is missing.
     let (Some(campaign), Some(user)) = (campaign, caller.or(user)) else {
         return Err(Problem::invalid(Vec::new()));
     };
@@ -133,12 +139,12 @@ fn issue_request(
 }
 
 async fn find(
-    State(edge): State<Arc<PublicState>>,
+    State(state): State<Arc<PublicState>>,
     path: PathOf<String>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let caller = edge.caller.identify(&headers)?;
+    let caller = state.identity.user(&headers)?;
     let mut query = query(&uri, &["wait"])?;
     let seconds = query.optional("wait", fields::digits(0..=WAIT_SECONDS_MAX)).unwrap_or(0);
     query.finish()?;
@@ -146,17 +152,17 @@ async fn find(
     if request_id.len() > REQUEST_ID_BYTES_MAX {
         return Err(problem::unknown_request());
     }
-    // Somebody else's request is told apart from one that never was by nothing, not even by how
-    // long the answer takes (INV-11): its id would prove that the other user asked, and its
-    // decision holds their code. 403 is for callers who name another user; an id names nobody.
+    // Another user's request must look like an unknown one, also in the time that the answer takes
+    // (INV-11): the id would prove that the other user asked, and the decision has their code. So
+    // the owner is checked before the wait.
     let foreign = |user: &UserId| caller.as_ref().is_some_and(|caller| caller != user);
     if caller.is_some() && seconds > 0 {
-        let found = edge.service.find(&request_id, Duration::ZERO).await?;
+        let found = state.service.find(&request_id, Duration::ZERO).await?;
         if foreign(&found.user) {
             return Err(problem::unknown_request());
         }
     }
-    let found = edge.service.find(&request_id, Duration::from_secs(seconds)).await?;
+    let found = state.service.find(&request_id, Duration::from_secs(seconds)).await?;
     if foreign(&found.user) {
         return Err(problem::unknown_request());
     }
@@ -174,17 +180,18 @@ async fn find(
     }
 }
 
-async fn list(State(edge): State<Arc<PublicState>>, uri: Uri) -> Result<Response, Problem> {
-    page(&*edge.service, &uri).await
+async fn list(State(state): State<Arc<PublicState>>, uri: Uri) -> Result<Response, Problem> {
+    page(&*state.service, &uri).await
 }
 
-/// A page of campaigns, alike on both listeners.
+/// Answers with a page of campaigns, the same on both listeners.
 pub(super) async fn page(service: &dyn Service, uri: &Uri) -> Result<Response, Problem> {
     let mut query = query(uri, &["limit", "after"])?;
     let limit = query.optional("limit", fields::digits(1..=PAGE_MAX as u64));
     let after = query.optional("after", fields::campaign_id);
     query.finish()?;
     let limit = limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
+    // One more than asked for shows whether another page follows.
     let found = service.campaigns(after.as_ref(), limit + 1).await?;
     let shown = found.get(..limit).unwrap_or(&found);
     let next = if found.len() > limit { shown.last() } else { None };
@@ -194,37 +201,37 @@ pub(super) async fn page(service: &dyn Service, uri: &Uri) -> Result<Response, P
 }
 
 async fn campaign(
-    State(edge): State<Arc<PublicState>>,
+    State(state): State<Arc<PublicState>>,
     path: PathOf<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let campaign = campaign_id(path)?;
     no_query(&uri)?;
-    let view = edge.service.campaign(&campaign).await?;
+    let view = state.service.campaign(&campaign).await?;
     Ok(views::json(StatusCode::OK, &CampaignBody::from(&view)))
 }
 
 async fn coupons(
-    State(edge): State<Arc<PublicState>>,
+    State(state): State<Arc<PublicState>>,
     path: PathOf<(String, String)>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let caller = edge.caller.identify(&headers)?;
+    let caller = state.identity.user(&headers)?;
     let Path((campaign, user)) = path.map_err(|rejection| match undecodable(&rejection) {
         Some("user_id") => unknown_user(),
         _ => problem::unknown_campaign(),
     })?;
     let campaign = CampaignId::parse(&campaign).map_err(|_| problem::unknown_campaign())?;
     let user = UserId::parse(&user).map_err(|_| unknown_user())?;
-    caller::acting_for(caller.as_ref(), &user)?;
+    caller::check_acts_for(caller.as_ref(), &user)?;
     no_query(&uri)?;
-    let coupons = edge.service.coupons_of(&campaign, &user).await?;
+    let coupons = state.service.coupons_of(&campaign, &user).await?;
     let coupons = coupons.iter().map(CouponBody::from).collect();
     Ok(views::json(StatusCode::OK, &CouponsBody { coupons }))
 }
 
-/// The id in a path that is not UTF-8, if that is what is wrong with the path.
+/// Returns the name of the id in a path that is not UTF-8.
 fn undecodable(rejection: &PathRejection) -> Option<&str> {
     let PathRejection::FailedToDeserializePathParams(failure) = rejection else { return None };
     match failure.kind() {
@@ -233,10 +240,9 @@ fn undecodable(rejection: &PathRejection) -> Option<&str> {
     }
 }
 
-/// No user can have this id.
+/// The problem of an id that no user can have.
 fn unknown_user() -> Problem {
-    let rule = UserId::RULE;
-    Problem::new(Kind::UnknownUser, format!("the id of a user must be {rule}"))
+    Problem::new(Kind::UnknownUser, format!("a user id must be {}", UserId::RULE))
 }
 
 async fn openapi() -> Response {
@@ -244,17 +250,17 @@ async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
-/// The campaign that a path names.
+/// Reads the campaign id of a path.
 ///
 /// # Errors
-/// 404 where no campaign can have that id.
+/// 404 if no campaign can have the id.
 pub(super) fn campaign_id(path: PathOf<String>) -> Result<CampaignId, Problem> {
     let Path(text) = path.map_err(|_| problem::unknown_campaign())?;
     CampaignId::parse(&text).map_err(|_| problem::unknown_campaign())
 }
 
-/// The parameters of a query. Unknown ones are refused like unknown fields: a misspelt `wait`
-/// would otherwise not wait and not say why.
+/// Reads the parameters of a query. Unknown parameters are refused like unknown fields: a misspelt
+/// `wait` would otherwise not wait, without a word.
 fn query(uri: &Uri, known: &'static [&'static str]) -> Result<Fields<'static>, Problem> {
     Ok(Fields::new(parameters(uri)?, "", known))
 }
@@ -263,33 +269,33 @@ fn parameters(uri: &Uri) -> Result<Members<'static>, Problem> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
     let Query(pairs) = pairs.map_err(|error| {
         let problem = Problem::new(Kind::Invalid, error.body_text());
-        problem.blaming("query", "name=value pairs joined by &", "write it so")
+        problem.blaming("query", "name=value pairs joined by &", "correct the query")
     })?;
     let member = |(name, value): (String, String)| (name.into(), Member::Text(value.into()));
     Ok(pairs.into_iter().map(member).collect())
 }
 
-/// Refuses every parameter of a query where none is known.
+/// Refuses every parameter of a query.
 ///
 /// # Errors
-/// 422 that names each.
+/// 422 that lists them.
 pub(super) fn no_query(uri: &Uri) -> Result<(), Problem> {
-    no_parameter(uri, |_| "leave it out")
+    no_parameter(uri, |_| "remove the parameter")
 }
 
-/// The same with a remedy for each.
+/// Refuses every parameter of a query, with a remedy for each.
 fn no_parameter(uri: &Uri, remedy: impl Fn(&str) -> &'static str) -> Result<(), Problem> {
     match uri.query() {
         None => Ok(()),
         Some(_) => {
-            let rule = "left out, this call takes no parameter";
+            let rule = "absent: this call takes no parameters";
             Fields::none(parameters(uri)?, rule, remedy).finish()
         }
     }
 }
 
-/// Where the coupons of a user in a campaign are. All that ids may hold stands in a path as it
-/// is, except an id of dots alone, which would be resolved away.
+/// Returns the URL of a user's coupons. Ids need no escaping in a path, except `.` and `..`, which
+/// clients resolve.
 fn coupons_url(campaign: &CampaignId, user: &UserId) -> String {
     let user = match user.as_str() {
         "." => "%2E",
@@ -299,8 +305,7 @@ fn coupons_url(campaign: &CampaignId, user: &UserId) -> String {
     format!("/campaigns/{campaign}/users/{user}/coupons")
 }
 
-/// The service answered a request with what only control records are answered: nothing is known of
-/// the request itself.
+/// The problem of a request that was answered like a control record: its outcome is unknown.
 fn no_request() -> Problem {
-    Problem::new(Kind::OutcomeUnknown, "the position of the request holds no request")
+    Problem::new(Kind::OutcomeUnknown, "the record at the request's position is no request")
 }

@@ -1,19 +1,13 @@
-//! Connections: how many, how long they may take, and how they end.
+//! Serves connections: how many, how long they may take, and how they end.
 
-use std::{
-    future::Future,
-    io,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
@@ -21,30 +15,31 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{debug, error, warn};
 
-/// Connections of one listener at once: more than `api.waiters_max`, so that waiters are what
-/// runs out first, and at about 20 KiB each 320 MiB at worst. Others wait in the kernel's backlog.
+/// Connections of one listener at once. More than `api.waiters_max`, so that waiters run out first;
+/// at about 20 KiB each, 320 MiB at worst. Further connections wait in the kernel's backlog.
 pub const CONNECTIONS_MAX: usize = 16_384;
 
-/// Time in which the head of a request must have come, counted from the end of the one before, so
-/// that it also ends idle connections. Longer than the 60 s after which common gateways drop an
-/// idle connection themselves: who drops first must be the one that sends.
+/// Time in which the head of a request must arrive, counted from the end of the previous request:
+/// it also ends idle connections. Longer than the 60 s after which common gateways drop an idle
+/// connection: if this side dropped it first, a gateway could send a request into the closing
+/// connection and get an error.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 
-/// Largest head of a request: the longest id and key with a gateway's headers fit four times.
+/// Largest head of a request: four times the longest request id and key with a gateway's headers.
 const HEAD_BYTES_MAX: usize = 16 * 1_024;
 
-/// Time for which a client may leave an answer unread, or be unreachable.
+/// Time for which a client may leave a response unread, or be unreachable.
 const UNREAD_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Time in which requests under way may end once the listener stops: half of the 10 s in which a
-/// node has to be gone.
+/// Time in which requests in flight may end once the listener stops: half of the 10 s in which a
+/// node has to exit.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Pause after a failed accept: it fails for want of file descriptors, which others must free.
+/// Pause after a failed accept. It fails when file descriptors run out, and an immediate retry would
+/// spin until some are closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The bounds of a listener, for tests to tighten.
@@ -61,12 +56,11 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router` until `shutdown` resolves; then takes no connection and no request any more,
-/// lets those under way end within 5 s, and returns. Dropped earlier, it drops every connection.
+/// Serves `router` until `shutdown` resolves. Then no connection is accepted any more, requests in
+/// flight get 5 s to end, and the call returns. Dropping the future drops every connection.
 ///
-/// At most [`CONNECTIONS_MAX`] connections are served at once, each closed when it brings no
-/// request for 75 s. A failed accept is tried again; a handler that panics ends its connection
-/// only.
+/// At most [`CONNECTIONS_MAX`] connections are served at once. A connection without a request for
+/// 75 s is closed. A failed accept is tried again. A handler that panics ends its connection only.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
     serve_within(Limits::default(), listener, router, shutdown).await;
 }
@@ -78,12 +72,12 @@ pub(super) async fn serve_within(
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let stop = CancellationToken::new();
+    let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         let accept = async {
-            // Taken first: a connection that is not served stays with the kernel.
+            // The permit comes first: a connection that cannot be served yet stays in the backlog.
             let permit = Arc::clone(&permits).acquire_owned().await;
             let (stream, _) = listener.accept().await?;
             Ok::<_, io::Error>((permit, stream))
@@ -93,28 +87,29 @@ pub(super) async fn serve_within(
             Some(ended) = connections.join_next() => report(ended),
             accepted = accept => match accepted {
                 Ok((permit, stream)) => {
-                    let served = connection(limits, stream, router.clone(), stop.clone());
+                    let served = connection(limits, stream, router.clone(), graceful.watcher());
                     connections.spawn(async move {
                         served.await;
                         drop(permit);
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "a connection could not be accepted");
+                    warn!(%error, "accepting a connection failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
         }
     }
+    // Before connections end: a client that reconnects is refused at once, not left in the backlog.
     drop(listener);
-    stop.cancel();
-    let drained = timeout(limits.drain_time, async {
+    let ended = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
         }
-    });
+    };
+    let drained = timeout(limits.drain_time, async { tokio::join!(graceful.shutdown(), ended) });
     if drained.await.is_err() {
-        warn!(connections = connections.len(), "connections were cut, they did not end in time");
+        warn!(connections = connections.len(), "connections did not end in time, closing them");
         connections.shutdown().await;
     }
 }
@@ -123,49 +118,31 @@ fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        error!(%error, "a handler panicked, its connection was closed");
+        error!(%error, "HTTP handler panicked, connection closed");
     }
 }
 
 /// Serves one connection until its client, its time or the listener ends it.
-async fn connection(limits: Limits, stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(limits: Limits, stream: TcpStream, router: Router, watcher: Watcher) {
     if let Err(error) = tune(&stream) {
-        debug!(%error, "a connection was gone before it was served");
+        debug!(%error, "connection closed before its first request");
         return;
     }
-    let begun = Arc::new(AtomicBool::new(false));
-    let service = service_fn({
-        let begun = Arc::clone(&begun);
-        move |request: Request<Incoming>| {
-            begun.store(true, Ordering::Relaxed);
-            router.clone().call(request)
-        }
-    });
+    let service = service_fn(move |request: Request<Incoming>| router.clone().call(request));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(2 * HEAD_BYTES_MAX);
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = select! {
-        ended = &mut served => ended,
-        () = stop.cancelled() => {
-            if !begun.load(Ordering::Relaxed) {
-                // A connection without a first request does not count as idle for hyper, which
-                // would wait for one.
-                return;
-            }
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "a connection broke off");
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(served).await {
+        debug!(%error, "connection failed");
     }
 }
 
-/// Answers are single small writes, and nobody may leave them unread for ever.
+/// Sets socket options: a response is one small write, which must not wait for more to send; and
+/// an unread response must not keep its connection forever.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]

@@ -247,7 +247,7 @@ pub enum ServiceError {
     #[error("no campaign has this id")]
     UnknownCampaign,
     /// The request id was altered, or another instance made it.
-    #[error("the request id was not made by this instance")]
+    #[error("no request has this id")]
     UnknownRequest,
     /// The log would certainly reject the request, judged by a state at most 1 s old.
     #[error("the campaign issues no coupons now: {}", .0.name())]

@@ -101,7 +101,7 @@ async fn metrics_and_health_need_no_token() {
     let reply = site.admin(get("/health/ready")).await;
     reply.problem(503, "not-ready");
     let document = concat!(
-        r#"{"type":"/problems/not-ready","title":"The node is not ready","status":503,"#,
+        r#"{"type":"/problems/not-ready","title":"Node not ready","status":503,"#,
         r#""detail":"not ready: log, store","#,
         r#""not_ready":[{"part":"log","reason":"no broker answers"},"#,
         r#"{"part":"store","reason":"no quorum"}]}"#,
@@ -337,8 +337,8 @@ async fn a_differing_definition_names_its_fields() {
     let document = reply.problem(409, "already-defined");
     assert!(document["detail"].as_str().unwrap().contains("; PATCH changes"), "{document}");
     let remedy = |at: usize| document["errors"][at]["remedy"].as_str().unwrap();
-    assert!(remedy(0).starts_with("change it with PATCH"), "{document}");
-    assert!(remedy(1).starts_with("leave it"), "{document}");
+    assert!(remedy(0).starts_with("change the field with PATCH"), "{document}");
+    assert!(remedy(1).starts_with("keep the code format"), "{document}");
 }
 
 #[tokio::test]

@@ -140,7 +140,7 @@ async fn a_problem_names_field_rule_and_remedy() {
     let site = Site::new(Script::default());
     let reply = site.public(post(r#"{"campaign_id":"spring","user_id":"u 1"}"#)).await;
     let document = concat!(
-        r#"{"type":"/problems/invalid","title":"The request does not fit","status":422,"#,
+        r#"{"type":"/problems/invalid","title":"Invalid request","status":422,"#,
         r#""detail":"user_id must be 1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'","#,
         r#""errors":[{"field":"user_id","#,
         r#""rule":"1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'","#,
@@ -302,7 +302,7 @@ async fn a_certain_refusal_tells_where_the_coupons_of_the_user_are() {
         let site = Site::new(refusing(ServiceError::CertainRejection(Reason::SoldOut)));
         let body = format!(r#"{{"campaign_id":"spring","user_id":"{user}"}}"#);
         let document = concat!(
-            r#"{"type":"/problems/sold-out","title":"No coupon remains","status":409,"#,
+            r#"{"type":"/problems/sold-out","title":"Sold out","status":409,"#,
             r#""detail":"the campaign issues no coupons now: sold_out","#,
             r#""coupons":"/campaigns/spring/users/USER/coupons"}"#,
         );

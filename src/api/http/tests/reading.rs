@@ -244,7 +244,7 @@ async fn a_parameter_that_nothing_takes_is_refused_wherever_it_stands() {
     let reply = site.public(send("POST", "/coupon/issue?wait=5", body)).await;
     assert_eq!(reply.faults(), ["wait"]);
     let error = &reply.problem(422, "invalid")["errors"][0];
-    assert_eq!(error["rule"], "left out, this call takes no parameter");
+    assert_eq!(error["rule"], "absent: this call takes no parameters");
     assert_eq!(error["remedy"], "send the header Prefer: wait=N instead");
     let reply = site.public(send("POST", "/coupon/issue?a=1&b&a=2&", body)).await;
     assert_eq!(reply.faults(), ["a", "b"]);
