@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{NodeClock, chain};
+use super::NodeClock;
 use crate::{
     answer::{
         Moment,
@@ -25,13 +25,13 @@ use crate::{
         invariant::Invariant,
     },
     feed::{DecisionFeed, FeedEvent},
+    retry::Backoff,
     telemetry::metrics,
     wire::feed_message::{FeedDecision, FeedMessage},
 };
 
-/// Pauses between attempts to follow the feed: the first, doubled up to the last.
-const FOLLOW_AGAIN_AFTER: Duration = Duration::from_millis(100);
-const FOLLOW_AGAIN_AFTER_MAX: Duration = Duration::from_secs(5);
+/// Pauses between attempts to follow the feed.
+const FOLLOW_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(5));
 
 /// A decision heard over the feed. Shares its message with the message's other decisions.
 #[derive(Debug, Clone)]
@@ -146,11 +146,11 @@ impl Waiters {
 
     /// Follows `feed`, again and again with growing pauses. Never returns.
     pub(super) async fn follow(self: Arc<Self>, feed: Arc<dyn DecisionFeed>) {
-        let mut pause = FOLLOW_AGAIN_AFTER;
+        let mut pauses = FOLLOW_AGAIN.pauses();
         loop {
-            match feed.follow().await {
+            let pause = match feed.follow().await {
                 Ok(mut events) => {
-                    pause = FOLLOW_AGAIN_AFTER;
+                    pauses = FOLLOW_AGAIN.pauses();
                     let _followed = Followed::new(&self);
                     // Messages published before this moment never reach this node: waiters that
                     // registered earlier have to ask the store.
@@ -159,14 +159,11 @@ impl Waiters {
                         self.step(event);
                     }
                     tracing::warn!("decision feed ended, following it again");
+                    pauses.next_pause()
                 }
-                Err(error) => {
-                    let error = chain(&error);
-                    tracing::warn!(error, "decision feed cannot be followed, trying again");
-                }
-            }
+                Err(error) => pauses.failed("following the decision feed", &error),
+            };
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(FOLLOW_AGAIN_AFTER_MAX);
         }
     }
 
