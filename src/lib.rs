@@ -14,6 +14,7 @@ pub mod api;
 pub mod audit;
 pub mod cli;
 pub mod clock;
+mod columns;
 pub mod config;
 pub mod domain;
 pub mod embedded;

@@ -257,7 +257,7 @@ async fn a_locked_or_empty_folder_is_refused() {
         (error.exit_code(), error.to_string())
     };
     let (code, text) = refused().await;
-    assert!(code == 2 && text.contains("no node ever ran"), "{code} {text}");
+    assert!(code == 2 && text.contains("no node has ever used"), "{code} {text}");
     assert!(!config.embedded.dir.exists(), "an audit makes nothing");
     let node = Node::start(&config).await.expect("it starts");
     let (code, text) = refused().await;

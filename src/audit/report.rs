@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{answers::AnswerCounts, finding::Finding};
-use crate::domain::ids::{CampaignId, Offset, Partition, Sequence};
+use crate::{
+    columns,
+    domain::ids::{CampaignId, Offset, Partition, Sequence},
+};
 
 /// Campaigns that the table for people shows; the others are summed up.
 const CAMPAIGNS_SHOWN_MAX: usize = 40;
@@ -172,7 +175,7 @@ impl Report {
             row.extend(numbers.map(|number| number.to_string()));
             rows.push(row);
         }
-        text.push_str(&aligned(&rows));
+        text.push_str(&columns::aligned(&rows, |column| column > 0));
         let more = shown.len().saturating_sub(CAMPAIGNS_SHOWN_MAX);
         if more > 0 {
             let _ = writeln!(text, "… and {more} campaigns more");
@@ -216,7 +219,7 @@ impl Report {
         for it in &self.broken {
             rows.push(vec![it.invariant.into(), it.kind.into(), it.count.to_string()]);
         }
-        text.push_str(&aligned(&rows));
+        text.push_str(&columns::aligned(&rows, |column| column == 2));
         let _ = writeln!(text);
         for it in self.findings.iter().take(FINDINGS_SHOWN_MAX) {
             let _ = write!(text, "{} {}", it.invariant, it.kind);
@@ -233,35 +236,4 @@ impl Report {
             let _ = writeln!(text, "… and {more} more (--json has them)");
         }
     }
-}
-
-/// Columns two spaces apart; the first to the left, the others to the right.
-pub(super) fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            let number = cell.starts_with(|first: char| first.is_ascii_digit());
-            let heading = rows.first() == Some(row) && column > 0 && rows.len() > 1;
-            let right = number
-                || heading
-                    && rows[1]
-                        .get(column)
-                        .is_some_and(|cell| cell.starts_with(|first: char| first.is_ascii_digit()));
-            if right {
-                let _ = write!(line, "{cell:>width$}  ");
-            } else {
-                let _ = write!(line, "{cell:<width$}  ");
-            }
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use reqwest::{Method, StatusCode, Url, header::HeaderName};
 use serde_json::Value;
 
-use crate::config::{Config, Identity};
+use crate::config::{Config, Identity, reachable};
 
 /// Longest wait for a connection: nodes are near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -253,14 +253,7 @@ fn base(
         if listen.port() == 0 {
             return Err(ClientError::PortUnknown(key));
         }
-        let mut reachable = listen;
-        if listen.ip().is_unspecified() {
-            reachable.set_ip(match listen.ip() {
-                IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        return base(Some(&format!("http://{reachable}")), listen, key);
+        return base(Some(&format!("http://{}", reachable(listen))), listen, key);
     };
     let address = |rule| ClientError::Address { url: url.to_owned(), rule };
     let parsed = Url::parse(url).map_err(|_| address("write it as http://host:port"))?;

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::columns;
+
 /// Columns of the list of campaigns: heading and field.
 const CAMPAIGN_COLUMNS: [(&str, &str); 8] = [
     ("CAMPAIGN", "campaign_id"),
@@ -41,7 +43,7 @@ pub(super) fn fields(body: &Value) -> String {
         .into_iter()
         .map(|(name, value)| vec![name.replace('_', " "), plain(value)])
         .collect();
-    table(&rows, &[false, false])
+    columns::aligned(&rows, |_| false)
 }
 
 /// One campaign a line, under headings.
@@ -55,7 +57,7 @@ pub(super) fn campaigns(campaigns: &[Value]) -> String {
         .iter()
         .map(|campaign| CAMPAIGN_COLUMNS.iter().map(|(_, field)| cell(campaign, field)).collect());
     let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
-    table(&rows, &[false, false, true, true, true, true, false, false])
+    columns::aligned(&rows, |column| (2..6).contains(&column))
 }
 
 /// A problem document: title, detail, and each error with its rule and remedy.
@@ -117,28 +119,6 @@ fn plain(value: &Value) -> String {
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
-}
-
-/// Columns two spaces apart, as wide as their widest cell; numbers to the right.
-fn table(rows: &[Vec<String>], right: &[bool]) -> String {
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = width(column).unwrap_or(0);
-            if right.get(column) == Some(&true) {
-                line.push_str(&format!("{cell:>width$}  "));
-            } else {
-                line.push_str(&format!("{cell:<width$}  "));
-            }
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

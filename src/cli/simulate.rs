@@ -3,13 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CliError, Done, arguments::SimulateArguments, one_thread};
@@ -142,14 +140,14 @@ fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Result<Totals, CliE
                     let wavers = again.is_some_and(|hash| hash != report.hash);
                     let ends = report.violation.is_some() && !arguments.keep_going;
                     stop.fetch_or(ends, Ordering::Relaxed);
-                    let mut totals = totals.lock().unwrap_or_else(|broken| broken.into_inner());
+                    let mut totals = totals.lock();
                     add(&mut totals, seed, report, wavers);
                 }
             });
         }
         watch.block_on(progress(&totals, end - arguments.seed, &stop, interrupt))
     });
-    let totals = totals.into_inner().unwrap_or_else(|broken| broken.into_inner());
+    let totals = totals.into_inner();
     Ok(Totals { interrupted, ..totals })
 }
 
@@ -185,7 +183,7 @@ async fn progress(
                 stop.store(true, Ordering::Relaxed);
             }
         }
-        let done = totals.lock().unwrap_or_else(|broken| broken.into_inner()).seeds;
+        let done = totals.lock().seeds;
         let over = done >= seeds || stop.load(Ordering::Relaxed);
         if std::io::stderr().is_terminal() && (over || said.elapsed() >= PROGRESS_EVERY) {
             said = Instant::now();
@@ -243,14 +241,14 @@ fn planted(arguments: &SimulateArguments, kinds: &Kinds) -> Done {
                         let setup = setup(arguments, kinds, arguments.seed + number);
                         simulator.run(&setup).violation.map(|it| (number + 1, it))
                     });
-                    let mut found = found.lock().unwrap_or_else(|broken| broken.into_inner());
+                    let mut found = found.lock();
                     found.insert(*bug as usize, broken);
                 }
             });
         }
     });
     let _ = std::panic::take_hook();
-    let found = found.into_inner().unwrap_or_else(|broken| broken.into_inner());
+    let found = found.into_inner();
     let mut text = format!("{:<24} {:<7} {:>6}  {}\n", "bug", "caught", "seeds", "what is wrong");
     let mut missed = 0;
     for bug in Bug::ALL {

@@ -15,6 +15,7 @@ mod tests;
 mod types;
 mod value;
 
+pub(crate) use self::value::reachable;
 pub use self::{
     layers::{DEFAULT_FILE, Sources},
     load::{Loaded, load},

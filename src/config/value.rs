@@ -1,7 +1,13 @@
 //! Values as the layers give them, and the types that a setting may have: how each is parsed,
 //! checked and shown.
 
-use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Most servers that a list may name: a client needs a few to find the others.
 const SERVERS_MAX: usize = 100;
@@ -311,6 +317,17 @@ fn is_server(server: &str) -> bool {
     };
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
     host_valid && digits && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// Returns the address by which this machine reaches a listener: loopback if it listens on all
+/// addresses.
+pub(crate) fn reachable(mut listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listen
 }
 
 /// Units of durations, longest first, in milliseconds.

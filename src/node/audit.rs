@@ -1,4 +1,4 @@
-//! The adapters of an audit: as a node's, but nothing is made, joined or written.
+//! Adapters of an audit. They create nothing, write nothing and join no consumer group.
 
 use std::{
     fs::File,
@@ -26,20 +26,20 @@ use crate::{
     wire::codec::FORMAT,
 };
 
-/// Why there was no audit.
+/// An error that prevented an audit.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditFailure {
-    /// What is to be audited could not be opened.
+    /// Log or store could not be opened.
     #[error(transparent)]
     Open(#[from] ServeError),
-    /// It could not be read.
+    /// Log or store could not be read.
     #[error(transparent)]
     Audit(#[from] AuditError),
 }
 
 impl AuditFailure {
-    /// The process's exit code: 2 where something must be changed first, 3 where what is there is
-    /// damaged, else 1.
+    /// Returns the exit code of the process: 2 if an operator has to change something first, 3 if
+    /// the data is damaged, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -49,11 +49,11 @@ impl AuditFailure {
     }
 }
 
-/// Audits what a node with this configuration would run on. `answers` is a file of what clients
-/// were told.
+/// Audits the log and store of this configuration. `answers` is a file of the answers that clients
+/// got.
 ///
 /// # Errors
-/// [`AuditFailure`]: no audit could be made. What is wrong is in the report.
+/// [`AuditFailure`] if no audit could be made. Findings are in the report.
 pub async fn audit(
     config: &Config,
     answers: Option<PathBuf>,
@@ -79,19 +79,19 @@ pub async fn audit(
 fn open_answers(path: &Path) -> Result<Box<dyn BufRead + Send>, ServeError> {
     let file = File::open(path).map_err(|error| {
         ServeError::unfit(
-            format!("the answers in {} can't be opened: {error}", path.display()),
-            "name a file with one answer a line",
+            format!("the answers in {} cannot be opened: {error}", path.display()),
+            "name a file with one answer per line",
         )
     })?;
     Ok(Box::new(BufReader::new(file)))
 }
 
-/// Log and store of a stopped embedded node.
+/// Opens log and store of a stopped embedded node.
 async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), ServeError> {
     let folder = &config.embedded.dir;
     let nothing = || {
         ServeError::unfit(
-            format!("no node ever ran on the data folder {}", folder.display()),
+            format!("no node has ever used the data folder {}", folder.display()),
             "set embedded.dir to the folder of the node to be audited",
         )
     };
@@ -105,8 +105,8 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
         .map_err(|error| ServeError::failed(OPENING, error))?
         .map_err(|error| match error {
             OpenError::Folder(error @ FolderError::InUse { .. }) => {
-                let operation = "a node is running on the data folder: stop it first, or audit a \
-                                 copy that was made while it was stopped";
+                let operation = "a node is using the data folder: stop it first, or audit a copy \
+                                 that was made while it was stopped";
                 ServeError::failed(operation, error)
             }
             error => not_opened(error),
@@ -124,11 +124,11 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
     Ok((Audited { log, store, inspection, layout, keys }, database))
 }
 
-/// Log and store of a distributed instance, stopped or live.
+/// Opens log and store of a distributed instance, whose nodes may be running.
 async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeError> {
     let nothing = || {
         ServeError::unfit(
-            format!("no node ever ran on keyspace {}", config.cql.keyspace),
+            format!("no node has ever used the keyspace {}", config.cql.keyspace),
             "set cql.keyspace and cql.nodes to those of the instance to be audited",
         )
     };
@@ -173,7 +173,7 @@ fn keys_of(layout: &Layout, secret: Option<String>) -> Result<Arc<Keys>, ServeEr
     if layout.format != FORMAT {
         return Err(ServeError::unfit(
             format!("the instance is of format {}", layout.format),
-            "audit it with the binary that it was last used with",
+            "audit it with the version of coupond that last used it",
         ));
     }
     Ok(Arc::new(keys))

@@ -1,8 +1,9 @@
-//! What a newcomer sees: a banner, an open campaign, and what to try next.
+//! The demo campaign, and the banner with commands to try.
 
 use std::{
+    borrow::Cow,
     io::{IsTerminal, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -11,43 +12,44 @@ use std::{
 use super::Node;
 use crate::{
     api::service::{Service, ServiceError},
-    config::{Config, Identity, Mode},
+    config::{Config, Identity, Mode, reachable},
     domain::{code::CodeFormat, definition::Terms, ids::CampaignId},
 };
 
-/// The demo campaign.
+/// Id of the demo campaign.
 const CAMPAIGN: &str = "demo";
 
 /// Coupons of the demo campaign.
 const QUOTA: u32 = 1_000;
 
-/// Pause between two attempts to define it, while the node's partitions are being taken over.
+/// Pause between two attempts to define it. The first ones fail while the node takes over its
+/// partitions.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Attempts to define it before the node goes on without.
+/// Attempts to define it before the node gives up.
 const ATTEMPTS_MAX: u32 = 20;
 
-/// Defines the demo campaign, if there is none of this id.
+/// Defines the demo campaign unless a campaign of this id exists.
 pub(super) async fn define(service: Arc<dyn Service>) {
     let Ok(campaign) = CampaignId::parse(CAMPAIGN) else { return };
     let code = CodeFormat::with(Some("DEMO-".to_owned()), None, None);
     let terms = Terms { code, ..Terms::of(QUOTA) };
     for _ in 0..ATTEMPTS_MAX {
         match service.define(campaign.clone(), terms.clone()).await {
-            // With what content is up to whoever defined it.
+            // An operator may have defined this id with other terms, which stay.
             Ok(_) | Err(ServiceError::AlreadyDefined { .. }) => return,
-            Err(error) => tracing::debug!(%error, "demo campaign not defined yet"),
+            Err(error) => tracing::debug!(%error, "defining the demo campaign failed, retrying"),
         }
         tokio::time::sleep(ATTEMPT_PAUSE).await;
     }
-    tracing::warn!("demo campaign could not be defined");
+    tracing::warn!("demo campaign not defined, giving up");
 }
 
-/// Says where the node listens and, to a person, what to try next: on the standard output, where
-/// it does not get between the lines of the log.
+/// Logs the addresses of the node. Prints them with commands to try to the standard output, where
+/// the banner does not mix with log lines, if that is a terminal or the demo is on.
 pub(super) fn announce(config: &Config, node: &Node) {
     let (api, admin) = (node.api, node.admin);
-    tracing::info!(%api, %admin, mode = config.mode.name(), "node serves");
+    tracing::info!(%api, %admin, mode = config.mode.name(), "node started");
     if !std::io::stdout().is_terminal() && !config.demo {
         return;
     }
@@ -64,12 +66,12 @@ pub(super) fn announce(config: &Config, node: &Node) {
         let program = std::env::args().next().unwrap_or_else(|| "coupond".to_owned());
         lines.extend(hints(config, &program, api, admin));
     }
-    // Nobody reads it: nothing is lost.
+    // A closed standard output loses only the banner.
     let _ = writeln!(std::io::stdout(), "\n{}\n", lines.join("\n"));
 }
 
-/// Commands that work as they stand, however the node is configured; only a token that was set is
-/// left for the reader to fill in.
+/// Returns commands that fit this configuration. A configured token is secret, so that the reader
+/// fills it in.
 fn hints(config: &Config, program: &str, api: SocketAddr, admin: SocketAddr) -> [String; 4] {
     let defaults = Config::default();
     let url = |listen: SocketAddr| quoted(&format!("http://{}", reachable(listen)));
@@ -101,7 +103,7 @@ fn hints(config: &Config, program: &str, api: SocketAddr, admin: SocketAddr) -> 
     [title, format!("  {issue}"), format!("  {curl}"), format!("  {show}")]
 }
 
-/// `embedded.dir` as `--set` takes it: bare unless it would be read as something else than text.
+/// Returns `embedded.dir` for `--set`: bare, or quoted where TOML would read a number or a date.
 fn folder_setting(folder: &Path) -> String {
     let folder = folder.display().to_string();
     match toml::de::DeValue::parse(&folder) {
@@ -110,23 +112,10 @@ fn folder_setting(folder: &Path) -> String {
     }
 }
 
-/// Where whoever is on this machine reaches what listens there.
-fn reachable(mut listen: SocketAddr) -> SocketAddr {
-    match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    listen
-}
-
-/// `word` as a shell takes it for one word.
+/// Quotes `word` for a shell. Paths and addresses of a configuration hold no NUL byte, the only
+/// thing that cannot be quoted.
 fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -142,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn somebody_elses_demo_campaign_is_let_be() {
+    async fn an_existing_demo_campaign_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config { demo: false, ..Config::default() };
         config.embedded.dir = folder.path().join("data");
@@ -156,7 +145,7 @@ mod tests {
         assert_eq!(defined.status(), 201);
         let defining = define(node.service.clone());
         let within = ATTEMPT_PAUSE * (ATTEMPTS_MAX / 2);
-        tokio::time::timeout(within, defining).await.expect("it is not tried again");
+        tokio::time::timeout(within, defining).await.expect("no second attempt");
         node.stop().await;
     }
 
@@ -168,12 +157,12 @@ mod tests {
     const SHOW: &str = "  coupond campaign show demo";
 
     #[test]
-    fn by_default_nothing_has_to_be_said() {
+    fn defaults_need_no_options() {
         check(|_| {}, [TITLE, ISSUE, CURL, SHOW]);
     }
 
     #[test]
-    fn who_is_asking_is_said_where_a_header_says_it() {
+    fn an_identity_header_is_in_the_commands() {
         let issue = format!("{ISSUE} --set api.identity=header:x-user");
         let curl = CURL.replace(" -d ", " -H 'x-user: bob' -d ");
         let identity = Identity::Header("x-user".to_owned());
@@ -181,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_set_is_asked_for_and_not_printed() {
+    fn a_configured_token_is_not_printed() {
         let title = "Try, with the demo campaign ($TOKEN is what admin.token is set to):";
         let show = format!("{SHOW} --token \"$TOKEN\"");
         let token = Some("a-secret".into());
@@ -189,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_one_word_and_text() {
+    fn a_folder_is_quoted() {
         for (folder, expected) in [
             ("/var/lib/coupond", "embedded.dir=/var/lib/coupond"),
             ("my data", "'embedded.dir=my data'"),
@@ -202,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_everywhere_is_reached_on_this_machine() {
+    fn unspecified_addresses_become_loopback() {
         for (listen, reached) in [("0.0.0.0:9000", "127.0.0.1:9000"), ("[::]:9000", "[::1]:9000")] {
             let url = quoted(&format!("http://{reached}"));
             let issue = format!("{ISSUE} --api {url}");

@@ -1,40 +1,41 @@
-//! Why a node could not be served, and with which exit code the process ends.
+//! Errors that keep a node from starting or end it, with the exit code of the process.
 
-/// Why a node could not be served.
+/// An error that keeps a node from starting or ends it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// What was found does not fit the configuration. Trying again does not help.
+    /// Kafka, the database or the data folder does not match the configuration. An operator has to
+    /// change one of them.
     #[error("{found}; {remedy}")]
     Unfit {
-        /// What was found.
+        /// What was found, as a clause.
         found: String,
-        /// What to do.
+        /// What the operator can do, as a clause.
         remedy: String,
     },
-    /// What was acknowledged is gone, or what is there is not what was written.
+    /// Stored data is damaged: acknowledged records are missing or differ from those written.
     #[error("{operation}: an invariant is broken")]
     Broken {
-        /// What was attempted.
+        /// The operation that failed, as in "opening the data folder".
         operation: String,
-        /// What was found, and what to do.
+        /// The damage and the remedy.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It could not be done now.
+    /// An operation failed, which may succeed later.
     #[error("{operation}")]
     Failed {
-        /// What was attempted.
+        /// The operation that failed, as in "opening the data folder".
         operation: String,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A part ended without which the node can't go on.
-    #[error("{part} ended: {reason}")]
+    /// A part of the node ended that it cannot run without.
+    #[error("{part} ended unexpectedly: {reason}")]
     Ended {
-        /// Which part.
+        /// The name of the part.
         part: &'static str,
-        /// Why.
+        /// The panic or error.
         reason: String,
     },
 }
@@ -51,8 +52,8 @@ impl ServeError {
         Self::Unfit { found: found.into(), remedy: remedy.into() }
     }
 
-    /// The process's exit code: 2 where something must be changed first, 3 where an invariant is
-    /// broken, else 1.
+    /// Returns the exit code of the process: 2 if an operator has to change something first, 3 if
+    /// an invariant is broken, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -1,5 +1,5 @@
-//! The composition root: builds the adapters, starts the tree, stops it in reverse order. The
-//! only place that names an adapter.
+//! Composition root: builds the adapters, starts all parts of a node, and stops them in reverse
+//! order. No other module names an adapter.
 
 mod audit;
 mod demo;
@@ -17,7 +17,6 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use self::instance::Instance;
 pub use self::{
@@ -43,18 +42,18 @@ use crate::{
     wire::codec::Codec,
 };
 
-/// Longest that requests under way are waited for when the node stops.
+/// Time that requests in flight have to finish when the node stops.
 const HTTP_DRAIN: Duration = Duration::from_secs(3);
 
-/// Longest that records already read are settled when the node stops. What is left is settled by
-/// the next owner.
+/// Time to settle records already read when the node stops. The next owner of a partition settles
+/// the others.
 const SETTLE_DRAIN: Duration = Duration::from_secs(3);
 
-/// Longest that a node takes to stop, whatever hangs. With the end of the runtime this stays below
-/// the 10 s in which the process ends.
+/// Longest time that a node takes to stop, even if a part hangs. Together with the end of the
+/// runtime this stays below the 10 s within which the process ends.
 pub const STOP_WITHIN: Duration = Duration::from_millis(8_500);
 
-/// What of [`STOP_WITHIN`] is kept for leaving the group or closing the data folder.
+/// The part of [`STOP_WITHIN`] for leaving the consumer group or closing the data folder.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 const _: () = assert!(
@@ -65,20 +64,20 @@ const _: () = assert!(
 /// Pause before the node joins the consumer group again.
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// The adapters of one way to run.
+/// The adapters of one mode.
 struct Adapters {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
-    /// Says why the log takes no records for want of space.
+    /// Tells why the log refuses records when disk space is short.
     space: Option<FreeSpaceCheck>,
     instance: Instance,
     future_max_ms: Option<i64>,
-    /// Ends what must be ended after everybody has let go of the ports.
+    /// Closed last, after all other parts have dropped the ports.
     closer: Closer,
 }
 
-/// What is ended last.
+/// The resource of a mode that is closed last.
 enum Closer {
     Embedded(Arc<crate::embedded::EmbeddedDatabase>),
     Kafka(Arc<crate::log::kafka::KafkaLog>),
@@ -86,11 +85,11 @@ enum Closer {
 
 /// A running node.
 pub struct Node {
-    /// Where the public listener listens.
+    /// Address of the public listener, with the port that was picked.
     pub api: SocketAddr,
-    /// Where the admin listener listens.
+    /// Address of the admin listener, with the port that was picked.
     pub admin: SocketAddr,
-    /// The token that administers.
+    /// Bearer token of admin requests.
     pub admin_token: String,
     service: Arc<NodeService>,
     supervisor: ActorRef<SupervisorMessage>,
@@ -102,10 +101,10 @@ pub struct Node {
     closer: Closer,
 }
 
-/// Runs a node until `shutdown` completes, then settles what is in flight and stops.
+/// Runs a node until `shutdown` completes, then settles the records in flight and stops.
 ///
 /// # Errors
-/// [`ServeError`] when the node could not start or go on.
+/// [`ServeError`] if the node cannot start, or if one of its parts ends.
 pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -121,17 +120,18 @@ pub async fn serve(
         () = &mut shutdown => None,
         failure = node.failed() => Some(failure),
     };
-    info!("node stops");
+    tracing::info!("node stopping");
     node.stop().await;
+    tracing::info!("node stopped");
     failed.map_or(Ok(()), Err)
 }
 
 impl Node {
-    /// Starts a node; it serves when this returns.
+    /// Starts a node. Its listeners accept requests when this returns.
     ///
     /// # Errors
-    /// [`ServeError`]: a port that is taken, an engine that does not answer, or one that does not
-    /// fit.
+    /// [`ServeError`] if a port is in use, or if Kafka, the database or the data folder is
+    /// unreachable or does not match the configuration.
     pub async fn start(config: &Config) -> Result<Self, ServeError> {
         let clock: SharedClock = Arc::new(SystemClock);
         let api = bind("api.listen", config.api.listen).await?;
@@ -212,39 +212,39 @@ impl Node {
         self.listeners.spawn(http::serve(admin, administered, stopped(&self.stop)));
     }
 
-    /// Makes an actor panic, as a bug would. For chaos tests.
+    /// Makes an actor panic as a bug would, for chaos tests.
     pub fn crash(&self, message: SupervisorMessage) {
         let _ended = self.supervisor.cast(message);
     }
 
-    /// Waits until something ends without which the node can't go on.
+    /// Waits until the supervisor or a listener ends, without which the node cannot go on.
     pub async fn failed(&mut self) -> ServeError {
         tokio::select! {
             ended = &mut self.supervised => {
-                let reason = ended.map_or_else(|error| error.to_string(), |()| "it ended".into());
+                let reason = ended.map_or_else(|error| error.to_string(), |()| "no error".into());
                 ServeError::Ended { part: "the supervisor", reason }
             }
             ended = self.listeners.join_next() => {
                 let reason = match ended {
                     Some(Err(error)) => error.to_string(),
-                    Some(Ok(())) | None => "it ended".to_owned(),
+                    Some(Ok(())) | None => "no error".to_owned(),
                 };
                 ServeError::Ended { part: "a listener", reason }
             }
         }
     }
 
-    /// Takes no more requests, settles what is in flight, leaves the group, lets go of
-    /// everything. Takes at most [`STOP_WITHIN`]; what hangs is left to the end of the process.
+    /// Stops taking requests, settles the records in flight, leaves the consumer group and closes
+    /// the data folder. Returns after at most [`STOP_WITHIN`], even if a part hangs.
     pub async fn stop(mut self) {
         let deadline = Instant::now() + STOP_WITHIN;
         if timeout_at(deadline - CLOSE_WITHIN, self.settle()).await.is_err() {
-            warn!("the node did not settle in time, the next owner does");
+            tracing::warn!("node not settled in time, the next owner continues");
         }
         close(self.into_closer(), deadline).await;
     }
 
-    /// Lets go of everything but what is ended last.
+    /// Drops all parts except the one that is closed last.
     fn into_closer(self) -> Closer {
         self.closer
     }
@@ -254,13 +254,13 @@ impl Node {
         self.service.shut_down().await;
         let listeners = async { while self.listeners.join_next().await.is_some() {} };
         if timeout(HTTP_DRAIN, listeners).await.is_err() {
-            warn!("requests still under way were cut off; what they asked is in the log or not");
+            tracing::warn!("requests in flight were cut off, their outcome is unknown to clients");
         }
         self.listeners.abort_all();
         self.background.abort_all();
         let drained = self.supervisor.call(SupervisorMessage::Drain, Some(SETTLE_DRAIN)).await;
         if !matches!(drained, Ok(ractor::rpc::CallResult::Success(()))) {
-            warn!("records not settled in time will be settled by the next owner");
+            tracing::warn!("records not settled in time, the next owner settles them");
         }
         self.joined.abort();
         let _ended = (&mut self.joined).await;
@@ -269,24 +269,24 @@ impl Node {
     }
 }
 
-/// Ends what is ended last, by `deadline`.
+/// Leaves the consumer group or closes the data folder, by `deadline`.
 async fn close(closer: Closer, deadline: Instant) {
     let closed = match &closer {
         Closer::Embedded(database) => timeout_at(deadline, database.close()).await,
         Closer::Kafka(log) => timeout_at(deadline, log.left()).await,
     };
     if closed.is_err() {
-        warn!("what the node runs on was not closed in time; what was acknowledged is in the log");
-        // Dropping it would wait for what hangs.
+        tracing::warn!("log and store not closed in time, acknowledged records are durable");
+        // Its destructor would wait for the thread that hangs.
         std::mem::forget(closer);
         return;
     }
     if let Closer::Embedded(database) = closer {
         let released = database.released();
         drop(database);
-        // Tasks that were told to end may be on other threads still.
+        // Aborted tasks on other threads may still hold the database.
         if timeout_at(deadline, released).await.is_err() {
-            warn!("somebody still reads from the data folder, it stays locked until they end");
+            tracing::warn!("data folder still in use by a read, it stays locked until that ends");
         }
     }
 }
@@ -311,7 +311,7 @@ async fn join(log: Arc<dyn RequestLog>, supervisor: ActorRef<SupervisorMessage>)
             let change = Ownership::Revoked(partition);
             let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
         }
-        warn!("consumer group membership ended, joining again");
+        tracing::warn!("consumer group membership ended, joining again");
         tokio::time::sleep(JOIN_PAUSE).await;
     }
 }
@@ -332,16 +332,16 @@ mod tests {
     use crate::embedded::testing;
 
     #[tokio::test]
-    async fn a_disk_that_hangs_does_not_keep_a_node_from_stopping() {
+    async fn a_hanging_disk_does_not_block_the_stop() {
         let folder = tempfile::tempdir().unwrap();
         let closer = Closer::Embedded(testing::hanging(folder.path()));
         let within = Duration::from_millis(100);
         let closing = close(closer, Instant::now() + within);
-        timeout(within * 50, closing).await.expect("it gives up");
+        timeout(within * 50, closing).await.expect("closing gives up");
     }
 
     #[tokio::test]
-    async fn a_node_has_stopped_once_its_folder_can_be_opened_again() {
+    async fn a_stopped_node_has_released_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         let database = testing::open(folder.path(), 1);
         let reader = database.shared().clone();
@@ -351,7 +351,7 @@ mod tests {
         while held.strong_count() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(!closing.is_finished(), "somebody reads");
+        assert!(!closing.is_finished(), "a reader still holds the database");
         drop(reader);
         closing.await.unwrap();
         testing::open(folder.path(), 1);

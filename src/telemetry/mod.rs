@@ -3,16 +3,10 @@
 mod chain;
 pub mod metrics;
 
-use std::{
-    convert::Infallible,
-    env,
-    io::IsTerminal,
-    panic,
-    sync::{Mutex, OnceLock, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, env, io::IsTerminal, panic, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
 
 pub(crate) use chain::Chain;
@@ -132,7 +126,7 @@ impl Metrics {
     /// All metrics as Prometheus text, those of the process read now.
     #[must_use]
     pub fn render(&self) -> String {
-        let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.rendering.lock();
         self.process.collect();
         self.recorded.render()
     }

@@ -50,7 +50,7 @@ impl Node {
             let mut found = Some(found);
             for line in lines.map_while(Result::ok) {
                 let event: Value = serde_json::from_str(&line).unwrap_or_default();
-                if event["message"] == "node serves"
+                if event["message"] == "node started"
                     && let Some(found) = found.take()
                 {
                     let _ = found.send((event["api"].clone(), event["admin"].clone()));

@@ -17,7 +17,8 @@ use self::{
     good::Good,
     world::{Ports, World},
 };
-use super::{AuditError, Audited, Meter, Report, audit, report::aligned};
+use super::{AuditError, Audited, Meter, Report, audit};
+use crate::columns;
 
 /// What one damage was found as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,7 +77,7 @@ impl SelfTest {
             let cells = [&it.corruption, it.invariant, it.found_as, found];
             rows.push(heading(&cells));
         }
-        let mut text = aligned(&rows);
+        let mut text = columns::aligned(&rows, |_| false);
         text.push('\n');
         let names = ["GOOD DATA", "RECORDS", "COUPONS", "ANSWERS", "FALSE ALARMS"];
         let mut rows: Vec<Vec<String>> = vec![heading(&names)];
@@ -85,7 +86,7 @@ impl SelfTest {
             let numbers = numbers.map(|number| number.to_string());
             rows.push(std::iter::once(it.data.to_owned()).chain(numbers).collect());
         }
-        text.push_str(&aligned(&rows));
+        text.push_str(&columns::aligned(&rows, |column| column > 0));
         let found = self.planted.iter().filter(|planted| planted.found).count();
         let alarms: usize = self.sound.iter().map(|sound| sound.false_alarms.len()).sum();
         let all = self.planted.len();
