@@ -3,6 +3,7 @@
 mod admin;
 mod issue;
 mod reading;
+mod schemas;
 mod sockets;
 
 use std::{
