@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_found_wherever_rfc_7240_allows_it() {
+    fn a_wait_is_found_where_rfc_7240_allows_it() {
         for (values, seconds) in [
             (&["wait=5"][..], 5),
             (&["wait=0"], 0),

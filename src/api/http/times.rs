@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_out_of_range_is_written_as_the_nearest() {
+    fn an_out_of_range_time_is_clamped() {
         for (millis, written) in [
             (-1, "1970-01-01T00:00:00.000Z"),
             (i64::MIN, "1970-01-01T00:00:00.000Z"),

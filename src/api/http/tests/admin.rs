@@ -27,7 +27,7 @@ fn refusing(refused: ServiceError) -> Script {
 }
 
 #[tokio::test]
-async fn without_the_token_everything_is_401_whatever_else_is_wrong() {
+async fn without_a_token_everything_is_401() {
     let site = Site::new(Script::default());
     for (method, path) in [
         ("GET", "/admin/campaigns"),
@@ -56,7 +56,7 @@ async fn without_the_token_everything_is_401_whatever_else_is_wrong() {
 }
 
 #[tokio::test]
-async fn only_the_very_token_admits() {
+async fn only_the_exact_token_admits() {
     let site = Site::new(Script::default());
     for value in ["Bearer s3cret-t0ken", "bearer s3cret-t0ken", "BEARER   s3cret-t0ken"] {
         let reply = site.admin(with(get(SPRING), &[("authorization", value)])).await;
@@ -110,7 +110,7 @@ async fn metrics_and_health_need_no_token() {
 }
 
 #[tokio::test]
-async fn a_definition_is_201_and_the_same_again_200() {
+async fn a_new_definition_is_201_a_repeated_one_200() {
     let site = Site::new(Script::default());
     let reply = ask(&site, "PUT", SPRING, r#"{"quota":100}"#).await;
     reply.expect(201, BODY);
@@ -198,7 +198,7 @@ async fn a_definition_at_fault_names_every_field() {
 }
 
 #[tokio::test]
-async fn an_amendment_changes_what_it_names_and_null_removes_an_end() {
+async fn null_in_an_amendment_removes_an_end() {
     let site = Site::new(Script::default());
     let noon = Some(Some(NOON));
     for (body, amendment) in [
@@ -272,7 +272,7 @@ async fn existence_comes_before_the_body() {
 }
 
 #[tokio::test]
-async fn commands_are_handed_on_and_take_nothing_else() {
+async fn control_verbs_take_no_query_and_no_body() {
     let site = Site::new(Script::default());
     for (verb, asked) in [
         ("pause", "control (\"spring\", Pause)"),
@@ -302,7 +302,7 @@ async fn commands_are_handed_on_and_take_nothing_else() {
 }
 
 #[tokio::test]
-async fn refusals_of_commands_have_their_status_and_their_name() {
+async fn errors_of_changes_have_status_and_type() {
     let reason = "the log and the store contradict each other".to_owned();
     let detail = "the change".to_owned();
     for (refused, status, kind, issued) in [
@@ -342,7 +342,7 @@ async fn a_differing_definition_names_its_fields() {
 }
 
 #[tokio::test]
-async fn a_campaign_is_shown_with_its_actor_and_what_quarantines_it() {
+async fn an_admin_view_has_actor_and_hold() {
     let shown = |rest: &str| format!("{}{rest}}}", BODY.strip_suffix('}').unwrap());
     let site = Site::new(Script::default());
     let reply = ask(&site, "GET", SPRING, "").await;

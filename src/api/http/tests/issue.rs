@@ -26,7 +26,7 @@ fn refusing(refused: ServiceError) -> Script {
 }
 
 #[tokio::test]
-async fn a_request_in_the_log_is_202_with_its_location() {
+async fn an_appended_request_is_202_with_location() {
     let site = Site::new(taken(None));
     let reply = site.public(post(BODY)).await;
     reply.expect(
@@ -53,7 +53,7 @@ async fn a_decision_that_was_waited_for_is_200() {
 }
 
 #[tokio::test]
-async fn a_wait_that_is_ignored_or_ends_without_a_decision_is_202() {
+async fn a_wait_without_a_decision_is_202() {
     for (prefer, wait) in [("wait=0", "Some(0ns)"), ("wait=31", "None"), ("wait=soon", "None")] {
         let site = Site::new(taken(None));
         let reply = site.public(with(post(BODY), &[("prefer", prefer)])).await;
@@ -63,7 +63,7 @@ async fn a_wait_that_is_ignored_or_ends_without_a_decision_is_202() {
 }
 
 #[tokio::test]
-async fn an_answer_that_no_request_can_have_is_told_as_not_known() {
+async fn an_impossible_answer_is_outcome_unknown() {
     let refused = Answer::Refused { refusal: Refusal::StaleVersion };
     for answer in [Answer::Accepted, refused] {
         let site = Site::new(taken(Some(answer)));
@@ -73,7 +73,7 @@ async fn an_answer_that_no_request_can_have_is_told_as_not_known() {
 }
 
 #[tokio::test]
-async fn the_idempotency_key_is_handed_on_or_refused() {
+async fn idempotency_keys_are_passed_on_or_refused() {
     let site = Site::new(taken(None));
     let longest = "k".repeat(64);
     for key in ["k", "Az09._:-", &longest] {
@@ -97,7 +97,7 @@ async fn the_idempotency_key_is_handed_on_or_refused() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_shape_names_every_field_at_fault() {
+async fn every_invalid_field_of_a_body_is_named() {
     let site = Site::new(Script::default());
     let too_long = format!(r#"{{"campaign_id":"{}","user_id":"u1"}}"#, "a".repeat(65));
     let no_user = format!(r#"{{"campaign_id":"a","user_id":"{}"}}"#, "a".repeat(129));
@@ -217,7 +217,7 @@ fn chunked(body: &str, chunk: usize) -> Body {
 }
 
 #[tokio::test]
-async fn a_body_above_1_kib_is_413_however_it_comes() {
+async fn a_body_above_1_kib_is_413() {
     let site = Site::new(taken(None));
     assert_eq!(site.public(post(padded(1_024))).await.status, 202);
     let reply = site.public(post(padded(1_025))).await;
@@ -254,7 +254,7 @@ async fn a_body_that_stalls_is_given_up() {
 }
 
 #[tokio::test]
-async fn every_refusal_has_its_status_and_its_name() {
+async fn every_error_has_its_status_and_type() {
     let retry_after = Duration::from_millis(2_500);
     let (detail, reason) = ("the log".to_owned(), "a contradiction".to_owned());
     let faults =
@@ -297,7 +297,7 @@ async fn every_refusal_has_its_status_and_its_name() {
 }
 
 #[tokio::test]
-async fn a_certain_refusal_tells_where_the_coupons_of_the_user_are() {
+async fn a_certain_rejection_links_the_users_coupons() {
     for (user, shown) in [("a:b@c.d_e-F", "a:b@c.d_e-F"), (".", "%2E"), ("..", "%2E%2E")] {
         let site = Site::new(refusing(ServiceError::CertainRejection(Reason::SoldOut)));
         let body = format!(r#"{{"campaign_id":"spring","user_id":"{user}"}}"#);
@@ -316,7 +316,7 @@ async fn a_certain_refusal_tells_where_the_coupons_of_the_user_are() {
 }
 
 #[tokio::test]
-async fn behind_a_gateway_the_header_says_who_asks() {
+async fn behind_a_gateway_the_header_names_the_user() {
     let site = Site::behind_gateway(taken(None));
     let alone = r#"{"campaign_id":"spring"}"#;
     for body in [BODY, alone] {
@@ -349,14 +349,14 @@ async fn behind_a_gateway_the_header_says_who_asks() {
 }
 
 #[tokio::test]
-async fn a_setting_that_names_no_header_shuts_everybody_out() {
+async fn an_invalid_identity_header_refuses_all() {
     let site = Site::of(taken(None), Identity::Header("no header".to_owned()));
     let request = with(post(BODY), &[("x-user", "u1")]);
     site.public(request).await.problem(401, "no-identity");
 }
 
 #[test]
-fn every_request_is_counted_by_how_it_left_the_edge() {
+fn every_request_is_counted_by_its_outcome() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let rendered = recorder.handle();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

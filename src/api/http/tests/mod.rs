@@ -350,7 +350,7 @@ pub(super) fn admitted(request: Request<Body>) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_wrong_methods_are_problems_too() {
+async fn unknown_paths_and_methods_are_problems() {
     let site = Site::new(Script::default());
     for path in ["/", "/nothing", "/coupon", "/coupon/issue/", "/campaigns/", "/admin/campaigns"] {
         site.public(get(path)).await.problem(404, "not-found");

@@ -31,7 +31,7 @@ async fn an_id_gives_decision_or_queue_ahead() {
 }
 
 #[tokio::test]
-async fn a_wait_out_of_range_is_422_and_a_sound_one_is_handed_on() {
+async fn a_wait_out_of_range_is_422() {
     let site = Site::new(Script::default());
     for (query, wait) in [("", "0ns"), ("?wait=0", "0ns"), ("?wait=7", "7s"), ("?wait=%37", "7s")] {
         assert_eq!(site.public(get(&format!("/coupon/requests/r-1{query}"))).await.status, 202);
@@ -57,7 +57,7 @@ async fn a_wait_out_of_range_is_422_and_a_sound_one_is_handed_on() {
 }
 
 #[tokio::test]
-async fn an_id_that_cannot_be_one_is_404() {
+async fn an_impossible_id_is_404() {
     let site = Site::new(Script::default());
     let longest = format!("/coupon/requests/{}", "r".repeat(400));
     assert_eq!(site.public(get(&longest)).await.status, 202);
@@ -77,7 +77,7 @@ async fn an_id_that_cannot_be_one_is_404() {
 }
 
 #[tokio::test]
-async fn refusals_of_the_service_reach_every_reader() {
+async fn service_errors_reach_every_reader() {
     let detail = "the store".to_owned();
     for (refused, status, kind) in [
         (ServiceError::UnknownCampaign, 404, "unknown-campaign"),
@@ -103,7 +103,7 @@ async fn refusals_of_the_service_reach_every_reader() {
 }
 
 #[tokio::test]
-async fn a_campaign_is_shown_with_its_figures_and_their_position() {
+async fn a_campaign_is_shown_with_figures_and_as_of() {
     let site = Site::new(Script::default());
     site.public(get("/campaigns/spring")).await.expect(200, SPRING);
     for (state, name) in [
@@ -121,7 +121,7 @@ async fn a_campaign_is_shown_with_its_figures_and_their_position() {
 }
 
 #[tokio::test]
-async fn a_page_names_the_next_one_only_when_there_is_more() {
+async fn only_a_page_before_another_has_next() {
     let campaigns = Ok(["a", "b", "c"].map(view).to_vec());
     let site = Site::new(Script { campaigns, ..Script::default() });
     let page = |ids: &[&str], next: Option<&str>| {
@@ -174,7 +174,7 @@ async fn the_coupons_of_a_user_are_listed_in_order() {
 }
 
 #[tokio::test]
-async fn behind_a_gateway_nobody_reads_what_is_another_users() {
+async fn behind_a_gateway_users_read_only_their_own() {
     let site = Site::behind_gateway(Script::default());
     let coupons = "/campaigns/spring/users/u1/coupons";
     site.public(get(coupons)).await.problem(401, "no-identity");
@@ -235,7 +235,7 @@ async fn openapi_names_every_call() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_nothing_takes_is_refused_wherever_it_stands() {
+async fn unknown_parameters_are_refused_everywhere() {
     let site = Site::new(Script::default());
     for path in ["/campaigns/spring?wait=5", "/campaigns/spring/users/u1/coupons?limit=1"] {
         assert_eq!(site.public(get(path)).await.status, 422, "{path}");

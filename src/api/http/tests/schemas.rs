@@ -92,7 +92,7 @@ fn is_of_type(value: &Value, rule: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn answers_to_issue_requests_match_the_description() {
+async fn issue_answers_match_the_description() {
     let description = Description::load();
     let body = r#"{"campaign_id":"spring","user_id":"u1"}"#;
     let waiting = || with(send("POST", "/coupon/issue", body), &[("prefer", "wait=1")]);
@@ -106,7 +106,7 @@ async fn answers_to_issue_requests_match_the_description() {
 }
 
 #[tokio::test]
-async fn errors_of_issue_requests_match_the_description() {
+async fn issue_errors_match_the_description() {
     let description = Description::load();
     let body = r#"{"campaign_id":"spring","user_id":"u1"}"#;
     let retry_after = Duration::from_secs(1);
@@ -138,7 +138,7 @@ async fn errors_of_issue_requests_match_the_description() {
 }
 
 #[tokio::test]
-async fn requests_campaigns_and_coupons_match_the_description() {
+async fn reads_match_the_description() {
     let description = Description::load();
     let campaigns = Ok(vec![view("a"), view("b")]);
     let site = Site::new(Script { campaigns, ..Script::default() });

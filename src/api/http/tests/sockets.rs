@@ -94,7 +94,7 @@ async fn read_one(stream: &mut TcpStream) -> String {
 
 /// Whoever declares too much is not waited for: less than the body's own time passes.
 #[tokio::test]
-async fn a_body_declared_too_long_is_refused_before_it_comes() {
+async fn a_too_long_declared_body_is_not_awaited() {
     let mut running = Running::start(server::Limits::default(), scripted()).await;
     for length in ["1025", "1000000000"] {
         let mut stream = running.connect().await;
@@ -110,7 +110,7 @@ async fn a_body_declared_too_long_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
-async fn one_connection_carries_many_requests_good_and_bad() {
+async fn one_connection_carries_many_requests() {
     let mut running = Running::start(server::Limits::default(), scripted()).await;
     let mut stream = running.connect().await;
     for _ in 0..3 {
@@ -129,7 +129,7 @@ async fn one_connection_carries_many_requests_good_and_bad() {
 }
 
 #[tokio::test]
-async fn a_chunked_body_above_1_kib_is_413_and_its_sender_reads_so() {
+async fn the_sender_of_a_large_chunked_body_reads_413() {
     let mut running = Running::start(server::Limits::default(), scripted()).await;
     for total in [1_025, 40_000] {
         let mut stream = running.connect().await;
@@ -151,7 +151,7 @@ async fn a_chunked_body_above_1_kib_is_413_and_its_sender_reads_so() {
 }
 
 #[tokio::test]
-async fn a_large_declared_body_is_413_and_its_sender_reads_so() {
+async fn the_sender_of_a_large_body_reads_413() {
     let mut running = Running::start(server::Limits::default(), scripted()).await;
     let mut stream = running.connect().await;
     let post = POST.replace("Content-Length: 39", "Content-Length: 40000");
@@ -164,7 +164,7 @@ async fn a_large_declared_body_is_413_and_its_sender_reads_so() {
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_or_is_too_large_closes_the_connection() {
+async fn a_slow_or_large_head_closes_the_connection() {
     let head_time = Duration::from_millis(100);
     let limits = server::Limits { head_time, ..server::Limits::default() };
     let mut running = Running::start(limits, scripted()).await;
@@ -184,7 +184,7 @@ async fn a_head_that_never_ends_or_is_too_large_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_one_to_end() {
+async fn connections_beyond_the_limit_wait() {
     let limits = server::Limits { connections: 1, ..server::Limits::default() };
     let mut running = Running::start(limits, scripted()).await;
     let mut first = running.connect().await;
@@ -281,7 +281,7 @@ async fn a_panic_ends_its_connection_and_no_other() {
 }
 
 #[tokio::test]
-async fn stopping_lets_requests_end_and_closes_what_is_idle() {
+async fn stopping_drains_busy_and_closes_idle() {
     let gate = Arc::new(Gate::default());
     let mut running = Running::start(server::Limits::default(), gated(&gate)).await;
     let mut busy = running.connect().await;
@@ -306,7 +306,7 @@ async fn stopping_lets_requests_end_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
-async fn stopping_cuts_what_does_not_end_in_time() {
+async fn stopping_cuts_slow_requests() {
     let gate = Arc::new(Gate::default());
     let drain_time = Duration::from_millis(50);
     let limits = server::Limits { drain_time, ..server::Limits::default() };

@@ -46,7 +46,7 @@ async fn a_repeated_definition_is_no_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_who_define_at_once_one_wins_and_the_other_compares() {
+async fn of_two_concurrent_definitions_one_wins() {
     let other = ServiceError::AlreadyDefined { differing: vec!["quota"] };
     for (second, expected) in [(terms(10), Ok(false)), (terms(20), Err(other))] {
         let world = World::new().await;
@@ -88,7 +88,7 @@ async fn an_overtaken_change_is_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_in_effect_for_whatever_follows_on_this_node() {
+async fn a_change_is_in_effect_for_later_calls() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
@@ -101,7 +101,7 @@ async fn a_change_is_in_effect_for_whatever_follows_on_this_node() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn saying_what_already_holds_appends_nothing() {
+async fn a_change_without_effect_appends_nothing() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
@@ -160,7 +160,7 @@ async fn an_unknown_outcome_is_safe_to_repeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_never_reached_the_log_is_not_called_unknown() {
+async fn an_unsent_change_has_a_known_outcome() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.log.faults.lock().push_back(AppendFault::Overloaded);
@@ -236,7 +236,7 @@ async fn releasing_without_a_hold_appends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_nobody_marks_is_unknown() {
+async fn an_unmarked_release_is_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;

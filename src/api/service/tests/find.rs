@@ -51,7 +51,7 @@ fn issued_sequence(answer: &Answer) -> Option<u32> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_is_answered_from_what_the_node_remembers_of_the_feed() {
+async fn an_id_is_answered_from_remembered_decisions() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let id = asked(&world, request(&spring, "u1")).await;
@@ -65,7 +65,7 @@ async fn an_id_is_answered_from_what_the_node_remembers_of_the_feed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_was_altered_or_is_of_nobody_is_unknown() {
+async fn an_altered_id_is_unknown() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let id = asked(&world, request(&spring, "u1")).await;
@@ -122,7 +122,7 @@ async fn a_new_node_answers_from_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_from_the_store_is_the_answer_from_the_feed() {
+async fn store_and_feed_give_the_same_answer() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let ids = [
@@ -151,7 +151,7 @@ async fn a_long_poll_ends_with_the_decision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_row_answers_nothing_until_progress_has_passed_it() {
+async fn a_missing_row_is_no_answer_above_progress() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let issued = asked(&world, request(&spring, "u1")).await;
@@ -194,7 +194,7 @@ async fn a_held_request_stays_pending() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_of_pollers_reads_no_rows_while_the_owner_is_heard_of() {
+async fn pollers_read_no_rows_of_a_live_owner() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let id = asked(&world, request(&spring, "u1")).await;
@@ -206,7 +206,7 @@ async fn a_queue_of_pollers_reads_no_rows_while_the_owner_is_heard_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_on_a_hold_share_their_looks_at_the_store() {
+async fn waiters_on_a_hold_share_reads() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let mut ids = Vec::new();
@@ -235,7 +235,7 @@ async fn waiters_on_a_hold_share_their_looks_at_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_is_said_so_and_never_guessed_over() {
+async fn without_the_store_there_is_no_guess() {
     let world = World::new().await;
     let (_, ids) = history(&world).await;
     let service = world.another_service().await;
@@ -249,7 +249,7 @@ async fn a_store_that_is_away_is_said_so_and_never_guessed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_that_was_changed_or_vanished_answers_nobody() {
+async fn an_altered_or_lost_row_is_no_answer() {
     let world = World::new().await;
     let (spring, ids) = history(&world).await;
     let service = world.another_service().await;
@@ -269,7 +269,7 @@ async fn a_row_that_was_changed_or_vanished_answers_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_campaign_is_shown_with_every_record_below_its_position() {
+async fn a_view_counts_every_record_below_as_of() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     for index in 0..3 {
@@ -307,7 +307,7 @@ async fn campaigns_are_listed_by_id_page_by_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_page_can_be_asked_for_with_the_one_that_follows_it() {
+async fn a_listing_has_room_for_one_more_than_a_page() {
     let world = World::new().await;
     for index in 0..LISTING_MAX + 5 {
         let change = Change::Defined { terms: terms(1) };
@@ -345,7 +345,7 @@ fn parts(not_ready: Vec<NotReady>) -> Vec<&'static str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_answer_is_named_and_comes_back_by_itself() {
+async fn unready_parts_are_named_and_recover() {
     let world = World::new().await;
     until(|| world.service.not_ready().is_empty()).await;
     world.store_away(true);
@@ -369,7 +369,7 @@ async fn what_does_not_answer_is_named_and_comes_back_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reasons_of_a_rejection_are_those_of_its_own_position() {
+async fn a_rejection_keeps_the_reason_of_its_position() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.changed(&spring, Change::Paused).await;

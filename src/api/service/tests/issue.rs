@@ -41,7 +41,7 @@ async fn an_answered_request_is_in_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_is_answered_by_the_feed_as_soon_as_it_is_decided() {
+async fn a_wait_ends_with_the_feeds_decision() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
@@ -53,7 +53,7 @@ async fn a_wait_is_answered_by_the_feed_as_soon_as_it_is_decided() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_over_leaves_the_request_pending() {
+async fn a_timed_out_wait_leaves_a_pending_request() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let before = tokio::time::Instant::now();
@@ -64,7 +64,7 @@ async fn a_wait_that_is_over_leaves_the_request_pending() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_feed_lost_is_answered_from_the_store() {
+async fn lost_decisions_come_from_the_store() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let _owner = world.owner_at_work(Settle::FeedLost);
@@ -78,7 +78,7 @@ async fn what_the_feed_lost_is_answered_from_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watermark_that_passes_a_waiter_sends_it_to_the_store() {
+async fn a_passed_waiter_asks_the_store() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
@@ -113,7 +113,7 @@ async fn after_a_gap_a_coupon_answers_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_goes_away_frees_its_place() {
+async fn a_cancelled_call_frees_its_waiter() {
     let world = World::with(|api, _| api.waiters_max = 1).await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
@@ -129,7 +129,7 @@ async fn a_caller_who_goes_away_frees_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_shuts_down_lets_its_waiters_go_with_their_ids() {
+async fn a_shutdown_releases_waiters_with_their_ids() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let (service, asked) = (world.service.clone(), request(&spring, "u1"));
@@ -143,7 +143,7 @@ async fn a_service_that_shuts_down_lets_its_waiters_go_with_their_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_campaign_is_unknown_only_after_the_store_was_asked() {
+async fn unknown_campaigns_are_looked_up_in_the_store() {
     let world = World::new().await;
     let asked = request(&campaign("spring"), "u1");
     let refused = world.service.issue(asked.clone(), None).await;
@@ -162,7 +162,7 @@ async fn a_campaign_is_unknown_only_after_the_store_was_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_began_before_a_definition_does_not_deny_it() {
+async fn an_earlier_read_does_not_deny_a_definition() {
     let world = World::new().await;
     let gate = Arc::new(Semaphore::new(0));
     *world.store.gate.lock() = Some(gate.clone());
@@ -184,7 +184,7 @@ async fn a_read_that_began_before_a_definition_does_not_deny_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_costs_one_read_of_the_campaign_a_second() {
+async fn traffic_costs_one_read_a_second() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let before = world.store.reads_of_campaigns();
@@ -198,7 +198,7 @@ async fn traffic_costs_one_read_of_the_campaign_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_keeps_no_known_campaign_from_the_log() {
+async fn a_known_campaign_needs_no_store() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
@@ -231,7 +231,7 @@ async fn certain_refusals_skip_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_a_shut_campaign_now_and_then_is_refused_each_time() {
+async fn a_shut_campaign_refuses_rare_requests_too() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.changed(&spring, Change::Closed).await;
@@ -249,7 +249,7 @@ async fn who_asks_a_shut_campaign_now_and_then_is_refused_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_raised_quota_opens_the_edge_within_a_second() {
+async fn a_raised_quota_admits_within_a_second() {
     let world = World::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let _owner = world.owner_at_work(Settle::All);
@@ -264,7 +264,7 @@ async fn a_raised_quota_opens_the_edge_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quarantined_campaign_and_a_halted_partition_take_nothing() {
+async fn a_hold_or_halt_refuses_requests() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;
@@ -324,7 +324,7 @@ async fn an_appended_request_is_never_denied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_much_of_one_user_in_one_campaign_waits_and_nobody_else() {
+async fn the_user_rate_limits_one_user_in_one_campaign() {
     let world = World::with(|_, admission| {
         (admission.user_rate, admission.user_burst) = (10, 2);
     })
@@ -344,7 +344,7 @@ async fn too_much_of_one_user_in_one_campaign_waits_and_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lag_and_appends_under_way_are_bounded() {
+async fn lag_and_appends_in_flight_are_bounded() {
     let world = World::with(|_, admission| {
         (admission.max_lag, admission.inflight_max) = (20, 1);
     })
