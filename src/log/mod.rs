@@ -14,6 +14,7 @@
 pub mod contract;
 pub mod embedded;
 pub mod kafka;
+pub mod memory;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;

@@ -14,6 +14,7 @@
 pub mod contract;
 pub mod cql;
 pub mod embedded;
+pub mod memory;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;

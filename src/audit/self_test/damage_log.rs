@@ -2,53 +2,56 @@
 
 use super::{
     good::{id, set_progress},
-    world::{Log, PARTITIONS, World},
+    world::{PARTITIONS, World},
 };
-use crate::domain::{
-    ids::{Offset, Partition},
-    rows::HoldState,
+use crate::{
+    domain::{
+        ids::{Offset, Partition},
+        rows::HoldState,
+    },
+    log::memory::MemoryPartition,
 };
 
 fn home(world: &World, campaign: &str) -> Partition {
     world.codec.partition_of(&id(campaign))
 }
 
-fn log_of<'a>(world: &'a mut World, campaign: &str) -> &'a mut Log {
+fn log_of<'a>(world: &'a mut World, campaign: &str) -> &'a mut MemoryPartition {
     let partition = home(world, campaign);
     &mut world.logs[partition as usize]
 }
 
 /// The request that a coupon in the middle of "plain" was issued to.
 fn issued(world: &World) -> Offset {
-    world.coupons[&(id("plain"), 5)].position.offset
+    world.rows.coupons[&(id("plain"), 5)].position.offset
 }
 
 pub(super) fn hold_lost(world: &mut World) {
-    world.holds.clear();
+    world.rows.holds.clear();
 }
 
 pub(super) fn hold_closed_early(world: &mut World) {
-    let next = world.progress[&home(world, "held")].next;
-    for hold in &mut world.holds {
+    let next = world.rows.progress[&home(world, "held")].next;
+    for hold in &mut world.rows.holds {
         hold.state = HoldState::Closed;
         hold.until = next;
     }
 }
 
 pub(super) fn hold_closed_above(world: &mut World) {
-    for hold in &mut world.holds {
+    for hold in &mut world.rows.holds {
         hold.until += 1_000;
     }
 }
 
 pub(super) fn hold_elsewhere(world: &mut World) {
-    for hold in &mut world.holds {
+    for hold in &mut world.rows.holds {
         hold.partition = (hold.partition + 1) % PARTITIONS;
     }
 }
 
 pub(super) fn held_start_lost(world: &mut World) {
-    let from = world.holds.first().map_or(0, |hold| hold.from);
+    let from = world.rows.holds.first().map_or(0, |hold| hold.from);
     let log = log_of(world, "held");
     log.records.retain(|offset, _| *offset > from);
     log.low = from + 1;
@@ -62,11 +65,11 @@ pub(super) fn tail_lost(world: &mut World) {
 }
 
 pub(super) fn recreated(world: &mut World) {
-    *log_of(world, "plain") = Log::default();
+    *log_of(world, "plain") = MemoryPartition::default();
 }
 
 pub(super) fn start_lost(world: &mut World) {
-    let low = world.progress[&home(world, "plain")].next + 5;
+    let low = world.rows.progress[&home(world, "plain")].next + 5;
     let log = log_of(world, "plain");
     log.records.retain(|offset, _| *offset >= low);
     log.low = low;
@@ -95,7 +98,7 @@ pub(super) fn record_lost(world: &mut World) {
 }
 
 pub(super) fn control_forged(world: &mut World) {
-    let second = world.versions.keys().filter(|(of, _)| *of == id("amended")).nth(1);
+    let second = world.rows.versions.keys().filter(|(of, _)| *of == id("amended")).nth(1);
     let offset = second.map_or(0, |(_, offset)| *offset);
     if let Some(record) = log_of(world, "amended").records.get_mut(&offset) {
         record.mac = None;
@@ -109,15 +112,16 @@ pub(super) fn times_shifted(world: &mut World) {
 }
 
 pub(super) fn progress_of_another(world: &mut World) {
-    if let Some(progress) = world.progress.get_mut(&0) {
+    if let Some(progress) = world.rows.progress.get_mut(&0) {
         progress.log_epoch = 2;
     }
 }
 
 pub(super) fn progress_names_other(world: &mut World) {
-    let (partition, right) = (home(world, "plain"), world.progress[&home(world, "plain")].next);
+    let (partition, right) =
+        (home(world, "plain"), world.rows.progress[&home(world, "plain")].next);
     set_progress(world, partition, right / 2);
-    if let Some(progress) = world.progress.get_mut(&partition) {
+    if let Some(progress) = world.rows.progress.get_mut(&partition) {
         progress.next = right;
     }
 }

@@ -16,18 +16,18 @@ use crate::domain::{
 const MIDDLE: Sequence = 5;
 
 fn coupon(world: &World, campaign: &str, sequence: Sequence) -> Coupon {
-    world.coupons[&(id(campaign), sequence)].clone()
+    world.rows.coupons[&(id(campaign), sequence)].clone()
 }
 
 fn last(world: &World, campaign: &str) -> Sequence {
-    let all = world.coupons.keys().filter(|(of, _)| *of == id(campaign));
+    let all = world.rows.coupons.keys().filter(|(of, _)| *of == id(campaign));
     all.map(|(_, sequence)| *sequence).max().unwrap_or(0)
 }
 
 /// Signs a coupon as whoever has the secret would.
 fn signed(world: &World, mut coupon: Coupon) -> Coupon {
     let digest = world.keys.user_digest(&coupon.user);
-    let buckets = world.versions.iter().find(|((of, _), _)| *of == coupon.campaign);
+    let buckets = world.rows.versions.iter().find(|((of, _), _)| *of == coupon.campaign);
     let buckets = buckets.map_or(1, |(_, version)| version.definition.user_buckets);
     coupon.user_bucket = user_bucket(digest, buckets);
     coupon.digest = world.keys.coupon_digest(&coupon);
@@ -62,11 +62,11 @@ pub(super) fn all_coupons_lost(world: &mut World) {
 }
 
 pub(super) fn coupon_row_lost(world: &mut World) {
-    world.coupons.remove(&(id("plain"), MIDDLE));
+    world.rows.coupons.remove(&(id("plain"), MIDDLE));
 }
 
 pub(super) fn by_user_row_lost(world: &mut World) {
-    world.by_user.retain(|(of, _, _, sequence), _| *of != id("plain") || *sequence != MIDDLE);
+    world.rows.by_user.retain(|(of, _, _, sequence), _| *of != id("plain") || *sequence != MIDDLE);
 }
 
 pub(super) fn by_user_row_more(world: &mut World) {
@@ -75,11 +75,12 @@ pub(super) fn by_user_row_more(world: &mut World) {
     more.user = user("eve");
     let more = signed(world, more);
     let key = (more.campaign.clone(), more.user_bucket, more.user.clone(), more.sequence);
-    world.by_user.insert(key, more);
+    world.rows.by_user.insert(key, more);
 }
 
 pub(super) fn by_user_row_changed(world: &mut World) {
     let found = world
+        .rows
         .by_user
         .iter_mut()
         .find(|((of, _, _, sequence), _)| *of == id("plain") && *sequence == MIDDLE);
@@ -92,7 +93,7 @@ pub(super) fn by_user_row_moved(world: &mut World) {
     let row = coupon(world, "plain", MIDDLE);
     by_user_row_lost(world);
     let key = (row.campaign.clone(), row.user_bucket, user("eve"), row.sequence);
-    world.by_user.insert(key, row);
+    world.rows.by_user.insert(key, row);
 }
 
 pub(super) fn code_changed(world: &mut World) {
@@ -168,7 +169,7 @@ pub(super) fn beyond_limit(world: &mut World) {
 }
 
 pub(super) fn issued_while_paused(world: &mut World) {
-    let paused = world.versions.values().find(|version| version.definition.paused);
+    let paused = world.rows.versions.values().find(|version| version.definition.paused);
     let offset = paused.map_or(0, |version| version.position.offset + 1);
     one_more(world, "steered", 1, |coupon| {
         coupon.user = user("eve");
@@ -188,7 +189,7 @@ fn change_version(
     change: impl FnOnce(&mut DefinitionVersion),
 ) -> CampaignId {
     let campaign = id(campaign);
-    let its = world.versions.values_mut().filter(|version| version.campaign == campaign);
+    let its = world.rows.versions.values_mut().filter(|version| version.campaign == campaign);
     if let Some(version) = its.into_iter().nth(number) {
         change(version);
     }
@@ -197,15 +198,16 @@ fn change_version(
 
 fn sign_versions(world: &mut World, campaign: &CampaignId) {
     let keys = world.keys.clone();
-    for version in world.versions.values_mut().filter(|version| version.campaign == *campaign) {
+    for version in world.rows.versions.values_mut().filter(|version| version.campaign == *campaign)
+    {
         version.digest = keys.version_digest(version);
     }
 }
 
 pub(super) fn version_lost(world: &mut World) {
-    let second = world.versions.keys().filter(|(of, _)| *of == id("amended")).nth(1).cloned();
+    let second = world.rows.versions.keys().filter(|(of, _)| *of == id("amended")).nth(1).cloned();
     if let Some(key) = second {
-        world.versions.remove(&key);
+        world.rows.versions.remove(&key);
     }
 }
 
@@ -225,7 +227,8 @@ pub(super) fn version_count_changed(world: &mut World) {
 }
 
 pub(super) fn version_more(world: &mut World) {
-    let first = world.versions.values().find(|version| version.campaign == id("plain")).cloned();
+    let first =
+        world.rows.versions.values().find(|version| version.campaign == id("plain")).cloned();
     if let Some(mut version) = first {
         version.position.offset += 1;
         version.definition.terms.quota += 1;
@@ -235,15 +238,15 @@ pub(super) fn version_more(world: &mut World) {
 }
 
 pub(super) fn listing_lost(world: &mut World) {
-    world.listing.remove(&id("plain"));
+    world.rows.listing.remove(&id("plain"));
 }
 
 pub(super) fn listing_more(world: &mut World) {
-    world.listing.insert(id("invented"));
+    world.rows.listing.insert(id("invented"));
 }
 
 fn change_mark(world: &mut World, change: impl FnOnce(&mut Mark)) {
-    if let Some(mark) = world.marks.get_mut(&id("plain")) {
+    if let Some(mark) = world.rows.marks.get_mut(&id("plain")) {
         change(mark);
     }
 }
@@ -257,7 +260,7 @@ pub(super) fn mark_lowered(world: &mut World) {
 }
 
 pub(super) fn mark_lost(world: &mut World) {
-    world.marks.remove(&id("plain"));
+    world.rows.marks.remove(&id("plain"));
 }
 
 pub(super) fn mark_old(world: &mut World) {
@@ -280,10 +283,9 @@ pub(super) fn coupon_above(world: &mut World) {
 }
 
 pub(super) fn wrong_above_progress(world: &mut World) {
-    let mut above = world
-        .coupons
-        .values()
-        .filter(|coupon| coupon.position.offset >= world.progress[&coupon.position.partition].next);
+    let mut above = world.rows.coupons.values().filter(|coupon| {
+        coupon.position.offset >= world.rows.progress[&coupon.position.partition].next
+    });
     if let Some(mut coupon) = above.next_back().cloned() {
         coupon.user = user("eve");
         replace(world, coupon);

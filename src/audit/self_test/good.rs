@@ -300,7 +300,7 @@ impl Maker {
             let offset = self.world.logs[partition as usize].high;
             if issued > 0 {
                 let mark = Mark { campaign: campaign.clone(), offset, issued };
-                self.world.marks.insert(campaign.clone(), mark);
+                self.world.rows.marks.insert(campaign.clone(), mark);
             }
         }
     }
@@ -350,7 +350,7 @@ pub(super) fn set_progress(world: &mut World, partition: Partition, next: Offset
         offset: *offset,
         digest: world.keys.record_digest(&record.key, &record.value),
     });
-    world.progress.insert(partition, Progress { partition, log_epoch: 1, next, last });
+    world.rows.progress.insert(partition, Progress { partition, log_epoch: 1, next, last });
 }
 
 /// Progress two thirds up the log; of the rows above it, each third one is not there yet.
@@ -358,7 +358,7 @@ fn behind(world: &mut World) {
     for partition in 0..PARTITIONS {
         let next = world.logs[partition as usize].high * 2 / 3;
         set_progress(world, partition, next);
-        let above = world.coupons.values().filter(|coupon| {
+        let above = world.rows.coupons.values().filter(|coupon| {
             coupon.position.partition == partition && coupon.position.offset >= next
         });
         let missing: Vec<_> =
@@ -373,25 +373,27 @@ fn behind(world: &mut World) {
 }
 
 fn mark_at_progress(world: &mut World, campaign: &CampaignId) {
-    let offset = world.progress[&world.codec.partition_of(campaign)].next;
+    let offset = world.rows.progress[&world.codec.partition_of(campaign)].next;
     set_mark(world, campaign, offset);
 }
 
 fn set_mark(world: &mut World, campaign: &CampaignId, offset: Offset) {
     let below = world
+        .rows
         .coupons
         .values()
         .filter(|coupon| coupon.campaign == *campaign && coupon.position.offset < offset);
     let issued = below.map(|coupon| coupon.sequence).max().unwrap_or(0);
     let mark = Mark { campaign: campaign.clone(), offset, issued };
-    world.marks.insert(campaign.clone(), mark);
+    world.rows.marks.insert(campaign.clone(), mark);
 }
 
 /// The twelfth coupon of "held" is where its hold begins; what is above is not stored.
 fn hold(world: &mut World, state: HoldState) {
     let campaign = id("held");
-    let from = world.coupons[&(campaign.clone(), 12)].position.offset;
+    let from = world.rows.coupons[&(campaign.clone(), 12)].position.offset;
     let above: Vec<_> = world
+        .rows
         .coupons
         .values()
         .filter(|coupon| coupon.campaign == campaign && coupon.position.offset >= from)
@@ -410,14 +412,14 @@ fn hold(world: &mut World, state: HoldState) {
     world.answers.extend(told.cloned());
     set_mark(world, &campaign, from);
     let until = if state == HoldState::Closed { from } else { 0 };
-    world.holds.push(one_hold(world, &campaign, from, state, until));
+    world.rows.holds.push(one_hold(world, &campaign, from, state, until));
 }
 
 fn close_hold(world: &mut World) {
     let campaign = id("held");
-    let from = world.coupons[&(campaign.clone(), 12)].position.offset;
-    let until = world.progress[&world.codec.partition_of(&campaign)].next;
-    world.holds.push(one_hold(world, &campaign, from, HoldState::Closed, until));
+    let from = world.rows.coupons[&(campaign.clone(), 12)].position.offset;
+    let until = world.rows.progress[&world.codec.partition_of(&campaign)].next;
+    world.rows.holds.push(one_hold(world, &campaign, from, HoldState::Closed, until));
 }
 
 fn one_hold(

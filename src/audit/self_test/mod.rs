@@ -13,10 +13,7 @@ use std::{fmt::Write as _, io::Cursor, sync::Arc};
 use serde::Serialize;
 
 pub use self::corruption::Corruption;
-use self::{
-    good::Good,
-    world::{Ports, World},
-};
+use self::{good::Good, world::World};
 use super::{AuditError, Audited, Meter, Report, audit};
 use crate::columns;
 
@@ -131,9 +128,8 @@ pub async fn self_test() -> Result<SelfTest, AuditError> {
 async fn judged(world: World) -> Result<Report, AuditError> {
     let lines: Vec<_> = world.answers.iter().map(serde_json::Value::to_string).collect();
     let (layout, keys) = (world.layout.clone(), world.keys.clone());
-    let ports = Arc::new(Ports(Arc::new(world)));
-    let audited =
-        Audited { log: ports.clone(), store: ports.clone(), inspection: ports, layout, keys };
+    let (log, store) = world.ports();
+    let audited = Audited { log, store: store.clone(), inspection: store, layout, keys };
     let answers = Box::new(Cursor::new(lines.join("\n").into_bytes()));
     audit(audited, Some(answers), Arc::new(Meter::default())).await
 }

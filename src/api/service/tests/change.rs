@@ -69,7 +69,7 @@ async fn an_overtaken_change_is_repeated() {
     let world = World::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let (log, codec) = (world.log.clone(), world.codec.clone());
-    let first = world.log.records.lock()[0].1.offset;
+    let first = world.log.records()[0].1.offset;
     *world.log.before_append.lock() = Some(Box::new(move || {
         let amendment = Amendment { per_user_limit: Some(5), ..Amendment::default() };
         let control = Control {
@@ -154,7 +154,7 @@ async fn an_unknown_outcome_is_safe_to_repeat() {
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let _owner = world.owner_at_work(Settle::All);
-    until(|| !world.store.versions.lock().is_empty()).await;
+    until(|| !world.store.rows().versions.is_empty()).await;
     let again = world.service.define(campaign("spring"), terms(10)).await.unwrap();
     assert!(!again.0);
 }

@@ -1,7 +1,7 @@
 //! Ports in memory, with the faults that the real ones don't show on demand.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,20 +10,25 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
     clock::Clock,
     domain::{
         coupon::Coupon,
-        definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Timestamp},
-        rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
+        rows::{CampaignRows, PartitionRows, Row},
     },
     feed::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent},
-    log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog},
-    store::{CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError},
+    log::{
+        AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog,
+        memory::{MemoryLog, MemoryPartition},
+    },
+    store::{
+        CouponPages, CouponStore, Layout, Selection, StoreError,
+        memory::{MemoryRows, MemoryStore},
+    },
     wire::{LogRecord, NewRecord, feed_message::FeedMessage},
 };
 
@@ -67,10 +72,12 @@ pub(super) enum AppendFault {
 
 type BeforeAppend = Box<dyn FnMut() + Send>;
 
-/// A log that keeps everything.
+/// The log in memory, with appends that fail on demand.
 pub(super) struct FakeLog {
+    log: MemoryLog,
     clock: Arc<TestClock>,
-    pub(super) records: Mutex<Vec<(Partition, LogRecord)>>,
+    /// Every append, in order.
+    order: Mutex<Vec<(Partition, Offset)>>,
     pub(super) faults: Mutex<VecDeque<AppendFault>>,
     pub(super) before_append: Mutex<Option<BeforeAppend>>,
     pub(super) appended: Notify,
@@ -78,10 +85,12 @@ pub(super) struct FakeLog {
 }
 
 impl FakeLog {
-    pub(super) fn new(clock: Arc<TestClock>) -> Self {
+    pub(super) fn new(clock: Arc<TestClock>, partitions: u32) -> Self {
+        let partitions = vec![MemoryPartition::starting_at(FIRST_OFFSET); partitions as usize];
         Self {
+            log: MemoryLog::new(partitions, clock.clone()),
             clock,
-            records: Mutex::default(),
+            order: Mutex::default(),
             faults: Mutex::default(),
             before_append: Mutex::default(),
             appended: Notify::new(),
@@ -89,26 +98,28 @@ impl FakeLog {
         }
     }
 
+    /// Every record with its partition, in the order of appends.
+    pub(super) fn records(&self) -> Vec<(Partition, LogRecord)> {
+        let read = |&(partition, offset): &(Partition, Offset)| {
+            let record = self.log.with(partition, |log| log.records[&offset].clone());
+            (partition, record.unwrap())
+        };
+        self.order.lock().iter().map(read).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.records.lock().len()
+        self.order.lock().len()
     }
 
     pub(super) fn end(&self, partition: Partition) -> Offset {
-        let records = self.records.lock();
-        let last = records.iter().rev().find(|(of, _)| *of == partition);
-        last.map_or(FIRST_OFFSET, |(_, record)| record.offset + 1)
+        self.log.with(partition, |log| log.high).unwrap()
     }
 
-    fn take(&self, partition: Partition, record: NewRecord) -> Appended {
-        // Offsets have holes.
-        let offset = self.end(partition) + 1;
-        let time = self.clock.now();
-        let NewRecord { campaign, value, mac } = record;
-        let key = campaign.as_str().as_bytes().to_vec();
-        let record = LogRecord { offset, time, key, value, mac: Some(mac) };
-        self.records.lock().push((partition, record));
+    async fn take(&self, partition: Partition, record: NewRecord) -> Appended {
+        let appended = self.log.append(partition, record).await.unwrap();
+        self.order.lock().push((partition, appended.offset));
         self.appended.notify_one();
-        Appended { offset, time }
+        appended
     }
 }
 
@@ -125,11 +136,11 @@ impl RequestLog for FakeLog {
         }
         let fault = self.faults.lock().pop_front();
         match fault {
-            None => Ok(self.take(partition, record)),
+            None => Ok(self.take(partition, record).await),
             Some(AppendFault::Overloaded) => Err(AppendError::Overloaded("full".to_owned())),
             Some(AppendFault::Unknown(kept)) => {
                 if kept {
-                    self.take(partition, record);
+                    self.take(partition, record).await;
                 }
                 Err(AppendError::Unknown("timed out".to_owned()))
             }
@@ -139,11 +150,15 @@ impl RequestLog for FakeLog {
     }
 
     async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
-        unimplemented!("the service owns no partition")
+        self.log.join().await
     }
 
-    async fn open(&self, _: Partition, _: Offset) -> Result<Box<dyn LogReader>, LogError> {
-        unimplemented!("the service reads no log")
+    async fn open(
+        &self,
+        partition: Partition,
+        from: Offset,
+    ) -> Result<Box<dyn LogReader>, LogError> {
+        self.log.open(partition, from).await
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
@@ -151,31 +166,32 @@ impl RequestLog for FakeLog {
             let source = "connection refused".into();
             return Err(LogError { operation: "reading bounds".to_owned(), source });
         }
-        Ok(Bounds { low: FIRST_OFFSET, high: self.end(partition) })
+        self.log.bounds(partition).await
     }
 
     async fn report_progress(
         &self,
-        _: Partition,
-        _: Offset,
-        _: Option<Offset>,
+        partition: Partition,
+        next: Offset,
+        keep_from: Option<Offset>,
     ) -> Result<(), LogError> {
-        Ok(())
+        self.log.report_progress(partition, next, keep_from).await
     }
 
-    async fn dead_letter(&self, _: Partition, _: &LogRecord, _: &str) -> Result<(), LogError> {
-        Ok(())
+    async fn dead_letter(
+        &self,
+        partition: Partition,
+        record: &LogRecord,
+        reason: &str,
+    ) -> Result<(), LogError> {
+        self.log.dead_letter(partition, record, reason).await
     }
 }
 
-/// A store that keeps everything and counts its reads.
+/// The store in memory. It counts its reads and can be away.
 #[derive(Default)]
 pub(super) struct FakeStore {
-    pub(super) progress: Mutex<BTreeMap<Partition, Progress>>,
-    pub(super) holds: Mutex<Vec<Hold>>,
-    pub(super) marks: Mutex<BTreeMap<CampaignId, Mark>>,
-    pub(super) versions: Mutex<BTreeMap<CampaignId, Vec<DefinitionVersion>>>,
-    pub(super) coupons: Mutex<BTreeMap<CampaignId, Vec<Coupon>>>,
+    store: MemoryStore,
     pub(super) away: AtomicBool,
     pub(super) campaign_reads: AtomicUsize,
     pub(super) partition_reads: AtomicUsize,
@@ -192,6 +208,17 @@ impl FakeStore {
         }
     }
 
+    pub(super) fn rows(&self) -> MutexGuard<'_, MemoryRows> {
+        self.store.rows.lock()
+    }
+
+    /// Damages each coupon in both views.
+    pub(super) fn damage_coupons(&self, damage: impl Fn(&mut Coupon)) {
+        let mut rows = self.rows();
+        rows.coupons.values_mut().for_each(&damage);
+        rows.by_user.values_mut().for_each(&damage);
+    }
+
     pub(super) fn reads_of_campaigns(&self) -> usize {
         self.campaign_reads.load(Ordering::Relaxed)
     }
@@ -200,52 +227,23 @@ impl FakeStore {
 #[async_trait]
 impl CouponStore for FakeStore {
     async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
-        Ok(proposed.clone())
+        self.store.layout(proposed).await
     }
 
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
-        for row in rows.iter().cloned() {
-            match row {
-                Row::Coupon(coupon) => {
-                    self.coupons.lock().entry(coupon.campaign.clone()).or_default().push(coupon);
-                }
-                Row::Version(version) => {
-                    let campaign = version.campaign.clone();
-                    self.versions.lock().entry(campaign).or_default().push(version);
-                }
-                Row::Hold(hold) => {
-                    let mut holds = self.holds.lock();
-                    holds.retain(|old| {
-                        (&old.campaign, old.from, old.number)
-                            != (&hold.campaign, hold.from, hold.number)
-                    });
-                    holds.push(hold);
-                }
-                Row::Mark(mark) => {
-                    self.marks.lock().insert(mark.campaign.clone(), mark);
-                }
-                Row::Progress(progress) => {
-                    self.progress.lock().insert(progress.partition, progress);
-                }
-            }
-        }
-        Ok(())
+        self.store.write(rows).await
     }
 
     async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
         self.partition_reads.fetch_add(1, Ordering::Relaxed);
         self.answering("reading a partition")?;
-        let holds = self.holds.lock();
-        Ok(PartitionRows {
-            progress: self.progress.lock().get(&partition).cloned(),
-            holds: holds.iter().filter(|hold| hold.partition == partition).cloned().collect(),
-        })
+        self.store.partition(partition).await
     }
 
     async fn campaign(
         &self,
         campaign: &CampaignId,
-        _: Partition,
+        partition: Partition,
     ) -> Result<CampaignRows, StoreError> {
         self.campaign_reads.fetch_add(1, Ordering::Relaxed);
         let gate = self.gate.lock().clone();
@@ -253,30 +251,15 @@ impl CouponStore for FakeStore {
             gate.acquire().await.unwrap().forget();
         }
         self.answering("reading a campaign")?;
-        let holds = self.holds.lock();
-        Ok(CampaignRows {
-            holds: holds.iter().filter(|hold| hold.campaign == *campaign).cloned().collect(),
-            mark: self.marks.lock().get(campaign).cloned(),
-            versions: self.versions.lock().get(campaign).cloned().unwrap_or_default(),
-        })
+        self.store.campaign(campaign, partition).await
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
         self.coupon_reads.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.answering("reading coupons") {
-            return stream::iter([Err(error)]).boxed();
+        match self.answering("reading coupons") {
+            Ok(()) => self.store.coupons(campaign, selection),
+            Err(error) => stream::iter([Err(error)]).boxed(),
         }
-        let coupons = self.coupons.lock().get(campaign).cloned().unwrap_or_default();
-        let selected = coupons.into_iter().filter(move |coupon| match &selection {
-            Selection::All => true,
-            Selection::Between { first, last } => (*first..=*last).contains(&coupon.sequence),
-            Selection::OfUser { user, bucket } => {
-                coupon.user == *user && coupon.user_bucket == *bucket
-            }
-        });
-        // A page each: whoever reads must go on until the end.
-        let pages: Vec<_> = selected.map(|coupon| Ok(vec![coupon])).collect();
-        stream::iter(pages).boxed()
     }
 
     async fn campaigns(
@@ -285,9 +268,7 @@ impl CouponStore for FakeStore {
         limit: usize,
     ) -> Result<Vec<CampaignId>, StoreError> {
         self.answering("listing campaigns")?;
-        let versions = self.versions.lock();
-        let later = versions.keys().filter(|id| after.is_none_or(|after| *id > after));
-        Ok(later.take(limit.min(LISTING_MAX)).cloned().collect())
+        self.store.campaigns(after, limit).await
     }
 }
 

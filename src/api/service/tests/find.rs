@@ -253,17 +253,15 @@ async fn an_altered_or_lost_row_is_no_answer() {
     let world = World::new().await;
     let (spring, ids) = history(&world).await;
     let service = world.another_service().await;
-    for coupon in world.store.coupons.lock().get_mut(&spring).unwrap() {
-        coupon.code = "SOMETHING".into();
-    }
+    world.store.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
     let found = service.find(&ids[0], AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
     let coupons = service.coupons_of(&spring, &user("u1")).await;
     assert!(matches!(coupons, Err(ServiceError::Halted { .. })), "{coupons:?}");
-    world.store.versions.lock().get_mut(&spring).unwrap()[0].definition.terms.quota = 99;
+    world.store.rows().versions.values_mut().next().unwrap().definition.terms.quota = 99;
     let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
-    world.store.versions.lock().clear();
+    world.store.rows().versions.clear();
     let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
 }

@@ -37,7 +37,7 @@ async fn an_answered_request_is_in_the_log() {
     assert_eq!((taken.answer, taken.waited, world.log.len()), (None, true, 2));
     let content = world.service.ids.open(&taken.request_id).unwrap();
     assert_eq!((content.campaign, content.user.as_str()), (spring, "u1"));
-    assert_eq!(content.position.offset, world.log.records.lock()[1].1.offset);
+    assert_eq!(content.position.offset, world.log.records()[1].1.offset);
 }
 
 #[tokio::test(start_paused = true)]
@@ -314,9 +314,7 @@ async fn an_appended_request_is_never_denied() {
     let _owner = world.owner_at_work(Settle::FeedLost);
     advance(Duration::from_secs(5)).await;
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
-    for coupon in world.store.coupons.lock().get_mut(&spring).unwrap() {
-        coupon.code = "SOMETHING".into();
-    }
+    world.store.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
     let length = world.log.len();
     let taken = world.service.issue(request(&spring, "u1"), WAIT).await;
     assert!(matches!(taken, Ok(IssueReply { answer: None, waited: true, .. })), "{taken:?}");

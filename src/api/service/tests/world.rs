@@ -87,7 +87,7 @@ impl World {
         let clock = Arc::new(TestClock::new());
         let keys = Arc::new(Keys::derive(&[7; 32]));
         let codec = Codec::new(keys.clone(), EPOCH, PARTITIONS);
-        let log = Arc::new(FakeLog::new(clock.clone()));
+        let log = Arc::new(FakeLog::new(clock.clone(), PARTITIONS));
         let (store, feed) = (Arc::new(FakeStore::default()), Arc::new(FakeFeed::default()));
         let (mut api, mut admission) = config();
         configure(&mut api, &mut admission);
@@ -178,7 +178,7 @@ impl World {
     }
 
     fn fold(&self) -> (Vec<Row>, Vec<(Partition, FeedDecision)>) {
-        let records = self.log.records.lock().clone();
+        let records = self.log.records();
         let mut owner = self.owner.lock();
         let owner = &mut *owner;
         let (mut rows, mut decisions) = (Vec::new(), Vec::new());
@@ -213,7 +213,7 @@ impl World {
     }
 
     fn answer(&self, campaign: &CampaignId, rows: &[Row], decision: Decision) -> Answer {
-        let stored = self.store.coupons.lock().get(campaign).cloned().unwrap_or_default();
+        let stored: Vec<Coupon> = self.store.rows().coupons_of(campaign).cloned().collect();
         let new = rows.iter().filter_map(|row| match row {
             Row::Coupon(coupon) if coupon.campaign == *campaign => Some(coupon.clone()),
             _ => None,

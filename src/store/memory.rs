@@ -1,0 +1,209 @@
+//! The coupon store in memory: for the audit's self-test and for tests. Nothing survives it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+
+use super::{
+    ByUserPages, ByUserRow, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
+    StoreInspection,
+};
+use crate::domain::{
+    coupon::Coupon,
+    definition::DefinitionVersion,
+    ids::{CampaignId, Offset, Partition, Sequence, UserId},
+    rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
+};
+
+/// Rows of one page: few, so that pages end within a campaign and readers must go on.
+const PAGE_ROWS: usize = 7;
+
+/// Every row of a store. The fields are public so that tests can damage them.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryRows {
+    /// The layout in force.
+    pub layout: Option<Layout>,
+    /// Coupon rows.
+    pub coupons: BTreeMap<(CampaignId, Sequence), Coupon>,
+    /// By-user rows, by campaign, bucket, user and sequence.
+    pub by_user: BTreeMap<(CampaignId, u8, UserId, Sequence), Coupon>,
+    /// Definition versions by campaign and offset.
+    pub versions: BTreeMap<(CampaignId, Offset), DefinitionVersion>,
+    /// The listing of campaigns.
+    pub listing: BTreeSet<CampaignId>,
+    /// Marks.
+    pub marks: BTreeMap<CampaignId, Mark>,
+    /// Progress.
+    pub progress: BTreeMap<Partition, Progress>,
+    /// Holds in the order of their first write.
+    pub holds: Vec<Hold>,
+}
+
+impl MemoryRows {
+    /// Writes a row by the rules of the port: progress and marks are max-registers, and a hold
+    /// never goes back.
+    pub fn apply(&mut self, row: Row) {
+        match row {
+            Row::Coupon(coupon) => {
+                let Coupon { campaign, sequence, user, user_bucket, .. } = &coupon;
+                let key = (campaign.clone(), *user_bucket, user.clone(), *sequence);
+                self.by_user.insert(key, coupon.clone());
+                self.coupons.insert((coupon.campaign.clone(), coupon.sequence), coupon);
+            }
+            Row::Version(version) => {
+                self.listing.insert(version.campaign.clone());
+                let key = (version.campaign.clone(), version.position.offset);
+                self.versions.insert(key, version);
+            }
+            Row::Hold(hold) => {
+                let same = |old: &&mut Hold| old.campaign == hold.campaign && old.is_same(&hold);
+                match self.holds.iter_mut().find(same) {
+                    Some(old) if hold.rank() > old.rank() => *old = hold,
+                    Some(_) => {}
+                    None => self.holds.push(hold),
+                }
+            }
+            Row::Mark(mark) => {
+                let old = self.marks.entry(mark.campaign.clone()).or_insert_with(|| mark.clone());
+                if mark.offset > old.offset {
+                    *old = mark;
+                }
+            }
+            Row::Progress(progress) => {
+                let old = self.progress.entry(progress.partition);
+                let old = old.or_insert_with(|| progress.clone());
+                if progress.next > old.next {
+                    *old = progress;
+                }
+            }
+        }
+    }
+
+    /// Returns a campaign's coupon rows in sequence order.
+    pub fn coupons_of(&self, campaign: &CampaignId) -> impl Iterator<Item = &Coupon> {
+        let all = (campaign.clone(), 0)..=(campaign.clone(), Sequence::MAX);
+        self.coupons.range(all).map(|(_, coupon)| coupon)
+    }
+
+    fn selected(&self, campaign: &CampaignId, selection: &Selection) -> Vec<Coupon> {
+        match selection {
+            Selection::All => self.coupons_of(campaign).cloned().collect(),
+            Selection::Between { first, last } => {
+                let between = (campaign.clone(), *first)..=(campaign.clone(), *last);
+                self.coupons.range(between).map(|(_, coupon)| coupon.clone()).collect()
+            }
+            Selection::OfUser { user, bucket } => {
+                let key = |sequence| (campaign.clone(), *bucket, user.clone(), sequence);
+                let of_user = self.by_user.range(key(0)..=key(Sequence::MAX));
+                of_user.map(|(_, coupon)| coupon.clone()).collect()
+            }
+        }
+    }
+}
+
+/// A coupon store in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    /// The rows.
+    pub rows: Mutex<MemoryRows>,
+}
+
+impl From<MemoryRows> for MemoryStore {
+    fn from(rows: MemoryRows) -> Self {
+        Self { rows: Mutex::new(rows) }
+    }
+}
+
+#[async_trait]
+impl CouponStore for MemoryStore {
+    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
+        Ok(self.rows.lock().layout.get_or_insert_with(|| proposed.clone()).clone())
+    }
+
+    async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
+        let mut stored = self.rows.lock();
+        rows.iter().cloned().for_each(|row| stored.apply(row));
+        Ok(())
+    }
+
+    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
+        let rows = self.rows.lock();
+        let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
+        Ok(PartitionRows {
+            progress: rows.progress.get(&partition).cloned(),
+            holds: holds.cloned().collect(),
+        })
+    }
+
+    async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<CampaignRows, StoreError> {
+        let rows = self.rows.lock();
+        let of_campaign = |hold: &&Hold| hold.partition == partition && hold.campaign == *campaign;
+        let versions = rows.versions.range((campaign.clone(), 0)..=(campaign.clone(), Offset::MAX));
+        Ok(CampaignRows {
+            holds: rows.holds.iter().filter(of_campaign).cloned().collect(),
+            mark: rows.marks.get(campaign).cloned(),
+            versions: versions.map(|(_, version)| version.clone()).collect(),
+        })
+    }
+
+    fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
+        let rows = self.rows.lock().selected(campaign, &selection);
+        let pages: Vec<_> = rows.chunks(PAGE_ROWS).map(|page| Ok(page.to_vec())).collect();
+        stream::iter(pages).boxed()
+    }
+
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, StoreError> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.rows.lock();
+        let later = rows.listing.range::<CampaignId, _>((after, Bound::Unbounded));
+        Ok(later.take(limit.min(LISTING_MAX)).cloned().collect())
+    }
+}
+
+#[async_trait]
+impl StoreInspection for MemoryStore {
+    async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
+        Ok(self.rows.lock().layout.clone())
+    }
+
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        let rows = self.rows.lock();
+        let of_bucket =
+            rows.by_user.iter().filter(|((of, at, ..), _)| (of, *at) == (campaign, bucket));
+        let rows: Vec<_> = of_bucket
+            .map(|((_, _, user, sequence), coupon)| ByUserRow {
+                user: user.clone(),
+                sequence: *sequence,
+                coupon: Some(coupon.clone()),
+            })
+            .collect();
+        let pages: Vec<_> = rows.chunks(PAGE_ROWS).map(|page| Ok(page.to_vec())).collect();
+        stream::iter(pages).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::MemoryStore;
+
+    async fn fresh() -> (Arc<MemoryStore>, ()) {
+        (Arc::default(), ())
+    }
+
+    crate::store::contract::coupon_store_contract!(fresh);
+}
