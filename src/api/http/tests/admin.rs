@@ -1,4 +1,4 @@
-//! The admin listener: rights, existence, bodies, in this order, and what operators see.
+//! The admin listener: rights are checked first, then existence, then the body.
 
 use super::*;
 use crate::domain::rows::{Hold, HoldKind, HoldState};

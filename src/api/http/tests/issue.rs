@@ -1,4 +1,4 @@
-//! Asking for a coupon: every answer and every refusal of `POST /coupon/issue`.
+//! Every answer and every error of `POST /coupon/issue`.
 
 use axum::body::{Body, Bytes};
 use futures_util::stream;
@@ -202,7 +202,7 @@ async fn a_body_of_another_type_is_415() {
     }
 }
 
-/// [`BODY`] with spaces, `length` bytes in all.
+/// Pads [`BODY`] with spaces to `length` bytes.
 fn padded(length: usize) -> String {
     format!("{BODY:length$}")
 }

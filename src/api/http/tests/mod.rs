@@ -1,4 +1,4 @@
-//! Both listeners through their routers, against a service that follows a script.
+//! Tests of both listeners through their routers, on a scripted service.
 
 mod admin;
 mod issue;
@@ -40,13 +40,13 @@ use crate::{
     partition::actor_view::ActorView,
 };
 
-/// The token that the admin routers of these tests ask for.
+/// The admin token of these tests.
 pub(super) const TOKEN: &str = "s3cret-t0ken";
 
 /// 2026-11-27T12:00:00.123Z
 pub(super) const NOON: Timestamp = Timestamp(1_795_780_800_123);
 
-/// What the service answers, call by call, and what it was asked.
+/// A service whose answers are set by the test. It records its calls.
 pub(super) struct Script {
     pub(super) issue: Result<IssueReply, ServiceError>,
     pub(super) find: Result<RequestView, ServiceError>,
@@ -84,7 +84,7 @@ impl Script {
         self.asked.lock().unwrap().push(format!("{call} {with:?}"));
     }
 
-    /// Everything that was asked so far, one line each.
+    /// Returns the calls so far, one line each.
     pub(super) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -178,7 +178,7 @@ impl ReportHealth for Script {
     }
 }
 
-/// An open campaign of 100 with 17 issued.
+/// Returns the view of an open campaign: 17 of 100 coupons issued.
 pub(super) fn view(campaign: &str) -> CampaignView {
     let opens_at = Some(NOON);
     let terms = Terms { opens_at, ..Terms::of(100) };
@@ -202,7 +202,7 @@ pub(super) fn found(user: &str, status: RequestStatus) -> RequestView {
     RequestView { campaign, user: UserId::parse(user).unwrap(), status }
 }
 
-/// Every answer that a decision can be, and what is shown of it beside the request itself.
+/// Returns every decision of a request, with the members of its JSON that follow the user.
 pub(super) fn decisions() -> [(Answer, &'static str); 6] {
     use crate::domain::decision::Reason::{Closed, NotOpenYet, Paused, SoldOut};
     let shown =
@@ -232,7 +232,7 @@ pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
     HttpParts { service, api, admin_token: TOKEN.to_owned(), render_metrics }
 }
 
-/// A service and the routers in front of it.
+/// Both routers on one service.
 pub(super) struct Site {
     pub(super) service: Arc<Script>,
     public: Router,
@@ -244,7 +244,7 @@ impl Site {
         Self::of(service, Identity::Trusted)
     }
 
-    /// The user is the header `X-User`.
+    /// Builds a site where the header `X-User` names the user.
     pub(super) fn behind_gateway(service: Script) -> Self {
         Self::of(service, Identity::Header("X-User".to_owned()))
     }
@@ -264,7 +264,7 @@ impl Site {
     }
 }
 
-/// What came back.
+/// A response.
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
@@ -291,7 +291,7 @@ impl Reply {
         assert_eq!(self.header("cache-control"), Some("no-store"));
     }
 
-    /// Asserts a problem document of this type, whatever it says in detail, and hands it out.
+    /// Asserts a problem of this type with any detail, and returns the document.
     #[track_caller]
     pub(super) fn problem(&self, status: u16, kind: &str) -> Value {
         let document: Value = serde_json::from_str(&self.body)
@@ -306,13 +306,13 @@ impl Reply {
         document
     }
 
-    /// Asserts a 422 and hands out the fields at fault, in order.
+    /// Asserts a 422 and returns the invalid fields, in order.
     #[track_caller]
     pub(super) fn faults(&self) -> Vec<String> {
         self.blamed(422, "invalid")
     }
 
-    /// Asserts a problem of this type and hands out what it blames, in order.
+    /// Asserts a problem of this type and returns the invalid fields, in order.
     #[track_caller]
     pub(super) fn blamed(&self, status: u16, kind: &str) -> Vec<String> {
         let document = self.problem(status, kind);
@@ -329,13 +329,13 @@ pub(super) fn get(path: &str) -> Request<Body> {
     request::Builder::new().uri(path).body(Body::empty()).unwrap()
 }
 
-/// A request with a JSON body.
+/// Builds a request with a JSON body.
 pub(super) fn send(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
     let builder = request::Builder::new().method(method).uri(path);
     builder.header(header::CONTENT_TYPE, "application/json").body(body.into()).unwrap()
 }
 
-/// The same request with headers added.
+/// Adds headers to a request.
 pub(super) fn with(mut request: Request<Body>, headers: &[(&'static str, &str)]) -> Request<Body> {
     for (name, value) in headers {
         let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
@@ -344,7 +344,7 @@ pub(super) fn with(mut request: Request<Body>, headers: &[(&'static str, &str)])
     request
 }
 
-/// The same request with the admin token.
+/// Adds the admin token to a request.
 pub(super) fn admitted(request: Request<Body>) -> Request<Body> {
     with(request, &[("authorization", &format!("Bearer {TOKEN}"))])
 }

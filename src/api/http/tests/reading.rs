@@ -1,4 +1,4 @@
-//! Reading on the public listener: request ids, campaigns, coupons.
+//! Reads on the public listener: request ids, campaigns, coupons.
 
 use super::*;
 
@@ -187,7 +187,7 @@ async fn behind_a_gateway_users_read_only_their_own() {
         let path = format!("/coupon/requests/r-1{query}");
         let reply = site.public(with(get(&path), &[("x-user", "u2")])).await;
         reply.problem(404, "unknown-request");
-        // It was not waited for: how long an answer takes would tell that the id is one.
+        // No wait: the time of the answer would show that the id exists.
         assert_eq!(site.service.asked().last(), Some(&"find (\"r-1\", 0ns)".to_owned()));
         site.public(with(get(&path), &[("x-user", "u1")])).await.expect(202, PENDING);
     }

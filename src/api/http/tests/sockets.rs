@@ -1,4 +1,4 @@
-//! The listener itself, on real sockets: what a client sees when either side is slow or stops.
+//! A listener on real sockets: what a client sees when either side is slow or stops.
 
 use std::{
     future::pending,
@@ -19,7 +19,7 @@ use super::{
     *,
 };
 
-/// Longest that anything here may take before the test gives up.
+/// Time after which a test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const POST: &str = concat!(
@@ -27,7 +27,7 @@ const POST: &str = concat!(
     "Content-Length: 39\r\n\r\n{\"campaign_id\":\"spring\",\"user_id\":\"u1\"}",
 );
 
-/// A listener, and how to stop it.
+/// A running listener.
 struct Running {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -62,7 +62,7 @@ fn scripted() -> Router {
     public_router(&parts(Arc::new(Script::default()), Identity::Trusted))
 }
 
-/// Reads until the peer closes. A connection that the listener had not taken yet is reset.
+/// Reads until the peer closes. A connection that was not accepted yet is reset.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut text)).await;
@@ -72,7 +72,7 @@ async fn read_all(stream: &mut TcpStream) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// Reads one answer with a declared length.
+/// Reads one response with a `Content-Length`.
 async fn read_one(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let read = async {
@@ -92,7 +92,6 @@ async fn read_one(stream: &mut TcpStream) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// Whoever declares too much is not waited for: less than the body's own time passes.
 #[tokio::test]
 async fn a_too_long_declared_body_is_not_awaited() {
     let mut running = Running::start(server::Limits::default(), scripted()).await;
@@ -192,7 +191,7 @@ async fn connections_beyond_the_limit_wait() {
     read_one(&mut first).await;
     let mut second = running.connect().await;
     second.write_all(POST.as_bytes()).await.unwrap();
-    // The first one is still served while the second waits unread.
+    // The first connection is still served while the second waits in the backlog.
     first.write_all(POST.as_bytes()).await.unwrap();
     read_one(&mut first).await;
     let unread = second.try_read(&mut [0; 1]).map_err(|error| error.kind());
@@ -203,7 +202,7 @@ async fn connections_beyond_the_limit_wait() {
     running.ended().await;
 }
 
-/// A route that tells when it is entered and left, and answers when it is let go.
+/// Signals when a handler is entered and left, and lets it answer.
 #[derive(Default)]
 struct Gate {
     entered: Notify,
@@ -247,8 +246,8 @@ fn gated(gate: &Arc<Gate>) -> Router {
         )
 }
 
-async fn notified(what: &Notify) {
-    timeout(PATIENCE, what.notified()).await.expect("the handler should get there");
+async fn notified(signal: &Notify) {
+    timeout(PATIENCE, signal.notified()).await.expect("the handler should get there");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Operators at the service: changes, conflicts, holds.
+//! Changes of campaigns: conflicts, holds, unknown outcomes.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Request ids at the service, whatever the feed has lost.
+//! Lookups by request id, views of campaigns, readiness.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -75,7 +75,7 @@ async fn an_altered_id_is_unknown() {
     }
 }
 
-/// Asks for everything that can be the answer to a request, in one campaign.
+/// Makes one request for each answer that a request can have, in one campaign.
 async fn history(world: &World) -> (CampaignId, Vec<String>) {
     let spring = world.defined("spring", |terms| terms.quota = 2).await;
     let mut ids = Vec::new();

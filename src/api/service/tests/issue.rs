@@ -1,4 +1,4 @@
-//! Requests at the service: taken, refused, waited for.
+//! Requests for coupons: appended, refused, waited for.
 
 use std::{
     sync::{Arc, atomic::Ordering},

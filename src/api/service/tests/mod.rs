@@ -1,4 +1,4 @@
-//! Stories about the service, on in-memory ports and on the embedded engine.
+//! Tests of the service, on ports in memory and on the embedded engine.
 
 mod change;
 mod embedded;
