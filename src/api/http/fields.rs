@@ -1,9 +1,11 @@
-//! The members of a JSON object, or the parameters of a query, checked field by field: every
-//! fault is found at once.
+//! Checks the members of a JSON object, or the parameters of a query, and reports every fault at once.
 
 use std::{borrow::Cow, fmt, ops::RangeInclusive};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{Deserializer, IgnoredAny, MapAccess, Visitor},
+};
 
 use super::{
     problem::{FieldFault, Kind, Problem},
@@ -11,125 +13,80 @@ use super::{
 };
 use crate::domain::ids::{CampaignId, Timestamp, UserId};
 
-/// The body as a whole, as faults name it.
+/// The name under which faults of the whole body are reported.
 pub(super) const BODY: &str = "body";
 
-/// Members of a JSON object as they came, repeated ones too.
+/// Members of a JSON object in their order. A repeated member is repeated here: `serde_json::Value`
+/// would keep the last one only, and "given twice" could not be reported.
 pub(super) type Members<'a> = Vec<(Cow<'a, str>, Member<'a>)>;
 
-/// A JSON value, as far as fields need it.
-#[derive(Debug, PartialEq)]
+/// A JSON value, as far as fields need it. Variants are tried in this order.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
 pub(super) enum Member<'a> {
     /// A string.
-    Text(Cow<'a, str>),
-    /// A number without sign, fraction or exponent that 64 bits hold.
+    Text(#[serde(borrow)] Cow<'a, str>),
+    /// A number without sign, fraction or exponent that fits 64 bits.
     Whole(u64),
     /// `null`.
     Null,
     /// An object.
-    Object(Members<'a>),
-    /// Anything else: no field takes it.
-    Other,
+    Object(#[serde(deserialize_with = "members")] Members<'a>),
+    /// Any other value. No field takes it.
+    Other(IgnoredAny),
 }
 
-impl<'de> Deserialize<'de> for Member<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(MemberVisitor)
-    }
-}
+#[derive(Deserialize)]
+struct Body<'a>(#[serde(borrow, deserialize_with = "members")] Members<'a>);
 
-struct MemberVisitor;
+fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D::Error> {
+    struct MembersVisitor;
 
-impl<'de> Visitor<'de> for MemberVisitor {
-    type Value = Member<'de>;
+    impl<'de> Visitor<'de> for MembersVisitor {
+        type Value = Members<'de>;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Member::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Member::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(Member::Whole(number))
-    }
-
-    fn visit_i64<E>(self, _number: i64) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_f64<E>(self, _number: f64) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_bool<E>(self, _value: bool) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Member::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Member::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::with_capacity(4);
-        while let Some((Name(name), member)) = entries.next_entry()? {
-            members.push((name, member));
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
         }
-        Ok(Member::Object(members))
-    }
-}
 
-/// A member's name, borrowed from the body unless it has escapes.
-struct Name<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_str(MemberVisitor)? {
-            Member::Text(name) => Ok(Self(name)),
-            _ => Err(serde::de::Error::custom("a member's name must be a string")),
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::with_capacity(4);
+            while let Some(member) = entries.next_entry()? {
+                members.push(member);
+            }
+            Ok(members)
         }
     }
+
+    deserializer.deserialize_map(MembersVisitor)
 }
 
 /// Reads a body that must be one JSON object.
 ///
 /// # Errors
-/// 400 where it is not JSON, 422 where it is JSON but no object, or of values that nothing here
-/// takes (nested too deeply, a number beyond a double, half a surrogate pair).
+/// 400 if the body is not JSON. 422 if it is no object, or has values that cannot be represented:
+/// nesting too deep, a number beyond a double, half a surrogate pair.
 pub(super) fn object(body: &[u8]) -> Result<Members<'_>, Problem> {
-    match serde_json::from_slice(body) {
-        Ok(Member::Object(members)) => Ok(members),
-        Ok(_) => Err(Problem::new(Kind::Invalid, "the body must be a JSON object").blaming(
-            BODY,
-            "a JSON object",
-            "put the fields between { and }",
-        )),
-        Err(error) => {
-            let sound_json = std::str::from_utf8(body).is_ok()
-                && serde_json::from_slice::<IgnoredAny>(body).is_ok();
-            let (kind, detail, rule) = if sound_json {
-                let rule = "without numbers beyond a double, half surrogate pairs and deep nesting";
-                (Kind::Invalid, "the body holds what no field takes", rule)
-            } else {
-                (Kind::NotJson, "the body must be JSON in UTF-8", "JSON in UTF-8")
-            };
-            let problem = Problem::new(kind, format!("{detail}: {error}"));
-            Err(problem.blaming(BODY, rule, "correct it where the detail says"))
-        }
+    let error = match serde_json::from_slice(body) {
+        Ok(Body(members)) => return Ok(members),
+        Err(error) => error,
+    };
+    let is_json =
+        std::str::from_utf8(body).is_ok() && serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    if !is_json {
+        let problem = Problem::new(Kind::NotJson, format!("the body must be JSON: {error}"));
+        return Err(problem.blaming(BODY, "JSON in UTF-8", "correct the JSON at that place"));
     }
+    if !body.trim_ascii_start().starts_with(b"{") {
+        let problem = Problem::new(Kind::Invalid, "the body must be a JSON object");
+        return Err(problem.blaming(BODY, "a JSON object", "put the fields between { and }"));
+    }
+    let detail = format!("the body has a value that cannot be represented: {error}");
+    let rule = "without deep nesting, numbers beyond a double, and half surrogate pairs";
+    Err(Problem::new(Kind::Invalid, detail).blaming(BODY, rule, "correct the value at that place"))
 }
 
-/// A rule that a value breaks, and what to do about it.
+/// A rule that a value breaks, and the remedy.
 #[derive(Debug)]
 pub(super) struct Broken {
     rule: Cow<'static, str>,
@@ -142,7 +99,7 @@ impl Broken {
     }
 }
 
-/// Fields on their way to be checked.
+/// Members that are being checked, and the faults found so far.
 pub(super) struct Fields<'a> {
     members: Members<'a>,
     prefix: &'static str,
@@ -150,8 +107,8 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Notes what is unknown (not among `known`) or given twice. `prefix` stands before each name
-    /// in faults: empty, or the outer object's name and a dot.
+    /// Reports members that are not `known` or are given twice. `prefix` precedes each name in
+    /// faults: it is empty, or the name of the outer object and a dot.
     pub(super) fn new(
         members: Members<'a>,
         prefix: &'static str,
@@ -164,9 +121,9 @@ impl<'a> Fields<'a> {
             let broken = match (known.contains(&&**name), earlier) {
                 (false, 0) => {
                     let rule = format!("one of {}", known.join(", "));
-                    Broken::new(rule, "leave it out or correct its name")
+                    Broken::new(rule, "remove the field or correct its name")
                 }
-                (true, 1) => Broken::new("given once", "leave one of them"),
+                (true, 1) => Broken::new("given once", "remove all but one"),
                 _ => continue,
             };
             let name = name.to_string();
@@ -175,7 +132,7 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// The fields of a call that takes none: whatever was given is at fault, by `rule`.
+    /// Reports every member, for a call that takes none.
     pub(super) fn none(
         members: Members<'a>,
         rule: &'static str,
@@ -191,12 +148,12 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Whether nothing was given at all.
+    /// Whether there are no members.
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Notes a fault of a field.
+    /// Reports a fault of a field.
     pub(super) fn fault(&mut self, field: impl Into<Cow<'static, str>>, broken: Broken) {
         let field = field.into();
         let field =
@@ -205,7 +162,7 @@ impl<'a> Fields<'a> {
         self.faults.push(FieldFault { field, rule, remedy: remedy.into() });
     }
 
-    /// The value of a field that may be left out. `None`: it was, or it is at fault.
+    /// Returns the value of an optional field. `None`: the field is missing or at fault.
     pub(super) fn optional<T>(
         &mut self,
         name: &'static str,
@@ -222,34 +179,34 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The value of a field that must be given. `None`: it is missing or at fault.
+    /// Returns the value of a required field. `None`: the field is missing or at fault.
     pub(super) fn required<T>(
         &mut self,
         name: &'static str,
         read: impl FnOnce(Member<'a>) -> Result<T, Broken>,
     ) -> Option<T> {
         if !self.members.iter().any(|(other, _)| other == name) {
-            self.fault(name, Broken::new("given", "add it"));
+            self.fault(name, Broken::new("given", "add the field"));
         }
         self.optional(name, read)
     }
 
-    /// Whether `field`, as faults name it, is at fault already.
+    /// Whether `field`, by its name in faults, is at fault.
     pub(super) fn is_at_fault(&self, field: &str) -> bool {
         self.faults.iter().any(|fault| fault.field == field)
     }
 
-    /// Adds faults that were found elsewhere.
+    /// Adds faults.
     pub(super) fn extend(&mut self, faults: impl IntoIterator<Item = FieldFault>) {
         self.faults.extend(faults);
     }
 
-    /// Every fault so far.
+    /// Returns the faults found so far.
     pub(super) fn into_faults(self) -> Vec<FieldFault> {
         self.faults
     }
 
-    /// Succeeds where no field is at fault.
+    /// Fails if any field is at fault.
     pub(super) fn finish(self) -> Result<(), Problem> {
         if self.faults.is_empty() { Ok(()) } else { Err(Problem::invalid(self.faults)) }
     }
@@ -257,23 +214,23 @@ impl<'a> Fields<'a> {
 
 /// Reads a campaign id.
 pub(super) fn campaign_id(member: Member<'_>) -> Result<CampaignId, Broken> {
-    let broken = || Broken::new(CampaignId::RULE, "give the id of a campaign");
+    let broken = || Broken::new(CampaignId::RULE, "use the id of a campaign");
     let Member::Text(text) = member else { return Err(broken()) };
     CampaignId::parse(&text).map_err(|_| broken())
 }
 
 /// Reads a user id.
 pub(super) fn user_id(member: Member<'_>) -> Result<UserId, Broken> {
-    let broken = || Broken::new(UserId::RULE, "give the id of a user");
+    let broken = || Broken::new(UserId::RULE, "use the id of a user");
     let Member::Text(text) = member else { return Err(broken()) };
     UserId::parse(&text).map_err(|_| broken())
 }
 
-/// Reads a text.
+/// Reads a string.
 pub(super) fn text(member: Member<'_>) -> Result<String, Broken> {
     match member {
         Member::Text(text) => Ok(text.into_owned()),
-        _ => Err(Broken::new("a string", "give a string")),
+        _ => Err(Broken::new("a string", "use a string")),
     }
 }
 
@@ -291,7 +248,7 @@ where
     }
 }
 
-/// Reads the same from a query, where numbers are digits.
+/// Reads a number of a query parameter: digits only.
 pub(super) fn digits<T>(range: RangeInclusive<T>) -> impl FnOnce(Member<'_>) -> Result<T, Broken>
 where
     T: TryFrom<u64> + PartialOrd + fmt::Display,
@@ -309,12 +266,12 @@ where
 
 fn out_of<T: fmt::Display>(range: &RangeInclusive<T>) -> Broken {
     let rule = format!("a whole number from {} to {}", range.start(), range.end());
-    Broken::new(rule, "give a number in this range")
+    Broken::new(rule, "use a number in this range")
 }
 
-/// Reads a time, or `null` for none.
+/// Reads a time or `null`.
 pub(super) fn time_or_null(member: Member<'_>) -> Result<Option<Timestamp>, Broken> {
-    let broken = || Broken::new(times::RULE, "write it like 2026-11-27T12:00:00Z");
+    let broken = || Broken::new(times::RULE, "use a time like 2026-11-27T12:00:00Z");
     match member {
         Member::Null => Ok(None),
         Member::Text(text) => times::parse(&text).map(Some).ok_or_else(broken),
@@ -326,6 +283,6 @@ pub(super) fn time_or_null(member: Member<'_>) -> Result<Option<Timestamp>, Brok
 pub(super) fn nested(member: Member<'_>) -> Result<Members<'_>, Broken> {
     match member {
         Member::Object(members) => Ok(members),
-        _ => Err(Broken::new("an object", "give an object")),
+        _ => Err(Broken::new("an object", "use an object")),
     }
 }

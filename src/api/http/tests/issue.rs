@@ -144,7 +144,7 @@ async fn a_problem_names_field_rule_and_remedy() {
         r#""detail":"user_id must be 1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'","#,
         r#""errors":[{"field":"user_id","#,
         r#""rule":"1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'","#,
-        r#""remedy":"give the id of a user"}]}"#,
+        r#""remedy":"use the id of a user"}]}"#,
     );
     assert_eq!(reply.body, document);
 }

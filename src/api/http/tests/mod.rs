@@ -6,11 +6,7 @@ mod reading;
 mod schemas;
 mod sockets;
 
-use std::{
-    fmt::Debug,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
@@ -18,6 +14,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, HeaderName, HeaderValue, Request, header, request},
 };
+use parking_lot::Mutex;
 use proptest::prelude::{any, prop_assert, proptest};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -81,12 +78,12 @@ impl Default for Script {
 
 impl Script {
     fn ask(&self, call: &str, with: impl Debug) {
-        self.asked.lock().unwrap().push(format!("{call} {with:?}"));
+        self.asked.lock().push(format!("{call} {with:?}"));
     }
 
     /// Returns the calls so far, one line each.
     pub(super) fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().clone()
     }
 }
 

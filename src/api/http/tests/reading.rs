@@ -193,7 +193,7 @@ async fn behind_a_gateway_users_read_only_their_own() {
     }
     assert_eq!(site.service.asked().len(), asked + 5);
     let campaigns = site.public(get("/campaigns/spring")).await;
-    assert_eq!(campaigns.status, 200, "campaigns are nobody's, so that nobody has to be named");
+    assert_eq!(campaigns.status, 200, "campaigns need no identity");
 }
 
 #[tokio::test]
