@@ -37,17 +37,20 @@ async fn used(folder: &Path) -> Config {
     config
 }
 
-/// Every file below `folder` and what it holds, the database's own aside: it writes its
-/// bookkeeping anew whenever it is opened.
+/// Every file below `folder` with its content, without the database's own: opening it changes them.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = all_files(folder);
+    found.retain(|path, _| !path.iter().any(|name| name == "database"));
+    found
+}
+
+/// Every file below `folder` with its content.
+fn all_files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).expect("it is a folder") {
         let path = entry.expect("an entry").path();
-        if path.ends_with("database") {
-            continue;
-        }
         if path.is_dir() {
-            found.extend(files(&path));
+            found.extend(all_files(&path));
         } else {
             let bytes = std::fs::read(&path).expect("it is read");
             found.insert(path, bytes);
@@ -99,6 +102,59 @@ async fn another_partition_count_is_no_damage() {
         assert_eq!(changed(folder.path(), &before), Vec::<PathBuf>::new());
     }
     config.embedded.partitions = 4;
+    assert_eq!(issued(&config).await, 1);
+}
+
+/// Starts a node and an audit on a folder that both refuse for its format, and checks that no byte
+/// below it changed.
+async fn refused_for_its_format(config: &Config, found: &str) {
+    let before = all_files(&config.embedded.dir);
+    let said = format!(
+        "data folder {} has {found}; set embedded.dir to a new folder, or start the version that \
+         made this one; README \"Moving between formats\" says what can be taken along",
+        config.embedded.dir.display()
+    );
+    assert_eq!(refused(config).await, (2, said.clone()));
+    let audit = node::audit(config, None, Arc::new(Meter::default())).await;
+    let error = audit.expect_err("it is not audited");
+    assert_eq!((error.exit_code(), error.to_string()), (2, said));
+    assert!(all_files(&config.embedded.dir) == before, "a file changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_format_1_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = used(folder.path()).await;
+    let dir = &config.embedded.dir;
+    let found = "format 1, this version of coupond reads and writes only format 2";
+    // Format 1 had no format file, and its high-water file had another name.
+    std::fs::remove_file(dir.join("format")).expect("it is removed");
+    std::fs::rename(dir.join("high_water"), dir.join("witness")).expect("it is renamed");
+    refused_for_its_format(&config, found).await;
+
+    // Nor is it repaired, or the lock and the admin token made in it.
+    let journal = dir.join("database/0.jnl");
+    let bytes = std::fs::read(&journal).expect("it is read");
+    std::fs::write(&journal, &bytes[..bytes.len() / 2]).expect("it is written");
+    for made in ["lock", "admin.token"] {
+        std::fs::remove_file(dir.join(made)).expect("it is removed");
+    }
+    refused_for_its_format(&config, found).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_another_format_or_fold_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = used(folder.path()).await;
+    let file = config.embedded.dir.join("format");
+    let ours = std::fs::read_to_string(&file).expect("it is read");
+    std::fs::write(&file, ours.replace("format = 2", "format = 3")).expect("it is written");
+    let found = "format 3, this version of coupond reads and writes only format 2";
+    refused_for_its_format(&config, found).await;
+    std::fs::write(&file, ours.replace("none", "lower")).expect("it is written");
+    let found = "identity_fold \"lower\", this version of coupond knows only \"none\"";
+    refused_for_its_format(&config, found).await;
+    std::fs::write(&file, ours).expect("it is written");
     assert_eq!(issued(&config).await, 1);
 }
 

@@ -12,14 +12,14 @@ use aes_gcm_siv::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::domain::{
-    ids::{CampaignId, Position, Timestamp, UserId},
-    keys::{KEY_ID, Keys},
+use crate::{
+    domain::{
+        ids::{CampaignId, Position, Timestamp, UserId},
+        keys::{KEY_ID, Keys},
+    },
+    planted,
+    wire::FORMAT,
 };
-use crate::planted;
-
-/// Version of the id's format that this binary writes and reads.
-pub const FORMAT: u8 = 1;
 
 /// Longest id in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 400;

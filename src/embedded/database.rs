@@ -12,6 +12,7 @@ use super::{
     block::unpack,
     committer::{Committer, WritePosition},
     folder::{FolderError, FolderLock, data_folder, locked},
+    format,
     high_water::HighWater,
     inspect, keys,
     space::{FreeBytes, Reserve, Space, free_bytes},
@@ -22,6 +23,7 @@ use crate::{
     config::EmbeddedConfig,
     domain::ids::{Offset, Partition, Timestamp},
     telemetry::Chain,
+    wire::format::OtherFormat,
 };
 
 /// The database's own folder in the data folder; secrets and the lock lie beside it.
@@ -101,6 +103,14 @@ pub enum OpenError {
         /// What the operating system said.
         #[source]
         source: io::Error,
+    },
+    /// The data folder holds data that this version does not read.
+    #[error("data folder {} {source}", path.display())]
+    Format {
+        /// The data folder.
+        path: PathBuf,
+        /// What it has.
+        source: OtherFormat,
     },
     /// The data folder was made with another number of partitions.
     #[error("embedded.partitions is {configured}, the data folder has {found}")]
@@ -200,8 +210,10 @@ impl EmbeddedDatabase {
         clock: SharedClock,
         hooks: Hooks,
     ) -> Result<Arc<Self>, OpenError> {
+        Self::check_format(&config.dir)?;
         data_folder(&config.dir)?;
         let lock = locked(&config.dir)?;
+        format::establish(&config.dir)?;
         let path = config.dir.join(DATABASE_FOLDER);
         let failed = |source| OpenError::Database { path: path.clone(), source };
         let inspected = inspect::before_open(&config.dir, &path)?;
@@ -249,6 +261,14 @@ impl EmbeddedDatabase {
         let room = Arc::new(Semaphore::new(ROW_ENTRIES_MAX));
         let committer = Some(committer);
         Ok(Arc::new(Self { shared, queue: Some(queue), room, reserve, committer }))
+    }
+
+    /// Refuses a data folder of another format. Changes nothing, and makes none.
+    ///
+    /// # Errors
+    /// [`OpenError::Format`], or [`OpenError::Damaged`] when the folder does not say its format.
+    pub fn check_format(dir: &std::path::Path) -> Result<(), OpenError> {
+        format::check(dir)
     }
 
     /// Whether there is a database in the data folder `dir`.

@@ -16,6 +16,8 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::wire::FORMAT;
+
 const FILE: &str = "high_water";
 const DRAFT: &str = "high_water.draft";
 
@@ -23,7 +25,7 @@ const DRAFT: &str = "high_water.draft";
 const MODE: u32 = 0o600;
 
 /// What every slot starts with: the name and the format.
-const MARK: [u8; 8] = *b"coupond\x01";
+const MARK: [u8; 8] = [b'c', b'o', b'u', b'p', b'o', b'n', b'd', FORMAT];
 
 /// Mark, number of the writing, next batch, records.
 const CONTENT_BYTES: usize = 32;

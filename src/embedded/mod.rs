@@ -10,6 +10,7 @@ mod block;
 mod committer;
 mod database;
 mod folder;
+mod format;
 mod high_water;
 mod inspect;
 mod journal;

@@ -5,6 +5,7 @@
 //! overtake what was sent after the first, and a gap does less harm than disorder.
 
 use std::{
+    cmp::Ordering,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,11 +33,8 @@ use crate::{
     },
     kafka::client::{self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition},
     telemetry::metrics,
-    wire::feed_message::FeedMessage,
+    wire::{FORMAT, feed_message::FeedMessage},
 };
-
-/// Version of the message format that this binary writes, and the highest that it reads.
-const FORMAT: u32 = 1;
 
 const MAC_PURPOSE: &str = "feed";
 
@@ -355,7 +353,7 @@ struct Envelope {
 
 impl FeedCodec {
     fn encode(&self, message: &FeedMessage) -> Result<(Vec<u8>, Vec<u8>), serde_json::Error> {
-        let value = serde_json::to_vec(&Written { v: FORMAT, message })?;
+        let value = serde_json::to_vec(&Written { v: FORMAT.into(), message })?;
         let mac = self.mac(message.log_epoch, message.partition, &value);
         Ok((value, mac))
     }
@@ -371,8 +369,10 @@ impl FeedCodec {
         if mac != self.mac(envelope.log_epoch, partition, value) {
             return Err("forged");
         }
-        if envelope.v != FORMAT {
-            return Err("newer");
+        match envelope.v.cmp(&FORMAT.into()) {
+            Ordering::Greater => return Err("newer"),
+            Ordering::Less => return Err("malformed"),
+            Ordering::Equal => {}
         }
         let message: FeedMessage = serde_json::from_slice(value).map_err(|_| "malformed")?;
         if message.partition == partition { Ok(message) } else { Err("misplaced") }
@@ -432,7 +432,7 @@ mod tests {
         let codec = codec(&[7; 32]);
         let (value, mac) = codec.encode(&message()).unwrap();
         assert_eq!(codec.decode(3, &value, &mac), Ok(message()));
-        assert!(value.starts_with(br#"{"v":1,"#), "{}", String::from_utf8_lossy(&value));
+        assert!(value.starts_with(br#"{"v":2,"#), "{}", String::from_utf8_lossy(&value));
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(reader.decode(3, &value, b""), Err("forged"), "no MAC");
         assert_eq!(codec(&[8; 32]).decode(3, &value, &mac), Err("forged"), "another secret");
         assert_eq!(reader.decode(3, b"[]", &reader.mac(1, 3, b"[]")), Err("malformed"));
-        let newer = br#"{"v":2,"log_epoch":1}"#;
+        let newer = br#"{"v":3,"log_epoch":1}"#;
         assert_eq!(reader.decode(3, newer, &reader.mac(1, 3, newer)), Err("newer"));
         let misplaced = reader.encode(&message()).unwrap().0;
         let mac = reader.mac(1, 2, &misplaced);

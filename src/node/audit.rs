@@ -9,7 +9,9 @@ use std::{
 
 use super::{
     ServeError,
-    embedded::{OPENING, SECRET_FILE, no_secret, not_opened},
+    distributed::NEW_NAMES,
+    embedded::{NEW_FOLDER, OPENING, SECRET_FILE, no_secret, not_opened},
+    instance::check_format,
 };
 use crate::{
     audit::{self, AuditError, Audited, Meter, Report},
@@ -23,7 +25,6 @@ use crate::{
         cql::{self, ConnectError},
         embedded::EmbeddedStore,
     },
-    wire::codec::FORMAT,
 };
 
 /// An error that prevented an audit.
@@ -113,6 +114,7 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
         })?;
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
+    check_format(&layout, NEW_FOLDER)?;
     let secret = match config.secret.exposed() {
         Some(secret) => Some(secret),
         None => found_secret(folder, SECRET_FILE)
@@ -140,6 +142,7 @@ async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeE
     })?;
     let store = Arc::new(store.ok_or_else(nothing)?);
     let layout = layout_of(&*store).await?.ok_or_else(nothing)?;
+    check_format(&layout, NEW_NAMES)?;
     let keys = keys_of(&layout, config.secret.exposed())?;
     let log = KafkaLog::connect(&config.kafka)
         .await
@@ -168,12 +171,6 @@ fn keys_of(layout: &Layout, secret: Option<String>) -> Result<Arc<Keys>, ServeEr
         return Err(ServeError::unfit(
             format!("the instance was created under secret {found}, secret.key is {ours}"),
             remedy,
-        ));
-    }
-    if layout.format != FORMAT {
-        return Err(ServeError::unfit(
-            format!("the instance is of format {}", layout.format),
-            "audit it with the version of coupond that last used it",
         ));
     }
     Ok(Arc::new(keys))

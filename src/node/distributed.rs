@@ -16,6 +16,11 @@ use crate::{
     },
 };
 
+/// The remedy for data of another format.
+pub(super) const NEW_NAMES: &str = "set cql.keyspace and kafka.topic_prefix to new names, or \
+                                    start the version that made this one; README \"Moving \
+                                    between formats\" says what can be taken along";
+
 /// How long a start waits for engines that do not answer yet, as when all start at once.
 const ENGINES_WITHIN: Duration = Duration::from_secs(60);
 
@@ -55,7 +60,8 @@ pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
         })
     })
     .await?;
-    let instance = Instance::establish(&store, config.secret.exposed(), topics.partitions).await?;
+    let instance =
+        Instance::establish(&store, config.secret.exposed(), topics.partitions, NEW_NAMES).await?;
     let log = KafkaLog::connect(&config.kafka)
         .await
         .map_err(|error| ServeError::failed("connecting to kafka", error))?;

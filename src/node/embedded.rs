@@ -17,6 +17,11 @@ use crate::{
 pub(super) const SECRET_FILE: SecretFile =
     SecretFile { name: "secret.key", bytes_min: SECRET_BYTES_MIN };
 
+/// The remedy for data of another format.
+pub(super) const NEW_FOLDER: &str = "set embedded.dir to a new folder, or start the version that \
+                                     made this one; README \"Moving between formats\" says what \
+                                     can be taken along";
+
 /// What a start does first on the data folder.
 pub(super) const OPENING: &str = "opening the data folder";
 
@@ -30,7 +35,7 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let secret = secret(config, &store).await?;
     let partitions = config.embedded.partitions;
-    let instance = Instance::establish(&*store, Some(secret), partitions).await?;
+    let instance = Instance::establish(&*store, Some(secret), partitions, NEW_FOLDER).await?;
     Ok(Adapters {
         log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
         store,
@@ -78,9 +83,15 @@ pub(super) fn no_secret(operation: &'static str, error: FolderError) -> ServeErr
     }
 }
 
+/// Refuses a data folder of another format, before anything is made or changed in it.
+pub(super) fn check_format(config: &Config) -> Result<(), ServeError> {
+    EmbeddedDatabase::check_format(&config.embedded.dir).map_err(not_opened)
+}
+
 pub(super) fn not_opened(error: OpenError) -> ServeError {
     let operation = OPENING.to_owned();
     match error {
+        OpenError::Format { .. } => ServeError::unfit(error.to_string(), NEW_FOLDER),
         OpenError::Partitions { found, .. } => {
             ServeError::unfit(error.to_string(), format!("set embedded.partitions to {found}"))
         }

@@ -7,12 +7,8 @@ use crate::{
     config::Config,
     domain::keys::{Keys, hex},
     embedded::{FolderError, SecretFile, data_folder, kept_secret},
-    store::{CouponStore, Layout},
-    wire::codec::FORMAT,
+    store::{CouponStore, LOG_EPOCH, Layout},
 };
-
-/// Which life of the log this binary starts: epochs are not ended yet.
-const LOG_EPOCH: u32 = 1;
 
 /// Random bytes of an instance's name and of a secret that coupond makes.
 const INSTANCE_BYTES: usize = 8;
@@ -30,12 +26,14 @@ pub(super) struct Instance {
 impl Instance {
     /// Creates the instance's layout or takes the one in force, and checks that it fits.
     ///
-    /// `secret` is what is configured or kept; where there is none, one is made and kept in the
-    /// layout. `partitions` is what the log has.
+    /// `secret` is the configured or kept one; where there is none, one is made and kept in the
+    /// layout. `partitions` is the number that the log has. `new_data` is the remedy for data of
+    /// another format.
     pub(super) async fn establish(
         store: &dyn CouponStore,
         secret: Option<String>,
         partitions: u32,
+        new_data: &str,
     ) -> Result<Self, ServeError> {
         let made = match &secret {
             Some(_) => None,
@@ -43,18 +41,14 @@ impl Instance {
         };
         let proposed_secret = secret.as_ref().or(made.as_ref());
         let proposed_keys = Keys::derive(proposed_secret.map_or("", String::as_str).as_bytes());
-        let proposed = Layout {
-            instance: random(INSTANCE_BYTES)?,
-            log_epoch: LOG_EPOCH,
-            partitions,
-            format: FORMAT,
-            fingerprint: proposed_keys.fingerprint().to_owned(),
-            secret: made,
-        };
+        let fingerprint = proposed_keys.fingerprint().to_owned();
+        let proposed = Layout::new(random(INSTANCE_BYTES)?, partitions, fingerprint);
+        let proposed = Layout { secret: made, ..proposed };
         let layout = store
             .layout(&proposed)
             .await
             .map_err(|error| ServeError::failed("reading the instance's layout", error))?;
+        check_format(&layout, new_data)?;
         let keys = match (&secret, &layout.secret) {
             (Some(secret), _) | (None, Some(secret)) => Keys::derive(secret.as_bytes()),
             (None, None) => {
@@ -69,6 +63,12 @@ impl Instance {
     }
 }
 
+/// Refuses a layout of another format.
+pub(super) fn check_format(layout: &Layout, new_data: &str) -> Result<(), ServeError> {
+    let refused = |other| ServeError::unfit(format!("the instance {other}"), new_data);
+    layout.check_format().map_err(refused)
+}
+
 fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError> {
     if layout.fingerprint != keys.fingerprint() {
         let (found, ours) = (&layout.fingerprint, keys.fingerprint());
@@ -77,11 +77,11 @@ fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError
             "set secret.key to the instance's secret (these are fingerprints)",
         ));
     }
-    if layout.format != FORMAT || layout.log_epoch != LOG_EPOCH {
-        let (format, epoch) = (layout.format, layout.log_epoch);
+    if layout.log_epoch != LOG_EPOCH {
+        let epoch = layout.log_epoch;
         return Err(ServeError::unfit(
-            format!("the instance is of format {format} and log epoch {epoch}"),
-            "start the binary that it was last used with, or a newer one",
+            format!("the instance has log epoch {epoch}, this version knows only {LOG_EPOCH}"),
+            "start the version that it was last used with, or a newer one",
         ));
     }
     if partitions < layout.partitions {

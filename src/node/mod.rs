@@ -134,6 +134,10 @@ impl Node {
     /// unreachable or does not match the configuration.
     pub async fn start(config: &Config) -> Result<Self, ServeError> {
         let clock: SharedClock = Arc::new(SystemClock);
+        // Before the admin token, which may be made in the data folder.
+        if config.mode == Mode::Embedded {
+            embedded::check_format(config)?;
+        }
         let api = bind("api.listen", config.api.listen).await?;
         let admin = bind("admin.listen", config.admin.listen).await?;
         let admin_token = instance::admin_token(config)?;

@@ -165,13 +165,10 @@ async fn rows_in(store: &dyn CouponStore, at: Partition) -> PartitionRows {
 /// Many callers at once are all given the same layout, and so is whoever comes later.
 pub async fn a_layout_is_created_once_whoever_asks_first(store: &dyn CouponStore) {
     let proposals: Vec<_> = (0..8)
-        .map(|number| Layout {
-            instance: format!("instance-{number}"),
-            log_epoch: 1,
-            partitions: 12,
-            format: 1,
-            fingerprint: format!("fingerprint-{number}"),
-            secret: (number % 2 == 0).then(|| format!("secret-{number}")),
+        .map(|number| {
+            let (instance, fingerprint) = (format!("instance-{number}"), format!("f-{number}"));
+            let secret = (number % 2 == 0).then(|| format!("secret-{number}"));
+            Layout { secret, ..Layout::new(instance, 12, fingerprint) }
         })
         .collect();
     let answers = join_all(proposals.iter().map(|proposed| store.layout(proposed))).await;

@@ -20,11 +20,20 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{
-    coupon::Coupon,
-    ids::{CampaignId, Partition, Sequence, UserId},
-    rows::{CampaignRows, PartitionRows, Row},
+use crate::{
+    domain::{
+        coupon::Coupon,
+        ids::{CampaignId, Partition, Sequence, UserId},
+        rows::{CampaignRows, PartitionRows, Row},
+    },
+    wire::{
+        FORMAT,
+        format::{IDENTITY_FOLD, OtherFormat, check_identity_fold, check_number},
+    },
 };
+
+/// The log epoch of every instance: no epoch is ended yet.
+pub const LOG_EPOCH: u32 = 1;
 
 /// Coupon rows per bucket: about 2 MB a database partition, read in parallel on recovery.
 pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
@@ -32,21 +41,48 @@ pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
 /// Most campaigns that one listing returns.
 pub const LISTING_MAX: usize = 1_000;
 
-/// What is fixed when an instance first starts and refused when it later differs.
+/// The layout row: what is fixed when an instance first starts. A node that differs is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Random name of the instance; part of every request id.
     pub instance: String,
-    /// Which life of the log this is; 1 for now.
+    /// [`LOG_EPOCH`].
     pub log_epoch: u32,
     /// Partitions that campaigns are routed over.
     pub partitions: u32,
-    /// Version of everything that is written: records, rows, request ids.
+    /// [`FORMAT`] of everything that is stored and sent.
     pub format: u32,
     /// Fingerprint of the secret.
     pub fingerprint: String,
+    /// How user ids are folded before they are compared: [`IDENTITY_FOLD`].
+    pub identity_fold: String,
     /// The secret itself, where coupond made it for a distributed instance. Never printed.
     pub secret: Option<String>,
+}
+
+impl Layout {
+    /// A layout as this version makes it.
+    #[must_use]
+    pub fn new(instance: String, partitions: u32, fingerprint: String) -> Self {
+        Self {
+            instance,
+            log_epoch: LOG_EPOCH,
+            partitions,
+            format: FORMAT.into(),
+            fingerprint,
+            identity_fold: IDENTITY_FOLD.to_owned(),
+            secret: None,
+        }
+    }
+
+    /// Refuses another format number or fold.
+    ///
+    /// # Errors
+    /// [`OtherFormat`].
+    pub fn check_format(&self) -> Result<(), OtherFormat> {
+        check_number(self.format)?;
+        check_identity_fold(&self.identity_fold)
+    }
 }
 
 /// Which coupons of a campaign are read.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LogRecord, NewRecord, RECORD_BYTES_MAX, routing};
+use super::{FORMAT, LogRecord, NewRecord, RECORD_BYTES_MAX, routing};
 use crate::{
     domain::{
         ids::{CampaignId, IdempotencyKey, Offset, Partition, UserId},
@@ -13,8 +13,12 @@ use crate::{
     planted,
 };
 
-/// Version of the record format that this binary writes, and the highest that it reads.
-pub const FORMAT: u32 = 1;
+/// The `v` of a request. It is not the format number, because foreign producers write requests too
+/// and should not have to follow it.
+const REQUEST_VERSION: u32 = 1;
+
+/// The `v` of a control record, which only coupond writes.
+const CONTROL_VERSION: u32 = FORMAT as u32;
 
 const MAC_PURPOSE: &str = "record";
 
@@ -140,7 +144,7 @@ impl Codec {
     pub fn encode_request(&self, request: &Request) -> (Partition, NewRecord) {
         let Request { campaign, user, idempotency_key } = request;
         let body = RequestBody {
-            v: FORMAT,
+            v: REQUEST_VERSION,
             r#type: RequestType::Request,
             campaign_id: campaign.clone(),
             user_id: user.clone(),
@@ -154,7 +158,7 @@ impl Codec {
     pub fn encode_control(&self, control: &Control) -> (Partition, NewRecord) {
         let Control { campaign, based_on, change } = control;
         let (campaign_id, change) = (campaign.clone(), change.clone());
-        let body = ControlBody { v: FORMAT, campaign_id, based_on: *based_on, change };
+        let body = ControlBody { v: CONTROL_VERSION, campaign_id, based_on: *based_on, change };
         self.sealed(campaign, json(&body))
     }
 
@@ -202,33 +206,34 @@ impl Codec {
     }
 
     fn decode_content(value: &[u8], authentic: bool) -> Result<Decoded, DeadLetterReason> {
-        // Nearly every record is a sound request of this version, which one pass shows.
+        // Nearly every record is a well-formed request, which one pass shows.
         if let Ok(body) = serde_json::from_slice::<RequestBody>(value)
-            && (1..=FORMAT).contains(&body.v)
+            && body.v == REQUEST_VERSION
         {
             return Ok(Decoded::Record(body.into()));
         }
         let envelope: Envelope =
             serde_json::from_slice(value).map_err(|_| DeadLetterReason::Malformed)?;
-        if envelope.v > FORMAT {
+        let is_request = envelope.r#type == "request";
+        let known = if is_request { REQUEST_VERSION } else { CONTROL_VERSION };
+        if envelope.v > known {
+            // Halts only if coupond wrote it: otherwise any producer could halt the partition.
             return match authentic && !planted!(NewerSkipped) {
                 true => Ok(Decoded::Newer { version: envelope.v }),
                 false => Err(DeadLetterReason::Forged),
             };
         }
-        let decoded = if envelope.r#type == "request" {
-            let body: RequestBody =
-                serde_json::from_slice(value).map_err(|_| DeadLetterReason::Malformed)?;
-            body.into()
-        } else if authentic || planted!(ForgedTaken) {
-            decode_control(value)?
-        } else {
-            return Err(DeadLetterReason::Forged);
-        };
-        if envelope.v < 1 {
+        if is_request {
             return Err(DeadLetterReason::Malformed);
         }
-        Ok(Decoded::Record(decoded))
+        if !authentic && !planted!(ForgedTaken) {
+            return Err(DeadLetterReason::Forged);
+        }
+        // An older control record: another format's log, on which no layout is made.
+        if envelope.v < CONTROL_VERSION {
+            return Err(DeadLetterReason::Malformed);
+        }
+        decode_control(value).map(Decoded::Record)
     }
 
     /// The MAC of a record of `partition`, as its header carries it.
@@ -268,4 +273,66 @@ fn decode_control(value: &[u8]) -> Result<Record, DeadLetterReason> {
 
 fn json(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("text and numbers are always JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::ids::Timestamp;
+
+    fn codec() -> Codec {
+        Codec::new(Arc::new(Keys::derive(b"a secret of tests and of nothing else")), 1, 1)
+    }
+
+    /// What a record of the campaign `spring` decodes to, under a valid MAC or none.
+    fn decoded(value: &str, authentic: bool) -> Decoded {
+        let codec = codec();
+        let (key, value) = (b"spring".to_vec(), value.as_bytes().to_vec());
+        let mac = authentic.then(|| codec.mac(0, &key, &value));
+        codec.decode(0, &LogRecord { offset: 0, time: Timestamp(0), key, value, mac })
+    }
+
+    fn control(version: u32) -> String {
+        format!(r#"{{"v":{version},"campaign_id":"spring","type":"closed"}}"#)
+    }
+
+    fn request(version: u32) -> String {
+        format!(r#"{{"v":{version},"type":"request","campaign_id":"spring","user_id":"ada"}}"#)
+    }
+
+    #[test]
+    fn a_control_record_has_the_format_number() {
+        let campaign = CampaignId::parse("spring").unwrap();
+        let closed = Record::from(Control { campaign, based_on: None, change: Change::Closed });
+        let (_, written) = codec().encode(&closed);
+        let text = String::from_utf8(written.value).unwrap();
+        assert!(text.starts_with(&format!(r#"{{"v":{FORMAT},"#)), "{text}");
+        assert_eq!(decoded(&control(FORMAT.into()), true), Decoded::Record(closed));
+    }
+
+    #[test]
+    fn a_newer_record_of_ours_halts() {
+        for newer in [control(CONTROL_VERSION + 1), request(REQUEST_VERSION + 1)] {
+            assert!(matches!(decoded(&newer, true), Decoded::Newer { .. }), "{newer}");
+            let forged = Decoded::DeadLetter(DeadLetterReason::Forged);
+            assert_eq!(decoded(&newer, false), forged, "{newer}");
+        }
+    }
+
+    #[test]
+    fn an_older_control_record_is_a_dead_letter() {
+        let malformed = Decoded::DeadLetter(DeadLetterReason::Malformed);
+        assert_eq!(decoded(&control(CONTROL_VERSION - 1), true), malformed);
+        assert_eq!(decoded(&request(0), true), malformed);
+    }
+
+    #[test]
+    fn requests_of_anyone_keep_version_1() {
+        for authentic in [true, false] {
+            let found = decoded(&request(1), authentic);
+            assert!(matches!(found, Decoded::Record(Record::Request(_))), "{found:?}");
+        }
+    }
 }

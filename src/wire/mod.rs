@@ -6,9 +6,11 @@
 pub mod codec;
 pub mod decode_step;
 pub mod feed_message;
+pub mod format;
 pub mod routing;
 pub mod write_order;
 
+pub use self::format::FORMAT;
 use crate::domain::ids::{CampaignId, Offset, Timestamp};
 
 /// Largest record that is taken from the log; what is larger is a dead letter. A request is at

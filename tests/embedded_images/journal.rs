@@ -1,6 +1,8 @@
 //! The journal as these tests read it, to know what each fsync had covered: written apart from
 //! the product's reader, on purpose.
 
+use coupond::wire::FORMAT;
+
 /// Keyspaces in the order in which they are made.
 const LOG: u64 = 1;
 
@@ -75,7 +77,7 @@ pub(crate) fn high_water(batch: &Batch) -> Vec<u8> {
     let records: u64 = batch.ends.iter().sum();
     let mut bytes = vec![0; 2 * SLOT_DISTANCE];
     for turn in 0..2_u64 {
-        let mut slot = b"coupond\x01".to_vec();
+        let mut slot = [b"coupond".as_slice(), &[FORMAT]].concat();
         for field in [turn, batch.number + 1, records] {
             slot.extend_from_slice(&field.to_le_bytes());
         }

@@ -102,10 +102,7 @@ async fn contents(
     let proposed = Layout {
         instance: "nobody".to_owned(),
         log_epoch: 9,
-        partitions: PARTITIONS,
-        format: 9,
-        fingerprint: String::new(),
-        secret: None,
+        ..Layout::new(String::new(), PARTITIONS, String::new())
     };
     let layout = store.layout(&proposed).await?;
     if layout != proposed && layout.fingerprint != fingerprint {

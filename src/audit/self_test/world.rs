@@ -37,14 +37,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         let keys = Arc::new(Keys::derive(b"a secret of the self-test, and of nothing else"));
-        let layout = Layout {
-            instance: "self-test".to_owned(),
-            log_epoch: 1,
-            partitions: PARTITIONS,
-            format: 1,
-            fingerprint: keys.fingerprint().to_owned(),
-            secret: None,
-        };
+        let layout = Layout::new("self-test".to_owned(), PARTITIONS, keys.fingerprint().to_owned());
         Self {
             codec: Codec::new(keys.clone(), 1, PARTITIONS),
             keys,

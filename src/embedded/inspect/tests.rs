@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::oneshot;
 
-use crate::embedded::{
-    EmbeddedDatabase, Entry, OpenError, Operation, TIME_BYTES, high_water, testing, testing::config,
+use crate::{
+    embedded::{
+        EmbeddedDatabase, Entry, OpenError, Operation, TIME_BYTES, high_water, testing,
+        testing::config,
+    },
+    wire::FORMAT,
 };
 
 fn append(database: &EmbeddedDatabase, value: &[u8]) {
@@ -145,6 +149,8 @@ fn a_creation_that_a_power_cut_ended_is_begun_again() {
     std::fs::create_dir_all(database.join("keyspaces")).unwrap();
     std::fs::write(database.join("0.jnl"), [0; 100]).unwrap();
     std::fs::write(database.join("version"), b"FJ").unwrap();
+    let format = format!("format = {FORMAT}\nidentity_fold = none\n");
+    std::fs::write(folder.path().join("data/format"), format).unwrap();
     let database = testing::open(folder.path(), 1);
     append(&database, b"first");
     drop(database);

@@ -4,11 +4,8 @@ use super::DatabaseError;
 use crate::{
     domain::ids::{Offset, Timestamp},
     embedded::{TIME_BYTES, keys},
-    wire::{LogRecord, NewRecord},
+    wire::{FORMAT, LogRecord, NewRecord},
 };
-
-/// Version of a record's bytes in the database.
-const FORMAT: u8 = 1;
 
 /// A record that nobody decided, as it was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

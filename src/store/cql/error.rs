@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::wire::format::OtherFormat;
+
 /// Why [`super::connect`] gave no store.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -48,6 +50,25 @@ pub enum Refusal {
         keyspace: String,
         /// Their names.
         found: String,
+    },
+    /// The keyspace holds data that this version does not read.
+    #[error("keyspace {keyspace} {other}")]
+    Format {
+        /// The keyspace.
+        keyspace: String,
+        /// What it has.
+        other: OtherFormat,
+    },
+    /// The keyspace lacks a step, and only a node may take it.
+    #[error(
+        "keyspace {keyspace} lacks schema step {step}; audit it with the version of its nodes, or \
+         start a node of this version on it first"
+    )]
+    MissingStep {
+        /// The keyspace.
+        keyspace: String,
+        /// The first step that is missing.
+        step: String,
     },
     /// A table is not what its step makes.
     #[error(

@@ -9,6 +9,7 @@ mod read;
 mod rows;
 mod schema;
 mod session;
+mod setup;
 mod statements;
 mod steps;
 mod write;

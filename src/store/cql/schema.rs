@@ -6,27 +6,25 @@
 //! is idempotent and recorded only after its table was found to be what the step makes, so a node
 //! that dies in the middle leaves nothing that the next one can't go on from.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use scylla::{
-    client::session::Session,
-    deserialize::row::DeserializeRow,
-    errors::{DbError, ExecutionError, RequestAttemptError},
-    policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy},
-    response::query_result::QueryResult,
-    serialize::row::SerializeRow,
-    statement::{Consistency, Statement},
+    client::session::Session, deserialize::value::DeserializeValue, statement::Consistency,
 };
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
-    Cause,
     error::{ConnectError, Refusal},
     session::{self, Placement},
+    setup::Setup,
     steps::{Change, Column, Columns, Step, tables_after},
 };
-use crate::{config::CqlConfig, domain::keys::hex};
+use crate::{
+    config::CqlConfig,
+    domain::keys::hex,
+    wire::format::{check_identity_fold, check_number},
+};
 
 /// How long a node may go without renewing the lock before another takes it: longer than any one
 /// step with its agreement takes on a healthy cluster.
@@ -39,10 +37,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(90);
 /// Between looks at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often one change is tried, 2 s in all: ScyllaDB refuses a schema change that met another
-/// one, and a node may not know yet what another just made.
-const ATTEMPTS: u32 = 5;
-
 /// A lease is renewed before a step that starts later than this after it was taken.
 const RENEW_AFTER: Duration = Duration::from_secs(LEASE_S as u64 / 3);
 
@@ -50,7 +44,7 @@ const LOCK: &str = "schema lock";
 
 /// Sets the keyspace up.
 pub(super) struct Schema<'a> {
-    session: &'a Session,
+    setup: Setup<'a>,
     config: &'a CqlConfig,
     /// The steps that this node knows, in order.
     steps: &'a [Step],
@@ -68,18 +62,19 @@ impl<'a> Schema<'a> {
         let mut name = [0; 8];
         getrandom::fill(&mut name)
             .map_err(|error| ConnectError::unavailable("drawing a random name", error))?;
-        Ok(Self { session, config, steps, holder: hex(&name) })
+        Ok(Self { setup: Setup { session }, config, steps, holder: hex(&name) })
     }
 
     /// Takes the missing steps and checks every table. Returns where the keyspace keeps its rows.
     pub(super) async fn establish(&self) -> Result<Placement, ConnectError> {
-        self.agree().await?;
+        self.setup.agree().await?;
         let placement = self.keyspace().await?;
+        self.check_format().await?;
         if !self.missing().await?.is_empty() {
             // Also where the table is listed already: a node lists a table a moment before it can
             // use it, and answers this statement only once the earlier change is done.
             let first = &self.steps[0];
-            self.change(&first.statement(&self.keyspace_name())).await?;
+            self.setup.change(&first.statement(&self.keyspace_name())).await?;
             self.check(first).await?;
             self.take_steps().await?;
         }
@@ -87,12 +82,18 @@ impl<'a> Schema<'a> {
         Ok(placement)
     }
 
-    /// Finds the keyspace and checks its tables, making nothing. None if the keyspace is not
-    /// there, or not every step was taken.
+    /// Finds the keyspace and checks its tables, making nothing. None if the keyspace or its
+    /// tables are not there.
     pub(super) async fn find(&self) -> Result<Option<Placement>, ConnectError> {
         let Some(placement) = self.placement().await? else { return Ok(None) };
-        if !self.missing().await?.is_empty() {
+        self.check_format().await?;
+        let missing = self.missing().await?;
+        if missing.len() == self.steps.len() {
             return Ok(None);
+        }
+        if let Some(step) = missing.first() {
+            let (keyspace, step) = (self.config.keyspace.clone(), step.name());
+            return Err(Refusal::MissingStep { keyspace, step }.into());
         }
         self.check_all().await?;
         Ok(Some(placement))
@@ -109,13 +110,13 @@ impl<'a> Schema<'a> {
         if let Some(placement) = self.placement().await? {
             return Ok(placement);
         }
-        let datacenters = session::datacenters(self.session);
+        let datacenters = session::datacenters(self.setup.session);
         let mut names = datacenters.iter();
         let (Some(datacenter), None) = (names.next(), names.next()) else {
             let found = datacenters.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Err(Refusal::SeveralDatacenters { keyspace: keyspace.clone(), found }.into());
         };
-        let nodes = self.session.get_cluster_state().get_nodes_info().len();
+        let nodes = self.setup.session.get_cluster_state().get_nodes_info().len();
         let copies = session::replication_factor(self.config.replication_factor, nodes);
         let create = format!(
             "CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = \
@@ -125,9 +126,9 @@ impl<'a> Schema<'a> {
         // Lightweight transactions on tablets are young; without tablets every version has them.
         // A version that knows no tablets, or knows nothing else, refuses the option.
         let without_tablets = format!("{create} AND tablets = {{'enabled': false}}");
-        let sharded = session::is_sharded(self.session);
-        if !(sharded && self.change(&without_tablets).await.is_ok()) {
-            self.change(&create).await?;
+        let sharded = session::is_sharded(self.setup.session);
+        if !(sharded && self.setup.change(&without_tablets).await.is_ok()) {
+            self.setup.change(&create).await?;
         }
         info!(keyspace, copies, datacenter, "keyspace created");
         self.placement().await?.ok_or_else(|| {
@@ -139,7 +140,7 @@ impl<'a> Schema<'a> {
     async fn placement(&self) -> Result<Option<Placement>, ConnectError> {
         let text = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?";
         let rows: Vec<(HashMap<String, String>,)> =
-            self.select(text, (&self.config.keyspace,), Consistency::One).await?;
+            self.setup.select(text, (&self.config.keyspace,), Consistency::One).await?;
         Ok(rows.first().map(|(replication,)| Placement::of(replication)))
     }
 
@@ -192,16 +193,16 @@ impl<'a> Schema<'a> {
     async fn take(&self, step: &Step) -> Result<(), ConnectError> {
         let text = step.statement(&self.keyspace_name());
         let Change::Column { table, name, .. } = step.change else {
-            return self.change(&text).await;
+            return self.setup.change(&text).await;
         };
         // Adding a column twice is an error, and an attempt that timed out may have added it. So
         // only the columns decide whether the step is taken.
         if self.columns(table).await?.contains_key(name) {
             return Ok(());
         }
-        match self.change(&text).await {
+        match self.setup.change(&text).await {
             Err(error) if !self.columns(table).await?.contains_key(name) => Err(error),
-            _ => self.agree().await,
+            _ => self.setup.agree().await,
         }
     }
 
@@ -213,9 +214,7 @@ impl<'a> Schema<'a> {
         );
         let name = step.name();
         let values = (step.number, name.as_str());
-        let send = || self.session.query_unpaged(self.statement(&text), values);
-        self.repeat(&text, send).await?;
-        Ok(())
+        self.setup.write(&text, values).await
     }
 
     async fn locked(&self) -> Result<ConnectError, ConnectError> {
@@ -229,10 +228,10 @@ impl<'a> Schema<'a> {
         let mut recorded: Vec<i32> = Vec::new();
         if !self.columns(recording.table()).await?.is_empty() {
             // A node lists a table a moment before it can use it, and others learn of it later.
-            self.agree().await?;
+            self.setup.agree().await?;
             self.check(recording).await?;
             let text = format!("SELECT step FROM {}.schema_steps", self.keyspace_name());
-            let rows: Vec<(i32,)> = self.select(&text, (), Consistency::Quorum).await?;
+            let rows: Vec<(i32,)> = self.setup.select(&text, (), Consistency::Quorum).await?;
             recorded = rows.into_iter().map(|(step,)| step).collect();
         }
         Ok(self.steps.iter().filter(|step| !recorded.contains(&step.number)).collect())
@@ -251,9 +250,9 @@ impl<'a> Schema<'a> {
              IF holder = ?"
         );
         if self.holder().await?.as_deref() == Some(&*self.holder) {
-            self.attempt(&renew, (&self.holder, LOCK, &self.holder)).await;
+            self.setup.attempt(&renew, (&self.holder, LOCK, &self.holder)).await;
         } else {
-            self.attempt(&take, (LOCK, &self.holder)).await;
+            self.setup.attempt(&take, (LOCK, &self.holder)).await;
         }
         Ok(self.holder().await?.as_deref() == Some(&*self.holder))
     }
@@ -261,20 +260,50 @@ impl<'a> Schema<'a> {
     async fn unlock(&self) {
         let text =
             format!("DELETE FROM \"{}\".layout WHERE name = ? IF holder = ?", self.config.keyspace);
-        self.attempt(&text, (LOCK, &self.holder)).await;
-    }
-
-    /// Runs a lightweight transaction of which the outcome is looked up afterwards.
-    async fn attempt(&self, text: &str, values: impl SerializeRow) {
-        if let Err(error) = self.session.query_unpaged(self.statement(text), values).await {
-            warn!(%error, "transaction on the schema lock failed, its outcome is read");
-        }
+        self.setup.attempt(&text, (LOCK, &self.holder)).await;
     }
 
     async fn holder(&self) -> Result<Option<String>, ConnectError> {
         let text = format!("SELECT holder FROM \"{}\".layout WHERE name = ?", self.config.keyspace);
-        let rows: Vec<(Option<String>,)> = self.select(&text, (LOCK,), Consistency::Serial).await?;
+        let rows: Vec<(Option<String>,)> =
+            self.setup.select(&text, (LOCK,), Consistency::Serial).await?;
         Ok(rows.into_iter().next().and_then(|(holder,)| holder))
+    }
+
+    /// Refuses a keyspace of another format. Comes before every change, because such a keyspace is
+    /// left as it is.
+    async fn check_format(&self) -> Result<(), ConnectError> {
+        let columns = self.columns(self.steps[0].table()).await?;
+        let refused = |other| {
+            let keyspace = self.config.keyspace.clone();
+            ConnectError::from(Refusal::Format { keyspace, other })
+        };
+        // Format 1 has no column of the fold, so the number is read first and by itself.
+        if columns.contains_key("format")
+            && let Some(found) = self.layout_cell::<i32>("format").await?
+        {
+            // coupond writes no negative number.
+            check_number(found.try_into().unwrap_or(0)).map_err(refused)?;
+        }
+        if columns.contains_key("identity_fold")
+            && let Some(found) = self.layout_cell::<String>("identity_fold").await?
+        {
+            check_identity_fold(&found).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// One cell of the layout row; none if there is no row, or nothing in the cell.
+    async fn layout_cell<T>(&self, column: &str) -> Result<Option<T>, ConnectError>
+    where
+        T: for<'frame> DeserializeValue<'frame, 'frame>,
+    {
+        // A node lists a table a moment before it can use it.
+        self.setup.agree().await?;
+        let keyspace = self.keyspace_name();
+        let text = format!("SELECT {column} FROM {keyspace}.layout WHERE name = 'layout'");
+        let rows: Vec<(Option<T>,)> = self.setup.select(&text, (), Consistency::Serial).await?;
+        Ok(rows.into_iter().find_map(|(cell,)| cell))
     }
 
     /// Checks every table, and logs columns that no known step makes. A newer node has added them:
@@ -317,100 +346,12 @@ impl<'a> Schema<'a> {
         let text = "SELECT column_name, type, kind, position FROM system_schema.columns \
                     WHERE keyspace_name = ? AND table_name = ?";
         let rows: Vec<(String, String, String, i32)> =
-            self.select(text, (&self.config.keyspace, table), Consistency::One).await?;
+            self.setup.select(text, (&self.config.keyspace, table), Consistency::One).await?;
         let described = |(name, cql_type, kind, position): (String, String, String, i32)| {
             (name, Column { cql_type, kind, position })
         };
         Ok(rows.into_iter().map(described).collect())
     }
-
-    /// Changes the schema and waits until the nodes agree.
-    async fn change(&self, text: &str) -> Result<(), ConnectError> {
-        let summary = text.lines().next().unwrap_or(text);
-        let send = || self.session.query_unpaged(self.statement(text), ());
-        self.repeat(summary, send).await?;
-        self.agree().await
-    }
-
-    /// A statement for the node with the lowest id. Changes that meet there are made one after
-    /// another, while two coordinators that create one table at once each give it an id of their
-    /// own; and what was read there is what the next change is made on.
-    fn statement(&self, text: &str) -> Statement {
-        let mut statement = Statement::new(text);
-        let state = self.session.get_cluster_state();
-        let connected = state.get_nodes_info().iter().filter(|node| node.is_connected());
-        if let Some(node) = connected.min_by_key(|node| node.host_id) {
-            let target = NodeIdentifier::Node(Arc::clone(node));
-            let policy = SingleTargetLoadBalancingPolicy::new(target, None);
-            statement.set_load_balancing_policy(Some(policy));
-        }
-        statement
-    }
-
-    /// Does something that may be done twice until it succeeds, a few times at most.
-    async fn repeat<F>(
-        &self,
-        operation: &str,
-        send: impl Fn() -> F,
-    ) -> Result<QueryResult, ConnectError>
-    where
-        F: Future<Output = Result<QueryResult, ExecutionError>>,
-    {
-        let mut attempt = 1;
-        loop {
-            match send().await {
-                Ok(result) => return Ok(result),
-                Err(error) if attempt == ATTEMPTS || is_final(&error) => {
-                    return Err(ConnectError::unavailable(operation, error));
-                }
-                Err(error) => warn!(%error, attempt, operation, "setup failed, repeating it"),
-            }
-            tokio::time::sleep(LOCK_PAUSE * attempt).await;
-            attempt += 1;
-        }
-    }
-
-    async fn agree(&self) -> Result<(), ConnectError> {
-        let agreed = self.session.await_schema_agreement().await;
-        agreed.map(|_| ()).map_err(|error| {
-            ConnectError::unavailable("waiting until the nodes agree on the schema", error)
-        })
-    }
-
-    async fn select<R>(
-        &self,
-        text: &str,
-        values: impl SerializeRow,
-        consistency: Consistency,
-    ) -> Result<Vec<R>, ConnectError>
-    where
-        R: for<'frame> DeserializeRow<'frame, 'frame>,
-    {
-        let send = || {
-            let mut statement = self.statement(text);
-            statement.set_consistency(consistency);
-            statement.set_is_idempotent(true);
-            self.session.query_unpaged(statement, &values)
-        };
-        let result = self.repeat(text, send).await?;
-        let rows = || -> Result<Vec<R>, Cause> {
-            Ok(result.into_rows_result()?.rows::<R>()?.collect::<Result<_, _>>()?)
-        };
-        rows().map_err(|error| ConnectError::unavailable(text, error))
-    }
-}
-
-fn database_error(error: &ExecutionError) -> Option<&DbError> {
-    match error {
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => Some(error),
-        _ => None,
-    }
-}
-
-/// Whether repeating a schema change can't help. A keyspace that a node does not know yet is
-/// invalid, so that one is repeated.
-fn is_final(error: &ExecutionError) -> bool {
-    matches!(database_error(error), Some(DbError::SyntaxError | DbError::Unauthorized))
 }
 
 fn check_name(keyspace: &str) -> Result<(), Refusal> {

@@ -163,9 +163,9 @@ const READ_PROGRESS: &str = "SELECT log_epoch, next_offset, last_offset, last_di
     FROM $progress WHERE partition = ?";
 
 const LAYOUT: &str = "INSERT INTO $layout (name, instance, log_epoch, partitions, format, \
-    fingerprint, secret) VALUES ('layout', ?, ?, ?, ?, ?, ?) IF NOT EXISTS";
-const READ_LAYOUT: &str = "SELECT instance, log_epoch, partitions, format, fingerprint, secret \
-    FROM $layout WHERE name = 'layout'";
+    fingerprint, identity_fold, secret) VALUES ('layout', ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS";
+const READ_LAYOUT: &str = "SELECT instance, log_epoch, partitions, format, fingerprint, \
+    identity_fold, secret FROM $layout WHERE name = 'layout'";
 
 #[cfg(test)]
 mod tests {

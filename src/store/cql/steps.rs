@@ -53,6 +53,7 @@ pub const STEPS: &[Step] = &[
                 ("partitions", "int"),
                 ("format", "int"),
                 ("fingerprint", "text"),
+                ("identity_fold", "text"),
                 ("secret", "text"),
                 ("holder", "text"),
             ],

@@ -14,10 +14,8 @@ use crate::{
     },
     embedded::{Entry, RANK_BYTES, keys, ranked},
     store::{Layout, Unreadable},
+    wire::FORMAT,
 };
-
-/// Format of every value written here.
-const FORMAT: u8 = 1;
 
 /// Appends the database entries of `row` to `entries`.
 pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {

@@ -210,14 +210,7 @@ fn progress(partition: Partition, next: Offset, last: Option<LastRecord>) -> Pro
 }
 
 fn layout(instance: &str) -> Layout {
-    Layout {
-        instance: instance.to_owned(),
-        log_epoch: 1,
-        partitions: 12,
-        format: 1,
-        fingerprint: "f".to_owned(),
-        secret: None,
-    }
+    Layout::new(instance.to_owned(), 12, "f".to_owned())
 }
 
 async fn all(store: &dyn CouponStore, campaign: &CampaignId) -> Vec<Coupon> {

@@ -7,8 +7,9 @@ use coupond::{
     domain::rows::{Mark, Row},
     store::{
         CouponStore,
-        cql::{Change, ConnectError, STEPS, Step, connect, connect_with},
+        cql::{Change, ConnectError, Refusal, STEPS, Step, connect, connect_with, inspect},
     },
+    wire::format::OtherFormat,
 };
 use futures_util::future::join_all;
 use libtest_mimic::Trial;
@@ -22,6 +23,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         the_schema_of_a_node_that_died_is_finished,
         older_and_newer_stores_share_a_new_column,
         a_table_with_other_columns_is_refused,
+        a_keyspace_of_format_1_is_refused_unchanged,
+        a_keyspace_of_another_fold_is_refused_unchanged,
+        an_audit_takes_no_schema_step,
         a_database_that_is_not_there_is_no_refusal,
     )
 }
@@ -109,6 +113,70 @@ async fn a_table_with_other_columns_is_refused() {
     assert!(message.contains("below_offset is missing, expected bigint"), "{message}");
     assert!(message.contains("issued is text, regular, expected int, regular"), "{message}");
     assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), STEPS.len() - 1);
+    scratch.drop_keyspace().await;
+}
+
+/// Checks that a node and an audit are refused with `expected`, and that the layout and the recorded
+/// steps are as before.
+async fn refused_unchanged(scratch: &Scratch, expected: OtherFormat) {
+    let keyspace = scratch.config.keyspace.clone();
+    let expected = Refusal::Format { keyspace, other: expected };
+    let rows = async || {
+        [
+            scratch.query("SELECT * FROM $layout").await,
+            scratch.query("SELECT * FROM $schema_steps").await,
+        ]
+    };
+    let tables = format!(
+        "SELECT table_name, column_name FROM system_schema.columns WHERE keyspace_name = '{}'",
+        scratch.config.keyspace
+    );
+    let before = (rows().await, scratch.query(&tables).await);
+    let node = connect(&scratch.config).await.map(|_| ()).unwrap_err();
+    let audit = inspect(&scratch.config).await.map(|_| ()).unwrap_err();
+    for refused in [node, audit] {
+        assert!(matches!(refused, ConnectError::Refused(refusal) if refusal == expected));
+    }
+    assert_eq!((rows().await, scratch.query(&tables).await), before);
+}
+
+/// The layout as format 1 made it.
+const LAYOUT_OF_FORMAT_1: &str = "CREATE TABLE $layout (name text, instance text, log_epoch int, \
+    partitions int, format int, fingerprint text, secret text, holder text, PRIMARY KEY (name))";
+
+async fn a_keyspace_of_format_1_is_refused_unchanged() {
+    let (scratch, _) = Scratch::with_store().await;
+    scratch.query("DROP TABLE $layout").await;
+    scratch.query(LAYOUT_OF_FORMAT_1).await;
+    // Nor is a step taken that is missing.
+    scratch.query("DELETE FROM $schema_steps WHERE step = 9").await;
+    scratch
+        .query(
+            "INSERT INTO $layout (name, instance, log_epoch, partitions, format, fingerprint) \
+             VALUES ('layout', 'ada', 1, 12, 1, 'f')",
+        )
+        .await;
+    refused_unchanged(&scratch, OtherFormat::Number { found: 1 }).await;
+    scratch.drop_keyspace().await;
+}
+
+async fn a_keyspace_of_another_fold_is_refused_unchanged() {
+    let (scratch, store) = Scratch::with_store().await;
+    store.layout(&layout("ada")).await.unwrap();
+    scratch.query("UPDATE $layout SET identity_fold = 'lower' WHERE name = 'layout'").await;
+    scratch.query("DELETE FROM $schema_steps WHERE step = 9").await;
+    refused_unchanged(&scratch, OtherFormat::IdentityFold { found: "lower".to_owned() }).await;
+    scratch.drop_keyspace().await;
+}
+
+async fn an_audit_takes_no_schema_step() {
+    let scratch = Scratch::new().await;
+    assert!(inspect(&scratch.config).await.unwrap().is_none(), "there is no keyspace");
+    connect(&scratch.config).await.unwrap();
+    assert!(inspect(&scratch.config).await.unwrap().is_some());
+    scratch.query("DELETE FROM $schema_steps WHERE step = 9").await;
+    let refused = inspect(&scratch.config).await.map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("lacks schema step 009_campaigns"), "{refused}");
     scratch.drop_keyspace().await;
 }
 

@@ -421,7 +421,7 @@ pub(super) fn decode_progress(
     Ok(Progress { partition, log_epoch, next: fit("next_offset", next)?, last })
 }
 
-type LayoutValues<'a> = (&'a str, i32, i32, i32, &'a str, MaybeUnset<&'a str>);
+type LayoutValues<'a> = (&'a str, i32, i32, i32, &'a str, &'a str, MaybeUnset<&'a str>);
 
 /// Returns the values bound for the layout.
 pub(super) fn layout(layout: &Layout) -> Result<LayoutValues<'_>, BadValue> {
@@ -431,22 +431,24 @@ pub(super) fn layout(layout: &Layout) -> Result<LayoutValues<'_>, BadValue> {
         fit("partitions", layout.partitions)?,
         fit("format", layout.format)?,
         &layout.fingerprint,
+        &layout.identity_fold,
         MaybeUnset::from_option(layout.secret.as_deref()),
     ))
 }
 
-/// Cells of the layout: instance, log epoch, partitions, format, fingerprint, secret.
-pub(super) type LayoutCells = (String, i32, i32, i32, String, Option<String>);
+/// Cells of the layout: instance, log epoch, partitions, format, fingerprint, identity fold, secret.
+pub(super) type LayoutCells = (String, i32, i32, i32, String, String, Option<String>);
 
 /// Decodes the layout's cells.
 pub(super) fn decode_layout(cells: LayoutCells) -> Result<Layout, BadValue> {
-    let (instance, log_epoch, partitions, format, fingerprint, secret) = cells;
+    let (instance, log_epoch, partitions, format, fingerprint, identity_fold, secret) = cells;
     Ok(Layout {
         instance,
         log_epoch: fit("log_epoch", log_epoch)?,
         partitions: fit("partitions", partitions)?,
         format: fit("format", format)?,
         fingerprint,
+        identity_fold,
         secret,
     })
 }

@@ -1,0 +1,63 @@
+//! The format number of everything that is stored or sent, and how a foreign one is refused.
+
+/// The one format number of an instance: of its layout, rows, records, feed messages, request ids
+/// and data folder. Before 1.0 data of any other number is refused and left as it is.
+///
+/// Not raised for what older versions can ignore, as a new column of a table.
+pub const FORMAT: u8 = 2;
+
+/// How user ids are folded before they are compared: not at all.
+pub const IDENTITY_FOLD: &str = "none";
+
+/// Stored data that this version neither reads nor changes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OtherFormat {
+    /// Its format number is another.
+    #[error("has format {found}, this version of coupond reads and writes only format {FORMAT}")]
+    Number {
+        /// As stored.
+        found: u32,
+    },
+    /// Its user ids are folded in another way.
+    #[error("has identity_fold {found:?}, this version of coupond knows only {IDENTITY_FOLD:?}")]
+    IdentityFold {
+        /// As stored.
+        found: String,
+    },
+}
+
+/// Refuses a stored format number other than [`FORMAT`].
+///
+/// # Errors
+/// [`OtherFormat::Number`].
+pub fn check_number(found: u32) -> Result<(), OtherFormat> {
+    if found == u32::from(FORMAT) { Ok(()) } else { Err(OtherFormat::Number { found }) }
+}
+
+/// Refuses a stored fold other than [`IDENTITY_FOLD`].
+///
+/// # Errors
+/// [`OtherFormat::IdentityFold`].
+pub fn check_identity_fold(found: &str) -> Result<(), OtherFormat> {
+    let refusal = || OtherFormat::IdentityFold { found: found.to_owned() };
+    if found == IDENTITY_FOLD { Ok(()) } else { Err(refusal()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_format_is_taken() {
+        assert_eq!(check_number(FORMAT.into()), Ok(()));
+        for found in [0, 1, 3, 258] {
+            assert_eq!(check_number(found), Err(OtherFormat::Number { found }));
+        }
+        assert_eq!(check_identity_fold("none"), Ok(()));
+        let refused = check_identity_fold("lower").unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "has identity_fold \"lower\", this version of coupond knows only \"none\""
+        );
+    }
+}
