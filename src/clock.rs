@@ -1,7 +1,7 @@
-//! Time, taken in one place, so that tests own it.
+//! The clock, behind a trait so that tests control time.
 //!
-//! Wall-clock time never decides anything: it stamps records of the embedded log and judges, at
-//! the edge, what is certain to be refused.
+//! Wall-clock time decides no request. It stamps records of the embedded log, and the edge refuses
+//! by it only requests that the log would certainly reject.
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,21 +9,21 @@ use crate::domain::ids::Timestamp;
 
 /// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// Wall-clock time.
+    /// Returns the wall-clock time.
     fn now(&self) -> Timestamp;
-    /// Monotonic time, for ages and delays.
+    /// Returns monotonic time, for ages and delays.
     fn instant(&self) -> Instant;
 }
 
-/// A shared clock.
+/// A clock that all parts of a node share.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's clock.
+/// The clock of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else takes")]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let millis = since.map_or(0, |since| since.as_millis());
@@ -31,7 +31,7 @@ impl Clock for SystemClock {
     }
 
     fn instant(&self) -> Instant {
-        // Through tokio, so that paused time in tests is paused here too.
+        // tokio's clock, which tests can pause.
         tokio::time::Instant::now().into_std()
     }
 }

@@ -1,9 +1,9 @@
-//! coupond gives out a limited number of coupons, first come first served, and can prove it.
+//! coupond issues a limited number of coupons, first come first served, and can prove it.
 
 #![forbid(unsafe_code)]
 
-/// A batch is made on one thread and let go of on another, which the system's allocator does
-/// with a lock and much searching. Unit tests are linked with the library itself, which has it.
+/// Batches are allocated on one thread and freed on another, which is slow with the allocator of the
+/// system. Unit tests link the library twice, so that it must not define one there.
 #[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

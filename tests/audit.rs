@@ -261,6 +261,6 @@ async fn a_locked_or_empty_folder_is_refused() {
     assert!(!config.embedded.dir.exists(), "an audit makes nothing");
     let node = Node::start(&config).await.expect("it starts");
     let (code, text) = refused().await;
-    assert!(code == 1 && text.contains("a node is running"), "{code} {text}");
+    assert!(code == 1 && text.contains("a node is using the data folder"), "{code} {text}");
     node.stop().await;
 }

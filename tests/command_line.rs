@@ -41,7 +41,7 @@ fn check(
 fn usage_is_refused_with_2_and_help_is_no_error() {
     check(&[], &["nonsense"], 2, "", "error: unrecognized subcommand 'nonsense'");
     check(&[], &["campaign", "create", "spring"], 2, "", "error: ");
-    check(&[], &["--help"], 0, "Gives out a limited number of coupons", "");
+    check(&[], &["--help"], 0, "Issues a limited number of coupons", "");
     check(&[], &["--version"], 0, "coupond ", "");
 }
 
@@ -63,7 +63,7 @@ fn a_wrong_configuration_is_refused_with_2_by_every_command() {
     }
     check(&[], &set, 2, "", told);
     check(&[("COUPOND_MOD", "x")], &[], 2, "", "coupond: the configuration has a problem:\n  COUP");
-    let told = "coupond: the configuration has a problem:\n  \"\": is empty; write --set key=value";
+    let told = "coupond: the configuration has a problem:\n  \"\": is empty; use --set key=value";
     check(&[], &["check-config", "--set", ""], 2, "", told);
     let log = [("COUPOND_LOG", "coupond=loud")];
     let told =
@@ -130,5 +130,5 @@ fn an_interrupted_simulation_tells_what_it_came_to_so_far() {
     assert_eq!(child.wait().expect("it ends").code(), Some(1));
     let last = last[last.len() - 3..].join("\n");
     assert!(last.contains(" worlds in ") && last.contains("issued "), "{last}");
-    assert!(last.ends_with("Ended early: 1000000 worlds were wanted"), "{last}");
+    assert!(last.ends_with("Interrupted before all 1000000 worlds were run"), "{last}");
 }

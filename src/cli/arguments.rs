@@ -1,4 +1,4 @@
-//! What may be asked on the command line.
+//! Commands, arguments and options.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use crate::{
     domain::ids::{CampaignId, IdempotencyKey, UserId},
 };
 
-/// Gives out a limited number of coupons, first come first served, and can prove that it did.
+/// Issues a limited number of coupons, first come first served, and can prove that it did.
 ///
-/// Without a command it runs a node, as `serve` does. Exit codes: 0 done, 1 it could not be done,
-/// 2 usage or configuration, 3 an invariant is broken.
+/// Without a command it runs a node, like `serve`. Exit codes: 0 success, 1 failure, 2 usage or
+/// configuration, 3 an invariant is broken.
 #[derive(Debug, Parser)]
 #[command(name = "coupond", version, max_term_width = 100)]
 pub(super) struct Arguments {
@@ -23,20 +23,20 @@ pub(super) struct Arguments {
     command: Option<Command>,
 }
 
-/// Where settings come from; taken before and after each subcommand.
+/// Options that select settings; accepted before and after each subcommand.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(super) struct Settings {
-    /// TOML file with settings [default: config/coupond.toml if it is there]
+    /// TOML file with settings [default: config/coupond.toml if it exists]
     #[arg(long, value_name = "FILE", display_order = 100)]
     pub(super) config: Option<PathBuf>,
-    /// One setting, stronger than the environment and the file; repeatable. The value is TOML, a
-    /// bare word is a text, a list may be separated by commas
+    /// Set one setting; overrides the environment and the file; repeatable. The value is TOML; a
+    /// bare word is a string; a list may be comma-separated
     #[arg(long, value_name = "KEY=VALUE", display_order = 101)]
     pub(super) set: Vec<String>,
 }
 
 impl Settings {
-    /// These, then those of a subcommand: the later file counts, and all of `--set`.
+    /// Merges the options of a subcommand: its file replaces ours, its `--set` follow ours.
     fn then(mut self, inner: &Self) -> Self {
         self.config = inner.config.clone().or(self.config);
         self.set.extend(inner.set.iter().cloned());
@@ -48,27 +48,28 @@ impl Settings {
 pub(super) enum Command {
     /// Run a node
     Serve(ServeArguments),
-    /// Administer campaigns over the admin listener
+    /// Manage campaigns through the admin listener
     Campaign(CampaignArguments),
-    /// Ask for one coupon over the public listener
+    /// Request one coupon through the public listener
     Issue(IssueArguments),
-    /// Tell every problem of the configuration
+    /// Report every problem of the configuration
     CheckConfig(ServeArguments),
-    /// Print the effective settings, secrets hidden
+    /// Print the effective settings; secrets are hidden
     PrintConfig(PrintArguments),
-    /// Read request log and coupon store, and check that every invariant holds
+    /// Check every invariant against request log and coupon store
     Audit(AuditArguments),
-    /// Tell whether a node is ready (exit code 0) or not (1)
+    /// Check whether a node is ready (exit code 0) or not (1)
     Health(HealthArguments),
-    /// Let the whole system live through simulated worlds full of faults, and judge each
+    /// Run the whole system in simulated worlds with injected faults, and check every invariant
     ///
-    /// Ctrl-C ends it with what it came to so far. Exit codes: 0 nothing broke, 1 not all worlds were
-    /// run, 2 usage, 3 something broke, or a kind of fault never struck in 20,000 worlds or more.
+    /// Ctrl-C stops early and prints the results so far. Exit codes: 0 no invariant broken, 1 not all
+    /// worlds were run, 2 usage, 3 an invariant is broken, or a kind of fault never occurred in 20,000
+    /// worlds or more.
     Simulate(SimulateArguments),
 }
 
 impl Arguments {
-    /// The settings of all levels, and the command.
+    /// Merges the settings options of all levels and returns them with the command.
     pub(super) fn settled(self) -> (Settings, Command) {
         let command = self.command.unwrap_or_else(|| Command::Serve(ServeArguments::default()));
         let settings = match &command {
@@ -107,81 +108,81 @@ pub(super) struct PrintArguments {
 pub(super) struct HealthArguments {
     #[command(flatten)]
     settings: Settings,
-    /// Address of the admin listener [default: http:// and admin.listen]
+    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
     #[arg(long, value_name = "URL")]
     pub(super) admin: Option<String>,
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// Read request log and coupon store, and check that every invariant holds
+/// Check every invariant against request log and coupon store
 ///
-/// Replays every record with a model of its own and compares what it comes to with coupons,
-/// by-user view, definition versions, marks, holds and progress: INV-1 to INV-8. Writes nothing.
-/// An embedded node must be stopped; a distributed instance may be live: it is judged up to the
-/// progress that it had made. Exit codes: 0 everything holds, 1 it could not be done, 2 usage or
-/// configuration, 3 an invariant is broken.
+/// Replays every record with an independent model and compares the result with coupons, by-user
+/// view, definition versions, marks, holds and progress: INV-1 to INV-8. Writes nothing. An
+/// embedded node must be stopped. A distributed instance may be running; it is checked up to its
+/// current progress. Exit codes: 0 every invariant holds, 1 failure, 2 usage or configuration, 3 an
+/// invariant is broken.
 #[derive(Debug, Args)]
 #[command(after_long_help = ANSWERS_HELP)]
 pub(super) struct AuditArguments {
     #[command(flatten)]
     settings: Settings,
-    /// Judge what clients were told, too: a file with one JSON object a line
+    /// Also check the answers that clients got: a file with one JSON object per line
     #[arg(long, value_name = "FILE")]
     pub(super) answers: Option<PathBuf>,
-    /// Judge the audit itself: plant every kind of corruption in otherwise good data in memory
+    /// Test the audit itself: plant every kind of corruption in sound data in memory
     #[arg(long, conflicts_with = "answers")]
     pub(super) self_test: bool,
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
 }
 
 const ANSWERS_HELP: &str = "\
-Answers: one line for each call of POST /coupon/issue and GET /coupon/requests/{request_id},
-in any order:
+Answers file: one line per call of POST /coupon/issue or GET /coupon/requests/{request_id}, in any
+order:
 
   {\"time\":\"2026-11-26T12:00:00.123Z\",\"user\":\"ada\",\"campaign\":\"spring\",\"key\":\"k-1\",
    \"status\":200,\"body\":{\"request_id\":\"...\",\"status\":\"issued\",\"coupon\":{...}}}
 
-time: when the client was told. key: the idempotency key; absent if there was none. status: the
-HTTP status; 0 if no answer came. body: the answer's body as it was; absent if there was none.";
+time: when the client got the answer. key: the idempotency key; absent if there was none. status:
+the HTTP status; 0 if there was no answer. body: the unchanged body; absent if there was none.";
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArguments {
-    /// How many worlds
+    /// Number of worlds
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(super) seeds: u64,
-    /// The first seed
+    /// Seed of the first world
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(super) seed: u64,
-    /// Worlds at the same time [default: one per core]
+    /// Worlds in parallel [default: one per core]
     #[arg(long, value_name = "J")]
     pub(super) jobs: Option<usize>,
-    /// Kinds of faults that may strike, by name, separated by commas; "none" for none [default: all]
+    /// Kinds of faults to inject, comma-separated, or "none" [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(super) faults: Option<Vec<String>>,
-    /// Requests of clients in each world, retries aside
+    /// Client requests per world, not counting retries
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub(super) requests: u32,
-    /// List the kinds of faults and run nothing
+    /// List the kinds of faults and exit
     #[arg(long)]
     pub(super) list_faults: bool,
-    /// Run every world twice and compare: the same seed must give the same course
+    /// Run every world twice and compare: the same seed must give the same events
     #[arg(long)]
     pub(super) twice: bool,
-    /// Firings of faults that are left out, by number, as a shrunk failure says
+    /// Fault occurrences to leave out, by number, as a shrunk failure lists them
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(super) spare: Vec<u32>,
-    /// Print everything that happens
+    /// Print every event
     #[arg(long)]
     pub(super) trace: bool,
-    /// Plant one bug after the other, and print which invariant caught it, after how many seeds
+    /// Plant one bug after another, and print which invariant caught it after how many seeds
     #[cfg(feature = "planted-bugs")]
     #[arg(long)]
     pub(super) planted: bool,
-    /// Go on after a broken invariant, and count what breaks
+    /// Continue after a broken invariant, and count the broken worlds
     #[arg(long)]
     pub(super) keep_going: bool,
 }
@@ -190,13 +191,13 @@ pub(super) struct SimulateArguments {
 pub(super) struct CampaignArguments {
     #[command(flatten)]
     settings: Settings,
-    /// Address of the admin listener [default: http:// and admin.listen]
+    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
     #[arg(long, global = true, value_name = "URL", display_order = 90)]
     pub(super) admin: Option<String>,
-    /// Admin token [default: admin.token of the settings, else the file in the data folder]
+    /// Admin token [default: the setting admin.token, else the file admin.token in the data folder]
     #[arg(long, global = true, value_name = "TOKEN", display_order = 91)]
     pub(super) token: Option<String>,
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long, global = true, display_order = 92)]
     pub(super) json: bool,
     #[command(subcommand)]
@@ -205,21 +206,21 @@ pub(super) struct CampaignArguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CampaignAction {
-    /// Define a campaign; saying it twice is no error
+    /// Create a campaign; repeating the same command is not an error
     Create(CreateArguments),
-    /// Change a campaign; what is not given stays
+    /// Change a campaign; options that are not given stay unchanged
     Amend(AmendArguments),
-    /// List the campaigns by id
+    /// List all campaigns, ordered by id
     List(ListArguments),
     /// Show a campaign
     Show(OneCampaign),
-    /// Issue nothing until resumed
+    /// Pause a campaign: no coupons until it is resumed
     Pause(OneCampaign),
-    /// Issue again
+    /// Resume a paused campaign
     Resume(OneCampaign),
-    /// End a campaign for good
+    /// Close a campaign for good
     Close(OneCampaign),
-    /// Let a quarantined campaign try again
+    /// Release the hold of a quarantined campaign, so that it decides again
     Release(OneCampaign),
 }
 
@@ -240,7 +241,7 @@ impl CampaignAction {
 
 #[derive(Debug, Args)]
 pub(super) struct OneCampaign {
-    /// The campaign
+    /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) id: CampaignId,
     #[command(flatten)]
@@ -255,7 +256,7 @@ pub(super) struct ListArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArguments {
-    /// The campaign
+    /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) id: CampaignId,
     /// Coupons in all
@@ -287,7 +288,7 @@ pub(super) struct CreateArguments {
 #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
     .args(["quota", "per_user_limit", "opens_at", "closes_at"])))]
 pub(super) struct AmendArguments {
-    /// The campaign
+    /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) id: CampaignId,
     /// Coupons in all, not below what is issued
@@ -308,30 +309,30 @@ pub(super) struct AmendArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct IssueArguments {
-    /// The campaign
+    /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) campaign: CampaignId,
-    /// Who asks
+    /// User id
     #[arg(value_parser = UserId::parse)]
     pub(super) user: UserId,
     /// Seconds to wait for the decision
     #[arg(long, value_name = "SECONDS", default_value_t = 5,
         value_parser = clap::value_parser!(u64).range(0..=30))]
     pub(super) wait: u64,
-    /// Idempotency key: with the same one the same coupon is given again
+    /// Idempotency key: repeating a request with the same key returns the same coupon
     #[arg(long, value_parser = IdempotencyKey::parse)]
     pub(super) key: Option<IdempotencyKey>,
-    /// Address of the public listener [default: http:// and api.listen]
+    /// URL of the public listener [default: http://, followed by the setting api.listen]
     #[arg(long, value_name = "URL")]
     pub(super) api: Option<String>,
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// A time that the listeners take, as it was given: rewritten, it might be another.
+/// Checks a time as the listeners do. Passes it on unchanged, so that they see what the user wrote.
 fn time(text: &str) -> Result<Value, String> {
     match http::parse_time(text) {
         Some(_) => Ok(Value::String(text.to_owned())),
@@ -361,12 +362,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_consistent() {
+    fn clap_accepts_the_definition() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn settings_are_taken_before_and_after_the_subcommand() {
+    fn settings_may_follow_the_subcommand() {
         check_settings("coupond", None, &[]);
         check_settings("coupond --config a --set x=1", Some("a"), &["x=1"]);
         check_settings("coupond serve --config a --set x=1", Some("a"), &["x=1"]);
@@ -388,12 +389,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_a_node_is_run() {
+    fn serve_is_the_default_command() {
         assert!(matches!(settled("coupond").1, Command::Serve(_)));
     }
 
     #[test]
-    fn client_options_are_taken_before_and_after_the_action() {
+    fn client_options_may_follow_the_action() {
         for line in [
             "coupond campaign --admin http://h:1 --token t --json list",
             "coupond campaign list --admin http://h:1 --token t --json",
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_that_makes_no_sense_is_refused_with_code_2() {
+    fn wrong_usage_ends_with_code_2() {
         for line in [
             "coupond nothing",
             "coupond campaign",
@@ -430,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_sent_as_given_or_refused_like_the_listeners_do() {
+    fn times_are_checked_and_passed_unchanged() {
         for text in
             ["2027-01-01T12:00:00Z", "2027-01-01T12:00:00.123000+09:00", "9999-12-31T23:59:59.999Z"]
         {

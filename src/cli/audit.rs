@@ -1,4 +1,4 @@
-//! `coupond audit`: reads log and store, shows how far it is, and tells what it found.
+//! `coupond audit`: runs the audit, shows its progress and prints its report.
 
 use std::{
     io::{IsTerminal, Write},
@@ -13,13 +13,13 @@ use crate::{
     node::{self, AuditFailure},
 };
 
-/// Exit code of a self-test in which a corruption was not found, or one that is none.
+/// Exit code of a self-test with a missed corruption or a false alarm.
 const EXIT_FAILED: u8 = 1;
 
-/// How often a terminal is told how far the audit is.
+/// Time between two updates of the progress line.
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 
-/// Audits what a node with this configuration would run on.
+/// Audits the log and store of this configuration, or the audit itself.
 pub(super) fn run(config: &Config, arguments: AuditArguments) -> Result<Done, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -41,22 +41,22 @@ pub(super) fn run(config: &Config, arguments: AuditArguments) -> Result<Done, Cl
                     eprint!("\r\x1b[K");
                     report
                 }
-                () = show(&meter) => unreachable!("it is shown without end"),
+                () = show(&meter) => unreachable!("progress is shown without end"),
             }
         } else {
             audit.await
         }
     })?;
-    Ok(told(&report, json))
+    Ok(done(&report, json))
 }
 
-fn told(report: &Report, json: bool) -> Done {
+fn done(report: &Report, json: bool) -> Done {
     let text = if json { line(report) } else { report.text() };
     Done { text, exit_code: report.exit_code() }
 }
 
 fn line(value: &impl serde::Serialize) -> String {
-    let text = serde_json::to_string(value).expect("text and numbers are always JSON");
+    let text = serde_json::to_string(value).expect("reports hold only text and numbers");
     format!("{text}\n")
 }
 
@@ -68,7 +68,7 @@ async fn show(meter: &Meter) {
         let rows = meter.rows.load(Ordering::Relaxed);
         let seconds = started.elapsed().as_secs();
         let mut terminal = std::io::stderr().lock();
-        // A terminal that can't be written to is told nothing.
+        // Progress is optional; a failed write does not end the audit.
         let _ = write!(terminal, "\r\x1b[K{seconds} s: {records} records, {rows} rows read");
         let _ = terminal.flush();
     }

@@ -1,4 +1,4 @@
-//! Campaigns over the admin listener.
+//! `coupond campaign` and `coupond health`: calls of the admin listener.
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -13,14 +13,13 @@ use super::{
 };
 use crate::config::Config;
 
-/// Campaigns asked for at once: the most that a node gives.
+/// Campaigns per page: the most that a node returns.
 const PAGE_CAMPAIGNS: u32 = 1_000;
 
-/// Most pages that are read: far beyond what a node decides, and an end for one that gives the
-/// same page again and again.
+/// Most pages that are read. A node has far fewer; the bound ends a loop over a faulty answer.
 const PAGES_MAX: usize = 1_000;
 
-/// Does what was asked of a campaign.
+/// Runs an action on campaigns.
 pub(super) async fn run(
     config: &Config,
     arguments: CampaignArguments,
@@ -53,7 +52,7 @@ pub(super) async fn run(
     Ok(shown(&client.call(Call::new(Method::POST, &path)).await?.1, json))
 }
 
-/// Whether the node is ready.
+/// Checks whether the node is ready.
 pub(super) async fn health(config: &Config, health: HealthArguments) -> Result<Done, ClientError> {
     let client = Client::open_admin(config, health.admin.as_deref(), health.json)?;
     let (_, body) = client.call(Call::new(Method::GET, &["health", "ready"])).await?;
@@ -115,7 +114,7 @@ fn terms(
     given.collect()
 }
 
-/// Every campaign, page by page.
+/// Lists every campaign, page by page.
 async fn list(client: &Client, json: bool) -> Result<Done, ClientError> {
     let mut campaigns = Vec::new();
     let mut after: Option<String> = None;

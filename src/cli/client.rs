@@ -1,4 +1,4 @@
-//! One HTTP call to a node, and what its answer means to who sits at the command line.
+//! HTTP calls to a node, and their errors for people at the command line.
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
@@ -7,30 +7,31 @@ use serde_json::Value;
 
 use crate::config::{Config, Identity, reachable};
 
-/// Longest wait for a connection: nodes are near.
+/// Longest wait for a connection; nodes are in the same network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest wait for an answer beyond what was asked for: the admin listener answers within 5 s.
+/// Longest wait for an answer, beyond the wait of the request. The admin listener answers within
+/// 5 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest answer that is read: a page of 1,000 campaigns takes a few hundred KiB.
+/// Largest answer that is read. A page of 1,000 campaigns takes a few hundred KiB.
 const ANSWER_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
-/// Where the admin token is kept in the data folder, if the node made it.
+/// File of a generated admin token in the data folder.
 const TOKEN_FILE: &str = "admin.token";
 
 /// Largest token file that is read.
 const TOKEN_BYTES_MAX: u64 = 4_096;
 
-/// Why a call got no answer of the kind that was asked for.
+/// An error of a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    #[error("{url:?} is no address of a node: {rule}")]
+    #[error("{url:?} is not the URL of a node: {rule}")]
     Address { url: String, rule: &'static str },
-    #[error("{0}: has port 0, so that nobody can know where the node listens; give its URL")]
+    #[error("{0} has port 0, so the port of the node is unknown; pass its URL")]
     PortUnknown(&'static str),
     #[error(
-        "no answer from {url}: {cause}\n  start a node with `coupond`, or name one with {option}"
+        "no answer from {url}: {cause}\n  start a node with `coupond`, or pass its URL with {option}"
     )]
     Unreachable { url: String, cause: String, option: &'static str },
     #[error("reading the admin token {path}")]
@@ -39,7 +40,7 @@ pub(super) enum ClientError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{url} answered what no coupond node does: {found}")]
+    #[error("{url} is not a coupond node: {found}")]
     Foreign { url: String, found: String },
     #[error("preparing the HTTP client")]
     Http(#[source] reqwest::Error),
@@ -59,7 +60,7 @@ impl ClientError {
         }
     }
 
-    /// The node's problem document, if JSON was asked for.
+    /// Returns the problem document of the node, if the caller asked for JSON.
     pub(super) fn json(&self) -> Option<&str> {
         match self {
             Self::Refused { json, .. } => json.as_deref(),
@@ -68,20 +69,20 @@ impl ClientError {
     }
 }
 
-/// A listener of a node.
+/// A client of one listener of a node.
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
     bearer: Option<String>,
-    /// Who is asking, where the node takes that from a header.
+    /// Header and user id, if the node takes the user from a header.
     identity: Option<(HeaderName, String)>,
     json: bool,
-    /// By which option another node is named.
+    /// The option that selects another node.
     option: &'static str,
 }
 
-/// A call, apart from where it goes.
+/// A request to a listener.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub(super) method: Method,
@@ -90,7 +91,7 @@ pub(super) struct Call<'a> {
     pub(super) query: &'a [(&'a str, String)],
     pub(super) headers: &'a [(&'static str, String)],
     pub(super) body: Option<&'a Value>,
-    /// How long the answer may take beyond [`ANSWER_TIMEOUT`].
+    /// Time that the answer may take in addition to [`ANSWER_TIMEOUT`].
     pub(super) wait: Duration,
 }
 
@@ -101,8 +102,8 @@ impl<'a> Call<'a> {
 }
 
 impl Client {
-    /// The admin listener: `url`, or where the settings say that it is. The token is the given
-    /// one, else that of the settings, else the one that the node keeps in the data folder.
+    /// Makes a client of the admin listener at `url`, else at the configured address. Uses `token`,
+    /// else the configured token, else the one in the data folder.
     pub(super) fn admin(
         config: &Config,
         url: Option<&str>,
@@ -114,14 +115,14 @@ impl Client {
             .or_else(|| config.admin.token.as_ref().map(|token| token.expose().to_owned()))
         {
             Some(token) => Some(token),
-            // A node keeps one only when it listens on loopback: nobody else is to see it.
+            // A node generates a token only if it listens on loopback, so other hosts never get it.
             None if is_loopback(&base) => kept_token(&config.embedded.dir)?,
             None => None,
         };
         Ok(Self { http: http()?, base, bearer, identity: None, json, option: "--admin" })
     }
 
-    /// The admin listener, for what needs no token.
+    /// Makes a client of the admin listener for calls that need no token.
     pub(super) fn open_admin(
         config: &Config,
         url: Option<&str>,
@@ -131,7 +132,7 @@ impl Client {
         Ok(Self { http: http()?, base, bearer: None, identity: None, json, option: "--admin" })
     }
 
-    /// The public listener: `url`, or where the settings say that it is.
+    /// Makes a client of the public listener at `url`, else at the configured address.
     pub(super) fn public(
         config: &Config,
         url: Option<&str>,
@@ -147,7 +148,7 @@ impl Client {
         Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
     }
 
-    /// Where these segments of a path are on this listener.
+    /// Appends the segments of a path to the base URL.
     fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -156,8 +157,8 @@ impl Client {
         url
     }
 
-    /// A command line that asks for this path as this client would; none where its segments
-    /// hold what a shell might take for something else.
+    /// Returns a curl command that makes this call. None if a segment holds characters that are
+    /// special in a shell.
     pub(super) fn curl(&self, path: &[&str], query: &str) -> Option<String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         path.iter().all(|segment| segment.bytes().all(plain)).then(|| {
@@ -167,7 +168,7 @@ impl Client {
         })
     }
 
-    /// Calls and returns the status with the JSON of a 2xx answer.
+    /// Sends a request. Returns the status and the JSON of a 2xx answer.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<(StatusCode, Value), ClientError> {
         let mut url = self.url(call.path);
         if !call.query.is_empty() {
@@ -197,7 +198,7 @@ impl Client {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
-                let found = format!("more than {ANSWER_BYTES_MAX} bytes");
+                let found = format!("the answer has more than {ANSWER_BYTES_MAX} bytes");
                 return Err(ClientError::Foreign { url: url.into(), found });
             }
             bytes.extend_from_slice(&chunk);
@@ -219,7 +220,7 @@ impl Client {
                 Err(ClientError::Refused { status: status.as_u16(), body, json })
             }
             _ => {
-                let found = format!("status {status}, not JSON");
+                let found = format!("status {status}, the answer is not JSON");
                 Err(ClientError::Foreign { url: url.into(), found })
             }
         }
@@ -227,7 +228,7 @@ impl Client {
 }
 
 fn http() -> Result<reqwest::Client, ClientError> {
-    // Neither proxy nor redirect: a token goes to the node that was named, and nowhere else.
+    // Without proxies and redirects the token reaches only the named node.
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -235,7 +236,7 @@ fn http() -> Result<reqwest::Client, ClientError> {
     builder.build().map_err(ClientError::Http)
 }
 
-/// The last cause is the one that people can do something about.
+/// Returns the last cause, which is the one that a user can act on.
 fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
@@ -261,7 +262,7 @@ fn base(
         return Err(address("write it as http://host:port"));
     }
     if parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err(address("leave away what follows '?' or '#'"));
+        return Err(address("remove the part after '?' or '#'"));
     }
     Ok(parsed)
 }
@@ -272,7 +273,7 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// The token in the data folder, if there is one.
+/// Reads the token in the data folder, if there is one.
 fn kept_token(folder: &Path) -> Result<Option<String>, ClientError> {
     use std::io::Read;
 
@@ -294,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_where_it_listens_or_where_one_is_told() {
+    fn the_url_wins_over_the_setting() {
         for (url, listen, expected) in [
             (None, "127.0.0.1:8081", Some("http://127.0.0.1:8081/")),
             (None, "0.0.0.0:8081", Some("http://127.0.0.1:8081/")),
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_token_goes_to_this_machine_only() {
+    fn a_kept_token_goes_to_loopback_only() {
         for (url, here) in [
             ("http://localhost:1", true),
             ("http://127.0.0.9", true),

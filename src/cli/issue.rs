@@ -1,4 +1,4 @@
-//! One request over the public listener.
+//! `coupond issue`: one request to the public listener.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::config::Config;
 
-/// Asks for one coupon. A request that was decided to get none could not be done, exactly as one
-/// that was refused at the edge: which of the two happens is a matter of milliseconds.
+/// Requests one coupon. A rejected request exits with 1 like one refused at the edge: which of the
+/// two a late user gets is a matter of milliseconds.
 pub(super) async fn run(config: &Config, issue: IssueArguments) -> Result<Done, ClientError> {
     let IssueArguments { campaign, user, wait, key, api, json, .. } = issue;
     let client = Client::public(config, api.as_deref(), user.as_str(), json)?;
@@ -32,9 +32,9 @@ pub(super) async fn run(config: &Config, issue: IssueArguments) -> Result<Done, 
     let text = match (json, status, decision.get("request_id").and_then(Value::as_str)) {
         (true, ..) => format!("{decision}\n"),
         (false, Some("pending"), Some(id)) => {
-            // Not this command again: where a user may hold more, it would ask for another one.
+            // Repeating this command could issue another coupon if the limit per user allows it.
             let curl = client.curl(&["coupon", "requests", id], "wait=30");
-            let hint = curl.map(|curl| format!("what became of it: {curl}\n"));
+            let hint = curl.map(|curl| format!("get the decision with: {curl}\n"));
             show::fields(&decision) + &hint.unwrap_or_default()
         }
         (false, ..) => show::fields(&decision),

@@ -1,6 +1,6 @@
-//! The command line: what is asked, done, printed, and with which exit code it ends.
+//! The command line: parses arguments, runs a command, prints its result and sets the exit code.
 //!
-//! Exit codes: 0 done, 1 it could not be done, 2 usage or configuration, 3 an invariant is broken.
+//! Exit codes: 0 success, 1 failure, 2 usage or configuration, 3 an invariant is broken.
 
 mod arguments;
 mod audit;
@@ -30,16 +30,16 @@ use crate::{
     telemetry::LogFilter,
 };
 
-/// Usage or configuration.
+/// Exit code for wrong usage or configuration.
 const EXIT_USAGE: u8 = 2;
 
-/// Runs what the process's arguments ask for, and prints errors once.
+/// Runs the command of the process's arguments. Prints its result or its error.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are such errors too; where they can't be printed, nothing can.
+            // Help and version are errors too. If they cannot be printed, no message could be.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
         }
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What a command has to say when it could do what it was asked.
+/// The output of a command and its exit code.
 #[derive(Debug, PartialEq, Eq)]
 struct Done {
     text: String,
@@ -74,7 +74,7 @@ impl Done {
     }
 }
 
-/// Why a command could not do what it was asked.
+/// An error that ends a command.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
@@ -87,7 +87,7 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Audit(#[from] AuditFailure),
-    #[error("there is no kind of fault named {0:?}; coupond simulate --list-faults names them")]
+    #[error("unknown kind of fault {0:?}; list them with `coupond simulate --list-faults`")]
     UnknownFault(String),
 }
 
@@ -102,7 +102,7 @@ impl CliError {
         }
     }
 
-    /// What a program that asked for JSON gets on its standard output.
+    /// Returns the JSON for the standard output, if the caller asked for JSON.
     fn json(&self) -> Option<&str> {
         match self {
             Self::Client(error) => error.json(),
@@ -114,16 +114,16 @@ impl CliError {
         }
     }
 
-    /// The error and its causes, one a line.
+    /// Returns the error and its causes, one per line.
     fn describe(&self) -> String {
         let mut text = format!("coupond: {self}");
         let mut said = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            // Libraries like to say what their cause says.
+            // Errors of some libraries repeat the text of their cause.
             let says = error.to_string();
             if !said.contains(&says) {
-                text.push_str(&format!("\n  because: {says}"));
+                text.push_str(&format!("\n  caused by: {says}"));
             }
             said = says;
             cause = error.source();
@@ -165,12 +165,12 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
     }
 }
 
-/// A node refuses to start with a filter of logs that can't be read, and so this is told with
+/// Adds the log filter to a configuration. `serve` refuses an invalid filter, so it is reported with
 /// the problems of the settings.
 fn with_logs(loaded: Result<Loaded, Problems>) -> Result<(Loaded, LogFilter), Problems> {
     let logs = LogFilter::from_environment().map_err(|error| Problem {
         key: error.variable.to_owned(),
-        fault: format!("is {:?}, must be a filter of logs ({})", error.filter, error.source),
+        fault: format!("is {:?}, must be a log filter ({})", error.filter, error.source),
         remedy: "write for example \"warn\" or \"info,coupond=debug\"".to_owned(),
         origin: Origin::Environment(error.variable.to_owned()),
     });
@@ -189,7 +189,7 @@ fn one_thread() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
 }
 
-/// Prints to the standard output. A reader that has gone away (`| head`) has seen enough.
+/// Prints to the standard output. A closed pipe is no error: `| head` needs no more.
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -1,4 +1,4 @@
-//! `coupond serve`: logs, metrics, runtime, signals, and the node in between.
+//! `coupond serve`: sets up logs, metrics, runtime and signals, and runs a node.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::{
     telemetry::{self, LogFilter},
 };
 
-/// How long what still runs on the runtime when the node has ended may take: the node has settled
-/// everything by then.
+/// Time for tasks that still run when the node has stopped. The node has settled everything by
+/// then.
 const RUNTIME_END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest that the process takes to end after a signal.
+/// Longest time from a signal to the end of the process.
 const PROCESS_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 const _: () = assert!(
@@ -27,11 +27,11 @@ const _: () = assert!(
         < PROCESS_END_TIMEOUT.as_millis()
 );
 
-/// Most files and connections that a node opens: several times what admission and waiters allow by
-/// default. Many systems start a process with 1,024.
+/// Limit of open files and connections: several times what admission and waiters allow by default.
+/// Many systems start a process with 1,024.
 const OPEN_FILES_MAX: u64 = 65_536;
 
-/// Exit code of a node that a second signal ended before it had settled.
+/// Exit code if a second signal ends the process before the node has settled.
 const EXIT_AT_ONCE: i32 = 1;
 
 /// Runs a node until it ends or a signal ends it.
@@ -46,10 +46,10 @@ pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
     let served = runtime.block_on(async {
         let signals = Signals::install().map_err(CliError::Runtime)?;
         let (stop, stopped) = oneshot::channel();
-        // On a task of its own: a second signal ends the process also while the node is busy.
+        // A task of its own, so that a second signal ends the process while the node is busy.
         let watch = tokio::spawn(watch(signals, stop));
         let shutdown = async {
-            // The sender is dropped only with the watch, after the node has ended.
+            // The watch owns the sender and is aborted only after the node has ended.
             let _ = stopped.await;
         };
         let served = tokio::select! {
@@ -63,7 +63,7 @@ pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
     served.map(|()| Done::with(""))
 }
 
-/// Raises the soft limit of open files as far as the hard one and [`OPEN_FILES_MAX`] allow.
+/// Raises the soft limit of open files up to the hard limit, at most to [`OPEN_FILES_MAX`].
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     let allowed = limit.maximum.unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX);
@@ -72,7 +72,7 @@ fn raise_open_files() {
     }
     limit.current = Some(allowed);
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, allowed, "the limit of open files could not be raised");
+        tracing::warn!(%error, allowed, "open file limit not raised");
     }
 }
 
@@ -88,7 +88,7 @@ impl Signals {
         Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Completes with the name of the next one.
+    /// Waits for the next signal and returns its name.
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
@@ -97,13 +97,16 @@ impl Signals {
     }
 }
 
-/// Passes the first signal on to the node; ends the process at the second.
+/// Asks the node to stop at the first signal; ends the process at the second.
 async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
     let signal = signals.next().await;
-    tracing::info!(signal, "stopping: a second signal ends the process at once");
-    // A node that has ended already needs no signal.
+    tracing::info!(signal, "signal received, stopping; a second signal ends the process at once");
+    // Sending fails only if the node has ended already.
     let _ = stop.send(());
     let signal = signals.next().await;
-    tracing::warn!(signal, "ending at once: what is in flight is settled by the next start");
+    tracing::warn!(
+        signal,
+        "second signal received, exiting at once; the next owner settles the rest"
+    );
     std::process::exit(EXIT_AT_ONCE);
 }

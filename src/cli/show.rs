@@ -1,10 +1,10 @@
-//! Answers as people read them: small aligned tables.
+//! Shows JSON answers as aligned text.
 
 use serde_json::Value;
 
 use crate::columns;
 
-/// Columns of the list of campaigns: heading and field.
+/// Columns of the list of campaigns, as heading and field.
 const CAMPAIGN_COLUMNS: [(&str, &str); 8] = [
     ("CAMPAIGN", "campaign_id"),
     ("STATE", "state"),
@@ -16,7 +16,7 @@ const CAMPAIGN_COLUMNS: [(&str, &str); 8] = [
     ("CLOSES AT", "closes_at"),
 ];
 
-/// Fields that come first, in this order; the others follow in theirs.
+/// Fields that come first, in this order. The others follow in alphabetical order.
 const FIRST: [&str; 13] = [
     "status",
     "reason",
@@ -33,7 +33,7 @@ const FIRST: [&str; 13] = [
     "request_id",
 ];
 
-/// One field a line; a field of fields has them on its line.
+/// Shows one field per line. The fields of a nested object share its line.
 pub(super) fn fields(body: &Value) -> String {
     let Value::Object(members) = body else { return format!("{}\n", plain(body)) };
     let rank = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
@@ -46,7 +46,7 @@ pub(super) fn fields(body: &Value) -> String {
     columns::aligned(&rows, |_| false)
 }
 
-/// One campaign a line, under headings.
+/// Shows one campaign per line, under headings.
 pub(super) fn campaigns(campaigns: &[Value]) -> String {
     if campaigns.is_empty() {
         return "no campaigns\n".to_owned();
@@ -60,7 +60,7 @@ pub(super) fn campaigns(campaigns: &[Value]) -> String {
     columns::aligned(&rows, |column| (2..6).contains(&column))
 }
 
-/// A problem document: title, detail, and each error with its rule and remedy.
+/// Shows a problem document: title, detail, and each error with rule and remedy.
 pub(super) fn problem(status: u16, body: &Value) -> String {
     let text = |value: &Value, field: &str| {
         value.get(field).filter(|value| !value.is_null()).map(plain).unwrap_or_default()
@@ -73,7 +73,7 @@ pub(super) fn problem(status: u16, body: &Value) -> String {
     };
     let detail = text(body, "detail");
     let errors = body.get("errors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    // What does not fit is summed up in detail from the errors, which follow in full.
+    // The detail of an invalid body only sums up the errors, which follow in full.
     let told_below = !errors.is_empty() && text(body, "type").ends_with("/invalid");
     if !detail.is_empty() && detail != title && !told_below {
         shown.push_str(&format!("\n  {detail}"));
@@ -87,8 +87,8 @@ pub(super) fn problem(status: u16, body: &Value) -> String {
     if status == 401 && text(body, "type").ends_with("/no-identity") {
         let header = body.pointer("/errors/0/field").map_or("NAME".to_owned(), plain);
         shown.push_str(&format!(
-            "\n  this node takes the user from a header: read its settings with --config FILE, or \
-             say --set api.identity=header:{header}",
+            "\n  this node takes the user from a header: load its settings with --config FILE, or \
+             pass --set api.identity=header:{header}",
         ));
     }
     for error in errors {
@@ -103,7 +103,7 @@ pub(super) fn problem(status: u16, body: &Value) -> String {
     shown
 }
 
-/// A value without quotes; control characters of a foreign text can't reach the terminal.
+/// Shows a value without quotes. Replaces control characters, which could change the terminal.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -148,7 +148,7 @@ a         quarantined      1       0          1      1000  -         -
     }
 
     #[test]
-    fn a_campaign_is_shown_field_by_field() {
+    fn a_campaign_has_one_line_per_field() {
         let campaign = json!({
             "campaign_id": "spring", "quota": 1, "state": "quarantined", "opens_at": null,
             "as_of": {"log_epoch": 1, "partition": 3, "offset": 17},
@@ -166,7 +166,7 @@ hold         from 5, kind failure, reason store?[31m
     }
 
     #[test]
-    fn a_problem_is_shown_with_every_rule_and_remedy() {
+    fn a_problem_lists_every_rule_and_remedy() {
         let body = json!({
             "type": "/problems/invalid", "title": "Invalid definition", "status": 422,
             "detail": "2 rules are broken, see errors", "issued": 17,
@@ -195,7 +195,7 @@ Too large (413)
     }
 
     #[test]
-    fn a_missing_identity_is_shown_with_the_setting_that_names_it() {
+    fn a_missing_identity_names_the_setting() {
         let body = json!({
             "type": "/problems/no-identity", "title": "Missing user identity", "status": 401,
             "detail": "the header x-user, which names the user, is missing",
@@ -204,7 +204,7 @@ Too large (413)
         let expected = "\
 Missing user identity (401)
   the header x-user, which names the user, is missing
-  this node takes the user from a header: read its settings with --config FILE, or say --set \
+  this node takes the user from a header: load its settings with --config FILE, or pass --set \
          api.identity=header:x-user
   x-user: must be given; add it";
         assert_eq!(problem(401, &body), expected);

@@ -1,4 +1,4 @@
-//! Simulated worlds from the command line: how many, what struck, what broke.
+//! `coupond simulate`: runs simulated worlds and sums up faults, decisions and broken invariants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,37 +16,37 @@ use crate::simulation::{
     shrink::{essence, shrink},
 };
 
-/// Not all worlds were run.
+/// Exit code if not all worlds were run.
 const EXIT_INTERRUPTED: u8 = 1;
 
-/// An invariant is broken.
+/// Exit code if an invariant is broken.
 const EXIT_BROKEN: u8 = 3;
 
-/// Worlds from which on a kind of fault that never struck is a failure: the rarest strikes once
-/// in some hundred.
+/// Number of worlds after which a kind of fault that never occurred is a failure. The rarest occurs
+/// once in some hundred worlds.
 const SEEDS_FOR_EVERY_FAULT: u64 = 20_000;
 
-/// Broken worlds that are listed.
+/// Most broken worlds that are listed.
 const LISTED_MAX: usize = 60;
 
 /// Time between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether all worlds are done.
+/// Time between two checks whether all worlds are done.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What came of all worlds so far.
+/// Sums over all worlds so far.
 #[derive(Default)]
 struct Totals {
     seeds: u64,
     fired: Vec<u64>,
     decisions: [u64; 3],
     events: u64,
-    /// Seeds that took another course the second time.
+    /// Seeds whose two runs differ.
     wavering: Vec<u64>,
-    /// What was broken, by seed.
+    /// Broken invariants, by seed.
     broken: BTreeMap<u64, Violation>,
-    /// Somebody wanted no more.
+    /// Whether Ctrl-C ended the run.
     interrupted: bool,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
     if arguments.planted {
         return Ok(planted(arguments, &kinds));
     }
-    // Panics are violations here, and are told as such.
+    // A panic counts as a broken invariant and is reported as one.
     std::panic::set_hook(Box::new(|_| {}));
     let started = Instant::now();
     let totals = simulate(arguments, &kinds);
@@ -70,17 +70,17 @@ pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
     let mut text = summary(&totals, elapsed);
     let mut exit_code = 0;
     if totals.interrupted {
-        text.push_str(&format!("Ended early: {} worlds were wanted\n", arguments.seeds));
+        text.push_str(&format!("Interrupted before all {} worlds were run\n", arguments.seeds));
         exit_code = EXIT_INTERRUPTED;
     }
     let silent: Vec<_> = kinds.iter().filter(|kind| totals.fired[**kind as usize] == 0).collect();
     if !silent.is_empty() && totals.seeds >= SEEDS_FOR_EVERY_FAULT {
         let names: Vec<_> = silent.iter().map(|kind| kind.name()).collect();
-        text.push_str(&format!("\nThese faults never struck: {}\n", names.join(", ")));
+        text.push_str(&format!("\nThese faults never occurred: {}\n", names.join(", ")));
         exit_code = EXIT_BROKEN;
     }
     if !totals.wavering.is_empty() {
-        text.push_str(&format!("\nTwo courses of one seed: {:?}\n", totals.wavering));
+        text.push_str(&format!("\nTwo runs differ for seeds: {:?}\n", totals.wavering));
         exit_code = EXIT_BROKEN;
     }
     if let Some((seed, violation)) = totals.broken.first_key_value() {
@@ -111,7 +111,7 @@ fn setup(arguments: &SimulateArguments, kinds: &Kinds, seed: u64) -> Setup {
     }
 }
 
-/// Runs the worlds until all are done, one breaks or somebody interrupts.
+/// Runs worlds until all are done, one breaks an invariant, or Ctrl-C is pressed.
 fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Result<Totals, CliError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = arguments.jobs.unwrap_or(cores).max(1);
@@ -167,7 +167,7 @@ fn add(totals: &mut Totals, seed: u64, report: Report, wavers: bool) {
     totals.broken.extend(report.violation.map(|violation| (seed, violation)));
 }
 
-/// Tells a terminal how far the worlds are. The first interrupt ends them; gives whether it came.
+/// Shows the progress on a terminal. Stops all worlds at Ctrl-C, and tells whether that happened.
 async fn progress(
     totals: &Mutex<Totals>,
     seeds: u64,
@@ -202,7 +202,7 @@ async fn progress(
 
 fn summary(totals: &Totals, elapsed: Duration) -> String {
     let seeds = totals.seeds.max(1);
-    let mut text = format!("{:<24} {:>12} {:>10}\n", "fault", "struck", "per seed");
+    let mut text = format!("{:<24} {:>12} {:>10}\n", "fault", "occurred", "per seed");
     for fault in Fault::ALL {
         let fired = totals.fired[*fault as usize];
         let each = fired as f64 / seeds as f64;
@@ -223,7 +223,7 @@ fn summary(totals: &Totals, elapsed: Duration) -> String {
     text
 }
 
-/// Plants one bug after the other; each must be found within the seeds that are given.
+/// Plants one bug after another. Each must be found within the given number of seeds.
 #[cfg(feature = "planted-bugs")]
 fn planted(arguments: &SimulateArguments, kinds: &Kinds) -> Done {
     use crate::domain::planted::{Bug, plant};
@@ -268,9 +268,9 @@ fn planted(arguments: &SimulateArguments, kinds: &Kinds) -> Done {
     Done { text, exit_code: if missed == 0 { 0 } else { EXIT_BROKEN } }
 }
 
-/// Every world that broke something, as far as they are listed.
+/// Lists the worlds that broke an invariant.
 fn all_broken(totals: &Totals) -> String {
-    let mut text = format!("\n{} worlds broke something:\n", totals.broken.len());
+    let mut text = format!("\n{} worlds broke an invariant:\n", totals.broken.len());
     for (seed, Violation { invariant, detail }) in totals.broken.iter().take(LISTED_MAX) {
         text.push_str(&format!("{seed:>8} {invariant:<7} {detail}\n"));
     }
@@ -300,9 +300,9 @@ fn failure(
     let spared: BTreeSet<_> =
         short.spared.iter().filter(|it| **it <= shown.firings).map(u32::to_string).collect();
     let all = |list: Vec<&str>| if list.is_empty() { "none".to_owned() } else { list.join(",") };
-    text.push_str(&format!("again: coupond simulate --seed {seed} --seeds 1\n"));
+    text.push_str(&format!("repeat with: coupond simulate --seed {seed} --seeds 1\n"));
     text.push_str(&format!(
-        "short: {} of {} firings, {} requests, faults {}{}\n",
+        "shrunk to: {} of {} faults, {} requests, kinds {}{}\n",
         shown.fired.iter().sum::<u32>(),
         report.fired.iter().sum::<u32>(),
         short.requests,

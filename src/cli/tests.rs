@@ -1,5 +1,4 @@
-//! Commands against a listener that answers as the HTTP contract says: what is sent, what is
-//! printed, and the exit code.
+//! Client commands against a scripted listener: the request, the output and the exit code.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 use super::{arguments::Arguments, *};
 use crate::config::Config;
 
-/// A listener that gives one answer after the other and remembers what it was asked.
+/// A listener that gives prepared answers in order and records the requests.
 struct Listener {
     url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -73,14 +72,14 @@ async fn answer(
     (StatusCode::from_u16(status).unwrap(), body)
 }
 
-/// Settings with a data folder of their own, so that no token of the machine is found.
+/// Returns settings with a temporary data folder, so that no token of this machine is found.
 fn config(folder: &Path) -> Config {
     let mut config = Config::default();
     config.embedded.dir = folder.to_owned();
     config
 }
 
-/// What `coupond LINE` prints and ends with.
+/// Returns output and exit code of `coupond LINE`.
 async fn said(config: &Config, line: &str) -> (String, u8) {
     let words = std::iter::once("coupond").chain(line.split_whitespace());
     let (_, command) = Arguments::try_parse_from(words).unwrap().settled();
@@ -115,7 +114,7 @@ fn sold_out() -> Value {
     })
 }
 
-/// Runs one command against one answer and compares what was asked, said and returned.
+/// Runs one command against one answer, and compares request, output and exit code.
 #[track_caller]
 fn check(line: &str, answer: (u16, Value), asked: (&str, Value), said_text: &str, code: u8) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -143,7 +142,7 @@ as of           log epoch 1, offset 5, partition 0
 ";
 
 #[test]
-fn a_campaign_is_created_with_what_was_given_and_nothing_else() {
+fn create_sends_only_given_options() {
     check(
         "campaign create spring --quota 10 --admin URL",
         (201, campaign("spring")),
@@ -170,7 +169,7 @@ fn a_campaign_is_created_with_what_was_given_and_nothing_else() {
 }
 
 #[test]
-fn an_amendment_holds_only_what_changes() {
+fn amend_sends_only_given_options() {
     check(
         "campaign amend spring --quota 20 --closes-at none --admin URL",
         (200, campaign("spring")),
@@ -181,7 +180,7 @@ fn an_amendment_holds_only_what_changes() {
 }
 
 #[test]
-fn a_campaign_is_shown_paused_resumed_closed_and_released() {
+fn each_verb_has_its_endpoint() {
     check(
         "campaign show spring --admin URL",
         (200, campaign("spring")),
@@ -208,7 +207,7 @@ fn a_campaign_is_shown_paused_resumed_closed_and_released() {
 }
 
 #[test]
-fn problems_are_told_readably_or_as_they_came() {
+fn problems_are_shown_as_text_or_json() {
     let invalid = json!({
         "type": "/problems/invalid", "title": "Invalid definition", "status": 422,
         "detail": "quota must be 1 to 100000000",
@@ -232,7 +231,7 @@ fn problems_are_told_readably_or_as_they_came() {
 }
 
 #[test]
-fn a_request_is_answered_by_its_decision() {
+fn issue_shows_the_decision() {
     let asked = ("POST /coupon/issue", json!({"campaign_id": "spring", "user_id": "ada"}));
     check(
         "issue spring ada --api URL",
@@ -260,7 +259,7 @@ request id   r1
         (202, json!({"request_id": "r1", "status": "pending"})),
         asked.clone(),
         "status      pending\nrequest id  r1\n\
-         what became of it: curl 'URL/coupon/requests/r1?wait=30'\n",
+         get the decision with: curl 'URL/coupon/requests/r1?wait=30'\n",
         0,
     );
     check(
@@ -281,7 +280,7 @@ request id   r1
 }
 
 #[tokio::test]
-async fn waiting_key_and_identity_travel_in_headers() {
+async fn issue_options_become_headers() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     config.api.identity = crate::config::Identity::Header("x-user".to_owned());
@@ -289,7 +288,7 @@ async fn waiting_key_and_identity_travel_in_headers() {
     let listener = Listener::answering(&[pending("r1"), pending("r';x")]).await;
     let (first, _) = said(&config, &format!("issue spring ada --api {}", listener.url)).await;
     let url = format!("{}/coupon/requests/r1?wait=30", listener.url);
-    assert!(first.ends_with(&format!("it: curl -H 'x-user: ada' '{url}'\n")), "{first}");
+    assert!(first.ends_with(&format!("with: curl -H 'x-user: ada' '{url}'\n")), "{first}");
     let line = format!("issue spring ada --wait 0 --key k:1 --api {}", listener.url);
     let (second, _) = said(&config, &line).await;
     assert_eq!(second, "status      pending\nrequest id  r';x\n");
@@ -303,7 +302,7 @@ async fn waiting_key_and_identity_travel_in_headers() {
 }
 
 #[tokio::test]
-async fn every_page_of_the_list_is_read() {
+async fn list_reads_every_page() {
     let folder = tempfile::tempdir().unwrap();
     let pages = [
         (200, json!({"campaigns": [campaign("a"), campaign("b")], "next": "b"})),
@@ -351,7 +350,7 @@ async fn the_token_has_three_sources_in_order() {
 }
 
 #[tokio::test]
-async fn health_needs_no_token_and_tells_what_is_not_ready() {
+async fn health_sends_no_token() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("admin.token"), "kept").unwrap();
     let not_ready = json!({
@@ -370,7 +369,7 @@ async fn health_needs_no_token_and_tells_what_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_there_or_not_ours_is_told() {
+async fn unreachable_and_foreign_nodes_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -378,12 +377,12 @@ async fn a_node_that_is_not_there_or_not_ours_is_told() {
     drop(socket);
     let (text, code) = said(&config, &format!("health --admin {url}")).await;
     assert!(text.starts_with(&format!("coupond: no answer from {url}/: ")), "{text}");
-    assert!(text.ends_with("start a node with `coupond`, or name one with --admin"), "{text}");
+    assert!(text.ends_with("start a node with `coupond`, or pass its URL with --admin"), "{text}");
     assert_eq!(code, 1);
 
     let foreign = Listener::answering(&[(404, Value::String("<html>".into()))]).await;
     let (text, code) = said(&config, &format!("health --admin {}", foreign.url)).await;
-    assert!(text.contains("answered what no coupond node does"), "{text}");
+    assert!(text.contains("is not a coupond node"), "{text}");
     assert_eq!(code, 1);
 
     for url in ["https://h:1", "h:1", "http://", "http://h:1?x=1"] {
@@ -393,8 +392,8 @@ async fn a_node_that_is_not_there_or_not_ours_is_told() {
 }
 
 #[test]
-fn causes_are_told_once() {
+fn repeated_causes_are_shown_once() {
     let inner = std::io::Error::other("no space");
     let error = CliError::Runtime(std::io::Error::other(inner));
-    assert_eq!(error.describe(), "coupond: starting the runtime\n  because: no space");
+    assert_eq!(error.describe(), "coupond: starting the runtime\n  caused by: no space");
 }

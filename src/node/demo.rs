@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_identity_header_is_in_the_commands() {
-        let issue = format!("{ISSUE} --set api.identity=header:x-user");
+        let issue = format!("{ISSUE} --set 'api.identity=header:x-user'");
         let curl = CURL.replace(" -d ", " -H 'x-user: bob' -d ");
         let identity = Identity::Header("x-user".to_owned());
         check(|config| config.api.identity = identity, [TITLE, &issue, &curl, SHOW]);
@@ -180,10 +180,10 @@ mod tests {
     #[test]
     fn a_folder_is_quoted() {
         for (folder, expected) in [
-            ("/var/lib/coupond", "embedded.dir=/var/lib/coupond"),
+            ("/var/lib/coupond", "'embedded.dir=/var/lib/coupond'"),
             ("my data", "'embedded.dir=my data'"),
-            ("it's", r"'embedded.dir=it'\''s'"),
-            ("2026", r"'embedded.dir='\''2026'\'''"),
+            ("it's", r#""embedded.dir=it's""#),
+            ("2026", r#""embedded.dir='2026'""#),
         ] {
             let show = format!("{SHOW} --set {expected}");
             check(|config| config.embedded.dir = folder.into(), [TITLE, ISSUE, CURL, &show]);

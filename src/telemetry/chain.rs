@@ -1,8 +1,8 @@
-//! Errors as log lines show them.
+//! Errors in log lines.
 
 use std::fmt;
 
-/// An error with all of its causes on one line.
+/// Displays an error with all its causes on one line.
 pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {

@@ -1,4 +1,4 @@
-//! Every metric, by its name, unit and labels, behind a typed function.
+//! Every metric: name, unit, labels, and a typed function that records it.
 
 use std::time::Duration;
 
@@ -28,13 +28,14 @@ const DEAD_LETTERS: &str = "coupond_dead_letters_total";
 const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 
-/// How a request left the edge; a closed set, so that the label stays bounded.
+/// Counts a request by its outcome at the edge. Outcomes are a closed set, so that the label stays
+/// bounded.
 pub fn request(outcome: &'static str) {
     counter!(REQUESTS, "outcome" => outcome).increment(1);
 }
 
-/// Has an outcome stand at 0 before the first request that comes to it: a rise from nothing is
-/// seen by no alert.
+/// Registers the counter of an outcome at 0 in advance: `increase()` does not see the first sample
+/// of a series.
 pub fn requests_from_zero(outcome: &'static str) {
     counter!(REQUESTS, "outcome" => outcome).increment(0);
 }
@@ -51,67 +52,67 @@ pub fn decisions(decision: &Decision, count: u64) {
     counter!(DECISIONS, "status" => status, "reason" => reason).increment(count);
 }
 
-/// Request received → decision durable, as the node that answers sees it.
+/// Records the time from a request to its durable decision, as seen by the node that answers.
 pub fn issue_latency(latency: Duration) {
     histogram!(ISSUE_LATENCY).record(latency);
 }
 
-/// Append sent → durable.
+/// Records the time from sending an append to its acknowledgement.
 pub fn append_latency(latency: Duration) {
     histogram!(APPEND_LATENCY).record(latency);
 }
 
-/// One operation of the coupon store.
+/// Records the duration of one operation of the coupon store.
 pub fn store_latency(operation: &'static str, latency: Duration) {
     histogram!(STORE_LATENCY, "operation" => operation).record(latency);
 }
 
-/// Records of a partition that wait for a decision, on its owner.
+/// Sets the number of records of a partition that wait for a decision. Its owner reports it.
 pub fn partition_lag(partition: Partition, records: u64) {
     gauge!(PARTITION_LAG, "partition" => partition.to_string()).set(records as f64);
 }
 
-/// Coupon actors of this node by how they stand.
+/// Sets the number of coupon actors of this node in a state.
 pub fn actors(state: &'static str, count: usize) {
     gauge!(ACTORS, "state" => state).set(count as f64);
 }
 
-/// Campaigns of this node's partitions by their state, as views show it.
+/// Sets the number of campaigns of this node's partitions in a state.
 pub fn campaigns(state: &'static str, count: usize) {
     gauge!(CAMPAIGNS, "state" => state).set(count as f64);
 }
 
-/// A coupon actor was started again after a failure.
+/// Counts a restart of a coupon actor after a failure.
 pub fn actor_restart() {
     counter!(ACTOR_RESTARTS).increment(1);
 }
 
-/// An invariant was found broken, or would have been and was stopped.
+/// Counts a broken invariant, or an operation stopped because it would have broken one.
 pub fn violation(invariant: Invariant) {
     counter!(VIOLATIONS, "invariant" => invariant.id()).increment(1);
 }
 
-/// Start of a campaign's load → it decides.
+/// Records the time from the start of a campaign's load to its first decision.
 pub fn recovery(duration: Duration) {
     histogram!(RECOVERY).record(duration);
 }
 
-/// Requests that wait for a decision now.
+/// Sets the number of requests that wait for a decision.
 pub fn waiters(count: usize) {
     gauge!(WAITERS).set(count as f64);
 }
 
-/// A record was kept as a dead letter.
+/// Counts a record stored as a dead letter.
 pub fn dead_letter(reason: &'static str) {
     counter!(DEAD_LETTERS, "reason" => reason).increment(1);
 }
 
-/// A message of the decision feed was not sent, or was not this instance's.
+/// Counts a message of the decision feed that was not sent or not accepted.
 pub fn feed_lost(reason: &'static str) {
     counter!(FEED_LOST, "reason" => reason).increment(1);
 }
 
-/// Whether a partition that this node owns is halted.
+/// Sets whether a partition that this node owns is halted.
 pub fn partition_halted(partition: Partition, halted: bool) {
     let value = if halted { 1.0 } else { 0.0 };
     gauge!(PARTITIONS_HALTED, "partition" => partition.to_string()).set(value);
@@ -143,33 +144,30 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
 }
 
 const ALL: [Description; 15] = [
-    counter_of(REQUESTS, "Requests by how they left the edge."),
+    counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
     seconds_of(APPEND_LATENCY, "Append sent to durable."),
     seconds_of(STORE_LATENCY, "One operation of the coupon store."),
     gauge_of(PARTITION_LAG, "Records of a partition that wait for a decision, on its owner."),
     gauge_of(CAMPAIGNS, "Campaigns of this node's partitions that had records, by state."),
-    gauge_of(ACTORS, "Coupon actors of this node by how they stand."),
-    counter_of(ACTOR_RESTARTS, "Coupon actors started again after a failure."),
-    counter_of(VIOLATIONS, "Invariants found broken, or stopped from being broken, by id."),
+    gauge_of(ACTORS, "Coupon actors of this node, by state."),
+    counter_of(ACTOR_RESTARTS, "Restarts of coupon actors after a failure."),
+    counter_of(VIOLATIONS, "Broken or just prevented violations of invariants, by id."),
     seconds_of(RECOVERY, "Start of a campaign's load to its first decision."),
-    gauge_of(WAITERS, "Requests that wait for a decision now."),
-    counter_of(DEAD_LETTERS, "Records kept as dead letters, by reason."),
-    counter_of(FEED_LOST, "Messages of the decision feed not sent or not taken, by reason."),
-    gauge_of(
-        PARTITIONS_HALTED,
-        "1 for a partition of this node that decides nothing, otherwise 0.",
-    ),
+    gauge_of(WAITERS, "Requests that wait for a decision."),
+    counter_of(DEAD_LETTERS, "Records stored as dead letters, by reason."),
+    counter_of(FEED_LOST, "Messages of the decision feed not sent or not accepted, by reason."),
+    gauge_of(PARTITIONS_HALTED, "1 for a halted partition of this node, otherwise 0."),
 ];
 
-/// The name of every metric.
+/// Returns the name of every metric.
 #[cfg(test)]
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|metric| metric.name)
 }
 
-/// Tells the recorder what each metric means, and starts at 0 what alerts look for a rise of.
+/// Describes every metric to the recorder, and registers at 0 the counters that alerts watch.
 pub(super) fn describe() {
     for Description { name, kind, unit, help } in ALL {
         match kind {
@@ -187,7 +185,7 @@ pub(super) fn describe() {
         counter!(DECISIONS, "status" => status, "reason" => reason).increment(0);
     }
     waiters(0);
-    // A histogram that is only named shows as one without samples.
+    // Naming a histogram registers it without samples.
     for name in [ISSUE_LATENCY, APPEND_LATENCY, RECOVERY] {
         let _named = histogram!(name);
     }

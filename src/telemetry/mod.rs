@@ -1,4 +1,4 @@
-//! What the outside sees of the inside: logs and metrics.
+//! Logs and metrics of the process.
 
 mod chain;
 pub mod metrics;
@@ -11,45 +11,45 @@ use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt}
 
 pub(crate) use chain::Chain;
 
-/// Where the filter of logs is looked for, the first one first.
+/// Environment variables of the log filter; the first that is set counts.
 const LOG_VARIABLES: [&str; 2] = ["COUPOND_LOG", "RUST_LOG"];
 
-/// What is logged when nothing else is asked for: libraries only when something is amiss.
+/// Default log filter: libraries log warnings only.
 const LOG_DEFAULT: &str = "info,fjall=warn,lsm_tree=warn,ractor=warn,scylla=warn";
 
-/// Upper bounds of latencies in seconds: from a tenth of a millisecond, which is an fsync here, to
-/// ten seconds, after which nobody waits.
+/// Histogram buckets of latencies, as upper bounds in seconds: from a tenth of a millisecond, about
+/// one fsync, to ten seconds, after which every client has timed out.
 const LATENCY_BOUNDS: [f64; 16] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
 
-/// How often samples of histograms are folded into their buckets when nobody scrapes: until then
-/// each sample takes memory.
+/// Time between two runs that move histogram samples into their buckets. Without scrapes the samples
+/// would pile up in memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Which logs are wanted.
+/// A log filter.
 #[derive(Debug)]
 pub struct LogFilter(EnvFilter);
 
-/// A filter of logs that can't be read.
+/// A log filter with a syntax error.
 #[derive(Debug, thiserror::Error)]
-#[error("{variable} is {filter:?}, which is no filter of logs")]
+#[error("{variable} is {filter:?}, which is not a log filter")]
 pub struct LogFilterError {
-    /// The environment variable at fault.
+    /// The environment variable.
     pub variable: &'static str,
-    /// What it holds.
+    /// Its value.
     pub filter: String,
-    /// What is wrong with it.
+    /// The syntax error.
     #[source]
     pub source: ParseError,
 }
 
 impl LogFilter {
-    /// What `COUPOND_LOG`, else `RUST_LOG`, asks for; otherwise `info`, and of libraries `warn`.
+    /// Reads `COUPOND_LOG`, else `RUST_LOG`. The default is `info`, and `warn` for libraries.
     ///
     /// # Errors
-    /// [`LogFilterError`] when the variable holds no filter.
+    /// [`LogFilterError`] if the variable does not hold a log filter.
     pub fn from_environment() -> Result<Self, LogFilterError> {
         let asked = LOG_VARIABLES.iter().find_map(|variable| {
             let filter = env::var_os(variable).filter(|filter| !filter.is_empty())?;
@@ -69,12 +69,12 @@ impl LogFilter {
     }
 }
 
-/// Sends logs of this process, and what libraries say through the `log` crate, to the standard
-/// error: for people on a terminal, otherwise one JSON object a line. Panics are logged too.
-/// A second call changes nothing.
+/// Writes the logs of this process, including those of libraries that use the `log` crate, to the
+/// standard error: as text if it is a terminal, else as one JSON object per line. Panics are logged
+/// too. A second call has no effect.
 pub fn install_logs(filter: LogFilter) {
     let logs = tracing_subscriber::fmt().with_env_filter(filter.0).with_writer(std::io::stderr);
-    // An error means that logs are installed already.
+    // `try_init` fails only if a subscriber is installed already.
     let installed = if std::io::stderr().is_terminal() {
         logs.compact().with_ansi(env::var_os("NO_COLOR").is_none()).finish().try_init()
     } else {
@@ -88,10 +88,10 @@ pub fn install_logs(filter: LogFilter) {
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let text = panic.payload().downcast_ref::<&str>().copied();
     let owned = panic.payload().downcast_ref::<String>().map(String::as_str);
-    let message = text.or(owned).unwrap_or("without a message");
+    let message = text.or(owned).unwrap_or("no message");
     let location = panic.location().map(ToString::to_string);
     let thread = std::thread::current();
-    tracing::error!(panic = message, location, thread = thread.name(), "a thread panicked");
+    tracing::error!(panic = message, location, thread = thread.name(), "thread panicked");
 }
 
 /// The metrics of this process.
@@ -99,21 +99,21 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
 pub struct Metrics {
     recorded: PrometheusHandle,
     process: metrics_process::Collector,
-    /// One at a time: process metrics are read and set in steps.
+    /// Serializes renderings: process metrics are read and set in several steps.
     rendering: Mutex<()>,
 }
 
-/// Starts recording metrics, once per process: every call returns the same.
+/// Installs the metrics recorder of this process. Every call returns the same one.
 pub fn install_metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| {
         let recorder = PrometheusBuilder::new()
             .set_buckets(&LATENCY_BOUNDS)
-            .expect("the bounds are a constant that is not empty")
+            .expect("the bounds are a constant and not empty")
             .build_recorder();
         let recorded = recorder.handle();
         if ::metrics::set_global_recorder(recorder).is_err() {
-            tracing::warn!("metrics go to a recorder that was there before: none are shown here");
+            tracing::warn!("another metrics recorder is installed, /metrics stays empty");
         }
         metrics::describe();
         let process = metrics_process::Collector::default();
@@ -123,16 +123,16 @@ pub fn install_metrics() -> &'static Metrics {
 }
 
 impl Metrics {
-    /// All metrics as Prometheus text, those of the process read now.
+    /// Renders all metrics as Prometheus text. Reads those of the process at this moment.
     #[must_use]
     pub fn render(&self) -> String {
-        let _one_at_a_time = self.rendering.lock();
+        let _serialized = self.rendering.lock();
         self.process.collect();
         self.recorded.render()
     }
 
-    /// Keeps the memory of metrics bounded while nobody scrapes them. Never completes; whoever
-    /// runs the process runs this beside.
+    /// Keeps the memory of histograms bounded between scrapes. Never completes; the main loop of the
+    /// process polls it.
     pub async fn upkeep(&self) -> Infallible {
         let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
