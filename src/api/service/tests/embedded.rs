@@ -1,10 +1,13 @@
-//! The service on the real embedded log and store, before and after a restart.
+//! The service on the embedded log and store, before and after a restart.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};
 
-use super::world::{EPOCH, NoActors, campaign, config, keyed, request, terms, user};
+use super::{
+    owner::Owner,
+    world::{EPOCH, LiveActors, campaign, config, keyed, request, terms, user},
+};
 use crate::{
     api::service::{
         CampaignState, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
@@ -12,128 +15,66 @@ use crate::{
     },
     clock::SystemClock,
     domain::{
-        answer::{Answer, CouponFace},
-        campaign::{At, Campaign},
-        coupon::Coupon,
-        decision::{Decision, DerivedRow, Outcome, Reason},
-        ids::{CampaignId, Partition, Sequence},
+        answer::Answer,
+        decision::Reason,
+        ids::Partition,
         keys::Keys,
-        record::Record,
-        rows::{Mark, Progress, Row},
+        rows::{Progress, Row},
     },
     embedded::{EmbeddedDatabase, testing},
     feed::{DecisionFeed, in_process::InProcessFeed},
     log::{READ_RECORDS_MAX, RequestLog, embedded::EmbeddedLog},
     store::{CouponStore, Layout, embedded::EmbeddedStore},
     wire::{
-        LogRecord,
-        codec::{Codec, Decoded},
+        codec::Codec,
         feed_message::{FeedDecision, FeedMessage},
     },
 };
 
 const PARTITIONS: u32 = 2;
 
-/// Far beyond what any of this takes.
+/// Time after which a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A partition's owner, reduced to what it promises: rows, feed, marks, progress.
-struct Owner {
+/// Decides the records of one partition, and makes rows, feed, marks and progress visible.
+struct PartitionOwner {
     partition: Partition,
     log: Arc<EmbeddedLog>,
     store: Arc<EmbeddedStore>,
     feed: Arc<InProcessFeed>,
-    codec: Codec,
-    keys: Arc<Keys>,
-    folds: BTreeMap<CampaignId, Campaign>,
-    faces: BTreeMap<(CampaignId, Sequence), CouponFace>,
+    owner: Owner,
 }
 
-impl Owner {
+impl PartitionOwner {
     async fn work(mut self) {
-        let from = self.log.bounds(self.partition).await.unwrap().low;
-        let mut reader = self.log.open(self.partition, from).await.unwrap();
+        let partition = self.partition;
+        let from = self.log.bounds(partition).await.unwrap().low;
+        let mut reader = self.log.open(partition, from).await.unwrap();
         let mut to = from;
         self.publish(from, to, Vec::new()).await;
         while let Ok(records) = reader.read(READ_RECORDS_MAX).await {
             let next = records.last().map_or(to, |record| record.offset + 1);
-            let (rows, decisions) = self.decide(&records);
-            self.store.write(&rows).await.unwrap();
-            self.publish(to, next, decisions).await;
+            let decided: Vec<_> =
+                records.iter().map(|record| self.owner.decide(partition, record)).collect();
+            let (rows, decisions): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
+            self.store.write(&rows.concat()).await.unwrap();
+            self.publish(to, next, decisions.concat()).await;
             to = next;
-            let mark = |(campaign, fold): (&CampaignId, &Campaign)| {
-                Row::Mark(Mark { campaign: campaign.clone(), offset: to, issued: fold.issued() })
-            };
-            let marks: Vec<Row> = self.folds.iter().map(mark).collect();
-            self.store.write(&marks).await.unwrap();
-            let partition = self.partition;
+            self.store.write(&self.owner.marks(|_| to)).await.unwrap();
             let progress = Progress { partition, log_epoch: EPOCH, next: to, last: None };
             self.store.write(&[Row::Progress(progress)]).await.unwrap();
         }
     }
 
     async fn publish(&self, from: u64, to: u64, decisions: Vec<FeedDecision>) {
-        let partition = self.partition;
-        let halted = None;
+        let (partition, halted) = (self.partition, None);
         let message =
             FeedMessage { log_epoch: EPOCH, partition, from, to, end: to, halted, decisions };
         self.feed.publish(message).await.unwrap();
     }
-
-    fn decide(&mut self, records: &[LogRecord]) -> (Vec<Row>, Vec<FeedDecision>) {
-        let (mut rows, mut decisions) = (Vec::new(), Vec::new());
-        for record in records {
-            let Decoded::Record(decoded) = self.codec.decode(self.partition, record) else {
-                panic!("a record of the service's own")
-            };
-            let id = decoded.campaign().clone();
-            let (keys, partition) = (self.keys.clone(), self.partition);
-            let fold = self
-                .folds
-                .entry(id.clone())
-                .or_insert_with(|| Campaign::new(id.clone(), EPOCH, partition, keys));
-            let at = At { offset: record.offset, time: record.time };
-            let Outcome::Decided { decision, row } = fold.fold(at, &decoded) else {
-                panic!("a campaign that is defined")
-            };
-            match row {
-                Some(DerivedRow::Coupon(coupon)) => {
-                    self.faces.insert((id.clone(), coupon.sequence), face(&coupon));
-                    rows.push(Row::Coupon(coupon));
-                }
-                Some(DerivedRow::Version(version)) => rows.push(Row::Version(*version)),
-                None => {}
-            }
-            let coupon = |sequence| self.faces[&(id.clone(), sequence)].clone();
-            let answer = match decision {
-                Decision::Issued(held) => Answer::Issued { coupon: coupon(held.sequence) },
-                Decision::AlreadyIssued(held) => {
-                    Answer::AlreadyIssued { coupon: coupon(held.sequence) }
-                }
-                Decision::Rejected(reason) => Answer::Rejected { reason },
-                Decision::Accepted => Answer::Accepted,
-                Decision::Refused(refusal) => Answer::Refused { refusal },
-            };
-            let user_id = match &decoded {
-                Record::Request(request) => Some(request.user.clone()),
-                Record::Control(_) => None,
-            };
-            decisions.push(FeedDecision {
-                offset: record.offset,
-                campaign_id: id,
-                user_id,
-                answer,
-            });
-        }
-        (rows, decisions)
-    }
 }
 
-fn face(coupon: &Coupon) -> CouponFace {
-    crate::answer::rows::face(coupon)
-}
-
-/// A node on a folder: its service, its owners, and the database to close.
+/// A node on a data folder: its service, its owners, and its database.
 struct Node {
     service: Arc<NodeService>,
     owners: JoinSet<()>,
@@ -141,7 +82,7 @@ struct Node {
 }
 
 impl Node {
-    /// Without owners nothing is decided, and nothing comes over the feed.
+    /// Starts a node. Without owners it decides nothing, and its feed is silent.
     fn on(folder: &Path, owned: bool) -> Self {
         let database = testing::open(folder, PARTITIONS);
         let log = Arc::new(EmbeddedLog::new(database.clone(), Duration::from_hours(1)));
@@ -161,22 +102,21 @@ impl Node {
             api,
             admission,
             free_space: None,
-            actors: Arc::new(NoActors),
+            actors: Arc::new(LiveActors),
             clock: Arc::new(SystemClock),
         }));
         service.start();
         let mut owners = JoinSet::new();
         for partition in (0..PARTITIONS).filter(|_| owned) {
             let (log, store, feed) = (log.clone(), store.clone(), feed.clone());
-            let (codec, keys) = (codec.clone(), keys.clone());
-            let (folds, faces) = Default::default();
-            let owner = Owner { partition, log, store, feed, codec, keys, folds, faces };
+            let owner = Owner::new(codec.clone(), keys.clone());
+            let owner = PartitionOwner { partition, log, store, feed, owner };
             owners.spawn(owner.work());
         }
         Self { service, owners, database }
     }
 
-    /// Waits until the owners have made durable how far they came: an answer comes before that.
+    /// Waits until progress has reached the end of the log. Answers come earlier.
     async fn settled(&self) {
         let log = EmbeddedLog::new(self.database.clone(), Duration::from_hours(1));
         let store = EmbeddedStore::new(self.database.clone());
@@ -209,8 +149,7 @@ async fn a_restart_changes_no_answer() {
     let mut asking = JoinSet::new();
     for index in 0..200 {
         let (service, spring) = (node.service.clone(), spring.clone());
-        // With a key, so that the log decides also when the edge knows that it is sold out; some
-        // users ask twice.
+        // With a key the log decides, also once the edge knows that the campaign is sold out.
         let asked = keyed(&spring, &format!("u{}", index % 150), &format!("k{index}"));
         asking.spawn(async move { service.issue(asked, Some(PATIENCE)).await.unwrap() });
     }

@@ -1,4 +1,4 @@
-//! Ports in memory, with the faults that the real ones don't show on demand.
+//! Ports in memory that fail on demand.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition, Timestamp},
         rows::{CampaignRows, PartitionRows, Row},
     },
-    feed::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent},
+    feed::{DecisionFeed, FeedError, FeedEvent, in_process::InProcessFeed},
     log::{
         AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog,
         memory::{MemoryLog, MemoryPartition},
@@ -32,13 +32,13 @@ use crate::{
     wire::{LogRecord, NewRecord, feed_message::FeedMessage},
 };
 
-/// Wall-clock time of every test's start.
+/// Wall-clock time at the start of every test.
 pub(super) const START: i64 = 1_700_000_000_000;
 
-/// First offset of every partition, so that nobody takes offsets for counts.
+/// First offset of every partition. Not 0, so that code that takes offsets for counts fails.
 pub(super) const FIRST_OFFSET: Offset = 1_000;
 
-/// Time that follows tokio's, which tests pause.
+/// Follows the time of tokio, which tests pause.
 pub(super) struct TestClock(tokio::time::Instant);
 
 impl TestClock {
@@ -57,12 +57,12 @@ impl Clock for TestClock {
     }
 }
 
-/// What the next append comes to, other than an offset.
+/// How the next append fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AppendFault {
-    /// ServiceError.
+    /// Refused.
     Overloaded,
-    /// Not confirmed; `true`: but in the log.
+    /// Not confirmed. `true`: the record is in the log all the same.
     Unknown(bool),
     /// Never answers.
     Hangs,
@@ -98,7 +98,7 @@ impl FakeLog {
         }
     }
 
-    /// Every record with its partition, in the order of appends.
+    /// Returns every record with its partition, in the order of appends.
     pub(super) fn records(&self) -> Vec<(Partition, LogRecord)> {
         let read = |&(partition, offset): &(Partition, Offset)| {
             let record = self.log.with(partition, |log| log.records[&offset].clone());
@@ -188,7 +188,7 @@ impl RequestLog for FakeLog {
     }
 }
 
-/// The store in memory. It counts its reads and can be away.
+/// The store in memory. It counts its reads, and can stop answering.
 #[derive(Default)]
 pub(super) struct FakeStore {
     store: MemoryStore,
@@ -196,7 +196,7 @@ pub(super) struct FakeStore {
     pub(super) campaign_reads: AtomicUsize,
     pub(super) partition_reads: AtomicUsize,
     pub(super) coupon_reads: AtomicUsize,
-    /// While it is there, reads of campaigns wait for its permits.
+    /// If set, each read of a campaign waits for a permit.
     pub(super) gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
@@ -272,32 +272,25 @@ impl CouponStore for FakeStore {
     }
 }
 
-/// A feed whose messages can be lost.
+/// The feed in memory. It can lose its followers and refuse new ones.
 #[derive(Default)]
 pub(super) struct FakeFeed {
-    followers: Mutex<Vec<mpsc::Sender<FeedEvent>>>,
-    pub(super) followed: AtomicUsize,
+    feed: Mutex<Arc<InProcessFeed>>,
     pub(super) away: AtomicBool,
 }
 
 impl FakeFeed {
-    /// Tells every follower that messages were lost.
-    pub(super) fn gap(&self) {
-        self.followers.lock().retain(|follower| follower.try_send(FeedEvent::Gap).is_ok());
-    }
-
-    /// Ends every follower's channel.
+    /// Drops every follower. A service follows again, and counts it as a gap.
     pub(super) fn cut(&self) {
-        self.followers.lock().clear();
+        *self.feed.lock() = Arc::default();
     }
 }
 
 #[async_trait]
 impl DecisionFeed for FakeFeed {
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
-        let event = FeedEvent::Message(Arc::new(message));
-        self.followers.lock().retain(|follower| follower.try_send(event.clone()).is_ok());
-        Ok(())
+        let feed = self.feed.lock().clone();
+        feed.publish(message).await
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
@@ -305,9 +298,7 @@ impl DecisionFeed for FakeFeed {
             let source = "connection refused".into();
             return Err(FeedError { operation: "following the feed".to_owned(), source });
         }
-        let (sender, receiver) = mpsc::channel(FOLLOWER_MESSAGES_MAX);
-        self.followers.lock().push(sender);
-        self.followed.fetch_add(1, Ordering::Relaxed);
-        Ok(receiver)
+        let feed = self.feed.lock().clone();
+        feed.follow().await
     }
 }

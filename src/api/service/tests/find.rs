@@ -225,7 +225,7 @@ async fn waiters_on_a_hold_share_reads() {
         })
         .collect();
     until(|| world.service.waiters.waiters() == 50).await;
-    world.feed.gap();
+    world.feed.cut();
     for poll in polls {
         queue_ahead(poll.await.unwrap());
     }

@@ -104,7 +104,7 @@ async fn after_a_gap_a_coupon_answers_at_once() {
     let second = ask("u2");
     until(|| world.service.waiters.waiters() == 2).await;
     world.decide(Settle::RowsAlone).await;
-    world.feed.gap();
+    world.feed.cut();
     assert_eq!(sequence(first.await.unwrap()), 1);
     assert_eq!(world.service.waiters.waiters(), 1, "a missing row is no answer yet");
     world.make_progress().await;

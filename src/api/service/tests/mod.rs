@@ -5,4 +5,5 @@ mod embedded;
 mod fakes;
 mod find;
 mod issue;
+mod owner;
 mod world;

@@ -1,4 +1,4 @@
-//! One node's service on ports in memory, with an owner who decides when the test says so.
+//! The service of one node on ports in memory, with an owner that decides when the test says so.
 
 use std::{
     collections::BTreeMap,
@@ -8,28 +8,27 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::fakes::{FIRST_OFFSET, FakeFeed, FakeLog, FakeStore, TestClock};
+use super::{
+    fakes::{FIRST_OFFSET, FakeFeed, FakeLog, FakeStore, TestClock},
+    owner::Owner,
+};
 use crate::{
     answer::follower,
     api::service::{NodeService, ServiceParts},
     config::{AdmissionConfig, ApiConfig, Identity},
     domain::{
-        answer::{Answer, CouponFace},
-        campaign::{At, Campaign},
-        coupon::Coupon,
-        decision::{Decision, DerivedRow, Outcome},
         definition::Terms,
         ids::{CampaignId, IdempotencyKey, Offset, Partition, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
-        rows::{Hold, HoldKind, HoldState, Mark, Progress, Row},
+        rows::{Hold, HoldKind, HoldState, Progress, Row},
     },
     feed::DecisionFeed,
     log::RequestLog,
     partition::actor_view::{ActorView, ActorViews},
     store::{CouponStore, Layout},
     wire::{
-        codec::{Codec, Decoded},
+        codec::Codec,
         feed_message::{FeedDecision, FeedMessage},
     },
 };
@@ -37,30 +36,30 @@ use crate::{
 pub(super) const EPOCH: u32 = 1;
 pub(super) const PARTITIONS: u32 = 2;
 
-/// How the owner settles what it decides.
+/// How the owner settles its decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settle {
-    /// Rows, feed, marks, progress: all that is promised.
+    /// Completely: rows, feed, marks and progress.
     All,
-    /// The feed's messages are lost; the watermark is told by the next ones.
+    /// Feed messages are lost; later messages have the watermark.
     FeedLost,
-    /// The feed's messages are lost and progress is not durable yet.
+    /// Feed messages are lost, and progress is not durable yet.
     RowsAlone,
 }
 
-/// Actors of whom nothing is known but that they live.
-pub(super) struct NoActors;
+/// Reports every actor as live.
+pub(super) struct LiveActors;
 
-impl ActorViews for NoActors {
+impl ActorViews for LiveActors {
     fn view(&self, _: &CampaignId) -> ActorView {
         ActorView { state: "live", reason: None }
     }
 }
 
-#[derive(Default)]
-struct Owner {
-    folds: BTreeMap<CampaignId, Campaign>,
-    done: usize,
+struct State {
+    owner: Owner,
+    /// Number of records that are decided, in the order of appends.
+    decided: usize,
     watermarks: BTreeMap<Partition, Offset>,
 }
 
@@ -72,11 +71,11 @@ pub(super) struct World {
     pub(super) codec: Codec,
     keys: Arc<Keys>,
     clock: Arc<TestClock>,
-    owner: Mutex<Owner>,
+    state: Mutex<State>,
 }
 
 impl World {
-    /// A world whose service has started and has heard of the owner.
+    /// Builds a world whose service has started and has heard of the owner.
     pub(super) async fn new() -> Arc<Self> {
         Self::with(|_, _| {}).await
     }
@@ -93,14 +92,15 @@ impl World {
         configure(&mut api, &mut admission);
         let parts = parts(&log, &store, &feed, &keys, &clock, (api, admission));
         let service = Arc::new(NodeService::new(parts));
-        let owner = Mutex::default();
-        let world = Arc::new(Self { log, store, feed, service, codec, keys, clock, owner });
+        let owner = Owner::new(codec.clone(), keys.clone());
+        let state = Mutex::new(State { owner, decided: 0, watermarks: BTreeMap::new() });
+        let world = Arc::new(Self { log, store, feed, service, codec, keys, clock, state });
         world.service.start();
         world.heard().await;
         world
     }
 
-    /// Another node's service on the same ports, which has heard nothing yet.
+    /// Starts the service of another node, which has heard of no owner yet.
     pub(super) async fn another_service(&self) -> Arc<NodeService> {
         let parts = parts(&self.log, &self.store, &self.feed, &self.keys, &self.clock, config());
         let service = Arc::new(NodeService::new(parts));
@@ -109,7 +109,7 @@ impl World {
         service
     }
 
-    /// The owner says how far it is, and the service hears it.
+    /// Publishes the watermarks, and waits until the service has heard them.
     pub(super) async fn heard(&self) {
         until(|| self.service.waiters.is_followed()).await;
         for partition in 0..PARTITIONS {
@@ -142,16 +142,27 @@ impl World {
     }
 
     pub(super) fn watermark(&self, partition: Partition) -> Offset {
-        self.owner.lock().watermarks.get(&partition).copied().unwrap_or(FIRST_OFFSET)
+        self.state.lock().watermarks.get(&partition).copied().unwrap_or(FIRST_OFFSET)
     }
 
-    /// The owner decides what is in the log and settles it.
+    /// Decides every new record, and settles the decisions.
     pub(super) async fn decide(&self, settle: Settle) {
-        let (rows, decisions) = self.fold();
+        let (mut rows, mut decisions) = (Vec::new(), Vec::new());
+        {
+            let mut state = self.state.lock();
+            let State { owner, decided, watermarks } = &mut *state;
+            for (partition, record) in self.log.records().drain(..).skip(*decided) {
+                let (new_rows, new_decisions) = owner.decide(partition, &record);
+                rows.extend(new_rows);
+                decisions.extend(new_decisions.into_iter().map(|decision| (partition, decision)));
+                watermarks.insert(partition, record.offset + 1);
+                *decided += 1;
+            }
+        }
         self.store.write(&rows).await.unwrap();
         if settle == Settle::All {
-            for (partition, settled) in decisions {
-                self.publish(partition, vec![settled], None).await;
+            for (partition, decision) in decisions {
+                self.publish(partition, vec![decision], None).await;
             }
             for partition in 0..PARTITIONS {
                 self.publish(partition, Vec::new(), None).await;
@@ -162,14 +173,9 @@ impl World {
         }
     }
 
-    /// Marks, then progress.
+    /// Writes marks, then progress.
     pub(super) async fn make_progress(&self) {
-        let mut rows = Vec::new();
-        for (campaign, fold) in &self.owner.lock().folds {
-            let offset = self.log.end(self.codec.partition_of(campaign));
-            let issued = fold.issued();
-            rows.push(Row::Mark(Mark { campaign: campaign.clone(), offset, issued }));
-        }
+        let mut rows = self.state.lock().owner.marks(|partition| self.log.end(partition));
         for partition in 0..PARTITIONS {
             let next = self.watermark(partition);
             rows.push(Row::Progress(Progress { partition, log_epoch: EPOCH, next, last: None }));
@@ -177,62 +183,7 @@ impl World {
         self.store.write(&rows).await.unwrap();
     }
 
-    fn fold(&self) -> (Vec<Row>, Vec<(Partition, FeedDecision)>) {
-        let records = self.log.records();
-        let mut owner = self.owner.lock();
-        let owner = &mut *owner;
-        let (mut rows, mut decisions) = (Vec::new(), Vec::new());
-        for (partition, record) in &records[owner.done..] {
-            owner.watermarks.insert(*partition, record.offset + 1);
-            let Decoded::Record(decoded) = self.codec.decode(*partition, record) else {
-                panic!("a record of the service's own")
-            };
-            let id = decoded.campaign().clone();
-            let keys = self.keys.clone();
-            let fold = owner
-                .folds
-                .entry(id.clone())
-                .or_insert_with(|| Campaign::new(id.clone(), EPOCH, *partition, keys));
-            let at = At { offset: record.offset, time: record.time };
-            let Outcome::Decided { decision, row } = fold.fold(at, &decoded) else { continue };
-            match row {
-                Some(DerivedRow::Coupon(coupon)) => rows.push(Row::Coupon(coupon)),
-                Some(DerivedRow::Version(version)) => rows.push(Row::Version(*version)),
-                None => {}
-            }
-            let user_id = match &decoded {
-                Record::Request(request) => Some(request.user.clone()),
-                Record::Control(_) => None,
-            };
-            let answer = self.answer(&id, &rows, decision);
-            let settled = FeedDecision { offset: record.offset, campaign_id: id, user_id, answer };
-            decisions.push((*partition, settled));
-        }
-        owner.done = records.len();
-        (rows, decisions)
-    }
-
-    fn answer(&self, campaign: &CampaignId, rows: &[Row], decision: Decision) -> Answer {
-        let stored: Vec<Coupon> = self.store.rows().coupons_of(campaign).cloned().collect();
-        let new = rows.iter().filter_map(|row| match row {
-            Row::Coupon(coupon) if coupon.campaign == *campaign => Some(coupon.clone()),
-            _ => None,
-        });
-        let coupons: Vec<Coupon> = stored.into_iter().chain(new).collect();
-        let face = |sequence| {
-            let coupon = coupons.iter().find(|coupon| coupon.sequence == sequence).unwrap();
-            CouponFace { sequence, code: coupon.code.clone(), issued_at: coupon.issued_at }
-        };
-        match decision {
-            Decision::Issued(held) => Answer::Issued { coupon: face(held.sequence) },
-            Decision::AlreadyIssued(held) => Answer::AlreadyIssued { coupon: face(held.sequence) },
-            Decision::Rejected(reason) => Answer::Rejected { reason },
-            Decision::Accepted => Answer::Accepted,
-            Decision::Refused(refusal) => Answer::Refused { refusal },
-        }
-    }
-
-    /// An owner that settles whatever is appended, until the returned guard is dropped.
+    /// Decides and settles every record from now on, until the returned guard is dropped.
     pub(super) fn owner_at_work(self: &Arc<Self>, settle: Settle) -> AtWork {
         let world = self.clone();
         AtWork(tokio::spawn(async move {
@@ -263,20 +214,20 @@ impl World {
 
     /// Changes a campaign as another node would.
     pub(super) async fn changed(&self, campaign: &CampaignId, change: Change) {
-        let based_on = self.owner.lock().folds[campaign].version();
+        let based_on = self.state.lock().owner.version(campaign);
         let campaign = campaign.clone();
         self.append(&Record::from(Control { campaign, based_on, change })).await;
         self.decide(Settle::All).await;
     }
 
-    /// Puts a campaign on hold from `from`; a closed one was decided to the end of the log.
+    /// Puts a campaign on hold from `from`. A closed hold covers up to the end of the log.
     pub(super) async fn hold(&self, campaign: &CampaignId, from: Offset, state: HoldState) {
         let end = self.log.end(self.codec.partition_of(campaign));
         let until = if state == HoldState::Closed { end } else { 0 };
         self.hold_until(campaign, (from, until), state).await;
     }
 
-    /// Puts a campaign on hold, or closes its hold at an offset.
+    /// Puts a campaign on hold, or closes its hold at `until`.
     pub(super) async fn hold_until(
         &self,
         campaign: &CampaignId,
@@ -328,7 +279,7 @@ fn parts(
         api,
         admission,
         free_space: None,
-        actors: Arc::new(NoActors),
+        actors: Arc::new(LiveActors),
         clock: clock.clone(),
     }
 }
@@ -346,7 +297,7 @@ pub(super) fn config() -> (ApiConfig, AdmissionConfig) {
     (api, admission)
 }
 
-/// Waits for a condition that tasks bring about.
+/// Yields to other tasks until the condition holds.
 #[track_caller]
 pub(super) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let from = std::panic::Location::caller();
@@ -357,7 +308,7 @@ pub(super) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
             }
             tokio::task::yield_now().await;
         }
-        panic!("the condition of {from} did not come about");
+        panic!("the condition of {from} never held");
     }
 }
 
