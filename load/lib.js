@@ -1,4 +1,4 @@
-// What the scenarios share: where the nodes are, the campaign, one way to count an answer, one table at the end.
+// Shared by the scenarios: addresses of the nodes, the campaign, counting of answers, the table at the end.
 
 import { fail } from 'k6';
 import http from 'k6/http';
@@ -7,9 +7,9 @@ import { Counter, Trend } from 'k6/metrics';
 export const nodes = (__ENV.API || 'http://127.0.0.1:8080').split(',').map((url) => url.replace(/\/+$/, ''));
 const admin = (__ENV.ADMIN || 'http://127.0.0.1:8081').split(',')[0].replace(/\/+$/, '');
 
-// Nothing else is ever a reason, in a decision or in a refusal at the edge.
+// All reasons of the API, for decisions and for refusals before the log.
 const REASONS = ['sold_out', 'closed', 'paused', 'not_open_yet'];
-// What the API may say instead of an answer, plus what a network may do.
+// Outcomes without an answer: errors of the API, and those of the network.
 const FAILURES = ['overloaded', 'outcome_unknown', 'halted', 'too_many', 'no_connection', 'unexpected'];
 
 const requests = new Counter('requests');
@@ -23,7 +23,7 @@ const failed = counters('failed', FAILURES);
 export const accepted = new Trend('accepted', true);
 export const decided = new Trend('decided', true);
 export const refused = new Trend('refused_at_edge', true);
-// From the first byte sent to the answer known, however many calls it took.
+// From the first byte sent to the known decision, over all calls that it took.
 export const answered = new Trend('answered', true);
 
 function counters(prefix, names) {
@@ -45,7 +45,7 @@ export function randomNode() {
   return nodes[Math.floor(Math.random() * nodes.length)];
 }
 
-// With TOKEN a campaign is made; without it, CAMPAIGN has to be there.
+// Creates a campaign if TOKEN is set. Otherwise CAMPAIGN must name an existing one.
 export function openCampaign(kind, quotaByDefault) {
   const run = `${kind}-${Date.now().toString(36)}`;
   const campaign = __ENV.CAMPAIGN || run;
@@ -80,8 +80,8 @@ export function askForCoupon(node, campaign, user, headers) {
   });
 }
 
-// Asks until it is decided, 30 s at most. The user's patience is not the server's promise, so a wait that ends without
-// a decision is no failure yet.
+// Polls until the request is decided, for at most 30 s. A `wait` that ends without a decision is no failure: the server
+// does not promise a decision within it.
 export function waitForDecision(accepted202, node) {
   const path = accepted202.headers.Location;
   let spent = 0;
@@ -95,7 +95,7 @@ export function waitForDecision(accepted202, node) {
   return { answer: null, spent };
 }
 
-// Counts what came of a request, exactly once for each.
+// Counts the outcome of a request, exactly once per request.
 export function count(answer) {
   if (answer === null) {
     undecided.add(1);
@@ -156,7 +156,7 @@ function bodyOf(answer) {
 
 // ---- the end
 
-// `times` says which trends the table shows, and what each of them is there.
+// `times` maps the trends that the table shows to their titles.
 export function summarize(data, { times, iterationsAllowed }) {
   if (!data.setup_data) {
     return {};
@@ -191,7 +191,7 @@ function collect(data, trends) {
     campaign: data.setup_data.campaign,
     seconds: Math.round(data.state.testRunDurationMs / 100) / 10,
     iterations: counted('iterations'),
-    // An open loop that finds no free user can't keep its rate.
+    // Without a free virtual user, an open loop can't keep its rate: k6 counts a dropped iteration.
     iterations_dropped: counted('dropped_iterations'),
     requests: counted('requests'),
     issued: counted('outcome_issued'),

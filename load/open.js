@@ -1,5 +1,5 @@
-// An open loop: requests come at a given rate, whatever the answers do, each from another user. The decision comes with
-// the answer to the one call.
+// An open loop: requests arrive at a fixed rate, independent of the answers, each from a different user. With
+// `Prefer: wait`, one call returns the decision.
 
 import exec from 'k6/execution';
 import {
@@ -17,7 +17,7 @@ export const options = {
       rate: RATE,
       timeUnit: '1s',
       duration: DURATION,
-      // Enough for answers that take half a second; more are made when they take longer.
+      // Enough for answers that take half a second; k6 adds users if they take longer.
       preAllocatedVUs: Math.ceil(RATE / 2),
       maxVUs: RATE * 10,
       gracefulStop: '30s',
@@ -26,7 +26,7 @@ export const options = {
 };
 
 export function setup() {
-  // More than are asked for, so that every request costs a coupon: the dearest answer.
+  // More than there are requests, so that each request issues a coupon, the most expensive decision.
   return openCampaign('open', 1000000);
 }
 

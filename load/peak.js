@@ -1,5 +1,5 @@
-// A rush in a closed loop: each user asks once a second and waits for the answer. Users come back, so that most requests
-// meet somebody who holds a coupon already, or find none left.
+// A rush in a closed loop: each virtual user sends one request per second and waits for the decision. Users return, so
+// most requests are `already_issued` or `sold_out`.
 
 import { sleep } from 'k6';
 import {
@@ -8,7 +8,7 @@ import {
 } from './lib.js';
 
 const USERS = Number(__ENV.USERS || 10000);
-// 10: the same shape in a tenth of the time, to try things out.
+// 10: the same load curve in a tenth of the time, for a quick try.
 const SHRINK = Number(__ENV.SHRINK || 1);
 
 const stages = [
@@ -32,8 +32,8 @@ export const options = {
   },
 };
 
-// One iteration a second for each user there is: the area under the ramps. A user that leaves finishes its last second,
-// so that a little over 100 % is possible.
+// Expected iterations: one per second and active user, the area under the ramps. A user that leaves finishes its last
+// second, so slightly more than 100 % is possible.
 function iterationsAllowed() {
   let from = 0;
   let area = 0;
@@ -55,7 +55,7 @@ export default function peak({ campaign }) {
 
   if (answer.status === 202) {
     accepted.add(answer.timings.duration);
-    // Any node answers for every request; nothing ties a user to the one that took it.
+    // A random node is asked, because each node can answer for all requests.
     const wait = waitForDecision(answer, randomNode());
     if (wait.answer && wait.answer.status === 200) {
       decided.add(wait.spent);
