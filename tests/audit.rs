@@ -202,7 +202,7 @@ async fn a_log_whose_start_is_gone_is_judged_from_there_by_the_rows() {
     assert!(report.holds(), "{}", report.text());
     let trimmed = report.partitions.iter().find(|it| it.partition == partition);
     assert!(trimmed.is_some_and(|it| it.from > 0), "{}", report.text());
-    assert!(report.text().contains("only rows could be judged"), "{}", report.text());
+    assert!(report.text().contains("only rows were audited"), "{}", report.text());
 
     damage(&config.embedded, async |_, coupons| {
         let changed = Coupon { user: coupons[0].user.clone(), ..coupons[1].clone() };

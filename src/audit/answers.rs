@@ -1,7 +1,7 @@
-//! What clients were told, read from a file and judged against log and rows.
+//! Reads the answers that clients received from a file, and checks them against log and rows.
 //!
-//! One JSON object a line, in any order, for every call of `POST /coupon/issue` and of
-//! `GET /coupon/requests/{request_id}`:
+//! The file has one JSON object per line, in any order, for each call of `POST /coupon/issue` and
+//! of `GET /coupon/requests/{request_id}`:
 //!
 //! ```json
 //! {"time":"2026-11-26T12:00:00.123Z","user":"ada","campaign":"spring","key":"k-1","status":200,
@@ -9,8 +9,8 @@
 //!  "issued_at":"2026-11-26T12:00:00.120Z"}}}
 //! ```
 //!
-//! `time` (RFC 3339) is when the client was told, `key` the idempotency key if there was one,
-//! `status` the HTTP status (0: no answer came), `body` the answer's body as it was, or null.
+//! `time` (RFC 3339) is when the client received the answer, `key` the idempotency key if one was
+//! sent, `status` the HTTP status (0: no answer), `body` the unchanged body of the answer, or null.
 
 use std::{
     collections::HashMap,
@@ -22,8 +22,8 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    finding::{FindingKind, Findings, Where},
-    model::{Model, Verdict, fingerprint},
+    finding::{FindingKind, Findings, Location},
+    model::{Model, RecordOutcome, fingerprint},
 };
 use crate::{
     answer::request_id::{RequestContent, RequestIds},
@@ -35,30 +35,32 @@ use crate::{
     },
 };
 
-/// Answers 2xx in one file: 64 bytes of memory each.
+/// Most 2xx answers in one file. Each takes 64 bytes of memory, so all take 256 MB.
 pub(super) const ANSWERS_MAX: usize = 4_000_000;
 
-/// Why a file of answers can't be used.
+/// Why a file of answers was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswersError {
-    /// It can't be read.
-    #[error("reading line {line} of the answers")]
+    /// Reading failed.
+    #[error("can't read line {line} of the answers")]
     Read {
-        /// Which line, from 1.
+        /// Number of the line, from 1.
         line: u32,
-        /// Why.
+        /// Why it can't be read.
         #[source]
         source: std::io::Error,
     },
-    /// A line is not of the documented shape.
-    #[error("line {line} of the answers is not as `coupond audit --help` says: {detail}")]
+    /// A line does not have the documented format.
+    #[error(
+        "line {line} of the answers is invalid: {detail}; `coupond audit --help` has the format"
+    )]
     Line {
-        /// Which line, from 1.
+        /// Number of the line, from 1.
         line: u32,
         /// What is wrong with it.
         detail: String,
     },
-    /// More answers than memory is meant for.
+    /// The file has more than 4,000,000 answers 2xx.
     #[error("more than {ANSWERS_MAX} answers; split the file by campaign")]
     TooMany,
 }
@@ -93,29 +95,29 @@ struct Face {
     issued_at: String,
 }
 
-/// What a client was told of its request.
+/// The content of an answer: pending, or a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum AnswerContent {
     Pending,
     Issued { sequence: Sequence, face: u64 },
     AlreadyIssued { sequence: Sequence, face: u64 },
     Rejected(Reason),
 }
 
-/// One answer 2xx.
+/// One 2xx answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answer {
+pub(super) struct ClientAnswer {
     partition: Partition,
     pub(super) offset: Offset,
     line: u32,
     campaign: u32,
-    /// Of campaign, user, record time and key, as the request id has them.
+    /// Hash of campaign, user, record time and key, which the request id contains.
     content: u64,
     pub(super) user: u64,
-    pub(super) told: Told,
+    pub(super) told: AnswerContent,
 }
 
-/// A coupon that a client was told of.
+/// A coupon that an answer showed to a client.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claim {
     pub(super) sequence: Sequence,
@@ -125,7 +127,7 @@ pub(super) struct Claim {
     pub(super) offset: Offset,
 }
 
-/// How many answers said what.
+/// Counts the answers of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct AnswerCounts {
     /// Lines of the file.
@@ -134,32 +136,32 @@ pub struct AnswerCounts {
     pub decided: u64,
     /// Answers "pending".
     pub pending: u64,
-    /// Anything but 2xx: refused, overloaded, or no answer.
+    /// Answers other than 2xx, and calls without an answer.
     pub others: u64,
-    /// Final answers whose record the log no longer has: judged by the rows as far as they tell.
+    /// Final answers whose record the log no longer has. They are checked against rows only.
     pub before_the_log: u64,
 }
 
-/// Every answer 2xx of a file, by position.
+/// All 2xx answers of a file, by position.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
-    answers: Vec<Answer>,
+pub(super) struct ClientAnswers {
+    answers: Vec<ClientAnswer>,
     campaigns: Vec<CampaignId>,
     pub(super) counts: AnswerCounts,
     pub(super) findings: Findings,
 }
 
-/// What reading a file needs besides.
-pub(super) struct Reader {
+/// Reads files of answers.
+pub(super) struct AnswerReader {
     pub(super) ids: RequestIds,
     pub(super) keys: Arc<Keys>,
     pub(super) partitions: u32,
 }
 
-impl Reader {
-    /// Reads a file of answers, and finds what it says against itself.
-    pub(super) fn read(&self, file: impl BufRead) -> Result<Answers, AnswersError> {
-        let mut answers = Answers::default();
+impl AnswerReader {
+    /// Reads a file of answers, and reports answers that contradict each other.
+    pub(super) fn read(&self, file: impl BufRead) -> Result<ClientAnswers, AnswersError> {
+        let mut answers = ClientAnswers::default();
         let mut interned = HashMap::new();
         let mut of_keys = HashMap::new();
         for (index, text) in file.lines().enumerate() {
@@ -172,7 +174,7 @@ impl Reader {
             let bad = |detail: String| AnswersError::Line { line, detail };
             let parsed: Line =
                 serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-            parse_time(&parsed.time).ok_or_else(|| bad("time is no RFC 3339 time".into()))?;
+            parse_time(&parsed.time).ok_or_else(|| bad("time is not in RFC 3339 format".into()))?;
             if !(200..300).contains(&parsed.status) {
                 answers.counts.others += 1;
                 continue;
@@ -180,15 +182,15 @@ impl Reader {
             let body = parsed.body.clone().unwrap_or_default();
             let body: Body =
                 serde_json::from_value(body).map_err(|error| bad(error.to_string()))?;
-            let told = told(&body).ok_or_else(|| bad("body is no decision".into()))?;
+            let told = told(&body).ok_or_else(|| bad("body has no valid status".into()))?;
             match told {
-                Told::Pending => answers.counts.pending += 1,
+                AnswerContent::Pending => answers.counts.pending += 1,
                 _ => answers.counts.decided += 1,
             }
             let Some(content) = self.opened(&body.request_id, &parsed, line, &mut answers) else {
                 continue;
             };
-            if let (Told::Issued { sequence, .. }, Some(key)) = (told, &parsed.key) {
+            if let (AnswerContent::Issued { sequence, .. }, Some(key)) = (told, &parsed.key) {
                 let of_key = of_keys.entry(hashed((&parsed.campaign, &parsed.user, key)));
                 let (first, first_line) = *of_key.or_insert((sequence, line));
                 if first != sequence {
@@ -209,7 +211,7 @@ impl Reader {
             if answers.answers.len() == ANSWERS_MAX {
                 return Err(AnswersError::TooMany);
             }
-            answers.answers.push(Answer {
+            answers.answers.push(ClientAnswer {
                 partition: content.position.partition,
                 offset: content.position.offset,
                 line,
@@ -224,27 +226,27 @@ impl Reader {
         Ok(answers)
     }
 
-    /// What the request id says, if it is one of this instance and of this very request.
+    /// Returns the content of the request id, if this instance made it for this request.
     fn opened(
         &self,
         request_id: &str,
         line: &Line,
         number: u32,
-        answers: &mut Answers,
+        answers: &mut ClientAnswers,
     ) -> Option<RequestContent> {
-        let campaign = Where { campaign: Some(line.campaign.clone()), ..Where::default() };
+        let campaign = Location { campaign: Some(line.campaign.clone()), ..Location::default() };
         let content = self
             .ids
             .open(request_id)
             .filter(|content| content.position.partition < self.partitions);
         let Some(content) = content else {
-            let detail = format!("line {number}: no request of this instance has this id");
+            let detail = format!("line {number}: this instance did not make this request id");
             answers.findings.add(FindingKind::AnswerUnknownId, campaign, detail);
             return None;
         };
         let key = line.key.as_ref().map(|key| self.keys.key_digest(&line.user, key).to_le_bytes());
         let same = content.campaign == line.campaign && content.user == line.user;
-        // A `GET` need not say the key again.
+        // A `GET` carries no idempotency key, so its line may lack the key of the request.
         if !same || (key.is_some() && key != content.key_digest) {
             let detail = format!(
                 "line {number}: user {} of campaign {} was given the id of another request",
@@ -257,29 +259,29 @@ impl Reader {
     }
 }
 
-impl Answers {
-    /// The answers of one partition in the order of offsets.
-    pub(super) fn of_partition(&self, partition: Partition) -> &[Answer] {
+impl ClientAnswers {
+    /// Returns the answers of one partition in the order of offsets.
+    pub(super) fn of_partition(&self, partition: Partition) -> &[ClientAnswer] {
         let from = self.answers.partition_point(|answer| answer.partition < partition);
         let to = self.answers.partition_point(|answer| answer.partition <= partition);
         &self.answers[from..to]
     }
 
-    pub(super) fn campaign(&self, answer: &Answer) -> Option<&CampaignId> {
+    pub(super) fn campaign(&self, answer: &ClientAnswer) -> Option<&CampaignId> {
         self.campaigns.get(answer.campaign as usize)
     }
 
-    /// What clients of a partition were told to hold, by campaign and in the order of sequences.
+    /// Returns the coupons that answers of a partition showed, by campaign, ordered by sequence.
     pub(super) fn claims(&self, partition: Partition) -> HashMap<CampaignId, Vec<Claim>> {
         let mut claims: HashMap<CampaignId, Vec<Claim>> = HashMap::new();
         for answer in self.of_partition(partition) {
-            let (Told::Issued { sequence, face } | Told::AlreadyIssued { sequence, face }) =
-                answer.told
+            let (AnswerContent::Issued { sequence, face }
+            | AnswerContent::AlreadyIssued { sequence, face }) = answer.told
             else {
                 continue;
             };
             let Some(campaign) = self.campaign(answer) else { continue };
-            let Answer { user, line, offset, .. } = *answer;
+            let ClientAnswer { user, line, offset, .. } = *answer;
             let claim = Claim { sequence, user, face, line, offset };
             claims.entry(campaign.clone()).or_default().push(claim);
         }
@@ -290,24 +292,24 @@ impl Answers {
     }
 
     fn find_changed(&mut self) {
-        let mut first: Option<Answer> = None;
+        let mut first: Option<ClientAnswer> = None;
         for answer in &self.answers {
-            let same = |first: &Answer| {
+            let same = |first: &ClientAnswer| {
                 (first.partition, first.offset) == (answer.partition, answer.offset)
             };
-            if answer.told == Told::Pending {
+            if answer.told == AnswerContent::Pending {
                 continue;
             }
             match first.filter(same) {
                 Some(first) if first.told != answer.told => {
                     let detail = format!(
-                        "lines {} and {} tell one request {} and {}",
+                        "lines {} and {} give the same request different answers: {}; {}",
                         first.line,
                         answer.line,
                         first.told.describe(),
                         answer.told.describe()
                     );
-                    let place = Where {
+                    let place = Location {
                         partition: Some(answer.partition),
                         campaign: self.campaigns.get(answer.campaign as usize).cloned(),
                         offset: Some(answer.offset),
@@ -322,7 +324,7 @@ impl Answers {
     }
 }
 
-impl Told {
+impl AnswerContent {
     fn describe(self) -> String {
         match self {
             Self::Pending => "pending".to_owned(),
@@ -333,9 +335,9 @@ impl Told {
     }
 }
 
-impl Answer {
-    fn place(&self, campaign: Option<&CampaignId>) -> Where {
-        Where {
+impl ClientAnswer {
+    fn place(&self, campaign: Option<&CampaignId>) -> Location {
+        Location {
             partition: Some(self.partition),
             campaign: campaign.cloned(),
             offset: Some(self.offset),
@@ -343,18 +345,18 @@ impl Answer {
         }
     }
 
-    /// Judges the answer by what stands at its position. `decided` is the request there and what
-    /// it came to; none where no request of a campaign can be read.
+    /// Checks the answer against the record at its position. `decided` is the request there with
+    /// its outcome, or `None` for a dead letter or a control record.
     pub(super) fn judge(
         &self,
-        decided: Option<(&Request, Timestamp, Verdict, &Model)>,
+        decided: Option<(&Request, Timestamp, RecordOutcome, &Model)>,
         campaign: Option<&CampaignId>,
         findings: &mut Findings,
     ) {
         let place = self.place(campaign);
         let line = self.line;
         let Some((request, time, verdict, model)) = decided else {
-            let detail = format!("line {line}: its record is a dead letter, nobody decides it");
+            let detail = format!("line {line}: its record is a dead letter and has no decision");
             return findings.add(FindingKind::AnswerUndecided, place, detail);
         };
         let keys = &model.place.keys;
@@ -372,35 +374,36 @@ impl Answer {
             Some(face_hash(&model.code(sequence, &request.user), coupon.time))
         };
         let derived = match verdict {
-            Verdict::Issued(sequence) => {
-                Told::Issued { sequence, face: face(sequence).unwrap_or_default() }
+            RecordOutcome::Issued(sequence) => {
+                AnswerContent::Issued { sequence, face: face(sequence).unwrap_or_default() }
             }
-            Verdict::AlreadyIssued(sequence) => {
-                Told::AlreadyIssued { sequence, face: face(sequence).unwrap_or_default() }
+            RecordOutcome::AlreadyIssued(sequence) => {
+                AnswerContent::AlreadyIssued { sequence, face: face(sequence).unwrap_or_default() }
             }
-            Verdict::Rejected(reason) => Told::Rejected(reason),
-            Verdict::Control | Verdict::Undefined => {
+            RecordOutcome::Rejected(reason) => AnswerContent::Rejected(reason),
+            RecordOutcome::Control | RecordOutcome::Undefined => {
                 let detail = format!("line {line}: its record has no decision");
                 return findings.add(FindingKind::AnswerUndecided, place, detail);
             }
         };
-        if self.told == Told::Pending || self.told == derived {
+        if self.told == AnswerContent::Pending || self.told == derived {
             return;
         }
         let (told, right) = (self.told.describe(), derived.describe());
         let alike = std::mem::discriminant(&self.told) == std::mem::discriminant(&derived);
-        if alike && !matches!(derived, Told::Rejected(_)) {
+        if alike && !matches!(derived, AnswerContent::Rejected(_)) {
             let detail = format!(
-                "line {line}: told {told}, the log gives {right}; sequence, code or time differ"
+                "line {line}: the client got {told}, the log derives {right}; sequence, code or \
+                 time differ"
             );
             findings.add(FindingKind::AnswerCoupon, place, detail);
         } else {
-            let detail = format!("line {line}: told {told}, the log gives {right}");
+            let detail = format!("line {line}: the client got {told}, the log derives {right}");
             findings.add(FindingKind::AnswerWrong, place, detail);
         }
     }
 
-    /// The log has no record at the answer's position.
+    /// Reports that the log has no record at the answer's position.
     pub(super) fn lost(&self, campaign: Option<&CampaignId>, findings: &mut Findings) {
         let place = self.place(campaign);
         let line = self.line;
@@ -409,8 +412,8 @@ impl Answer {
     }
 }
 
-fn place(content: &RequestContent, sequence: Option<Sequence>) -> Where {
-    Where {
+fn place(content: &RequestContent, sequence: Option<Sequence>) -> Location {
+    Location {
         partition: Some(content.position.partition),
         campaign: Some(content.campaign.clone()),
         offset: Some(content.position.offset),
@@ -418,17 +421,19 @@ fn place(content: &RequestContent, sequence: Option<Sequence>) -> Where {
     }
 }
 
-fn told(body: &Body) -> Option<Told> {
+fn told(body: &Body) -> Option<AnswerContent> {
     let face = || {
         let coupon = body.coupon.as_ref()?;
         let time = parse_time(&coupon.issued_at)?;
         Some((coupon.sequence, face_hash(&coupon.code, time)))
     };
     match body.status.as_str() {
-        "pending" => Some(Told::Pending),
-        "issued" => face().map(|(sequence, face)| Told::Issued { sequence, face }),
-        "already_issued" => face().map(|(sequence, face)| Told::AlreadyIssued { sequence, face }),
-        "rejected" => body.reason.map(Told::Rejected),
+        "pending" => Some(AnswerContent::Pending),
+        "issued" => face().map(|(sequence, face)| AnswerContent::Issued { sequence, face }),
+        "already_issued" => {
+            face().map(|(sequence, face)| AnswerContent::AlreadyIssued { sequence, face })
+        }
+        "rejected" => body.reason.map(AnswerContent::Rejected),
         _ => None,
     }
 }
@@ -438,7 +443,7 @@ fn parse_time(text: &str) -> Option<Timestamp> {
     Some(Timestamp(time.as_millisecond()))
 }
 
-/// Tells what a client is shown of a coupon from anything else.
+/// Hashes the members of a coupon that clients see.
 pub(super) fn face_hash(code: &str, issued_at: Timestamp) -> u64 {
     hashed((code, issued_at))
 }

@@ -1,12 +1,12 @@
-//! Where the start of the log is gone: a campaign's state below it, taken from its rows as a
-//! start of a node takes it, and checked as far as rows alone tell.
+//! Rebuilds a campaign's state below the start of a trimmed log from its rows, as a starting node
+//! does, and checks these rows against each other.
 
 use futures_util::StreamExt;
 
 use super::{
     AuditError, Context,
     finding::{FindingKind, Findings},
-    model::{Derived, Model, Place},
+    model::{Derived, Model, PartitionContext},
     rules,
 };
 use crate::{
@@ -18,11 +18,11 @@ use crate::{
     store::Selection,
 };
 
-/// A campaign as its rows below `from` give it.
+/// Returns the campaign's model built from its rows below `from`.
 pub(super) async fn load(
     context: &Context,
     campaign: &CampaignId,
-    place: Place,
+    place: PartitionContext,
     from: Offset,
     findings: &mut Findings,
 ) -> Result<Model, AuditError> {
@@ -60,8 +60,8 @@ impl Base<'_> {
         self.findings.add(kind, place, detail);
     }
 
-    /// Takes the next row. Gaps and what the row says against its own digest are found when all
-    /// rows are compared.
+    /// Takes the next row. Missing rows and wrong digests are found later, when all rows are
+    /// compared with the model.
     fn coupon(&mut self, coupon: &Coupon) {
         let (offset, sequence) = (coupon.position.offset, coupon.sequence);
         let definition = self.model.definition_at(offset).cloned();
@@ -72,7 +72,7 @@ impl Base<'_> {
         self.skip_to(sequence);
         if let Some(fault) = definition.and_then(|definition| {
             let reason = rules::shut(&definition, sequence - 1, coupon.issued_at)?;
-            Some(format!("coupon {sequence} was issued where the answer is {}", reason.name()))
+            Some(format!("coupon {sequence} was issued while the campaign was {}", reason.name()))
         }) {
             self.find(FindingKind::CouponUnderivable, offset, Some(sequence), fault);
         }
@@ -86,28 +86,30 @@ impl Base<'_> {
             self.find(FindingKind::CouponBeyondLimit, offset, Some(sequence), detail);
         }
         if *self.model.code(sequence, &coupon.user) != *coupon.code {
-            let detail = format!("coupon {sequence} has a code that this instance does not spell");
+            let detail = format!("coupon {sequence}: this instance would derive another code");
             self.find(FindingKind::CouponCode, offset, Some(sequence), detail);
         }
         match self.model.coupons.last().map(|last| last.offset) {
             Some(last) if last == offset => {
-                let detail = format!("coupons {} and {sequence} are of one request", sequence - 1);
+                let detail =
+                    format!("coupons {} and {sequence} have the same request", sequence - 1);
                 self.find(FindingKind::TwoForOneRequest, offset, Some(sequence), detail);
             }
             Some(last) if last > offset => {
-                let detail = format!("coupon {sequence} stands before its predecessor");
+                let detail =
+                    format!("coupon {sequence} is below the position of the coupon before it");
                 self.find(FindingKind::CouponMoved, offset, Some(sequence), detail);
             }
             _ => {}
         }
         if coupon.position != self.model.position(offset) {
-            let detail = format!("coupon {sequence} is of another partition or log epoch");
+            let detail = format!("coupon {sequence} names another partition or log epoch");
             self.find(FindingKind::CouponMoved, offset, Some(sequence), detail);
         }
         self.model.take(coupon, coupon.digest);
     }
 
-    /// Leaves room for rows that are not there: they are found missing later.
+    /// Fills the sequences of absent rows with placeholders; they are reported as missing later.
     fn skip_to(&mut self, sequence: Sequence) {
         let offset = self.model.coupons.last().map_or(0, |last| last.offset);
         let missing = Derived { digest: [0; 16], offset, time: Timestamp(0), user: 0 };
@@ -120,22 +122,25 @@ impl Base<'_> {
             let offset = version.position.offset;
             let found = self.model.issued_below(offset);
             if version.issued != found {
-                let detail = format!("says {} coupons below it, found {found}", version.issued);
+                let detail =
+                    format!("counts {} coupons below it, but {found} have rows", version.issued);
                 self.find(FindingKind::VersionMiscounts, offset, None, detail);
             }
             let definition = &version.definition;
             let wrong = match before.as_ref().map(|version| &version.definition) {
                 Some(before) if before.terms.code != definition.terms.code => {
-                    Some("its code format is another one than before")
+                    Some("the code format changed, which no amendment can do")
                 }
                 Some(before) if before.user_buckets != definition.user_buckets => {
-                    Some("its number of buckets is another one than before")
+                    Some("the number of buckets changed, which no amendment can do")
                 }
                 Some(before) if before.closed && !definition.closed => {
-                    Some("it opens what was closed for ever")
+                    Some("it reopens a closed campaign")
                 }
-                _ if !rules::is_sound(&definition.terms) => Some("its terms break a rule"),
-                _ if definition.terms.quota < found => Some("its quota is below what is issued"),
+                _ if !rules::is_sound(&definition.terms) => Some("its terms are invalid"),
+                _ if definition.terms.quota < found => {
+                    Some("its quota is below the coupons issued")
+                }
                 _ => None,
             };
             if let Some(fault) = wrong {

@@ -1,10 +1,10 @@
-//! Codes of all campaigns, to be told apart.
+//! Digests of coupon codes, to find duplicates over all campaigns.
 
 use siphasher::sip128::SipHasher13;
 
 use crate::domain::ids::Sequence;
 
-/// One code, by a digest that no two codes share.
+/// The digest of one code. 128 bits, so equal digests mean equal codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Code {
     pub(super) digest: u128,
@@ -13,9 +13,9 @@ pub(super) struct Code {
 }
 
 impl Code {
-    /// The code of a coupon whose campaign is yet to be numbered.
+    /// Returns the digest of a code; the caller sets the campaign's index.
     pub(super) fn of(code: &str, sequence: Sequence) -> Self {
-        // A fixed key: codes are told from each other here, from nobody who chooses them.
+        // A fixed key is enough: codes are derived by the instance, so no attacker picks them.
         let digest = SipHasher13::new().hash(code.as_bytes()).as_u128();
         Self { digest, campaign: 0, sequence }
     }

@@ -1,4 +1,4 @@
-//! What an audit can find, each kind with the invariant that it breaks, and a bounded list of it.
+//! Kinds of findings, each with the invariant that it breaks, and a bounded list of findings.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use crate::domain::{
     invariant::Invariant,
 };
 
-/// Findings that are kept with their details; all of them are counted.
+/// Most findings kept with their details. All findings are counted.
 pub(super) const FINDINGS_KEPT_MAX: usize = 1_000;
 
-/// Findings of one kind in one campaign that are kept: one cause often shows in every later row.
+/// Most findings kept of one kind in one campaign, because one cause often affects all later rows.
 const ALIKE_KEPT_MAX: u64 = 5;
 
 macro_rules! finding_kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal, $invariant:ident;)*) => {
-        /// What can be wrong.
+        /// A kind of finding.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum FindingKind {
             $($(#[$doc])* $kind,)*
@@ -27,13 +27,13 @@ macro_rules! finding_kinds {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
-            /// The kind as programs read it.
+            /// Returns the name of the kind in JSON and on the command line.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }
             }
 
-            /// The invariant that it breaks.
+            /// Returns the invariant that it breaks.
             #[must_use]
             pub fn invariant(self) -> Invariant {
                 match self { $(Self::$kind => Invariant::$invariant,)* }
@@ -51,27 +51,27 @@ finding_kinds! {
     HeldRecordsLost = "held_records_lost", NothingLost;
     /// The log has no record where it must have one.
     LogGap = "log_gap", NothingLost;
-    /// The last settled record is not the one that was settled.
+    /// The last settled record has another digest than progress stored: it was replaced.
     RecordRewritten = "record_rewritten", FinalAnswer;
-    /// Progress names another life of the log, or a last record that is not the last.
+    /// Progress names another log epoch, or a last record that is not the last.
     ProgressWrong = "progress_wrong", Remaining;
-    /// A hold can't be: of another partition, beyond the log, or closed in part only.
+    /// A hold is inconsistent: of another partition, beyond the log, or only partly closed.
     HoldImpossible = "hold_impossible", OneDecision;
     /// A definition version that the log derives is not stored.
     VersionMissing = "version_missing", Eligibility;
     /// A definition version is stored that the log does not derive.
     VersionUnderivable = "version_underivable", Eligibility;
-    /// A stored definition version says something else than the log.
+    /// A stored definition version differs from that of the log.
     VersionWrong = "version_wrong", Eligibility;
-    /// A definition version's row does not fit its own digest.
+    /// The row of a definition version does not match its own digest.
     VersionAltered = "version_altered", FinalAnswer;
-    /// A definition version counts other coupons below it than there are.
+    /// A definition version has a wrong count of the coupons below it.
     VersionMiscounts = "version_miscounts", Remaining;
     /// A campaign is defined and not listed.
     NotListed = "not_listed", Remaining;
-    /// A campaign is listed that was never defined.
+    /// A campaign is listed but was never defined.
     ListedUndefined = "listed_undefined", Remaining;
-    /// A mark counts other coupons below its offset than there are.
+    /// A mark has a wrong count of the coupons below its offset.
     MarkWrong = "mark_wrong", Remaining;
     /// Progress passed coupons that no mark counts.
     MarkBehind = "mark_behind", Remaining;
@@ -79,9 +79,9 @@ finding_kinds! {
     MarkBeyondLog = "mark_beyond_log", Remaining;
     /// A settled coupon has no row.
     CouponMissing = "coupon_missing", FinalAnswer;
-    /// A coupon's row does not fit its own digest.
+    /// The row of a coupon does not match its own digest.
     CouponAltered = "coupon_altered", FinalAnswer;
-    /// A coupon stands under another sequence or position than it was issued under.
+    /// A coupon is stored under another sequence or position than it was issued under.
     CouponMoved = "coupon_moved", FinalAnswer;
     /// A coupon has another code than it was issued with.
     CouponCode = "coupon_code", FinalAnswer;
@@ -91,69 +91,69 @@ finding_kinds! {
     TwoForOneRequest = "two_for_one_request", OneDecision;
     /// A coupon is stored beyond the quota in effect at its position.
     CouponBeyondQuota = "coupon_beyond_quota", Quota;
-    /// A coupon is stored whose user holds more than the limit in effect at its position.
+    /// A coupon is stored although its user already held the limit in effect at its position.
     CouponBeyondLimit = "coupon_beyond_limit", PerUserLimit;
-    /// A coupon is stored that no request was eligible for, or that is another user's.
+    /// A coupon is stored that no eligible request derives, or under another user.
     CouponUnderivable = "coupon_underivable", Eligibility;
-    /// A coupon stands above the end of the log.
+    /// A coupon's position is above the end of the log.
     RowAboveLog = "row_above_log", NothingLost;
-    /// Two coupons have one code.
+    /// Two coupons have the same code.
     CodeTwice = "code_twice", UniqueCodes;
     /// A settled coupon is not in the by-user view.
     ByUserMissing = "by_user_missing", Remaining;
     /// The by-user view has a coupon that the user does not hold.
     ByUserExtra = "by_user_extra", Remaining;
-    /// A row of the by-user view says something else than the coupon.
+    /// A row of the by-user view differs from the coupon.
     ByUserWrong = "by_user_wrong", Remaining;
-    /// A client was given a request id that nobody made.
+    /// A client got a request id that this instance did not make.
     AnswerUnknownId = "answer_unknown_id", NothingLost;
-    /// A client was given the request id of another request.
+    /// A client got the request id of another request.
     AnswerForeignId = "answer_foreign_id", OneDecision;
-    /// The request of an answer 2xx is not in the log.
+    /// The request of a 2xx answer is not in the log.
     AnswerLost = "answer_lost", NothingLost;
-    /// The request of an answer 2xx has no decision: it is a dead letter.
+    /// The request of a 2xx answer has no decision: it is a dead letter.
     AnswerUndecided = "answer_undecided", OneDecision;
-    /// A final answer is another one than the log gives at its position.
+    /// A final answer differs from the decision that the log derives at its position.
     AnswerWrong = "answer_wrong", FinalAnswer;
-    /// A final answer tells of another sequence, code or time than the coupon has.
+    /// A final answer has another sequence, code or time than the coupon.
     AnswerCoupon = "answer_coupon", FinalAnswer;
-    /// A client was told "issued" and no row says so.
+    /// A client got "issued", but the coupon has no row, or another user holds it.
     AnswerHoldsNothing = "answer_holds_nothing", FinalAnswer;
-    /// One request was given two different final answers.
+    /// One request got two different final answers.
     AnswerChanged = "answer_changed", FinalAnswer;
-    /// One idempotency key was given two coupons.
+    /// One idempotency key got two coupons.
     AnswerTwoForKey = "answer_two_for_key", FinalAnswer;
 }
 
-/// One thing that is wrong.
+/// One broken invariant at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The invariant that it breaks.
     pub invariant: &'static str,
-    /// What is wrong, as a kind.
+    /// Name of its [`FindingKind`].
     pub kind: &'static str,
-    /// In which partition, if in one.
+    /// The partition, if it concerns only one.
     pub partition: Option<Partition>,
-    /// In which campaign, if in one.
+    /// The campaign, if it concerns only one.
     pub campaign: Option<CampaignId>,
-    /// At which offset, if at one.
+    /// The offset, if it concerns only one.
     pub offset: Option<Offset>,
-    /// Which coupon, if one.
+    /// The coupon's sequence, if it concerns only one.
     pub sequence: Option<Sequence>,
-    /// What is wrong, as a sentence.
+    /// Describes the finding for people.
     pub detail: String,
 }
 
-/// Where something is wrong.
+/// The place of a finding.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Where {
+pub(super) struct Location {
     pub(super) partition: Option<Partition>,
     pub(super) campaign: Option<CampaignId>,
     pub(super) offset: Option<Offset>,
     pub(super) sequence: Option<Sequence>,
 }
 
-/// What was found: counted in full, kept in part.
+/// A bounded list of findings, with exact counts.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) kept: Vec<Finding>,
@@ -162,14 +162,14 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, kind: FindingKind, place: Where, detail: impl Into<String>) {
+    pub(super) fn add(&mut self, kind: FindingKind, place: Location, detail: impl Into<String>) {
         *self.counts.entry(kind).or_default() += 1;
         let alike = self.alike.entry((place.campaign.clone(), kind)).or_default();
         *alike += 1;
         if *alike > ALIKE_KEPT_MAX || self.kept.len() == FINDINGS_KEPT_MAX {
             return;
         }
-        let Where { partition, campaign, offset, sequence } = place;
+        let Location { partition, campaign, offset, sequence } = place;
         self.kept.push(Finding {
             invariant: kind.invariant().id(),
             kind: kind.name(),
@@ -207,7 +207,7 @@ mod tests {
     fn much_of_one_kind_is_counted_and_leaves_room_for_others() {
         let mut findings = Findings::default();
         let spring = CampaignId::parse("spring").unwrap();
-        let place = || Where { campaign: Some(spring.clone()), ..Where::default() };
+        let place = || Location { campaign: Some(spring.clone()), ..Location::default() };
         for _ in 0..10_000 {
             findings.add(FindingKind::CouponMissing, place(), "gone");
         }

@@ -1,14 +1,14 @@
-//! The audit: an independent reader of request log and coupon store, and the judge of both.
+//! Audits an instance: reads request log and coupon store, and checks each against the other.
 //!
-//! It shares with the product what bytes mean (the codec, the rows, the keys, the readers of the
-//! ports) and nothing of what is decided by them: `model` and `rules` say once more, plainly, what
-//! the design says, and `tidy` checks that no module here names the code that is judged.
+//! The audit shares the codec, the row types, the keys and the ports with the product, but none of
+//! the code that decides: `model` and `rules` implement the design's rules a second time, and
+//! `tidy` checks that no module here names the audited code.
 //!
-//! Each partition is judged by itself, several at once. Progress is read first, then the holds,
-//! then the ends of the log, then the log, then the rows; so it may run beside a live instance:
-//! everything below progress, and not under a hold, must be stored as the log gives it; what is
-//! stored above must not contradict it. Memory goes by what was issued (some 150 bytes a coupon
-//! with its holder), not by the length of the log: records and rows are streamed.
+//! Partitions are audited independently, several at once. The order of reads (progress, holds,
+//! bounds of the log, log, rows) makes it safe to audit a live instance: every record below
+//! progress and not under a hold must be stored as the log derives it, and rows above progress must
+//! not contradict the log. Memory grows with the coupons issued (about 150 bytes each), not with
+//! the length of the log, because records and rows are streamed.
 
 mod answers;
 mod base;
@@ -37,10 +37,10 @@ pub use self::{
     self_test::{Corruption, SelfTest, self_test},
 };
 use self::{
-    answers::{Answers, Reader},
+    answers::{AnswerReader, ClientAnswers},
     codes::Code,
-    finding::{Findings, Where},
-    model::Place,
+    finding::{Findings, Location},
+    model::PartitionContext,
     partition::Judged,
     report::KindCount,
 };
@@ -55,13 +55,13 @@ use crate::{
     wire::codec::Codec,
 };
 
-/// What is audited.
+/// The instance to audit.
 pub struct Audited {
     /// The request log.
     pub log: Arc<dyn RequestLog>,
     /// The coupon store.
     pub store: Arc<dyn CouponStore>,
-    /// The same store, as only audits read it.
+    /// The same store, with the reads that only audits need.
     pub inspection: Arc<dyn StoreInspection>,
     /// The layout in force.
     pub layout: Layout,
@@ -69,7 +69,7 @@ pub struct Audited {
     pub keys: Arc<Keys>,
 }
 
-/// How far an audit has come, for whoever watches it.
+/// Counts the progress of a running audit, so that a caller can show it.
 #[derive(Debug, Default)]
 pub struct Meter {
     /// Records read.
@@ -78,23 +78,23 @@ pub struct Meter {
     pub rows: AtomicU64,
 }
 
-/// Why an audit could not be done.
+/// Why an audit did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The log could not be asked.
+    /// The log's bounds could not be read, or a reader could not be opened.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log could not be read.
+    /// A record could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The file of answers can't be used.
+    /// The file of answers is invalid or unreadable.
     #[error(transparent)]
     Answers(#[from] AnswersError),
-    /// A part of the audit failed.
-    #[error("a part of the audit ended early: {0}")]
+    /// A task of the audit panicked or was cancelled.
+    #[error("a task of the audit panicked or was cancelled: {0}")]
     Task(String),
 }
 
@@ -103,7 +103,7 @@ impl AuditError {
         Self::Task(error.to_string())
     }
 
-    /// The process's exit code: 2 where the file of answers must be changed first, else 1.
+    /// Returns the process's exit code: 2 if the file of answers must be corrected first, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -118,23 +118,27 @@ struct Ports {
     store: Arc<dyn CouponStore>,
 }
 
-/// What every part of an audit shares.
+/// The state that all tasks of an audit share.
 struct Context {
     ports: Ports,
     inspection: Arc<dyn StoreInspection>,
     layout: Layout,
     keys: Arc<Keys>,
     codec: Codec,
-    answers: Answers,
+    answers: ClientAnswers,
     meter: Arc<Meter>,
 }
 
 impl Context {
-    fn place(&self, partition: Partition) -> Place {
-        Place { log_epoch: self.layout.log_epoch, partition, keys: Arc::clone(&self.keys) }
+    fn place(&self, partition: Partition) -> PartitionContext {
+        PartitionContext {
+            log_epoch: self.layout.log_epoch,
+            partition,
+            keys: Arc::clone(&self.keys),
+        }
     }
 
-    /// The campaigns of a partition in the listing.
+    /// Returns the listed campaigns of a partition.
     async fn listed(&self, partition: Partition) -> Result<BTreeSet<CampaignId>, AuditError> {
         let mut listed = BTreeSet::new();
         let mut after: Option<CampaignId> = None;
@@ -151,10 +155,11 @@ impl Context {
     }
 }
 
-/// Audits an instance, and what `answers` says that its clients were told.
+/// Audits an instance, and the answers that its clients received if `answers` is given.
 ///
 /// # Errors
-/// [`AuditError`] when it could not be done. What is wrong is in the report.
+/// [`AuditError`] if log, store or answers can't be read. Broken invariants are no error: they are
+/// in the report.
 pub async fn audit(
     audited: Audited,
     answers: Option<Box<dyn BufRead + Send>>,
@@ -162,13 +167,14 @@ pub async fn audit(
 ) -> Result<Report, AuditError> {
     let Audited { log, store, inspection, layout, keys } = audited;
     let partitions = layout.partitions;
-    let reader = Reader {
+    let reader = AnswerReader {
         ids: RequestIds::new(Arc::clone(&keys), &layout.instance),
         keys: Arc::clone(&keys),
         partitions,
     };
     let told = answers.is_some();
-    let read = move || answers.map_or_else(|| Ok(Answers::default()), |file| reader.read(file));
+    let read =
+        move || answers.map_or_else(|| Ok(ClientAnswers::default()), |file| reader.read(file));
     let answers = tokio::task::spawn_blocking(read).await.map_err(AuditError::task)??;
     let codec = Codec::new(Arc::clone(&keys), layout.log_epoch, partitions);
     let ports = Ports { log, store };
@@ -189,7 +195,7 @@ pub async fn audit(
     Ok(whole.report(findings, told.then_some(counts)))
 }
 
-/// All partitions together.
+/// Collects the results of all partitions.
 #[derive(Default)]
 struct Whole {
     partitions: Vec<PartitionReport>,
@@ -220,10 +226,13 @@ impl Whole {
                 let campaign = self.campaigns.get(code.campaign as usize);
                 campaign.map(|campaign| campaign.campaign.clone())
             };
-            let place =
-                Where { campaign: name(other), sequence: Some(other.sequence), ..Where::default() };
+            let place = Location {
+                campaign: name(other),
+                sequence: Some(other.sequence),
+                ..Location::default()
+            };
             let of = name(one).map_or_else(String::new, |campaign| campaign.to_string());
-            let detail = format!("has the code of coupon {} of campaign {of}", one.sequence);
+            let detail = format!("same code as coupon {} of campaign {of}", one.sequence);
             findings.add(FindingKind::CodeTwice, place, detail);
         }
     }

@@ -1,8 +1,8 @@
-//! What the log says a campaign came to: a naive model that shares no rule with the product.
+//! Derives a campaign's state from the log with a naive model that shares no rule with the product.
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{finding::Where, rules};
+use super::{finding::Location, rules};
 use crate::domain::{
     coupon::Coupon,
     decision::Reason,
@@ -12,27 +12,27 @@ use crate::domain::{
     record::{Change, Control, Record, Request},
 };
 
-/// One coupon that the log gives, without what can be derived again.
+/// One coupon derived from the log, without the members that can be derived again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Derived {
-    /// Digest of the row that it comes to.
+    /// Digest that its row must have.
     pub(super) digest: [u8; 16],
     /// Offset of its request.
     pub(super) offset: Offset,
     /// Record time of its request.
     pub(super) time: Timestamp,
-    /// Tells its user from others.
+    /// Fingerprint of its user.
     pub(super) user: u64,
 }
 
-/// What one record comes to.
+/// The outcome of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// The user holds this coupon by it, or by an earlier one with the same key.
+pub(super) enum RecordOutcome {
+    /// Issued this coupon, or an earlier request with the same key did.
     Issued(Sequence),
-    /// The user holds the limit; this is the latest.
+    /// The user already holds the limit; this is the latest coupon.
     AlreadyIssued(Sequence),
-    /// No coupon.
+    /// Rejected for this reason.
     Rejected(Reason),
     /// A control record, accepted or refused.
     Control,
@@ -40,14 +40,14 @@ pub(super) enum Verdict {
     Undefined,
 }
 
-/// What a user holds.
+/// The coupons of one user.
 #[derive(Debug, Clone, Copy)]
 struct Holding {
     count: u32,
     latest: Sequence,
 }
 
-/// How many records came to what.
+/// Counts requests by their outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) requests: u64,
@@ -59,24 +59,23 @@ pub(super) struct Counts {
     pub(super) sold_out: u64,
 }
 
-/// Where and under which keys a campaign is decided.
+/// Identifies a partition, and holds the keys by which its campaigns are decided.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct PartitionContext {
     pub(super) log_epoch: u32,
     pub(super) partition: Partition,
     pub(super) keys: Arc<Keys>,
 }
 
-/// One campaign as the log gives it.
+/// One campaign as the log derives it.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) id: CampaignId,
-    pub(super) place: Place,
+    pub(super) place: PartitionContext,
     pub(super) versions: Vec<DefinitionVersion>,
     /// By sequence: the first is that of sequence 1.
     pub(super) coupons: Vec<Derived>,
-    /// How many of `coupons` and `versions` were taken from rows, because the log no longer has
-    /// their records.
+    /// How many of `coupons` and `versions` come from rows, because the log was trimmed.
     pub(super) coupons_from_rows: usize,
     pub(super) versions_from_rows: usize,
     pub(super) counts: Counts,
@@ -85,9 +84,9 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Where a finding about this campaign stands.
-    pub(super) fn at(&self, offset: Offset, sequence: Option<Sequence>) -> Where {
-        Where {
+    /// Returns the place of a finding about this campaign.
+    pub(super) fn at(&self, offset: Offset, sequence: Option<Sequence>) -> Location {
+        Location {
             partition: Some(self.place.partition),
             campaign: Some(self.id.clone()),
             offset: Some(offset),
@@ -95,7 +94,7 @@ impl Model {
         }
     }
 
-    pub(super) fn new(id: CampaignId, place: Place) -> Self {
+    pub(super) fn new(id: CampaignId, place: PartitionContext) -> Self {
         Self {
             id,
             place,
@@ -117,61 +116,68 @@ impl Model {
         self.versions.last().map(|version| &version.definition)
     }
 
-    /// The definition in effect at `offset`: that of the last version below.
+    /// Returns the definition in effect at `offset`, that of the last version below it.
     pub(super) fn definition_at(&self, offset: Offset) -> Option<&Definition> {
         let above = self.versions.partition_point(|version| version.position.offset < offset);
         above.checked_sub(1).map(|last| &self.versions[last].definition)
     }
 
-    /// Coupons whose request lies below `offset`.
+    /// Counts the coupons whose request is below `offset`.
     pub(super) fn issued_below(&self, offset: Offset) -> u32 {
         let below = self.coupons.partition_point(|coupon| coupon.offset < offset);
         u32::try_from(below).unwrap_or(u32::MAX)
     }
 
-    /// The coupon of a sequence.
+    /// Returns the coupon of a sequence.
     pub(super) fn coupon(&self, sequence: Sequence) -> Option<&Derived> {
         self.coupons.get((sequence as usize).checked_sub(1)?)
     }
 
-    /// The sequence of the coupon issued at exactly `offset`.
+    /// Returns the sequence of the coupon issued at exactly `offset`.
     pub(super) fn issued_at(&self, offset: Offset) -> Option<Sequence> {
         let found = self.coupons.binary_search_by_key(&offset, |coupon| coupon.offset);
         found.ok().and_then(|at| Sequence::try_from(at + 1).ok())
     }
 
-    /// Coupons that a user holds in the end.
+    /// Counts the coupons that a user holds so far.
     pub(super) fn held(&self, user: &UserId) -> u32 {
         let digest = self.place.keys.user_digest(user);
         self.holdings.get(&digest).map_or(0, |holding| holding.count)
     }
 
-    /// Takes the next record of the campaign.
-    pub(super) fn record(&mut self, offset: Offset, time: Timestamp, record: &Record) -> Verdict {
+    /// Applies the next record of the campaign.
+    pub(super) fn record(
+        &mut self,
+        offset: Offset,
+        time: Timestamp,
+        record: &Record,
+    ) -> RecordOutcome {
         match record {
             Record::Request(request) => self.request(offset, time, request),
             Record::Control(control) => self.control(offset, time, control),
         }
     }
 
-    fn request(&mut self, offset: Offset, time: Timestamp, request: &Request) -> Verdict {
-        let Some(definition) = self.definition() else { return Verdict::Undefined };
+    fn request(&mut self, offset: Offset, time: Timestamp, request: &Request) -> RecordOutcome {
+        let Some(definition) = self.definition() else { return RecordOutcome::Undefined };
         let limit = u32::from(definition.terms.per_user_limit);
         let shut = rules::shut(definition, self.issued(), time);
         self.counts.requests += 1;
+        // A key is looked up before limit and window: a repeated request gets its coupon again,
+        // even after the campaign was closed.
         let keys = Arc::clone(&self.place.keys);
         let key_digest =
             request.idempotency_key.as_ref().map(|key| keys.key_digest(&request.user, key));
         if let Some(sequence) = key_digest.and_then(|digest| self.promised.get(&digest)) {
             self.counts.repeated += 1;
-            return Verdict::Issued(*sequence);
+            return RecordOutcome::Issued(*sequence);
         }
         let user_digest = keys.user_digest(&request.user);
         if let Some(holding) = self.holdings.get(&user_digest)
             && holding.count >= limit
         {
             self.counts.already_issued += 1;
-            return Verdict::AlreadyIssued(holding.latest);
+            return RecordOutcome::AlreadyIssued(holding.latest);
         }
         if let Some(reason) = shut {
             match reason {
@@ -180,11 +186,11 @@ impl Model {
                 Reason::NotOpenYet => self.counts.not_open_yet += 1,
                 Reason::SoldOut => self.counts.sold_out += 1,
             }
-            return Verdict::Rejected(reason);
+            return RecordOutcome::Rejected(reason);
         }
         let coupon = self.next_coupon(offset, time, &request.user, user_digest, key_digest);
         self.take(&coupon, coupon.digest);
-        Verdict::Issued(coupon.sequence)
+        RecordOutcome::Issued(coupon.sequence)
     }
 
     fn next_coupon(
@@ -215,7 +221,7 @@ impl Model {
         coupon
     }
 
-    /// Takes a coupon in: one just issued, or the next row below the start of the log.
+    /// Adds a coupon: one just issued, or the next row below the start of the log.
     pub(super) fn take(&mut self, coupon: &Coupon, digest: [u8; 16]) {
         let user_digest = self.place.keys.user_digest(&coupon.user);
         self.coupons.push(Derived {
@@ -232,22 +238,22 @@ impl Model {
         }
     }
 
-    /// The code of the coupon that `user` holds under `sequence`.
+    /// Derives the code of the coupon that `user` holds under `sequence`.
     pub(super) fn code(&self, sequence: Sequence, user: &UserId) -> String {
-        let Place { log_epoch, keys, .. } = &self.place;
+        let PartitionContext { log_epoch, keys, .. } = &self.place;
         self.definition().map_or_else(String::new, |definition| {
             rules::code(&definition.terms.code, keys, &self.id, *log_epoch, sequence, user)
         })
     }
 
-    fn control(&mut self, offset: Offset, time: Timestamp, control: &Control) -> Verdict {
+    fn control(&mut self, offset: Offset, time: Timestamp, control: &Control) -> RecordOutcome {
         let definition = match (self.versions.last(), &control.change) {
-            // Lifts a hold; changes no definition.
-            (_, Change::Released) => return Verdict::Control,
+            // A release ends a hold and leaves the definition as it is.
+            (_, Change::Released) => return RecordOutcome::Control,
             (None, Change::Defined { terms }) => {
                 rules::is_sound(terms).then(|| rules::first(terms))
             }
-            (None, _) => return Verdict::Undefined,
+            (None, _) => return RecordOutcome::Undefined,
             (Some(last), change) if control.based_on == Some(last.position.offset) => {
                 rules::changed(&last.definition, change, self.issued())
             }
@@ -265,16 +271,16 @@ impl Model {
             version.digest = self.place.keys.version_digest(&version);
             self.versions.push(version);
         }
-        Verdict::Control
+        RecordOutcome::Control
     }
 
     pub(super) fn position(&self, offset: Offset) -> Position {
-        let Place { log_epoch, partition, .. } = self.place;
+        let PartitionContext { log_epoch, partition, .. } = self.place;
         Position { log_epoch, partition, offset }
     }
 }
 
-/// 64 of the bits by which a user is known.
+/// Returns 64 bits of a user's digest, enough to tell the users of one campaign apart.
 pub(super) fn fingerprint(user_digest: u128) -> u64 {
     (user_digest >> 64) as u64
 }

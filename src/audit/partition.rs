@@ -1,5 +1,5 @@
-//! One partition: reads its progress and holds, then its log into models, then hands each
-//! campaign over to be compared with its rows.
+//! Audits one partition: reads progress and holds, replays the log into a model for each campaign,
+//! and has each model compared with its rows.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,11 +11,11 @@ use futures_util::{Stream, StreamExt, stream};
 
 use super::{
     AuditError, Context,
-    answers::{Answer, Claim},
+    answers::{Claim, ClientAnswer},
     base,
     codes::Code,
-    finding::{FindingKind, Findings, Where},
-    model::{Model, Place, Verdict},
+    finding::{FindingKind, Findings, Location},
+    model::{Model, PartitionContext, RecordOutcome},
     report::{CampaignReport, PartitionReport},
     rows,
 };
@@ -32,48 +32,48 @@ use crate::{
     },
 };
 
-/// Chunks of the log that are decoded at once: as many cores as a small machine has.
+/// Most chunks of the log decoded at once: a small machine has this many cores.
 const DECODERS: usize = 4;
 
-/// Campaigns of one partition whose rows are read at once.
+/// Most campaigns of one partition whose rows are read at once.
 const CAMPAIGNS_AT_ONCE: usize = 4;
 
-/// Longest wait for a record below the end of the log, after which what is left are taken for
-/// holes: markers of transactions, which no reader is given.
+/// Longest wait for a record below the end of the log. After it, the remaining offsets are taken
+/// for transaction markers, which have offsets but are never given to readers.
 const HOLES_AFTER: Duration = Duration::from_secs(10);
 
-/// What one partition came to.
+/// The result of one partition's audit.
 pub(super) struct Judged {
     pub(super) partition: PartitionReport,
     pub(super) campaigns: Vec<CampaignReport>,
     pub(super) findings: Findings,
-    /// Codes of its coupons, each with the campaign's place in `campaigns`.
+    /// Codes of its coupons, each with the index of its campaign in `campaigns`.
     pub(super) codes: Vec<Code>,
     pub(super) unread: Vec<String>,
     pub(super) answers_before_the_log: u64,
 }
 
-/// Records of the log, decoded.
+/// Decoded records of the log.
 struct Chunk {
     records: Vec<(Offset, Timestamp, Decoded)>,
-    /// The last of them below progress, with its digest.
+    /// Offset and digest of the last of them below progress.
     last: Option<LastRecord>,
 }
 
-/// A partition's log, read into models.
+/// Replays a partition's log into models.
 struct Replay<'a> {
     context: &'a Context,
-    place: Place,
-    /// Where the log begins.
+    place: PartitionContext,
+    /// The lowest offset of the log.
     from: Offset,
-    /// Up to where it was read.
+    /// The offset up to which the log was replayed.
     end: Offset,
     models: HashMap<CampaignId, Model>,
     findings: Findings,
     records: u64,
     dead_letters: u64,
     last: Option<LastRecord>,
-    answers: &'a [Answer],
+    answers: &'a [ClientAnswer],
     answers_before_the_log: u64,
     note: Option<String>,
 }
@@ -85,7 +85,7 @@ pub(super) async fn judge(
 ) -> Result<Judged, AuditError> {
     let rows = context.ports.store.partition(partition).await?;
     let (progress, holds) = (rows.progress, rows.holds);
-    // After progress: what it has passed is listed by now.
+    // The listing is read after progress: every campaign defined below progress is listed by now.
     let listed = context.listed(partition).await?;
     let bounds = context.ports.log.bounds(partition).await?;
     let settled = progress.as_ref().map_or(0, |progress| progress.next);
@@ -169,7 +169,7 @@ async fn compare(
             }
         }
     }
-    // What clients were told of campaigns that there are not.
+    // The remaining answers name campaigns that don't exist.
     for (campaign, claims) in claims {
         for claim in claims {
             rows::holds_nothing(&campaign, place.partition, claim, &mut findings);
@@ -196,32 +196,32 @@ async fn compare(
 }
 
 impl Replay<'_> {
-    fn here(&self, offset: Offset) -> Where {
+    fn here(&self, offset: Offset) -> Location {
         let partition = Some(self.place.partition);
-        Where { partition, offset: Some(offset), ..Where::default() }
+        Location { partition, offset: Some(offset), ..Location::default() }
     }
 
     /// Compares the ends of the log with progress and holds.
     fn check_ends(&mut self, settled: Offset, holds: &[Hold], bounds: Bounds) {
         let Bounds { low, high } = bounds;
         if settled > high {
-            let detail = format!("everything below {settled} was settled, the log ends at {high}");
+            let detail = format!("progress is {settled}, but the log ends at {high}");
             self.findings.add(FindingKind::LogEndsEarly, self.here(high), detail);
         }
         if settled < low {
             let detail =
-                format!("records from {settled} on are undecided, the log begins at {low}");
+                format!("records from {settled} on are undecided, but the log starts at {low}");
             self.findings.add(FindingKind::LogStartsLate, self.here(settled), detail);
         }
         for hold in holds {
-            let place = Where { campaign: Some(hold.campaign.clone()), ..self.here(hold.from) };
+            let place = Location { campaign: Some(hold.campaign.clone()), ..self.here(hold.from) };
             let home = self.context.codec.partition_of(&hold.campaign);
             let impossible = if home != self.place.partition {
-                Some(format!("is of partition {home}"))
+                Some(format!("belongs to partition {home}"))
             } else if hold.until > high {
-                Some(format!("is closed up to {}, the log ends at {high}", hold.until))
+                Some(format!("is closed up to {}, but the log ends at {high}", hold.until))
             } else if hold.state != HoldState::Closed && hold.until != 0 {
-                Some(format!("is not closed, and yet up to {}", hold.until))
+                Some(format!("is not closed, but has the end {}", hold.until))
             } else {
                 None
             };
@@ -229,13 +229,13 @@ impl Replay<'_> {
                 let detail = format!("hold {} of {} {fault}", hold.number, hold.campaign);
                 self.findings.add(FindingKind::HoldImpossible, place, detail);
             } else if hold.is_in_force() && hold.from < low {
-                let detail = format!("held from {} on, the log begins at {low}", hold.from);
+                let detail = format!("held from {} on, but the log starts at {low}", hold.from);
                 self.findings.add(FindingKind::HeldRecordsLost, place, detail);
             }
         }
     }
 
-    /// Reads the log and feeds every record to its campaign's model.
+    /// Reads the log and applies each record to its campaign's model.
     async fn run(&mut self, settled: Offset) -> Result<(), AuditError> {
         let gone = self.answers.partition_point(|answer| answer.offset < self.from);
         self.answers_before_the_log = gone as u64;
@@ -268,7 +268,7 @@ impl Replay<'_> {
                     let detail = format!("the log has no record at {wanted}: {detail}");
                     self.findings.add(FindingKind::LogGap, self.here(wanted), detail);
                     self.end = wanted;
-                    self.note = Some(format!("judged up to the gap at {wanted}"));
+                    self.note = Some(format!("audited up to the gap at {wanted}"));
                     return Ok(());
                 }
                 Err(Stopped::Failed(error)) => return Err(error),
@@ -278,7 +278,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Takes a chunk in; false if the rest can't be judged.
+    /// Applies a chunk; returns false if the rest can't be audited.
     fn take(&mut self, chunk: Chunk) -> bool {
         self.last = chunk.last.or(self.last);
         let count = chunk.records.len() as u64;
@@ -292,7 +292,7 @@ impl Replay<'_> {
                 Decoded::Newer { version } => {
                     self.end = offset;
                     self.note =
-                        Some(format!("judged up to {offset}: a record of newer version {version}"));
+                        Some(format!("audited up to {offset}: record has newer version {version}"));
                     return false;
                 }
             };
@@ -304,34 +304,35 @@ impl Replay<'_> {
         true
     }
 
-    /// What a record came to; none for a dead letter.
+    /// Applies a record and returns its outcome, or `None` for a dead letter.
     fn record(
         &mut self,
         offset: Offset,
         time: Timestamp,
         record: Record,
-    ) -> Option<(Record, Verdict)> {
+    ) -> Option<(Record, RecordOutcome)> {
         if !self.models.contains_key(record.campaign()) {
-            // Only a definition makes a campaign, so foreign ids take no memory.
+            // Only a definition adds a model. Otherwise requests with random campaign ids, which
+            // anyone can send, would take memory without bound.
             match &record {
                 Record::Control(control) if matches!(control.change, Change::Defined { .. }) => {
                     let id = control.campaign.clone();
                     self.models.insert(id.clone(), Model::new(id, self.place.clone()));
                 }
                 Record::Control(control) if control.change == Change::Released => {
-                    return Some((record, Verdict::Control));
+                    return Some((record, RecordOutcome::Control));
                 }
                 _ => return None,
             }
         }
         let model = self.models.get_mut(record.campaign())?;
         match model.record(offset, time, &record) {
-            Verdict::Undefined => None,
+            RecordOutcome::Undefined => None,
             verdict => Some((record, verdict)),
         }
     }
 
-    /// Answers whose position lies below `offset` and was not met have no record.
+    /// Reports the remaining answers below `offset`: the log has no record at their positions.
     fn answers_up_to(&mut self, offset: Offset) {
         while let Some((answer, rest)) = self.answers.split_first()
             && answer.offset < offset
@@ -341,7 +342,8 @@ impl Replay<'_> {
         }
     }
 
-    /// Answers beyond what was read are lost where the log, as it is now, does not reach them.
+    /// Reports answers beyond the current end of the log. Answers between the replayed part and
+    /// that end are newer than the audit, and are not checked.
     async fn answers_beyond(&mut self) -> Result<(), AuditError> {
         if self.answers.is_empty() {
             return Ok(());
@@ -354,7 +356,12 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn answers_at(&mut self, offset: Offset, time: Timestamp, decided: Option<&(Record, Verdict)>) {
+    fn answers_at(
+        &mut self,
+        offset: Offset,
+        time: Timestamp,
+        decided: Option<&(Record, RecordOutcome)>,
+    ) {
         while let Some((answer, rest)) = self.answers.split_first()
             && answer.offset == offset
         {
@@ -375,7 +382,7 @@ impl Replay<'_> {
     fn check_progress(&mut self, progress: &Progress) {
         let place = self.here(progress.next);
         if progress.log_epoch != self.place.log_epoch {
-            let detail = format!("progress is of log epoch {}", progress.log_epoch);
+            let detail = format!("progress has the other log epoch {}", progress.log_epoch);
             self.findings.add(FindingKind::ProgressWrong, place.clone(), detail);
         }
         if progress.next < self.from || progress.next > self.end {
@@ -386,26 +393,26 @@ impl Replay<'_> {
         if said_at != found_at {
             let name = |offset: Option<Offset>| offset.map_or("none".into(), |it| it.to_string());
             let detail = format!(
-                "progress {} names {} as the last record below it, the log has {}",
+                "the last record below progress {} is {} in the store, but {} in the log",
                 progress.next,
                 name(said_at),
                 name(found_at)
             );
             self.findings.add(FindingKind::ProgressWrong, place, detail);
         } else if said != self.last {
-            let detail = "the last settled record is not the one that was settled";
+            let detail = "the last settled record was replaced by another one";
             self.findings.add(FindingKind::RecordRewritten, place, detail);
         }
     }
 }
 
-/// Why reading ended early.
+/// Why reading the log ended early.
 enum Stopped {
     Gap { wanted: Offset, detail: String },
     Failed(AuditError),
 }
 
-/// The records of a partition up to `end`, as its reader gives them.
+/// Streams the records of a partition up to `end`, in the chunks of its reader.
 fn chunks(
     reader: Box<dyn LogReader>,
     from: Offset,

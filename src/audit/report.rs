@@ -1,4 +1,4 @@
-//! What an audit came to, for programs and for people.
+//! The result of an audit, as JSON and as tables.
 
 use std::fmt::Write as _;
 
@@ -10,47 +10,47 @@ use crate::{
     domain::ids::{CampaignId, Offset, Partition, Sequence},
 };
 
-/// Campaigns that the table for people shows; the others are summed up.
+/// Most campaigns shown in the table; the others are only counted.
 const CAMPAIGNS_SHOWN_MAX: usize = 40;
 
-/// Findings that it shows.
+/// Most findings shown below the tables.
 const FINDINGS_SHOWN_MAX: usize = 40;
 
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartitionReport {
-    /// Which.
+    /// Number of the partition.
     pub partition: Partition,
-    /// Where its log begins: below, only rows could be judged.
+    /// Lowest offset of its log. Below, only rows were audited.
     pub from: Offset,
-    /// Everything below was settled and must be stored, holds aside.
+    /// Durable progress: all records below are decided and stored, except those under a hold.
     pub settled: Offset,
-    /// Up to where the log was read; what is stored below must follow from it.
+    /// The offset up to which the log was read. Rows below must follow from it.
     pub end: Offset,
     /// Records read.
     pub records: u64,
-    /// Records among them that nobody decides.
+    /// Records among them that are dead letters.
     pub dead_letters: u64,
     /// Holds that are not closed.
     pub holds_in_force: usize,
-    /// What keeps it from being judged in full.
+    /// Why the partition was audited only in part, if so.
     pub note: Option<String>,
 }
 
-/// One campaign, as the log gives it.
+/// One campaign, as the log derives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CampaignReport {
-    /// Which.
+    /// Id of the campaign.
     pub campaign: CampaignId,
     /// Its partition.
     pub partition: Partition,
-    /// Quota now.
+    /// Current quota.
     pub quota: u32,
     /// Coupons issued in all.
     pub issued: Sequence,
     /// Coupons among them that are settled.
     pub settled: Sequence,
-    /// Quota less what is issued.
+    /// Quota minus issued coupons.
     pub remaining: u32,
     /// Coupon rows found.
     pub rows: u64,
@@ -62,9 +62,9 @@ pub struct CampaignReport {
     pub requests: u64,
     /// Requests answered "already issued".
     pub already_issued: u64,
-    /// Requests given the coupon of an earlier one with their key.
+    /// Requests that repeat an idempotency key and got the coupon of the earlier request.
     pub repeated: u64,
-    /// Requests rejected, by reason.
+    /// Requests rejected: closed.
     pub closed: u64,
     /// Requests rejected: paused.
     pub paused: u64,
@@ -72,48 +72,48 @@ pub struct CampaignReport {
     pub not_open_yet: u64,
     /// Requests rejected: sold out.
     pub sold_out: u64,
-    /// Where a hold that is in force begins to leave it undecided.
+    /// First undecided offset, if a hold is in force.
     pub held_from: Option<Offset>,
-    /// How much is wrong with it.
+    /// Number of its findings.
     pub findings: u64,
 }
 
-/// How often one kind of thing was found.
+/// The number of findings of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KindCount {
     /// The invariant that it breaks.
     pub invariant: &'static str,
-    /// What it is.
+    /// Name of the [`FindingKind`](super::FindingKind).
     pub kind: &'static str,
-    /// How often.
+    /// Number of findings.
     pub count: u64,
 }
 
-/// What an audit came to.
+/// The result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Each partition.
+    /// All partitions, in order.
     pub partitions: Vec<PartitionReport>,
-    /// Each campaign.
+    /// All campaigns, ordered by id.
     pub campaigns: Vec<CampaignReport>,
-    /// What clients were told, if a file of answers was given.
+    /// Counts of the answers, if a file of answers was given.
     pub answers: Option<AnswerCounts>,
-    /// How much of what was found; empty where everything holds.
+    /// Number of findings by kind. Empty if no invariant is broken.
     pub broken: Vec<KindCount>,
-    /// What was found, at most some of each kind and campaign.
+    /// Findings with details; at most five of each kind and campaign, and 1,000 in all.
     pub findings: Vec<Finding>,
-    /// What could not be read, and so not be judged.
+    /// Campaigns that could not be read and were not audited, each with the reason.
     pub unread: Vec<String>,
 }
 
 impl Report {
-    /// Whether no invariant was found broken.
+    /// Returns whether no invariant was found broken.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.broken.is_empty()
     }
 
-    /// The process's exit code: 3 where an invariant is broken, 1 where not all could be judged.
+    /// Returns the process's exit code: 3 if an invariant is broken, 1 if a part was not audited.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match (self.holds(), self.unread.is_empty()) {
@@ -123,7 +123,7 @@ impl Report {
         }
     }
 
-    /// The report as tables.
+    /// Formats the report as tables.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -138,12 +138,12 @@ impl Report {
             if *before_the_log > 0 {
                 let _ = writeln!(
                     text,
-                    "  of {before_the_log} the log no longer has the record: judged by rows alone"
+                    "  {before_the_log} of them are older than the log: checked against rows only"
                 );
             }
         }
         for unread in &self.unread {
-            let _ = writeln!(text, "\nNOT JUDGED  {unread}");
+            let _ = writeln!(text, "\nNOT AUDITED  {unread}");
         }
         self.verdict_text(&mut text);
         text
@@ -178,7 +178,7 @@ impl Report {
         text.push_str(&columns::aligned(&rows, |column| column > 0));
         let more = shown.len().saturating_sub(CAMPAIGNS_SHOWN_MAX);
         if more > 0 {
-            let _ = writeln!(text, "… and {more} campaigns more");
+            let _ = writeln!(text, "… and {more} more campaigns");
         }
     }
 
@@ -188,11 +188,11 @@ impl Report {
             let PartitionReport { partition, from, settled, end, records, dead_letters, .. } = it;
             let _ = write!(
                 text,
-                "partition {partition}: records {from} to {end}, settled below {settled}, \
-                 {records} read, {dead_letters} dead letters"
+                "partition {partition}: log from {from} to {end}, progress {settled}, \
+                 {records} records read, {dead_letters} dead letters"
             );
             if *from > 0 {
-                let _ = write!(text, "; below {from} only rows could be judged");
+                let _ = write!(text, "; below {from} only rows were audited");
             }
             if it.holds_in_force > 0 {
                 let _ = write!(text, "; {} holds in force", it.holds_in_force);
@@ -210,11 +210,11 @@ impl Report {
         if self.holds() {
             let _ = writeln!(
                 text,
-                "\n{records} records and {rows} coupons judged: INV-1 to INV-8 hold"
+                "\n{records} records and {rows} coupons audited: INV-1 to INV-8 hold"
             );
             return;
         }
-        let _ = writeln!(text, "\n{records} records and {rows} coupons judged: BROKEN\n");
+        let _ = writeln!(text, "\n{records} records and {rows} coupons audited: BROKEN\n");
         let mut rows = vec![vec!["INVARIANT".into(), "KIND".into(), "TIMES".into()]];
         for it in &self.broken {
             rows.push(vec![it.invariant.into(), it.kind.into(), it.count.to_string()]);

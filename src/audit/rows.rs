@@ -1,4 +1,4 @@
-//! A campaign's rows against what its log came to: versions, mark, coupons and by-user view.
+//! Compares a campaign's rows with its model: versions, mark, coupons and by-user view.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
@@ -8,7 +8,7 @@ use super::{
     Context,
     answers::{Claim, face_hash},
     codes::Code,
-    finding::{FindingKind, Findings, Where},
+    finding::{FindingKind, Findings, Location},
     model::{Derived, Model, fingerprint},
     report::CampaignReport,
     seen::Seen,
@@ -23,14 +23,14 @@ use crate::{
     store::{ByUserRow, Selection, StoreError},
 };
 
-/// How far a campaign can be judged.
+/// The bounds within which a campaign is audited.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope {
-    /// Everything below is settled and must be stored.
+    /// All records below are settled and must be stored.
     pub(super) limit: Offset,
-    /// The log was read up to here: what is stored below must follow from it.
+    /// The log was replayed up to here. Rows below must follow from it.
     pub(super) end: Offset,
-    /// The log begins here.
+    /// The lowest offset of the log.
     pub(super) from: Offset,
     /// Whether the campaign is listed.
     pub(super) listed: bool,
@@ -38,7 +38,7 @@ pub(super) struct Scope {
     pub(super) held: bool,
 }
 
-/// What a campaign came to.
+/// The result of one campaign's comparison.
 pub(super) struct Compared {
     pub(super) report: CampaignReport,
     pub(super) findings: Findings,
@@ -84,17 +84,17 @@ struct Comparison<'a> {
     model: Model,
     scope: Scope,
     claims: Vec<Claim>,
-    /// How many of `claims` lie below the row that is being read.
+    /// How many of `claims` have a sequence below that of the current row.
     claims_met: usize,
     seen: Seen,
-    /// Those whose row is as the log gives it.
+    /// Sequences whose row equals that of the model.
     right: Seen,
     by_user: Seen,
-    /// Rows of a request that another sequence was issued to, with that sequence.
+    /// Rows with the position of another sequence's request, each with that other sequence.
     of_others: Vec<(Sequence, Sequence)>,
-    /// Sequences of rows that the log does not give, found or not yet judged.
+    /// Sequences of rows that the model does not have.
     above: HashSet<Sequence>,
-    /// The highest position of a row above what was read of the log, and of a mark.
+    /// The highest offset of a row above the replayed log, and the offset of a mark above it.
     highest_above: Option<Offset>,
     mark_above: Option<Offset>,
     findings: Findings,
@@ -117,10 +117,15 @@ impl Comparison<'_> {
         let defined = self.model.versions.first().map(|version| version.position.offset);
         match defined {
             Some(offset) if offset < self.scope.limit && !self.scope.listed => {
-                self.find(FindingKind::NotListed, offset, None, "defined, and not listed");
+                self.find(
+                    FindingKind::NotListed,
+                    offset,
+                    None,
+                    "defined in the log, but not listed",
+                );
             }
             None if self.scope.listed && self.scope.end > 0 && self.scope.from == 0 => {
-                let detail = "listed, and the log does not define it";
+                let detail = "listed, but the log has no definition";
                 self.find(FindingKind::ListedUndefined, self.scope.end, None, detail);
             }
             _ => {}
@@ -137,23 +142,24 @@ impl Comparison<'_> {
                 kept.push(version);
             }
             if self.model.place.keys.version_digest(&row) != row.digest {
-                let detail = "the row does not fit its digest";
+                let detail = "the row does not match its own digest";
                 self.find(FindingKind::VersionAltered, offset, None, detail);
             }
             match derived.next_if(|it| it.position.offset == offset) {
                 Some(version) => {
                     if row.issued != version.issued {
                         let (said, found) = (row.issued, version.issued);
-                        let detail = format!("says {said} coupons below it, the log gives {found}");
+                        let detail =
+                            format!("counts {said} coupons below it, the log derives {found}");
                         self.find(FindingKind::VersionMiscounts, offset, None, detail);
                     } else if row != version && row.digest != version.digest {
-                        let detail = "the row says something else than the log";
+                        let detail = "the row differs from the log's definition version";
                         self.find(FindingKind::VersionWrong, offset, None, detail);
                     }
                     kept.push(version);
                 }
                 None if offset < self.scope.end => {
-                    let detail = "stored, and the log does not derive it";
+                    let detail = "stored, but the log does not derive it";
                     self.find(FindingKind::VersionUnderivable, offset, None, detail);
                 }
                 None => self.note_above(offset),
@@ -169,7 +175,12 @@ impl Comparison<'_> {
     fn version_missing(&mut self, version: &DefinitionVersion) {
         let offset = version.position.offset;
         if offset < self.scope.limit {
-            self.find(FindingKind::VersionMissing, offset, None, "settled, and not stored");
+            self.find(
+                FindingKind::VersionMissing,
+                offset,
+                None,
+                "settled in the log, but not stored",
+            );
         }
     }
 
@@ -191,7 +202,7 @@ impl Comparison<'_> {
             let offset = self.model.coupons[index].offset;
             if !self.seen.has(index) && offset < self.scope.limit {
                 let sequence = Sequence::try_from(index + 1).unwrap_or(Sequence::MAX);
-                let detail = format!("coupon {sequence} was issued, and has no row");
+                let detail = format!("coupon {sequence} was issued, but has no row");
                 self.find(FindingKind::CouponMissing, offset, Some(sequence), detail);
             }
         }
@@ -219,11 +230,11 @@ impl Comparison<'_> {
             Some(derived) if derived.digest == coupon.digest && fits => {
                 self.right.note(sequence);
             }
-            // Above what was read of the log there is nothing to compare it with, unless its
-            // sequence says that it belongs below.
+            // The row is newer than the replayed part of the log, so the model lacks it. A row
+            // whose sequence the model has is compared at any offset.
             None if offset >= self.scope.end => self.note_above(offset),
             _ if !fits => {
-                let detail = format!("the row of coupon {sequence} does not fit its digest");
+                let detail = format!("the row of coupon {sequence} does not match its own digest");
                 self.find(FindingKind::CouponAltered, offset, Some(sequence), detail);
             }
             Some(derived) => self.coupon_differs(coupon, derived),
@@ -231,7 +242,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// A row in order with itself that says something else than the log.
+    /// Reports a row that matches its own digest but differs from the model.
     fn coupon_differs(&mut self, coupon: &Coupon, derived: Derived) {
         let (offset, sequence) = (coupon.position.offset, coupon.sequence);
         let user = fingerprint(self.model.place.keys.user_digest(&coupon.user));
@@ -258,7 +269,8 @@ impl Comparison<'_> {
         self.find(kind, offset, Some(sequence), detail);
     }
 
-    /// Rows that are of the request of another sequence: a second coupon, if that has its own.
+    /// Reports rows with the request of another sequence. If that sequence has its own correct
+    /// row, the request got two coupons; otherwise its coupon was moved.
     fn judge_rows_of_others(&mut self) {
         for (sequence, other) in std::mem::take(&mut self.of_others) {
             let offset = self.model.coupon(other).map_or(0, |derived| derived.offset);
@@ -266,12 +278,12 @@ impl Comparison<'_> {
                 true => FindingKind::TwoForOneRequest,
                 false => FindingKind::CouponMoved,
             };
-            let detail = format!("coupon {sequence} is of the request that coupon {other} is of");
+            let detail = format!("coupon {sequence} has the request of coupon {other}");
             self.find(kind, offset, Some(sequence), detail);
         }
     }
 
-    /// A row of a sequence that the log does not reach.
+    /// Reports a row whose sequence the log does not derive.
     fn coupon_underivable(&mut self, coupon: &Coupon) {
         let (offset, sequence) = (coupon.position.offset, coupon.sequence);
         let terms = self.model.definition_at(offset).map(|definition| &definition.terms);
@@ -279,22 +291,23 @@ impl Comparison<'_> {
             terms.map_or((0, 0), |terms| (terms.quota, u32::from(terms.per_user_limit)));
         let held = self.model.held(&coupon.user);
         let (kind, detail) = if self.model.issued_at(offset).is_some() {
-            let detail = format!("coupon {sequence} is of a request that has another coupon");
+            let detail = format!("coupon {sequence} has a request that got another coupon");
             (FindingKind::TwoForOneRequest, detail)
         } else if sequence > quota {
             let detail = format!("coupon {sequence} is beyond the quota of {quota}");
             (FindingKind::CouponBeyondQuota, detail)
         } else if held >= limit {
-            let detail = format!("coupon {sequence}: {} holds {held} of {limit}", coupon.user);
+            let detail =
+                format!("coupon {sequence}: user {} already holds {held} of {limit}", coupon.user);
             (FindingKind::CouponBeyondLimit, detail)
         } else {
-            let detail = format!("coupon {sequence} is stored, the log does not derive it");
+            let detail = format!("coupon {sequence} is stored, but the log does not derive it");
             (FindingKind::CouponUnderivable, detail)
         };
         self.find(kind, offset, Some(sequence), detail);
     }
 
-    /// Claims of sequences below `sequence` that no row met.
+    /// Reports claims of sequences below `sequence`, which have no row.
     fn claims_below(&mut self, sequence: Sequence) {
         while let Some(claim) = self.claims.get(self.claims_met).copied()
             && claim.sequence < sequence
@@ -317,7 +330,7 @@ impl Comparison<'_> {
             self.claims_met += 1;
             let (line, sequence) = (claim.line, claim.sequence);
             if claim.user != user {
-                let detail = format!("line {line}: told coupon {sequence}, another user holds it");
+                let detail = format!("line {line}: coupon {sequence} belongs to another user");
                 self.find(FindingKind::AnswerHoldsNothing, claim.offset, Some(sequence), detail);
             } else if claim.face != face {
                 let detail = format!("line {line}: coupon {sequence} has another code or time");
@@ -327,8 +340,8 @@ impl Comparison<'_> {
     }
 
     fn unfounded(&mut self, claim: Claim) {
-        // Embedded, the log's fsync alone makes a decision durable: above progress its row may
-        // still have to be written again.
+        // In embedded mode a decision is durable once its record is fsynced. After a crash, rows
+        // above progress are written again when the node starts, so a row may be absent now.
         let derived = self.model.coupon(claim.sequence);
         if derived.is_some_and(|it| it.offset >= self.scope.limit && it.user == claim.user) {
             return;
@@ -368,7 +381,8 @@ impl Comparison<'_> {
             let offset = row.coupon.as_ref().map(|coupon| coupon.position.offset);
             let unread = offset.is_some_and(|offset| offset >= self.scope.end);
             if !unread && !self.above.contains(&sequence) {
-                let detail = format!("{} has coupon {sequence} in the by-user view only", row.user);
+                let detail =
+                    format!("user {} has coupon {sequence} in the by-user view only", row.user);
                 let offset = offset.unwrap_or(self.scope.end);
                 self.find(FindingKind::ByUserExtra, offset, Some(sequence), detail);
             }
@@ -377,7 +391,7 @@ impl Comparison<'_> {
         let its_bucket = (digest % u128::from(buckets.max(1))) as u8;
         if fingerprint(digest) != derived.user || its_bucket != bucket {
             let detail =
-                format!("coupon {sequence} stands under user {}, bucket {bucket}", row.user);
+                format!("coupon {sequence} is stored under user {}, bucket {bucket}", row.user);
             self.find(FindingKind::ByUserExtra, derived.offset, Some(sequence), detail);
             return;
         }
@@ -386,7 +400,7 @@ impl Comparison<'_> {
                 || self.model.place.keys.coupon_digest(coupon) != coupon.digest
         });
         if wrong {
-            let detail = format!("coupon {sequence} says something else than the log");
+            let detail = format!("coupon {sequence} in the by-user view differs from the log");
             self.find(FindingKind::ByUserWrong, derived.offset, Some(sequence), detail);
         }
         self.by_user.note(sequence);
@@ -400,18 +414,19 @@ impl Comparison<'_> {
             if offset > self.scope.end {
                 self.mark_above = Some(offset);
             } else if issued != found {
-                let detail = format!("says {issued} coupons below {offset}, the log gives {found}");
+                let detail =
+                    format!("counts {issued} coupons below {offset}, the log derives {found}");
                 return self.find(FindingKind::MarkWrong, offset, None, detail);
             }
         }
         if marked < settled {
-            let detail = format!("counts {marked} coupons, {settled} are settled");
+            let detail = format!("counts {marked} coupons, but {settled} are settled");
             self.find(FindingKind::MarkBehind, self.scope.limit, None, detail);
         }
     }
 
-    /// On a live instance rows above what was read are newer; beyond the end of the log, as it is
-    /// now, there can be none.
+    /// Reports rows beyond the current end of the log. Rows between the replayed part and that end
+    /// are newer than the audit: a live instance wrote them meanwhile.
     async fn above_the_log(&mut self) {
         if self.highest_above.is_none() && self.mark_above.is_none() {
             return;
@@ -421,11 +436,11 @@ impl Comparison<'_> {
         };
         let high = bounds.high;
         if let Some(offset) = self.highest_above.filter(|offset| *offset >= high) {
-            let detail = format!("a row stands at {offset}, the log ends at {high}");
+            let detail = format!("a row has offset {offset}, but the log ends at {high}");
             self.find(FindingKind::RowAboveLog, offset, None, detail);
         }
         if let Some(offset) = self.mark_above.filter(|offset| *offset > high) {
-            let detail = format!("the mark counts up to {offset}, the log ends at {high}");
+            let detail = format!("the mark counts up to {offset}, but the log ends at {high}");
             self.find(FindingKind::MarkBeyondLog, offset, None, detail);
         }
     }
@@ -460,7 +475,7 @@ impl Comparison<'_> {
     }
 }
 
-/// A client was told of a coupon that there is no row of.
+/// Reports an answer with a coupon that has no row.
 pub(super) fn holds_nothing(
     campaign: &CampaignId,
     partition: Partition,
@@ -468,12 +483,12 @@ pub(super) fn holds_nothing(
     findings: &mut Findings,
 ) {
     let Claim { sequence, line, offset, .. } = claim;
-    let place = Where {
+    let place = Location {
         partition: Some(partition),
         campaign: Some(campaign.clone()),
         offset: Some(offset),
         sequence: Some(sequence),
     };
-    let detail = format!("line {line}: told coupon {sequence}, no row says so");
+    let detail = format!("line {line}: the client got coupon {sequence}, but it has no row");
     findings.add(FindingKind::AnswerHoldsNothing, place, detail);
 }

@@ -1,5 +1,5 @@
-//! The rules of the design once more, written down plainly from its words: what the audit judges
-//! by must not be the code that is judged.
+//! A second, independent implementation of the design's rules, because the audit must not check
+//! the product with the product's own code.
 
 use crate::domain::{
     code::CodeFormat,
@@ -10,13 +10,13 @@ use crate::domain::{
     record::Change,
 };
 
-/// The rules that this audit knows.
+/// The version of the rules that this audit implements.
 const RULES: u16 = 1;
 
-/// Bits of a code at least.
+/// Least number of random bits in a code.
 const CODE_BITS: u32 = 64;
 
-/// Whether no rule of a definition is broken.
+/// Returns whether the terms are valid.
 pub(super) fn is_sound(terms: &Terms) -> bool {
     let Terms { quota, per_user_limit, opens_at, closes_at, code } = terms;
     let representable = |time: &Option<Timestamp>| time.is_none_or(Timestamp::is_representable);
@@ -54,7 +54,7 @@ fn is_sound_code(code: &CodeFormat) -> bool {
         && spelled >> CODE_BITS > 0
 }
 
-/// A campaign's first definition.
+/// Returns a campaign's first definition.
 pub(super) fn first(terms: &Terms) -> Definition {
     let buckets = terms.quota.div_ceil(100_000).clamp(1, 16);
     Definition {
@@ -66,7 +66,7 @@ pub(super) fn first(terms: &Terms) -> Definition {
     }
 }
 
-/// The definition after `change`, with so many coupons issued; none if it is refused.
+/// Returns the definition after `change` with `issued` coupons, or `None` if it is refused.
 pub(super) fn changed(before: &Definition, change: &Change, issued: u32) -> Option<Definition> {
     let mut after = before.clone();
     match change {
@@ -99,7 +99,7 @@ fn amend(terms: &mut Terms, amendment: &Amendment) {
     }
 }
 
-/// Why nothing is issued at `time`, whoever asks; the first reason that holds.
+/// Returns why no user gets a coupon at `time`, if so: the first reason that applies.
 pub(super) fn shut(definition: &Definition, issued: u32, time: Timestamp) -> Option<Reason> {
     let Terms { quota, opens_at, closes_at, .. } = &definition.terms;
     if definition.closed || closes_at.is_some_and(|end| end <= time) {
@@ -114,8 +114,8 @@ pub(super) fn shut(definition: &Definition, issued: u32, time: Timestamp) -> Opt
     (issued >= *quota).then_some(Reason::SoldOut)
 }
 
-/// The code of one coupon: digits of 256 keyed bits read as a fraction, most significant first,
-/// as many from one block as leave 8 bits of it unused.
+/// Derives the code of one coupon. Reads 256 keyed bits as a fraction and takes its digits, most
+/// significant first; each block gives only as many digits as leave 8 of its bits unused.
 pub(super) fn code(
     format: &CodeFormat,
     keys: &Keys,

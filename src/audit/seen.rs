@@ -1,9 +1,9 @@
-//! Which of a campaign's sequences a view has, in a bit each.
+//! A bit set of a campaign's sequences.
 
 use super::model::Model;
 use crate::domain::ids::Sequence;
 
-/// Which sequences a view has, a bit each.
+/// The sequences found in a view, one bit each.
 pub(super) struct Seen(Vec<u64>);
 
 impl Seen {
@@ -11,7 +11,7 @@ impl Seen {
         Self(vec![0; model.coupons.len().div_ceil(64)])
     }
 
-    /// Notes a sequence of the model; true the first time.
+    /// Adds a sequence of the model; returns true the first time.
     pub(super) fn note(&mut self, sequence: Sequence) -> bool {
         let index = sequence as usize - 1;
         let (word, bit) = (&mut self.0[index / 64], 1 << (index % 64));
@@ -20,7 +20,7 @@ impl Seen {
         first
     }
 
-    /// Whether the sequence after `index` was noted.
+    /// Returns whether the sequence `index + 1` was added.
     pub(super) fn has(&self, index: usize) -> bool {
         self.0[index / 64] & (1 << (index % 64)) != 0
     }
