@@ -1,8 +1,8 @@
-//! The yardstick for an embedded node: an HTTP server that only appends and fsyncs groups.
+//! The baseline for an embedded node: an HTTP server that only appends and fsyncs groups.
 //!
-//! `cargo bench --bench append_server -- 127.0.0.1:8090 FILE` serves until it is ended. It takes
-//! `POST /coupon/issue`, parses the body, appends it to FILE, and answers when an fdatasync has
-//! covered it. No decision, no second write, no actor. `load/http` compares it with a node.
+//! `cargo bench --bench append_server -- 127.0.0.1:8090 FILE` serves until it is killed. It parses
+//! the body of `POST /coupon/issue`, appends it to FILE, and answers after an fdatasync. It has no
+//! decisions, no second write and no actors. `load/http` compares it with a node.
 
 use std::{fs::File, io::Write, sync::Arc};
 

@@ -1,9 +1,8 @@
-//! How long `coupond audit` takes for a log of 10 million records, and how much memory.
+//! Measures time and memory of `coupond audit` on a log of 10 million records.
 //!
 //! `cargo bench --bench audit [-- RECORDS [FOLDER]]`. Fills the data folder of an embedded node
-//! with requests (a tenth of them come to a coupon), lets a node of this process settle them, and
-//! audits the folder by the program itself. A FOLDER that is named is kept, and used again if it
-//! is there.
+//! with requests, a tenth of which get a coupon; runs a node in this process until all are decided;
+//! then audits the folder with the real program. A given FOLDER is kept, and reused if it exists.
 
 use std::{
     path::{Path, PathBuf},
@@ -33,7 +32,7 @@ const ROUNDS: usize = 3;
 const CAMPAIGNS: u64 = 6;
 const SECRET: &str = "a-secret-of-thirty-two-bytes-for-benches";
 
-/// Appends under way while the log is filled.
+/// Appends in flight while the log is filled.
 const APPENDS: usize = 8_000;
 
 fn config(folder: &Path) -> Config {
@@ -50,7 +49,7 @@ fn campaign(number: u64) -> CampaignId {
     CampaignId::parse(&format!("campaign-{number}")).expect("an id")
 }
 
-/// Decisions that nodes of this process have made durable.
+/// Returns how many decisions nodes of this process have made durable.
 fn decided() -> u64 {
     let rendered = telemetry::install_metrics().render();
     let lines = rendered.lines().filter(|line| line.starts_with("coupond_decisions_total"));
@@ -103,7 +102,7 @@ async fn fill(config: &Config, records: u64) {
     database.close().await;
 }
 
-/// Lets a node settle everything.
+/// Runs a node until all requests are decided.
 async fn settle(config: &Config, records: u64) {
     let before = decided();
     let node = Node::start(config).await.expect("the node starts");
@@ -113,14 +112,14 @@ async fn settle(config: &Config, records: u64) {
     node.stop().await;
 }
 
-/// The most memory that a process had so far, in KiB.
+/// Returns a process's peak memory so far, in KiB.
 fn peak_kib(process: &Child) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Audits the folder by the program itself. Seconds, and MiB at most.
+/// Audits the folder with the real program. Returns seconds and peak MiB.
 async fn audit(config: &Config) -> (f64, f64) {
     let started = Instant::now();
     let mut process = Command::new(env!("CARGO_BIN_EXE_coupond"))

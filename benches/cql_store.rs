@@ -1,8 +1,8 @@
-//! The coupon store on a real CQL database against the bare driver, in one run.
+//! Compares the coupon store on a real CQL database with the bare driver, in one run.
 //!
-//! `cargo bench --bench cql_store [-- COUPONS]` prints coupons a second written (16 callers of 512
-//! coupons each) and read back (recovery's scan), each next to the bare driver's figure: medians
-//! of three rounds, taken in turn. The database is found as tests find it.
+//! `cargo bench --bench cql_store [-- COUPONS]` prints coupons per second written (16 callers of
+//! 512 coupons each) and read back (the scan of recovery), each next to the bare driver's figure:
+//! medians of three alternating rounds. The database is found as in tests.
 
 #[path = "support/bare_cql.rs"]
 mod bare_cql;
@@ -101,7 +101,7 @@ async fn run(nodes: Vec<String>, count: u32) {
     let config = CqlConfig { nodes, keyspace, replication_factor: 0 };
     let store = cql::connect(&config).await.expect("the database answers");
     let bare = BareCql::connect(&config.nodes, &config.keyspace).await;
-    // Both ways warm, so that neither pays for the other's start.
+    // Warms up both, so that the first round has no disadvantage.
     bare.write(&Arc::new(coupons("warm-bare", 20_000))).await;
     write(&store, &Arc::new(coupons("warm", 20_000).into_iter().map(Row::Coupon).collect())).await;
 

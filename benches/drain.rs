@@ -1,8 +1,8 @@
-//! A node drains a preloaded log into durable coupons, on a real Kafka and a real CQL database,
-//! against the bare pipe: the same log consumed and the same rows written with nothing in between.
+//! Compares a node that drains a preloaded log into durable coupons, on a real Kafka and a real CQL
+//! database, with a bare pipe that only consumes the same log and writes the same rows.
 //!
-//! `cargo bench --bench drain [-- REQUESTS]`. Medians of three rounds, taken in turn. Engines are
-//! found as tests find them.
+//! `cargo bench --bench drain [-- REQUESTS]` prints medians of three alternating rounds. Engines
+//! are found as in tests.
 
 #[allow(dead_code, reason = "the other bench scans, too")]
 #[path = "support/bare_cql.rs"]
@@ -42,10 +42,10 @@ const REQUESTS: u64 = 500_000;
 const ROUNDS: usize = 3;
 const SECRET: &str = "a-secret-of-thirty-two-bytes-for-benches";
 
-/// Appends under way while the log is filled.
+/// Appends in flight while the log is filled.
 const APPENDS: usize = 5_000;
 
-/// Rows that the bare pipe hands to its writer at once.
+/// Rows that the bare pipe passes to its writer at once.
 const CHUNK: usize = 8_192;
 
 fn config() -> Config {
@@ -70,7 +70,7 @@ fn spring() -> CampaignId {
     CampaignId::parse("spring").expect("an id")
 }
 
-/// Coupons that nodes of this process have made durable.
+/// Returns how many coupons nodes of this process have made durable.
 fn issued() -> u64 {
     let rendered = telemetry::install_metrics().render();
     let line = rendered
@@ -79,7 +79,7 @@ fn issued() -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-/// Makes the instance and its campaign.
+/// Creates the instance and its campaign.
 async fn prepare(config: &Config) {
     let node = Node::start(config).await.expect("the node starts");
     let url = format!("http://{}/admin/campaigns/spring", node.admin);
@@ -109,7 +109,7 @@ async fn fill(config: &Config, requests: u64) {
     }
 }
 
-/// Coupons a second from the node's start to the last durable coupon.
+/// Returns coupons per second from the node's start to the last durable coupon.
 async fn product(config: &Config, requests: u64) -> f64 {
     let before = issued();
     let started = Instant::now();
@@ -124,7 +124,7 @@ async fn product(config: &Config, requests: u64) -> f64 {
     let took = started.elapsed();
     println!("  product: first coupons after {first:.1?}, all after {took:.1?}");
     node.stop().await;
-    // Joining the group is no part of draining.
+    // The time to join the consumer group is not counted.
     requests as f64 / (took - first.unwrap_or_default()).as_secs_f64()
 }
 
@@ -143,7 +143,7 @@ fn coupon(index: u32, user: UserId, offset: u64, time: i64) -> Coupon {
     }
 }
 
-/// Reads the log as a bare consumer does, and hands rows on in chunks.
+/// Reads the log with a bare consumer, and passes rows on in chunks.
 fn consume(config: &Config, requests: u64, rows: &mpsc::Sender<Vec<Coupon>>) {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", config.kafka.brokers.join(","))

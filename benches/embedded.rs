@@ -1,4 +1,4 @@
-//! What the embedded log and store do on this machine's disk.
+//! Measures the embedded log and store on this machine's disk.
 //!
 //! `cargo bench --bench embedded`, or with `--profile measure` while working. Prints medians of
 //! three runs; compare within one run only.
@@ -50,8 +50,8 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Closed loop: each appender waits for its record to be durable. Appends a second, with a live
-/// reader that follows.
+/// Returns appends per second in a closed loop, in which each appender waits until its record is
+/// durable, with a live reader.
 async fn appends(appenders: u64) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let log = Arc::new(EmbeddedLog::new(open(folder.path()), Duration::from_secs(3_600)));
@@ -116,7 +116,7 @@ fn coupon(keys: &Keys, sequence: u32) -> Coupon {
     coupon
 }
 
-/// Writes a million coupons, each with its record in the log; rows a second.
+/// Writes a million coupons, each with its record in the log. Returns rows per second.
 async fn fill(folder: &Path, keys: &Keys) -> f64 {
     let database = open(folder);
     let log = EmbeddedLog::new(database.clone(), Duration::from_secs(3_600));
@@ -138,7 +138,7 @@ async fn fill(folder: &Path, keys: &Keys) -> f64 {
     f64::from(COUPONS) / written.as_secs_f64()
 }
 
-/// Opens the database and loads every coupon with its digest checked: seconds of each.
+/// Opens the database and loads all coupons, checking their digests. Returns the seconds of each.
 async fn load(folder: &Path, keys: &Keys) -> (f64, f64) {
     let started = Instant::now();
     let store = EmbeddedStore::new(open(folder));
@@ -155,7 +155,7 @@ async fn load(folder: &Path, keys: &Keys) -> (f64, f64) {
     (opened.as_secs_f64(), (started.elapsed() - opened).as_secs_f64())
 }
 
-/// Reads the whole log again, as a replay does; records a second.
+/// Reads the whole log, as a replay does. Returns records per second.
 async fn replay(folder: &Path) -> f64 {
     let log = EmbeddedLog::new(open(folder), Duration::from_secs(3_600));
     let high = log.bounds(0).await.expect("bounds").high;

@@ -1,6 +1,6 @@
-//! The ceiling of the coupon store: the same rows into the same tables by the bare driver, without
-//! decision, actor, error handling or limits. Figures of the product are quoted as a ratio of this
-//! one, measured in the same run.
+//! The upper bound of the coupon store: writes the same rows to the same tables with the bare
+//! driver, without decisions, actors, error handling or limits. The product's figures are given as
+//! a ratio of this one, measured in the same run.
 
 use std::{
     num::NonZeroUsize,
@@ -28,13 +28,13 @@ const BATCH_ROWS: usize = 128;
 /// Batches in flight, each in both views.
 const IN_FLIGHT: usize = 16;
 
-/// More often than this, the database is gone.
+/// Most attempts of a write. After them, the database is taken for dead.
 const REPEATS_MAX: usize = 20;
 
-/// Buckets read at once.
+/// Most buckets read at once.
 const BUCKETS_AT_ONCE: usize = 8;
 
-/// Writes and scans coupons with nothing around the driver.
+/// Writes and scans coupons with the bare driver.
 pub(crate) struct BareCql {
     session: Session,
     by_sequence: PreparedStatement,
@@ -43,7 +43,7 @@ pub(crate) struct BareCql {
 }
 
 impl BareCql {
-    /// Connects to a keyspace in which the store has made its tables.
+    /// Connects to a keyspace in which the store has created its tables.
     pub(crate) async fn connect(nodes: &[String], keyspace: &str) -> Arc<Self> {
         let pool = PoolSize::PerHost(NonZeroUsize::new(4).expect("4 is not 0"));
         let session = SessionBuilder::new().known_nodes(nodes).pool_size(pool).build().await;
@@ -153,7 +153,7 @@ impl BareCql {
         );
     }
 
-    /// A database that is short of disk gives a write up now and then, whoever writes.
+    /// A database on a slow disk sometimes times out a write, whichever client sends it.
     async fn repeat<V: SerializeRow>(&self, batch: &Batch, values: &Vec<V>) {
         for _ in 0..REPEATS_MAX {
             match self.session.batch(batch, values).await {

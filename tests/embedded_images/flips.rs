@@ -1,4 +1,4 @@
-//! Single bits that a disk flips: an answer stays what it was, or there is none.
+//! Flips single bits in a node's files: afterwards it answers as before, or refuses to answer.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -10,7 +10,7 @@ use super::{
     runtime,
 };
 
-/// Of each file at most so many bits are flipped one by one; larger ones by lot.
+/// Most bits flipped in one file. Of larger files, a random sample is flipped.
 const EVERY_BIT_MAX: usize = 4_096;
 
 /// Bits to flip: `count`, so that small files have each of theirs, and the rest by size.

@@ -1,4 +1,4 @@
-//! Images: files as a crash or a bad disk left them, made in memory, judged in parallel.
+//! Images: data folders as a crash or a bad disk leaves them, made in memory, checked in parallel.
 
 use std::{
     collections::BTreeMap,
@@ -16,21 +16,21 @@ use super::{
     origin::Files,
 };
 
-/// Wrong answers that are told one by one.
+/// Most wrong answers printed one by one.
 const TOLD_MAX: usize = 10;
 
-/// Files in place of those of a good folder.
+/// Files that replace those of a good folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
-    /// What it is, for whoever has to look into it.
+    /// Describes the image in a failure.
     pub(crate) name: String,
-    /// None: the file is not there.
+    /// The new content by path; `None` removes the file.
     pub(crate) changed: Vec<(PathBuf, Option<Vec<u8>>)>,
-    /// Per partition, how many records had been acknowledged.
+    /// Number of acknowledged records of each partition.
     pub(crate) acknowledged: Vec<u64>,
 }
 
-/// What became of many images.
+/// Counts the fates of many images.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) fates: BTreeMap<Fate, usize>,
@@ -61,7 +61,7 @@ impl Tally {
     }
 }
 
-/// The heads of the table that [`Tally::tell`] prints.
+/// The headings of the table that [`Tally::tell`] prints.
 pub(crate) fn heads() {
     println!(
         "{:<34} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6}",
@@ -69,7 +69,7 @@ pub(crate) fn heads() {
     );
 }
 
-/// A folder in memory, where there is one.
+/// Returns a folder in memory (`/dev/shm`) if there is one.
 pub(crate) fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
@@ -97,7 +97,7 @@ pub(crate) fn lay_out(folder: &Path, files: &Files, image: &Image) {
     }
 }
 
-/// Judges `count` images of a good folder, each made by `make` from its number.
+/// Checks `count` images of a good folder, each made by `make` from its number.
 pub(crate) fn judge_all(
     files: &Files,
     truth: &Contents,
@@ -129,7 +129,7 @@ pub(crate) fn judge_all(
     tally.into_inner().unwrap()
 }
 
-/// The fate of one image; an error is a wrong answer.
+/// Returns the fate of one image; an error is a wrong answer.
 pub(crate) fn judge_one(files: &Files, truth: &Contents, image: &Image) -> Result<Fate, String> {
     let folder = folder();
     lay_out(folder.path(), files, image);
@@ -141,7 +141,7 @@ pub(crate) fn judge_one(files: &Files, truth: &Contents, image: &Image) -> Resul
     }
 }
 
-/// Draws numbers that are the same on every run.
+/// A random generator whose numbers are the same in each run.
 pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {

@@ -1,5 +1,5 @@
-//! The journal as these tests read it, to know what each fsync had covered: written apart from
-//! the product's reader, on purpose.
+//! A second reader of the journal, to know which batches each fsync covered. It shares no code with
+//! the product's reader, so that one mistake can't hide in both.
 
 use coupond::wire::FORMAT;
 
@@ -9,18 +9,18 @@ const LOG: u64 = 1;
 /// Rows of the store that are made durable by themselves: layout, trim marks, holds, dead letters.
 const DURABLE_ROWS: [u8; 4] = *b"lthd";
 
-/// What was committed together.
+/// One commit.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) end: usize,
     pub(crate) number: u64,
-    /// Whether its commit waited for the disk.
+    /// Whether the commit waited for fsync.
     pub(crate) durable: bool,
-    /// Per partition, where the log ends once this batch is in it.
+    /// The end of each partition's log after this batch.
     pub(crate) ends: Vec<u64>,
 }
 
-/// Every batch of a journal that is whole, for a log of `partitions`.
+/// Returns all batches of an undamaged journal, for a log of `partitions`.
 pub(crate) fn batches(bytes: &[u8], partitions: usize) -> Vec<Batch> {
     let mut batches = Vec::new();
     let mut ends = vec![0; partitions];
@@ -55,7 +55,7 @@ pub(crate) fn batches(bytes: &[u8], partitions: usize) -> Vec<Batch> {
     batches
 }
 
-/// A block is its records, each behind its length.
+/// Splits a block into its records; each follows its length.
 fn records_of(mut block: &[u8]) -> u64 {
     let mut records = 0;
     while !block.is_empty() {
@@ -71,7 +71,7 @@ fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
     u64::from_le_bytes(number)
 }
 
-/// The high_water that says what is on disk once this batch is.
+/// Returns the content of `high_water` once this batch is on disk.
 pub(crate) fn high_water(batch: &Batch) -> Vec<u8> {
     const SLOT_DISTANCE: usize = 4_096;
     let records: u64 = batch.ends.iter().sum();

@@ -1,5 +1,5 @@
-//! Opens a folder with the real recovery, reads all of it with the real readers, and compares what
-//! is found with what was once written.
+//! Opens a folder with the real recovery, reads it with the real readers, and compares its content
+//! with the content once written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use futures_util::TryStreamExt;
 
 use super::origin::{PARTITIONS, config};
 
-/// Everything that can be read of a folder.
+/// The readable content of a folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Contents {
     pub(crate) layout: Layout,
@@ -46,28 +46,28 @@ pub(crate) struct Contents {
 pub(crate) struct CampaignContents {
     pub(crate) rows: CampaignRows,
     pub(crate) coupons: Vec<Coupon>,
-    /// What each user is shown.
+    /// The coupons that each user sees.
     by_user: BTreeMap<UserId, Vec<Coupon>>,
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What became of an image.
+/// The fate of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
-    /// Opened; every record is there.
+    /// Opened, with all records.
     Whole,
-    /// Opened; records of which nobody had heard are gone.
+    /// Opened, without some records that were never acknowledged.
     Shorter,
-    /// The start refused, and said why.
+    /// The start was refused with a reason.
     Refused,
-    /// A read said that it can't be done, or the process would have ended.
+    /// A read failed, or the process would have exited.
     Reported,
-    /// A thread panicked, which ends a start.
+    /// A thread panicked, which aborts a start.
     Panicked,
 }
 
-/// Reads the folder; an error is what a node would have reported.
+/// Reads the folder; an error is the one that a node would have reported.
 pub(crate) fn read(folder: &Path, truth: Option<&Contents>) -> Result<Contents, (Fate, Error)> {
     let ended = Arc::new(AtomicBool::new(false));
     let fatal = ended.clone();
@@ -117,7 +117,7 @@ async fn contents(
     let mut campaigns = BTreeMap::new();
     for campaign in store.campaigns(None, 1_000).await? {
         let coupons = all_coupons(store, &campaign, Selection::All).await?;
-        // By the coupons that are to be there, not by those that are.
+        // Asks for the users of all expected coupons, so that a lost one is noticed.
         let known = truth.and_then(|truth| Some(&truth.campaigns.get(&campaign)?.coupons));
         let holders: BTreeSet<_> = known
             .unwrap_or(&coupons)
@@ -159,8 +159,8 @@ async fn all_coupons(
     Ok(store.coupons(campaign, selection).try_collect::<Vec<_>>().await?.concat())
 }
 
-/// Compares what was found with the truth: whatever is shown must be true, everything that was
-/// acknowledged (per partition, so many records) must be there, and rows must fit the log.
+/// Compares the content found with the truth: it has no wrong record or row, lacks none of the
+/// acknowledged records (a number for each partition), and its rows fit its log.
 pub(crate) fn judge(
     found: &Contents,
     truth: &Contents,
@@ -243,7 +243,7 @@ fn judge_campaign(
     let below = |coupons: &[Coupon], offset: Offset| {
         coupons.iter().filter(|coupon| coupon.position.offset < offset).count()
     };
-    // Batches of one campaign are stored side by side: above progress some may be missing.
+    // Batches of one campaign are stored concurrently, so rows above progress may have gaps.
     let certain = settled.max(found.rows.mark.as_ref().map_or(0, |mark| mark.offset));
     if below(coupons, certain) != below(&was.coupons, certain) {
         let (count, due) = (below(coupons, certain), below(&was.coupons, certain));

@@ -1,8 +1,8 @@
-//! What a power cut or a bad disk leaves of an embedded node's folder, image by image: opened by
-//! the real recovery, read by the real readers, judged against what was acknowledged.
+//! Data folders of an embedded node after a power cut or on a bad disk. Each image is opened by the
+//! real recovery, read by the real readers, and compared with the acknowledged records.
 //!
-//! `cargo test --test embedded_images` judges a few hundred of each kind. All of them, with the
-//! table of counts:
+//! `cargo test --test embedded_images` checks a few hundred images of each kind. To check all, and
+//! print a table of counts:
 //!
 //! ```sh
 //! COUPOND_IMAGES=all cargo test --test embedded_images -- --nocapture --test-threads 1
@@ -20,7 +20,7 @@ mod power_cuts;
 mod quiet;
 mod replay;
 
-/// How many of something that is judged by the thousand: `few` by default, `all` when asked for.
+/// Returns how many images to check: `few` by default, `all` with `COUPOND_IMAGES=all`.
 fn how_many(few: usize, all: usize) -> usize {
     if std::env::var_os("COUPOND_IMAGES").is_some_and(|which| which == "all") { all } else { few }
 }

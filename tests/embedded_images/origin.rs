@@ -1,4 +1,4 @@
-//! The good folder that every image is made from: what a real node wrote while it was pressed.
+//! Makes the good folders that images derive from: a real node wrote them under load.
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 
 pub(crate) const PARTITIONS: u32 = 2;
 
-/// Requests under way at once: enough for groups of several.
+/// Requests in flight at once: enough that the log commits them in groups.
 const AT_ONCE: usize = 8;
 
-/// Settings of a node on `folder` that listens wherever there is room.
+/// Returns the settings of a node on `folder` that listens on free ports.
 pub(crate) fn config(folder: &Path) -> Config {
     let mut config = crate::quiet::config(folder);
     config.embedded.dir = folder.to_owned();
@@ -30,10 +30,10 @@ pub(crate) fn config(folder: &Path) -> Config {
     config
 }
 
-/// The files of a folder by their path in it.
+/// The files of a folder by their relative path.
 pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// Reads every file; the zeros that a journal is laid out with are left out.
+/// Reads all files, without the zeros at the end of a preallocated journal.
 pub(crate) fn files(folder: &Path) -> Files {
     let mut files = Files::new();
     let mut open = vec![folder.to_owned()];
@@ -55,7 +55,7 @@ pub(crate) fn files(folder: &Path) -> Files {
     files
 }
 
-/// Stops a node and waits until nobody has its folder any more.
+/// Stops a node and waits until its folder is unlocked.
 pub(crate) async fn stop(node: Node, folder: &Path) {
     node.stop().await;
     let lock = std::fs::OpenOptions::new().write(true).open(folder.join("lock")).unwrap();
@@ -67,7 +67,7 @@ pub(crate) async fn stop(node: Node, folder: &Path) {
     .unwrap();
 }
 
-/// Asks for a coupon until the log has decided.
+/// Requests a coupon until there is a decision.
 pub(crate) async fn ask(node: &Node, campaign: &str, user: &str, key: Option<&str>) -> Value {
     let body = json!({ "campaign_id": campaign, "user_id": user });
     let url = format!("http://{}/coupon/issue", node.api);
@@ -107,7 +107,7 @@ async fn press(node: &Arc<Node>, campaign: &'static str, users: std::ops::Range<
     }
 }
 
-/// Presses a node on `folder` with `requests` for each of two campaigns.
+/// Runs a node on `folder` under a load of `requests` for each of two campaigns.
 async fn run(folder: &Path, requests: std::ops::Range<usize>) {
     use reqwest::Method;
     let node = Arc::new(Node::start(&config(folder)).await.unwrap());
@@ -127,7 +127,7 @@ async fn run(folder: &Path, requests: std::ops::Range<usize>) {
     stop(Arc::into_inner(node).unwrap(), folder).await;
 }
 
-/// A record that nobody can read, straight into the log: it becomes a dead letter.
+/// Appends a malformed record to the log, which becomes a dead letter.
 async fn append_garbage(folder: &Path) {
     let settings = config(folder).embedded;
     let database = EmbeddedDatabase::open(&settings, Arc::new(SystemClock)).unwrap();
@@ -140,13 +140,13 @@ async fn append_garbage(folder: &Path) {
     database.close().await;
 }
 
-/// A folder with everything in one journal that was never cut, as a first run leaves it.
+/// Makes a folder with all content in one journal, as a first run leaves it.
 pub(crate) async fn in_one_journal(folder: &Path, requests: usize) -> Files {
     run(folder, 0..requests).await;
     files(folder)
 }
 
-/// A folder with tables and a journal behind them; before and after the tables were written.
+/// Makes a folder with tables and a journal; returns it before and after the tables were written.
 pub(crate) async fn with_tables(folder: &Path, requests: usize) -> [Files; 3] {
     run(folder, 0..requests).await;
     append_garbage(folder).await;

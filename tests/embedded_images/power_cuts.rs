@@ -1,5 +1,5 @@
-//! Power cuts. What an fsync covered is there; of what was written after it any sector may have
-//! reached the disk or not, and the high_water may be of any moment before.
+//! Power cuts. Writes covered by an fsync are on disk. Of later writes, any subset of sectors may
+//! have reached it, and `high_water` may be any earlier version.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -12,21 +12,21 @@ use super::{
     runtime,
 };
 
-/// What a disk writes at once.
+/// Size of a sector, which a disk writes as a whole.
 const SECTOR: usize = 512;
 
-/// Zeros behind the end of a journal, as it is laid out.
+/// Zeros appended to a journal, which is preallocated.
 const LAID_OUT_BYTES: usize = 8_192;
 
 const JOURNAL: &str = "database/0.jnl";
 
-/// A node's first folder, its journal taken apart.
+/// A node's first folder with its parsed journal.
 pub(crate) struct Run {
     pub(crate) files: Files,
     pub(crate) truth: Contents,
     journal: Vec<u8>,
     batches: Vec<Batch>,
-    /// Places in `batches` of those that waited for the disk.
+    /// Indexes in `batches` of those that waited for fsync.
     durable: Vec<usize>,
 }
 
@@ -44,8 +44,8 @@ impl Run {
         Self { files, truth, journal, batches, durable }
     }
 
-    /// What the power cut may take: from the end of a batch that is on disk to the end of the next
-    /// one that waits for the disk.
+    /// Returns the bytes that the power cut may lose: from the end of a batch on disk to the end of
+    /// the next batch that waits for fsync.
     fn tail(&self, cut: usize) -> std::ops::Range<usize> {
         let end =
             self.durable.get(cut + 1).map_or(self.journal.len(), |next| self.batches[*next].end);
@@ -53,7 +53,7 @@ impl Run {
     }
 
     fn image(&self, name: String, cut: usize, journal: Vec<u8>, draw: &mut Draw) -> Image {
-        // Of this moment, of an earlier one, or with the slot torn that was being written.
+        // The current version, an earlier one, or one with a torn slot.
         let said = if draw.below(2) == 0 { cut } else { draw.below(cut + 1) };
         let mut high_water = high_water(&self.batches[self.durable[said]]);
         if draw.below(4) == 0 {
@@ -66,7 +66,7 @@ impl Run {
         Image { name, changed, acknowledged }
     }
 
-    /// The tail cut at a byte, with the zeros behind that the journal was laid out with, or none.
+    /// Cuts the tail at a byte, with or without the zeros of the preallocated journal behind it.
     fn cut(&self, cut: usize, at: usize) -> Image {
         let mut draw = Draw((cut * 1_000_003 + at) as u64);
         let mut bytes = self.journal[..at].to_vec();
@@ -77,7 +77,7 @@ impl Run {
         self.image(format!("cut {cut} at {at}, laid out: {laid_out}"), cut, bytes, &mut draw)
     }
 
-    /// Any sectors of the tail are not there.
+    /// Replaces random sectors of the tail by zeros.
     pub(crate) fn torn(&self, number: usize) -> Image {
         let cut = Draw(!(number as u64)).below(self.durable.len());
         let mut draw = Draw(number as u64);

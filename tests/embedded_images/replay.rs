@@ -1,4 +1,4 @@
-//! A real node on images: whatever rows are left, it decides every record as it was decided.
+//! Runs a real node on images: with any subset of the rows, it decides all records as before.
 
 use std::{path::Path, sync::Arc};
 
@@ -17,7 +17,7 @@ use super::{
     runtime,
 };
 
-/// Nodes at once.
+/// Most nodes running at once.
 const AT_ONCE: usize = 2;
 
 /// Starts a node on the folder, asks once more for each campaign, and stops it: an answer says
@@ -34,7 +34,7 @@ async fn replay(folder: &Path, truth: &Contents) {
     stop(node, folder).await;
 }
 
-/// How many records of a partition are those that were there.
+/// Counts the records of a partition that equal the original ones.
 fn kept(found: &Contents, truth: &Contents, partition: usize) -> u64 {
     let pairs = found.records[partition].iter().zip(&truth.records[partition]);
     pairs.take_while(|(found, was)| found == was).count() as u64

@@ -1,12 +1,12 @@
-//! Real engines for tests: a real Kafka and a real CQL database, from wherever they can be had.
+//! Starts a real Kafka and a real CQL database for tests.
 //!
-//! In this order: endpoints given by the environment (`COUPOND_TEST_KAFKA`, `COUPOND_TEST_CQL`:
-//! `host:port`, comma-separated), a container engine that answers (with the images of
-//! `docker/compose.yaml`), Java 17 and Maven by `docker/engines/engines`.
+//! Sources, in this order: endpoints in the environment (`COUPOND_TEST_KAFKA`, `COUPOND_TEST_CQL`:
+//! `host:port`, comma-separated); a container engine that answers, with the images of
+//! `docker/compose.yaml`; Java 17 and Maven, through `docker/engines/engines`.
 //!
-//! Each is started once, on first use, and shared by every test of the process; tests keep apart
-//! by names of their own ([`unique`]). Nothing outlives the process: whatever runs an engine holds
-//! the other end of a pipe of ours, and ends when that pipe does, also after SIGKILL.
+//! Each engine is started once, on first use, and shared by all tests of the process, which use
+//! [`unique`] names. No engine outlives the process: its runner stops when its stdin closes, and
+//! the system closes that pipe even if this process is killed.
 
 mod start;
 
@@ -31,7 +31,7 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// The environment variable that names an engine which is there already.
+    /// Returns the environment variable with the endpoints of a running engine.
     fn variable(self) -> &'static str {
         match self {
             Self::Kafka => "COUPOND_TEST_KAFKA",
@@ -49,11 +49,10 @@ impl fmt::Display for Engine {
     }
 }
 
-/// Where an engine answers: `host:port` of each of its nodes.
+/// The endpoints of an engine: `host:port` of each node.
 pub(crate) type Endpoints = Vec<String>;
 
-/// The shared engine of this process, started when it is first asked for; why there is none
-/// otherwise.
+/// Returns this process's shared engine, started on first use, or why there is none.
 pub(crate) fn shared(engine: Engine) -> Result<&'static Endpoints, &'static str> {
     static KAFKA: OnceLock<Result<Running, String>> = OnceLock::new();
     static CQL: OnceLock<Result<Running, String>> = OnceLock::new();
@@ -67,8 +66,8 @@ pub(crate) fn shared(engine: Engine) -> Result<&'static Endpoints, &'static str>
     }
 }
 
-/// A name that no other test uses, now or in an earlier run on the same engine: letters, digits
-/// and underscores, so that it can be a keyspace, a group or a topic prefix.
+/// Returns a name that no other test uses, even in an earlier run on the same engine. It consists
+/// of letters, digits and underscores, so that it can be a keyspace, a group or a topic prefix.
 pub(crate) fn unique(what: &str) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +76,7 @@ pub(crate) fn unique(what: &str) -> String {
     format!("{what}_{:08x}_{number}", u32::from_le_bytes(random))
 }
 
-/// An engine that answers, and what keeps it alive.
+/// A running engine with the handle that keeps it alive.
 struct Running {
     endpoints: Endpoints,
     /// Ends with the process; held in a static, it is never dropped.

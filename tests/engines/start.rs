@@ -1,4 +1,4 @@
-//! Starts engines and keeps hold of them.
+//! Starts engines, and restarts their nodes.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,29 +12,29 @@ use std::{
 
 use super::{Endpoints, Engine};
 
-/// First fetch of the jars or the image, and the start, on a slow line.
+/// Longest start, with the first download of the jars or the image on a slow line.
 const READY_WITHIN: Duration = Duration::from_secs(600);
 
-/// A container engine that is there answers at once; one that hangs is as good as none.
+/// Longest wait for a container engine: a working one answers at once.
 const PROBE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Lines of each node's log that a failed test shows: enough for what led there.
+/// Lines of each node's log that a failed test shows.
 const SHOWN_LINES: usize = 40;
 
-/// Pause between two looks at what the runner does.
+/// Pause between two polls of the runner.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// An engine that this process started. It ends when this is dropped, or with the process.
+/// An engine that this process started. It stops on drop, or with the process.
 pub(crate) struct Own {
     endpoints: Endpoints,
-    /// Folder of `docker/engines/engines`; none in a container.
+    /// Data folder of `docker/engines/engines`; `None` for a container.
     data: Option<tempfile::TempDir>,
-    /// Its stdin is the pipe that ends it.
+    /// The runner, which stops when its stdin closes.
     runner: Child,
 }
 
 impl Own {
-    /// An engine of `nodes` nodes (1 or 3) from its jars, for a test that kills some of them.
+    /// Starts an engine of `nodes` nodes (1 or 3) from its jars, for a test that kills some.
     pub(crate) fn start(engine: Engine, nodes: u32) -> Result<Self, String> {
         run_script(engine, nodes, true)
     }
@@ -50,15 +50,15 @@ impl Own {
         assert!(status.success(), "kill of node {node}: {status}");
     }
 
-    /// Starts killed nodes on the data that they left; returns when each answers. All at once,
-    /// because one alone may be no majority.
+    /// Restarts killed nodes on their data; returns when all answer. Starts them together, because
+    /// one alone may be no majority and never become ready.
     pub(crate) fn restart_nodes(&self, nodes: &[u32]) {
         let starts: Vec<_> = nodes
             .iter()
             .map(|node| {
                 let before = self.pid(*node);
                 let start = self.command("restart-node", *node).spawn();
-                // The runner takes one such wish at a time.
+                // The runner takes one request at a time.
                 let asked = self.data().join(format!("node-{node}.restart"));
                 let deadline = Instant::now() + READY_WITHIN;
                 while (self.pid(*node) == before || asked.exists()) && Instant::now() < deadline {
@@ -121,7 +121,7 @@ pub(super) fn container(engine: Engine) -> Result<Own, String> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
         let info = Command::new("docker").arg("info").stdin(Stdio::null()).output();
-        // Nobody listens any more once the probe took too long.
+        // The receiver is gone if the probe took too long.
         let _ = send.send(info.is_ok_and(|output| output.status.success()));
     });
     if receive.recv_timeout(PROBE_WITHIN) != Ok(true) {
@@ -187,7 +187,7 @@ fn kafka_options(port: u16) -> Vec<String> {
         .collect()
 }
 
-/// The image that `docker/compose.yaml` runs, so that its version stands in one place.
+/// Returns the image in `docker/compose.yaml`, so that only that file names a version.
 fn image_of(engine: Engine) -> Result<String, String> {
     let wanted = match engine {
         Engine::Kafka => "kafka",
@@ -203,7 +203,7 @@ fn image_of(engine: Engine) -> Result<String, String> {
         .ok_or_else(|| format!("{} names no image of {wanted}", path.display()))
 }
 
-/// Whoever takes it in between makes the start fail, not the tests lie.
+/// If another process takes it before the engine does, the start fails.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -253,7 +253,7 @@ fn hold(mut command: Command, data: Option<tempfile::TempDir>) -> Result<Own, St
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             let mut words = line.split_whitespace();
             if words.next() == Some("ready") {
-                // Nobody listens any more once the start took too long.
+                // The receiver is gone if the start took too long.
                 let _ = send.send(words.nth(1).unwrap_or_default().to_owned());
             }
         }

@@ -1,4 +1,4 @@
-//! Nodes as processes of their own, and clients that speak to them as anybody would.
+//! Runs nodes as processes, and clients that call them over HTTP.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,13 +13,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// Longest that anything is waited for; what takes longer has failed.
+/// Longest wait for a condition. A slower one fails the test.
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
-/// The admin token of every node under test.
+/// The admin token of all nodes under test.
 const TOKEN: &str = "a-token-for-tests-only";
 
-/// A node that ends, without being asked, when it is dropped.
+/// A node process that is killed on drop.
 pub(crate) struct Node {
     child: Child,
     pub(crate) api: String,
@@ -36,7 +36,7 @@ impl Node {
         for setting in settings {
             command.args(["--set", setting]);
         }
-        // No configuration of whoever runs the tests.
+        // The environment of the developer must not configure the node.
         command.current_dir(std::env::temp_dir()).env("COUPOND_LOG", "info");
         let mut child = command
             .stdin(Stdio::null())
@@ -74,13 +74,13 @@ impl Node {
         node
     }
 
-    /// Ends the node as a power cut would.
+    /// Kills the node with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it was started here");
     }
 
-    /// Asks the node to stop, and gives its exit code.
+    /// Stops the node with SIGTERM, and returns its exit code.
     pub(crate) async fn stop(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-TERM", &pid]).status();
@@ -96,7 +96,7 @@ impl Node {
         tokio::time::timeout(WITHIN, stopped).await.expect("the node should stop in time")
     }
 
-    /// An admin call; gives status and body.
+    /// Makes an admin call; returns status and body.
     pub(crate) async fn admin(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
         let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
         let url = format!("{}{path}", self.admin);
@@ -126,13 +126,13 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // It may have ended before.
+        // Fails if the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Repeats `attempt` until it gives something, within a bound.
+/// Repeats `attempt` until it returns a value, within a bound.
 pub(crate) async fn until<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
@@ -149,8 +149,7 @@ where
     ended.unwrap_or_else(|_| panic!("not within {WITHIN:?}: {what}"))
 }
 
-/// Users who press the button until they are answered, at whichever node answers, and what they
-/// were told.
+/// Clients that repeat their request at any node until it is answered, and the answers they got.
 pub(crate) struct Crowd {
     campaign: String,
     apis: Mutex<Vec<String>>,
@@ -161,7 +160,7 @@ pub(crate) struct Crowd {
 /// Why a lock can't be poisoned: nothing panics while it is held.
 const UNBROKEN: &str = "nobody panicked";
 
-/// Requests of the crowd under way at once.
+/// Most requests of the crowd in flight at once.
 const PRESSING_AT_ONCE: usize = 24;
 
 impl Crowd {
@@ -174,18 +173,18 @@ impl Crowd {
         })
     }
 
-    /// From now on they press at these nodes.
+    /// Sends further requests to these nodes.
     pub(crate) fn turn_to(&self, nodes: &[&Node]) {
         *self.apis.lock().expect(UNBROKEN) = nodes.iter().map(|node| node.api.clone()).collect();
     }
 
-    /// Requests that got a final answer so far.
+    /// Counts the requests with a final answer so far.
     pub(crate) fn answered(&self) -> usize {
         self.told.lock().expect(UNBROKEN).len()
     }
 
-    /// Has everybody up to number `users` who has not pressed yet press once, with a key, again and
-    /// again until there is a final answer.
+    /// Sends one request with an idempotency key for each user up to number `users` that has sent
+    /// none yet, and repeats it until there is a final answer.
     pub(crate) async fn press(self: Arc<Self>, users: usize) {
         let workers: Vec<_> = (0..PRESSING_AT_ONCE)
             .map(|_| {
@@ -233,7 +232,7 @@ impl Crowd {
         self.told.lock().expect(UNBROKEN).entry(user.to_owned()).or_default().push(answer);
     }
 
-    /// What everybody was told is true, still, at `node`: nothing lost, twice or oversold.
+    /// Checks at `node` that all answers are still true: no coupon lost, duplicated or oversold.
     pub(crate) async fn check(&self, node: &Node, quota: usize) {
         let told = self.told.lock().expect(UNBROKEN).clone();
         let mut sequences = BTreeSet::new();
@@ -261,7 +260,7 @@ impl Crowd {
         assert_eq!(sequences.len(), expected, "sequences issued");
         assert_eq!(sequences.last().copied(), Some(expected as u64), "they have no gap");
         assert_eq!(codes.len(), expected, "codes issued");
-        // Views trail a little.
+        // Views are up to 2 s behind.
         until("the view has caught up", || async {
             let (_, view) = node.get(&format!("/campaigns/{}", self.campaign)).await;
             (view["remaining"].as_u64() == Some((quota - expected) as u64)).then_some(())

@@ -1,11 +1,11 @@
-//! Settings of an embedded node that a test starts: on free ports, without a demo campaign, however
-//! full the disk is.
+//! Settings of an embedded node for tests: free ports, no demo campaign, and no minimum of free
+//! space on the disk.
 
 use std::path::Path;
 
 use coupond::config::Config;
 
-/// With its data in a folder of its own below `folder`.
+/// Returns the settings, with the data in its own folder below `folder`.
 pub(crate) fn config(folder: &Path) -> Config {
     let mut config = Config { demo: false, ..Config::default() };
     config.embedded.dir = folder.join("data");

@@ -1,7 +1,7 @@
 //! Tests on a real Kafka and a real CQL database, and the only place that starts them.
 //!
-//! One binary, so that each engine is started once per `cargo test`. Where an engine is not to be
-//! had, its tests are reported as ignored with the reason; under `CI=true` they fail.
+//! One binary, so that each engine is started once per `cargo test`. Tests without an available
+//! engine are reported as ignored, with the reason; under `CI=true` they fail.
 
 mod cql;
 #[path = "../engines/mod.rs"]
@@ -17,7 +17,7 @@ use std::{process::ExitCode, time::Duration};
 use engines::{Engine, Own};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-/// No test waits for anything longer; one that does says so instead of hanging.
+/// Longest run of a test. A slower one fails instead of hanging.
 const TEST_WITHIN: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// A test that needs `engines`; `body` finds them by [`engines::shared`].
+/// Returns a test that needs `engines`; `body` gets them from [`engines::shared`].
 fn trial<T>(
     name: impl Into<String>,
     engines: &'static [Engine],
@@ -47,7 +47,7 @@ where
     })
 }
 
-/// A test that takes an engine of its own apart; `body` is given one of `nodes` nodes.
+/// Returns a test with its own engine of `nodes` nodes, which `body` may kill.
 fn trial_with_own<T>(
     name: impl Into<String>,
     engine: Engine,
@@ -80,7 +80,7 @@ where
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
     let ended = runtime.block_on(async { tokio::time::timeout(TEST_WITHIN, body()).await });
-    // What a test leaves behind must not hold up the next one.
+    // Tasks that a test leaves behind must not delay the next one.
     runtime.shutdown_background();
     ended.map_err(|_| format!("not done within {TEST_WITHIN:?}"))?;
     Ok(Completion::Completed)

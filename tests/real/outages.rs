@@ -10,7 +10,7 @@ use crate::{
     run,
 };
 
-/// Users who press in each outage: more than are answered before the kill takes effect.
+/// Users of each outage: more than are answered before the kill takes effect.
 const USERS: usize = 400;
 
 /// Outages: a minority of both engines, all brokers, a majority of the database: [`killed`].
@@ -51,7 +51,7 @@ async fn engines_die_under_load_and_nothing_is_lost_or_twice(brokers: Own, datab
             (crowd.answered() >= before + ANSWERED_BEFORE).then_some(())
         })
         .await;
-        // Waiting for an engine keeps a thread, not the crowd.
+        // Waiting for an engine blocks a thread, so it must not run on the crowd's.
         let at_kill = tokio::task::block_in_place(|| {
             kill(number, &brokers, &database);
             let at_kill = crowd.answered();
@@ -78,11 +78,11 @@ fn kill(outage: usize, brokers: &Own, database: &Own) {
 fn restart(outage: usize, brokers: &Own, database: &Own) {
     let (of_brokers, of_database) = killed(outage);
     brokers.restart_nodes(of_brokers);
-    // Nodes of the database that join at the same moment confuse each other.
+    // Database nodes that join at the same moment may fail to see each other.
     of_database.iter().for_each(|node| database.restart_nodes(&[*node]));
 }
 
-/// Which brokers and which nodes of the database die in an outage.
+/// Returns the brokers and database nodes that are killed in an outage.
 fn killed(outage: usize) -> (&'static [u32], &'static [u32]) {
     match outage {
         1 => (&[1], &[3]),
