@@ -166,7 +166,7 @@ corruptions! {
     /// A client was told "issued", and the coupon is gone.
     ToldAndGone: Settled, AnswerHoldsNothing, answers::told_and_gone;
     /// A client was told "issued", and another holds the coupon.
-    ToldAnothers: Settled, AnswerCoupon, answers::told_anothers;
+    ToldOfAnother: Settled, AnswerCoupon, answers::told_of_another;
     /// A client was told "sold out", and was issued a coupon.
     ToldSoldOut: Settled, AnswerWrong, answers::told_sold_out;
     /// A client was told "issued", and there was no seat.

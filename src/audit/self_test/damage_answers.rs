@@ -44,7 +44,7 @@ pub(super) fn told_and_gone(world: &mut World) {
     world.remove(&id("plain"), 5);
 }
 
-pub(super) fn told_anothers(world: &mut World) {
+pub(super) fn told_of_another(world: &mut World) {
     told(world, "issued")["body"]["coupon"]["sequence"] = json!(7);
 }
 
