@@ -1,4 +1,4 @@
-//! Settings of a node. [`load`] merges all sources and reports every problem at once.
+//! Settings of a node. [`load()`] merges all sources and reports every problem at once.
 //!
 //! Built-in defaults < TOML file < environment < `--set`. The table in `settings` declares each
 //! setting once; parsing, problems and the documented file are derived from it.

@@ -38,8 +38,8 @@ pub struct Incoming {
     pub record: LastRecord,
     /// Its record time.
     pub time: Timestamp,
-    /// The record; none when it is a dead letter, which the reader's owner keeps before it says
-    /// [`Event::DeadLettered`].
+    /// The record; `None` for a dead letter, which is stored before the flow counts its offset as
+    /// done.
     pub content: Option<Record>,
 }
 

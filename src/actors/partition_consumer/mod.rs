@@ -79,7 +79,7 @@ impl PartitionMessage {
     }
 }
 
-/// A partition as it was found; see [`io::open`].
+/// A partition's progress and holds, checked against the log, and a reader at its position.
 pub struct OpenedPartition(Opened);
 
 /// What a partition consumer is started with.

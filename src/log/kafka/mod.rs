@@ -61,7 +61,7 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    /// Starts the clients. The topics must be there ([`topics::ensure_topics`]).
+    /// Starts the clients. The topics must be there ([`crate::kafka::topics::ensure_topics`]).
     ///
     /// # Errors
     /// A client that can't be made. Brokers that don't answer are none: the clients go on trying.
