@@ -1,4 +1,7 @@
-//! The tree checks itself: direction of layers, purity, sizes, headers, documentation.
+//! The tree checks itself: direction of layers, purity, sizes, headers, documentation, unused
+//! dependencies.
+
+mod dependencies;
 
 mod test_names;
 
