@@ -2,6 +2,12 @@
 //!
 //! Exit codes: 0 success, 1 failure, 2 usage or configuration, 3 an invariant is broken.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is the command line's job"
+)]
+
 mod arguments;
 mod audit;
 mod campaign;
