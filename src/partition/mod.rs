@@ -1,17 +1,20 @@
-//! What a partition's owner decides besides coupons: what to send to whom, how far it is settled,
-//! when to read on, when to try again, when to halt. Pure: events in, effects out.
+//! The rules of a partition's owner, besides those for coupons: what is sent to which campaign, how
+//! far the partition is settled, when to read on, to retry and to halt. Pure: events in, effects out.
 //!
-//! `assignment` says whether a partition may be taken over; `flow` is the state machine of one owned partition; `acks` its watermark; `lane` what it keeps
-//! of one campaign; `recovery` how a campaign's state comes out of its rows; `fold` how a batch
-//! of records becomes rows and answers; `pipeline` what is decided and not yet reported; `restart`
-//! when to give up.
+//! `assignment` decides whether a partition may be taken over. `flow` is the state machine of one
+//! owned partition: `acks` is its watermark, and `owned_campaign`, `window` and `campaign_holds`
+//! are the states of one campaign in it. `recovery` turns rows into a campaign, `fold` turns a batch
+//! of records into rows and answers, `pipeline` keeps the order of deciding, storing and reporting.
+//! `restart` decides when to try again and when to give up.
 
 pub mod acks;
 pub mod actor_view;
 pub mod assignment;
+mod campaign_holds;
 pub mod flow;
 pub mod fold;
-mod lane;
+mod owned_campaign;
 pub mod pipeline;
 pub mod recovery;
 pub mod restart;
+mod window;

@@ -8,26 +8,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     acks::Acks,
-    lane::{Kept, Lane, Phase, is_release},
+    campaign_holds::Holds,
+    owned_campaign::{OwnedCampaign, Phase},
     recovery::Contradiction,
-    restart::{Failures, Verdict},
+    restart::Verdict,
+    window::is_release,
 };
 use crate::{
     domain::{
         campaign::At,
         ids::{CampaignId, Offset, Partition, Timestamp},
         record::Record,
-        rows::{Hold, HoldKind, Mark, PartitionRows},
+        rows::{HoldKind, Mark, PartitionRows},
     },
     planted,
-    wire::{decode_step::Incoming, feed_message::FeedDecision},
+    wire::decode_step::Incoming,
 };
 
+mod durability;
 mod event;
+mod feed_state;
 mod holds;
 mod settle;
 #[cfg(test)]
 mod tests;
+
+use self::{durability::Durability, feed_state::FeedState};
 
 pub use event::{Effect, Event, Report};
 
@@ -67,32 +73,24 @@ pub struct Flow {
     log_epoch: u32,
     partition: Partition,
     acks: Acks,
-    durable: Offset,
-    persisting: bool,
-    lanes: BTreeMap<CampaignId, Lane>,
-    sendable: BTreeSet<CampaignId>,
-    occupied: BTreeSet<CampaignId>,
-    hold_numbers: BTreeMap<CampaignId, u32>,
-    /// Marks of campaigns whose last coupons were stored just before a hold.
-    unmarked: BTreeMap<CampaignId, Mark>,
-    /// Campaigns with closed holds that this owner extends.
-    once_held: BTreeSet<CampaignId>,
-    /// Those that earlier owners closed, until their campaign starts here.
-    adopted: BTreeMap<CampaignId, Vec<Hold>>,
-    swept_ms: u64,
-    sweeps_now: bool,
-    /// Until the holds found on assignment are taken over.
-    is_new: bool,
-    /// Dead letters of undefined campaigns under way.
-    letters: BTreeMap<Offset, CampaignId>,
-    outbox: Vec<FeedDecision>,
-    published: Offset,
+    /// The end of the log as last seen.
     end: Offset,
+    durability: Durability,
+    feed: FeedState,
+    campaigns: BTreeMap<CampaignId, OwnedCampaign>,
+    /// Holds of every campaign that ever had one, also of those without an actor.
+    holds: BTreeMap<CampaignId, Holds>,
+    /// Campaigns whose window may have something to send.
+    sendable: BTreeSet<CampaignId>,
+    /// Campaigns whose window is not empty.
+    occupied: BTreeSet<CampaignId>,
+    /// Dead letters of undefined campaigns that are not kept yet.
+    undefined: BTreeMap<Offset, CampaignId>,
     incarnations: u64,
     now_ms: u64,
-    persisted_ms: u64,
-    heartbeat_ms: Option<u64>,
     idle_checked_ms: u64,
+    /// The holds found on assignment are not taken over yet.
+    is_new: bool,
 }
 
 impl Flow {
@@ -110,27 +108,18 @@ impl Flow {
             log_epoch,
             partition,
             acks: Acks::new(next, last),
-            durable: next,
-            persisting: false,
-            lanes: BTreeMap::new(),
+            end: end.max(next),
+            durability: Durability::new(next, now_ms),
+            feed: FeedState::default(),
+            campaigns: BTreeMap::new(),
+            holds: BTreeMap::new(),
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
-            hold_numbers: BTreeMap::new(),
-            unmarked: BTreeMap::new(),
-            once_held: BTreeSet::new(),
-            adopted: BTreeMap::new(),
-            swept_ms: now_ms,
-            sweeps_now: false,
-            is_new: true,
-            letters: BTreeMap::new(),
-            outbox: Vec::new(),
-            published: 0,
-            end: end.max(next),
+            undefined: BTreeMap::new(),
             incarnations: 0,
             now_ms,
-            persisted_ms: now_ms,
-            heartbeat_ms: None,
             idle_checked_ms: now_ms,
+            is_new: true,
         };
         let mut effects = vec![Effect::Credit(WINDOW_RECORDS_MAX)];
         flow.take_holds(&rows.holds, &mut effects);
@@ -195,7 +184,7 @@ impl Flow {
     /// Whether everything read is settled and durable.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.acks.is_empty() && self.durable == self.acks.position()
+        self.acks.is_empty() && self.durability.progress() == self.acks.position()
     }
 
     /// Records that wait for a decision.
@@ -204,22 +193,28 @@ impl Flow {
         self.end.max(self.acks.position()).saturating_sub(self.acks.watermark())
     }
 
-    /// How operators see a campaign's actor, and why; none when it has no lane.
+    /// Returns the state and reason of a campaign's actor for operators; `None` if it has none.
     #[must_use]
     pub fn view(&self, campaign: &CampaignId) -> Option<(&'static str, Option<String>)> {
-        let lane = self.lanes.get(campaign)?;
-        let state = match lane.phase {
-            Phase::Starting | Phase::CatchingUp => "recovering",
-            Phase::Live => "live",
-            Phase::Opening | Phase::Held => "quarantined",
-        };
-        Some((state, lane.reason.clone()))
+        let owned = self.campaigns.get(campaign)?;
+        Some((owned.phase().name(), owned.reason.clone()))
     }
 
     fn is_current(&self, campaign: &CampaignId, incarnation: u64) -> bool {
-        self.lanes
+        self.campaigns
             .get(campaign)
-            .is_some_and(|lane| lane.incarnation == incarnation || planted!(LateReportTaken))
+            .is_some_and(|owned| owned.incarnation() == incarnation || planted!(LateReportTaken))
+    }
+
+    fn next_incarnation(&mut self) -> u64 {
+        self.incarnations += 1;
+        self.incarnations
+    }
+
+    /// Returns a campaign and its holds.
+    fn owned(&mut self, campaign: &CampaignId) -> Option<(&mut OwnedCampaign, &mut Holds)> {
+        let owned = self.campaigns.get_mut(campaign)?;
+        Some((owned, self.holds.entry(campaign.clone()).or_default()))
     }
 
     fn read(&mut self, records: Vec<Incoming>, effects: &mut Vec<Effect>) {
@@ -234,23 +229,24 @@ impl Flow {
 
     fn route(&mut self, at: At, record: Record, effects: &mut Vec<Effect>) {
         let campaign = record.campaign().clone();
-        if !self.lanes.contains_key(&campaign) {
+        if !self.campaigns.contains_key(&campaign) {
             self.start(&campaign, 0, effects);
         }
-        let now_ms = self.now_ms;
-        let Some(lane) = self.lanes.get_mut(&campaign) else { return };
-        lane.active_ms = now_ms;
-        match lane.phase {
+        let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
+        owned.touch(self.now_ms);
+        match owned.phase() {
             Phase::Held if is_release(&record) => {
-                lane.releasing.push(at.offset);
+                // It passes only once the hold is marked released: a crash in between would
+                // otherwise lose the release.
+                self.holds.entry(campaign.clone()).or_default().wait_for_release(at.offset);
                 self.release(&campaign, effects);
             }
-            Phase::Held | Phase::CatchingUp => {
+            Phase::Held | Phase::CatchingUp { .. } => {
                 self.acks.done(at.offset);
                 effects.push(Effect::Credit(1));
             }
-            Phase::Starting | Phase::Live | Phase::Opening => {
-                lane.kept.push_back(Kept { at, record, issued: None });
+            Phase::Starting | Phase::Live { .. } | Phase::Opening | Phase::Meeting { .. } => {
+                owned.window.push(at, record);
                 if planted!(DoneWhenRead) {
                     self.acks.done(at.offset);
                 }
@@ -260,36 +256,32 @@ impl Flow {
         }
     }
 
-    /// Starts a campaign from durable progress: what is kept of it is sent again from there.
+    /// Starts a campaign from durable progress. Its window is sent again from there.
     fn start(&mut self, campaign: &CampaignId, delay_ms: u64, effects: &mut Vec<Effect>) {
-        self.incarnations += 1;
-        let incarnation = self.incarnations;
-        let now_ms = self.now_ms;
-        let lane = self
-            .lanes
+        let (incarnation, now_ms) = (self.next_incarnation(), self.now_ms);
+        let owned = self
+            .campaigns
             .entry(campaign.clone())
-            .or_insert_with(|| Lane::new(Phase::Starting, incarnation, now_ms));
-        lane.restart(incarnation, Phase::Starting);
-        if let Some(adopted) = self.adopted.remove(campaign) {
-            lane.closed.extend(adopted);
-            lane.extended = 0;
-        }
-        let from = self.durable.max(lane.floor);
-        lane.start_from = from;
+            .or_insert_with(|| OwnedCampaign::new(Phase::Starting, now_ms));
+        owned.restart(incarnation, Phase::Starting);
+        let from = owned.start_from(self.durability.progress());
         // What is below was stored by an earlier incarnation and is loaded, not decided again.
-        effects.push(Effect::Credit(lane.drop_below(from)));
+        effects.push(Effect::Credit(owned.window.drop_below(from)));
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
     }
 
-    fn pass_kept(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
-        let Some(lane) = self.lanes.get_mut(campaign) else { return };
-        if let Some(from) = lane.held_from()
-            && let Some(issued) = lane.issued_below(from)
+    /// Lets the window pass under a durable hold.
+    fn pass_window(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
+        let Some((owned, holds)) = self.owned(campaign) else { return };
+        // Coupons below the hold are stored, and no later mark would count them: their records
+        // leave the window here.
+        if let Some(from) = holds.held_from()
+            && let Some(issued) = owned.window.issued_below(from)
         {
-            let mark = Mark { campaign: campaign.clone(), offset: from, issued };
-            self.unmarked.insert(campaign.clone(), mark);
+            holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, issued });
         }
-        let passed = lane.drop_kept();
+        let passed: Vec<Offset> =
+            owned.window.clear().into_iter().filter(|it| !holds.is_releasing(*it)).collect();
         for offset in &passed {
             self.acks.done(*offset);
         }
@@ -309,21 +301,18 @@ impl Flow {
             return;
         }
         let position = self.acks.position();
-        let Some(lane) = self.lanes.get_mut(campaign) else { return };
-        lane.expects_until = expects_until;
-        if lane.phase == Phase::CatchingUp {
-            let from = lane.start_from;
-            effects.push(Effect::Replay { campaign: campaign.clone(), incarnation, from });
-            if from >= position {
-                self.replayed(campaign.clone(), incarnation, Vec::new(), position, effects);
+        let Some(owned) = self.campaigns.get_mut(campaign) else { return };
+        match owned.ready(expects_until) {
+            Some(from) => {
+                effects.push(Effect::Replay { campaign: campaign.clone(), incarnation, from });
+                if from >= position {
+                    // The reader would wait for a record that may never come.
+                    self.replayed(campaign.clone(), incarnation, Vec::new(), position, effects);
+                }
             }
-        } else {
-            lane.phase = Phase::Live;
-            if lane.kept.is_empty() && expects_until.is_none() {
-                // With nothing left to decide, this start is past whatever failed.
-                lane.failures = Failures::default();
+            None => {
+                self.sendable.insert(campaign.clone());
             }
-            self.sendable.insert(campaign.clone());
         }
     }
 
@@ -337,17 +326,17 @@ impl Flow {
         if !self.is_current(campaign, incarnation) {
             return;
         }
-        let durable = self.durable;
-        let Some(lane) = self.lanes.get_mut(campaign) else { return };
-        lane.reason = Some(reason.clone());
-        let from = lane.first_unstored().unwrap_or(durable);
-        let from = lane.held_from().unwrap_or(from);
-        // Where nothing of the campaign waits, others move progress on and not its failures.
-        let waits = lane.first_unstored().is_some() || !lane.holds.is_empty();
-        let at = lane.failures.at().filter(|_| !waits).unwrap_or(from);
-        let verdict = lane.failures.failed(at);
-        let held = !lane.holds.is_empty();
-        match (verdict, held) {
+        let durable = self.durability.progress();
+        let Some((owned, holds)) = self.owned(campaign) else { return };
+        owned.reason = Some(reason.clone());
+        let unstored = owned.window.first_unstored();
+        let held = holds.is_held();
+        let from = holds.held_from().or(unstored).unwrap_or(durable);
+        // Where the campaign has nothing to decide, other campaigns move progress on, and that
+        // must not make each failure look like the first at a new position.
+        let waits = unstored.is_some() || held;
+        let at = owned.failures.at().filter(|_| !waits).unwrap_or(from);
+        match (owned.failures.failed(at), held) {
             (Verdict::Restart { delay_ms }, false) => self.start(campaign, delay_ms, effects),
             (Verdict::Restart { delay_ms }, true) => self.catch_up(campaign, delay_ms, effects),
             (Verdict::GiveUp, _) => self.hold(campaign, HoldKind::Failure, from, reason, effects),
@@ -359,13 +348,10 @@ impl Flow {
             return;
         }
         self.idle_checked_ms = self.now_ms;
-        let now_ms = self.now_ms;
-        self.lanes.retain(|campaign, lane| {
-            let over = lane.over_from.is_some_and(|over| over <= wall);
-            let idle = now_ms.saturating_sub(lane.active_ms) >= IDLE_MS;
-            let rests = lane.phase == Phase::Live && lane.kept.is_empty() && lane.holds.is_empty();
-            let rests = rests && lane.closed.is_empty();
-            let stop = over && idle && rests && lane.batches.is_empty() && !lane.replaying;
+        let (now_ms, holds) = (self.now_ms, &self.holds);
+        self.campaigns.retain(|campaign, owned| {
+            let held = holds.get(campaign).is_some_and(|it| it.is_held() || it.has_closed());
+            let stop = !held && owned.is_idle(wall, now_ms, IDLE_MS);
             if stop {
                 effects.push(Effect::Stop { campaign: campaign.clone() });
             }

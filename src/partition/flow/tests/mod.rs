@@ -12,6 +12,7 @@ use std::{
 
 use self::stage::{CAMPAIGNS, Random, Store, campaign, keys, log_of};
 use super::*;
+use crate::wire::feed_message::FeedDecision;
 use crate::{
     domain::{
         campaign::Campaign,

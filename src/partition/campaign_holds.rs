@@ -1,0 +1,274 @@
+//! The holds of one campaign and their transitions, as the owner of its partition knows them.
+
+use super::window::Window;
+use crate::{
+    domain::{
+        ids::{CampaignId, Offset, Partition},
+        rows::{Hold, HoldKind, HoldState, Mark},
+    },
+    planted,
+};
+
+/// The holds of one campaign.
+///
+/// A hold is written open, written released, caught up, and written closed. A closed hold still
+/// covers positions from its `until` on, so the owner extends it for as long as it owns the
+/// partition.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    /// The highest number of a hold so far.
+    number: u32,
+    /// Holds to catch up: not closed, or closed by another owner below what passed here.
+    current: Vec<Hold>,
+    /// Closed holds that this owner extends.
+    closed: Vec<Hold>,
+    /// Closes that are being written. Each writes its mark first, so an extension must wait for it.
+    closing: usize,
+    /// Offsets of release records that wait until the holds are marked released.
+    releasing: Vec<Offset>,
+    /// The mark of coupons that were stored just before a hold. Their records are no longer in the
+    /// window, so the window cannot count them.
+    unmarked: Option<Mark>,
+}
+
+impl Holds {
+    /// Whether the campaign has a hold to catch up.
+    pub(super) fn is_held(&self) -> bool {
+        !self.current.is_empty()
+    }
+
+    /// Whether this owner extends a closed hold.
+    pub(super) fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    /// Returns the lowest position that a hold to catch up leaves unsettled.
+    pub(super) fn held_from(&self) -> Option<Offset> {
+        self.current.iter().map(Hold::unsettled_from).min()
+    }
+
+    /// Returns the lowest position at which a replay would begin, now or under the next owner.
+    pub(super) fn keep_from(&self) -> Option<Offset> {
+        self.current.iter().chain(&self.closed).map(Hold::unsettled_from).min()
+    }
+
+    /// Whether the owner may catch up without an operator's release.
+    pub(super) fn may_retry(&self) -> bool {
+        let may = |hold: &Hold| hold.state != HoldState::Open || hold.kind == HoldKind::Failure;
+        self.is_held() && self.current.iter().all(may)
+    }
+
+    /// Whether a hold of this kind is in force from `from` or below.
+    pub(super) fn covers(&self, kind: HoldKind, from: Offset) -> bool {
+        let covers = |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
+        self.current.iter().any(covers)
+    }
+
+    /// Whether `hold` is in force here. Another owner may have closed it meanwhile.
+    pub(super) fn is_in_force(&self, hold: &Hold) -> bool {
+        self.current.iter().any(|known| known.is_same(hold) && known.is_in_force())
+    }
+
+    /// Whether `hold` is known in this state or a later one.
+    pub(super) fn knows(&self, hold: &Hold) -> bool {
+        let same = |known: &Hold| known.is_same(hold) && known.state >= hold.state;
+        self.current.iter().chain(&self.closed).any(same)
+    }
+
+    /// Whether this owner extends `hold`.
+    pub(super) fn is_closed(&self, hold: &Hold) -> bool {
+        self.closed.iter().any(|known| known.is_same(hold))
+    }
+
+    /// Notes a number that the store has given out.
+    pub(super) fn number_seen(&mut self, number: u32) {
+        self.number = self.number.max(number);
+    }
+
+    /// Returns a new hold to be written. It counts from [`Self::written_open`] on.
+    pub(super) fn open(
+        &mut self,
+        campaign: &CampaignId,
+        partition: Partition,
+        from: Offset,
+        (kind, reason): (HoldKind, String),
+    ) -> Hold {
+        self.number += 1;
+        Hold {
+            campaign: campaign.clone(),
+            partition,
+            from,
+            number: self.number,
+            kind,
+            reason,
+            state: HoldState::Open,
+            until: 0,
+        }
+    }
+
+    /// Takes over a hold, written here or found in the store, in place of its earlier state.
+    pub(super) fn take(&mut self, hold: &Hold) {
+        self.current.retain(|known| !known.is_same(hold));
+        self.closed.retain(|known| !known.is_same(hold));
+        self.current.push(hold.clone());
+    }
+
+    /// The hold is written open. Release records of the window wait for it from now on; returns
+    /// whether there is one.
+    pub(super) fn written_open(&mut self, hold: &Hold, window: &Window) -> bool {
+        self.take(hold);
+        self.releasing.extend(window.releases(hold.from));
+        !self.releasing.is_empty()
+    }
+
+    /// Makes a release record wait until the holds are marked released.
+    pub(super) fn wait_for_release(&mut self, offset: Offset) {
+        self.releasing.push(offset);
+    }
+
+    /// Whether the release record at `offset` waits.
+    pub(super) fn is_releasing(&self, offset: Offset) -> bool {
+        self.releasing.contains(&offset)
+    }
+
+    /// Returns the released state of every hold in force, to be written.
+    pub(super) fn released(&self) -> Vec<Hold> {
+        let in_force = self.current.iter().filter(|hold| hold.is_in_force());
+        in_force.map(|hold| Hold { state: HoldState::Released, ..hold.clone() }).collect()
+    }
+
+    /// The hold is written released. Returns the release records that pass now, or `None` while
+    /// another hold is open.
+    pub(super) fn written_released(&mut self, hold: &Hold) -> Option<Vec<Offset>> {
+        // The store may have shown the release before, and the hold may be closed by now.
+        if !self.is_closed(hold) {
+            self.take(hold);
+        }
+        if self.current.iter().any(|hold| hold.state == HoldState::Open) {
+            return None;
+        }
+        Some(std::mem::take(&mut self.releasing))
+    }
+
+    /// Closes every hold: the campaign is decided and stored below `until`. Returns the rows to be
+    /// written.
+    pub(super) fn close(&mut self, until: Offset) -> Vec<Hold> {
+        self.closed.append(&mut self.current);
+        for hold in &mut self.closed {
+            (hold.state, hold.until) = (HoldState::Closed, until);
+        }
+        self.closing += self.closed.len();
+        self.closed.clone()
+    }
+
+    /// A close is written.
+    pub(super) fn written_closed(&mut self) {
+        self.closing = self.closing.saturating_sub(1);
+    }
+
+    /// Extends a hold that another owner closed, where nothing passed under it here.
+    pub(super) fn adopt(&mut self, hold: &Hold) {
+        self.closed.push(hold.clone());
+    }
+
+    /// Whether a closed hold ends below `watermark`, and may be extended to it.
+    pub(super) fn may_extend(&self, watermark: Offset) -> bool {
+        !self.is_held()
+            && self.closing == 0
+            && !planted!(HoldNotExtended)
+            && self.closed.iter().any(|hold| hold.until < watermark)
+    }
+
+    /// Extends the closed holds to `watermark`, below which this owner has decided everything of
+    /// the campaign. Returns the rows to be written.
+    pub(super) fn extend(&mut self, watermark: Offset) -> Vec<Hold> {
+        if !self.may_extend(watermark) {
+            return Vec::new();
+        }
+        let shorter = self.closed.iter_mut().filter(|hold| hold.until < watermark);
+        let extended = shorter.map(|hold| {
+            hold.until = watermark;
+            hold.clone()
+        });
+        extended.collect()
+    }
+
+    /// Keeps the mark of coupons below the hold whose records leave the window.
+    pub(super) fn leave_unmarked(&mut self, mark: Mark) {
+        self.unmarked = Some(mark);
+    }
+
+    /// Takes the mark that is left to be written.
+    pub(super) fn take_unmarked(&mut self) -> Option<Mark> {
+        self.unmarked.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(holds: &mut Holds, from: Offset, kind: HoldKind) -> Hold {
+        let campaign = CampaignId::parse("spring").unwrap();
+        let hold = holds.open(&campaign, 0, from, (kind, "it failed".to_owned()));
+        holds.written_open(&hold, &Window::default());
+        hold
+    }
+
+    #[test]
+    fn a_hold_is_opened_released_and_closed() {
+        let mut holds = Holds::default();
+        let hold = opened(&mut holds, 40, HoldKind::Contradiction);
+        assert_eq!((holds.held_from(), holds.may_retry()), (Some(40), false));
+        let released = holds.released().remove(0);
+        holds.wait_for_release(55);
+        assert_eq!(holds.written_released(&released), Some(vec![55]));
+        assert!(holds.may_retry() && holds.is_in_force(&hold));
+        let closed = holds.close(60);
+        assert_eq!((closed[0].state, closed[0].until), (HoldState::Closed, 60));
+        assert!(!holds.is_held());
+    }
+
+    #[test]
+    fn a_release_waits_for_every_open_hold() {
+        let mut holds = Holds::default();
+        opened(&mut holds, 40, HoldKind::Contradiction);
+        opened(&mut holds, 50, HoldKind::Failure);
+        holds.wait_for_release(55);
+        let [first, second] = <[Hold; 2]>::try_from(holds.released()).unwrap();
+        assert_eq!(holds.written_released(&first), None);
+        assert_eq!(holds.written_released(&second), Some(vec![55]));
+    }
+
+    #[test]
+    fn a_closed_hold_is_extended_once_its_close_is_written() {
+        let mut holds = Holds::default();
+        opened(&mut holds, 40, HoldKind::Failure);
+        holds.close(60);
+        assert_eq!(holds.extend(70), [], "its mark goes first");
+        holds.written_closed();
+        assert_eq!(holds.extend(70)[0].until, 70);
+        assert_eq!(holds.extend(70), [], "it reaches as far already");
+        assert_eq!(holds.keep_from(), Some(70));
+    }
+
+    #[test]
+    fn a_second_hold_keeps_the_first_from_extending() {
+        let mut holds = Holds::default();
+        opened(&mut holds, 40, HoldKind::Failure);
+        holds.close(60);
+        holds.written_closed();
+        let second = opened(&mut holds, 65, HoldKind::Failure);
+        assert_eq!((second.number, holds.extend(70)), (2, Vec::new()));
+        assert!(holds.covers(HoldKind::Failure, 65));
+        assert!(!holds.covers(HoldKind::Contradiction, 65));
+        assert!(!holds.covers(HoldKind::Failure, 64));
+    }
+
+    #[test]
+    fn numbers_go_on_from_the_stores() {
+        let mut holds = Holds::default();
+        holds.number_seen(7);
+        assert_eq!(opened(&mut holds, 40, HoldKind::Failure).number, 8);
+    }
+}

@@ -1,0 +1,101 @@
+//! When progress is written, and when closed holds are extended.
+
+use super::{HOLD_SWEEP_INTERVAL_MS, PROGRESS_INTERVAL_MS, PROGRESS_RECORDS_MAX};
+use crate::domain::ids::Offset;
+
+/// Durable progress, and the write of the next one.
+#[derive(Debug)]
+pub(super) struct Durability {
+    progress: Offset,
+    /// A write is in flight. Progress must be written in order, so there is one at a time.
+    writing: bool,
+    written_ms: u64,
+    swept_ms: u64,
+    sweep_asked: bool,
+}
+
+/// A write of progress that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Closed holds of campaigns without records are extended as well.
+    pub(super) sweep: bool,
+}
+
+impl Durability {
+    pub(super) fn new(progress: Offset, now_ms: u64) -> Self {
+        let (written_ms, swept_ms) = (now_ms, now_ms);
+        Self { progress, writing: false, written_ms, swept_ms, sweep_asked: false }
+    }
+
+    /// Returns durable progress.
+    pub(super) fn progress(&self) -> Offset {
+        self.progress
+    }
+
+    /// Asks for a sweep with the next write.
+    pub(super) fn sweep_soon(&mut self) {
+        self.sweep_asked = true;
+    }
+
+    /// Returns whether a write may begin: progress is a number of records or some time behind.
+    ///
+    /// Holds of campaigns without records are extended in sweeps only. A new owner that finds such
+    /// a hold short of progress only searches in vain for records that passed under it.
+    pub(super) fn due(&mut self, watermark: Offset, now_ms: u64) -> Option<Due> {
+        let behind = watermark.saturating_sub(self.progress) >= PROGRESS_RECORDS_MAX;
+        let late = now_ms.saturating_sub(self.written_ms) >= PROGRESS_INTERVAL_MS;
+        if self.writing || !(behind || late) {
+            return None;
+        }
+        let sweep =
+            self.sweep_asked || now_ms.saturating_sub(self.swept_ms) >= HOLD_SWEEP_INTERVAL_MS;
+        if sweep {
+            self.swept_ms = now_ms;
+            self.sweep_asked = false;
+        }
+        Some(Due { sweep })
+    }
+
+    /// A write begins.
+    pub(super) fn begin(&mut self) {
+        self.writing = true;
+    }
+
+    /// The write of `progress` is durable.
+    pub(super) fn written(&mut self, progress: Offset, now_ms: u64) {
+        self.writing = false;
+        self.written_ms = now_ms;
+        self.progress = self.progress.max(progress);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_written_when_it_is_far_behind_or_late() {
+        let mut durability = Durability::new(100, 0);
+        assert_eq!(durability.due(100 + PROGRESS_RECORDS_MAX - 1, 0), None);
+        assert!(durability.due(100 + PROGRESS_RECORDS_MAX, 0).is_some());
+        assert!(durability.due(101, PROGRESS_INTERVAL_MS).is_some());
+    }
+
+    #[test]
+    fn one_write_is_in_flight_and_progress_never_falls() {
+        let mut durability = Durability::new(100, 0);
+        durability.begin();
+        assert_eq!(durability.due(9_999, 9_999), None);
+        durability.written(90, 9_999);
+        assert_eq!(durability.progress(), 100);
+    }
+
+    #[test]
+    fn a_sweep_comes_with_time_or_when_asked_for() {
+        let mut durability = Durability::new(100, 0);
+        assert_eq!(durability.due(101, PROGRESS_INTERVAL_MS), Some(Due { sweep: false }));
+        durability.sweep_soon();
+        assert_eq!(durability.due(101, PROGRESS_INTERVAL_MS), Some(Due { sweep: true }));
+        assert_eq!(durability.due(101, HOLD_SWEEP_INTERVAL_MS * 2), Some(Due { sweep: true }));
+    }
+}

@@ -1,0 +1,78 @@
+//! What the owner has published, and what it publishes next.
+
+use super::HEARTBEAT_INTERVAL_MS;
+use crate::{
+    domain::ids::{Offset, Partition},
+    wire::feed_message::{FeedDecision, FeedMessage},
+};
+
+/// Decisions that are stored and not published, and the watermark of the last message.
+#[derive(Debug, Default)]
+pub(super) struct FeedState {
+    outbox: Vec<FeedDecision>,
+    published: Offset,
+    heartbeat_ms: Option<u64>,
+}
+
+impl FeedState {
+    /// Adds a stored decision to the next message.
+    pub(super) fn push(&mut self, decision: FeedDecision) {
+        self.outbox.push(decision);
+    }
+
+    /// Whether the heartbeat is due. Followers count an owner as silent without it.
+    pub(super) fn heartbeat(&mut self, now_ms: u64) -> bool {
+        let silent_ms = self.heartbeat_ms.map(|sent| now_ms.saturating_sub(sent));
+        let due = silent_ms.is_none_or(|silent| silent >= HEARTBEAT_INTERVAL_MS);
+        if due {
+            self.heartbeat_ms = Some(now_ms);
+        }
+        due
+    }
+
+    /// Returns the next message, if there is news or `heartbeat` is due.
+    pub(super) fn message(
+        &mut self,
+        (log_epoch, partition): (u32, Partition),
+        (watermark, end): (Offset, Offset),
+        heartbeat: bool,
+    ) -> Option<FeedMessage> {
+        if self.outbox.is_empty() && watermark == self.published && !heartbeat {
+            return None;
+        }
+        let from = std::mem::replace(&mut self.published, watermark);
+        let decisions = std::mem::take(&mut self.outbox);
+        Some(FeedMessage {
+            log_epoch,
+            partition,
+            from,
+            to: watermark,
+            end,
+            halted: None,
+            decisions,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_goes_on_from_the_one_before() {
+        let mut feed = FeedState::default();
+        let first = feed.message((1, 0), (10, 12), true).unwrap();
+        assert_eq!((first.from, first.to), (0, 10));
+        assert_eq!(feed.message((1, 0), (10, 12), false), None, "there is no news");
+        let second = feed.message((1, 0), (11, 12), false).unwrap();
+        assert_eq!((second.from, second.to), (10, 11));
+    }
+
+    #[test]
+    fn a_heartbeat_is_due_at_once_and_then_each_second() {
+        let mut feed = FeedState::default();
+        assert!(feed.heartbeat(5));
+        assert!(!feed.heartbeat(5 + HEARTBEAT_INTERVAL_MS - 1));
+        assert!(feed.heartbeat(5 + HEARTBEAT_INTERVAL_MS));
+    }
+}

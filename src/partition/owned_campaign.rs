@@ -1,0 +1,336 @@
+//! One campaign of an owned partition: the phase of its actor and the records that wait for it.
+
+use std::collections::BTreeSet;
+
+use super::{fold::Batch, restart::Failures, window::Window};
+use crate::domain::ids::{Offset, Sequence, Timestamp};
+
+/// A chunk of older records that is being decided again.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    /// Offsets of its dead letters that are not kept yet.
+    undefined: BTreeSet<Offset>,
+}
+
+/// The phase of a campaign's actor. Each field exists only where it means something.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The rows are being loaded, or a restart waits for its delay. Records are kept.
+    Starting,
+    /// Records are decided as they are read.
+    Live {
+        /// A stored row up to here must still be derived again.
+        expects_until: Option<Offset>,
+    },
+    /// A hold is being written. Records are kept: none may pass before the hold is durable.
+    Opening,
+    /// A hold is durable. Records pass undecided.
+    Held,
+    /// The campaign is replayed from its hold on. Records pass: the replay reads them again.
+    CatchingUp {
+        /// Where the replay begins.
+        from: Offset,
+        /// The chunk in flight.
+        chunk: Option<Chunk>,
+        /// The highest sequence that the replay issued.
+        issued: Option<Sequence>,
+        expects_until: Option<Offset>,
+    },
+    /// The replay has met the live position with its last chunk, which is in flight. Records are
+    /// kept again, and sent when the chunk is stored and the holds are being closed.
+    Meeting { chunk: Chunk, issued: Option<Sequence>, expects_until: Option<Offset> },
+}
+
+/// What a replay has come to when its chunk is stored.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ChunkStored {
+    /// The replay goes on.
+    Continue,
+    /// The replay has met the live position; the highest sequence that it issued.
+    Met(Option<Sequence>),
+}
+
+impl Phase {
+    /// Returns the phase as operators see it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Starting | Self::CatchingUp { .. } => "recovering",
+            Self::Live { .. } | Self::Meeting { .. } => "live",
+            Self::Opening | Self::Held => "quarantined",
+        }
+    }
+
+    fn chunk(&mut self) -> Option<(&mut Chunk, &mut Option<Sequence>)> {
+        match self {
+            Self::CatchingUp { chunk: Some(chunk), issued, .. }
+            | Self::Meeting { chunk, issued, .. } => Some((chunk, issued)),
+            Self::Starting
+            | Self::Live { .. }
+            | Self::Opening
+            | Self::Held
+            | Self::CatchingUp { chunk: None, .. } => None,
+        }
+    }
+}
+
+/// One campaign of an owned partition.
+#[derive(Debug)]
+pub(super) struct OwnedCampaign {
+    phase: Phase,
+    /// Number of the current actor: messages of earlier ones are ignored.
+    incarnation: u64,
+    pub(super) window: Window,
+    /// No start lies below: what was replayed is stored and no longer in the window.
+    floor: Offset,
+    pub(super) failures: Failures,
+    /// The reason of the last failure or hold.
+    pub(super) reason: Option<String>,
+    /// From this time on nothing is issued any more, as the actor last said.
+    over_from: Option<Timestamp>,
+    /// The time of the last record or report, in milliseconds of the monotonic clock.
+    active_ms: u64,
+}
+
+impl OwnedCampaign {
+    pub(super) fn new(phase: Phase, now_ms: u64) -> Self {
+        Self {
+            phase,
+            incarnation: 0,
+            window: Window::default(),
+            floor: 0,
+            failures: Failures::default(),
+            reason: None,
+            over_from: None,
+            active_ms: now_ms,
+        }
+    }
+
+    pub(super) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Replaces the actor by a new one, to which nothing was sent yet.
+    pub(super) fn restart(&mut self, incarnation: u64, phase: Phase) {
+        self.incarnation = incarnation;
+        self.phase = phase;
+        self.window.restart();
+    }
+
+    /// The hold is durable: records pass from now on.
+    pub(super) fn held(&mut self) {
+        self.phase = Phase::Held;
+    }
+
+    /// Returns where a start begins, given durable progress.
+    pub(super) fn start_from(&self, durable: Offset) -> Offset {
+        // What a replay has stored above progress is not in the window any more.
+        durable.max(self.floor)
+    }
+
+    pub(super) fn touch(&mut self, now_ms: u64) {
+        self.active_ms = now_ms;
+    }
+
+    pub(super) fn over_from(&mut self, over_from: Option<Timestamp>) {
+        self.over_from = over_from;
+    }
+
+    /// The actor has loaded its rows. Returns where a replay begins, if one is needed.
+    pub(super) fn ready(&mut self, expects: Option<Offset>) -> Option<Offset> {
+        if let Phase::CatchingUp { from, expects_until, .. } = &mut self.phase {
+            *expects_until = expects;
+            return Some(*from);
+        }
+        self.phase = Phase::Live { expects_until: expects };
+        if self.window.is_empty() && expects.is_none() {
+            // With nothing left to decide, this start is past whatever failed.
+            self.failures = Failures::default();
+        }
+        None
+    }
+
+    /// Returns the next live batch of at most `max` records, if one may be sent. `position` is how
+    /// far the partition was read.
+    pub(super) fn next_batch(&mut self, max: usize, position: Offset) -> Option<Batch> {
+        let Phase::Live { expects_until } = &mut self.phase else { return None };
+        // A batch without records still tells the actor that an expectation was passed.
+        let passed = self.window.next_passes(max, position);
+        let confirms = expects_until.is_some_and(|expected| expected < passed);
+        if !self.window.has_unsent() && !confirms {
+            return None;
+        }
+        if confirms {
+            *expects_until = None;
+        }
+        Some(self.window.send(max, position))
+    }
+
+    /// Whether [`Self::next_batch`] may give something later without a further event.
+    pub(super) fn has_unsent(&self) -> bool {
+        let expects = match &self.phase {
+            Phase::Live { expects_until }
+            | Phase::CatchingUp { expects_until, .. }
+            | Phase::Meeting { expects_until, .. } => expects_until.is_some(),
+            Phase::Starting | Phase::Opening | Phase::Held => false,
+        };
+        expects || self.window.has_unsent()
+    }
+
+    /// Takes a chunk of the replay in. Returns false if none is expected now.
+    pub(super) fn begin_chunk(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::CatchingUp { chunk, .. } if chunk.is_none() => {
+                *chunk = Some(Chunk::default());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The chunk in flight reaches the live position: from now on records are kept again.
+    pub(super) fn meet(&mut self, position: Offset) {
+        if let Phase::CatchingUp { issued, expects_until, .. } = self.phase {
+            let chunk = Chunk::default();
+            self.phase = Phase::Meeting { chunk, issued, expects_until };
+            self.floor = position;
+        }
+    }
+
+    /// Whether a chunk of a replay is in flight.
+    pub(super) fn is_replaying(&self) -> bool {
+        matches!(self.phase, Phase::CatchingUp { chunk: Some(_), .. } | Phase::Meeting { .. })
+    }
+
+    /// Notes the coupon of a record of the chunk in flight.
+    pub(super) fn replayed(&mut self, sequence: Option<Sequence>) {
+        if let Some((_, issued)) = self.phase.chunk() {
+            *issued = sequence.or(*issued);
+        }
+    }
+
+    /// Makes the chunk in flight wait for a dead letter.
+    pub(super) fn await_dead_letter(&mut self, offset: Offset) {
+        if let Some((chunk, _)) = self.phase.chunk() {
+            chunk.undefined.insert(offset);
+        }
+    }
+
+    /// Whether the chunk in flight waits for no dead letter.
+    pub(super) fn is_chunk_kept(&mut self) -> bool {
+        self.phase.chunk().is_some_and(|(chunk, _)| chunk.undefined.is_empty())
+    }
+
+    /// A dead letter is durable. Returns whether it was the last one that the chunk waited for.
+    pub(super) fn dead_letter_kept(&mut self, offset: Offset) -> bool {
+        self.phase
+            .chunk()
+            .is_some_and(|(chunk, _)| chunk.undefined.remove(&offset) && chunk.undefined.is_empty())
+    }
+
+    /// A contradiction ended the chunk: it is never stored, and waits for nothing.
+    pub(super) fn abandon_chunk(&mut self) {
+        if let Some((chunk, _)) = self.phase.chunk() {
+            chunk.undefined.clear();
+        }
+    }
+
+    /// The chunk in flight is stored, with its dead letters.
+    pub(super) fn chunk_stored(&mut self) -> ChunkStored {
+        match &mut self.phase {
+            Phase::Meeting { issued, expects_until, .. } => {
+                let (issued, expects_until) = (*issued, *expects_until);
+                self.phase = Phase::Live { expects_until };
+                ChunkStored::Met(issued)
+            }
+            Phase::CatchingUp { chunk, .. } => {
+                *chunk = None;
+                ChunkStored::Continue
+            }
+            _ => ChunkStored::Continue,
+        }
+    }
+
+    /// Returns the live position that the last replay met.
+    pub(super) fn floor(&self) -> Offset {
+        self.floor
+    }
+
+    /// Whether the campaign is over and has had no record for `idle_ms`.
+    pub(super) fn is_idle(&self, wall: Timestamp, now_ms: u64, idle_ms: u64) -> bool {
+        let over = self.over_from.is_some_and(|over| over <= wall);
+        let idle = now_ms.saturating_sub(self.active_ms) >= idle_ms;
+        let rests = self.window.is_empty() && self.window.batches() == 0;
+        over && idle && rests && matches!(self.phase, Phase::Live { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::fold::tests::request;
+
+    fn catching_up(from: Offset) -> OwnedCampaign {
+        let phase = Phase::CatchingUp { from, chunk: None, issued: None, expects_until: None };
+        OwnedCampaign::new(phase, 0)
+    }
+
+    #[test]
+    fn a_campaign_starts_and_decides() {
+        let mut campaign = OwnedCampaign::new(Phase::Starting, 0);
+        let (at, record) = request(10, "ada");
+        campaign.window.push(at, record);
+        assert_eq!(campaign.next_batch(9, 11), None, "its rows are not loaded");
+        assert_eq!(campaign.ready(None), None);
+        assert_eq!(campaign.next_batch(9, 11).unwrap().records.len(), 1);
+    }
+
+    #[test]
+    fn an_expected_row_is_passed_by_an_empty_batch() {
+        let mut campaign = OwnedCampaign::new(Phase::Starting, 0);
+        campaign.ready(Some(12));
+        assert_eq!(campaign.next_batch(9, 12), None, "12 itself was not read yet");
+        assert!(campaign.has_unsent());
+        assert_eq!(campaign.next_batch(9, 13).map(|batch| batch.passed), Some(13));
+        assert_eq!(campaign.next_batch(9, 14), None, "it is confirmed once");
+    }
+
+    #[test]
+    fn a_replay_goes_chunk_by_chunk_and_meets() {
+        let mut campaign = catching_up(5);
+        assert_eq!(campaign.ready(None), Some(5));
+        assert!(campaign.begin_chunk());
+        assert!(!campaign.begin_chunk(), "one chunk at a time");
+        campaign.replayed(Some(3));
+        assert_eq!(campaign.chunk_stored(), ChunkStored::Continue);
+        assert!(campaign.begin_chunk());
+        campaign.meet(20);
+        assert_eq!(campaign.next_batch(9, 21), None, "the last chunk goes first");
+        assert_eq!(campaign.chunk_stored(), ChunkStored::Met(Some(3)));
+        assert_eq!(campaign.start_from(8), 20, "what was replayed is not decided again");
+    }
+
+    #[test]
+    fn a_chunk_waits_for_its_dead_letters() {
+        let mut campaign = catching_up(5);
+        campaign.begin_chunk();
+        campaign.await_dead_letter(7);
+        campaign.await_dead_letter(8);
+        assert!(!campaign.dead_letter_kept(7));
+        assert!(campaign.dead_letter_kept(8));
+        assert!(!campaign.dead_letter_kept(8), "a letter that is kept twice counts once");
+    }
+
+    #[test]
+    fn a_restart_forgets_the_replay() {
+        let mut campaign = catching_up(5);
+        campaign.begin_chunk();
+        campaign.replayed(Some(3));
+        campaign.restart(2, Phase::Starting);
+        assert!(!campaign.is_replaying());
+        assert_eq!(campaign.chunk_stored(), ChunkStored::Continue);
+    }
+}

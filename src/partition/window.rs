@@ -1,0 +1,253 @@
+//! The records of one campaign that may have to be decided again.
+
+use std::collections::VecDeque;
+
+use super::fold::Batch;
+use crate::domain::{
+    campaign::At,
+    ids::{Offset, Sequence},
+    record::{Change, Record},
+};
+
+/// One record of the window.
+#[derive(Debug)]
+struct Waiting {
+    at: At,
+    record: Record,
+    /// The coupon that the record got, once it is stored.
+    issued: Option<Sequence>,
+}
+
+/// The records of one campaign from durable progress on, in the order of offsets.
+///
+/// `stored ≤ sent ≤ len`: the current actor was sent the first `sent` records and has reported
+/// the first `stored` of them as stored. `marked ≤ len`: a mark counts the first `marked` records.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    records: VecDeque<Waiting>,
+    sent: usize,
+    stored: usize,
+    marked: usize,
+    /// Sizes of the batches in flight, in order.
+    batches: VecDeque<usize>,
+}
+
+impl Window {
+    /// Adds the next record.
+    pub(super) fn push(&mut self, at: At, record: Record) {
+        self.records.push_back(Waiting { at, record, issued: None });
+    }
+
+    /// Whether the window holds no record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether some record was not sent yet.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.sent < self.records.len()
+    }
+
+    /// Returns the number of batches in flight.
+    pub(super) fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Returns the offset of the first record that the current actor has not stored.
+    pub(super) fn first_unstored(&self) -> Option<Offset> {
+        self.records.get(self.stored).map(|waiting| waiting.at.offset)
+    }
+
+    /// Returns the offset that the next batch of at most `max` records would pass. `position` is
+    /// how far the partition was read.
+    pub(super) fn next_passes(&self, max: usize, position: Offset) -> Offset {
+        self.records.get(self.sent + max).map_or(position, |waiting| waiting.at.offset)
+    }
+
+    /// Sends the next batch of at most `max` records, which may be none.
+    pub(super) fn send(&mut self, max: usize, position: Offset) -> Batch {
+        let passed = self.next_passes(max, position);
+        let until = (self.sent + max).min(self.records.len());
+        let unsent = self.records.range(self.sent..until);
+        let records: Vec<_> = unsent.map(|waiting| (waiting.at, waiting.record.clone())).collect();
+        self.sent = until;
+        self.batches.push_back(records.len());
+        self.check();
+        Batch { records, passed }
+    }
+
+    /// Ends the oldest batch in flight, of which `reported` records are stored. Returns whether a
+    /// batch was in flight.
+    ///
+    /// # Panics
+    /// When the batch had fewer records.
+    pub(super) fn batch_stored(&mut self, reported: usize) -> bool {
+        let Some(count) = self.batches.pop_front() else { return false };
+        // Fewer only where a contradiction ended the batch early.
+        assert!(reported <= count, "a report covers more than its batch");
+        true
+    }
+
+    /// Notes that the next record is stored, with the coupon that it got.
+    pub(super) fn record_stored(&mut self, issued: Option<Sequence>) {
+        if let Some(waiting) = self.records.get_mut(self.stored) {
+            waiting.issued = issued;
+        }
+        self.stored += 1;
+        self.check();
+    }
+
+    /// Prepares for a new actor, to which nothing was sent yet.
+    pub(super) fn restart(&mut self) {
+        self.sent = 0;
+        self.stored = 0;
+        self.batches.clear();
+    }
+
+    /// Forgets records below durable progress that the current actor has stored. Returns how many.
+    pub(super) fn trim(&mut self, durable: Offset) -> usize {
+        let stored = self.records.iter().take(self.stored);
+        let trimmed = stored.take_while(|waiting| waiting.at.offset < durable).count();
+        self.forget(trimmed);
+        self.stored -= trimmed;
+        self.sent -= trimmed;
+        self.check();
+        trimmed
+    }
+
+    /// Forgets the records below `from`, before anything was sent. Returns how many.
+    pub(super) fn drop_below(&mut self, from: Offset) -> usize {
+        let below = self.records.partition_point(|waiting| waiting.at.offset < from);
+        self.forget(below);
+        self.check();
+        below
+    }
+
+    fn forget(&mut self, count: usize) {
+        self.records.drain(..count);
+        self.marked = self.marked.saturating_sub(count);
+    }
+
+    /// Forgets every record and returns the offsets.
+    pub(super) fn clear(&mut self) -> Vec<Offset> {
+        self.restart();
+        self.marked = 0;
+        self.records.drain(..).map(|waiting| waiting.at.offset).collect()
+    }
+
+    /// Moves the mark up to `watermark`. Returns the highest sequence that it passes, if any.
+    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Sequence> {
+        let mut issued = None;
+        while let Some(waiting) = self.records.get(self.marked)
+            && waiting.at.offset < watermark
+        {
+            issued = waiting.issued.or(issued);
+            self.marked += 1;
+        }
+        issued
+    }
+
+    /// Returns the highest sequence that a record below `from` got.
+    pub(super) fn issued_below(&self, from: Offset) -> Option<Sequence> {
+        let below = self.records.iter().filter(|waiting| waiting.at.offset < from);
+        below.filter_map(|waiting| waiting.issued).max()
+    }
+
+    /// Returns the offsets of release records at or above `from`.
+    pub(super) fn releases(&self, from: Offset) -> Vec<Offset> {
+        let above = self.records.iter().filter(|waiting| waiting.at.offset >= from);
+        let releases = above.filter(|waiting| is_release(&waiting.record));
+        releases.map(|waiting| waiting.at.offset).collect()
+    }
+
+    /// Stays on in release builds: a wrong window would decide a record twice or never.
+    fn check(&self) {
+        let Self { records, sent, stored, marked, .. } = self;
+        let len = records.len();
+        assert!(stored <= sent && *sent <= len, "{stored} stored, {sent} sent of {len}");
+        assert!(*marked <= len, "{marked} marked of {len}");
+    }
+}
+
+/// Whether the record releases a hold.
+pub(super) fn is_release(record: &Record) -> bool {
+    matches!(record, Record::Control(control) if control.change == Change::Released)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::fold::tests::request;
+
+    /// A window with requests at 10, 11, … of one user each.
+    fn window(count: u64) -> Window {
+        let mut window = Window::default();
+        for offset in 10..10 + count {
+            let (at, record) = request(offset, &format!("u{offset}"));
+            window.push(at, record);
+        }
+        window
+    }
+
+    fn offsets(batch: &Batch) -> Vec<Offset> {
+        batch.records.iter().map(|(at, _)| at.offset).collect()
+    }
+
+    #[test]
+    fn records_are_sent_in_order_and_once() {
+        let mut window = window(3);
+        let batch = window.send(2, 20);
+        assert_eq!((offsets(&batch), batch.passed), (vec![10, 11], 12));
+        let batch = window.send(2, 20);
+        assert_eq!((offsets(&batch), batch.passed), (vec![12], 20));
+        assert!(!window.has_unsent());
+    }
+
+    #[test]
+    fn a_new_actor_gets_what_is_not_below_progress() {
+        let mut window = window(3);
+        window.send(3, 20);
+        window.batch_stored(2);
+        window.record_stored(Some(1));
+        window.record_stored(None);
+        assert_eq!(window.first_unstored(), Some(12));
+        window.restart();
+        assert_eq!(window.drop_below(11), 1);
+        assert_eq!(offsets(&window.send(9, 20)), [11, 12]);
+    }
+
+    #[test]
+    fn progress_forgets_only_what_is_stored() {
+        let mut window = window(3);
+        window.send(3, 20);
+        window.record_stored(Some(1));
+        assert_eq!(window.trim(20), 1, "the other two are not stored");
+        assert_eq!(window.first_unstored(), Some(11));
+    }
+
+    #[test]
+    fn a_mark_counts_each_coupon_once() {
+        let mut window = window(3);
+        window.send(3, 20);
+        window.record_stored(Some(7));
+        window.record_stored(Some(8));
+        assert_eq!(window.mark(11), Some(7));
+        assert_eq!(window.mark(12), Some(8));
+        assert_eq!(window.mark(12), None);
+        assert_eq!(window.issued_below(12), Some(8));
+    }
+
+    #[test]
+    #[should_panic(expected = "1 stored, 0 sent")]
+    fn a_record_is_not_stored_before_it_is_sent() {
+        window(1).record_stored(None);
+    }
+
+    #[test]
+    #[should_panic(expected = "a report covers more than its batch")]
+    fn a_report_covers_at_most_its_batch() {
+        let mut window = window(1);
+        window.send(1, 20);
+        window.batch_stored(2);
+    }
+}
