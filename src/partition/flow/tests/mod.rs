@@ -4,6 +4,7 @@
 mod endings;
 mod holds;
 mod stage;
+mod stories;
 
 use std::{
     collections::{BTreeMap, VecDeque},

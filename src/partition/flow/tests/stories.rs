@@ -1,0 +1,162 @@
+//! Short stories about one partition: its effects are carried out at once and in order.
+
+use super::*;
+use crate::{
+    domain::{
+        answer::Answer,
+        decision::{Decision, Reason},
+        ids::UserId,
+        record::Request,
+    },
+    partition::fold::FoldedRecord,
+    wire::feed_message::FeedDecision,
+};
+
+const SPRING: u64 = 0;
+const SUMMER: u64 = 1;
+
+/// An owner with its log, whose actors reject every request.
+struct Story {
+    flow: Flow,
+    log: Vec<(At, Record)>,
+    effects: Vec<Effect>,
+    /// Offsets in the order of their decisions.
+    decided: Vec<Offset>,
+    holds: Vec<HoldState>,
+}
+
+impl Story {
+    fn new() -> Self {
+        let (flow, effects) = Flow::new((1, 0), PartitionRows::default(), 0, 0);
+        Self { flow, log: Vec::new(), effects, decided: Vec::new(), holds: Vec::new() }
+    }
+
+    fn reads(&mut self, record: Record) {
+        let (offset, time) = (self.flow.position(), Timestamp(0));
+        self.log.push((At { offset, time }, record.clone()));
+        let digest = LastRecord { offset, digest: [0; 16] };
+        let incoming = Incoming { record: digest, time, content: Some(record) };
+        self.step(Event::Read(vec![incoming]));
+    }
+
+    fn asks(&mut self, of: u64) {
+        let user = UserId::parse("ada").unwrap();
+        self.reads(Record::Request(Request {
+            campaign: campaign(of),
+            user,
+            idempotency_key: None,
+        }));
+    }
+
+    fn releases(&mut self, of: u64) {
+        let (campaign, change) = (campaign(of), Change::Released);
+        self.reads(Record::from(Control { campaign, based_on: None, change }));
+    }
+
+    fn step(&mut self, event: Event) {
+        self.flow.step(event, &mut self.effects);
+        self.flow.flush(&mut self.effects);
+    }
+
+    /// Carries out every effect, and those that follow.
+    fn goes_on(&mut self) {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { campaign, incarnation, .. } => {
+                self.step(Event::Ready { campaign, incarnation, expects_until: None });
+            }
+            Effect::Send { campaign, incarnation, batch } => {
+                let records = batch.records.iter().map(|(at, _)| self.rejects(*at)).collect();
+                let (contradicted, over_from) = (false, None);
+                let report = Report { campaign, incarnation, records, contradicted, over_from };
+                self.step(Event::Report(report));
+            }
+            Effect::Replay { campaign, incarnation, from } => {
+                let of_campaign = |(at, record): &&(At, Record)| {
+                    at.offset >= from && *record.campaign() == campaign
+                };
+                let records = self.log.iter().filter(of_campaign).cloned().collect();
+                let read_to = self.flow.position();
+                self.step(Event::Replayed { campaign, incarnation, records, read_to });
+            }
+            Effect::WriteHold { hold, .. } => {
+                self.holds.push(hold.state);
+                self.step(Event::HoldWritten(hold));
+            }
+            Effect::Persist { progress, .. } => self.step(Event::Persisted(progress.next)),
+            _ => {}
+        }
+    }
+
+    fn rejects(&mut self, At { offset, .. }: At) -> FoldedRecord {
+        self.decided.push(offset);
+        let reason = Reason::SoldOut;
+        let answer = Answer::Rejected { reason };
+        let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
+        FoldedRecord { offset, issued: None, outcome: Some((Decision::Rejected(reason), feed)) }
+    }
+
+    fn incarnation(&self, of: u64) -> u64 {
+        self.flow.campaigns[&campaign(of)].incarnation()
+    }
+
+    fn state(&self, of: u64) -> &'static str {
+        self.flow.view(&campaign(of)).map_or("stopped", |(state, _)| state)
+    }
+}
+
+#[test]
+fn one_campaign_is_held_and_the_others_go_on() {
+    let mut story = Story::new();
+    story.asks(SPRING);
+    story.asks(SUMMER);
+    let contradiction = Contradiction { from: 0, detail: "another row".to_owned() };
+    let (campaign, incarnation) = (campaign(SPRING), story.incarnation(SPRING));
+    story.step(Event::Contradicted { campaign, incarnation, contradiction });
+    story.goes_on();
+    assert_eq!((story.state(SPRING), story.state(SUMMER)), ("quarantined", "live"));
+    story.asks(SPRING);
+    story.asks(SUMMER);
+    story.goes_on();
+    assert_eq!((story.decided.clone(), story.flow.watermark()), (vec![1, 3], 4));
+
+    story.releases(SPRING);
+    story.goes_on();
+    assert_eq!(story.state(SPRING), "live");
+    assert_eq!(story.holds, [HoldState::Open, HoldState::Released, HoldState::Closed]);
+    assert_eq!(story.decided, [1, 3, 0, 2, 4], "what passed under the hold is decided now");
+}
+
+#[test]
+fn a_failed_campaign_is_decided_after_its_restart() {
+    let mut story = Story::new();
+    story.asks(SPRING);
+    let (campaign, incarnation) = (campaign(SPRING), story.incarnation(SPRING));
+    story.effects.clear();
+    story.step(Event::Failed { campaign, incarnation, reason: "it panicked".to_owned() });
+    assert_eq!((story.state(SPRING), story.flow.watermark()), ("recovering", 0));
+    story.goes_on();
+    assert_eq!((story.state(SPRING), story.decided.clone()), ("live", vec![0]));
+    assert_eq!(story.flow.watermark(), 1);
+}
+
+#[test]
+fn a_campaign_that_keeps_failing_is_held() {
+    let mut story = Story::new();
+    story.asks(SPRING);
+    for _ in 0..crate::partition::restart::FAILURES_MAX {
+        let (campaign, incarnation) = (campaign(SPRING), story.incarnation(SPRING));
+        story.step(Event::Failed { campaign, incarnation, reason: "it panicked".to_owned() });
+    }
+    assert!(story.effects.iter().any(|effect| matches!(
+        effect,
+        Effect::WriteHold { hold, .. } if hold.kind == HoldKind::Failure && hold.from == 0
+    )));
+}
