@@ -128,7 +128,7 @@ pub(crate) async fn watermarks(
 }
 
 /// Whether a leader is about to be there.
-fn is_passing(error: &KafkaError) -> bool {
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

@@ -8,11 +8,14 @@ use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
     config::Config,
     feed::kafka::KafkaFeed,
-    kafka::topics::{TopicsError, ensure_topics},
+    kafka::{
+        client::MAC_HEADER,
+        topics::{RecordWithMac, TopicsError, ensure_topics, record_with_mac},
+    },
     log::kafka::KafkaLog,
     store::{
         StoreInspection,
-        cql::{self, ConnectError},
+        cql::{self, ConnectError, CqlStore, Step},
     },
 };
 
@@ -31,9 +34,10 @@ const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 /// whose timestamp, derived from it, lies in the far future.
 const FUTURE_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
 
-pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
+/// Builds the adapters of a node that knows `steps` of the schema.
+pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters, ServeError> {
     let store = within("connecting to the database", || async {
-        cql::connect(&config.cql).await.map_err(|error| match error {
+        cql::connect_with(&config.cql, steps).await.map_err(|error| match error {
             ConnectError::Refused(refusal) => Attempt::Unfit(ServeError::unfit(
                 refusal.to_string(),
                 "see the remedy above, then start again",
@@ -60,6 +64,12 @@ pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
         })
     })
     .await?;
+    if partitions.is_none() {
+        within("looking for records of another instance", || {
+            refuse_used_topic(config, &store, topics.partitions)
+        })
+        .await?;
+    }
     let instance =
         Instance::establish(&store, config.secret.exposed(), topics.partitions, NEW_NAMES).await?;
     let log = KafkaLog::connect(&config.kafka)
@@ -79,6 +89,33 @@ pub(super) async fn adapters(config: &Config) -> Result<Adapters, ServeError> {
         future_max_ms: Some(FUTURE_MAX_MS),
         closer: Closer::Kafka(log),
     })
+}
+
+/// Refuses to make a layout over a request topic in which another instance has written: the new
+/// one would decide its requests a second time.
+async fn refuse_used_topic(
+    config: &Config,
+    store: &CqlStore,
+    partitions: u32,
+) -> Result<(), Attempt> {
+    let found = record_with_mac(&config.kafka, partitions).await;
+    let Some(found) = found.map_err(|error| Attempt::Failed(Box::new(error)))? else {
+        return Ok(());
+    };
+    // A node that started at the same time may have made the layout, and written what was found.
+    let layout = store.layout_in_force().await;
+    if layout.map_err(|error| Attempt::Failed(Box::new(error)))?.is_some() {
+        return Ok(());
+    }
+    let (RecordWithMac { partition, offset }, keyspace) = (found, &config.cql.keyspace);
+    let topic = format!("{}.request", config.kafka.topic_prefix);
+    Err(Attempt::Unfit(ServeError::unfit(
+        format!(
+            "topic {topic} belongs to another instance: its record at partition {partition}, \
+             offset {offset} carries the header {MAC_HEADER}, and keyspace {keyspace} has no layout"
+        ),
+        "set kafka.topic_prefix to a new name, or cql.keyspace to the keyspace of that instance",
+    )))
 }
 
 /// Why an attempt gave nothing.

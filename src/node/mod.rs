@@ -37,7 +37,10 @@ use crate::{
     feed::DecisionFeed,
     log::{Ownership, RequestLog},
     retry::Backoff,
-    store::CouponStore,
+    store::{
+        CouponStore,
+        cql::{STEPS, Step},
+    },
     telemetry,
     wire::codec::Codec,
 };
@@ -133,6 +136,15 @@ impl Node {
     /// [`ServeError`] if a port is in use, or if Kafka, the database or the data folder is
     /// unreachable or does not match the configuration.
     pub async fn start(config: &Config) -> Result<Self, ServeError> {
+        Self::start_with(config, STEPS).await
+    }
+
+    /// Starts a node as [`Self::start`] does. A distributed node knows `steps` of the schema:
+    /// [`STEPS`], and those that a test adds.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(config: &Config, steps: &[Step]) -> Result<Self, ServeError> {
         let clock: SharedClock = Arc::new(SystemClock);
         // Before the admin token, which may be made in the data folder.
         if config.mode == Mode::Embedded {
@@ -143,7 +155,7 @@ impl Node {
         let admin_token = instance::admin_token(config)?;
         let adapters = match config.mode {
             Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
-            Mode::Distributed => distributed::adapters(config).await?,
+            Mode::Distributed => distributed::adapters(config, steps).await?,
         };
         let Adapters { log, store, feed, space, instance, future_max_ms, closer } = adapters;
         let Instance { layout, keys } = instance;

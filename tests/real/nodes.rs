@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         every_node_answers_for_every_request,
         a_killed_node_is_replaced_without_loss,
         a_node_under_another_secret_is_refused_with_exit_code_2,
+        a_topic_of_another_instance_is_refused,
         a_deleted_row_holds_its_campaign,
     )
 }
@@ -115,6 +116,28 @@ async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
     let first = Node::start(&settings).await;
     assert_eq!(first.stop().await, Some(0));
     settings.push(format!("secret.key={}", "another-secret-of-thirty-two-bytes"));
+    let told = refused(settings).await;
+    assert!(told.contains("secret.key"), "{told}");
+}
+
+async fn a_topic_of_another_instance_is_refused() {
+    let name = unique("used");
+    let settings = settings(&name, endpoints(Engine::Kafka), endpoints(Engine::Cql));
+    let first = Node::start(&settings).await;
+    define(&first, "spring", 3).await;
+    assert_eq!(first.stop().await, Some(0));
+    let keyspace = format!("cql.keyspace={name}_new");
+    let told = refused([settings.as_slice(), &[keyspace]].concat()).await;
+    let what = format!("topic {name}.request belongs to another instance: its record at partition");
+    assert!(told.contains(&what), "{told}");
+    assert!(told.contains("set kafka.topic_prefix to a new name, or cql.keyspace"), "{told}");
+    // Its own keyspace is still good.
+    let again = Node::start(&settings).await;
+    assert_eq!(again.issue("spring", "ada").await.0, 200);
+}
+
+/// Starts a node that ends with exit code 2. Returns what it wrote to standard error.
+async fn refused(settings: Vec<String>) -> String {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_coupond"));
     for setting in &settings {
         command.args(["--set", setting]);
@@ -125,7 +148,7 @@ async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
     let output = output.expect("it ends").expect("it starts");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("secret.key"), "{told}");
+    told
 }
 
 /// In CQL a `DELETE` hides a row also from whoever writes it again with its record's time.

@@ -3,6 +3,8 @@
 //! A log that loses, rewrites or restamps records would make decisions that don't hold; so a
 //! request topic with such a setting is refused, with everything that is wrong with it at once.
 
+mod mac_header;
+
 use std::{collections::HashMap, fmt, time::Duration};
 
 use rdkafka::{
@@ -14,6 +16,7 @@ use rdkafka::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub use self::mac_header::{RecordWithMac, record_with_mac};
 use super::client::{self, ClientError, Topics, failed};
 use crate::config::KafkaConfig;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use coupond::{
     config::KafkaConfig,
+    kafka::topics::{RecordWithMac, record_with_mac},
     log::{Bounds, ReadError, RequestLog},
     wire::LogRecord,
 };
@@ -25,6 +26,7 @@ pub(super) fn trials() -> Vec<Trial> {
         foreign_records_are_read_as_they_are,
         a_header_that_is_no_text_stops_nobody,
         transactions_leave_holes_and_hide_nothing,
+        records_of_an_instance_are_told_by_their_header,
         a_trimmed_log_is_out_of_range_and_not_skipped,
         a_dead_letter_tells_where_it_came_from,
     )
@@ -181,6 +183,49 @@ async fn transactions_leave_holes_and_hide_nothing() {
     // A start inside a hole goes on behind it.
     let mut reader = log.open(0, 3).await.expect("opened");
     assert_eq!(read_some(&mut *reader, 1).await[0].offset, 4);
+}
+
+async fn records_of_an_instance_are_told_by_their_header() {
+    let config = shared(2);
+    let log = log(&config).await;
+    let topic = request_topic(&config);
+    let other = producer(&config, &[("transactional.id", &config.group)]);
+    other.init_transactions(PATIENCE).expect("initialised");
+    // Each run ends with the transaction's marker: no record is directly below the log's end.
+    let send = |partition: i32, count: usize| {
+        other.begin_transaction().expect("begun");
+        for number in 0..count {
+            let key = format!("k{number}");
+            let record = BaseRecord::to(&topic).partition(partition).key(&key).payload("{}");
+            other.send(record).map_err(|(error, _)| error).expect("sent");
+        }
+        other.commit_transaction(PATIENCE).expect("committed");
+    };
+    let found = async || record_with_mac(&config, 2).await.expect("the broker answers");
+    assert_eq!(found().await, None, "nothing is there");
+    send(0, 3);
+    send(1, 250);
+    assert_eq!(found().await, None, "other producers write no header");
+
+    // Near the end of a partition, with more of others behind it.
+    log.append(1, record(1)).await.expect("appended");
+    send(1, 90);
+    assert_eq!(found().await, Some(RecordWithMac { partition: 1, offset: 251 }));
+    send(1, 200);
+    assert_eq!(found().await, None, "only the ends are looked at");
+    // At the start.
+    let config = shared(1);
+    let first = super::log(&config).await;
+    first.append(0, record(1)).await.expect("appended");
+    let topic = request_topic(&config);
+    let many = producer(&config, &[]);
+    for _ in 0..250 {
+        let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(0).payload("{}");
+        many.send(record).map_err(|(error, _)| error).expect("sent");
+    }
+    many.flush(PATIENCE).expect("delivered");
+    let found = record_with_mac(&config, 1).await.expect("the broker answers");
+    assert_eq!(found, Some(RecordWithMac { partition: 0, offset: 0 }));
 }
 
 async fn a_trimmed_log_is_out_of_range_and_not_skipped() {
