@@ -49,9 +49,9 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready));
-    let router = ControlVerb::ALL.into_iter().fold(router, |router, verb| {
+    let router = ControlVerb::ALL.iter().fold(router, |router, verb| {
         let path = format!("/admin/campaigns/{{campaign_id}}/{}", verb.name());
-        router.route(&path, post(move |state, path, request| control(verb, state, path, request)))
+        router.route(&path, post(move |state, path, request| control(*verb, state, path, request)))
     });
     let router = super::with_fallbacks(router.with_state(Arc::clone(&state)));
     router.layer(middleware::from_fn_with_state(state, guard))

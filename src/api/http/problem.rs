@@ -322,6 +322,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_kind_has_its_own_type_and_title() {
+        for (at, row) in Kind::ROWS.iter().enumerate() {
+            let is_taken = |other: &Row| other.r#type == row.r#type || other.title == row.title;
+            assert!(!Kind::ROWS[..at].iter().any(is_taken), "{}", row.r#type);
+            let slug = row.r#type.strip_prefix("/problems/").unwrap();
+            assert!(slug.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase()), "{slug}");
+        }
+    }
+
+    #[test]
     fn retry_after_rounds_up_and_is_never_zero() {
         for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_500, 60)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);

@@ -195,34 +195,39 @@ pub trait ChangeCampaigns: Send + Sync + 'static {
     ) -> Result<CampaignView, ServiceError>;
 }
 
-/// What an operator can do to an existing campaign without further arguments. URLs and the command
-/// line are built from this list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlVerb {
-    /// Issue no coupons until resumed.
-    Pause,
-    /// Issue coupons again.
-    Resume,
-    /// Issue no coupons ever again.
-    Close,
-    /// Let a quarantined campaign try again.
-    Release,
+/// Declares the control verbs: each with its name, the last segment of its URL and the subcommand.
+macro_rules! control_verbs {
+    ($($(#[$doc:meta])* $verb:ident: $name:literal;)*) => {
+        /// What an operator can do to an existing campaign without further arguments.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum ControlVerb {
+            $($(#[$doc])* $verb,)*
+        }
+
+        impl ControlVerb {
+            /// Every verb.
+            pub const ALL: &[Self] = &[$(Self::$verb,)*];
+
+            /// The verb in URLs and on the command line.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$verb => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl ControlVerb {
-    /// Every verb.
-    pub const ALL: [Self; 4] = [Self::Pause, Self::Resume, Self::Close, Self::Release];
-
-    /// The verb as the last segment of its URL and as a subcommand.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Close => "close",
-            Self::Release => "release",
-        }
-    }
+control_verbs! {
+    /// Issue no coupons until resumed.
+    Pause: "pause";
+    /// Issue coupons again.
+    Resume: "resume";
+    /// Issue no coupons ever again.
+    Close: "close";
+    /// Let a quarantined campaign try again.
+    Release: "release";
 }
 
 /// The readiness of the node.
