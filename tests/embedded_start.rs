@@ -168,7 +168,7 @@ async fn a_secret_file_that_is_too_short_is_refused_like_the_setting() {
         std::fs::write(&file, content).expect("it is written");
         let (code, said) = refused(&config).await;
         let what = format!(
-            "{} is {} bytes long, must be text of at least 32 bytes; put back",
+            "{} is {} bytes long, must be text of at least 32 bytes; restore",
             file.display(),
             content.trim().len()
         );
@@ -187,8 +187,8 @@ async fn a_secret_that_was_lost_is_not_replaced() {
     let secret = std::fs::read_to_string(&file).expect("it was kept");
     std::fs::remove_file(&file).expect("it is removed");
     let said = format!(
-        "{} is missing, and the data folder was made under it; put the file back, or set \
-         secret.key to what was in it",
+        "{} is missing, and the instance was created with it; restore the file, or set \
+         secret.key to its content",
         file.display()
     );
     for _ in 0..2 {
@@ -221,8 +221,8 @@ async fn an_empty_admin_token_file_is_told_as_that() {
     std::fs::create_dir(&config.embedded.dir).expect("it is made");
     std::fs::write(&file, "\n").expect("it is written");
     let said = format!(
-        "{} is 0 bytes long, must be text of at least 1 bytes; write a token into it, or remove \
-         it: another one is made then",
+        "{} is 0 bytes long, must be text of at least 1 bytes; write a token into the file, or \
+         remove it so that a new one is generated",
         file.display()
     );
     assert_eq!(refused(&config).await, (2, said));

@@ -7,13 +7,10 @@ use futures_util::FutureExt;
 use ractor::{ActorRef, Message};
 use tokio::task::JoinHandle;
 
-use crate::telemetry::Chain;
+use crate::retry::Backoff;
 
-/// First pause of a retry; doubled up to [`BACKOFF_MAX`].
-const BACKOFF_FIRST: Duration = Duration::from_millis(20);
-
-/// Longest pause of a retry: what a recovered store or log makes wait at most.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Pauses of a retry. The longest one is the longest delay after a store or log has recovered.
+const RETRY: Backoff = Backoff::doubling(Duration::from_millis(20), Duration::from_secs(1));
 
 /// A task of an actor. It is aborted when its guard is dropped, and when it panics its owner ends
 /// with the panic's text as the reason: whoever waits for the task would wait for ever.
@@ -54,25 +51,10 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 /// Repeats `attempt` until it succeeds. For whatever must not be gone on without: it ends only
 /// with success or with the task that it runs in.
-pub(super) async fn until_done<T, E, F>(operation: &str, mut attempt: impl FnMut() -> F) -> T
+pub(super) async fn until_done<T, E, F>(operation: &str, attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, E>>,
     E: std::error::Error,
 {
-    let mut backoff = BACKOFF_FIRST;
-    loop {
-        match attempt().await {
-            Ok(done) => return done,
-            Err(error) => {
-                tracing::warn!(
-                    operation,
-                    error = %Chain(&error),
-                    retry_in_ms = backoff.as_millis() as u64,
-                    "operation failed, will be repeated"
-                );
-                tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF_MAX);
-            }
-        }
-    }
+    RETRY.until_done(operation, attempt).await
 }

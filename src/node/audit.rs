@@ -136,7 +136,7 @@ async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeE
     };
     let store = cql::inspect(&config.cql).await.map_err(|error| match error {
         ConnectError::Refused(refusal) => {
-            ServeError::unfit(refusal.to_string(), "see the remedy above")
+            ServeError::unfit(refusal.to_string(), "follow the remedy above")
         }
         error => ServeError::failed("connecting to the database", error),
     })?;
@@ -146,7 +146,7 @@ async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeE
     let keys = keys_of(&layout, config.secret.exposed())?;
     let log = KafkaLog::connect(&config.kafka)
         .await
-        .map_err(|error| ServeError::failed("connecting to kafka", error))?;
+        .map_err(|error| ServeError::failed("connecting to Kafka", error))?;
     let log = Arc::new(log);
     let inspection: Arc<dyn StoreInspection> = store.clone();
     Ok((Audited { log: log.clone(), store, inspection, layout, keys }, log))
@@ -156,20 +156,20 @@ async fn layout_of(inspection: &dyn StoreInspection) -> Result<Option<Layout>, S
     inspection
         .layout_in_force()
         .await
-        .map_err(|error| ServeError::failed("reading the instance's layout", error))
+        .map_err(|error| ServeError::failed("reading the layout of the instance", error))
 }
 
 fn keys_of(layout: &Layout, secret: Option<String>) -> Result<Arc<Keys>, ServeError> {
-    let remedy = "set secret.key to the instance's secret (these are fingerprints)";
+    let remedy = "set secret.key to the secret of the instance";
     let Some(secret) = secret.as_ref().or(layout.secret.as_ref()) else {
-        let found = format!("the instance was created under secret {}", layout.fingerprint);
+        let found = format!("the instance has the secret {} (fingerprint)", layout.fingerprint);
         return Err(ServeError::unfit(found, remedy));
     };
     let keys = Keys::derive(secret.as_bytes());
     if keys.fingerprint() != layout.fingerprint {
         let (found, ours) = (&layout.fingerprint, keys.fingerprint());
         return Err(ServeError::unfit(
-            format!("the instance was created under secret {found}, secret.key is {ours}"),
+            format!("the instance has the secret {found}, but secret.key is {ours} (fingerprints)"),
             remedy,
         ));
     }

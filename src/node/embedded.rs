@@ -1,4 +1,4 @@
-//! The adapters of a node that keeps everything in one folder.
+//! Adapters of embedded mode: log and store in one folder.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) const NEW_FOLDER: &str = "set embedded.dir to a new folder, or start 
                                      made this one; README \"Moving between formats\" says what \
                                      can be taken along";
 
-/// What a start does first on the data folder.
+/// Name of the operation that opens the data folder, for errors.
 pub(super) const OPENING: &str = "opening the data folder";
 
 pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adapters, ServeError> {
@@ -47,7 +47,8 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
     })
 }
 
-/// The secret that is configured or kept; one is made where nothing was made under another.
+/// Returns the configured secret, else the one in the data folder. Generates one only for a new
+/// folder: the codes of an existing instance derive from its first secret.
 async fn secret(config: &Config, store: &EmbeddedStore) -> Result<String, ServeError> {
     if let Some(secret) = config.secret.exposed() {
         return Ok(secret);
@@ -61,29 +62,30 @@ async fn secret(config: &Config, store: &EmbeddedStore) -> Result<String, ServeE
     let layout = store
         .layout_in_force()
         .await
-        .map_err(|error| ServeError::failed("reading the instance's layout", error))?;
+        .map_err(|error| ServeError::failed("reading the layout of the instance", error))?;
     if layout.is_some() {
         let file = folder.join(SECRET_FILE.name);
         return Err(ServeError::unfit(
-            format!("{} is missing, and the data folder was made under it", file.display()),
-            "put the file back, or set secret.key to what was in it",
+            format!("{} is missing, and the instance was created with it", file.display()),
+            "restore the file, or set secret.key to its content",
         ));
     }
-    kept_secret(folder, SECRET_FILE).map_err(|error| no_secret("keeping a secret", error))
+    kept_secret(folder, SECRET_FILE).map_err(|error| no_secret("writing the secret", error))
 }
 
-/// A file that can't be the secret is for whoever put it there to change.
+/// Maps an error of the secret file. An unusable file is a configuration error (exit code 2): the
+/// operator has to replace it.
 pub(super) fn no_secret(operation: &'static str, error: FolderError) -> ServeError {
     match error {
         FolderError::Secret { .. } => ServeError::unfit(
             error.to_string(),
-            "put back the secret that was in it, or remove it if nothing was made under it",
+            "restore its content, or remove the file if the instance is new",
         ),
         error => ServeError::failed(operation, error),
     }
 }
 
-/// Refuses a data folder of another format, before anything is made or changed in it.
+/// Refuses a data folder of another format before anything in it is created or changed.
 pub(super) fn check_format(config: &Config) -> Result<(), ServeError> {
     EmbeddedDatabase::check_format(&config.embedded.dir).map_err(not_opened)
 }

@@ -1,4 +1,4 @@
-//! Which instance this is: its layout, its secret, its admin token.
+//! The identity of an instance: layout, secret and admin token.
 
 use std::sync::Arc;
 
@@ -10,25 +10,26 @@ use crate::{
     store::{CouponStore, LOG_EPOCH, Layout},
 };
 
-/// Random bytes of an instance's name and of a secret that coupond makes.
+/// Random bytes of an instance id and of a generated secret.
 const INSTANCE_BYTES: usize = 8;
 const SECRET_BYTES: usize = 32;
 
 /// The file of the admin token in the data folder.
 const ADMIN_TOKEN_FILE: SecretFile = SecretFile { name: "admin.token", bytes_min: 1 };
 
-/// An instance: what is fixed when it first starts.
+/// The properties of an instance that are fixed at its first start.
 pub(super) struct Instance {
     pub(super) layout: Layout,
     pub(super) keys: Arc<Keys>,
 }
 
 impl Instance {
-    /// Creates the instance's layout or takes the one in force, and checks that it fits.
+    /// Creates the layout of the instance or reads the existing one, and checks it against this
+    /// node.
     ///
-    /// `secret` is the configured or kept one; where there is none, one is made and kept in the
-    /// layout. `partitions` is the number that the log has. `new_data` is the remedy for data of
-    /// another format.
+    /// `secret` is the configured or stored one. Without one, a new secret is generated and stored in
+    /// the layout. `partitions` is the number of partitions of the log. `new_data` is the remedy for
+    /// data of another format.
     pub(super) async fn establish(
         store: &dyn CouponStore,
         secret: Option<String>,
@@ -47,7 +48,7 @@ impl Instance {
         let layout = store
             .layout(&proposed)
             .await
-            .map_err(|error| ServeError::failed("reading the instance's layout", error))?;
+            .map_err(|error| ServeError::failed("reading the layout of the instance", error))?;
         check_format(&layout, new_data)?;
         let keys = match (&secret, &layout.secret) {
             (Some(secret), _) | (None, Some(secret)) => Keys::derive(secret.as_bytes()),
@@ -73,22 +74,22 @@ fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError
     if layout.fingerprint != keys.fingerprint() {
         let (found, ours) = (&layout.fingerprint, keys.fingerprint());
         return Err(ServeError::unfit(
-            format!("the instance was created under secret {found}, secret.key is {ours}"),
-            "set secret.key to the instance's secret (these are fingerprints)",
+            format!("the instance has the secret {found}, but secret.key is {ours} (fingerprints)"),
+            "set secret.key to the secret of the instance",
         ));
     }
     if layout.log_epoch != LOG_EPOCH {
         let epoch = layout.log_epoch;
         return Err(ServeError::unfit(
             format!("the instance has log epoch {epoch}, this version knows only {LOG_EPOCH}"),
-            "start the version that it was last used with, or a newer one",
+            "start the version that last used it, or a newer one",
         ));
     }
     if partitions < layout.partitions {
         let wanted = layout.partitions;
         return Err(ServeError::unfit(
-            format!("the log has {partitions} partitions, the layout {wanted}"),
-            "give the log back the partitions that it had; campaigns are routed over them",
+            format!("the log has {partitions} partitions, the layout expects {wanted}"),
+            "add partitions to the request topic up to this number; campaigns are routed by it",
         ));
     }
     if partitions > layout.partitions {
@@ -98,7 +99,8 @@ fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError
     Ok(())
 }
 
-/// The token that administers: configured, or made on the first start and kept.
+/// Returns the configured admin token, else the one in the data folder; generates it at the first
+/// start.
 pub(super) fn admin_token(config: &Config) -> Result<String, ServeError> {
     if let Some(token) = &config.admin.token {
         return Ok(token.expose().to_owned());
@@ -108,15 +110,15 @@ pub(super) fn admin_token(config: &Config) -> Result<String, ServeError> {
     kept_secret(folder, ADMIN_TOKEN_FILE).map_err(|error| match error {
         FolderError::Secret { .. } => ServeError::unfit(
             error.to_string(),
-            "write a token into it, or remove it: another one is made then",
+            "write a token into the file, or remove it so that a new one is generated",
         ),
-        error => ServeError::failed("keeping an admin token", error),
+        error => ServeError::failed("writing the admin token", error),
     })
 }
 
 fn random(bytes: usize) -> Result<String, ServeError> {
     let mut random = vec![0_u8; bytes];
     getrandom::fill(&mut random)
-        .map_err(|error| ServeError::failed("asking for randomness", error.to_string()))?;
+        .map_err(|error| ServeError::failed("reading random bytes", error.to_string()))?;
     Ok(hex(&random))
 }

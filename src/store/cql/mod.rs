@@ -14,7 +14,7 @@ mod statements;
 mod steps;
 mod write;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use scylla::client::session::Session;
@@ -41,6 +41,7 @@ use crate::{
         ids::{CampaignId, Partition},
         rows::{CampaignRows, PartitionRows, Row},
     },
+    retry::{Backoff, Bounded},
     telemetry::metrics,
 };
 
@@ -142,6 +143,11 @@ impl Shared {
 }
 
 /// Records how long an operation took.
+/// Retries of settling the layout, with 3 s of pauses in all. An instance settles it once, and each
+/// start reads it once.
+const LAYOUT_RETRY: Bounded =
+    Backoff::doubling(Duration::from_millis(300), Duration::from_secs(1)).attempts(5);
+
 async fn timed<T>(operation: &'static str, work: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let outcome = work.await;
@@ -152,8 +158,12 @@ async fn timed<T>(operation: &'static str, work: impl Future<Output = T>) -> T {
 #[async_trait]
 impl CouponStore for CqlStore {
     async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
-        let layout = timed("layout", self.shared.layout(proposed)).await;
-        layout.map_err(|source| StoreError::new("settling the layout", source))
+        let operation = "settling the layout";
+        let offer = || async {
+            let layout = self.shared.offer_layout(proposed).await;
+            layout.map_err(|source| StoreError::new(operation, source))
+        };
+        timed("layout", LAYOUT_RETRY.run(operation, |_| true, offer)).await
     }
 
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {

@@ -5,7 +5,6 @@ use std::{
     future::ready,
     ops::ControlFlow,
     sync::Arc,
-    time::Duration,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -15,7 +14,6 @@ use scylla::{
     statement::prepared::PreparedStatement,
 };
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use super::{
     Cause, Shared,
@@ -45,13 +43,6 @@ const BUCKETS_AT_FIRST: usize = 2;
 
 /// No campaign has more buckets.
 const BUCKETS_MAX: u32 = QUOTA_MAX.div_ceil(SEQUENCES_PER_BUCKET);
-
-/// How often the layout is asked for, 3 s of pauses in all: it is settled once in an instance's
-/// life, and read once at each start.
-const LAYOUT_ATTEMPTS: u32 = 5;
-
-/// Grows with each attempt.
-const LAYOUT_PAUSE: Duration = Duration::from_millis(300);
 
 type Pages = Vec<Vec<Coupon>>;
 
@@ -294,23 +285,9 @@ impl Shared {
         Ok(self.read(&self.statements.read_campaigns, values, campaigns).await?.concat())
     }
 
-    /// Offers a layout and reads, at SERIAL, the one that is in force. Nodes that start at once
-    /// contend for it, so a transaction that timed out is repeated.
-    pub(super) async fn layout(&self, proposed: &Layout) -> Result<Layout, Cause> {
-        let mut attempt = 1;
-        loop {
-            match self.offer_layout(proposed).await {
-                Err(error) if attempt < LAYOUT_ATTEMPTS => {
-                    warn!(%error, attempt, "settling the layout failed, repeating it");
-                }
-                settled => return settled,
-            }
-            tokio::time::sleep(LAYOUT_PAUSE * attempt).await;
-            attempt += 1;
-        }
-    }
-
-    async fn offer_layout(&self, proposed: &Layout) -> Result<Layout, Cause> {
+    /// Offers a layout and reads, at SERIAL, the one in force. Nodes that start at the same time
+    /// contend for it, so callers retry a transaction that timed out.
+    pub(super) async fn offer_layout(&self, proposed: &Layout) -> Result<Layout, Cause> {
         if let Some(layout) = self.layout_in_force().await? {
             return Ok(layout);
         }

@@ -11,16 +11,14 @@ use scylla::{
     serialize::row::SerializeRow,
     statement::{Consistency, Statement},
 };
-use tracing::warn;
 
 use super::{Cause, error::ConnectError};
+use crate::retry::{Backoff, Bounded};
 
-/// How often one change is tried, 2 s in all: ScyllaDB refuses a schema change that met another
-/// one, and a node may not know yet what another just made.
-const ATTEMPTS: u32 = 5;
-
-/// Grows with each attempt.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Retries of a statement, with 2 s of pauses in all. ScyllaDB refuses a schema change that meets
+/// another one, and a node may not know yet about the change of another node.
+const RETRY: Bounded =
+    Backoff::doubling(Duration::from_millis(200), Duration::from_millis(800)).attempts(5);
 
 /// The session of a setup.
 pub(super) struct Setup<'a> {
@@ -49,7 +47,7 @@ impl Setup<'_> {
     /// Runs a lightweight transaction of which the outcome is looked up afterwards.
     pub(super) async fn attempt(&self, text: &str, values: impl SerializeRow) {
         if let Err(error) = self.session.query_unpaged(self.statement(text), values).await {
-            warn!(%error, "transaction on the schema lock failed, its outcome is read");
+            tracing::warn!(%error, "transaction on the schema lock failed, its outcome is read");
         }
     }
 
@@ -77,18 +75,8 @@ impl Setup<'_> {
     where
         F: Future<Output = Result<QueryResult, ExecutionError>>,
     {
-        let mut attempt = 1;
-        loop {
-            match send().await {
-                Ok(result) => return Ok(result),
-                Err(error) if attempt == ATTEMPTS || is_final(&error) => {
-                    return Err(ConnectError::unavailable(operation, error));
-                }
-                Err(error) => warn!(%error, attempt, operation, "setup failed, repeating it"),
-            }
-            tokio::time::sleep(PAUSE * attempt).await;
-            attempt += 1;
-        }
+        let sent = RETRY.run(operation, |error| !is_final(error), send).await;
+        sent.map_err(|error| ConnectError::unavailable(operation, error))
     }
 
     pub(super) async fn agree(&self) -> Result<(), ConnectError> {
