@@ -3,12 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use serde_json::Value;
 
-use crate::{
-    api::http,
-    domain::ids::{CampaignId, IdempotencyKey, UserId},
-};
+use super::terms::{AmendmentFlags, DefinitionFlags};
+use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
 
 /// Issues a limited number of coupons, first come first served, and can prove that it did.
 ///
@@ -259,50 +256,19 @@ pub(super) struct CreateArguments {
     /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) id: CampaignId,
-    /// Coupons in all
-    #[arg(long, value_name = "N")]
-    pub(super) quota: u64,
-    /// Coupons that one user may hold [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(super) per_user_limit: Option<u64>,
-    /// First time at which coupons are issued, as in 2027-01-01T12:00:00Z [default: at once]
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub(super) opens_at: Option<Value>,
-    /// First time at which none is issued any more [default: never]
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub(super) closes_at: Option<Value>,
-    /// What every code starts with: at most 16 of A-Z, 0-9 and '-'
-    #[arg(long, value_name = "PREFIX", allow_hyphen_values = true)]
-    pub(super) code_prefix: Option<String>,
-    /// Characters of a code without its prefix [default: enough for 128 bits]
-    #[arg(long, value_name = "N")]
-    pub(super) code_length: Option<u64>,
-    /// Characters that codes are made of, as one text
-    #[arg(long, value_name = "CHARACTERS", allow_hyphen_values = true)]
-    pub(super) code_charset: Option<String>,
+    #[command(flatten)]
+    pub(super) terms: DefinitionFlags,
     #[command(flatten)]
     settings: Settings,
 }
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)
-    .args(["quota", "per_user_limit", "opens_at", "closes_at"])))]
 pub(super) struct AmendArguments {
     /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) id: CampaignId,
-    /// Coupons in all, not below what is issued
-    #[arg(long, value_name = "N")]
-    pub(super) quota: Option<u64>,
-    /// Coupons that one user may hold
-    #[arg(long, value_name = "N")]
-    pub(super) per_user_limit: Option<u64>,
-    /// First time at which coupons are issued; none: at once
-    #[arg(long, value_name = "TIME|none", value_parser = time_or_none)]
-    pub(super) opens_at: Option<Value>,
-    /// First time at which none is issued any more; none: never
-    #[arg(long, value_name = "TIME|none", value_parser = time_or_none)]
-    pub(super) closes_at: Option<Value>,
+    #[command(flatten)]
+    pub(super) terms: AmendmentFlags,
     #[command(flatten)]
     settings: Settings,
 }
@@ -330,18 +296,6 @@ pub(super) struct IssueArguments {
     pub(super) json: bool,
     #[command(flatten)]
     settings: Settings,
-}
-
-/// Checks a time as the listeners do. Passes it on unchanged, so that they see what the user wrote.
-fn time(text: &str) -> Result<Value, String> {
-    match http::parse_time(text) {
-        Some(_) => Ok(Value::String(text.to_owned())),
-        None => Err(format!("must be {}, as in 2027-01-01T12:00:00Z", http::TIME_RULE)),
-    }
-}
-
-fn time_or_none(text: &str) -> Result<Value, String> {
-    if text == "none" { Ok(Value::Null) } else { time(text) }
 }
 
 #[cfg(test)]
@@ -428,25 +382,5 @@ mod tests {
             let error = Arguments::try_parse_from(line.split_whitespace()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");
         }
-    }
-
-    #[test]
-    fn times_are_checked_and_passed_unchanged() {
-        for text in
-            ["2027-01-01T12:00:00Z", "2027-01-01T12:00:00.123000+09:00", "9999-12-31T23:59:59.999Z"]
-        {
-            assert_eq!(time(text), Ok(Value::String(text.to_owned())));
-        }
-        for text in [
-            "2030-01-01T00:00:60Z",
-            "20300101T000000Z",
-            "2030-01-01T00:00Z",
-            "2030-01-01T00:00:00Z[UTC]",
-            "1969-12-31T23:59:59Z",
-        ] {
-            let error = time(text).unwrap_err();
-            assert!(error.contains("with an offset, from 1970 to 9999, as in"), "{error}");
-        }
-        assert_eq!(time_or_none("none"), Ok(Value::Null));
     }
 }

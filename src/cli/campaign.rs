@@ -1,13 +1,11 @@
 //! `coupond campaign` and `coupond health`: calls of the admin listener.
 
 use reqwest::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     Done,
-    arguments::{
-        AmendArguments, CampaignAction, CampaignArguments, CreateArguments, HealthArguments,
-    },
+    arguments::{CampaignAction, CampaignArguments, HealthArguments},
     client::{Call, Client, ClientError},
     show,
 };
@@ -30,12 +28,14 @@ pub(super) async fn run(
     let (id, verb) = match action {
         CampaignAction::List(_) => return list(&client, json).await,
         CampaignAction::Create(create) => {
-            let (path, body) = (["admin", "campaigns", create.id.as_str()], definition(&create));
+            let path = ["admin", "campaigns", create.id.as_str()];
+            let body = Value::Object(create.terms.0);
             let call = Call { body: Some(&body), ..Call::new(Method::PUT, &path) };
             return Ok(shown(&client.call(call).await?.1, json));
         }
         CampaignAction::Amend(amend) => {
-            let (path, body) = (["admin", "campaigns", amend.id.as_str()], amendment(&amend));
+            let path = ["admin", "campaigns", amend.id.as_str()];
+            let body = Value::Object(amend.terms.0);
             let call = Call { body: Some(&body), ..Call::new(Method::PATCH, &path) };
             return Ok(shown(&client.call(call).await?.1, json));
         }
@@ -66,52 +66,6 @@ fn shown(body: &Value, json: bool) -> Done {
         body if json => Done::with(format!("{body}\n")),
         body => Done::with(show::fields(body)),
     }
-}
-
-fn definition(create: &CreateArguments) -> Value {
-    let mut code = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        value.map(|value| code.insert(name.to_owned(), value));
-    };
-    put("prefix", create.code_prefix.clone().map(Value::from));
-    put("length", create.code_length.map(Value::from));
-    put("charset", create.code_charset.clone().map(Value::from));
-    let mut body = terms(
-        Some(create.quota),
-        create.per_user_limit,
-        create.opens_at.as_ref(),
-        create.closes_at.as_ref(),
-    );
-    if !code.is_empty() {
-        body.insert("code".to_owned(), Value::Object(code));
-    }
-    Value::Object(body)
-}
-
-fn amendment(amend: &AmendArguments) -> Value {
-    Value::Object(terms(
-        amend.quota,
-        amend.per_user_limit,
-        amend.opens_at.as_ref(),
-        amend.closes_at.as_ref(),
-    ))
-}
-
-/// What was given, and nothing of what was not: an absent field stays as it is.
-fn terms(
-    quota: Option<u64>,
-    per_user_limit: Option<u64>,
-    opens_at: Option<&Value>,
-    closes_at: Option<&Value>,
-) -> Map<String, Value> {
-    let fields = [
-        ("quota", quota.map(Value::from)),
-        ("per_user_limit", per_user_limit.map(Value::from)),
-        ("opens_at", opens_at.cloned()),
-        ("closes_at", closes_at.cloned()),
-    ];
-    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    given.collect()
 }
 
 /// Lists every campaign, page by page.

@@ -16,6 +16,7 @@ mod issue;
 mod serve;
 mod show;
 mod simulate;
+mod terms;
 #[cfg(test)]
 mod tests;
 

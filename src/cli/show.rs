@@ -2,48 +2,36 @@
 
 use serde_json::Value;
 
-use crate::columns;
+use crate::{
+    columns::aligned,
+    domain::definition::{Audience, Term},
+};
 
-/// Columns of the list of campaigns, as heading and field.
-const CAMPAIGN_COLUMNS: [(&str, &str); 8] = [
-    ("CAMPAIGN", "campaign_id"),
-    ("STATE", "state"),
-    ("QUOTA", "quota"),
-    ("ISSUED", "issued"),
-    ("REMAINING", "remaining"),
-    ("PER USER", "per_user_limit"),
-    ("OPENS AT", "opens_at"),
-    ("CLOSES AT", "closes_at"),
-];
+/// Members of a campaign that come first: those that are no terms, and the quota beside the figures
+/// that depend on it. The other terms follow in the order of their list.
+const FIGURES: [&str; 5] = ["campaign_id", "state", "quota", "issued", "remaining"];
 
-/// Fields that come first, in this order. The others follow in alphabetical order.
-const FIRST: [&str; 13] = [
-    "status",
-    "reason",
-    "coupon",
-    "campaign_id",
-    "user_id",
-    "state",
-    "quota",
-    "issued",
-    "remaining",
-    "per_user_limit",
-    "opens_at",
-    "closes_at",
-    "request_id",
-];
+/// Members that come before those of a campaign.
+const FIRST: [&str; 5] = ["status", "reason", "coupon", "campaign_id", "user_id"];
+
+fn campaign_members() -> impl Iterator<Item = &'static str> {
+    let public = Term::ALL.iter().filter(|term| term.audience() == Audience::Public);
+    let others = public.map(|term| term.name()).filter(|name| !FIGURES.contains(name));
+    FIGURES.into_iter().chain(others)
+}
 
 /// Shows one field per line. The fields of a nested object share its line.
 pub(super) fn fields(body: &Value) -> String {
     let Value::Object(members) = body else { return format!("{}\n", plain(body)) };
-    let rank = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
+    let known: Vec<_> = FIRST.into_iter().chain(campaign_members()).collect();
+    let rank = |name: &str| known.iter().position(|first| *first == name).unwrap_or(known.len());
     let mut members: Vec<_> = members.iter().collect();
     members.sort_by_key(|(name, _)| rank(name));
     let rows: Vec<Vec<String>> = members
         .into_iter()
         .map(|(name, value)| vec![name.replace('_', " "), plain(value)])
         .collect();
-    columns::aligned(&rows, |_| false)
+    aligned(&rows, |_| false)
 }
 
 /// Shows one campaign per line, under headings.
@@ -51,13 +39,19 @@ pub(super) fn campaigns(campaigns: &[Value]) -> String {
     if campaigns.is_empty() {
         return "no campaigns\n".to_owned();
     }
-    let headings = CAMPAIGN_COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+    let columns: Vec<_> = campaign_members().collect();
+    let heading = |name: &&str| name.trim_end_matches("_id").replace('_', " ").to_uppercase();
+    let headings = columns.iter().map(heading).collect();
     let cell = |campaign: &Value, field: &str| campaign.get(field).map_or("-".into(), plain);
     let rows = campaigns
         .iter()
-        .map(|campaign| CAMPAIGN_COLUMNS.iter().map(|(_, field)| cell(campaign, field)).collect());
+        .map(|campaign| columns.iter().map(|field| cell(campaign, field)).collect());
     let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
-    columns::aligned(&rows, |column| (2..6).contains(&column))
+    let is_number = |column: usize| {
+        let name = columns.get(column);
+        campaigns.iter().any(|campaign| name.is_some_and(|name| campaign[*name].is_number()))
+    };
+    aligned(&rows, is_number)
 }
 
 /// Shows a problem document: title, detail, and each error with rule and remedy.
@@ -139,9 +133,9 @@ mod tests {
             "per_user_limit": 1000, "opens_at": null, "closes_at": null,
         });
         let expected = "\
-CAMPAIGN  STATE        QUOTA  ISSUED  REMAINING  PER USER  OPENS AT  CLOSES AT
-spring    open         10000      17       9983         1  -         2027-01-01T00:00:00.000Z
-a         quarantined      1       0          1      1000  -         -
+CAMPAIGN  STATE        QUOTA  ISSUED  REMAINING  PER USER LIMIT  OPENS AT  CLOSES AT
+spring    open         10000      17       9983               1  -         2027-01-01T00:00:00.000Z
+a         quarantined      1       0          1            1000  -         -
 ";
         assert_eq!(campaigns(&[spring, autumn]), expected);
         assert_eq!(campaigns(&[]), "no campaigns\n");

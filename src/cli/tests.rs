@@ -316,10 +316,10 @@ async fn list_reads_every_page() {
     assert_eq!(
         text,
         "\
-CAMPAIGN  STATE  QUOTA  ISSUED  REMAINING  PER USER  OPENS AT  CLOSES AT
-a         open      10       1          9         1  -         -
-b         open      10       1          9         1  -         -
-c         open      10       1          9         1  -         -
+CAMPAIGN  STATE  QUOTA  ISSUED  REMAINING  PER USER LIMIT  OPENS AT  CLOSES AT
+a         open      10       1          9               1  -         -
+b         open      10       1          9               1  -         -
+c         open      10       1          9               1  -         -
 "
     );
     let lines: Vec<_> = listener.asked().into_iter().map(|asked| asked.line).collect();

@@ -1,6 +1,8 @@
-//! What a campaign offers: its definition, how it changes, and what no definition may be.
+//! Campaign definitions: the terms, declared once, and the versions that control records make.
 
-use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     code::CodeFormat,
@@ -9,124 +11,311 @@ use super::{
 };
 use crate::planted;
 
-/// Largest quota of a campaign; the schema's buckets and the holder tables are sized for it.
+/// Largest quota of a campaign. Schema buckets and holder tables are sized for it.
 pub const QUOTA_MAX: u32 = 100_000_000;
 
 /// Largest number of coupons that one user may hold in a campaign.
 pub const PER_USER_LIMIT_MAX: u16 = 1_000;
 
-/// Coupons per user of a campaign whose definition does not state a limit.
-pub const PER_USER_LIMIT_DEFAULT: u16 = 1;
-
-/// The rules that this binary decides by. A definition of another version is not decided by it.
+/// Version of the decision rules of this binary. Definitions with another version are not decided.
 pub const RULES_VERSION: u16 = 1;
 
-/// Users per bucket of the by-user view, and how many buckets there are at most: few large ones,
-/// so that the rows of one batch share a bucket and go out as one write.
+/// Users in one bucket of the by-user view, and most buckets of a campaign. Buckets are few and
+/// large so that the rows of one batch share a bucket and are written together.
 const USERS_PER_BUCKET: u32 = 100_000;
 const USER_BUCKETS_MAX: u32 = 16;
 
-/// What an operator decides about a campaign.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Terms {
-    /// Coupons that exist in all: 1 to [`QUOTA_MAX`].
-    pub quota: u32,
-    /// Coupons that one user may hold: 1 to [`PER_USER_LIMIT_MAX`].
-    pub per_user_limit: u16,
-    /// First record time at which coupons are issued; none: from the start.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub opens_at: Option<Timestamp>,
-    /// First record time at which none is issued any more; none: never.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub closes_at: Option<Timestamp>,
-    /// How codes look; never amended.
-    pub code: CodeFormat,
+/// What values a term takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TermKind {
+    /// A whole number in a range.
+    Whole(RangeInclusive<u32>),
+    /// A time, or none. The text says what none means.
+    Time {
+        /// For people: "never".
+        none: &'static str,
+    },
+    /// A [`CodeFormat`].
+    Code,
 }
 
-/// A change of terms; what is `None` stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Amendment {
-    /// New quota.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub quota: Option<u32>,
-    /// New limit per user.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub per_user_limit: Option<u16>,
-    /// New start of the window; `Some(None)` removes it.
-    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "present")]
-    pub opens_at: Option<Option<Timestamp>>,
-    /// New end of the window; `Some(None)` removes it.
-    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "present")]
-    pub closes_at: Option<Option<Timestamp>>,
+/// Who sees a term in views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Everyone.
+    Public,
+    /// Operators.
+    Admin,
 }
 
-/// Tells a `null` (remove) from an absent field (keep).
-fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+/// The value of a term, for code that treats all terms alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TermValue {
+    /// Of [`TermKind::Whole`].
+    Whole(u32),
+    /// Of [`TermKind::Time`].
+    Time(Timestamp),
+    /// Of [`TermKind::Code`].
+    Code(CodeFormat),
+}
+
+/// A term was given a value of another kind, or none where one is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{} does not take this value", .0.name())]
+pub struct WrongValue(pub Term);
+
+/// A Rust type that holds the values of a [`TermKind`].
+trait TermType: Sized {
+    fn to_value(&self) -> Option<TermValue>;
+
+    fn from_value(value: Option<TermValue>) -> Option<Self>;
+
+    /// Whether there is no value, so that JSON leaves the member out.
+    fn is_none(&self) -> bool {
+        self.to_value().is_none()
+    }
+}
+
+impl TermType for u32 {
+    fn to_value(&self) -> Option<TermValue> {
+        Some(TermValue::Whole(*self))
+    }
+
+    fn from_value(value: Option<TermValue>) -> Option<Self> {
+        if let Some(TermValue::Whole(number)) = value { Some(number) } else { None }
+    }
+}
+
+impl TermType for u16 {
+    fn to_value(&self) -> Option<TermValue> {
+        Some(TermValue::Whole(u32::from(*self)))
+    }
+
+    fn from_value(value: Option<TermValue>) -> Option<Self> {
+        u32::from_value(value).and_then(|number| Self::try_from(number).ok())
+    }
+}
+
+impl TermType for Option<Timestamp> {
+    fn to_value(&self) -> Option<TermValue> {
+        self.map(TermValue::Time)
+    }
+
+    fn from_value(value: Option<TermValue>) -> Option<Self> {
+        match value {
+            None => Some(None),
+            Some(TermValue::Time(time)) => Some(Some(time)),
+            Some(_) => None,
+        }
+    }
+}
+
+impl TermType for CodeFormat {
+    fn to_value(&self) -> Option<TermValue> {
+        Some(TermValue::Code(self.clone()))
+    }
+
+    fn from_value(value: Option<TermValue>) -> Option<Self> {
+        if let Some(TermValue::Code(format)) = value { Some(format) } else { None }
+    }
+}
+
+/// Declares [`Terms`], [`Amendment`] and [`Term`] from one list. An entry has a variant and a
+/// field with its type and default, then kind, audience and a description, which is also the help
+/// of the command line.
+macro_rules! terms {
+    (amendable { $($amendable:tt)+ } fixed { $($fixed:tt)+ }) => {
+        terms!(@terms $($amendable)+ $($fixed)+);
+        terms!(@amendment $($amendable)+);
+    };
+    (@terms $($term:ident $field:ident: $type:ty = $default:expr,
+        $kind:expr, $audience:ident, $about:literal;)+) => {
+        /// What an operator chooses for a campaign.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Terms {
+            $(
+                #[doc = concat!($about, ".")]
+                #[serde(skip_serializing_if = "TermType::is_none")]
+                pub $field: $type,
+            )+
+        }
+
+        /// A term by name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Term {
+            $(#[doc = concat!($about, ".")] $term,)+
+        }
+
+        impl Term {
+            /// Every term, in the order in which they are shown.
+            pub const ALL: &[Self] = &[$(Self::$term),+];
+            /// The name of each, as JSON and columns have it.
+            pub const NAMES: &[&str] = &[$(stringify!($field)),+];
+
+            /// The term's name in JSON, and in snake case everywhere else.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$term => stringify!($field),)+ }
+            }
+
+            /// What values the term takes.
+            #[must_use]
+            pub fn kind(self) -> TermKind {
+                match self { $(Self::$term => $kind,)+ }
+            }
+
+            /// Who sees the term.
+            #[must_use]
+            pub fn audience(self) -> Audience {
+                match self { $(Self::$term => Audience::$audience,)+ }
+            }
+
+            /// What the term means, in a few words.
+            #[must_use]
+            pub fn about(self) -> &'static str {
+                match self { $(Self::$term => $about,)+ }
+            }
+        }
+
+        impl Terms {
+            /// Returns terms with this quota and the default of every other term.
+            #[must_use]
+            pub fn of(quota: u32) -> Self {
+                Self { quota, ..Self { $($field: $default),+ } }
+            }
+
+            /// Returns the value of one term; `None` where there is none.
+            #[must_use]
+            pub fn get(&self, term: Term) -> Option<TermValue> {
+                match term { $(Term::$term => self.$field.to_value(),)+ }
+            }
+
+            /// Sets one term.
+            ///
+            /// # Errors
+            /// [`WrongValue`].
+            pub fn set(&mut self, term: Term, value: Option<TermValue>) -> Result<(), WrongValue> {
+                let wrong = WrongValue(term);
+                match term {
+                    $(Term::$term => self.$field = TermType::from_value(value).ok_or(wrong)?,)+
+                }
+                Ok(())
+            }
+        }
+    };
+    (@amendment $($term:ident $field:ident: $type:ty = $default:expr,
+        $kind:expr, $audience:ident, $about:literal;)+) => {
+        /// A change of terms. A field that is `None` stays as it is.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Amendment {
+            $(
+                #[doc = concat!("New value. ", $about, ".")]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                #[serde(default, deserialize_with = "present")]
+                pub $field: Option<$type>,
+            )+
+        }
+
+        impl Term {
+            /// The terms that can be amended, by name.
+            pub const AMENDABLE_NAMES: &[&str] = &[$(stringify!($field)),+];
+            /// The terms that can be amended.
+            pub const AMENDABLE: &[Self] = &[$(Self::$term),+];
+        }
+
+        impl Amendment {
+            /// Sets the new value of one term.
+            ///
+            /// # Errors
+            /// [`WrongValue`], also for a term that cannot be amended.
+            pub fn set(&mut self, term: Term, value: Option<TermValue>) -> Result<(), WrongValue> {
+                let wrong = WrongValue(term);
+                match term {
+                    $(Term::$term => {
+                        self.$field = Some(TermType::from_value(value).ok_or(wrong)?);
+                    })+
+                    _ => return Err(wrong),
+                }
+                Ok(())
+            }
+        }
+
+        impl Terms {
+            /// Returns these terms after `amendment`.
+            #[must_use]
+            pub fn amended(&self, amendment: &Amendment) -> Self {
+                let mut terms = self.clone();
+                $(if let Some(value) = &amendment.$field { terms.$field = value.clone(); })+
+                terms
+            }
+        }
+    };
+}
+
+terms! {
+    amendable {
+        Quota quota: u32 = 0, TermKind::Whole(1..=QUOTA_MAX), Public, "Coupons in all";
+        PerUserLimit per_user_limit: u16 = 1, TermKind::Whole(1..=PER_USER_LIMIT_MAX.into()), Public,
+            "Coupons that one user may hold";
+        OpensAt opens_at: Option<Timestamp> = None, TermKind::Time { none: "at once" }, Public,
+            "First time at which coupons are issued";
+        ClosesAt closes_at: Option<Timestamp> = None, TermKind::Time { none: "never" }, Public,
+            "First time at which no coupon is issued any more";
+    }
+    fixed {
+        Code code: CodeFormat = CodeFormat::default(), TermKind::Code, Admin, "Format of codes";
+    }
+}
+
+/// Distinguishes `null` (remove) from an absent member (keep).
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
-    D: serde::Deserializer<'de>,
+    D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    Option::<T>::deserialize(deserializer).map(Some)
+    T::deserialize(deserializer).map(Some)
+}
+
+impl Term {
+    /// Whether a definition has to state the term.
+    #[must_use]
+    pub fn is_required(self) -> bool {
+        self == Self::Quota
+    }
+
+    /// The rules of the term itself that `value` breaks.
+    fn faults(self, value: Option<TermValue>) -> Vec<Fault> {
+        let fault = |rule: String, remedy| vec![Fault::new(self.name(), rule, remedy)];
+        match (self.kind(), value) {
+            (TermKind::Whole(range), Some(TermValue::Whole(number)))
+                if !range.contains(&number) =>
+            {
+                let rule = format!("{} to {}", range.start(), range.end());
+                fault(rule, "give a number in this range")
+            }
+            (TermKind::Time { .. }, Some(TermValue::Time(time))) if !time.is_representable() => {
+                fault("a time from 1970 to 9999".to_owned(), "give a time in this range")
+            }
+            (TermKind::Code, Some(TermValue::Code(format))) => format.faults(),
+            (TermKind::Whole(_) | TermKind::Time { .. } | TermKind::Code, _) => Vec::new(),
+        }
+    }
 }
 
 impl Terms {
-    /// Returns terms with this quota and the default of every other term.
-    #[must_use]
-    pub fn of(quota: u32) -> Self {
-        Self {
-            quota,
-            per_user_limit: PER_USER_LIMIT_DEFAULT,
-            opens_at: None,
-            closes_at: None,
-            code: CodeFormat::default(),
-        }
-    }
-
-    /// Every rule that these terms break; empty when they are sound.
+    /// Returns every rule that these terms break; empty when they are sound.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        if !(1..=QUOTA_MAX).contains(&self.quota) {
-            faults.push(Fault::new(
-                "quota",
-                format!("1 to {QUOTA_MAX}"),
-                "give a number in this range",
-            ));
-        }
-        if !(1..=PER_USER_LIMIT_MAX).contains(&self.per_user_limit) {
-            let rule = format!("1 to {PER_USER_LIMIT_MAX}");
-            faults.push(Fault::new("per_user_limit", rule, "give a number in this range"));
-        }
-        for (field, end) in [("opens_at", self.opens_at), ("closes_at", self.closes_at)] {
-            if end.is_some_and(|time| !time.is_representable()) {
-                faults.push(Fault::new(
-                    field,
-                    "a time from 1970 to 9999",
-                    "give a time in this range",
-                ));
-            }
-        }
+        let of_term = |term: &Term| term.faults(self.get(*term));
+        let mut faults: Vec<Fault> = Term::ALL.iter().flat_map(of_term).collect();
         if let (Some(opens_at), Some(closes_at)) = (self.opens_at, self.closes_at)
             && closes_at <= opens_at
         {
             faults.push(Fault::new("closes_at", "later than opens_at", "give a later closes_at"));
         }
-        faults.extend(self.code.faults());
         faults
-    }
-
-    /// These terms after `amendment`.
-    #[must_use]
-    pub fn amended(&self, amendment: &Amendment) -> Self {
-        Self {
-            quota: amendment.quota.unwrap_or(self.quota),
-            per_user_limit: amendment.per_user_limit.unwrap_or(self.per_user_limit),
-            opens_at: amendment.opens_at.unwrap_or(self.opens_at),
-            closes_at: amendment.closes_at.unwrap_or(self.closes_at),
-            code: self.code.clone(),
-        }
     }
 }
 
@@ -184,4 +373,51 @@ pub struct DefinitionVersion {
     pub issued: u32,
     /// Keyed digest over all of the above.
     pub digest: [u8; 16],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_takes_its_own_values_only() {
+        let terms = Terms { opens_at: Some(Timestamp(1)), ..Terms::of(5) };
+        for term in Term::ALL {
+            let mut copy = Terms::of(9);
+            copy.set(*term, terms.get(*term)).unwrap();
+            assert_eq!(copy.get(*term), terms.get(*term), "{}", term.name());
+            let of_another = match term.kind() {
+                TermKind::Whole(_) => TermValue::Time(Timestamp(1)),
+                TermKind::Time { .. } | TermKind::Code => TermValue::Whole(1),
+            };
+            assert_eq!(copy.set(*term, Some(of_another)), Err(WrongValue(*term)));
+        }
+    }
+
+    #[test]
+    fn an_amendment_changes_what_it_names() {
+        let terms = Terms { closes_at: Some(Timestamp(9)), ..Terms::of(5) };
+        let mut amendment = Amendment::default();
+        amendment.set(Term::Quota, Some(TermValue::Whole(7))).unwrap();
+        amendment.set(Term::ClosesAt, None).unwrap();
+        assert_eq!(amendment.set(Term::Code, None), Err(WrongValue(Term::Code)));
+        assert_eq!(terms.amended(&amendment), Terms::of(7));
+    }
+
+    #[test]
+    fn json_tells_removed_from_kept() {
+        let amendment: Amendment = serde_json::from_str(r#"{"closes_at":null}"#).unwrap();
+        assert_eq!(amendment, Amendment { closes_at: Some(None), ..Amendment::default() });
+        assert_eq!(serde_json::to_string(&amendment).unwrap(), r#"{"closes_at":null}"#);
+        assert!(serde_json::from_str::<Amendment>(r#"{"quota":null}"#).is_err());
+        assert!(serde_json::from_str::<Amendment>(r#"{"code":{}}"#).is_err());
+    }
+
+    #[test]
+    fn terms_are_the_same_after_json() {
+        for terms in [Terms::of(5), Terms { opens_at: Some(Timestamp(1)), ..Terms::of(5) }] {
+            let json = serde_json::to_string(&terms).unwrap();
+            assert_eq!(serde_json::from_str::<Terms>(&json).unwrap(), terms, "{json}");
+        }
+    }
 }

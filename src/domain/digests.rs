@@ -5,8 +5,9 @@ use std::hash::Hasher;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::{
+    code::CodeFormat,
     coupon::Coupon,
-    definition::{Definition, DefinitionVersion},
+    definition::{Definition, DefinitionVersion, Term, TermValue, Terms},
     ids::Position,
     keys::{KEY_ID, Keys},
 };
@@ -40,15 +41,7 @@ impl Keys {
         hasher.write(&version.time.0.to_le_bytes());
         hasher.write(&version.issued.to_le_bytes());
         let Definition { terms, paused, closed, rules_version, user_buckets } = &version.definition;
-        hasher.write(&terms.quota.to_le_bytes());
-        hasher.write(&terms.per_user_limit.to_le_bytes());
-        for end in [terms.opens_at, terms.closes_at] {
-            hasher.write(&[u8::from(end.is_some())]);
-            hasher.write(&end.unwrap_or_default().0.to_le_bytes());
-        }
-        hasher.text(&terms.code.prefix);
-        hasher.write(&terms.code.length.to_le_bytes());
-        hasher.text(&terms.code.charset);
+        hasher.terms(terms);
         hasher.write(&[u8::from(*paused), u8::from(*closed)]);
         hasher.write(&rules_version.to_le_bytes());
         hasher.write(&[*user_buckets]);
@@ -106,6 +99,25 @@ impl RowHasher {
 
     fn position(&mut self, position: Position) {
         self.write(&position_bytes(position));
+    }
+
+    /// Hashes the name and value of each term that has a value. Their count comes first and shows
+    /// where they end.
+    fn terms(&mut self, terms: &Terms) {
+        let given = || Term::ALL.iter().filter_map(|term| Some((term.name(), terms.get(*term)?)));
+        self.write(&(given().count() as u64).to_le_bytes());
+        for (name, value) in given() {
+            self.text(name);
+            match value {
+                TermValue::Whole(number) => self.write(&number.to_le_bytes()),
+                TermValue::Time(time) => self.write(&time.0.to_le_bytes()),
+                TermValue::Code(CodeFormat { prefix, length, charset }) => {
+                    self.text(&prefix);
+                    self.write(&length.to_le_bytes());
+                    self.text(&charset);
+                }
+            }
+        }
     }
 
     fn finish(mut self) -> [u8; 16] {

@@ -1,4 +1,4 @@
-//! The bodies of `PUT`, `PATCH` and `POST`: a campaign's terms, their changes, and nothing at all.
+//! The bodies of `PUT`, `PATCH` and `POST`: terms of a campaign, a change of them, or nothing.
 
 use super::{
     fields::{self, Broken, Fields, Member, Members},
@@ -6,32 +6,29 @@ use super::{
 };
 use crate::domain::{
     code::CodeFormat,
-    definition::{Amendment, PER_USER_LIMIT_DEFAULT, PER_USER_LIMIT_MAX, QUOTA_MAX, Terms},
+    definition::{Amendment, Term, TermKind, TermValue, Terms},
     fault::Fault,
-    ids::Timestamp,
 };
+
+/// Why setting a term cannot fail here.
+const READ_BY_KIND: &str = "a term is read by its own kind";
 
 /// Reads a definition.
 ///
 /// # Errors
 /// 400 or 422, with every fault at once.
 pub(super) fn terms(body: &[u8]) -> Result<Terms, Problem> {
-    const KNOWN: &[&str] = &["quota", "per_user_limit", "opens_at", "closes_at", "code"];
-    let mut fields = Fields::new(fields::object(body)?, "", KNOWN);
-    // What is at fault stands in as something sound, so that the other rules can still be looked
-    // at.
-    let quota = fields.required("quota", fields::whole(1..=QUOTA_MAX)).unwrap_or(1);
-    let per_user_limit = fields
-        .optional("per_user_limit", fields::whole(1..=PER_USER_LIMIT_MAX))
-        .unwrap_or(PER_USER_LIMIT_DEFAULT);
-    let opens_at = fields.optional("opens_at", fields::time_or_null).flatten();
-    let closes_at = fields.optional("closes_at", fields::time_or_null).flatten();
-    let (code, code_faults) = match fields.optional("code", fields::nested) {
-        Some(members) => code(members),
-        None => (CodeFormat::default(), Vec::new()),
-    };
-    fields.extend(code_faults);
-    let terms = Terms { quota, per_user_limit, opens_at, closes_at, code };
+    let mut fields = Fields::new(fields::object(body)?, "", Term::NAMES);
+    // A term at fault keeps this sound value, so that the rules between terms can be checked too.
+    let mut terms = Terms::of(1);
+    for term in Term::ALL {
+        if term.is_required() {
+            fields.require(term.name());
+        }
+        if let Some(value) = given(&mut fields, *term) {
+            terms.set(*term, value).expect(READ_BY_KIND);
+        }
+    }
     let broken = fresh(&fields, terms.faults());
     fields.extend(broken);
     fields.finish()?;
@@ -43,23 +40,43 @@ pub(super) fn terms(body: &[u8]) -> Result<Terms, Problem> {
 /// # Errors
 /// 400 or 422, with every fault at once.
 pub(super) fn amendment(body: &[u8]) -> Result<Amendment, Problem> {
-    const KNOWN: &[&str] = &["quota", "per_user_limit", "opens_at", "closes_at"];
-    let mut fields = Fields::new(fields::object(body)?, "", KNOWN);
+    let mut fields = Fields::new(fields::object(body)?, "", Term::AMENDABLE_NAMES);
     if fields.is_empty() {
-        for field in KNOWN {
+        for field in Term::AMENDABLE_NAMES {
             fields.fault(*field, Broken::new("given, at least one of these", "add what changes"));
         }
     }
-    let amendment = Amendment {
-        quota: fields.optional("quota", fields::whole(1..=QUOTA_MAX)),
-        per_user_limit: fields.optional("per_user_limit", fields::whole(1..=PER_USER_LIMIT_MAX)),
-        opens_at: fields.optional("opens_at", fields::time_or_null),
-        closes_at: fields.optional("closes_at", fields::time_or_null),
-    };
-    let broken = fresh(&fields, window_faults(&amendment));
+    let mut amendment = Amendment::default();
+    for term in Term::AMENDABLE {
+        if let Some(value) = given(&mut fields, *term) {
+            amendment.set(*term, value).expect(READ_BY_KIND);
+        }
+    }
+    // Sound terms without a window: a rule between a term given here and one in effect is checked
+    // where the definition is known.
+    let broken = fresh(&fields, Terms::of(1).amended(&amendment).faults());
     fields.extend(broken);
     fields.finish()?;
     Ok(amendment)
+}
+
+/// Reads the value of one term. `None`: it was left out, or is at fault.
+fn given(fields: &mut Fields<'_>, term: Term) -> Option<Option<TermValue>> {
+    let name = term.name();
+    match term.kind() {
+        TermKind::Whole(range) => {
+            let number = fields.optional(name, fields::whole(range))?;
+            Some(Some(TermValue::Whole(number)))
+        }
+        TermKind::Time { .. } => {
+            Some(fields.optional(name, fields::time_or_null)?.map(TermValue::Time))
+        }
+        TermKind::Code => {
+            let (format, faults) = code(fields.optional(name, fields::nested)?);
+            fields.extend(faults);
+            Some(Some(TermValue::Code(format)))
+        }
+    }
 }
 
 /// Reads the body of a call that takes no field: nothing, or an empty object.
@@ -74,7 +91,7 @@ pub(super) fn nothing(body: &[u8]) -> Result<(), Problem> {
     Fields::none(fields::object(body)?, rule, |_| "leave it out").finish()
 }
 
-/// A code format and what is wrong with the shape of its fields.
+/// Reads a code format, with the faults of its members.
 fn code(members: Members<'_>) -> (CodeFormat, Vec<FieldFault>) {
     let mut fields = Fields::new(members, "code.", &["prefix", "length", "charset"]);
     let prefix = fields.optional("prefix", fields::text);
@@ -85,7 +102,7 @@ fn code(members: Members<'_>) -> (CodeFormat, Vec<FieldFault>) {
     (CodeFormat::with(prefix, length, charset), fields.into_faults())
 }
 
-/// Any whole number: the format itself says which lengths its charset allows.
+/// Reads any whole number. Which lengths a charset allows is a rule of the format.
 fn code_length(member: Member<'_>) -> Result<u16, Broken> {
     match member {
         Member::Whole(length) => Ok(u16::try_from(length).unwrap_or(u16::MAX)),
@@ -96,17 +113,7 @@ fn code_length(member: Member<'_>) -> Result<u16, Broken> {
     }
 }
 
-/// Where both ends are given, what is wrong with them; one alone is judged beside the other end
-/// that is in effect, which only the log knows.
-fn window_faults(amendment: &Amendment) -> Vec<Fault> {
-    let both: (Option<Timestamp>, Option<Timestamp>) =
-        (amendment.opens_at.flatten(), amendment.closes_at.flatten());
-    let (Some(_), Some(_)) = both else { return Vec::new() };
-    let (opens_at, closes_at) = both;
-    Terms { opens_at, closes_at, ..Terms::of(1) }.faults()
-}
-
-/// The faults of fields that are not at fault already.
+/// Returns the faults of fields that are not at fault already.
 fn fresh(fields: &Fields<'_>, faults: Vec<Fault>) -> Vec<FieldFault> {
     faults
         .into_iter()

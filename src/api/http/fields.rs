@@ -185,10 +185,15 @@ impl<'a> Fields<'a> {
         name: &'static str,
         read: impl FnOnce(Member<'a>) -> Result<T, Broken>,
     ) -> Option<T> {
+        self.require(name);
+        self.optional(name, read)
+    }
+
+    /// Notes a fault if the field was left out.
+    pub(super) fn require(&mut self, name: &'static str) {
         if !self.members.iter().any(|(other, _)| other == name) {
             self.fault(name, Broken::new("given", "add the field"));
         }
-        self.optional(name, read)
     }
 
     /// Whether `field`, by its name in faults, is at fault.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::views::{self, NO_STORE};
 use crate::{
     api::service::{NotReady, ServiceError},
-    domain::{decision::Reason, fault::Fault},
+    domain::{decision::Reason, definition::Term, fault::Fault},
 };
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -250,11 +250,11 @@ impl From<ServiceError> for Problem {
 
 /// Says of each field that differs from the first definition whether `PATCH` can change it.
 fn already_defined(detail: &str, differing: &[&'static str]) -> Problem {
-    let detail = format!("{detail}; PATCH changes quota, per_user_limit, opens_at and closes_at");
+    let detail = format!("{detail}; PATCH changes {}", Term::AMENDABLE_NAMES.join(", "));
     differing.iter().fold(Problem::new(Kind::AlreadyDefined, detail), |problem, field| {
-        let remedy = match *field {
-            "code" => "keep the code format: it cannot be changed",
-            _ => "change the field with PATCH (coupond campaign amend)",
+        let remedy = match Term::AMENDABLE_NAMES.contains(field) {
+            true => "change the field with PATCH (coupond campaign amend)",
+            false => "keep the field: it cannot be changed",
         };
         problem.blaming(*field, "as in the first definition", remedy)
     })

@@ -5,13 +5,14 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::times::Rfc3339;
 use crate::{
     api::service::{AdminView, CampaignView},
     domain::{
         answer::{Answer, CouponFace},
+        definition::{Audience, Term, TermKind, TermValue, Terms},
         ids::{CampaignId, Offset, Position, Sequence, UserId},
         rows::{Hold, HoldKind},
     },
@@ -122,27 +123,46 @@ pub(super) struct CouponsBody<'a> {
 pub(super) struct CampaignBody<'a> {
     campaign_id: &'a CampaignId,
     state: &'static str,
-    quota: u32,
+    #[serde(flatten)]
+    terms: TermsBody<'a>,
     issued: u32,
     remaining: u32,
-    per_user_limit: u16,
-    opens_at: Option<Rfc3339>,
-    closes_at: Option<Rfc3339>,
     as_of: Position,
+}
+
+/// The terms of a campaign that one audience sees.
+struct TermsBody<'a> {
+    terms: &'a Terms,
+    audience: Audience,
+}
+
+impl Serialize for TermsBody<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        for term in Term::ALL.iter().filter(|term| term.audience() == self.audience) {
+            let name = term.name();
+            match (term.kind(), self.terms.get(*term)) {
+                (_, Some(TermValue::Whole(number))) => members.serialize_entry(name, &number)?,
+                (_, Some(TermValue::Time(time))) => {
+                    members.serialize_entry(name, &Rfc3339(time))?;
+                }
+                (_, Some(TermValue::Code(format))) => members.serialize_entry(name, &format)?,
+                (TermKind::Time { .. }, None) => members.serialize_entry(name, &())?,
+                (TermKind::Whole(_) | TermKind::Code, None) => {}
+            }
+        }
+        members.end()
+    }
 }
 
 impl<'a> From<&'a CampaignView> for CampaignBody<'a> {
     fn from(view: &'a CampaignView) -> Self {
-        let terms = &view.definition.terms;
         Self {
             campaign_id: &view.campaign,
             state: view.state.name(),
-            quota: terms.quota,
+            terms: TermsBody { terms: &view.definition.terms, audience: Audience::Public },
             issued: view.issued,
             remaining: view.remaining,
-            per_user_limit: terms.per_user_limit,
-            opens_at: terms.opens_at.map(Rfc3339),
-            closes_at: terms.closes_at.map(Rfc3339),
             as_of: view.as_of,
         }
     }
@@ -163,6 +183,8 @@ pub(super) struct CampaignsBody<'a> {
 pub(super) struct AdminBody<'a> {
     #[serde(flatten)]
     campaign: CampaignBody<'a>,
+    #[serde(flatten)]
+    terms: TermsBody<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<ActorBody<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,7 +213,8 @@ impl<'a> From<&'a Hold> for HoldBody<'a> {
 impl<'a> From<&'a CampaignView> for AdminBody<'a> {
     fn from(view: &'a CampaignView) -> Self {
         let hold = view.hold.as_ref().map(HoldBody::from);
-        Self { campaign: CampaignBody::from(view), actor: None, hold }
+        let terms = TermsBody { terms: &view.definition.terms, audience: Audience::Admin };
+        Self { campaign: CampaignBody::from(view), terms, actor: None, hold }
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 use crate::domain::{
     answer::Answer,
     decision::Refusal,
-    definition::{Amendment, Definition, Terms},
+    definition::{Amendment, Definition, Term, Terms},
     ids::{CampaignId, Offset, Position},
     record::{Change, Control},
     rows::{Hold, HoldState},
@@ -328,14 +328,8 @@ fn check_open(definition: &Definition) -> Result<(), ServiceError> {
 
 /// Lists the fields in which two definitions differ, by their names in the API.
 fn differing(one: &Terms, other: &Terms) -> Vec<&'static str> {
-    let fields = [
-        ("quota", one.quota != other.quota),
-        ("per_user_limit", one.per_user_limit != other.per_user_limit),
-        ("opens_at", one.opens_at != other.opens_at),
-        ("closes_at", one.closes_at != other.closes_at),
-        ("code", one.code != other.code),
-    ];
-    fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+    let differing = Term::ALL.iter().filter(|term| one.get(**term) != other.get(**term));
+    differing.map(|term| term.name()).collect()
 }
 
 /// Whether `hold` is still open, given the campaign's holds that are not closed.

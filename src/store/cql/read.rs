@@ -12,12 +12,13 @@ use scylla::{
     response::{PagingState, query_result::QueryRowsResult},
     serialize::row::SerializeRow,
     statement::prepared::PreparedStatement,
+    value::Row,
 };
 use tokio::task::JoinSet;
 
 use super::{
     Cause, Shared,
-    rows::{self, CouponCells, HoldCells, VersionCells},
+    rows::{self, CouponCells, HoldCells},
     timed,
 };
 use crate::{
@@ -260,8 +261,7 @@ impl Shared {
         };
         let mark = self.read(&statements.read_mark, values, mark).await?.concat();
         let versions = |page: &QueryRowsResult| {
-            let rows = page.rows::<VersionCells<'_>>()?;
-            decoded(rows.map(|cells| Ok(cells?.decode(campaign)?)))
+            decoded(page.rows::<Row>()?.map(|row| Ok(rows::decode_version(campaign, row?)?)))
         };
         let versions = self.read(&statements.read_versions, values, versions).await?.concat();
         Ok(CampaignRows { holds, mark: mark.into_iter().next(), versions })

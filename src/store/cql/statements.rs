@@ -2,7 +2,7 @@
 
 use scylla::{client::session::Session, statement::prepared::PreparedStatement};
 
-use super::{error::ConnectError, session::Profiles};
+use super::{error::ConnectError, rows, session::Profiles};
 
 /// Rows of a page that a scan asks for; the database cuts a page near 1 MB by itself.
 const PAGE_ROWS: i32 = 5_000;
@@ -91,7 +91,7 @@ impl Statements {
         Ok(Self {
             coupon: with.prepare(Write, &insert(COUPON, "campaign_id, bucket")).await?,
             coupon_by_user: with.prepare(Write, &insert(COUPON_BY_USER, "campaign_id")).await?,
-            version: with.prepare(Write, VERSION).await?,
+            version: with.prepare(Write, &insert_version()).await?,
             campaign: with.prepare(Write, CAMPAIGN).await?,
             hold: with.prepare(Write, HOLD).await?,
             mark: with.prepare(Write, MARK).await?,
@@ -101,7 +101,7 @@ impl Statements {
             read_between: with.prepare(Lookup, &select(COUPON, READ_BETWEEN)).await?,
             read_user: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USER)).await?,
             read_user_bucket: with.prepare(Scan, &select(COUPON_BY_USER, READ_USER_BUCKET)).await?,
-            read_versions: with.prepare(Lookup, READ_VERSIONS).await?,
+            read_versions: with.prepare(Lookup, &select_versions()).await?,
             read_campaigns: with.prepare(Lookup, READ_CAMPAIGNS).await?,
             read_partition_holds: with.prepare(Lookup, READ_PARTITION_HOLDS).await?,
             read_campaign_holds: with.prepare(Lookup, READ_CAMPAIGN_HOLDS).await?,
@@ -123,6 +123,21 @@ fn select(view: &str, condition: &str) -> String {
     format!("SELECT {COUPON_CELLS} FROM ${view} WHERE {condition}")
 }
 
+fn insert_version() -> String {
+    let columns = rows::version_columns();
+    let markers = vec!["?"; 1 + columns.len()].join(", ");
+    let columns = columns.join(", ");
+    format!(
+        "INSERT INTO $definition_versions (campaign_id, {columns}) VALUES ({markers}) \
+         USING TIMESTAMP ?"
+    )
+}
+
+fn select_versions() -> String {
+    let columns = rows::version_columns().join(", ");
+    format!("SELECT {columns} FROM $definition_versions WHERE campaign_id = ?")
+}
+
 const COUPON: &str = "coupons";
 const COUPON_BY_USER: &str = "coupons_by_user";
 
@@ -130,14 +145,6 @@ const READ_BUCKET: &str = "campaign_id = ? AND bucket = ?";
 const READ_BETWEEN: &str = "campaign_id = ? AND bucket = ? AND sequence >= ? AND sequence <= ?";
 const READ_USER: &str = "campaign_id = ? AND user_bucket = ? AND user_id = ?";
 const READ_USER_BUCKET: &str = "campaign_id = ? AND user_bucket = ?";
-
-const VERSION: &str = "INSERT INTO $definition_versions (campaign_id, log_epoch, offset, \
-    partition, record_time, quota, per_user_limit, opens_at, closes_at, code_prefix, code_length, \
-    code_charset, paused, closed, rules_version, user_buckets, issued, digest) \
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
-const READ_VERSIONS: &str = "SELECT log_epoch, offset, partition, record_time, quota, \
-    per_user_limit, opens_at, closes_at, code_prefix, code_length, code_charset, paused, closed, \
-    rules_version, user_buckets, issued, digest FROM $definition_versions WHERE campaign_id = ?";
 
 const CAMPAIGN: &str = "INSERT INTO $campaigns (listing, campaign_id, partition) \
     VALUES (0, ?, ?) USING TIMESTAMP ?";

@@ -11,7 +11,7 @@ use scylla::{
 
 use super::{
     Cause, Shared,
-    rows::{self, BadValue, BySequence, ByUser, VersionValues},
+    rows::{self, BadValue, BySequence, ByUser},
 };
 use crate::{
     domain::{
@@ -155,7 +155,7 @@ impl Shared {
                 self.send_batch(&statements.coupon_by_user, coupons, ByUser::of).await
             }
             Request::Version(version) => {
-                self.send_row(&statements.version, VersionValues::of(version)).await
+                self.send_row(&statements.version, rows::version(version)).await
             }
             Request::Listing(version) => {
                 self.send_row(&statements.campaign, rows::listing(version)).await

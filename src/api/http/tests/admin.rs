@@ -6,9 +6,17 @@ use crate::domain::rows::{Hold, HoldKind, HoldState};
 const SPRING: &str = "/admin/campaigns/spring";
 
 const BODY: &str = concat!(
-    r#"{"campaign_id":"spring","state":"open","quota":100,"issued":17,"remaining":83,"#,
-    r#""per_user_limit":1,"opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
-    r#""as_of":{"log_epoch":1,"partition":2,"offset":40}}"#
+    r#"{"campaign_id":"spring","state":"open","quota":100,"per_user_limit":1,"#,
+    r#""opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
+    r#""issued":17,"remaining":83,"as_of":{"log_epoch":1,"partition":2,"offset":40},"#,
+    r#""code":{"prefix":"","length":26,"charset":"0123456789ABCDEFGHJKMNPQRSTVWXYZ"}}"#
+);
+
+/// What the public listener shows of the same campaign.
+const PUBLIC_BODY: &str = concat!(
+    r#"{"campaign_id":"spring","state":"open","quota":100,"per_user_limit":1,"#,
+    r#""opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
+    r#""issued":17,"remaining":83,"as_of":{"log_epoch":1,"partition":2,"offset":40}}"#
 );
 
 async fn ask(site: &Site, method: &str, path: &str, body: &str) -> Reply {
@@ -338,7 +346,7 @@ async fn a_differing_definition_names_its_fields() {
     assert!(document["detail"].as_str().unwrap().contains("; PATCH changes"), "{document}");
     let remedy = |at: usize| document["errors"][at]["remedy"].as_str().unwrap();
     assert!(remedy(0).starts_with("change the field with PATCH"), "{document}");
-    assert!(remedy(1).starts_with("keep the code format"), "{document}");
+    assert!(remedy(1).starts_with("keep the field"), "{document}");
 }
 
 #[tokio::test]
@@ -374,5 +382,5 @@ async fn an_admin_view_has_actor_and_hold() {
     let reply = ask(&site, "POST", &format!("{SPRING}/release"), "").await;
     reply.expect(200, &body(hold));
     let public = site.public(get("/campaigns/spring")).await;
-    public.expect(200, &body(""));
+    public.expect(200, &PUBLIC_BODY.replace(r#""open""#, r#""quarantined""#));
 }

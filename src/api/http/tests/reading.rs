@@ -8,9 +8,9 @@ const PENDING: &str = concat!(
 );
 
 const SPRING: &str = concat!(
-    r#"{"campaign_id":"spring","state":"open","quota":100,"issued":17,"remaining":83,"#,
-    r#""per_user_limit":1,"opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
-    r#""as_of":{"log_epoch":1,"partition":2,"offset":40}}"#
+    r#"{"campaign_id":"spring","state":"open","quota":100,"per_user_limit":1,"#,
+    r#""opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
+    r#""issued":17,"remaining":83,"as_of":{"log_epoch":1,"partition":2,"offset":40}}"#
 );
 
 #[tokio::test]

@@ -11,11 +11,11 @@ use scylla::{
 };
 use thiserror::Error;
 
+pub(super) use self::version::{decode_version, version, version_columns};
 use crate::{
     domain::{
-        code::CodeFormat,
         coupon::Coupon,
-        definition::{Definition, DefinitionVersion, Terms},
+        definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
         rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
     },
@@ -177,119 +177,6 @@ impl CouponCells<'_> {
             key_digest: key_digest.transpose()?,
             user_bucket: fit("user_bucket", self.user_bucket)?,
             rules_version: fit("rules_version", self.rules_version)?,
-            digest: digest("digest", self.digest)?,
-        })
-    }
-}
-
-/// Values bound for a definition version.
-#[derive(SerializeRow)]
-#[scylla(flavor = "enforce_order", skip_name_checks)]
-pub(super) struct VersionValues<'a> {
-    campaign_id: &'a str,
-    log_epoch: i32,
-    offset: i64,
-    partition: i32,
-    record_time: CqlTimestamp,
-    quota: i32,
-    per_user_limit: i32,
-    opens_at: MaybeUnset<CqlTimestamp>,
-    closes_at: MaybeUnset<CqlTimestamp>,
-    code_prefix: &'a str,
-    code_length: i32,
-    code_charset: &'a str,
-    paused: bool,
-    closed: bool,
-    rules_version: i32,
-    user_buckets: i32,
-    issued: i32,
-    digest: &'a [u8],
-    timestamp: i64,
-}
-
-impl<'a> VersionValues<'a> {
-    pub(super) fn of(version: &'a DefinitionVersion) -> Result<Self, BadValue> {
-        let Definition { terms, paused, closed, rules_version, user_buckets } = &version.definition;
-        let end = |time: Option<Timestamp>| {
-            MaybeUnset::from_option(time.map(|time| CqlTimestamp(time.0)))
-        };
-        Ok(Self {
-            campaign_id: version.campaign.as_str(),
-            log_epoch: fit("log_epoch", version.position.log_epoch)?,
-            offset: fit("offset", version.position.offset)?,
-            partition: fit("partition", version.position.partition)?,
-            record_time: CqlTimestamp(version.time.0),
-            quota: fit("quota", terms.quota)?,
-            per_user_limit: i32::from(terms.per_user_limit),
-            opens_at: end(terms.opens_at),
-            closes_at: end(terms.closes_at),
-            code_prefix: &terms.code.prefix,
-            code_length: i32::from(terms.code.length),
-            code_charset: &terms.code.charset,
-            paused: *paused,
-            closed: *closed,
-            rules_version: i32::from(*rules_version),
-            user_buckets: i32::from(*user_buckets),
-            issued: fit("issued", version.issued)?,
-            digest: &version.digest,
-            timestamp: record_timestamp(version.time, version.position.offset)?,
-        })
-    }
-}
-
-/// A definition version's cells.
-#[derive(DeserializeRow)]
-#[scylla(flavor = "enforce_order")]
-pub(super) struct VersionCells<'a> {
-    log_epoch: i32,
-    offset: i64,
-    partition: i32,
-    record_time: CqlTimestamp,
-    quota: i32,
-    per_user_limit: i32,
-    opens_at: Option<CqlTimestamp>,
-    closes_at: Option<CqlTimestamp>,
-    code_prefix: &'a str,
-    code_length: i32,
-    code_charset: &'a str,
-    paused: bool,
-    closed: bool,
-    rules_version: i32,
-    user_buckets: i32,
-    issued: i32,
-    digest: &'a [u8],
-}
-
-impl VersionCells<'_> {
-    pub(super) fn decode(self, campaign: &CampaignId) -> Result<DefinitionVersion, BadValue> {
-        let code = CodeFormat {
-            prefix: self.code_prefix.to_owned(),
-            length: fit("code_length", self.code_length)?,
-            charset: self.code_charset.to_owned(),
-        };
-        let terms = Terms {
-            quota: fit("quota", self.quota)?,
-            per_user_limit: fit("per_user_limit", self.per_user_limit)?,
-            opens_at: self.opens_at.map(|time| Timestamp(time.0)),
-            closes_at: self.closes_at.map(|time| Timestamp(time.0)),
-            code,
-        };
-        Ok(DefinitionVersion {
-            campaign: campaign.clone(),
-            position: Position {
-                log_epoch: fit("log_epoch", self.log_epoch)?,
-                partition: fit("partition", self.partition)?,
-                offset: fit("offset", self.offset)?,
-            },
-            time: Timestamp(self.record_time.0),
-            definition: Definition {
-                terms,
-                paused: self.paused,
-                closed: self.closed,
-                rules_version: fit("rules_version", self.rules_version)?,
-                user_buckets: fit("user_buckets", self.user_buckets)?,
-            },
-            issued: fit("issued", self.issued)?,
             digest: digest("digest", self.digest)?,
         })
     }
@@ -457,6 +344,8 @@ pub(super) fn decode_layout(cells: LayoutCells) -> Result<Layout, BadValue> {
 pub(super) fn decode_campaign((text,): (&str,)) -> Result<CampaignId, BadValue> {
     campaign(text)
 }
+
+mod version;
 
 #[cfg(test)]
 mod tests;
