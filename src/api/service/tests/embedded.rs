@@ -85,7 +85,7 @@ impl Node {
     /// Starts a node. Without owners it decides nothing, and its feed is silent.
     fn on(folder: &Path, owned: bool) -> Self {
         let database = testing::open(folder, PARTITIONS);
-        let log = Arc::new(EmbeddedLog::new(database.clone(), Duration::from_hours(1)));
+        let log = Arc::new(EmbeddedLog::new(database.clone(), Duration::from_secs(3600)));
         let store = Arc::new(EmbeddedStore::new(database.clone()));
         let feed = Arc::new(InProcessFeed::default());
         let keys = Arc::new(Keys::derive(&[7; 32]));
@@ -118,7 +118,7 @@ impl Node {
 
     /// Waits until progress has reached the end of the log. Answers come earlier.
     async fn settled(&self) {
-        let log = EmbeddedLog::new(self.database.clone(), Duration::from_hours(1));
+        let log = EmbeddedLog::new(self.database.clone(), Duration::from_secs(3600));
         let store = EmbeddedStore::new(self.database.clone());
         for partition in 0..PARTITIONS {
             let high = log.bounds(partition).await.unwrap().high;
