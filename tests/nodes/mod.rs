@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -154,6 +154,7 @@ pub(crate) struct Crowd {
     campaign: String,
     apis: Mutex<Vec<String>>,
     next: AtomicUsize,
+    has_ended: AtomicBool,
     told: Mutex<BTreeMap<String, Vec<Value>>>,
 }
 
@@ -169,13 +170,25 @@ impl Crowd {
             campaign: campaign.to_owned(),
             apis: Mutex::new(nodes.iter().map(|node| node.api.clone()).collect()),
             next: AtomicUsize::new(0),
+            has_ended: AtomicBool::new(false),
             told: Mutex::default(),
         })
     }
 
     /// Sends further requests to these nodes.
     pub(crate) fn turn_to(&self, nodes: &[&Node]) {
-        *self.apis.lock().expect(UNBROKEN) = nodes.iter().map(|node| node.api.clone()).collect();
+        self.turn_to_apis(nodes.iter().map(|node| node.api.clone()).collect());
+    }
+
+    /// Sends further requests to the nodes with these public addresses.
+    pub(crate) fn turn_to_apis(&self, apis: Vec<String>) {
+        *self.apis.lock().expect(UNBROKEN) = apis;
+    }
+
+    /// Sends no request for a further user.
+    #[allow(dead_code, reason = "only some of the binaries with this module need it")]
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
     }
 
     /// Counts the requests with a final answer so far.
@@ -186,12 +199,20 @@ impl Crowd {
     /// Sends one request with an idempotency key for each user up to number `users` that has sent
     /// none yet, and repeats it until there is a final answer.
     pub(crate) async fn press(self: Arc<Self>, users: usize) {
-        let workers: Vec<_> = (0..PRESSING_AT_ONCE)
+        self.press_by(PRESSING_AT_ONCE, users).await;
+    }
+
+    /// As [`Self::press`], with at most `at_once` requests under way.
+    pub(crate) async fn press_by(self: Arc<Self>, at_once: usize, users: usize) {
+        let workers: Vec<_> = (0..at_once)
             .map(|_| {
                 let crowd = self.clone();
                 tokio::spawn(async move {
                     let client = reqwest::Client::new();
-                    let claim = |next: usize| (next < users).then_some(next + 1);
+                    let claim = |next: usize| {
+                        let ended = crowd.has_ended.load(Ordering::Relaxed);
+                        (next < users && !ended).then_some(next + 1)
+                    };
                     while let Ok(user) =
                         crowd.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
                     {
