@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use coupond::{
     actors::{
         CouponHandle, Directory, Environment, Shared,
-        coupon::{CouponActor, CouponArguments},
-        partition_consumer::PartitionMessage,
-        supervisor::{Supervisor, SupervisorMessage},
+        coupon::CouponActor,
+        messages::{CouponStart, PartitionMessage, SupervisorMessage},
+        supervisor::Supervisor,
     },
     clock::{SharedClock, SystemClock},
     domain::{
@@ -259,7 +259,7 @@ struct BatchesState {
 
 impl BatchesState {
     fn send(&mut self) {
-        if let (Some(handle), Some(batch)) = (&self.handle, self.batches.pop_front()) {
+        if let (Some(handle), Some(batch)) = (&mut self.handle, self.batches.pop_front()) {
             handle.send(batch);
         }
     }
@@ -277,7 +277,14 @@ impl Actor for Batches {
     ) -> Result<BatchesState, ActorProcessingErr> {
         let (letters, _) = mpsc::channel(1);
         let environment = environment(Arc::default(), letters);
-        let arguments = CouponArguments::new(environment, spring(), 1, 0, myself.clone());
+        let start = CouponStart {
+            campaign: spring(),
+            incarnation: 1,
+            from: 0,
+            partition: 0,
+            consumer: myself.clone(),
+        };
+        let arguments = (environment, start);
         Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await?;
         let (started, done) = (Instant::now(), Some(done));
         Ok(BatchesState { batches, handle: None, started, told: 0, done })
@@ -290,13 +297,14 @@ impl Actor for Batches {
         state: &mut BatchesState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PartitionMessage::Started { handle, .. } => state.handle = Some(handle),
-            PartitionMessage::Event(Event::Ready { .. }) => {
+            PartitionMessage::Started { incarnation, actor, .. } => {
+                state.handle = Some(CouponHandle::new(incarnation, actor));
                 state.started = Instant::now();
                 (0..BATCHES_MAX).for_each(|_| state.send());
             }
             PartitionMessage::Event(Event::Report(report)) => {
                 state.told += report.records.len() as u64;
+                state.handle.iter_mut().for_each(CouponHandle::reported);
                 state.send();
                 let figure = state.told as f64 / state.started.elapsed().as_secs_f64() / 1e6;
                 if state.told > USERS

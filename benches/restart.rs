@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use coupond::{
-    actors::supervisor::SupervisorMessage, config::Config, domain::ids::CampaignId, node::Node,
+    actors::messages::SupervisorMessage, config::Config, domain::ids::CampaignId, node::Node,
 };
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};

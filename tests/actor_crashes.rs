@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use coupond::{
-    actors::supervisor::SupervisorMessage, config::Config, domain::ids::CampaignId, node::Node,
+    actors::messages::SupervisorMessage, config::Config, domain::ids::CampaignId, node::Node,
 };
 use serde_json::{Value, json};
 

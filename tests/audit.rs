@@ -10,7 +10,7 @@ use std::{
 };
 
 use coupond::{
-    actors::supervisor::SupervisorMessage,
+    actors::messages::SupervisorMessage,
     audit::{Meter, Report},
     clock::SystemClock,
     config::{Config, EmbeddedConfig},

@@ -32,7 +32,7 @@ pub(super) const FEED_QUEUE_MAX: usize = 256;
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A partition as its new owner finds it.
-pub(super) struct Opened {
+pub struct OpenedPartition {
     pub(super) rows: PartitionRows,
     pub(super) end: Offset,
     pub(super) reader: Box<dyn LogReader>,
@@ -40,7 +40,10 @@ pub(super) struct Opened {
 }
 
 /// Reads a partition's progress and holds, and checks them against the log.
-pub(super) async fn open(environment: &Environment, partition: Partition) -> Result<Opened, Halt> {
+pub(super) async fn open(
+    environment: &Environment,
+    partition: Partition,
+) -> Result<OpenedPartition, Halt> {
     let rows = partition_rows(environment, partition).await?;
     let read = || environment.log.bounds(partition);
     let bounds = until_done("reading the ends of the log", read).await;
@@ -57,7 +60,7 @@ pub(super) async fn open(environment: &Environment, partition: Partition) -> Res
     }
     let open = || environment.log.open(partition, position);
     let reader = until_done("opening a partition", open).await;
-    Ok(Opened { rows, end: bounds.high, reader, position })
+    Ok(OpenedPartition { rows, end: bounds.high, reader, position })
 }
 
 /// Reads a partition's progress and holds. A row that can't be read halts it: asked again, the

@@ -1,17 +1,30 @@
-//! Who owns what, and who restarts whom.
+//! The actors of a node: one supervisor, a partition consumer for each assigned partition, and a
+//! coupon actor for each live campaign.
 //!
 //! ```text
-//! Supervisor ─┬─ PartitionConsumer(p)   one per assigned partition: reads, routes, settles
-//!             └─ CouponActor(campaign)  one per live campaign: decides, stores, reports
+//! Supervisor ─┬─ PartitionConsumer(p)   reads, routes, tracks the watermark
+//!             └─ CouponActor(campaign)  decides, stores, reports
 //! ```
 //!
-//! All three are shells: what a partition does is decided by `partition::flow`, what a campaign
-//! answers by `partition::fold`. Everything else that runs (readers, loads, writes) is a task
-//! whose guard lies in the state of the actor that started it, and ends with it.
+//! All three are shells. `partition::flow` decides what a partition does, `partition::fold` what a
+//! campaign answers. Readers, loads and writes are tasks. A task's guard lies in the state of the
+//! actor that spawned it, so the task ends with the actor.
 //!
-//! A coupon actor that fails is started again by its partition's flow, with backoff, and put on
-//! hold after repeated failure at one position. A partition consumer that fails is started again
-//! from durable progress, with its campaigns. A supervisor that fails ends the node.
+//! A campaign starts in three hops between actors; its batches then go to and fro without the
+//! supervisor:
+//!
+//! ```text
+//! PartitionConsumer ──1 Start──▶ Supervisor ──2 spawn, linked──▶ CouponActor: loads the rows
+//!         ▲  ▲                                                      │  ▲
+//!         │  └──────────────3 Started, with the actor's address─────┤  │
+//!         └───────────────────── Report, Contradicted ──────────────┘  │
+//!                        Decide, through the CouponHandle ─────────────┘
+//! ```
+//!
+//! The supervisor notices the end of a coupon actor and reports it to the partition's flow. The
+//! flow restarts the campaign with backoff, or puts it on hold after repeated failure at one
+//! position. A failed partition consumer is restarted from durable progress, with its campaigns.
+//! A failed supervisor ends the node.
 
 pub mod coupon;
 mod dead_letters;
@@ -20,6 +33,7 @@ pub mod environment;
 mod handle;
 mod io;
 mod load;
+pub mod messages;
 pub mod partition_consumer;
 mod replay;
 pub mod supervisor;

@@ -8,20 +8,21 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Environment, dead_letters::DeadLetters, io, partition_consumer::PartitionMessage,
-    task::until_done,
+    Environment, dead_letters::DeadLetters, io, messages::PartitionMessage, task::until_done,
 };
 use crate::{
     domain::ids::{CampaignId, Offset, Partition},
     log::{LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
-    partition::flow::{BATCH_RECORDS_MAX, Event},
+    partition::{
+        flow::{BATCH_RECORDS_MAX, Event, credit_of},
+        window::credit,
+    },
     telemetry::Chain,
     wire::{LogRecord, decode_step::DecodedRecords},
 };
 
-/// Replays of one partition that read at once: one reader must be left for what is live, and one
-/// for dead letters, which replays may wait for.
-pub(super) const REPLAYS_MAX: usize = READERS_MAX - 2;
+/// Replays of one partition that read at once: one reader is left for the live position.
+pub(super) const REPLAYS_MAX: usize = READERS_MAX - 1;
 
 /// A replay whose last chunk is not stored after this, as where the store hangs, leaves its place
 /// and its reader to another.
@@ -65,9 +66,21 @@ impl Live {
             match read {
                 Ok(records) => {
                     self.credit.add_permits(granted - records.len().min(granted));
-                    if let Err(reason) = self.hand_over(records).await {
-                        let _ended = self.consumer.cast(PartitionMessage::Halt { reason });
-                        return;
+                    let debt = match self.hand_over(records).await {
+                        Ok(debt) => debt,
+                        Err(reason) => {
+                            let _ended = self.consumer.cast(PartitionMessage::Halt { reason });
+                            return;
+                        }
+                    };
+                    // Large records cost more than the one credit that each was read with. It is
+                    // paid before more is read, and after what was read was handed over.
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        paid = self.credit.acquire_many(debt) => match paid {
+                            Ok(paid) => paid.forget(),
+                            Err(_) => return,
+                        },
                     }
                 }
                 Err(ReadError::OutOfRange { wanted, detail }) => {
@@ -88,17 +101,19 @@ impl Live {
         }
     }
 
-    /// Decodes records and hands them to the consumer, dead letters once they are kept.
-    async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<(), String> {
+    /// Decodes records, hands them to the consumer and writes the dead letters among them.
+    /// Returns the credit that they cost beyond one each, or why the partition must halt.
+    async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<u32, String> {
         let decode_step = self.environment.decode_step(self.partition);
         let DecodedRecords { incoming, letters, halt } =
             decode_step.take(records, self.environment.clock.now());
         if let Some(last) = incoming.last() {
             self.position = last.record.offset + 1;
         }
+        let debt: usize = incoming.iter().map(|record| credit_of(record) - 1).sum();
         let _ended = self.consumer.cast(PartitionMessage::Event(Event::Read(incoming)));
         self.letters.keep(letters).await;
-        halt.map_or(Ok(()), Err)
+        halt.map_or(Ok(debt as u32), Err)
     }
 }
 
@@ -133,7 +148,7 @@ impl Replay {
                     Ok(Err(_)) => return,
                     Err(_) => break,
                 };
-                let records = match reader.read(READ_RECORDS_MAX.min(BATCH_RECORDS_MAX)).await {
+                let mut records = match reader.read(READ_RECORDS_MAX.min(BATCH_RECORDS_MAX)).await {
                     Ok(records) => records,
                     Err(ReadError::OutOfRange { wanted, detail }) => {
                         let reason = format!("a hold needs the record at {wanted}: {detail}");
@@ -148,17 +163,36 @@ impl Replay {
                         break;
                     }
                 };
+                let is_cut = shorten(&mut records);
                 let Some(last) = records.last() else { continue };
                 from = last.offset + 1;
                 permit.forget();
                 let event = Event::Replayed {
                     campaign: self.campaign.clone(),
                     incarnation: self.incarnation,
-                    records: decode_step.again(&records, &self.campaign),
+                    records: decode_step.again(records, &self.campaign),
                     read_to: from,
                 };
                 let _ended = self.consumer.cast(PartitionMessage::Event(event));
+                if is_cut {
+                    // The reader is past what was cut off.
+                    break;
+                }
             }
         }
     }
+}
+
+/// Shortens a chunk to the credit of one batch, so that many replays of large records stay within
+/// memory. Returns whether records were cut off.
+fn shorten(records: &mut Vec<LogRecord>) -> bool {
+    let mut cost = 0;
+    let fits = records.iter().take_while(|record| {
+        cost += credit(record);
+        cost <= BATCH_RECORDS_MAX
+    });
+    let fits = fits.count().max(1);
+    let is_cut = fits < records.len();
+    records.truncate(fits);
+    is_cut
 }

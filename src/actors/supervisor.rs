@@ -1,5 +1,8 @@
-//! The root of a node's actors: starts partition consumers and coupon actors, notices their ends,
-//! and tells whoever decides what follows.
+//! The root of a node's actors: spawns partition consumers and coupon actors, and notices their
+//! ends.
+//!
+//! What follows from the end of a coupon actor is decided by the flow of its partition; what
+//! follows from the end of a partition consumer is decided here.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,13 +15,14 @@ use tokio::time::Instant;
 
 use super::{
     Environment,
-    coupon::{CouponActor, CouponArguments, CouponMessage},
-    partition_consumer::{PartitionArguments, PartitionConsumer, PartitionMessage},
+    coupon::CouponActor,
+    messages::{CouponMessage, CouponStart, PartitionMessage, SupervisorMessage},
+    partition_consumer::{PartitionArguments, PartitionConsumer},
     task::TaskGuard,
 };
 use crate::{
     domain::{
-        ids::{CampaignId, Offset, Partition},
+        ids::{CampaignId, Partition},
         invariant::Invariant,
     },
     log::Ownership,
@@ -28,77 +32,6 @@ use crate::{
 
 /// How often actors are counted for the metric.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What the supervisor is told.
-pub enum SupervisorMessage {
-    /// The log says what this node owns.
-    Ownership(Ownership),
-    /// Start a coupon actor, in place of any earlier one of the campaign.
-    Start {
-        /// Whose.
-        campaign: CampaignId,
-        /// Which incarnation.
-        incarnation: u64,
-        /// Where the log is read again.
-        from: Offset,
-        /// How long to wait before.
-        delay: Duration,
-        /// The campaign's partition.
-        partition: Partition,
-        /// Who sends it batches.
-        consumer: ActorRef<PartitionMessage>,
-    },
-    /// The delay of a start is over.
-    StartNow(Box<CouponStart>),
-    /// End a campaign's actor.
-    Stop {
-        /// Whose.
-        campaign: CampaignId,
-        /// Who had it started.
-        consumer: ActorId,
-    },
-    /// End every coupon actor that a partition consumer had started.
-    StopAll {
-        /// Which consumer.
-        consumer: ActorId,
-    },
-    /// Start a partition consumer that failed again.
-    RestartConsumer(Partition),
-    /// Count the actors.
-    Census,
-    /// Settle what was read in every partition; answers when that is done.
-    Drain(RpcReplyPort<()>),
-    /// Crash a campaign's actor, as a bug would. For chaos by hand and tests.
-    Crash(CampaignId),
-    /// Crash a partition's consumer.
-    CrashConsumer(Partition),
-}
-
-impl SupervisorMessage {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Ownership(_) => "ownership",
-            Self::Start { .. } => "start",
-            Self::StartNow(_) => "start_now",
-            Self::Stop { .. } => "stop",
-            Self::StopAll { .. } => "stop_all",
-            Self::RestartConsumer(_) => "restart_consumer",
-            Self::Census => "census",
-            Self::Drain(_) => "drain",
-            Self::Crash(_) => "crash",
-            Self::CrashConsumer(_) => "crash_consumer",
-        }
-    }
-}
-
-/// A coupon actor to be started.
-pub struct CouponStart {
-    campaign: CampaignId,
-    incarnation: u64,
-    from: Offset,
-    partition: Partition,
-    consumer: ActorRef<PartitionMessage>,
-}
 
 /// A coupon actor, or its start that is delayed.
 struct Child {
@@ -181,15 +114,7 @@ impl Actor for Supervisor {
             SupervisorMessage::Ownership(Ownership::Revoked(partition)) => {
                 state.revoke(partition).await;
             }
-            SupervisorMessage::Start {
-                campaign,
-                incarnation,
-                from,
-                delay,
-                partition,
-                consumer,
-            } => {
-                let start = CouponStart { campaign, incarnation, from, partition, consumer };
+            SupervisorMessage::Start { start, delay } => {
                 if state.is_current(&start) {
                     state.start(start, delay, &myself).await;
                 }
@@ -291,32 +216,28 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMessage>,
     ) {
         self.stop(&start.campaign);
-        let CouponStart { campaign, incarnation, from, partition, consumer } = start;
-        let mut child =
-            Child { incarnation, consumer: consumer.clone(), actor: None, _delay: None };
+        let (campaign, incarnation) = (start.campaign.clone(), start.incarnation);
+        let consumer = start.consumer.clone();
+        let (mut actor, mut _delay) = (None, None);
         if delay.is_zero() {
-            let environment = self.environment.clone();
-            let (told, name) = (consumer.clone(), campaign.clone());
-            let arguments = CouponArguments::new(environment, name, incarnation, from, told);
+            let arguments = (self.environment.clone(), start);
             let started =
                 Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await;
             match started {
-                Ok((actor, _)) => {
-                    self.by_actor.insert(actor.get_id(), campaign.clone());
-                    child.actor = Some(actor);
+                Ok((started, _)) => {
+                    self.by_actor.insert(started.get_id(), campaign.clone());
+                    actor = Some(started);
                 }
                 Err(error) => return failed(&consumer, campaign, incarnation, &error.to_string()),
             }
         } else {
-            let told = myself.clone();
-            let campaign = campaign.clone();
-            let start = CouponStart { campaign, incarnation, from, partition, consumer };
-            child._delay = Some(TaskGuard::spawn(myself, async move {
+            let supervisor = myself.clone();
+            _delay = Some(TaskGuard::spawn(myself, async move {
                 tokio::time::sleep(delay).await;
-                let _ended = told.cast(SupervisorMessage::StartNow(Box::new(start)));
+                let _ended = supervisor.cast(SupervisorMessage::StartNow(Box::new(start)));
             }));
         }
-        self.coupons.insert(campaign, child);
+        self.coupons.insert(campaign, Child { incarnation, consumer, actor, _delay });
     }
 
     fn stop(&mut self, campaign: &CampaignId) {
@@ -376,9 +297,9 @@ impl SupervisorState {
     }
 
     fn crash(&self, campaign: &CampaignId) {
-        let consumer = self.coupons.get(campaign).map(|child| &child.consumer);
-        if let Some(consumer) = consumer {
-            let _ended = consumer.cast(PartitionMessage::Crash(campaign.clone()));
+        let child = self.coupons.get(campaign);
+        if let Some(actor) = child.and_then(|child| child.actor.as_ref()) {
+            let _ended = actor.cast(CouponMessage::Crash);
         }
     }
 

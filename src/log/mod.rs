@@ -27,8 +27,8 @@ use crate::{
 /// Most records that one read returns: about 1 ms of decisions.
 pub const READ_RECORDS_MAX: usize = 4_096;
 
-/// Readers that one partition can have at once: the live one, one for dead letters, and replays.
-pub const READERS_MAX: usize = 4;
+/// Readers that one partition can have at once: the live one, and two replays.
+pub const READERS_MAX: usize = 3;
 
 /// Where and when a record became durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

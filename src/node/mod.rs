@@ -24,10 +24,7 @@ pub use self::{
     error::ServeError,
 };
 use crate::{
-    actors::{
-        Directory, Environment, Shared,
-        supervisor::{Supervisor, SupervisorMessage},
-    },
+    actors::{Directory, Environment, Shared, messages::SupervisorMessage, supervisor::Supervisor},
     api::{
         http::{self, HttpParts},
         service::{FreeSpaceCheck, NodeService, Service, ServiceParts},

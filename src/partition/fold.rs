@@ -219,6 +219,7 @@ pub(super) mod tests {
             rows::CampaignRows,
         },
         partition::recovery::Recovery,
+        wire::{LogRecord, decode_step::ReadRecord},
     };
 
     pub(in super::super) fn keys() -> Arc<Keys> {
@@ -233,6 +234,15 @@ pub(super) mod tests {
         let campaign = CampaignId::parse("spring").unwrap();
         let user = UserId::parse(user).unwrap();
         (at(offset), Record::Request(Request { campaign, user, idempotency_key: None }))
+    }
+
+    /// The record as a reader gives it, with `bytes` bytes of its own.
+    pub(in super::super) fn read_of((at, record): (At, Record), bytes: usize) -> ReadRecord {
+        let At { offset, time } = at;
+        let key = record.campaign().as_str().as_bytes().to_vec();
+        let mut value = format!("record at {offset}").into_bytes();
+        value.resize(bytes, b' ');
+        ReadRecord { raw: LogRecord { offset, time, key, value, mac: None }, record }
     }
 
     pub(in super::super) fn defined() -> (At, Record) {

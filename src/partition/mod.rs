@@ -17,4 +17,4 @@ mod owned_campaign;
 pub mod pipeline;
 pub mod recovery;
 pub mod restart;
-mod window;
+pub mod window;

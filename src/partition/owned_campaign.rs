@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::{fold::Batch, restart::Failures, window::Window};
-use crate::domain::ids::{Offset, Sequence, Timestamp};
+use crate::{
+    domain::ids::{Offset, Sequence, Timestamp},
+    wire::LogRecord,
+};
 
 /// A chunk of older records that is being decided again.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    /// Offsets of its dead letters that are not kept yet.
+    /// The bytes of its records, until they are decided.
+    raw: Vec<LogRecord>,
+    /// Offsets of its dead letters that are not durable yet.
     undefined: BTreeSet<Offset>,
 }
 
@@ -140,7 +145,7 @@ impl OwnedCampaign {
     }
 
     /// The actor has loaded its rows. Returns where a replay begins, if one is needed.
-    pub(super) fn ready(&mut self, expects: Option<Offset>) -> Option<Offset> {
+    pub(super) fn started(&mut self, expects: Option<Offset>) -> Option<Offset> {
         if let Phase::CatchingUp { from, expects_until, .. } = &mut self.phase {
             *expects_until = expects;
             return Some(*from);
@@ -180,23 +185,25 @@ impl OwnedCampaign {
         expects || self.window.has_unsent()
     }
 
-    /// Takes a chunk of the replay in. Returns false if none is expected now.
-    pub(super) fn begin_chunk(&mut self) -> bool {
-        match &mut self.phase {
-            Phase::CatchingUp { chunk, .. } if chunk.is_none() => {
-                *chunk = Some(Chunk::default());
-                true
-            }
-            _ => false,
-        }
+    /// Whether the replay waits for its next chunk.
+    pub(super) fn expects_chunk(&self) -> bool {
+        matches!(self.phase, Phase::CatchingUp { chunk: None, .. })
     }
 
-    /// The chunk in flight reaches the live position: from now on records are kept again.
-    pub(super) fn meet(&mut self, position: Offset) {
-        if let Phase::CatchingUp { issued, expects_until, .. } = self.phase {
-            let chunk = Chunk::default();
-            self.phase = Phase::Meeting { chunk, issued, expects_until };
-            self.floor = position;
+    /// Takes a chunk of the replay in. `met` is the live position, if the chunk reaches it: from
+    /// now on records are kept again.
+    pub(super) fn begin_chunk(&mut self, raw: Vec<LogRecord>, met: Option<Offset>) {
+        let begun = Chunk { raw, undefined: BTreeSet::new() };
+        let Phase::CatchingUp { chunk, issued, expects_until, .. } = &mut self.phase else {
+            return;
+        };
+        match met {
+            None => *chunk = Some(begun),
+            Some(position) => {
+                let (issued, expects_until) = (*issued, *expects_until);
+                self.phase = Phase::Meeting { chunk: begun, issued, expects_until };
+                self.floor = position;
+            }
         }
     }
 
@@ -212,11 +219,12 @@ impl OwnedCampaign {
         }
     }
 
-    /// Makes the chunk in flight wait for a dead letter.
-    pub(super) fn await_dead_letter(&mut self, offset: Offset) {
-        if let Some((chunk, _)) = self.phase.chunk() {
-            chunk.undefined.insert(offset);
-        }
+    /// Makes the chunk in flight wait for a dead letter. Returns its bytes.
+    pub(super) fn await_dead_letter(&mut self, offset: Offset) -> Option<LogRecord> {
+        let (chunk, _) = self.phase.chunk()?;
+        let at = chunk.raw.iter().position(|raw| raw.offset == offset)?;
+        chunk.undefined.insert(offset);
+        Some(chunk.raw.swap_remove(at))
     }
 
     /// Whether the chunk in flight waits for no dead letter.
@@ -271,7 +279,7 @@ impl OwnedCampaign {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::fold::tests::request;
+    use crate::partition::fold::tests::{read_of, request};
 
     fn catching_up(from: Offset) -> OwnedCampaign {
         let phase = Phase::CatchingUp { from, chunk: None, issued: None, expects_until: None };
@@ -281,17 +289,16 @@ mod tests {
     #[test]
     fn a_campaign_starts_and_decides() {
         let mut campaign = OwnedCampaign::new(Phase::Starting, 0);
-        let (at, record) = request(10, "ada");
-        campaign.window.push(at, record);
+        campaign.window.push(read_of(request(10, "ada"), 100));
         assert_eq!(campaign.next_batch(9, 11), None, "its rows are not loaded");
-        assert_eq!(campaign.ready(None), None);
+        assert_eq!(campaign.started(None), None);
         assert_eq!(campaign.next_batch(9, 11).unwrap().records.len(), 1);
     }
 
     #[test]
     fn an_expected_row_is_passed_by_an_empty_batch() {
         let mut campaign = OwnedCampaign::new(Phase::Starting, 0);
-        campaign.ready(Some(12));
+        campaign.started(Some(12));
         assert_eq!(campaign.next_batch(9, 12), None, "12 itself was not read yet");
         assert!(campaign.has_unsent());
         assert_eq!(campaign.next_batch(9, 13).map(|batch| batch.passed), Some(13));
@@ -301,13 +308,13 @@ mod tests {
     #[test]
     fn a_replay_goes_chunk_by_chunk_and_meets() {
         let mut campaign = catching_up(5);
-        assert_eq!(campaign.ready(None), Some(5));
-        assert!(campaign.begin_chunk());
-        assert!(!campaign.begin_chunk(), "one chunk at a time");
+        assert_eq!(campaign.started(None), Some(5));
+        campaign.begin_chunk(Vec::new(), None);
+        assert!(!campaign.expects_chunk(), "one chunk at a time");
         campaign.replayed(Some(3));
         assert_eq!(campaign.chunk_stored(), ChunkStored::Continue);
-        assert!(campaign.begin_chunk());
-        campaign.meet(20);
+        assert!(campaign.expects_chunk());
+        campaign.begin_chunk(Vec::new(), Some(20));
         assert_eq!(campaign.next_batch(9, 21), None, "the last chunk goes first");
         assert_eq!(campaign.chunk_stored(), ChunkStored::Met(Some(3)));
         assert_eq!(campaign.start_from(8), 20, "what was replayed is not decided again");
@@ -316,9 +323,9 @@ mod tests {
     #[test]
     fn a_chunk_waits_for_its_dead_letters() {
         let mut campaign = catching_up(5);
-        campaign.begin_chunk();
-        campaign.await_dead_letter(7);
-        campaign.await_dead_letter(8);
+        let read = [7, 8].map(|offset| read_of(request(offset, "ada"), 100).raw);
+        campaign.begin_chunk(read.to_vec(), None);
+        assert_eq!([7, 8].map(|at| campaign.await_dead_letter(at)), read.map(Some));
         assert!(!campaign.dead_letter_kept(7));
         assert!(campaign.dead_letter_kept(8));
         assert!(!campaign.dead_letter_kept(8), "a letter that is kept twice counts once");
@@ -327,7 +334,7 @@ mod tests {
     #[test]
     fn a_restart_forgets_the_replay() {
         let mut campaign = catching_up(5);
-        campaign.begin_chunk();
+        campaign.begin_chunk(Vec::new(), None);
         campaign.replayed(Some(3));
         campaign.restart(2, Phase::Starting);
         assert!(!campaign.is_replaying());

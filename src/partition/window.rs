@@ -3,17 +3,35 @@
 use std::collections::VecDeque;
 
 use super::fold::Batch;
-use crate::domain::{
-    campaign::At,
-    ids::{Offset, Sequence},
-    record::{Change, Record},
+use crate::{
+    domain::{
+        campaign::At,
+        ids::{Offset, Sequence},
+        record::{Change, Record},
+    },
+    wire::{LogRecord, decode_step::ReadRecord},
 };
+
+/// Bytes of one record that one credit pays for. What coupond writes is smaller; a record of a
+/// foreign producer may be eight times as large.
+const CREDIT_BYTES: usize = 1_024;
+
+/// Returns the credit that a record costs while it is in a window. It bounds the window in bytes
+/// as well as in records.
+#[must_use]
+pub fn credit(raw: &LogRecord) -> usize {
+    (raw.key.len() + raw.value.len()).div_ceil(CREDIT_BYTES).max(1)
+}
 
 /// One record of the window.
 #[derive(Debug)]
 struct Waiting {
     at: At,
     record: Record,
+    /// The record's bytes, until a dead letter takes them.
+    raw: Option<LogRecord>,
+    /// The credit that is given back when the record leaves the window.
+    credit: usize,
     /// The coupon that the record got, once it is stored.
     issued: Option<Sequence>,
 }
@@ -34,8 +52,10 @@ pub(super) struct Window {
 
 impl Window {
     /// Adds the next record.
-    pub(super) fn push(&mut self, at: At, record: Record) {
-        self.records.push_back(Waiting { at, record, issued: None });
+    pub(super) fn push(&mut self, read: ReadRecord) {
+        let (at, credit) = (read.at(), credit(&read.raw));
+        let ReadRecord { raw, record } = read;
+        self.records.push_back(Waiting { at, record, raw: Some(raw), credit, issued: None });
     }
 
     /// Whether the window holds no record.
@@ -97,6 +117,15 @@ impl Window {
         self.check();
     }
 
+    /// Notes that the next record needs no row: its campaign is not defined there. Returns the
+    /// bytes for a dead letter, or `None` if an earlier actor reported the record as well: then
+    /// its dead letter is being written, or is durable.
+    pub(super) fn record_undefined(&mut self) -> Option<LogRecord> {
+        let raw = self.records.get_mut(self.stored).and_then(|waiting| waiting.raw.take());
+        self.record_stored(None);
+        raw
+    }
+
     /// Prepares for a new actor, to which nothing was sent yet.
     pub(super) fn restart(&mut self) {
         self.sent = 0;
@@ -104,35 +133,36 @@ impl Window {
         self.batches.clear();
     }
 
-    /// Forgets records below durable progress that the current actor has stored. Returns how many.
+    /// Forgets records below durable progress that the current actor has stored. Returns their
+    /// credit.
     pub(super) fn trim(&mut self, durable: Offset) -> usize {
         let stored = self.records.iter().take(self.stored);
         let trimmed = stored.take_while(|waiting| waiting.at.offset < durable).count();
-        self.forget(trimmed);
+        let credit = self.forget(trimmed);
         self.stored -= trimmed;
         self.sent -= trimmed;
         self.check();
-        trimmed
+        credit
     }
 
-    /// Forgets the records below `from`, before anything was sent. Returns how many.
+    /// Forgets the records below `from`, before anything was sent. Returns their credit.
     pub(super) fn drop_below(&mut self, from: Offset) -> usize {
         let below = self.records.partition_point(|waiting| waiting.at.offset < from);
-        self.forget(below);
+        let credit = self.forget(below);
         self.check();
-        below
+        credit
     }
 
-    fn forget(&mut self, count: usize) {
-        self.records.drain(..count);
+    fn forget(&mut self, count: usize) -> usize {
         self.marked = self.marked.saturating_sub(count);
+        self.records.drain(..count).map(|waiting| waiting.credit).sum()
     }
 
-    /// Forgets every record and returns the offsets.
-    pub(super) fn clear(&mut self) -> Vec<Offset> {
+    /// Forgets every record. Returns the offsets, each with its credit.
+    pub(super) fn clear(&mut self) -> Vec<(Offset, usize)> {
         self.restart();
         self.marked = 0;
-        self.records.drain(..).map(|waiting| waiting.at.offset).collect()
+        self.records.drain(..).map(|waiting| (waiting.at.offset, waiting.credit)).collect()
     }
 
     /// Moves the mark up to `watermark`. Returns the highest sequence that it passes, if any.
@@ -177,14 +207,13 @@ pub(super) fn is_release(record: &Record) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::fold::tests::request;
+    use crate::partition::fold::tests::{read_of, request};
 
     /// A window with requests at 10, 11, … of one user each.
     fn window(count: u64) -> Window {
         let mut window = Window::default();
         for offset in 10..10 + count {
-            let (at, record) = request(offset, &format!("u{offset}"));
-            window.push(at, record);
+            window.push(read_of(request(offset, &format!("u{offset}")), 100));
         }
         window
     }
@@ -223,6 +252,25 @@ mod tests {
         window.record_stored(Some(1));
         assert_eq!(window.trim(20), 1, "the other two are not stored");
         assert_eq!(window.first_unstored(), Some(11));
+    }
+
+    #[test]
+    fn a_large_record_costs_more_credit() {
+        let mut window = window(1);
+        let large = read_of(request(11, "ada"), 3_000);
+        assert_eq!(credit(&large.raw), 3);
+        window.push(large);
+        assert_eq!(window.clear(), [(10, 1), (11, 3)]);
+    }
+
+    #[test]
+    fn a_dead_letter_takes_the_bytes_once() {
+        let mut window = window(1);
+        window.send(1, 20);
+        assert_eq!(window.record_undefined(), Some(read_of(request(10, "u10"), 100).raw));
+        window.restart();
+        window.send(1, 20);
+        assert_eq!(window.record_undefined(), None, "an earlier actor reported it");
     }
 
     #[test]

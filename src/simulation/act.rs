@@ -25,7 +25,7 @@ pub(super) enum Act {
     Tell(usize, Box<Event>),
     Read(usize),
     Letter(usize),
-    Undefined(usize, Offset),
+    Undefined(usize, usize, Offset),
     Load(usize, usize, u64),
     Decide(usize, usize, u64),
     Replay(usize, usize, u64),
@@ -76,7 +76,7 @@ impl Act {
             | Self::Tell(owner, _)
             | Self::Read(owner)
             | Self::Letter(owner)
-            | Self::Undefined(owner, _)
+            | Self::Undefined(owner, ..)
             | Self::Load(owner, ..)
             | Self::Decide(owner, ..)
             | Self::Replay(owner, ..)
@@ -108,7 +108,7 @@ impl Act {
             Self::Tell(owner, _) => (2, *owner as u64),
             Self::Read(owner) => (3, *owner as u64),
             Self::Letter(owner) => (4, *owner as u64),
-            Self::Undefined(_, offset) => (5, *offset),
+            Self::Undefined(_, _, offset) => (5, *offset),
             Self::Load(_, campaign, incarnation) => (6, incarnation << 8 | *campaign as u64),
             Self::Decide(_, campaign, incarnation) => (7, incarnation << 8 | *campaign as u64),
             Self::Replay(_, campaign, incarnation) => (8, incarnation << 8 | *campaign as u64),
@@ -154,7 +154,7 @@ impl Act {
             Self::Tell(owner, event) => format!("owner {owner} is told {event:?}"),
             Self::Read(owner) => format!("owner {owner} reads on"),
             Self::Letter(owner) => format!("owner {owner} keeps a dead letter"),
-            Self::Undefined(owner, at) => format!("owner {owner} keeps {at} as undefined"),
+            Self::Undefined(owner, _, at) => format!("owner {owner} keeps {at} as undefined"),
             Self::Load(owner, campaign, number) => {
                 format!("owner {owner} loads c{campaign}, incarnation {number}")
             }

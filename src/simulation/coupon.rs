@@ -154,7 +154,7 @@ impl World {
         let id = self.shared.campaigns[campaign].clone();
         let Some(actor) = self.actor(who) else { return };
         actor.pipeline = Some(Pipeline::new(id.clone(), incarnation, folder));
-        self.tell(number, Event::Ready { campaign: id, incarnation, expects_until });
+        self.tell(number, Event::Started { campaign: id, incarnation, expects_until });
     }
 
     /// The actor takes a batch out of its mailbox.
@@ -251,7 +251,7 @@ impl World {
         };
         let read_to = last.offset + 1;
         let id = self.shared.campaigns[campaign].clone();
-        let records = self.decode_step(partition).again(&records, &id);
+        let records = self.decode_step(partition).again(records, &id);
         let Some(actor) = self.actor(who) else { return };
         actor.replay = Some((read_to, false));
         self.tell(number, Event::Replayed { campaign: id, incarnation, records, read_to });

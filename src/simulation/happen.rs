@@ -10,7 +10,7 @@ impl World {
             Act::Tell(owner, event) => self.step(owner, *event),
             Act::Read(owner) => self.read(owner),
             Act::Letter(owner) => self.keep_letter(owner),
-            Act::Undefined(owner, offset) => self.keep_undefined(owner, offset),
+            Act::Undefined(owner, campaign, offset) => self.keep_undefined(owner, campaign, offset),
             Act::Load(owner, campaign, number) => self.load((owner, campaign, number)),
             Act::Decide(owner, campaign, number) => self.decide((owner, campaign, number)),
             Act::Replay(owner, campaign, number) => self.replay((owner, campaign, number)),

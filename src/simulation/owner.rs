@@ -16,7 +16,7 @@ use crate::{
     },
     partition::{
         assignment::{self, Start},
-        flow::{Effect, Event, Flow},
+        flow::{Effect, Event, Flow, credit_of},
         restart::CONSUMER_PAUSE_FIRST,
     },
     wire::{LogRecord, decode_step::DecodeStep, feed_message::FeedMessage},
@@ -323,7 +323,10 @@ impl World {
                     self.after(1, Act::Replay(number, campaign, incarnation));
                 }
                 Effect::WriteHold { hold, mark } => self.write_hold(number, hold, mark),
-                Effect::DeadLetter(offset) => self.after(1, Act::Undefined(number, offset)),
+                Effect::DeadLetter { campaign, record } => {
+                    let campaign = campaign_number(campaign.as_str());
+                    self.after(1, Act::Undefined(number, campaign, record.offset));
+                }
                 Effect::Persist { holds, marks, progress } => {
                     self.write_progress(number, holds, marks, progress);
                 }
@@ -389,7 +392,7 @@ impl World {
         let now = Timestamp(self.wall(node));
         let taken = self.decode_step(partition).take(records, now);
         let owner = self.owners[number].as_mut().expect("it is there");
-        owner.credit -= taken.incoming.len();
+        owner.credit -= taken.incoming.iter().map(credit_of).sum::<usize>();
         if let Some(last) = taken.incoming.last() {
             owner.position = last.record.offset + 1;
         }
@@ -410,7 +413,8 @@ impl World {
         if let Some(record) = owner.letters.pop_front() {
             let partition = owner.partition;
             self.evidence.letters.insert((partition, record.offset));
-            self.tell(number, Event::DeadLettered(record.offset));
+            let undefined = None;
+            self.tell(number, Event::DeadLettered { offset: record.offset, undefined });
             return self.after(1, Act::Letter(number));
         }
         match owner.halts_for.take() {
@@ -420,14 +424,15 @@ impl World {
     }
 
     /// Keeps a record whose campaign is not defined at its position.
-    pub(super) fn keep_undefined(&mut self, number: usize, offset: Offset) {
+    pub(super) fn keep_undefined(&mut self, number: usize, campaign: usize, offset: Offset) {
         let Some(owner) = self.owner(number) else { return };
         let partition = owner.partition;
         if self.now < self.trouble.log_away_until {
-            return self.after(RETRY_MS, Act::Undefined(number, offset));
+            return self.after(RETRY_MS, Act::Undefined(number, campaign, offset));
         }
         self.evidence.letters.insert((partition, offset));
-        self.tell(number, Event::DeadLettered(offset));
+        let undefined = Some(self.shared.campaigns[campaign].clone());
+        self.tell(number, Event::DeadLettered { offset, undefined });
     }
 }
 

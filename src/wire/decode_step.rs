@@ -34,13 +34,27 @@ pub struct DecodeStep {
 /// A record that was read live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
-    /// Where it stands, and its digest.
+    /// Its offset and digest.
     pub record: LastRecord,
-    /// Its record time.
-    pub time: Timestamp,
-    /// The record; `None` for a dead letter, which is stored before the flow counts its offset as
-    /// done.
-    pub content: Option<Record>,
+    /// The record; none if it could not be decoded. The reader then writes a dead letter.
+    pub content: Option<ReadRecord>,
+}
+
+/// A decoded record together with the bytes that it was decoded from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadRecord {
+    /// What the log holds. A dead letter repeats these bytes.
+    pub raw: LogRecord,
+    /// What they say.
+    pub record: Record,
+}
+
+impl ReadRecord {
+    /// Returns where and when the record was appended.
+    #[must_use]
+    pub fn at(&self) -> At {
+        At { offset: self.raw.offset, time: self.raw.time }
+    }
 }
 
 /// What a read came to.
@@ -65,10 +79,10 @@ impl DecodeStep {
             if taken.halt.is_some() {
                 break;
             }
-            let (offset, time) = (record.offset, record.time);
+            let offset = record.offset;
             let digest = self.digest(&record);
             let content = match self.codec.decode(self.partition, &record) {
-                Decoded::Record(content) => Some(content),
+                Decoded::Record(content) => Some(ReadRecord { raw: record, record: content }),
                 Decoded::DeadLetter(reason) => {
                     taken.letters.push((record, reason));
                     None
@@ -81,21 +95,22 @@ impl DecodeStep {
                 }
             };
             let record = LastRecord { offset, digest };
-            taken.incoming.push(Incoming { record, time, content });
+            taken.incoming.push(Incoming { record, content });
         }
         taken
     }
 
-    /// Those records of `campaign` that its fold decides, read again.
+    /// Decodes what a replay of `campaign` read, and returns that campaign's records.
     #[must_use]
-    pub fn again(&self, records: &[LogRecord], campaign: &CampaignId) -> Vec<(At, Record)> {
-        let decoded = |record: &LogRecord| match self.codec.decode(self.partition, record) {
-            Decoded::Record(content) if content.campaign() == campaign => {
-                Some((At { offset: record.offset, time: record.time }, content))
+    pub fn again(&self, records: Vec<LogRecord>, campaign: &CampaignId) -> Vec<ReadRecord> {
+        let decoded = |raw: LogRecord| match self.codec.decode(self.partition, &raw) {
+            Decoded::Record(record) if record.campaign() == campaign => {
+                Some(ReadRecord { raw, record })
             }
+            // Dead letters were written when the record was read live.
             Decoded::Record(_) | Decoded::DeadLetter(_) | Decoded::Newer { .. } => None,
         };
-        records.iter().filter_map(decoded).collect()
+        records.into_iter().filter_map(decoded).collect()
     }
 
     /// The digest by which a rewritten record is noticed.

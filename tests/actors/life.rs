@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coupond::{
-    actors::supervisor::SupervisorMessage,
+    actors::messages::SupervisorMessage,
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Position, Timestamp, UserId},

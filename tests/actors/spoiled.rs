@@ -1,6 +1,6 @@
 //! Rows that somebody damaged or deleted: what they belong to stops, and tells why.
 
-use coupond::{actors::supervisor::SupervisorMessage, domain::record::Change};
+use coupond::{actors::messages::SupervisorMessage, domain::record::Change};
 
 use crate::{
     life::{NOTHING_WRONG, answered_in_ms, healthy, is_told},

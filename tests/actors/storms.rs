@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coupond::{
-    actors::supervisor::SupervisorMessage,
+    actors::messages::SupervisorMessage,
     domain::{definition::Amendment, record::Change},
 };
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use coupond::{
     domain::{
         ids::{Offset, Partition, Timestamp},
-        record::Record,
+        record::{Record, Request},
     },
     log::{
         AppendError, Appended, Bounds, LogError, LogReader, Ownership, READERS_MAX, ReadError,
@@ -55,7 +55,29 @@ impl FakeLog {
 
     /// Appends `record` at `time`, after a hole of `hole` offsets, and notes what it must come to.
     pub(crate) fn take(&self, record: &Record, time: Timestamp, hole: u64) -> (Partition, Offset) {
-        let (partition, NewRecord { campaign, value, mac }) = self.codec.encode(record);
+        let (_, NewRecord { value, mac, .. }) = self.codec.encode(record);
+        self.take_bytes(record, (value, Some(mac)), time, hole)
+    }
+
+    /// Appends a request as a foreign producer may: spaced out to `bytes` bytes, without a MAC.
+    pub(crate) fn take_foreign(&self, request: Request, bytes: usize, time: Timestamp) {
+        let Request { campaign, user, .. } = &request;
+        let value = format!(
+            r#"{{"type": "request", "v": 1, "user_id": "{user}", "campaign_id": "{campaign}"{}}}"#,
+            " ".repeat(bytes)
+        );
+        self.take_bytes(&Record::Request(request), (value.into_bytes(), None), time, 0);
+    }
+
+    fn take_bytes(
+        &self,
+        record: &Record,
+        (value, mac): (Vec<u8>, Option<Vec<u8>>),
+        time: Timestamp,
+        hole: u64,
+    ) -> (Partition, Offset) {
+        let campaign = record.campaign();
+        let partition = self.codec.partition_of(campaign);
         let mut facts = self.truth.facts();
         let offset = facts.parts[partition as usize].end() + hole;
         let verdict = facts.model.judge(offset, time, record);
@@ -65,7 +87,7 @@ impl FakeLog {
         };
         let expected = Expected { campaign: Some(campaign.clone()), user, verdict };
         let key = campaign.as_str().as_bytes().to_vec();
-        let record = LogRecord { offset, time, key, value, mac: Some(mac) };
+        let record = LogRecord { offset, time, key, value, mac };
         let part = &mut facts.parts[partition as usize];
         part.expected.insert(offset, expected);
         part.records.push(record);
@@ -148,7 +170,14 @@ impl RequestLog for FakeLog {
         _: &str,
     ) -> Result<(), LogError> {
         self.faults.point("log", "dead letter", None).await.map_err(failed)?;
-        self.truth.facts().parts[partition as usize].letters.insert(record.offset);
+        {
+            let mut facts = self.truth.facts();
+            let part = &mut facts.parts[partition as usize];
+            part.letters.insert(record.offset);
+            if !part.records.contains(record) {
+                facts.wrong(format!("the dead letter of {} has other bytes", record.offset));
+            }
+        }
         self.faults.point("log", "dead letter kept", None).await.map_err(failed)
     }
 }

@@ -7,10 +7,7 @@ use std::{
 };
 
 use coupond::{
-    actors::{
-        Directory, Environment, Shared,
-        supervisor::{Supervisor, SupervisorMessage},
-    },
+    actors::{Directory, Environment, Shared, messages::SupervisorMessage, supervisor::Supervisor},
     clock::{Clock, SharedClock},
     domain::{
         definition::Terms,
@@ -215,6 +212,14 @@ impl World {
         let key = key.map(|key| IdempotencyKey::parse(&format!("k{key}")).expect("a key"));
         let request = Request { campaign: campaign.clone(), user, idempotency_key: key };
         self.append(&Record::Request(request));
+    }
+
+    /// Appends a request whose bytes are not those that coupond would write.
+    pub(crate) fn request_foreign(&mut self, campaign: &CampaignId, user: u64, bytes: usize) {
+        let _ = self.campaigns.insert(campaign.clone());
+        let user = UserId::parse(&format!("u{user}")).expect("an id");
+        let request = Request { campaign: campaign.clone(), user, idempotency_key: None };
+        self.log.take_foreign(request, bytes, self.clock.now());
     }
 
     /// Lets virtual time go by, and starts the node again whenever it has ended.

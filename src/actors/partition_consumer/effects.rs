@@ -5,9 +5,14 @@ use std::{sync::Arc, time::Duration};
 use ractor::{ActorId, ActorRef};
 use tokio::sync::Semaphore;
 
-use super::{PartitionMessage, PartitionState, Running};
+use super::{PartitionState, Running};
 use crate::{
-    actors::{io, replay::Replay, supervisor::SupervisorMessage, task::TaskGuard},
+    actors::{
+        io,
+        messages::{CouponStart, PartitionMessage, SupervisorMessage},
+        replay::Replay,
+        task::TaskGuard,
+    },
     domain::{
         decision::Decision,
         ids::{CampaignId, Offset},
@@ -46,14 +51,10 @@ impl PartitionState {
     ) {
         self.forget(&campaign);
         self.tell_directory(&campaign);
-        let _ended = self.arguments.supervisor.cast(SupervisorMessage::Start {
-            campaign,
-            incarnation,
-            from,
-            delay: Duration::from_millis(delay_ms),
-            partition: self.arguments.partition,
-            consumer: myself.clone(),
-        });
+        let (partition, consumer) = (self.partition(), myself.clone());
+        let start = CouponStart { campaign, incarnation, from, partition, consumer };
+        let delay = Duration::from_millis(delay_ms);
+        let _ended = self.arguments.supervisor.cast(SupervisorMessage::Start { start, delay });
     }
 
     fn stop(&mut self, campaign: &CampaignId, consumer: ActorId) {
@@ -76,7 +77,7 @@ impl PartitionState {
         let consumer = myself.clone();
         match effect {
             Effect::Send { campaign, incarnation, batch } => {
-                if let Some(handle) = running.handles.get(&campaign)
+                if let Some(handle) = running.handles.get_mut(&campaign)
                     && handle.incarnation == incarnation
                 {
                     handle.send(batch);
@@ -114,7 +115,9 @@ impl PartitionState {
                     Some(Event::HoldWritten(hold))
                 });
             }
-            Effect::DeadLetter(offset) => running.undefined.note(offset),
+            Effect::DeadLetter { campaign, record } => {
+                let _ended = running.undefined.send((campaign, record));
+            }
             Effect::Persist { holds, marks, progress } => running.write(myself, async move {
                 let next = progress.next;
                 io::write(&environment, write_order::of_progress(holds, marks, progress)).await;

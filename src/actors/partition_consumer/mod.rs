@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Environment,
-    dead_letters::{DeadLetters, Undefined},
+    dead_letters::DeadLetters,
     handle::CouponHandle,
-    io::{self, Opened},
+    io::{self, OpenedPartition},
+    messages::{CouponMessage, PartitionMessage, SupervisorMessage},
     replay::{Live, REPLAYS_MAX},
-    supervisor::SupervisorMessage,
     task::{TaskGuard, until_done},
 };
 use crate::{
@@ -24,10 +24,10 @@ use crate::{
     },
     partition::{
         assignment,
-        flow::{Event, Flow},
+        flow::{Event, Flow, Report},
     },
     telemetry::metrics,
-    wire::feed_message::FeedMessage,
+    wire::{LogRecord, feed_message::FeedMessage},
 };
 
 /// How often the flow is told that time goes by: half of the interval in which progress is due.
@@ -38,49 +38,6 @@ const TICKS_PER_LOOK: u64 = 20;
 
 /// Looks after which a halted partition is checked again: 10 s.
 const LOOKS_PER_RECHECK: u64 = 10;
-
-/// What a partition consumer is told.
-pub enum PartitionMessage {
-    /// Something happened that the flow decides about.
-    Event(Event),
-    /// The partition was opened, or must halt.
-    Opened(Box<Result<OpenedPartition, String>>),
-    /// A coupon actor was started.
-    Started {
-        /// Whose.
-        campaign: CampaignId,
-        /// The way into it.
-        handle: CouponHandle,
-    },
-    /// The partition must halt.
-    Halt {
-        /// Why.
-        reason: String,
-    },
-    /// Time goes by.
-    Tick,
-    /// Read no more, settle what was read, and answer.
-    Drain(RpcReplyPort<()>),
-    /// Crash a campaign's actor, as a bug would. For chaos by hand and tests.
-    Crash(CampaignId),
-}
-
-impl PartitionMessage {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Event(event) => event.name(),
-            Self::Opened(_) => "opened",
-            Self::Started { .. } => "started",
-            Self::Halt { .. } => "halt",
-            Self::Tick => "tick",
-            Self::Drain(_) => "drain",
-            Self::Crash(_) => "crash",
-        }
-    }
-}
-
-/// A partition's progress and holds, checked against the log, and a reader at its position.
-pub struct OpenedPartition(Opened);
 
 /// What a partition consumer is started with.
 pub struct PartitionArguments {
@@ -95,7 +52,8 @@ struct Running {
     credit: Arc<Semaphore>,
     stop: CancellationToken,
     _live: TaskGuard,
-    undefined: Arc<Undefined>,
+    /// Records of undefined campaigns, to be written as dead letters.
+    undefined: mpsc::UnboundedSender<(CampaignId, LogRecord)>,
     _letters: TaskGuard,
     replay_places: Arc<Semaphore>,
     replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
@@ -172,10 +130,9 @@ impl Actor for PartitionConsumer {
         match message {
             PartitionMessage::Event(event) => state.step(event, &myself),
             PartitionMessage::Opened(opened) => state.opened(*opened, &myself),
-            PartitionMessage::Started { campaign, handle } => {
-                if let Some(running) = &mut state.running {
-                    running.handles.insert(campaign, handle);
-                }
+            PartitionMessage::Started { campaign, incarnation, expects_until, actor } => {
+                state.started(&campaign, incarnation, actor);
+                state.step(Event::Started { campaign, incarnation, expects_until }, &myself);
             }
             PartitionMessage::Halt { reason } => state.halt(reason, &myself),
             PartitionMessage::Tick => state.tick(&myself),
@@ -186,12 +143,6 @@ impl Actor for PartitionConsumer {
                 state.draining = true;
                 state.drain = Some(reply);
                 state.answer_drain();
-            }
-            PartitionMessage::Crash(campaign) => {
-                let handle = state.running.as_ref().and_then(|it| it.handles.get(&campaign));
-                if let Some(handle) = handle {
-                    handle.crash();
-                }
             }
         }
         Ok(())
@@ -207,7 +158,7 @@ impl PartitionState {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let told = myself.clone();
         self.opening = Some(TaskGuard::spawn(myself, async move {
-            let opened = io::open(&environment, partition).await.map(OpenedPartition);
+            let opened = io::open(&environment, partition).await;
             let _ended = told.cast(PartitionMessage::Opened(Box::new(opened)));
         }));
     }
@@ -222,21 +173,21 @@ impl PartitionState {
             return;
         }
         let opened = match opened {
-            Ok(OpenedPartition(opened)) => opened,
+            Ok(opened) => opened,
             Err(reason) => return self.halt(reason, myself),
         };
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         self.halted = None;
         environment.directory.own(partition, None);
         let place = (environment.log_epoch, partition);
-        let Opened { rows, end, reader, position } = opened;
+        let OpenedPartition { rows, end, reader, position } = opened;
         tracing::info!(partition, position, end, "partition is owned");
         let (flow, effects) = Flow::new(place, rows, end, environment.now_ms());
         let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
         if self.draining {
             stop.cancel();
         }
-        let undefined = Arc::new(Undefined::default());
+        let (undefined, undefined_records) = mpsc::unbounded_channel();
         let consumer = myself.clone();
         let letters = DeadLetters { environment: environment.clone(), partition, consumer };
         let live = Live {
@@ -254,8 +205,8 @@ impl PartitionState {
             credit,
             stop,
             _live: TaskGuard::spawn(myself, live.run()),
-            undefined: undefined.clone(),
-            _letters: TaskGuard::spawn(myself, letters.keep_undefined(undefined)),
+            undefined,
+            _letters: TaskGuard::spawn(myself, letters.keep_undefined(undefined_records)),
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
             handles: BTreeMap::new(),
@@ -263,6 +214,15 @@ impl PartitionState {
             look: None,
         });
         self.carry_out(effects, myself);
+    }
+
+    fn started(&mut self, campaign: &CampaignId, incarnation: u64, actor: ActorRef<CouponMessage>) {
+        if let Some(running) = &mut self.running
+            && running.flow.is_current(campaign, incarnation)
+        {
+            let handle = CouponHandle::new(incarnation, actor);
+            running.handles.insert(campaign.clone(), handle);
+        }
     }
 
     /// Stops everything of the partition; what was decided and stored stands.
@@ -351,7 +311,7 @@ impl PartitionState {
     fn step(&mut self, event: Event, myself: &ActorRef<PartitionMessage>) {
         let Some(running) = &mut self.running else { return };
         let changed = match &event {
-            Event::Ready { campaign, .. } => Some(campaign.clone()),
+            Event::Started { campaign, .. } => Some(campaign.clone()),
             Event::HoldWritten(hold) => Some(hold.campaign.clone()),
             Event::Contradicted { campaign, contradiction, .. } => {
                 let from = contradiction.from;
@@ -366,6 +326,12 @@ impl PartitionState {
             }
             _ => None,
         };
+        if let Event::Report(Report { campaign, incarnation, .. }) = &event
+            && let Some(handle) = running.handles.get_mut(campaign)
+            && handle.incarnation == *incarnation
+        {
+            handle.reported();
+        }
         let mut effects = Vec::new();
         running.flow.step(event, &mut effects);
         running.flow.flush(&mut effects);

@@ -2,17 +2,19 @@
 
 use crate::{
     domain::{
-        campaign::At,
         decision::Decision,
         ids::{CampaignId, Offset, Timestamp},
-        record::Record,
         rows::{Hold, Mark, Progress},
     },
     partition::{
         fold::{Batch, FoldedRecord},
         recovery::Contradiction,
     },
-    wire::{decode_step::Incoming, feed_message::FeedMessage},
+    wire::{
+        LogRecord,
+        decode_step::{Incoming, ReadRecord},
+        feed_message::FeedMessage,
+    },
 };
 
 /// What happens to a partition.
@@ -21,7 +23,7 @@ pub enum Event {
     /// Records were read, in order.
     Read(Vec<Incoming>),
     /// A campaign's actor has loaded its rows.
-    Ready {
+    Started {
         /// Whose.
         campaign: CampaignId,
         /// Which incarnation.
@@ -56,7 +58,7 @@ pub enum Event {
         /// For which incarnation.
         incarnation: u64,
         /// Its records, in order.
-        records: Vec<(At, Record)>,
+        records: Vec<ReadRecord>,
         /// Every record of the campaign below was in this chunk or an earlier one.
         read_to: Offset,
     },
@@ -64,8 +66,13 @@ pub enum Event {
     HoldWritten(Hold),
     /// The partition's holds, as the store has them now.
     Holds(Vec<Hold>),
-    /// The dead letter of this offset is durable.
-    DeadLettered(Offset),
+    /// The dead letter of the record at this offset is durable.
+    DeadLettered {
+        /// The record's offset.
+        offset: Offset,
+        /// The campaign that is not defined there; none if the record could not be decoded.
+        undefined: Option<CampaignId>,
+    },
     /// Marks and progress are durable up to here.
     Persisted(Offset),
     /// The log ends here.
@@ -85,14 +92,14 @@ impl Event {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Read(_) => "read",
-            Self::Ready { .. } => "ready",
+            Self::Started { .. } => "started",
             Self::Report(_) => "report",
             Self::Contradicted { .. } => "contradicted",
             Self::Failed { .. } => "failed",
             Self::Replayed { .. } => "replayed",
             Self::HoldWritten(_) => "hold_written",
             Self::Holds(_) => "holds",
-            Self::DeadLettered(_) => "dead_lettered",
+            Self::DeadLettered { .. } => "dead_lettered",
             Self::Persisted(_) => "persisted",
             Self::End(_) => "end",
             Self::Tick { .. } => "time",
@@ -166,8 +173,13 @@ pub enum Effect {
         /// How many coupons its campaign has, where it is closed.
         mark: Option<Mark>,
     },
-    /// Keep the record at this offset as a dead letter: its campaign is not defined there.
-    DeadLetter(Offset),
+    /// Write a record as a dead letter: its campaign is not defined at its offset.
+    DeadLetter {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The record as it was read.
+        record: LogRecord,
+    },
     /// Make marks and holds durable, then the progress.
     Persist {
         /// Closed holds that reach further now.

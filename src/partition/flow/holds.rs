@@ -13,12 +13,11 @@ use super::{
 };
 use crate::{
     domain::{
-        campaign::At,
         ids::{CampaignId, Offset},
-        record::Record,
         rows::{Hold, HoldKind, HoldState},
     },
     planted,
+    wire::decode_step::ReadRecord,
 };
 
 impl Flow {
@@ -45,23 +44,26 @@ impl Flow {
         &mut self,
         campaign: CampaignId,
         incarnation: u64,
-        mut records: Vec<(At, Record)>,
+        mut records: Vec<ReadRecord>,
         read_to: Offset,
         effects: &mut Vec<Effect>,
     ) {
         let position = self.acks.position();
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
-        if owned.incarnation() != incarnation || !owned.begin_chunk() {
+        if owned.incarnation() != incarnation || !owned.expects_chunk() {
             return;
         }
         if planted!(ReplaySkipsOne) && !records.is_empty() {
             records.remove(0);
         }
-        if read_to >= position || planted!(ReplayEndsEarly) {
-            owned.meet(position);
-            // What the replay read beyond is read live, too.
-            records.retain(|(at, _)| at.offset < position);
+        let meets = read_to >= position || planted!(ReplayEndsEarly);
+        if meets {
+            // Records beyond the live position will be read live, too.
+            records.retain(|read| read.raw.offset < position);
         }
+        let (records, raw) =
+            records.into_iter().map(|read| ((read.at(), read.record), read.raw)).unzip();
+        owned.begin_chunk(raw, meets.then_some(position));
         let batch = Batch { records, passed: read_to.min(position) };
         effects.push(Effect::Send { campaign, incarnation, batch });
     }

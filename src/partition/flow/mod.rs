@@ -12,17 +12,15 @@ use super::{
     owned_campaign::{OwnedCampaign, Phase},
     recovery::Contradiction,
     restart::Verdict,
-    window::is_release,
+    window::{credit, is_release},
 };
 use crate::{
     domain::{
-        campaign::At,
         ids::{CampaignId, Offset, Partition, Timestamp},
-        record::Record,
         rows::{HoldKind, Mark, PartitionRows},
     },
     planted,
-    wire::decode_step::Incoming,
+    wire::decode_step::{Incoming, ReadRecord},
 };
 
 mod durability;
@@ -37,8 +35,17 @@ use self::{durability::Durability, feed_state::FeedState};
 
 pub use event::{Effect, Event, Report};
 
-/// Records of a partition that are kept at once: at 40,000 decisions a second, 0.4 s of them, far
-/// more than a store's latency; at 400 bytes each, 6 MiB.
+/// Returns the credit that a reader needs for a record: what [`Effect::Credit`] gives back once
+/// the record has left the window.
+#[must_use]
+pub fn credit_of(incoming: &Incoming) -> usize {
+    // A record that could not be decoded enters no window. Its reader holds it.
+    incoming.content.as_ref().map_or(1, |read| credit(&read.raw))
+}
+
+/// Credit of a partition's window, one for each record of up to 1 KiB. At 40,000 decisions a second
+/// these are 0.4 s of records, far more than a store's latency. Decoded and as bytes a request takes
+/// about 500 bytes, so that the window takes 8 MiB; with larger records, 16 MiB.
 pub const WINDOW_RECORDS_MAX: usize = 16_384;
 
 /// Records in one batch: half a millisecond of decisions.
@@ -84,8 +91,6 @@ pub struct Flow {
     sendable: BTreeSet<CampaignId>,
     /// Campaigns whose window is not empty.
     occupied: BTreeSet<CampaignId>,
-    /// Dead letters of undefined campaigns that are not kept yet.
-    undefined: BTreeMap<Offset, CampaignId>,
     incarnations: u64,
     now_ms: u64,
     idle_checked_ms: u64,
@@ -115,7 +120,6 @@ impl Flow {
             holds: BTreeMap::new(),
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
-            undefined: BTreeMap::new(),
             incarnations: 0,
             now_ms,
             idle_checked_ms: now_ms,
@@ -133,8 +137,8 @@ impl Flow {
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Read(records) => self.read(records, effects),
-            Event::Ready { campaign, incarnation, expects_until } => {
-                self.ready(&campaign, incarnation, expects_until, effects);
+            Event::Started { campaign, incarnation, expects_until } => {
+                self.started(&campaign, incarnation, expects_until, effects);
             }
             Event::Report(report) => self.report(report, effects),
             Event::Contradicted { campaign, incarnation, contradiction } => {
@@ -151,7 +155,9 @@ impl Flow {
             }
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
-            Event::DeadLettered(offset) => self.dead_lettered(offset, effects),
+            Event::DeadLettered { offset, undefined } => {
+                self.dead_lettered(offset, undefined, effects);
+            }
             Event::Persisted(next) => self.persisted(next, effects),
             Event::End(end) => self.end = self.end.max(end),
             Event::Tick { now_ms, wall } => {
@@ -200,7 +206,9 @@ impl Flow {
         Some((owned.phase().name(), owned.reason.clone()))
     }
 
-    fn is_current(&self, campaign: &CampaignId, incarnation: u64) -> bool {
+    /// Returns whether this is the campaign's latest incarnation: messages of earlier ones are stale.
+    #[must_use]
+    pub fn is_current(&self, campaign: &CampaignId, incarnation: u64) -> bool {
         self.campaigns
             .get(campaign)
             .is_some_and(|owned| owned.incarnation() == incarnation || planted!(LateReportTaken))
@@ -218,37 +226,40 @@ impl Flow {
     }
 
     fn read(&mut self, records: Vec<Incoming>, effects: &mut Vec<Effect>) {
-        for Incoming { record, time, content } in records {
+        for Incoming { record, content } in records {
             self.acks.read(record);
             self.end = self.end.max(self.acks.position());
-            if let Some(content) = content {
-                self.route(At { offset: record.offset, time }, content, effects);
+            if let Some(read) = content {
+                self.route(read, effects);
             }
         }
     }
 
-    fn route(&mut self, at: At, record: Record, effects: &mut Vec<Effect>) {
-        let campaign = record.campaign().clone();
+    fn route(&mut self, read: ReadRecord, effects: &mut Vec<Effect>) {
+        let campaign = read.record.campaign().clone();
+        let offset = read.raw.offset;
         if !self.campaigns.contains_key(&campaign) {
             self.start(&campaign, 0, effects);
         }
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
         owned.touch(self.now_ms);
         match owned.phase() {
-            Phase::Held if is_release(&record) => {
+            Phase::Held if is_release(&read.record) => {
                 // It passes only once the hold is marked released: a crash in between would
                 // otherwise lose the release.
-                self.holds.entry(campaign.clone()).or_default().wait_for_release(at.offset);
+                self.holds.entry(campaign.clone()).or_default().wait_for_release(offset);
+                // It waits without its bytes, for one credit.
+                effects.push(Effect::Credit(credit(&read.raw) - 1));
                 self.release(&campaign, effects);
             }
             Phase::Held | Phase::CatchingUp { .. } => {
-                self.acks.done(at.offset);
-                effects.push(Effect::Credit(1));
+                self.acks.done(offset);
+                effects.push(Effect::Credit(credit(&read.raw)));
             }
             Phase::Starting | Phase::Live { .. } | Phase::Opening | Phase::Meeting { .. } => {
-                owned.window.push(at, record);
+                owned.window.push(read);
                 if planted!(DoneWhenRead) {
-                    self.acks.done(at.offset);
+                    self.acks.done(offset);
                 }
                 self.sendable.insert(campaign.clone());
                 self.occupied.insert(campaign);
@@ -280,17 +291,23 @@ impl Flow {
         {
             holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, issued });
         }
-        let passed: Vec<Offset> =
-            owned.window.clear().into_iter().filter(|it| !holds.is_releasing(*it)).collect();
-        for offset in &passed {
-            self.acks.done(*offset);
+        let window = owned.window.clear();
+        let mut freed = window.iter().map(|(_, credit)| credit).sum();
+        let holds = self.holds.get(campaign);
+        for (offset, _) in window {
+            // A release passes when its hold is marked released. It keeps one credit until then.
+            if holds.is_some_and(|holds| holds.is_releasing(offset)) {
+                freed -= 1;
+            } else {
+                self.acks.done(offset);
+            }
         }
         self.occupied.remove(campaign);
         self.sendable.remove(campaign);
-        effects.push(Effect::Credit(passed.len()));
+        effects.push(Effect::Credit(freed));
     }
 
-    fn ready(
+    fn started(
         &mut self,
         campaign: &CampaignId,
         incarnation: u64,
@@ -302,7 +319,7 @@ impl Flow {
         }
         let position = self.acks.position();
         let Some(owned) = self.campaigns.get_mut(campaign) else { return };
-        match owned.ready(expects_until) {
+        match owned.started(expects_until) {
             Some(from) => {
                 effects.push(Effect::Replay { campaign: campaign.clone(), incarnation, from });
                 if from >= position {

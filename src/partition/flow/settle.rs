@@ -29,21 +29,19 @@ impl Flow {
             return;
         }
         for FoldedRecord { offset, issued, outcome } in records {
-            owned.window.record_stored(issued);
             owned.failures.passed(offset);
             let Some((decision, answer)) = outcome else {
+                let raw = owned.window.record_undefined();
                 if planted!(UndefinedForgotten) {
                     self.acks.done(offset);
                     continue;
                 }
-                // Below the watermark an earlier actor's dead letter is kept already.
-                if offset >= self.acks.watermark()
-                    && self.undefined.insert(offset, campaign.clone()).is_none()
-                {
-                    effects.push(Effect::DeadLetter(offset));
-                }
+                // The record is done when its dead letter is durable.
+                let campaign = campaign.clone();
+                effects.extend(raw.map(|record| Effect::DeadLetter { campaign, record }));
                 continue;
             };
+            owned.window.record_stored(issued);
             // A record that is decided again after a restart is neither counted nor told twice.
             if self.acks.done(offset) {
                 effects.push(Effect::Count(decision));
@@ -53,9 +51,14 @@ impl Flow {
         self.sendable.insert(campaign);
     }
 
-    pub(super) fn dead_lettered(&mut self, offset: Offset, effects: &mut Vec<Effect>) {
+    pub(super) fn dead_lettered(
+        &mut self,
+        offset: Offset,
+        undefined: Option<CampaignId>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.acks.done(offset);
-        let Some(campaign) = self.undefined.remove(&offset) else {
+        let Some(campaign) = undefined else {
             // It could not be decoded, so it never was in a window.
             effects.push(Effect::Credit(1));
             return;
@@ -82,11 +85,9 @@ impl Flow {
             if let Some((decision, answer)) = outcome {
                 effects.push(Effect::Count(decision));
                 self.feed.push(answer);
-            } else {
-                owned.await_dead_letter(offset);
-                if self.undefined.insert(offset, campaign.clone()).is_none() {
-                    effects.push(Effect::DeadLetter(offset));
-                }
+            } else if let Some(record) = owned.await_dead_letter(offset) {
+                let campaign = campaign.clone();
+                effects.push(Effect::DeadLetter { campaign, record });
             }
         }
         if contradicted {

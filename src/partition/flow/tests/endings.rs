@@ -30,7 +30,8 @@ fn held(state: HoldState) -> Hold {
 
 fn read(offset: Offset, content: Record) -> Event {
     let record = LastRecord { offset, digest: [0; 16] };
-    Event::Read(vec![Incoming { record, time: Timestamp(0), content: Some(content) }])
+    let at = At { offset, time: Timestamp(0) };
+    Event::Read(vec![Incoming { record, content: Some(read_of(at, content)) }])
 }
 
 fn release() -> Record {
@@ -39,10 +40,11 @@ fn release() -> Record {
 }
 
 fn ready(incarnation: u64) -> Event {
-    Event::Ready { campaign: campaign(0), incarnation, expects_until: None }
+    Event::Started { campaign: campaign(0), incarnation, expects_until: None }
 }
 
 fn replayed(incarnation: u64, records: Vec<(At, Record)>, read_to: Offset) -> Event {
+    let records = records.into_iter().map(|(at, record)| read_of(at, record)).collect();
     Event::Replayed { campaign: campaign(0), incarnation, records, read_to }
 }
 

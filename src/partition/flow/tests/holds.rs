@@ -52,10 +52,11 @@ fn report(offset: Offset, decision: Option<Decision>) -> Event {
 fn settle_one(flow: &mut Flow) -> Vec<Effect> {
     let mut effects = Vec::new();
     let record = LastRecord { offset: 10, digest: [0; 16] };
-    let incoming = Incoming { record, time: Timestamp(0), content: Some(request()) };
+    let content = read_of(At { offset: 10, time: Timestamp(0) }, request());
+    let incoming = Incoming { record, content: Some(content) };
     flow.step(Event::Read(vec![incoming]), &mut effects);
     let (campaign, expects_until) = (campaign(0), None);
-    flow.step(Event::Ready { campaign, incarnation: 1, expects_until }, &mut effects);
+    flow.step(Event::Started { campaign, incarnation: 1, expects_until }, &mut effects);
     flow.flush(&mut effects);
     flow.step(report(10, Some(Decision::Rejected(Reason::SoldOut))), &mut effects);
     flow.step(Event::Tick { now_ms: 200, wall: Timestamp(0) }, &mut effects);
@@ -93,13 +94,18 @@ fn undefined_records_under_a_hold_are_kept() {
     let mut flow = owner(vec![hold(1, HoldState::Open, 0)]);
     let mut effects = Vec::new();
     let (id, expects_until) = (campaign(0), None);
-    flow.step(Event::Ready { campaign: id, incarnation: 1, expects_until }, &mut effects);
-    let records = vec![(At { offset: 3, time: Timestamp(0) }, request())];
+    flow.step(Event::Started { campaign: id, incarnation: 1, expects_until }, &mut effects);
+    let read = read_of(At { offset: 3, time: Timestamp(0) }, request());
+    let records = vec![read.clone()];
     let (campaign, read_to) = (campaign(0), 10);
     let replayed = Event::Replayed { campaign, incarnation: 1, records, read_to };
     flow.step(replayed, &mut effects);
     flow.step(report(3, None), &mut effects);
-    assert!(effects.contains(&Effect::DeadLetter(3)), "{effects:?}");
+    let letter = effects.iter().find_map(|effect| match effect {
+        Effect::DeadLetter { record, .. } => Some(record),
+        _ => None,
+    });
+    assert_eq!(letter, Some(&read.raw), "{effects:?}");
 }
 
 #[test]
@@ -108,12 +114,11 @@ fn a_mark_precedes_a_hold() {
     let mut effects = Vec::new();
     let incoming = |offset| Incoming {
         record: LastRecord { offset, digest: [0; 16] },
-        time: Timestamp(0),
-        content: Some(request()),
+        content: Some(read_of(At { offset, time: Timestamp(0) }, request())),
     };
     flow.step(Event::Read(vec![incoming(10), incoming(11)]), &mut effects);
     let (campaign, expects_until) = (campaign(0), None);
-    let ready = Event::Ready { campaign: campaign.clone(), incarnation: 1, expects_until };
+    let ready = Event::Started { campaign: campaign.clone(), incarnation: 1, expects_until };
     flow.step(ready, &mut effects);
     flow.flush(&mut effects);
     let held = Held { sequence: 7, issued_at: Timestamp(0) };
@@ -145,9 +150,9 @@ fn an_idle_campaigns_hold_is_extended() {
     let mut effects = Vec::new();
     let record = LastRecord { offset: 10, digest: [0; 16] };
     // Of nobody: what moves progress on is not the campaign's.
-    let incoming = Incoming { record, time: Timestamp(0), content: None };
+    let incoming = Incoming { record, content: None };
     flow.step(Event::Read(vec![incoming]), &mut effects);
-    flow.step(Event::DeadLettered(10), &mut effects);
+    flow.step(Event::DeadLettered { offset: 10, undefined: None }, &mut effects);
     flow.step(Event::Tick { now_ms: 10_000, wall: Timestamp(0) }, &mut effects);
     effects.clear();
     flow.flush(&mut effects);

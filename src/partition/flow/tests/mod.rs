@@ -11,21 +11,22 @@ use std::{
     sync::Arc,
 };
 
-use self::stage::{CAMPAIGNS, Random, Store, campaign, keys, log_of};
+use self::stage::{CAMPAIGNS, Random, Store, campaign, keys, log_of, read_of, value_at};
 use super::*;
 use crate::wire::feed_message::FeedDecision;
 use crate::{
     domain::{
-        campaign::Campaign,
+        campaign::{At, Campaign},
         decision::{DerivedRow, Outcome},
         keys::Keys,
-        record::{Change, Control},
+        record::{Change, Control, Record},
         rows::{CampaignRows, Hold, HoldState, LastRecord, Mark, Progress},
     },
     partition::{
         fold::{Batch, Folded, Folder},
         recovery::Recovery,
     },
+    wire::LogRecord,
 };
 
 /// A write or a load that is under way; it may complete in any order, or never.
@@ -34,7 +35,7 @@ enum Task {
     Store { campaign: CampaignId, incarnation: u64, number: usize },
     Persist { holds: Vec<Hold>, marks: Vec<Mark>, progress: Progress },
     Hold { hold: Hold, mark: Option<Mark> },
-    Letter(Offset),
+    Letter(CampaignId, LogRecord),
     LookAtHolds,
 }
 
@@ -51,7 +52,7 @@ struct Owner {
     flow: Flow,
     actors: BTreeMap<CampaignId, Actor>,
     tasks: Vec<Task>,
-    credit: usize,
+    credit: i64,
     read_to: usize,
     now_ms: u64,
 }
@@ -160,7 +161,9 @@ impl World {
                     }
                 }
                 Effect::WriteHold { hold, mark } => owner.tasks.push(Task::Hold { hold, mark }),
-                Effect::DeadLetter(offset) => owner.tasks.push(Task::Letter(offset)),
+                Effect::DeadLetter { campaign, record } => {
+                    owner.tasks.push(Task::Letter(campaign, record));
+                }
                 Effect::Persist { holds, marks, progress } => {
                     owner.tasks.push(Task::Persist { holds, marks, progress });
                 }
@@ -172,7 +175,7 @@ impl World {
                         }
                     }
                 }
-                Effect::Credit(records) => owner.credit += records,
+                Effect::Credit(credit) => owner.credit += credit as i64,
                 Effect::Count(_) | Effect::ReportProgress { .. } => {}
             }
         }
@@ -234,7 +237,7 @@ impl World {
                 let expects_until = folder.expects_until();
                 let actor = self.owners[at].actors.get_mut(&campaign).expect("it is current");
                 actor.folder = Some(folder);
-                Event::Ready { campaign, incarnation, expects_until }
+                Event::Started { campaign, incarnation, expects_until }
             }
             Err(contradiction) => {
                 panic!("a contradiction where nothing was tampered with: {contradiction}")
@@ -272,9 +275,11 @@ impl World {
                 self.store.put_hold(&hold);
                 self.step(at, Event::HoldWritten(hold));
             }
-            Task::Letter(offset) => {
+            Task::Letter(campaign, record) => {
                 self.letters += 1;
-                self.step(at, Event::DeadLettered(offset));
+                let offset = record.offset;
+                assert_eq!(record.value, value_at(offset), "another record's bytes");
+                self.step(at, Event::DeadLettered { offset, undefined: Some(campaign) });
             }
             Task::LookAtHolds => {
                 let holds = self.store.holds.values().cloned().collect();
@@ -312,16 +317,16 @@ impl World {
     fn read(&mut self, at: usize) {
         let most = 1 + self.random.below(30) as usize;
         let owner = &mut self.owners[at];
-        let until = (owner.read_to + most.min(owner.credit)).min(self.log.len());
+        let until = (owner.read_to + most.min(owner.credit.max(0) as usize)).min(self.log.len());
         let records: Vec<_> = self.log[owner.read_to..until]
             .iter()
             .map(|(at, record)| Incoming {
                 record: LastRecord { offset: at.offset, digest: [0; 16] },
-                time: at.time,
-                content: Some(record.clone()),
+                content: Some(read_of(*at, record.clone())),
             })
             .collect();
-        owner.credit -= records.len();
+        // A large record may cost more than is there: the reader pays before it reads on.
+        owner.credit -= records.iter().map(credit_of).sum::<usize>() as i64;
         owner.read_to = until;
         if !records.is_empty() {
             self.step(at, Event::Read(records));
@@ -343,7 +348,7 @@ impl World {
         actor.chunk_free = false;
         let incarnation = actor.incarnation;
         let own = chunk.iter().filter(|(_, record)| *record.campaign() == campaign);
-        let records = own.cloned().collect();
+        let records = own.map(|(at, record)| read_of(*at, record.clone())).collect();
         self.step(at, Event::Replayed { campaign, incarnation, records, read_to });
     }
 
@@ -462,6 +467,8 @@ impl World {
             assert_eq!(marked, state.issued(), "the mark of {id}");
         }
         assert_eq!(self.store.progress.as_ref().map(|it| it.next), Some(self.end()));
+        let credit = self.owners[0].credit;
+        assert_eq!(credit, WINDOW_RECORDS_MAX as i64, "credit is given back once, and all of it");
     }
 }
 

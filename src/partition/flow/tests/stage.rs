@@ -13,6 +13,7 @@ use crate::{
         rows::{Hold, HoldState, Mark, Progress},
     },
     partition::fold::Folded,
+    wire::{LogRecord, decode_step::ReadRecord},
 };
 
 pub(super) const CAMPAIGNS: u64 = 3;
@@ -84,6 +85,21 @@ impl Store {
 
 pub(super) fn campaign(index: u64) -> CampaignId {
     CampaignId::parse(&format!("c{index}")).unwrap()
+}
+
+/// Bytes that name their record, so that dead letters can be compared. Some are large.
+pub(super) fn value_at(offset: Offset) -> Vec<u8> {
+    let mut value = format!("record at {offset}").into_bytes();
+    value.resize(if offset % 7 == 0 { 3_000 } else { 100 }, b' ');
+    value
+}
+
+/// A record as a reader gives it.
+pub(super) fn read_of(at: At, record: Record) -> ReadRecord {
+    let (offset, time) = (at.offset, at.time);
+    let key = record.campaign().as_str().as_bytes().to_vec();
+    let raw = LogRecord { offset, time, key, value: value_at(offset), mac: None };
+    ReadRecord { raw, record }
 }
 
 pub(super) fn keys() -> Arc<Keys> {

@@ -35,8 +35,8 @@ impl Story {
         let (offset, time) = (self.flow.position(), Timestamp(0));
         self.log.push((At { offset, time }, record.clone()));
         let digest = LastRecord { offset, digest: [0; 16] };
-        let incoming = Incoming { record: digest, time, content: Some(record) };
-        self.step(Event::Read(vec![incoming]));
+        let content = Some(read_of(At { offset, time }, record));
+        self.step(Event::Read(vec![Incoming { record: digest, content }]));
     }
 
     fn asks(&mut self, of: u64) {
@@ -70,7 +70,7 @@ impl Story {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Start { campaign, incarnation, .. } => {
-                self.step(Event::Ready { campaign, incarnation, expects_until: None });
+                self.step(Event::Started { campaign, incarnation, expects_until: None });
             }
             Effect::Send { campaign, incarnation, batch } => {
                 let records = batch.records.iter().map(|(at, _)| self.rejects(*at)).collect();
@@ -82,7 +82,8 @@ impl Story {
                 let of_campaign = |(at, record): &&(At, Record)| {
                     at.offset >= from && *record.campaign() == campaign
                 };
-                let records = self.log.iter().filter(of_campaign).cloned().collect();
+                let records = self.log.iter().filter(of_campaign);
+                let records = records.map(|(at, record)| read_of(*at, record.clone())).collect();
                 let read_to = self.flow.position();
                 self.step(Event::Replayed { campaign, incarnation, records, read_to });
             }

@@ -1,0 +1,157 @@
+//! The messages of a node's actors.
+//!
+//! They stand apart from the actors, so that no two actors need to import each other.
+
+use std::time::Duration;
+
+use ractor::{ActorId, ActorRef, RpcReplyPort};
+
+use super::{io::OpenedPartition, load::LoadFailure};
+use crate::{
+    domain::ids::{CampaignId, Offset, Partition},
+    log::Ownership,
+    partition::{
+        flow::Event,
+        fold::Batch,
+        recovery::{Contradiction, Recovered},
+    },
+};
+
+/// Messages of the supervisor.
+pub enum SupervisorMessage {
+    /// This node was given a partition, or lost one.
+    Ownership(Ownership),
+    /// Start a coupon actor after `delay`, in place of any earlier one of the campaign.
+    Start {
+        /// The actor to be started.
+        start: CouponStart,
+        /// Zero for a first start.
+        delay: Duration,
+    },
+    /// The delay of a start is over.
+    StartNow(Box<CouponStart>),
+    /// Stop a campaign's actor, if this consumer had it started.
+    Stop {
+        /// The campaign whose actor is to be stopped.
+        campaign: CampaignId,
+        /// The partition consumer that had it started.
+        consumer: ActorId,
+    },
+    /// Stop every coupon actor that a partition consumer had started.
+    StopAll {
+        /// The partition consumer.
+        consumer: ActorId,
+    },
+    /// The pause after a failure of this partition's consumer is over.
+    RestartConsumer(Partition),
+    /// Count actors and campaigns for the metrics.
+    Census,
+    /// Stop reading in every partition and settle what was read; answered when that is done.
+    Drain(RpcReplyPort<()>),
+    /// Crash a campaign's actor as a bug would. For tests, and for chaos by hand.
+    Crash(CampaignId),
+    /// Crash a partition's consumer. For tests, and for chaos by hand.
+    CrashConsumer(Partition),
+}
+
+/// A coupon actor to be started.
+pub struct CouponStart {
+    /// The actor's campaign.
+    pub campaign: CampaignId,
+    /// Tells the actor's messages from those of earlier actors of the campaign.
+    pub incarnation: u64,
+    /// Where the log is read again: rows below are loaded, rows from here on are derived again.
+    pub from: Offset,
+    /// The campaign's partition.
+    pub partition: Partition,
+    /// The partition's consumer: the actor reports to it directly.
+    pub consumer: ActorRef<PartitionMessage>,
+}
+
+/// Messages of a partition consumer.
+pub enum PartitionMessage {
+    /// An input of the partition's flow.
+    Event(Event),
+    /// The partition was opened, or must halt.
+    Opened(Box<Result<OpenedPartition, String>>),
+    /// A coupon actor has loaded its campaign and takes batches.
+    Started {
+        /// The actor's campaign.
+        campaign: CampaignId,
+        /// The actor's incarnation.
+        incarnation: u64,
+        /// The highest offset at which a stored row waits to be derived again.
+        expects_until: Option<Offset>,
+        /// The actor; the consumer wraps it in a `CouponHandle`, which bounds its mailbox.
+        actor: ActorRef<CouponMessage>,
+    },
+    /// The partition must halt.
+    Halt {
+        /// What was found, as a sentence for the operator.
+        reason: String,
+    },
+    /// Time has passed.
+    Tick,
+    /// Stop reading and settle what was read; answered when that is done.
+    Drain(RpcReplyPort<()>),
+}
+
+/// Messages of a coupon actor.
+#[derive(Debug)]
+pub enum CouponMessage {
+    /// The load of the campaign's rows has ended.
+    Loaded(Box<Result<Recovered, LoadFailure>>),
+    /// Decide these records, in order.
+    Decide(Batch),
+    /// The rows of the batch with this number are durable.
+    Stored(u64),
+    /// Rows that were written could not be read back.
+    Vanished(Contradiction),
+    /// Panic as a bug would. For tests, and for chaos by hand.
+    Crash,
+}
+
+impl SupervisorMessage {
+    /// The name under which probes see the message.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Ownership(_) => "ownership",
+            Self::Start { .. } => "start",
+            Self::StartNow(_) => "start_now",
+            Self::Stop { .. } => "stop",
+            Self::StopAll { .. } => "stop_all",
+            Self::RestartConsumer(_) => "restart_consumer",
+            Self::Census => "census",
+            Self::Drain(_) => "drain",
+            Self::Crash(_) => "crash",
+            Self::CrashConsumer(_) => "crash_consumer",
+        }
+    }
+}
+
+impl PartitionMessage {
+    /// The name under which probes see the message.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Event(event) => event.name(),
+            Self::Opened(_) => "opened",
+            Self::Started { .. } => "started",
+            Self::Halt { .. } => "halt",
+            Self::Tick => "tick",
+            Self::Drain(_) => "drain",
+        }
+    }
+}
+
+impl CouponMessage {
+    /// The name under which probes see the message.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Loaded(_) => "loaded",
+            Self::Decide(_) => "decide",
+            Self::Stored(_) => "stored",
+            Self::Vanished(_) => "vanished",
+            Self::Crash => "crash",
+        }
+    }
+}
