@@ -98,11 +98,7 @@ impl CouponState {
                 });
             }
             Err(LoadFailure::Contradiction(contradiction)) => self.contradicted(contradiction),
-            Err(LoadFailure::AboveEnd { offset, end }) => {
-                let reason =
-                    format!("{campaign} has a row at offset {offset}, but the log ends at {end}");
-                self.send(PartitionMessage::Halt { reason });
-            }
+            Err(LoadFailure::Halt(halt)) => self.send(PartitionMessage::Halt(halt)),
         }
     }
 

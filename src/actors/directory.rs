@@ -1,15 +1,15 @@
-//! What this node's actors tell of themselves, for operators and metrics.
+//! The states of this node's actors, for operators and metrics.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
 
 use crate::{
     answer::admission::CampaignState,
     domain::{
         campaign::Campaign,
         definition::Definition,
+        halt::{Halt, HaltReason},
         ids::{CampaignId, Offset, Partition, Timestamp},
     },
     partition::actor_view::{ActorView, ActorViews},
@@ -17,10 +17,10 @@ use crate::{
     wire::codec::Codec,
 };
 
-/// How the flow calls the actor of a campaign on hold.
+/// The state of the actor of a campaign on hold; see `partition::flow`.
 const QUARANTINED: &str = "quarantined";
 
-/// What a campaign's state follows from, as its actor last knew it.
+/// What a campaign's actor last knew of its definition and seats.
 #[derive(Debug)]
 struct Standing {
     version: Offset,
@@ -28,7 +28,7 @@ struct Standing {
     sold_out: bool,
 }
 
-/// How many there are of each state.
+/// Numbers of actors and campaigns by state.
 struct Census {
     actors: BTreeMap<&'static str, usize>,
     campaigns: BTreeMap<&'static str, usize>,
@@ -36,13 +36,13 @@ struct Census {
 
 #[derive(Debug, Default)]
 struct PartitionViews {
-    halted: Option<String>,
+    halted: Option<Halt>,
     campaigns: BTreeMap<CampaignId, ActorView>,
-    /// Also of campaigns whose actor has stopped.
+    /// Kept after an actor has stopped: the campaign still has a state.
     standings: BTreeMap<CampaignId, Standing>,
 }
 
-/// The owned partitions and their campaigns, written by the partition consumers.
+/// The owned partitions and their campaigns, written by partition consumers and coupon actors.
 #[derive(Debug)]
 pub struct Directory {
     codec: Codec,
@@ -50,35 +50,37 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Nothing is owned yet.
+    /// Starts without a partition.
     #[must_use]
     pub fn new(codec: Codec) -> Self {
         Self { codec, partitions: Mutex::default() }
     }
 
-    /// The partition is owned by this node, and perhaps halted. Its campaigns are told anew.
-    pub(super) fn own(&self, partition: Partition, halted: Option<String>) {
-        metrics::partition_halted(partition, halted.is_some());
+    /// Notes that this node owns the partition, and whether it is halted. Forgets what was known
+    /// of its campaigns.
+    pub(super) fn own(&self, partition: Partition, halted: Option<Halt>) {
+        let reason = halted.as_ref().map(|halt| halt.reason);
         let views = PartitionViews { halted, ..PartitionViews::default() };
-        self.lock().insert(partition, views);
+        let before = self.partitions.lock().insert(partition, views);
+        show_halt(partition, before, reason);
     }
 
-    /// The partition is no longer owned.
+    /// Notes that this node does not own the partition any more.
     pub(super) fn disown(&self, partition: Partition) {
-        // Its owner tells of it now; what was said last here would stand for ever.
-        metrics::partition_halted(partition, false);
+        // Another node reports this partition now, and our last value would be exported forever.
         metrics::partition_lag(partition, 0);
-        self.lock().remove(&partition);
+        let before = self.partitions.lock().remove(&partition);
+        show_halt(partition, before, None);
     }
 
-    /// What a campaign's actor is now; none: stopped.
+    /// Sets the state of a campaign's actor; `None` means that it has stopped.
     pub(super) fn tell(
         &self,
         partition: Partition,
         campaign: &CampaignId,
         view: Option<(&'static str, Option<String>)>,
     ) {
-        if let Some(views) = self.lock().get_mut(&partition) {
+        if let Some(views) = self.partitions.lock().get_mut(&partition) {
             match view {
                 Some((state, reason)) => {
                     views.campaigns.insert(campaign.clone(), ActorView { state, reason });
@@ -90,15 +92,16 @@ impl Directory {
         }
     }
 
-    /// What a campaign's actor knows of it now.
+    /// Sets what a campaign's actor knows of the campaign.
     pub(super) fn stands(&self, partition: Partition, campaign: &Campaign) {
         let (Some(version), Some(definition)) = (campaign.version(), campaign.definition()) else {
             return;
         };
         let sold_out = campaign.remaining() == 0;
-        let mut partitions = self.lock();
+        let mut partitions = self.partitions.lock();
         let Some(views) = partitions.get_mut(&partition) else { return };
         match views.standings.get_mut(campaign.id()) {
+            // Without a new version there is nothing to clone: this runs once per batch.
             Some(standing) if standing.version == version => standing.sold_out = sold_out,
             _ => {
                 let definition = definition.clone();
@@ -108,13 +111,13 @@ impl Directory {
         }
     }
 
-    /// Partitions that this node owns.
+    /// Returns the partitions that this node owns.
     #[must_use]
     pub fn owned(&self) -> Vec<Partition> {
-        self.lock().keys().copied().collect()
+        self.partitions.lock().keys().copied().collect()
     }
 
-    /// Counts actors and campaigns by state into the metrics.
+    /// Sets the metrics of actors and campaigns by state.
     pub(super) fn census(&self, wall: Timestamp) {
         let Census { actors, campaigns } = self.count(wall);
         actors.into_iter().for_each(|(state, count)| metrics::actors(state, count));
@@ -125,11 +128,11 @@ impl Directory {
         let mut actors =
             BTreeMap::from([("live", 0), ("recovering", 0), (QUARANTINED, 0), ("halted", 0)]);
         let mut campaigns = BTreeMap::from(CampaignState::ALL.map(|state| (state.name(), 0)));
-        for views in self.lock().values() {
+        for views in self.partitions.lock().values() {
             for (campaign, view) in &views.campaigns {
                 let state = if views.halted.is_some() { "halted" } else { view.state };
                 *actors.entry(state).or_default() += 1;
-                // A hold may keep its campaign from ever being read.
+                // A campaign on hold may never have been loaded here; it still counts.
                 if view.state == QUARANTINED && !views.standings.contains_key(campaign) {
                     *campaigns.entry(CampaignState::Quarantined.name()).or_default() += 1;
                 }
@@ -143,20 +146,24 @@ impl Directory {
         }
         Census { actors, campaigns }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Partition, PartitionViews>> {
-        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+/// Sets the metric of a partition's halt, and resets that of an earlier reason.
+fn show_halt(partition: Partition, before: Option<PartitionViews>, now: Option<HaltReason>) {
+    let before = before.and_then(|views| views.halted).map(|halt| halt.reason);
+    for reason in before.into_iter().chain(now) {
+        metrics::partition_halted(partition, reason, now == Some(reason));
     }
 }
 
 impl ActorViews for Directory {
     fn view(&self, campaign: &CampaignId) -> ActorView {
-        let partitions = self.lock();
+        let partitions = self.partitions.lock();
         let Some(views) = partitions.get(&self.codec.partition_of(campaign)) else {
             return ActorView { state: "elsewhere", reason: None };
         };
-        if let Some(reason) = &views.halted {
-            return ActorView { state: "halted", reason: Some(reason.clone()) };
+        if let Some(halt) = &views.halted {
+            return ActorView { state: "halted", reason: Some(halt.to_string()) };
         }
         let stopped = || ActorView { state: "stopped", reason: None };
         views.campaigns.get(campaign).cloned().unwrap_or_else(stopped)
@@ -175,7 +182,7 @@ mod tests {
         record::{Change, Control, Record},
     };
 
-    /// Campaigns by state, as the next census counts them.
+    /// Returns campaigns by state, as the next census counts them.
     fn counted(directory: &Directory, wall: Timestamp) -> Vec<(&'static str, usize)> {
         let counts = directory.count(wall);
         counts.campaigns.into_iter().filter(|(_, count)| *count > 0).collect()

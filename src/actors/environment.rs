@@ -1,4 +1,4 @@
-//! What every actor of a node shares.
+//! The ports, keys and bounds that the actors of a node share.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,44 +7,47 @@ use tokio::sync::Semaphore;
 use super::Directory;
 use crate::{
     clock::SharedClock,
-    domain::{ids::Partition, keys::Keys},
+    domain::{
+        ids::{LogPartition, Partition},
+        keys::Keys,
+    },
     feed::DecisionFeed,
     log::RequestLog,
     store::CouponStore,
     wire::{codec::Codec, decode_step::DecodeStep},
 };
 
-/// Campaigns that load their rows at once. Each has a few pages in memory; more would only make
-/// all of them late.
+/// Campaigns that load their rows at once. Each holds a few pages in memory; more loads at once
+/// would share the same store and each end later.
 const LOADS_MAX: usize = 8;
 
 /// Ports, keys and bounds that the actors of one node share.
 pub struct Environment {
-    /// Records in.
+    /// Port of the request log.
     pub log: Arc<dyn RequestLog>,
-    /// Rows.
+    /// Port of the coupon store.
     pub store: Arc<dyn CouponStore>,
-    /// Decisions out.
+    /// Port of the decision feed.
     pub feed: Arc<dyn DecisionFeed>,
-    /// Bytes ↔ records.
+    /// Codec of records.
     pub codec: Codec,
-    /// The instance's keys.
+    /// Keys of the instance.
     pub keys: Arc<Keys>,
-    /// Which life of the log this is.
+    /// Epoch of the log.
     pub log_epoch: u32,
-    /// Time.
+    /// Clock of the node.
     pub clock: SharedClock,
     /// A record more than this far ahead of the node's clock halts its partition, in
-    /// milliseconds: a database refuses rows from the far future. None where it does not.
+    /// milliseconds, because the database refuses rows from the far future. None if it does not.
     pub future_max_ms: Option<i64>,
-    /// What the actors tell of themselves.
+    /// States of the actors, for operators.
     pub directory: Arc<Directory>,
-    /// What the actors share beside all of this.
+    /// State that only actors share.
     pub shared: Shared,
 }
 
 impl Environment {
-    /// What becomes of the records of `partition`.
+    /// Returns the step that decodes records of `partition`.
     pub(super) fn decode_step(&self, partition: Partition) -> DecodeStep {
         DecodeStep {
             codec: self.codec.clone(),
@@ -54,16 +57,21 @@ impl Environment {
         }
     }
 
-    /// Milliseconds since the node started.
+    /// Returns a partition of this node's log.
+    pub(super) fn place(&self, partition: Partition) -> LogPartition {
+        LogPartition { log_epoch: self.log_epoch, partition }
+    }
+
+    /// Returns the milliseconds since the node started.
     pub(super) fn now_ms(&self) -> u64 {
         let since = self.clock.instant().saturating_duration_since(self.shared.started);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// What one node's actors share among themselves.
+/// State that the actors of one node share.
 pub struct Shared {
-    /// Bounds the loads.
+    /// Permits of loads; see [`LOADS_MAX`].
     pub(super) loads: Semaphore,
     started: Instant,
     #[cfg(any(test, feature = "contract"))]
@@ -71,7 +79,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For a node that starts now.
+    /// Creates the state of a node that starts now.
     #[must_use]
     pub fn new(clock: &SharedClock) -> Self {
         Self {
@@ -82,7 +90,7 @@ impl Shared {
         }
     }
 
-    /// An actor is about to handle a message.
+    /// Tells the probe that an actor is about to handle a message.
     #[cfg(any(test, feature = "contract"))]
     pub(super) fn handled(&self, actor: &'static str, message: &'static str) {
         if let Some(probe) = &self.probe {
@@ -90,21 +98,21 @@ impl Shared {
         }
     }
 
-    /// An actor is about to handle a message; only tests want to know.
+    /// Does nothing: only tests have a probe.
     #[cfg(not(any(test, feature = "contract")))]
     pub(super) fn handled(&self, _actor: &'static str, _message: &'static str) {}
 }
 
-/// Looks on while actors handle messages. What panics here panics in the actor.
+/// Observes actors in tests. A panic of the probe is a panic of the actor.
 #[cfg(any(test, feature = "contract"))]
 pub trait Probe: Send + Sync + 'static {
-    /// `actor` is about to handle `message`.
+    /// Called before `actor` handles `message`.
     fn handled(&self, actor: &'static str, message: &'static str);
 }
 
 #[cfg(any(test, feature = "contract"))]
 impl Shared {
-    /// With someone who looks on.
+    /// Adds a probe.
     #[must_use]
     pub fn with_probe(self, probe: Arc<dyn Probe>) -> Self {
         Self { probe: Some(probe), ..self }

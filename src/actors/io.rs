@@ -1,5 +1,4 @@
-//! What a partition consumer has written and read for it, each in a task of its own, repeated
-//! until it is done.
+//! Reads and writes of partition consumers and coupon actors, retried until they are done.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,12 +10,13 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
+        halt::{Halt, HaltReason, HoldReason},
         ids::{Offset, Partition},
         rows::{LastRecord, PartitionRows},
     },
     log::{LogError, LogReader, ReadError},
     partition::{
-        assignment::{self, Halt, Start},
+        assignment::{self, Start},
         recovery::Contradiction,
     },
     store::{Selection, StoreError},
@@ -24,14 +24,14 @@ use crate::{
     wire::{LogRecord, feed_message::FeedMessage, write_order::Group},
 };
 
-/// Feed messages of one partition that wait to be handed over. The feed may lose messages, so
-/// what does not fit is dropped, and followers see the gap.
+/// Feed messages of one partition that wait to be published. Messages beyond it are dropped: the
+/// feed may lose messages, and followers see the gap and read the store.
 pub(super) const FEED_QUEUE_MAX: usize = 256;
 
-/// Pause before a spent reader is opened again.
+/// Pause before a failed reader is opened again.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
-/// A partition as its new owner finds it.
+/// A partition's progress and holds, checked against the log, and a reader at its position.
 pub struct OpenedPartition {
     pub(super) rows: PartitionRows,
     pub(super) end: Offset,
@@ -39,7 +39,10 @@ pub struct OpenedPartition {
     pub(super) position: Offset,
 }
 
-/// Reads a partition's progress and holds, and checks them against the log.
+/// Opens a partition: reads progress and holds and checks them against the log.
+///
+/// # Errors
+/// Progress does not fit the log, or a row cannot be decoded.
 pub(super) async fn open(
     environment: &Environment,
     partition: Partition,
@@ -63,17 +66,20 @@ pub(super) async fn open(
     Ok(OpenedPartition { rows, end: bounds.high, reader, position })
 }
 
-/// Reads a partition's progress and holds. A row that can't be read halts it: asked again, the
-/// store would give it again.
+/// Reads a partition's progress and holds.
+///
+/// # Errors
+/// A row cannot be decoded. Retrying is pointless: the store would return the same bytes.
 pub(super) async fn partition_rows(
     environment: &Environment,
     partition: Partition,
 ) -> Result<PartitionRows, Halt> {
     let read = async || readable(environment.store.partition(partition).await);
-    until_done("reading a partition's progress and holds", read).await
+    let rows = until_done("reading a partition's progress and holds", read).await;
+    rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))
 }
 
-/// The first record at or after `offset`; none when the log says that it can't be read.
+/// Returns the first record at or after `offset`; none if the log no longer has it.
 async fn read_at(
     environment: &Environment,
     partition: Partition,
@@ -87,22 +93,23 @@ async fn read_at(
     }
 }
 
-/// Makes rows durable, group after group, however long it takes.
+/// Writes groups of rows one after the other, and retries each until it is durable.
 pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
     for (operation, rows) in groups {
         until_done(operation, || environment.store.write(&rows)).await;
     }
 }
 
-/// The first of a campaign's rows that were written and are not read as they were; asked until the
-/// store answers. `coupons` are consecutive.
+/// Reads a campaign's rows back after they were written. Returns a contradiction for the first row
+/// that is not as it was written. `coupons` must be consecutive.
 pub(super) async fn vanished(
     environment: &Environment,
     versions: Vec<DefinitionVersion>,
     coupons: Vec<Coupon>,
 ) -> Option<Contradiction> {
-    let remedy = "was written and is not there: if it was deleted, restore the table or insert the \
-                  row again, then release the campaign";
+    let remedy = "was written but cannot be read back: if it was deleted, restore the table or \
+                  insert the row again, then release the campaign";
+    let reason = HoldReason::RowNotReadBack;
     if let Some(any) = versions.first() {
         let (campaign, partition) = (&any.campaign, any.position.partition);
         let read = async || readable(environment.store.campaign(campaign, partition).await);
@@ -110,7 +117,7 @@ pub(super) async fn vanished(
         if let Some(version) = versions.iter().find(|version| !found.contains(version)) {
             let from = version.position.offset;
             let detail = format!("the definition version at offset {from} {remedy}");
-            return Some(Contradiction { from, detail });
+            return Some(Contradiction { from, reason, detail });
         }
     }
     let (first, last) = (coupons.first()?, coupons.last()?);
@@ -118,14 +125,14 @@ pub(super) async fn vanished(
     let pages = || environment.store.coupons(&first.campaign, between.clone());
     let read = async || readable(pages().try_concat().await);
     let found = until_done("reading coupons again", read).await.unwrap_or_default();
-    // Both are in the order of sequences: the first that differs is the first that is not there.
+    // Both are in the order of sequences, so the first difference is the first missing row.
     let mut written = coupons.iter().enumerate();
     let (_, coupon) = written.find(|(at, coupon)| found.get(*at) != Some(*coupon))?;
     let (sequence, from) = (coupon.sequence, coupon.position.offset);
-    Some(Contradiction { from, detail: format!("coupon {sequence} {remedy}") })
+    Some(Contradiction { from, reason, detail: format!("coupon {sequence} {remedy}") })
 }
 
-/// What was read, or why it can't be: asked again, the store would give it again.
+/// Returns what was read, or why it cannot be decoded, apart from errors that may pass.
 pub(super) fn readable<T>(read: Result<T, StoreError>) -> Result<Result<T, String>, StoreError> {
     match read {
         Err(error) if error.is_unreadable() => Ok(Err(Chain(&error).to_string())),
@@ -133,7 +140,7 @@ pub(super) fn readable<T>(read: Result<T, StoreError>) -> Result<Result<T, Strin
     }
 }
 
-/// Hands messages over to the feed, in order.
+/// Publishes feed messages in order.
 pub(super) async fn publish_all(
     environment: Arc<Environment>,
     mut messages: mpsc::Receiver<FeedMessage>,
@@ -141,8 +148,8 @@ pub(super) async fn publish_all(
     while let Some(message) = messages.recv().await {
         let partition = message.partition;
         if let Err(error) = environment.feed.publish(message).await {
-            // Followers see the gap and ask the store.
-            tracing::warn!(partition, error = %Chain(&error), "feed message was lost");
+            // Followers see the gap and read the store.
+            tracing::warn!(partition, error = %Chain(&error), "feed message lost");
         }
     }
 }

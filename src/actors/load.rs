@@ -1,4 +1,4 @@
-//! Loads a campaign's rows: the first half of every start.
+//! Loads a campaign's rows: the first step of every start.
 
 use std::time::Instant;
 
@@ -6,28 +6,26 @@ use futures_util::StreamExt;
 
 use super::{Environment, io::readable, task::until_done};
 use crate::{
-    domain::ids::{CampaignId, Offset},
+    domain::{
+        halt::{Halt, HaltReason, HoldReason},
+        ids::{CampaignId, Offset},
+    },
     partition::recovery::{Contradiction, Recovered, Recovery},
     store::{Selection, StoreError},
     telemetry::metrics,
 };
 
-/// Why a campaign can't start.
+/// Why a campaign cannot start.
 #[derive(Debug)]
 pub enum LoadFailure {
-    /// Its rows contradict each other, or the log as far as it is known.
+    /// The campaign must go on hold: its rows contradict each other, or cannot be decoded.
     Contradiction(Contradiction),
-    /// A row stands above the end of the log: the log lost its tail. Halts the partition.
-    AboveEnd {
-        /// Where the row stands.
-        offset: Offset,
-        /// Where the log ends.
-        end: Offset,
-    },
+    /// The partition must halt.
+    Halt(Halt),
 }
 
-/// Loads `campaign` as it was below `from`, with what the log must derive again from there on.
-/// Repeats whatever the store does not answer; a row that can't be read is a contradiction.
+/// Loads the state of `campaign` below `from`, with the rows that the log must derive again from
+/// there on. Retries without end while the store does not answer.
 pub(super) async fn load(
     environment: &Environment,
     campaign: &CampaignId,
@@ -41,7 +39,10 @@ pub(super) async fn load(
         let read = || environment.log.bounds(partition);
         let end = until_done("reading the end of the log", read).await.high;
         if offset >= end {
-            return Err(LoadFailure::AboveEnd { offset, end });
+            // The row was derived from a record that the log no longer has.
+            let detail =
+                format!("{campaign} has a row at offset {offset}, but the log ends at {end}");
+            return Err(LoadFailure::Halt(Halt::new(HaltReason::RowAboveEnd, detail)));
         }
     }
     metrics::recovery(started.elapsed());
@@ -53,15 +54,18 @@ async fn attempt(
     campaign: &CampaignId,
     from: Offset,
 ) -> Result<Result<Recovered, Contradiction>, StoreError> {
-    // For each attempt anew: campaigns whose rows can't be read would keep all others waiting.
-    // Closing the semaphore would be the only error, and nobody closes it.
+    // One permit per attempt: a campaign that is retried must not keep others from loading. The
+    // only error is a closed semaphore, and this one is never closed.
     let _permit = environment.shared.loads.acquire().await.ok();
     let partition = environment.codec.partition_of(campaign);
     let rows = match readable(environment.store.campaign(campaign, partition).await)? {
         Ok(rows) => rows,
-        Err(detail) => return Ok(Err(Contradiction { from: 0, detail })),
+        Err(detail) => {
+            let reason = HoldReason::RowUndecodable;
+            return Ok(Err(Contradiction { from: 0, reason, detail }));
+        }
     };
-    let place = (environment.log_epoch, partition);
+    let place = environment.place(partition);
     let keys = environment.keys.clone();
     let mut recovery = match Recovery::new(campaign.clone(), place, from, rows, keys) {
         Ok(recovery) => recovery,
@@ -71,7 +75,7 @@ async fn attempt(
     while let Some(page) = pages.next().await {
         let taken = match readable(page)? {
             Ok(page) => recovery.coupons(page),
-            Err(detail) => Err(recovery.ends(detail)),
+            Err(detail) => Err(recovery.undecodable(detail)),
         };
         if let Err(contradiction) = taken {
             return Ok(Err(contradiction));

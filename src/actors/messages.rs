@@ -8,7 +8,10 @@ use ractor::{ActorId, ActorRef, RpcReplyPort};
 
 use super::{io::OpenedPartition, load::LoadFailure};
 use crate::{
-    domain::ids::{CampaignId, Offset, Partition},
+    domain::{
+        halt::Halt,
+        ids::{CampaignId, Offset, Partition},
+    },
     log::Ownership,
     partition::{
         flow::Event,
@@ -73,7 +76,7 @@ pub enum PartitionMessage {
     /// An input of the partition's flow.
     Event(Event),
     /// The partition was opened, or must halt.
-    Opened(Box<Result<OpenedPartition, String>>),
+    Opened(Box<Result<OpenedPartition, Halt>>),
     /// A coupon actor has loaded its campaign and takes batches.
     Started {
         /// The actor's campaign.
@@ -86,10 +89,7 @@ pub enum PartitionMessage {
         actor: ActorRef<CouponMessage>,
     },
     /// The partition must halt.
-    Halt {
-        /// What was found, as a sentence for the operator.
-        reason: String,
-    },
+    Halt(Halt),
     /// Time has passed.
     Tick,
     /// Stop reading and settle what was read; answered when that is done.
@@ -136,7 +136,7 @@ impl PartitionMessage {
             Self::Event(event) => event.name(),
             Self::Opened(_) => "opened",
             Self::Started { .. } => "started",
-            Self::Halt { .. } => "halt",
+            Self::Halt(_) => "halt",
             Self::Tick => "tick",
             Self::Drain(_) => "drain",
         }

@@ -1,5 +1,5 @@
-//! Reads the log for a partition consumer: the live reader of a partition, and the replays of
-//! single campaigns. Each is a task that reads no more than it has credit for.
+//! Reads the log for a partition consumer: the live reader of the partition, and replays of single
+//! campaigns. Each is a task, and reads no more than it has credit for.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,10 @@ use super::{
     Environment, dead_letters::DeadLetters, io, messages::PartitionMessage, task::until_done,
 };
 use crate::{
-    domain::ids::{CampaignId, Offset, Partition},
+    domain::{
+        halt::{Halt, HaltReason},
+        ids::{CampaignId, Offset, Partition},
+    },
     log::{LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
     partition::{
         flow::{BATCH_RECORDS_MAX, Event, credit_of},
@@ -24,8 +27,8 @@ use crate::{
 /// Replays of one partition that read at once: one reader is left for the live position.
 pub(super) const REPLAYS_MAX: usize = READERS_MAX - 1;
 
-/// A replay whose last chunk is not stored after this, as where the store hangs, leaves its place
-/// and its reader to another.
+/// A replay whose last chunk is not stored after this time gives its reader to another replay. The
+/// store of its campaign may hang, and there are few readers.
 const GIVE_WAY_AFTER: Duration = Duration::from_secs(1);
 
 /// The live reader of a partition.
@@ -35,14 +38,14 @@ pub(super) struct Live {
     pub(super) reader: Box<dyn LogReader>,
     pub(super) position: Offset,
     pub(super) credit: Arc<Semaphore>,
-    /// Read no more; what was read is handed over.
+    /// Cancelled when nothing more is to be read.
     pub(super) stop: CancellationToken,
     pub(super) letters: DeadLetters,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
 
 impl Live {
-    /// Reads on until it is told to stop, the partition halts or the consumer has ended.
+    /// Reads until the reader is stopped or the partition halts.
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
@@ -52,6 +55,8 @@ impl Live {
                     Err(_) => return,
                 },
             }
+            // As much as there is credit for, but at least one record: waits for the first credit
+            // only.
             let more = self.credit.available_permits().min(READ_RECORDS_MAX - 1);
             let more = self.credit.try_acquire_many(more as u32).map_or(0, |permits| {
                 let taken = permits.num_permits();
@@ -68,8 +73,8 @@ impl Live {
                     self.credit.add_permits(granted - records.len().min(granted));
                     let debt = match self.hand_over(records).await {
                         Ok(debt) => debt,
-                        Err(reason) => {
-                            let _ended = self.consumer.cast(PartitionMessage::Halt { reason });
+                        Err(halt) => {
+                            let _ended = self.consumer.cast(PartitionMessage::Halt(halt));
                             return;
                         }
                     };
@@ -84,12 +89,14 @@ impl Live {
                     }
                 }
                 Err(ReadError::OutOfRange { wanted, detail }) => {
-                    let reason = format!("the log has no record at {wanted}: {detail}");
-                    let _ended = self.consumer.cast(PartitionMessage::Halt { reason });
+                    let detail = format!("the log has no record at {wanted}: {detail}");
+                    let halt = Halt::new(HaltReason::LogOutOfRange, detail);
+                    let _ended = self.consumer.cast(PartitionMessage::Halt(halt));
                     return;
                 }
                 Err(ReadError::Closed) => return,
                 Err(ReadError::Failed(error)) => {
+                    // Nothing was read for this credit.
                     self.credit.add_permits(granted);
                     let partition = self.partition;
                     tracing::warn!(partition, error = %Chain(&error), "reading failed");
@@ -103,7 +110,7 @@ impl Live {
 
     /// Decodes records, hands them to the consumer and writes the dead letters among them.
     /// Returns the credit that they cost beyond one each, or why the partition must halt.
-    async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<u32, String> {
+    async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<u32, Halt> {
         let decode_step = self.environment.decode_step(self.partition);
         let DecodedRecords { incoming, letters, halt } =
             decode_step.take(records, self.environment.clock.now());
@@ -124,20 +131,20 @@ pub(super) struct Replay {
     pub(super) campaign: CampaignId,
     pub(super) incarnation: u64,
     pub(super) from: Offset,
-    /// Held while it reads: see [`REPLAYS_MAX`].
+    /// One permit for each replay that reads; see [`REPLAYS_MAX`].
     pub(super) places: Arc<Semaphore>,
-    /// One permit for each chunk that is stored.
+    /// One permit for each chunk that may be sent: the one before is stored.
     pub(super) chunks: Arc<Semaphore>,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
 
 impl Replay {
-    /// Reads the campaign's records again, chunk by chunk, until its guard is dropped.
+    /// Reads the campaign's records chunk by chunk, until its guard is dropped.
     pub(super) async fn run(self) {
         let mut from = self.from;
         let decode_step = self.environment.decode_step(self.partition);
         loop {
-            // Not before there is something to do with it.
+            // Only then a reader: another replay may use it meanwhile.
             let Ok(_) = self.chunks.acquire().await.map(drop) else { return };
             let Ok(_place) = self.places.acquire().await else { return };
             let open = || self.environment.log.open(self.partition, from);
@@ -151,8 +158,12 @@ impl Replay {
                 let mut records = match reader.read(READ_RECORDS_MAX.min(BATCH_RECORDS_MAX)).await {
                     Ok(records) => records,
                     Err(ReadError::OutOfRange { wanted, detail }) => {
-                        let reason = format!("a hold needs the record at {wanted}: {detail}");
-                        let _ended = self.consumer.cast(PartitionMessage::Halt { reason });
+                        let campaign = &self.campaign;
+                        let detail = format!(
+                            "the hold of {campaign} needs the record at {wanted}: {detail}"
+                        );
+                        let halt = Halt::new(HaltReason::ReplayOutOfRange, detail);
+                        let _ended = self.consumer.cast(PartitionMessage::Halt(halt));
                         return;
                     }
                     Err(ReadError::Closed) => return,

@@ -33,7 +33,7 @@ use crate::{
 /// How often actors are counted for the metric.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A coupon actor, or its start that is delayed.
+/// A coupon actor, or a start that waits for its delay.
 struct Child {
     incarnation: u64,
     consumer: ActorRef<PartitionMessage>,
@@ -41,7 +41,7 @@ struct Child {
     _delay: Option<TaskGuard>,
 }
 
-/// What is remembered of a partition whose consumer was started.
+/// The failures of one partition's consumers, and the restart that waits for its pause.
 struct Restart {
     failures: ConsumerFailures,
     started: Instant,
@@ -54,7 +54,7 @@ impl Restart {
     }
 }
 
-/// What the supervisor knows.
+/// State of the supervisor.
 pub struct SupervisorState {
     environment: Arc<Environment>,
     consumers: BTreeMap<Partition, Option<ActorRef<PartitionMessage>>>,
@@ -78,12 +78,12 @@ impl Actor for Supervisor {
         myself: ActorRef<SupervisorMessage>,
         environment: Arc<Environment>,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let told = myself.clone();
+        let supervisor = myself.clone();
         let census = TaskGuard::spawn(&myself, async move {
             let mut interval = tokio::time::interval(CENSUS_INTERVAL);
             loop {
                 interval.tick().await;
-                let _ended = told.cast(SupervisorMessage::Census);
+                let _ended = supervisor.cast(SupervisorMessage::Census);
             }
         });
         Ok(SupervisorState {
@@ -106,7 +106,7 @@ impl Actor for Supervisor {
         state.environment.shared.handled("supervisor", message.name());
         match message {
             SupervisorMessage::Ownership(Ownership::Assigned(partition)) => {
-                // A membership that starts anew may say again what is owned already.
+                // After a reconnect the log repeats what this node owns already.
                 if !state.consumers.contains_key(&partition) {
                     state.start_consumer(partition, &myself).await;
                 }
@@ -189,11 +189,12 @@ impl SupervisorState {
         }
     }
 
-    /// Another node decides from now on. Rows under way may still be stored: they are the same.
+    /// Stops what this node runs for a partition that it lost. Writes in flight may still land:
+    /// the new owner derives the same rows.
     async fn revoke(&mut self, partition: Partition) {
         if let Some(Some(consumer)) = self.consumers.remove(&partition) {
-            // Its last message is handled before anybody owns the partition again. An error means
-            // that it has ended already.
+            // Waits until its last message is handled, so that no consumer of this node overlaps
+            // the next one. An error means that it has ended already.
             let _ended = consumer.kill_and_wait(None).await;
             self.stop_all(consumer.get_id());
         }
@@ -202,8 +203,8 @@ impl SupervisorState {
         tracing::info!(partition, "partition was revoked");
     }
 
-    /// Whether a start was asked for by the consumer that is its partition's now. What an earlier
-    /// one asked for may arrive after its end, and nobody would ever stop it.
+    /// Returns whether a start was requested by the partition's current consumer. A request of an
+    /// earlier one may arrive after that consumer's end, and nothing would ever stop the actor.
     fn is_current(&self, start: &CouponStart) -> bool {
         let consumer = self.consumers.get(&start.partition).and_then(Option::as_ref);
         consumer.is_some_and(|consumer| consumer.get_id() == start.consumer.get_id())
@@ -259,7 +260,8 @@ impl SupervisorState {
         }
     }
 
-    /// An actor has ended. Those that were stopped on purpose are no longer known here.
+    /// Handles the end of an actor. Actors that were stopped on purpose are not known here any more,
+    /// so that their ends count as no failure.
     fn ended(&mut self, actor: ActorId, reason: &str, myself: &ActorRef<SupervisorMessage>) {
         if let Some(campaign) = self.by_actor.remove(&actor)
             && let Some(child) = self.coupons.remove(&campaign)
@@ -289,10 +291,10 @@ impl SupervisorState {
         let pause = restart.failures.failed(restart.started.elapsed());
         let in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         tracing::error!(partition, reason, in_ms, "partition consumer failed, will be restarted");
-        let told = myself.clone();
+        let supervisor = myself.clone();
         restart._delay = Some(TaskGuard::spawn(myself, async move {
             tokio::time::sleep(pause).await;
-            let _ended = told.cast(SupervisorMessage::RestartConsumer(partition));
+            let _ended = supervisor.cast(SupervisorMessage::RestartConsumer(partition));
         }));
     }
 
@@ -306,8 +308,8 @@ impl SupervisorState {
     fn drain(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<SupervisorMessage>) {
         let consumers: Vec<_> = self.consumers.values().flatten().cloned().collect();
         self.drains.push(TaskGuard::spawn(myself, async move {
-            // All at once: one that can't settle must not keep the others from it. A consumer
-            // that has ended has nothing to settle.
+            // All at once: a consumer that cannot settle must not keep the others from it. An error
+            // means that a consumer has ended; then it has nothing to settle.
             let drained = consumers
                 .iter()
                 .map(|consumer| async { ractor::call!(consumer, PartitionMessage::Drain).ok() });
@@ -317,7 +319,7 @@ impl SupervisorState {
     }
 }
 
-/// Tells a campaign's partition that its actor failed.
+/// Reports the failure of a campaign's actor to its partition consumer.
 fn failed(
     consumer: &ActorRef<PartitionMessage>,
     campaign: CampaignId,
@@ -326,11 +328,11 @@ fn failed(
 ) {
     note_violation(reason);
     let event = Event::Failed { campaign, incarnation, reason: reason.to_owned() };
-    // A consumer that has ended has no campaigns.
+    // If the consumer has ended, its campaigns start again with the next one.
     let _ended = consumer.cast(PartitionMessage::Event(event));
 }
 
-/// A broken invariant names itself in the panic that stopped it.
+/// Counts a violation if a panic names a broken invariant.
 fn note_violation(reason: &str) {
     let named = |invariant: &&Invariant| reason.contains(&format!("{invariant} broken"));
     if let Some(invariant) = Invariant::ALL.iter().find(named) {

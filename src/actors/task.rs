@@ -1,5 +1,4 @@
-//! Tasks that end with whoever started them and never fail unheard, and retries without end but
-//! with backoff.
+//! Tasks that belong to an actor, and retries without end.
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe, time::Duration};
 
@@ -12,8 +11,8 @@ use crate::retry::Backoff;
 /// Pauses of a retry. The longest one is the longest delay after a store or log has recovered.
 const RETRY: Backoff = Backoff::doubling(Duration::from_millis(20), Duration::from_secs(1));
 
-/// A task of an actor. It is aborted when its guard is dropped, and when it panics its owner ends
-/// with the panic's text as the reason: whoever waits for the task would wait for ever.
+/// A task of an actor. Dropping the guard aborts the task. A panic in the task ends the actor, with
+/// the panic's text as the reason: an actor that waits for the task would wait forever.
 #[derive(Debug)]
 pub(super) struct TaskGuard(JoinHandle<()>);
 
@@ -42,15 +41,15 @@ impl Drop for TaskGuard {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = literal.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "a task panicked without a text".to_owned())
 }
 
-/// Repeats `attempt` until it succeeds. For whatever must not be gone on without: it ends only
-/// with success or with the task that it runs in.
+/// Repeats `attempt` until it succeeds. Use it only where nothing can go on without the result: it
+/// ends with success, or with its task.
 pub(super) async fn until_done<T, E, F>(operation: &str, attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, E>>,

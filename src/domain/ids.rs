@@ -133,6 +133,15 @@ text_id!(
     }
 );
 
+/// One partition in one life of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPartition {
+    /// Counts lives of the log; see [`Position`].
+    pub log_epoch: u32,
+    /// The partition.
+    pub partition: Partition,
+}
+
 /// A record's place in the log. It identifies a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {

@@ -16,6 +16,7 @@ pub mod decision;
 pub mod definition;
 mod digests;
 pub mod fault;
+pub mod halt;
 pub mod holders;
 pub mod ids;
 pub mod invariant;

@@ -97,6 +97,12 @@ impl Hold {
         }
     }
 
+    /// Returns the slug of the reason and what was found.
+    #[must_use]
+    pub fn reason_parts(&self) -> (&str, &str) {
+        self.reason.split_once(": ").unwrap_or((&self.reason, ""))
+    }
+
     /// Returns a number that rises with each change of a hold, so that the latest row wins.
     #[must_use]
     pub fn rank(&self) -> u64 {

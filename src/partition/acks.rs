@@ -1,11 +1,12 @@
-//! Which offsets of a partition are done, and up to where all of them are.
+//! The watermark of a partition: below it every record is done, although records are done in any
+//! order.
 
 use std::collections::VecDeque;
 
 use crate::domain::{ids::Offset, rows::LastRecord};
 use crate::planted;
 
-/// The records of a partition that were read and are not yet below the watermark.
+/// The records of a partition that were read and are not yet below the watermark, in order.
 #[derive(Debug)]
 pub struct Acks {
     outstanding: VecDeque<Outstanding>,
@@ -20,34 +21,36 @@ struct Outstanding {
 }
 
 impl Acks {
-    /// Nothing is outstanding below `next`; `last` is the last record there, if one is known.
+    /// Starts at `next`. `last` is the last record below it, if one is known.
     #[must_use]
     pub fn new(next: Offset, last: Option<LastRecord>) -> Self {
         Self { outstanding: VecDeque::new(), next, last }
     }
 
-    /// A record was read.
+    /// Adds a record that was read.
     ///
     /// # Panics
-    /// When its offset is not above all earlier ones: a reader that goes back is broken.
+    /// If its offset is not above all earlier ones: going on would decide a record twice.
     pub fn read(&mut self, record: LastRecord) {
         assert!(record.offset >= self.next, "offset {} read twice", record.offset);
         self.next = record.offset + 1;
         self.outstanding.push_back(Outstanding { record, done: false });
     }
 
-    /// The record at `offset` is decided and stored, or held. True the first time.
+    /// Marks the record at `offset` as decided and stored, or as passed under a hold. Returns
+    /// whether it was outstanding until now.
     pub fn done(&mut self, offset: Offset) -> bool {
         let found = self.outstanding.binary_search_by_key(&offset, |slot| slot.record.offset);
         let Some(slot) = found.ok().and_then(|at| self.outstanding.get_mut(at)) else {
             return false;
         };
+        // After a restart a record is decided again; only the first time counts.
         let first = !slot.done;
         slot.done = true;
         first
     }
 
-    /// Forgets the done prefix. Called before the watermark is looked at.
+    /// Forgets the done records in front. Call it before [`Self::watermark`].
     pub fn advance(&mut self) {
         while let Some(slot) = self.outstanding.front()
             && (slot.done || planted!(WatermarkPassesUnstored) && slot.record.offset % 16 == 0)
@@ -57,31 +60,31 @@ impl Acks {
         }
     }
 
-    /// Every position below is done.
+    /// Returns the offset below which every record is done.
     #[must_use]
     pub fn watermark(&self) -> Offset {
         self.outstanding.front().map_or(self.next, |slot| slot.record.offset)
     }
 
-    /// One past the last record read.
+    /// Returns one past the offset of the last record read.
     #[must_use]
     pub fn position(&self) -> Offset {
         self.next
     }
 
-    /// The last record below the watermark.
+    /// Returns the last record below the watermark.
     #[must_use]
     pub fn last(&self) -> Option<LastRecord> {
         self.last
     }
 
-    /// Records read and not below the watermark.
+    /// Returns the number of records at or above the watermark.
     #[must_use]
     pub fn len(&self) -> usize {
         self.outstanding.len()
     }
 
-    /// Whether everything read is below the watermark.
+    /// Returns whether every record that was read is below the watermark.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.outstanding.is_empty()

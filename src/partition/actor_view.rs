@@ -1,19 +1,19 @@
-//! A campaign's actor as operators see it.
+//! The state of a campaign's actor, for operators.
 
 use crate::domain::ids::CampaignId;
 
-/// A campaign's actor as operators see it.
+/// The state of a campaign's actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActorView {
     /// `live`, `recovering`, `quarantined`, `halted` (its partition is), `stopped` (no record
     /// yet, or over), or `elsewhere` (another node owns the partition).
     pub state: &'static str,
-    /// Why, where there is something to say.
+    /// Why the campaign is recovering or decides nothing.
     pub reason: Option<String>,
 }
 
-/// What this node's actors tell of themselves.
+/// Gives the states of this node's coupon actors.
 pub trait ActorViews: Send + Sync + 'static {
-    /// The actor of `campaign`.
+    /// Returns the state of the actor of `campaign`.
     fn view(&self, campaign: &CampaignId) -> ActorView;
 }

@@ -1,29 +1,29 @@
-//! Whether a partition may be taken over: what its progress says, against the ends of the log and
+//! Whether a partition may be taken over: compares its progress with the ends of the log, and with
 //! the last record that was settled.
 
-use crate::domain::{
-    ids::Offset,
-    rows::{LastRecord, PartitionRows},
+use crate::{
+    domain::{
+        halt::{Halt, HaltReason},
+        ids::Offset,
+        rows::{LastRecord, PartitionRows},
+    },
+    planted,
 };
-use crate::planted;
-
-/// Why a partition is halted, as a sentence for the operator.
-pub type Halt = String;
 
 /// Where an owner starts, if the log is still the one that was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
     /// The first offset to be read.
     pub position: Offset,
-    /// The record by which a rewritten tail is noticed, where retention still has it. Given to
-    /// [`compare`] with what the log has there.
+    /// The record by which a rewritten tail is noticed, if retention still has it. The caller
+    /// reads that offset and calls [`compare`].
     pub last: Option<LastRecord>,
 }
 
-/// Holds a partition's progress against the ends of its log: `[low, high)`.
+/// Compares a partition's progress with the ends of its log, `[low, high)`.
 ///
 /// # Errors
-/// Progress of another epoch, or that lies outside the log.
+/// Progress is of another epoch, or lies outside the log.
 pub fn start(
     rows: &PartitionRows,
     log_epoch: u32,
@@ -34,43 +34,48 @@ pub fn start(
     };
     if progress.log_epoch != log_epoch {
         let found = progress.log_epoch;
-        return Err(format!("progress is of log epoch {found}, this is {log_epoch}"));
+        let detail = format!("progress is of log epoch {found}, this node has {log_epoch}");
+        return Err(Halt::new(HaltReason::LogEpoch, detail));
     }
     let position = within(progress.next, (low, high))?;
+    // Below `low` there is nothing to compare: retention removes settled records.
     Ok(Start { position, last: progress.last.filter(|last| last.offset >= low) })
 }
 
 fn within(position: Offset, (low, high): (Offset, Offset)) -> Result<Offset, Halt> {
     if position < low {
-        return Err(format!("records from {position} on are needed, the log begins at {low}"));
+        let detail = format!("records from {position} on are needed, but the log begins at {low}");
+        return Err(Halt::new(HaltReason::LogTrimmed, detail));
     }
     if position > high {
-        return Err(format!("everything below {position} was settled, the log ends at {high}"));
+        let detail = format!("records below {position} are decided, but the log ends at {high}");
+        return Err(Halt::new(HaltReason::LogTruncated, detail));
     }
     Ok(position)
 }
 
-/// Compares the last settled record with what the log has `found` there now.
+/// Compares the last settled record with the record that the log has at that offset now.
 ///
 /// # Errors
-/// It is another one, or gone.
+/// The records differ, or `found` is none.
 pub fn compare(last: LastRecord, found: Option<LastRecord>) -> Result<(), Halt> {
     if found == Some(last) || planted!(RewrittenTailTaken) {
         return Ok(());
     }
-    let offset = last.offset;
-    Err(format!("the record at {offset} is not the one that was settled"))
+    let detail = format!("the record at {} is not the one that was decided", last.offset);
+    Err(Halt::new(HaltReason::LogRewritten, detail))
 }
 
-/// Compares how far a partition was read with where its log ends now.
+/// Compares how far a partition was read with the end of its log, `high`.
 ///
 /// # Errors
-/// Records that were read are no longer there.
+/// The log lost records that were read.
 pub fn still_there(position: Offset, high: Offset) -> Result<(), Halt> {
     if high >= position {
         return Ok(());
     }
-    Err(format!("records below {position} were read, the log ends at {high}"))
+    let detail = format!("records below {position} were read, but the log ends at {high}");
+    Err(Halt::new(HaltReason::LogTruncated, detail))
 }
 
 #[cfg(test)]
@@ -85,24 +90,39 @@ mod tests {
         PartitionRows { progress: Some(progress), holds: Vec::new() }
     }
 
+    fn halted<T>(result: Result<T, Halt>) -> Option<HaltReason> {
+        result.err().map(|halt| halt.reason)
+    }
+
     #[test]
     fn an_owner_starts_at_progress_within_the_log() {
         let fresh = PartitionRows::default();
         assert_eq!(start(&fresh, 1, (0, 5)), Ok(Start { position: 0, last: None }));
-        assert!(start(&fresh, 1, (1, 5)).is_err(), "the first record was trimmed away");
         assert_eq!(start(&rows(10), 1, (0, 10)), Ok(Start { position: 10, last: Some(LAST) }));
         assert_eq!(start(&rows(10), 1, (10, 12)), Ok(Start { position: 10, last: None }));
-        assert!(start(&rows(10), 1, (11, 12)).is_err(), "trimmed above progress");
-        assert!(start(&rows(10), 1, (0, 9)).is_err(), "the tail is lost");
-        assert!(start(&rows(10), 2, (0, 10)).is_err(), "another life of the log");
+    }
+
+    #[test]
+    fn a_log_that_does_not_fit_progress_halts() {
+        let fresh = PartitionRows::default();
+        assert_eq!(halted(start(&fresh, 1, (1, 5))), Some(HaltReason::LogTrimmed));
+        assert_eq!(halted(start(&rows(10), 1, (11, 12))), Some(HaltReason::LogTrimmed));
+        assert_eq!(halted(start(&rows(10), 1, (0, 9))), Some(HaltReason::LogTruncated));
+        assert_eq!(halted(start(&rows(10), 2, (0, 10))), Some(HaltReason::LogEpoch));
     }
 
     #[test]
     fn a_last_record_that_differs_is_noticed() {
         assert_eq!(compare(LAST, Some(LAST)), Ok(()));
-        assert!(compare(LAST, Some(LastRecord { digest: [8; 16], ..LAST })).is_err());
+        for found in [Some(LastRecord { digest: [8; 16], ..LAST }), None] {
+            assert_eq!(halted(compare(LAST, found)), Some(HaltReason::LogRewritten));
+        }
         assert!(compare(LAST, Some(LastRecord { offset: 10, ..LAST })).is_err());
-        assert!(compare(LAST, None).is_err());
-        assert!(still_there(5, 5).is_ok() && still_there(6, 5).is_err());
+    }
+
+    #[test]
+    fn a_log_that_shrinks_below_what_was_read_halts() {
+        assert_eq!(still_there(5, 5), Ok(()));
+        assert_eq!(halted(still_there(6, 5)), Some(HaltReason::LogTruncated));
     }
 }

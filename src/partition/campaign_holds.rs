@@ -3,6 +3,7 @@
 use super::window::Window;
 use crate::{
     domain::{
+        halt::HoldReason,
         ids::{CampaignId, Offset, Partition},
         rows::{Hold, HoldKind, HoldState, Mark},
     },
@@ -91,7 +92,7 @@ impl Holds {
         campaign: &CampaignId,
         partition: Partition,
         from: Offset,
-        (kind, reason): (HoldKind, String),
+        (reason, detail): (HoldReason, &str),
     ) -> Hold {
         self.number += 1;
         Hold {
@@ -99,8 +100,8 @@ impl Holds {
             partition,
             from,
             number: self.number,
-            kind,
-            reason,
+            kind: reason.kind(),
+            reason: reason.text(detail),
             state: HoldState::Open,
             until: 0,
         }
@@ -208,9 +209,11 @@ impl Holds {
 mod tests {
     use super::*;
 
-    fn opened(holds: &mut Holds, from: Offset, kind: HoldKind) -> Hold {
+    const FAILED: HoldReason = HoldReason::ActorFailed;
+
+    fn opened(holds: &mut Holds, from: Offset, reason: HoldReason) -> Hold {
         let campaign = CampaignId::parse("spring").unwrap();
-        let hold = holds.open(&campaign, 0, from, (kind, "it failed".to_owned()));
+        let hold = holds.open(&campaign, 0, from, (reason, "it failed"));
         holds.written_open(&hold, &Window::default());
         hold
     }
@@ -218,7 +221,7 @@ mod tests {
     #[test]
     fn a_hold_is_opened_released_and_closed() {
         let mut holds = Holds::default();
-        let hold = opened(&mut holds, 40, HoldKind::Contradiction);
+        let hold = opened(&mut holds, 40, HoldReason::RowAltered);
         assert_eq!((holds.held_from(), holds.may_retry()), (Some(40), false));
         let released = holds.released().remove(0);
         holds.wait_for_release(55);
@@ -232,8 +235,8 @@ mod tests {
     #[test]
     fn a_release_waits_for_every_open_hold() {
         let mut holds = Holds::default();
-        opened(&mut holds, 40, HoldKind::Contradiction);
-        opened(&mut holds, 50, HoldKind::Failure);
+        opened(&mut holds, 40, HoldReason::RowAltered);
+        opened(&mut holds, 50, FAILED);
         holds.wait_for_release(55);
         let [first, second] = <[Hold; 2]>::try_from(holds.released()).unwrap();
         assert_eq!(holds.written_released(&first), None);
@@ -243,7 +246,7 @@ mod tests {
     #[test]
     fn a_closed_hold_is_extended_once_its_close_is_written() {
         let mut holds = Holds::default();
-        opened(&mut holds, 40, HoldKind::Failure);
+        opened(&mut holds, 40, FAILED);
         holds.close(60);
         assert_eq!(holds.extend(70), [], "its mark goes first");
         holds.written_closed();
@@ -255,10 +258,10 @@ mod tests {
     #[test]
     fn a_second_hold_keeps_the_first_from_extending() {
         let mut holds = Holds::default();
-        opened(&mut holds, 40, HoldKind::Failure);
+        opened(&mut holds, 40, FAILED);
         holds.close(60);
         holds.written_closed();
-        let second = opened(&mut holds, 65, HoldKind::Failure);
+        let second = opened(&mut holds, 65, FAILED);
         assert_eq!((second.number, holds.extend(70)), (2, Vec::new()));
         assert!(holds.covers(HoldKind::Failure, 65));
         assert!(!holds.covers(HoldKind::Contradiction, 65));
@@ -269,6 +272,6 @@ mod tests {
     fn numbers_go_on_from_the_stores() {
         let mut holds = Holds::default();
         holds.number_seen(7);
-        assert_eq!(opened(&mut holds, 40, HoldKind::Failure).number, 8);
+        assert_eq!(opened(&mut holds, 40, FAILED).number, 8);
     }
 }

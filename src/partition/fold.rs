@@ -17,12 +17,13 @@ use crate::{
     wire::feed_message::FeedDecision,
 };
 
-/// Records of one campaign, in order, with how far the partition was handed over.
+/// Records of one campaign, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The records.
     pub records: Vec<(At, Record)>,
-    /// Every record of the campaign below this offset is in this batch or an earlier one.
+    /// Every record of the campaign below this offset is in this batch or an earlier one, so no
+    /// row may be expected there any more.
     pub passed: Offset,
 }
 
@@ -51,46 +52,47 @@ pub struct Folded {
     pub contradiction: Option<Contradiction>,
 }
 
-/// A campaign and what the log must still confirm of it.
+/// A campaign, and the rows of it that the log must still derive.
 #[derive(Debug)]
 pub struct Folder {
     campaign: Campaign,
     expectations: Expectations,
     is_repair: bool,
-    /// A contradiction was found: the state is no longer what the log below gives.
+    /// A contradiction was found. Records after it were not folded, so the state is no longer that
+    /// of the log, and nothing may be derived from it.
     stopped: bool,
     keys: std::sync::Arc<Keys>,
     log_epoch: u32,
 }
 
 impl Folder {
-    /// Goes on from a recovered campaign.
+    /// Continues from a recovered campaign.
     #[must_use]
     pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>, log_epoch: u32) -> Self {
         let Recovered { campaign, expectations, is_repair } = recovered;
         Self { campaign, expectations, is_repair, stopped: false, keys, log_epoch }
     }
 
-    /// The campaign's state.
+    /// Returns the campaign's state.
     #[must_use]
     pub fn campaign(&self) -> &Campaign {
         &self.campaign
     }
 
-    /// Whether rows of the campaign had vanished or changed.
+    /// Returns whether a contradiction of the campaign's rows is being repaired.
     #[must_use]
     pub fn is_repair(&self) -> bool {
         self.is_repair
     }
 
-    /// The highest position at which a stored row waits to be derived again.
+    /// Returns the highest offset at which a stored row waits to be derived again.
     #[must_use]
     pub fn expects_until(&self) -> Option<Offset> {
         self.expectations.until()
     }
 
-    /// Folds a batch. Stops before the first contradiction: what is before it stands, and nothing
-    /// of this batch or a later one comes after it.
+    /// Folds a batch. A contradiction ends it: records before it stand, and records after it are
+    /// not folded, also those of later batches.
     pub fn fold(&mut self, batch: Batch) -> Folded {
         let Batch { records, passed } = batch;
         let mut folded = Folded::default();
@@ -111,6 +113,7 @@ impl Folder {
                 }
                 Outcome::Decided { row: None, .. } | Outcome::Undefined => None,
             };
+            // Before anything is stored: a row that differs must not be overwritten.
             if let Err(contradiction) = expectations.derived(at.offset, digest) {
                 *stopped = true;
                 folded.contradiction = Some(contradiction);
@@ -188,7 +191,7 @@ impl Answers<'_> {
         }
     }
 
-    /// Spells the code of an earlier coupon again: formats are never amended.
+    /// Spells the code of an earlier coupon again. The code format is never amended.
     fn code(&self, campaign: &Campaign, sequence: Sequence, user: &UserId) -> Box<str> {
         let spell = |definition: &Definition| {
             let id = campaign.id();
@@ -214,13 +217,15 @@ pub(super) mod tests {
     use crate::{
         domain::{
             definition::Terms,
-            ids::{CampaignId, Timestamp},
+            ids::{CampaignId, LogPartition, Timestamp},
             record::{Change, Control, Request},
             rows::CampaignRows,
         },
         partition::recovery::Recovery,
         wire::{LogRecord, decode_step::ReadRecord},
     };
+
+    pub(in super::super) const PLACE: LogPartition = LogPartition { log_epoch: 1, partition: 0 };
 
     pub(in super::super) fn keys() -> Arc<Keys> {
         Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
@@ -254,7 +259,7 @@ pub(super) mod tests {
 
     fn recovered(rows: CampaignRows, coupons: Vec<Coupon>) -> Folder {
         let campaign = CampaignId::parse("spring").unwrap();
-        let mut recovery = Recovery::new(campaign, (1, 0), 0, rows, keys()).unwrap();
+        let mut recovery = Recovery::new(campaign, PLACE, 0, rows, keys()).unwrap();
         recovery.coupons(coupons).unwrap();
         Folder::new(recovery.finish().unwrap(), keys(), 1)
     }

@@ -1,5 +1,7 @@
-//! One campaign's batches between deciding and reporting. Storing overlaps with deciding, since
-//! everything can be derived again; only versions and the reports keep their order.
+//! The batches of one campaign between deciding and reporting.
+//!
+//! Batches are stored while later ones are decided, because everything can be derived again. Two
+//! orders are kept: no row is stored before a version row below it, and reports follow the log.
 
 use std::collections::VecDeque;
 
@@ -16,17 +18,17 @@ use crate::domain::{
 };
 use crate::planted;
 
-/// What a batch leaves to be stored: every version before any coupon.
+/// The rows of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ToStore {
-    /// Named again in [`Pipeline::stored`].
+    /// The number of the batch, for [`Pipeline::stored`].
     pub number: u64,
-    /// One after the other, in this order.
+    /// Version rows, to be stored one after the other.
     pub versions: Vec<DefinitionVersion>,
-    /// After the versions.
+    /// Coupon rows, to be stored after the versions.
     pub coupons: Vec<Coupon>,
-    /// Rows of the campaign vanished before: these are only stored once they are read again. A
-    /// database may hide a row from whoever writes it again, as CQL does after a `DELETE`.
+    /// The rows count as stored only after they were read back, because rows of the campaign had
+    /// vanished. On CQL, a `DELETE` also hides a row that is written again.
     pub read_back: bool,
 }
 
@@ -37,13 +39,13 @@ struct Storing {
     report: Report,
     contradiction: Option<Contradiction>,
     stored: bool,
-    /// No row of a later batch may be stored before this one's are.
+    /// No row of a later batch may be stored before the rows of this one.
     has_versions: bool,
-    /// What waits for the versions of earlier batches.
+    /// The batch's rows, while they wait for version rows of earlier batches.
     waiting: Option<ToStore>,
 }
 
-/// One incarnation of a campaign.
+/// The pipeline of one incarnation of a campaign's actor.
 #[derive(Debug)]
 pub struct Pipeline {
     campaign: CampaignId,
@@ -54,20 +56,20 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Goes on from a loaded campaign.
+    /// Starts with a loaded campaign.
     #[must_use]
     pub fn new(campaign: CampaignId, incarnation: u64, folder: Folder) -> Self {
         Self { campaign, incarnation, folder, storing: VecDeque::new(), batches: 0 }
     }
 
-    /// The campaign's state after what was decided so far.
+    /// Returns the campaign's state after the batches that were decided.
     #[must_use]
     pub fn campaign(&self) -> &Campaign {
         self.folder.campaign()
     }
 
-    /// Decides a batch. None when nothing follows from it that may be stored now: nothing at all,
-    /// or what [`Self::stored`] gives once the versions below it are durable.
+    /// Decides a batch. Returns the rows that may be stored now. Returns `None` if the batch has no
+    /// rows, or if they wait: [`Self::stored`] then returns them later.
     pub fn decide(&mut self, batch: Batch) -> Option<ToStore> {
         let folded = self.folder.fold(batch);
         let Folded { versions, coupons, records, contradiction } = folded;
@@ -89,7 +91,7 @@ impl Pipeline {
         self.next_to_store()
     }
 
-    /// The rows of a batch are durable. Gives what waited for that: to be stored now.
+    /// Notes that the rows of a batch are durable. Returns the rows that waited for them.
     #[must_use]
     pub fn stored(&mut self, number: u64) -> Vec<ToStore> {
         if let Some(batch) = self.storing.iter_mut().find(|batch| batch.number == number) {
@@ -98,7 +100,8 @@ impl Pipeline {
         std::iter::from_fn(|| self.next_to_store()).collect()
     }
 
-    /// The first batch that waits, unless it is behind one whose versions are not durable.
+    /// Returns the rows of the first batch that waits, unless an earlier one has version rows that
+    /// are not durable.
     fn next_to_store(&mut self) -> Option<ToStore> {
         for batch in &mut self.storing {
             if batch.waiting.is_some() {
@@ -111,7 +114,8 @@ impl Pipeline {
         None
     }
 
-    /// The next batch that may be reported, with the contradiction that ended it.
+    /// Returns the report of the oldest batch if its rows are durable, and the contradiction that
+    /// ended the batch.
     pub fn report(&mut self) -> Option<(Event, Option<Event>)> {
         if !self.storing.front()?.stored && !planted!(ReportBeforeStored) {
             return None;
@@ -125,7 +129,7 @@ impl Pipeline {
         Some((Event::Report(report), contradicted))
     }
 
-    /// From when on nothing is issued any more, as far as the definition says.
+    /// Returns the time from which on the definition in effect issues nothing.
     fn over_from(&self) -> Option<Timestamp> {
         match self.folder.campaign().definition() {
             None => Some(Timestamp(0)),
@@ -141,7 +145,7 @@ mod tests {
     use crate::{
         domain::rows::CampaignRows,
         partition::{
-            fold::tests::{defined, keys, request},
+            fold::tests::{PLACE, defined, keys, request},
             recovery::Recovery,
         },
     };
@@ -149,7 +153,7 @@ mod tests {
     fn pipeline() -> Pipeline {
         let campaign = CampaignId::parse("spring").unwrap();
         let rows = CampaignRows::default();
-        let recovery = Recovery::new(campaign.clone(), (1, 0), 0, rows, keys()).unwrap();
+        let recovery = Recovery::new(campaign.clone(), PLACE, 0, rows, keys()).unwrap();
         let folder = Folder::new(recovery.finish().unwrap(), keys(), 1);
         Pipeline::new(campaign, 1, folder)
     }

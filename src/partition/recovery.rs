@@ -1,27 +1,33 @@
-//! How a campaign's state comes out of its rows, and what the log must still confirm.
+//! Recovers a campaign's state from its rows, and keeps what the log must still confirm.
 //!
-//! Rows below the start are the state: dense and in order. Rows at or above it are expectations:
-//! the log derives them again, and any difference is a contradiction. Below the mark there are as
-//! many as it says, wherever the start is: it was written when they were durable.
+//! Rows below the start are the state: their sequences have no gap and their order is that of the
+//! log. Rows at or above the start are expectations: the log derives them again, and a difference
+//! is a contradiction. The number of rows below the mark's offset must be the mark's, wherever the
+//! start is, because the mark was written after those rows.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::domain::{
-    campaign::Campaign,
-    coupon::Coupon,
-    definition::{DefinitionVersion, RULES_VERSION},
-    ids::{CampaignId, Offset, Partition, Sequence},
-    keys::Keys,
-    rows::{CampaignRows, Hold, HoldKind, Mark},
+use crate::{
+    domain::{
+        campaign::Campaign,
+        coupon::Coupon,
+        definition::{DefinitionVersion, RULES_VERSION},
+        halt::HoldReason,
+        ids::{CampaignId, LogPartition, Offset, Sequence},
+        keys::Keys,
+        rows::{CampaignRows, Hold, HoldKind, Mark},
+    },
+    planted,
 };
-use crate::planted;
 
-/// Log and store contradict each other from a position on.
+/// Log and store contradict each other from an offset on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Contradiction {
-    /// The lowest position that it touches.
+    /// The lowest offset that it affects: a hold must reach that low.
     pub from: Offset,
+    /// The reason of the hold.
+    pub reason: HoldReason,
     /// What was found, as a sentence for the operator.
     pub detail: String,
 }
@@ -40,29 +46,36 @@ pub struct Expectations {
 }
 
 impl Expectations {
-    /// The highest position at which something is expected.
+    /// Returns the highest offset at which a row is expected.
     #[must_use]
     pub fn until(&self) -> Option<Offset> {
         self.rows.last_key_value().map(|(offset, _)| *offset)
     }
 
-    /// Everything below `passed` has been derived: nothing may be expected there any more.
+    /// Checks that no row is expected below `passed`, where every record was derived.
+    ///
+    /// # Errors
+    /// A row is expected there.
     pub fn passed(&self, passed: Offset) -> Result<(), Contradiction> {
         match self.rows.first_key_value() {
             Some((&from, expected)) if from < passed => {
-                let what = match expected {
+                let row = match expected {
                     Expected::Coupon { sequence, .. } => format!("coupon {sequence}"),
                     Expected::Version { .. } => "a definition version".to_owned(),
                 };
                 let detail =
-                    format!("the store has {what} at offset {from}, which the log does not derive");
-                Err(Contradiction { from, detail })
+                    format!("the store has {row} at offset {from}, but the log derives no row");
+                Err(Contradiction { from, reason: HoldReason::RowNotDerived, detail })
             }
             _ => Ok(()),
         }
     }
 
-    /// What the log derived at `offset`, as the digest of its row if it came to one.
+    /// Compares what the log derived at `offset` with the expected row. `derived` is the digest of
+    /// the derived row, if there is one.
+    ///
+    /// # Errors
+    /// Another row is expected at `offset`, or a row below it.
     pub fn derived(
         &mut self,
         offset: Offset,
@@ -76,24 +89,24 @@ impl Expectations {
         if derived == Some(digest) {
             return Ok(());
         }
-        let what = if derived.is_some() { "another row" } else { "no row" };
-        let detail = format!("the store has a row at offset {offset} where the log derives {what}");
-        Err(Contradiction { from: offset, detail })
+        let row = if derived.is_some() { "another row" } else { "no row" };
+        let detail = format!("the store has a row at offset {offset}, but the log derives {row}");
+        Err(Contradiction { from: offset, reason: HoldReason::RowNotDerived, detail })
     }
 }
 
-/// A campaign as its rows give it.
+/// A campaign recovered from its rows.
 #[derive(Debug)]
 pub struct Recovered {
-    /// Its state below the start.
+    /// The campaign's state below the start.
     pub campaign: Campaign,
-    /// What the log must derive again from the start on.
+    /// The rows that the log must derive again from the start on.
     pub expectations: Expectations,
-    /// Rows had vanished or changed: whether those that are written stay has to be seen.
+    /// A contradiction was found before: rows that are written now must be read back.
     pub is_repair: bool,
 }
 
-/// Takes a campaign's rows in and gives its state.
+/// Recovers one campaign: takes its rows in and checks them against each other.
 #[derive(Debug)]
 pub struct Recovery {
     from: Offset,
@@ -105,19 +118,19 @@ pub struct Recovery {
     below_mark: u32,
     /// Rows are known to be missing, and the log is about to derive them.
     is_repair: bool,
-    /// One past the last dense row's offset: where a gap begins.
+    /// One past the offset of the last row without a gap before it: where a gap would begin.
     dense_to: Offset,
     expectations: Expectations,
 }
 
 impl Recovery {
-    /// Begins with what `rows` say besides coupons. `from` is where the log is read again.
+    /// Starts with the rows other than coupons. `from` is where the log is read again.
     ///
     /// # Errors
-    /// A version row whose digest does not fit, or of rules that this binary does not know.
+    /// A version row was altered, or has rules that this binary does not know.
     pub fn new(
         campaign: CampaignId,
-        place: (u32, Partition),
+        place: LogPartition,
         from: Offset,
         rows: CampaignRows,
         keys: Arc<Keys>,
@@ -127,12 +140,14 @@ impl Recovery {
             let offset = version.position.offset;
             if keys.version_digest(version) != version.digest && !planted!(AlteredVersionTaken) {
                 let detail = format!("the version row at offset {offset} was altered");
-                return Err(Contradiction { from: offset, detail });
+                let reason = HoldReason::RowAltered;
+                return Err(Contradiction { from: offset, reason, detail });
             }
             if version.definition.rules_version != RULES_VERSION {
                 let rules = version.definition.rules_version;
-                let detail = format!("rules version {rules} is not known to this binary");
-                return Err(Contradiction { from: offset, detail });
+                let detail = format!("this binary does not know rules version {rules}");
+                let reason = HoldReason::RulesUnknown;
+                return Err(Contradiction { from: offset, reason, detail });
             }
             if offset >= from {
                 let expected = Expected::Version { digest: version.digest };
@@ -141,9 +156,9 @@ impl Recovery {
         }
         let versions =
             rows.versions.into_iter().filter(|version| version.position.offset < from).collect();
-        let (log_epoch, partition) = place;
         let repairs = |hold: &Hold| hold.is_in_force() && hold.kind == HoldKind::Contradiction;
         let is_repair = rows.holds.iter().any(repairs);
+        let LogPartition { log_epoch, partition } = place;
         Ok(Self {
             from,
             campaign: Campaign::new(campaign, log_epoch, partition, Arc::clone(&keys)),
@@ -158,17 +173,17 @@ impl Recovery {
         })
     }
 
-    /// The rows end here, for a reason that is not theirs: what the campaign touches from the last
-    /// dense row on is not known.
+    /// Returns the contradiction for a coupon row that cannot be decoded.
     #[must_use]
-    pub fn ends(&self, detail: String) -> Contradiction {
-        Contradiction { from: self.dense_to, detail }
+    pub fn undecodable(&self, detail: String) -> Contradiction {
+        // Nothing is known of the rows behind it, so the hold begins where the known rows end.
+        Contradiction { from: self.dense_to, reason: HoldReason::RowUndecodable, detail }
     }
 
-    /// Takes the next coupons in sequence order.
+    /// Takes the next coupons in the order of sequences.
     ///
     /// # Errors
-    /// A gap, an altered row, or one that stands where no coupon can.
+    /// A gap, an altered row, or a row at an offset where the log can derive no coupon.
     pub fn coupons(&mut self, coupons: Vec<Coupon>) -> Result<(), Contradiction> {
         for coupon in &coupons {
             self.coupon(coupon)?;
@@ -176,15 +191,16 @@ impl Recovery {
         Ok(())
     }
 
-    /// Gives the state, once every coupon was taken.
+    /// Returns the campaign, once every coupon was taken.
     ///
     /// # Errors
-    /// Fewer or more coupons below the mark than it says.
+    /// The number of coupons below the mark is not the mark's.
     pub fn finish(mut self) -> Result<Recovered, Contradiction> {
         if !planted!(VersionLostOnRestart) {
             self.apply_versions_below(self.from)?;
         }
-        // Missing rows below the start would shift whatever is derived from there on.
+        // If rows below the start were missing, the first derived coupon would get the sequence of
+        // a missing one. In a repair, rows between start and mark are about to be derived.
         if let Some(mark) = &self.mark
             && (mark.offset <= self.from || !self.is_repair)
             && mark.issued != self.below_mark
@@ -192,8 +208,9 @@ impl Recovery {
         {
             let (said, found) = (mark.issued, self.below_mark);
             let detail =
-                format!("the mark says {said} coupons below {}, found {found}", mark.offset);
-            return Err(Contradiction { from: self.dense_to.min(mark.offset), detail });
+                format!("the mark counts {said} coupons below {}, found {found}", mark.offset);
+            let from = self.dense_to.min(mark.offset);
+            return Err(Contradiction { from, reason: HoldReason::RowsMissing, detail });
         }
         let Self { campaign, expectations, is_repair, .. } = self;
         Ok(Recovered { campaign, expectations, is_repair })
@@ -201,10 +218,11 @@ impl Recovery {
 
     fn coupon(&mut self, coupon: &Coupon) -> Result<(), Contradiction> {
         let sequence = coupon.sequence;
-        let contradiction = |from, detail| Err(Contradiction { from, detail });
+        let error = |from, reason, detail| Err(Contradiction { from, reason, detail });
         if self.keys.coupon_digest(coupon) != coupon.digest && !planted!(AlteredRowTaken) {
+            // Its offset may be altered too, so it says nothing about where the damage begins.
             let detail = format!("the row of coupon {sequence} was altered");
-            return contradiction(self.dense_to, detail);
+            return error(self.dense_to, HoldReason::RowAltered, detail);
         }
         let offset = coupon.position.offset;
         if self.mark.as_ref().is_some_and(|mark| offset < mark.offset) {
@@ -214,24 +232,25 @@ impl Recovery {
             let expected = Expected::Coupon { sequence, digest: coupon.digest };
             if self.expectations.rows.insert(offset, expected).is_some() {
                 let detail = format!("two rows are derived from offset {offset}");
-                return contradiction(offset, detail);
+                return error(offset, HoldReason::RowsConflict, detail);
             }
             return Ok(());
         }
         let issued = self.campaign.issued();
         if sequence != issued + 1 {
             let detail = format!("coupon {sequence} follows coupon {issued}");
-            return contradiction(self.dense_to, detail);
+            return error(self.dense_to, HoldReason::RowsMissing, detail);
         }
         if offset < self.dense_to {
-            let detail = format!("coupon {sequence} stands before its predecessor");
-            return contradiction(offset, detail);
+            let detail = format!("coupon {sequence} has a lower offset than its predecessor");
+            return error(offset, HoldReason::RowsConflict, detail);
         }
+        // The quota that counts is the one in effect at the coupon's own offset.
         self.apply_versions_below(offset)?;
         let quota = self.campaign.definition().map_or(0, |definition| definition.terms.quota);
         if sequence > quota {
-            let detail = format!("coupon {sequence} exceeds the quota of {quota} at its position");
-            return contradiction(offset, detail);
+            let detail = format!("coupon {sequence} exceeds the quota of {quota} at its offset");
+            return error(offset, HoldReason::RowsConflict, detail);
         }
         if planted!(KeyForgotten) {
             let coupon = Coupon { key_digest: None, ..coupon.clone() };
@@ -243,7 +262,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// Applies the versions below `offset`, each against the coupons issued below it.
+    /// Applies the versions below `offset`, and compares each with the coupons issued below it.
     fn apply_versions_below(&mut self, offset: Offset) -> Result<(), Contradiction> {
         while let Some(version) = self.versions.get(self.next_version)
             && version.position.offset < offset
@@ -253,8 +272,9 @@ impl Recovery {
                 let at = version.position.offset;
                 let said = version.issued;
                 let detail =
-                    format!("the version at {at} says {said} coupons below it, found {issued}");
-                return Err(Contradiction { from: self.dense_to.min(at), detail });
+                    format!("the version at {at} counts {said} coupons below it, found {issued}");
+                let from = self.dense_to.min(at);
+                return Err(Contradiction { from, reason: HoldReason::RowsMissing, detail });
             }
             self.campaign.apply_version(version);
             self.next_version += 1;
@@ -275,7 +295,7 @@ mod tests {
         },
         partition::fold::{
             Batch, Folder,
-            tests::{defined, keys, request},
+            tests::{PLACE, defined, keys, request},
         },
     };
 
@@ -313,7 +333,7 @@ mod tests {
         coupons.retain(|coupon| sequences.contains(&coupon.sequence));
         let mark = Some(Mark { campaign: spring(), offset: 8, issued: 7 });
         let rows = CampaignRows { holds, mark, versions };
-        let mut recovery = Recovery::new(spring(), (1, 0), from, rows, keys())?;
+        let mut recovery = Recovery::new(spring(), PLACE, from, rows, keys())?;
         recovery.coupons(coupons)?;
         recovery.finish()
     }
@@ -327,6 +347,28 @@ mod tests {
         assert_eq!(found.from, 3, "just above the last dense row: {found}");
         let found = start(7, &[1, 2], Vec::new()).unwrap_err();
         assert_eq!(found.from, 3, "{found}");
+    }
+
+    #[test]
+    fn each_damage_of_rows_has_its_reason() {
+        let reason = |sequences: &[Sequence], damage: fn(&mut Coupon)| {
+            let (versions, mut coupons) = rows();
+            coupons.retain(|coupon| sequences.contains(&coupon.sequence));
+            coupons.iter_mut().for_each(damage);
+            let rows = CampaignRows { versions, ..CampaignRows::default() };
+            let mut recovery = Recovery::new(spring(), PLACE, 9, rows, keys()).unwrap();
+            recovery.coupons(coupons).err().map(|found| found.reason)
+        };
+        let sealed = |coupon: &mut Coupon| coupon.digest = keys().coupon_digest(coupon);
+        assert_eq!(reason(&[1, 2], sealed), None);
+        assert_eq!(reason(&[1, 3], sealed), Some(HoldReason::RowsMissing));
+        let altered = |coupon: &mut Coupon| coupon.code = "FREE".into();
+        assert_eq!(reason(&[1], altered), Some(HoldReason::RowAltered));
+        let below_its_version = |coupon: &mut Coupon| {
+            coupon.position.offset = 0;
+            coupon.digest = keys().coupon_digest(coupon);
+        };
+        assert_eq!(reason(&[1], below_its_version), Some(HoldReason::RowsConflict));
     }
 
     #[test]

@@ -1,21 +1,21 @@
-//! When a failed campaign is started again and when it is put on hold instead, and when a failed
-//! partition consumer is.
+//! Restart policy: when a failed campaign is restarted or put on hold, and when a failed partition
+//! consumer is restarted.
 
 use std::time::Duration;
 
 use crate::domain::ids::Offset;
 
-/// Failures at one position after which the campaign is put on hold. Four restarts outlast a
-/// passing fault; a record that fails five times in a row will fail for ever.
+/// Failures at one position after which the campaign is put on hold. Four restarts within 350 ms
+/// outlast a short fault; a record that fails five times in a row is likely to fail forever.
 pub const FAILURES_MAX: u32 = 5;
 
-/// First restart: at once. Then 50 ms, doubled each time.
+/// Delay of the second restart, doubled each time. The first restart has no delay.
 const BACKOFF_FIRST_MS: u64 = 50;
 
 /// What to do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Start again after this many milliseconds.
+    /// Restart the campaign.
     Restart {
         /// Delay in milliseconds.
         delay_ms: u64,
@@ -32,21 +32,22 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Where it last failed, if it has not got past that since.
+    /// Returns the position of the last failure, unless the campaign has passed it since.
     #[must_use]
     pub fn at(&self) -> Option<Offset> {
         (self.count > 0).then_some(self.at)
     }
 
-    /// The record at `offset` is stored: what failed up to there is forgiven.
+    /// Resets the count if the record at `offset` is stored and the last failure was not above it.
     pub fn passed(&mut self, offset: Offset) {
         if self.count > 0 && offset >= self.at {
             *self = Self::default();
         }
     }
 
-    /// Counts a failure while `at` was the first position not yet stored.
+    /// Counts a failure. `at` is the first position that was not stored.
     pub fn failed(&mut self, at: Offset) -> Verdict {
+        // A failure at another position is no repetition: the campaign has made progress.
         if at != self.at {
             *self = Self { at, count: 0 };
         }
@@ -59,15 +60,15 @@ impl Failures {
     }
 }
 
-/// Pause before a failed partition consumer is started again: what it died of may be over by then,
-/// and its requests wait. Doubled each time.
+/// First pause before a failed partition consumer is restarted. Short, because requests of the whole
+/// partition wait; doubled each time.
 pub const CONSUMER_PAUSE_FIRST: Duration = Duration::from_millis(200);
 
-/// Longest pause: a partition that can't be consumed fills no log with it, and an operator who
-/// mended the cause doesn't wait long.
+/// Longest pause: long enough not to flood the log, short enough for an operator who has removed
+/// the cause.
 const CONSUMER_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// A consumer that ran this long was well: its next failure is a new one.
+/// A consumer that ran this long was healthy: its next failure starts a new count.
 const CONSUMER_WELL: Duration = Duration::from_secs(30);
 
 /// The failures of one partition's consumers in a row.
@@ -77,7 +78,7 @@ pub struct ConsumerFailures {
 }
 
 impl ConsumerFailures {
-    /// Counts the failure of a consumer that had run for `ran`; gives the pause before the next.
+    /// Counts the failure of a consumer that had run for `ran`. Returns the pause before the restart.
     pub fn failed(&mut self, ran: Duration) -> Duration {
         if ran >= CONSUMER_WELL {
             self.count = 0;

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     domain::{
         campaign::At,
-        ids::{Offset, Sequence},
+        halt::{Halt, HaltReason},
+        ids::{LogPartition, Offset, Sequence},
         record::Record,
     },
     partition::{
@@ -112,7 +113,8 @@ impl World {
         }
         let step = match recovery {
             None => {
-                let place = (LOG_EPOCH, self.partition_of(campaign));
+                let partition = self.partition_of(campaign);
+                let place = LogPartition { log_epoch: LOG_EPOCH, partition };
                 let rows = self.store.campaign(campaign);
                 let (id, keys) =
                     (self.shared.campaigns[campaign].clone(), self.shared.keys.clone());
@@ -149,7 +151,8 @@ impl World {
         let expects_until = folder.expects_until();
         let end = self.log.shelves[self.partition_of(campaign) as usize].high;
         if expects_until.is_some_and(|offset| offset >= end) {
-            return self.halt(number, format!("a row of c{campaign} stands above the end {end}"));
+            let detail = format!("a row of c{campaign} stands above the end {end}");
+            return self.halt(number, Halt::new(HaltReason::RowAboveEnd, detail));
         }
         let id = self.shared.campaigns[campaign].clone();
         let Some(actor) = self.actor(who) else { return };
@@ -244,7 +247,8 @@ impl World {
         }
         let partition = self.partition_of(campaign);
         let Some(records) = self.log.read(partition, from, CHUNK) else {
-            return self.halt(number, format!("a hold needs the record at {from}"));
+            let detail = format!("a hold needs the record at {from}");
+            return self.halt(number, Halt::new(HaltReason::ReplayOutOfRange, detail));
         };
         let Some(last) = records.last() else {
             return self.after(5, Act::Replay(number, campaign, incarnation));

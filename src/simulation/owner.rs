@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     domain::{
-        ids::{Offset, Partition, Timestamp},
+        halt::{Halt, HaltReason},
+        ids::{LogPartition, Offset, Partition, Timestamp},
         rows::{LastRecord, PartitionRows},
     },
     partition::{
@@ -40,7 +41,7 @@ pub(super) enum Stage {
     Reading,
     Comparing(Box<PartitionRows>),
     Running(Box<Flow>),
-    Halted(String),
+    Halted(Halt),
 }
 
 /// An owner of one partition.
@@ -57,7 +58,7 @@ pub(super) struct Owner {
     cuts: u32,
     is_reading: bool,
     letters: VecDeque<LogRecord>,
-    halts_for: Option<String>,
+    halts_for: Option<Halt>,
     ticks: u64,
     is_looking: bool,
     told_at: Ms,
@@ -133,13 +134,13 @@ impl World {
                 }
                 match self.compared(partition, &rows) {
                     Ok(position) => self.opened(number, node, position, *rows),
-                    Err(reason) => self.halt(number, reason),
+                    Err(halt) => self.halt(number, halt),
                 }
             }
         }
     }
 
-    fn compared(&self, partition: Partition, rows: &PartitionRows) -> Result<Offset, String> {
+    fn compared(&self, partition: Partition, rows: &PartitionRows) -> Result<Offset, Halt> {
         let shelf = &self.log.shelves[partition as usize];
         let Start { position, last } = assignment::start(rows, LOG_EPOCH, (shelf.low, shelf.high))?;
         if let Some(last) = last {
@@ -160,7 +161,8 @@ impl World {
             let shelf = &self.log.shelves[partition as usize];
             (shelf.high, shelf.cuts)
         };
-        let (flow, effects) = Flow::new((LOG_EPOCH, partition), rows, high, self.now);
+        let place = LogPartition { log_epoch: LOG_EPOCH, partition };
+        let (flow, effects) = Flow::new(place, rows, high, self.now);
         let owner = self.owners[number].as_mut().expect("it is there");
         (owner.position, owner.cuts, owner.credit) = (position, cuts, 0);
         owner.letters.clear();
@@ -173,29 +175,29 @@ impl World {
     }
 
     /// The partition decides nothing any more.
-    pub(super) fn halt(&mut self, number: usize, reason: String) {
+    pub(super) fn halt(&mut self, number: usize, halt: Halt) {
         let Some(owner) = self.owner(number) else { return };
         let partition = owner.partition;
         owner.actors.iter_mut().for_each(|actor| *actor = None);
-        owner.stage = Stage::Halted(reason.clone());
+        owner.stage = Stage::Halted(halt.clone());
         owner.ticks = 0;
-        self.note(|| format!("partition {partition} is halted: {reason}"));
+        self.note(|| format!("partition {partition} is halted: {halt}"));
         if !self.may_halt(partition) {
-            return self.broken("INV-12", format!("partition {partition} halted: {reason}"));
+            return self.broken("INV-12", format!("partition {partition} halted: {halt}"));
         }
         self.say_halted(number);
     }
 
     fn say_halted(&mut self, number: usize) {
         let Some(owner) = self.owner(number) else { return };
-        let Stage::Halted(reason) = &owner.stage else { return };
+        let Stage::Halted(halt) = &owner.stage else { return };
         let message = FeedMessage {
             log_epoch: LOG_EPOCH,
             partition: owner.partition,
             from: 0,
             to: 0,
             end: 0,
-            halted: Some(reason.clone()),
+            halted: Some(halt.to_string()),
             decisions: Vec::new(),
         };
         self.publish(number, message);
@@ -243,8 +245,8 @@ impl World {
                 return self.after(RETRY_MS, Act::Look(number, false));
             }
             let high = self.log.shelf(partition).high;
-            if let Err(reason) = assignment::still_there(position, high) {
-                return self.halt(number, reason);
+            if let Err(halt) = assignment::still_there(position, high) {
+                return self.halt(number, halt);
             }
             self.tell(number, Event::End(high));
             let delay = self.store_ms();
@@ -384,7 +386,8 @@ impl World {
         let is_cut = self.log.shelf(partition).cuts != cuts;
         let records = self.log.read(partition, position, most).filter(|_| !is_cut);
         let Some(records) = records else {
-            return self.halt(number, format!("the log has no record at {position}"));
+            let detail = format!("the log has no record at {position}");
+            return self.halt(number, Halt::new(HaltReason::LogOutOfRange, detail));
         };
         if records.is_empty() {
             return;
@@ -418,7 +421,7 @@ impl World {
             return self.after(1, Act::Letter(number));
         }
         match owner.halts_for.take() {
-            Some(reason) => self.halt(number, reason),
+            Some(halt) => self.halt(number, halt),
             None => self.read_soon(number),
         }
     }

@@ -8,6 +8,7 @@ use metrics::{
 
 use crate::domain::{
     decision::{Decision, Reason},
+    halt::HaltReason,
     ids::Partition,
     invariant::Invariant,
 };
@@ -112,10 +113,11 @@ pub fn feed_lost(reason: &'static str) {
     counter!(FEED_LOST, "reason" => reason).increment(1);
 }
 
-/// Sets whether a partition that this node owns is halted.
-pub fn partition_halted(partition: Partition, halted: bool) {
+/// Sets whether a partition that this node owns is halted for `reason`.
+pub fn partition_halted(partition: Partition, reason: HaltReason, halted: bool) {
     let value = if halted { 1.0 } else { 0.0 };
-    gauge!(PARTITIONS_HALTED, "partition" => partition.to_string()).set(value);
+    gauge!(PARTITIONS_HALTED, "partition" => partition.to_string(), "reason" => reason.slug())
+        .set(value);
 }
 
 enum Kind {

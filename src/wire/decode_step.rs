@@ -9,6 +9,7 @@ use super::{
 use crate::{
     domain::{
         campaign::At,
+        halt::{Halt, HaltReason},
         ids::{CampaignId, Partition, Timestamp},
         keys::Keys,
         record::Record,
@@ -65,7 +66,7 @@ pub struct DecodedRecords {
     /// Those among them that are to be kept as dead letters first.
     pub letters: Vec<(LogRecord, DeadLetterReason)>,
     /// Why nothing may be read after them.
-    pub halt: Option<String>,
+    pub halt: Option<Halt>,
 }
 
 impl DecodeStep {
@@ -88,9 +89,8 @@ impl DecodeStep {
                     None
                 }
                 Decoded::Newer { version } => {
-                    let reason =
-                        format!("the record at {offset} is of the newer version {version}");
-                    taken.halt = Some(reason);
+                    let detail = format!("the record at {offset} has the newer format {version}");
+                    taken.halt = Some(Halt::new(HaltReason::RecordFormat, detail));
                     break;
                 }
             };
@@ -119,11 +119,14 @@ impl DecodeStep {
         self.keys.record_digest(&record.key, &record.value)
     }
 
-    fn too_far_ahead(&self, record: &LogRecord, now: Timestamp) -> Option<String> {
+    fn too_far_ahead(&self, record: &LogRecord, now: Timestamp) -> Option<Halt> {
         let ahead_ms = record.time.0.saturating_sub(now.0);
         let max_ms = self.future_max_ms?;
+        if ahead_ms <= max_ms || planted!(FutureTaken) {
+            return None;
+        }
         let offset = record.offset;
-        (ahead_ms > max_ms && !planted!(FutureTaken))
-            .then(|| format!("the record at {offset} is {ahead_ms} ms ahead of this node's clock"))
+        let detail = format!("the record at {offset} is {ahead_ms} ms ahead of this node's clock");
+        Some(Halt::new(HaltReason::RecordInFuture, detail))
     }
 }

@@ -51,7 +51,7 @@ fn a_hidden_row_keeps_its_hold() {
 
         world.request(&id, 6);
         world.change(&id, Change::Released);
-        let hidden = "coupon 3 was written and is not there";
+        let hidden = "coupon 3 was written but cannot be read back";
         world
             .until("on hold again", |world| {
                 world.reason(&id).is_some_and(|reason| reason.contains(hidden))

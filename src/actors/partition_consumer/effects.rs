@@ -1,4 +1,4 @@
-//! How a partition consumer carries out what its flow says.
+//! How a partition consumer carries out the effects of its flow.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use crate::{
     domain::{
         decision::Decision,
         ids::{CampaignId, Offset},
+        rows::{Hold, HoldState},
     },
     partition::flow::{Effect, Event},
     telemetry::metrics,
@@ -108,8 +109,7 @@ impl PartitionState {
             }
             Effect::Credit(records) => running.credit.add_permits(records),
             Effect::WriteHold { hold, mark } => {
-                let what = (hold.kind, hold.state);
-                tracing::warn!(campaign = %hold.campaign, from = hold.from, ?what, "hold changes");
+                log_hold(&hold);
                 running.write(myself, async move {
                     io::write(&environment, write_order::of_hold(hold.clone(), mark)).await;
                     Some(Event::HoldWritten(hold))
@@ -124,11 +124,11 @@ impl PartitionState {
                 Some(Event::Persisted(next))
             }),
             Effect::ReportProgress { next, keep_from } => running.write(myself, async move {
-                // Only lag tools and trimming wait for it; the next second says it again.
+                // Not retried: it serves lag tools and trimming, and is repeated every second.
                 if let Err(error) =
                     environment.log.report_progress(partition, next, keep_from).await
                 {
-                    tracing::debug!(partition, %error, "settled offset was not taken");
+                    tracing::debug!(partition, %error, "progress was not reported to the log");
                 }
                 None
             }),
@@ -137,8 +137,21 @@ impl PartitionState {
     }
 }
 
+/// Logs the next state of a hold.
+fn log_hold(hold: &Hold) {
+    let Hold { campaign, from, number, until, .. } = hold;
+    match hold.state {
+        HoldState::Open => {
+            let (reason, detail) = hold.reason_parts();
+            tracing::error!(%campaign, from, number, reason, detail, "campaign held");
+        }
+        HoldState::Released => tracing::info!(%campaign, from, number, "hold released"),
+        HoldState::Closed => tracing::info!(%campaign, from, number, until, "hold closed"),
+    }
+}
+
 impl Running {
-    /// Spawns a write, and tells the consumer what has happened when it is done.
+    /// Spawns a write, and sends its event to the consumer when it is done.
     fn write(
         &mut self,
         consumer: &ActorRef<PartitionMessage>,
@@ -153,7 +166,7 @@ impl Running {
     }
 }
 
-/// Adds a decision to those of its status and reason.
+/// Adds a decision to the count of its status and reason, so that each metric is touched once.
 fn count(counts: &mut Vec<(Decision, u64)>, decision: Decision) {
     let same = |known: &Decision| match (known, &decision) {
         (Decision::Rejected(one), Decision::Rejected(other)) => one == other,

@@ -1,4 +1,5 @@
-//! The actor of one assigned partition: carries out what the partition's flow says.
+//! The actor of one assigned partition: feeds events to the partition's flow and carries out its
+//! effects.
 
 mod effects;
 
@@ -19,34 +20,36 @@ use super::{
 };
 use crate::{
     domain::{
+        halt::Halt,
         ids::{CampaignId, Partition},
         invariant::Invariant,
     },
     partition::{
         assignment,
         flow::{Event, Flow, Report},
+        recovery::Contradiction,
     },
     telemetry::metrics,
     wire::{LogRecord, feed_message::FeedMessage},
 };
 
-/// How often the flow is told that time goes by: half of the interval in which progress is due.
+/// Interval of ticks: half of the interval in which progress is due.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Ticks between two looks at the store's holds and the end of the log: once a second.
+/// Ticks between two reads of the partition's holds and the log's end: once a second.
 const TICKS_PER_LOOK: u64 = 20;
 
-/// Looks after which a halted partition is checked again: 10 s.
+/// Such reads between two checks of a halted partition: 10 s.
 const LOOKS_PER_RECHECK: u64 = 10;
 
-/// What a partition consumer is started with.
+/// Arguments of a partition consumer.
 pub struct PartitionArguments {
     pub(super) environment: Arc<Environment>,
     pub(super) partition: Partition,
     pub(super) supervisor: ActorRef<SupervisorMessage>,
 }
 
-/// What runs while the partition is not halted.
+/// State of a partition that is not halted. Dropping it stops everything of the partition.
 struct Running {
     flow: Flow,
     credit: Arc<Semaphore>,
@@ -62,14 +65,14 @@ struct Running {
     look: Option<TaskGuard>,
 }
 
-/// What a partition consumer knows.
+/// State of a partition consumer.
 pub struct PartitionState {
     arguments: PartitionArguments,
     running: Option<Running>,
-    halted: Option<String>,
+    halted: Option<Halt>,
     opening: Option<TaskGuard>,
     feed: mpsc::Sender<FeedMessage>,
-    /// Nothing new is read any more.
+    /// The node stops: nothing new is read any more.
     draining: bool,
     drain: Option<RpcReplyPort<()>>,
     ticks: u64,
@@ -134,7 +137,7 @@ impl Actor for PartitionConsumer {
                 state.started(&campaign, incarnation, actor);
                 state.step(Event::Started { campaign, incarnation, expects_until }, &myself);
             }
-            PartitionMessage::Halt { reason } => state.halt(reason, &myself),
+            PartitionMessage::Halt(halt) => state.halt(halt, &myself),
             PartitionMessage::Tick => state.tick(&myself),
             PartitionMessage::Drain(reply) => {
                 if let Some(running) = &state.running {
@@ -165,23 +168,23 @@ impl PartitionState {
 
     fn opened(
         &mut self,
-        opened: Result<OpenedPartition, String>,
+        opened: Result<OpenedPartition, Halt>,
         myself: &ActorRef<PartitionMessage>,
     ) {
         if self.running.is_some() {
-            // It was opened twice, and runs already.
+            // A recheck was overtaken by an earlier one.
             return;
         }
         let opened = match opened {
             Ok(opened) => opened,
-            Err(reason) => return self.halt(reason, myself),
+            Err(halt) => return self.halt(halt, myself),
         };
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         self.halted = None;
         environment.directory.own(partition, None);
-        let place = (environment.log_epoch, partition);
+        let place = environment.place(partition);
         let OpenedPartition { rows, end, reader, position } = opened;
-        tracing::info!(partition, position, end, "partition is owned");
+        tracing::info!(partition, position, end, "partition opened");
         let (flow, effects) = Flow::new(place, rows, end, environment.now_ms());
         let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
         if self.draining {
@@ -225,31 +228,34 @@ impl PartitionState {
         }
     }
 
-    /// Stops everything of the partition; what was decided and stored stands.
-    fn halt(&mut self, reason: String, myself: &ActorRef<PartitionMessage>) {
+    /// Halts the partition: stops its reader, replays, writes and coupon actors. Rows that are
+    /// stored stand.
+    fn halt(&mut self, halt: Halt, myself: &ActorRef<PartitionMessage>) {
         let (partition, consumer) = (self.partition(), myself.get_id());
         self.running = None;
         let _ended = self.arguments.supervisor.cast(SupervisorMessage::StopAll { consumer });
-        if self.halted.as_ref() != Some(&reason) {
-            tracing::error!(partition, reason, "partition is halted");
+        // It is checked again every 10 s; the same finding is logged and counted once.
+        if self.halted.as_ref() != Some(&halt) {
+            let (reason, detail) = (halt.reason.slug(), &halt.detail);
+            tracing::error!(partition, reason, detail, "partition halted");
             metrics::violation(Invariant::StopRatherThanLie);
         }
-        self.arguments.environment.directory.own(partition, Some(reason.clone()));
-        self.halted = Some(reason);
+        self.arguments.environment.directory.own(partition, Some(halt.clone()));
+        self.halted = Some(halt);
         self.ticks = 0;
         self.publish_halted();
         self.answer_drain();
     }
 
     fn publish_halted(&self) {
-        if let Some(reason) = &self.halted {
+        if let Some(halt) = &self.halted {
             let message = FeedMessage {
                 log_epoch: self.arguments.environment.log_epoch,
                 partition: self.partition(),
                 from: 0,
                 to: 0,
                 end: 0,
-                halted: Some(reason.clone()),
+                halted: Some(halt.to_string()),
                 decisions: Vec::new(),
             };
             self.publish(message);
@@ -258,7 +264,7 @@ impl PartitionState {
 
     fn publish(&self, message: FeedMessage) {
         if self.feed.try_send(message).is_err() {
-            tracing::debug!(partition = self.partition(), "feed message was dropped");
+            tracing::debug!(partition = self.partition(), "feed message dropped");
         }
     }
 
@@ -274,7 +280,7 @@ impl PartitionState {
             }
         } else if self.halted.is_some() && look_due {
             self.publish_halted();
-            // An opening that takes long, as where the log or the store is slow, is not begun anew.
+            // While the log or the store is slow, an opening may take longer than that.
             let opens = self.opening.as_ref().is_some_and(|opening| !opening.is_finished());
             if self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_RECHECK) && !opens {
                 self.open(myself);
@@ -282,7 +288,7 @@ impl PartitionState {
         }
     }
 
-    /// Looks at the holds that others wrote and at the end of the log.
+    /// Reads the log's end, and the holds that another owner may have written.
     fn look(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let Some(running) = &mut self.running else { return };
@@ -295,14 +301,14 @@ impl PartitionState {
         running.look = Some(TaskGuard::spawn(myself, async move {
             let read = || environment.log.bounds(partition);
             let high = until_done("reading the end of the log", read).await.high;
-            if let Err(reason) = assignment::still_there(position, high) {
-                let _ended = told.cast(PartitionMessage::Halt { reason });
+            if let Err(halt) = assignment::still_there(position, high) {
+                let _ended = told.cast(PartitionMessage::Halt(halt));
                 return;
             }
             let _ended = told.cast(PartitionMessage::Event(Event::End(high)));
             let message = match io::partition_rows(&environment, partition).await {
                 Ok(rows) => PartitionMessage::Event(Event::Holds(rows.holds)),
-                Err(reason) => PartitionMessage::Halt { reason },
+                Err(halt) => PartitionMessage::Halt(halt),
             };
             let _ended = told.cast(message);
         }));
@@ -310,12 +316,14 @@ impl PartitionState {
 
     fn step(&mut self, event: Event, myself: &ActorRef<PartitionMessage>) {
         let Some(running) = &mut self.running else { return };
+        // The campaigns whose state operators see anew after this event.
         let changed = match &event {
             Event::Started { campaign, .. } => Some(campaign.clone()),
             Event::HoldWritten(hold) => Some(hold.campaign.clone()),
             Event::Contradicted { campaign, contradiction, .. } => {
-                let from = contradiction.from;
-                tracing::error!(%campaign, from, %contradiction, "log and store contradict");
+                let Contradiction { from, reason, detail } = contradiction;
+                let reason = reason.slug();
+                tracing::error!(%campaign, from, reason, detail, "log and store contradict");
                 metrics::violation(Invariant::StopRatherThanLie);
                 Some(campaign.clone())
             }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::Moment;
-use crate::domain::ids::{Offset, Partition};
+use crate::domain::{
+    halt::{Halt, HaltReason},
+    ids::{Offset, Partition},
+};
 
 /// Decisions that a node remembers: about 6 s at 10,000 a second, longer than a client takes from
 /// its `202` to its first `GET`. About 20 MB.
@@ -308,10 +311,11 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         if let Some(watermark) = known
             && offset < watermark
         {
-            let reason = format!(
-                "the log lost its tail: an append was given offset {offset} of partition \
-                 {partition}, below the watermark {watermark}"
+            let detail = format!(
+                "an append was given offset {offset} of partition {partition}, below the \
+                 watermark {watermark}"
             );
+            let reason = Halt::new(HaltReason::LogTruncated, detail).to_string();
             state.truncated = Some(Truncated { reason: reason.clone(), known_to_owner: false });
             return Err(reason);
         }

@@ -1,4 +1,4 @@
-//! What happens to a partition, and what is to be done about it.
+//! The inputs and outputs of the flow.
 
 use crate::{
     domain::{
@@ -17,54 +17,54 @@ use crate::{
     },
 };
 
-/// What happens to a partition.
+/// An input of the flow.
 #[derive(Debug)]
 pub enum Event {
     /// Records were read, in order.
     Read(Vec<Incoming>),
-    /// A campaign's actor has loaded its rows.
+    /// A campaign's actor has loaded its rows and takes batches.
     Started {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// Which incarnation.
+        /// The incarnation of its actor.
         incarnation: u64,
         /// The highest position at which a stored row waits to be derived again.
         expects_until: Option<Offset>,
     },
-    /// A batch is stored.
+    /// The rows of a batch are durable.
     Report(Report),
     /// A campaign's rows and the log contradict each other.
     Contradicted {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// Which incarnation.
+        /// The incarnation of its actor.
         incarnation: u64,
         /// What was found.
         contradiction: Contradiction,
     },
     /// A campaign's actor failed.
     Failed {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// Which incarnation.
+        /// The incarnation of its actor.
         incarnation: u64,
-        /// Why.
+        /// The text of the panic or error.
         reason: String,
     },
     /// A chunk of a campaign's older records was read again.
     Replayed {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// For which incarnation.
+        /// The incarnation of its actor.
         incarnation: u64,
         /// Its records, in order.
         records: Vec<ReadRecord>,
-        /// Every record of the campaign below was in this chunk or an earlier one.
+        /// Every record of the campaign below this offset was in this chunk or an earlier one.
         read_to: Offset,
     },
     /// A hold is durable in this state.
     HoldWritten(Hold),
-    /// The partition's holds, as the store has them now.
+    /// The partition's holds as they are stored now.
     Holds(Vec<Hold>),
     /// The dead letter of the record at this offset is durable.
     DeadLettered {
@@ -73,21 +73,21 @@ pub enum Event {
         /// The campaign that is not defined there; none if the record could not be decoded.
         undefined: Option<CampaignId>,
     },
-    /// Marks and progress are durable up to here.
+    /// Progress is durable up to this offset, with the marks that it passes.
     Persisted(Offset),
-    /// The log ends here.
+    /// The log ends at this offset.
     End(Offset),
-    /// Time goes by.
+    /// Time has passed.
     Tick {
-        /// Monotonic, in milliseconds.
+        /// Milliseconds of a monotonic clock.
         now_ms: u64,
-        /// Wall clock; only judges whether a campaign is over.
+        /// Wall clock. Used only to see that a campaign is over.
         wall: Timestamp,
     },
 }
 
 impl Event {
-    /// What it is called where events are counted.
+    /// Returns the name under which probes see the event.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -107,70 +107,70 @@ impl Event {
     }
 }
 
-/// A stored batch of one campaign.
+/// A batch of one campaign whose rows are durable.
 #[derive(Debug)]
 pub struct Report {
-    /// Whose.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// Which incarnation.
+    /// The incarnation of its actor.
     pub incarnation: u64,
     /// The batch's records with their outcomes, in order; the rows of all of them are stored.
     pub records: Vec<FoldedRecord>,
-    /// Whether [`Event::Contradicted`] follows: not all that the batch passed is decided.
+    /// A contradiction ended the batch early; [`Event::Contradicted`] follows.
     pub contradicted: bool,
-    /// From when on nothing is issued any more, whatever is asked; none: not known to end.
+    /// The time from which on nothing is issued any more; none if it is not known.
     pub over_from: Option<Timestamp>,
 }
 
-/// What is to be done. Effects on one campaign are carried out in order.
+/// An output of the flow. Effects on one campaign must be carried out in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Load the campaign's rows with the log to be read again from `from`, and start its actor.
+    /// Start the campaign's actor, in place of an earlier one. It loads the rows below `from`.
     Start {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// Which incarnation.
+        /// The incarnation of its actor.
         incarnation: u64,
-        /// Where the log is read again.
+        /// Where the campaign's records are derived again.
         from: Offset,
-        /// After this many milliseconds.
+        /// Delay of the start, in milliseconds.
         delay_ms: u64,
     },
-    /// End the campaign's actor and whatever replays for it.
+    /// Stop the campaign's actor and its replay.
     Stop {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
     },
-    /// Hand a batch to the campaign's actor.
+    /// Send a batch to the campaign's actor.
     Send {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// Which incarnation.
+        /// The incarnation of its actor.
         incarnation: u64,
         /// The records.
         batch: Batch,
     },
-    /// Read the campaign's records again from here on, chunk by chunk.
+    /// Replay the campaign's records chunk by chunk.
     Replay {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// For which incarnation.
+        /// The incarnation of its actor.
         incarnation: u64,
-        /// From where.
+        /// The first offset to be read.
         from: Offset,
     },
-    /// The chunk is stored: give the next one, or end when `met`.
+    /// Send the next chunk of the replay, or end it.
     ReplayOn {
-        /// Whose.
+        /// The campaign.
         campaign: CampaignId,
-        /// Whether the live position was met.
+        /// Whether the replay has met the live position: then it ends.
         met: bool,
     },
-    /// Make a hold durable in this state; before it, the mark that it makes true again.
+    /// Make a hold durable in this state, after the mark that goes with its end.
     WriteHold {
         /// The hold.
         hold: Hold,
-        /// How many coupons its campaign has, where it is closed.
+        /// The mark at the end of a closed hold, if the replay issued coupons.
         mark: Option<Mark>,
     },
     /// Write a record as a dead letter: its campaign is not defined at its offset.
@@ -180,26 +180,26 @@ pub enum Effect {
         /// The record as it was read.
         record: LogRecord,
     },
-    /// Make marks and holds durable, then the progress.
+    /// Make marks and holds durable, then progress.
     Persist {
-        /// Closed holds that reach further now.
+        /// Closed holds that are extended.
         holds: Vec<Hold>,
-        /// Marks that the progress passes.
+        /// Marks that progress passes.
         marks: Vec<Mark>,
         /// The progress.
         progress: Progress,
     },
-    /// Tell the feed.
+    /// Publish a feed message.
     Publish(FeedMessage),
-    /// Count a decision that was settled for the first time.
+    /// Count a decision in the metrics.
     Count(Decision),
-    /// Tell the log how far the partition is settled.
+    /// Report progress to the log, for lag tools and trimming.
     ReportProgress {
         /// Durable progress.
         next: Offset,
-        /// Lowest `from` of a hold that is not closed.
+        /// The lowest offset that a hold may still need.
         keep_from: Option<Offset>,
     },
-    /// So many more records may be read.
+    /// Give the reader more credit.
     Credit(usize),
 }

@@ -2,7 +2,7 @@
 
 use super::HEARTBEAT_INTERVAL_MS;
 use crate::{
-    domain::ids::{Offset, Partition},
+    domain::ids::{LogPartition, Offset},
     wire::feed_message::{FeedDecision, FeedMessage},
 };
 
@@ -33,7 +33,7 @@ impl FeedState {
     /// Returns the next message, if there is news or `heartbeat` is due.
     pub(super) fn message(
         &mut self,
-        (log_epoch, partition): (u32, Partition),
+        place: LogPartition,
         (watermark, end): (Offset, Offset),
         heartbeat: bool,
     ) -> Option<FeedMessage> {
@@ -43,8 +43,8 @@ impl FeedState {
         let from = std::mem::replace(&mut self.published, watermark);
         let decisions = std::mem::take(&mut self.outbox);
         Some(FeedMessage {
-            log_epoch,
-            partition,
+            log_epoch: place.log_epoch,
+            partition: place.partition,
             from,
             to: watermark,
             end,
@@ -57,14 +57,15 @@ impl FeedState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::partition::fold::tests::PLACE;
 
     #[test]
     fn a_message_goes_on_from_the_one_before() {
         let mut feed = FeedState::default();
-        let first = feed.message((1, 0), (10, 12), true).unwrap();
+        let first = feed.message(PLACE, (10, 12), true).unwrap();
         assert_eq!((first.from, first.to), (0, 10));
-        assert_eq!(feed.message((1, 0), (10, 12), false), None, "there is no news");
-        let second = feed.message((1, 0), (11, 12), false).unwrap();
+        assert_eq!(feed.message(PLACE, (10, 12), false), None, "there is no news");
+        let second = feed.message(PLACE, (11, 12), false).unwrap();
         assert_eq!((second.from, second.to), (10, 11));
     }
 

@@ -1,4 +1,4 @@
-//! Holds: putting a campaign on one, releasing it, and replaying it up to the live position.
+//! Holding a campaign, releasing it, and replaying it up to the live position.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     domain::{
+        halt::HoldReason,
         ids::{CampaignId, Offset},
-        rows::{Hold, HoldKind, HoldState},
+        rows::{Hold, HoldState},
     },
     planted,
     wire::decode_step::ReadRecord,
@@ -72,28 +73,27 @@ impl Flow {
     pub(super) fn hold(
         &mut self,
         campaign: &CampaignId,
-        kind: HoldKind,
         from: Offset,
-        reason: String,
+        (reason, detail): (HoldReason, &str),
         effects: &mut Vec<Effect>,
     ) {
         effects.push(Effect::Stop { campaign: campaign.clone() });
-        let (incarnation, partition) = (self.next_incarnation(), self.partition);
+        let (incarnation, partition) = (self.next_incarnation(), self.place.partition);
         let position = self.acks.position();
         let Some((owned, holds)) = self.owned(campaign) else { return };
-        owned.reason = Some(reason.clone());
+        owned.reason = Some(reason.text(detail));
         // The window passes once the hold is durable, so the hold must cover all of it that is
         // not stored.
         let unstored = owned.window.first_unstored();
         let from = unstored.map_or(from, |unstored| from.min(unstored));
         let from = if planted!(HoldTooHigh) { position } else { from };
-        if holds.covers(kind, from) {
+        if holds.covers(reason.kind(), from) {
             owned.restart(incarnation, Phase::Held);
             self.pass_window(campaign, effects);
             return;
         }
         owned.restart(incarnation, Phase::Opening);
-        let hold = holds.open(campaign, partition, from, (kind, reason));
+        let hold = holds.open(campaign, partition, from, (reason, detail));
         effects.push(Effect::WriteHold { hold, mark: None });
     }
 

@@ -1,8 +1,8 @@
-//! One owned partition: which campaign gets which records, how far the partition is settled, what
-//! is said of it, and what happens to a campaign that fails.
+//! The state machine of one owned partition: events in, effects out.
 //!
-//! Everything at or above durable progress is kept until progress has passed it, so that a
-//! campaign can start again from memory; what is older is read from the log again.
+//! It routes records to campaigns, tracks the watermark, writes progress, publishes decisions, and
+//! restarts or holds campaigns that fail. Records at or above durable progress stay in memory, so
+//! that a campaign can start again without reading the log. Older records are replayed from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     domain::{
-        ids::{CampaignId, Offset, Partition, Timestamp},
-        rows::{HoldKind, Mark, PartitionRows},
+        halt::HoldReason,
+        ids::{CampaignId, LogPartition, Offset, Timestamp},
+        rows::{Mark, PartitionRows},
     },
     planted,
     wire::decode_step::{Incoming, ReadRecord},
@@ -51,7 +52,7 @@ pub const WINDOW_RECORDS_MAX: usize = 16_384;
 /// Records in one batch: half a millisecond of decisions.
 pub const BATCH_RECORDS_MAX: usize = 1_024;
 
-/// Batches of one campaign under way at once: one decides while others are being stored.
+/// Batches of one campaign in flight: one is decided while others are being stored.
 pub const BATCHES_MAX: usize = 4;
 
 /// Progress is written when it is this many records behind the watermark …
@@ -60,13 +61,13 @@ const PROGRESS_RECORDS_MAX: u64 = 1_000;
 /// … or this many milliseconds.
 const PROGRESS_INTERVAL_MS: u64 = 100;
 
-/// The watermark is said at least this often, so that who waits knows that somebody lives.
+/// The watermark is published at least this often, so that followers can tell a silent owner.
 const HEARTBEAT_INTERVAL_MS: u64 = 1_000;
 
-/// A campaign that is over and had no record for this long gives its memory back.
+/// A campaign that is over and had no record for this long is stopped, to free its memory.
 const IDLE_MS: u64 = 600_000;
 
-/// How often holds that were closed are extended where nothing of their campaign was read.
+/// How often closed holds of campaigns without records are extended.
 const HOLD_SWEEP_INTERVAL_MS: u64 = 10_000;
 
 /// How often idle campaigns are looked for.
@@ -77,8 +78,7 @@ const _: () = assert!(BATCH_RECORDS_MAX * BATCHES_MAX <= WINDOW_RECORDS_MAX);
 /// The state of one owned partition.
 #[derive(Debug)]
 pub struct Flow {
-    log_epoch: u32,
-    partition: Partition,
+    place: LogPartition,
     acks: Acks,
     /// The end of the log as last seen.
     end: Offset,
@@ -99,10 +99,10 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Takes a partition over: from its progress, with its holds.
+    /// Takes over a partition with its progress and holds. `end` is the end of its log.
     #[must_use]
     pub fn new(
-        (log_epoch, partition): (u32, Partition),
+        place: LogPartition,
         rows: PartitionRows,
         end: Offset,
         now_ms: u64,
@@ -110,8 +110,7 @@ impl Flow {
         let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
         let last = rows.progress.and_then(|progress| progress.last);
         let mut flow = Self {
-            log_epoch,
-            partition,
+            place,
             acks: Acks::new(next, last),
             end: end.max(next),
             durability: Durability::new(next, now_ms),
@@ -132,8 +131,8 @@ impl Flow {
         (flow, effects)
     }
 
-    /// Takes an event in and says what is to be done. Call [`Self::flush`] when no further event
-    /// waits: what belongs together then goes out together.
+    /// Handles an event and adds the effects. Call [`Self::flush`] when no further event waits:
+    /// batches, messages and writes then carry as much as possible.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Read(records) => self.read(records, effects),
@@ -142,9 +141,9 @@ impl Flow {
             }
             Event::Report(report) => self.report(report, effects),
             Event::Contradicted { campaign, incarnation, contradiction } => {
-                let Contradiction { from, detail } = contradiction;
+                let Contradiction { from, reason, detail } = contradiction;
                 if self.is_current(&campaign, incarnation) {
-                    self.hold(&campaign, HoldKind::Contradiction, from, detail, effects);
+                    self.hold(&campaign, from, (reason, &detail), effects);
                 }
             }
             Event::Failed { campaign, incarnation, reason } => {
@@ -167,7 +166,7 @@ impl Flow {
         }
     }
 
-    /// Sends what may be sent, says what is new, and makes progress durable when it is due.
+    /// Sends batches, publishes decisions, and writes progress when it is due.
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
         self.acks.advance();
         self.send(effects);
@@ -175,25 +174,25 @@ impl Flow {
         self.publish(effects);
     }
 
-    /// Every position below is decided and stored, holds aside.
+    /// Returns the watermark: every position below it is decided and stored, or held.
     #[must_use]
     pub fn watermark(&self) -> Offset {
         self.acks.watermark()
     }
 
-    /// One past the last record read.
+    /// Returns one past the offset of the last record read.
     #[must_use]
     pub fn position(&self) -> Offset {
         self.acks.position()
     }
 
-    /// Whether everything read is settled and durable.
+    /// Returns whether durable progress has passed everything that was read.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.acks.is_empty() && self.durability.progress() == self.acks.position()
     }
 
-    /// Records that wait for a decision.
+    /// Returns the number of records that wait for a decision.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.end.max(self.acks.position()).saturating_sub(self.acks.watermark())
@@ -356,7 +355,9 @@ impl Flow {
         match (owned.failures.failed(at), held) {
             (Verdict::Restart { delay_ms }, false) => self.start(campaign, delay_ms, effects),
             (Verdict::Restart { delay_ms }, true) => self.catch_up(campaign, delay_ms, effects),
-            (Verdict::GiveUp, _) => self.hold(campaign, HoldKind::Failure, from, reason, effects),
+            (Verdict::GiveUp, _) => {
+                self.hold(campaign, from, (HoldReason::ActorFailed, &reason), effects);
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Settling: what stored batches mean for watermark, progress and feed.
+//! What follows from stored batches: watermark, dead letters, progress, feed messages.
 
 use super::{
     super::{fold::FoldedRecord, owned_campaign::ChunkStored},
@@ -48,6 +48,9 @@ impl Flow {
                 self.feed.push(answer);
             }
         }
+        // Progress may have passed these records while a new actor decided them again. Nothing else
+        // would give their credit back: without credit nothing is read, and progress stands still.
+        effects.push(Effect::Credit(owned.window.trim(self.durability.progress())));
         self.sendable.insert(campaign);
     }
 
@@ -154,8 +157,8 @@ impl Flow {
         }
         self.durability.begin();
         let progress = Progress {
-            partition: self.partition,
-            log_epoch: self.log_epoch,
+            partition: self.place.partition,
+            log_epoch: self.place.log_epoch,
             next: watermark,
             last: self.acks.last(),
         };
@@ -180,8 +183,7 @@ impl Flow {
             let next = self.durability.progress();
             effects.push(Effect::ReportProgress { next, keep_from });
         }
-        let place = (self.log_epoch, self.partition);
-        let message = self.feed.message(place, (self.acks.watermark(), self.end), heartbeat);
+        let message = self.feed.message(self.place, (self.acks.watermark(), self.end), heartbeat);
         effects.extend(message.map(Effect::Publish));
     }
 }

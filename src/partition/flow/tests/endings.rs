@@ -86,7 +86,7 @@ fn a_release_passes_on_its_own_write() {
 fn an_early_release_waits_for_its_hold() {
     let mut flow = owner(Vec::new());
     steps(&mut flow, vec![read(FROM, request()), ready(1)]);
-    let found = Contradiction { from: FROM, detail: "another row".to_owned() };
+    let found = differs(FROM);
     let (id, contradiction) = (campaign(0), found);
     let contradicted = Event::Contradicted { campaign: id, incarnation: 1, contradiction };
     let effects = steps(&mut flow, vec![contradicted, read(FROM + 1, release())]);

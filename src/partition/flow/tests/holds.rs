@@ -28,7 +28,7 @@ fn hold(number: u32, state: HoldState, until: Offset) -> Hold {
 pub(super) fn owner(holds: Vec<Hold>) -> Flow {
     let progress = Progress { partition: 0, log_epoch: 1, next: 10, last: None };
     let rows = PartitionRows { progress: Some(progress), holds };
-    Flow::new((1, 0), rows, 10, 0).0
+    Flow::new(PLACE, rows, 10, 0).0
 }
 
 pub(super) fn request() -> Record {
@@ -125,7 +125,7 @@ fn a_mark_precedes_a_hold() {
     let Event::Report(mut stored) = report(10, Some(Decision::Issued(held))) else { return };
     stored.records[0].issued = Some(7);
     flow.step(Event::Report(stored), &mut effects);
-    let contradiction = Contradiction { from: 11, detail: "another row".to_owned() };
+    let contradiction = differs(11);
     let contradicted =
         Event::Contradicted { campaign: campaign.clone(), incarnation: 1, contradiction };
     effects.clear();

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use self::stage::{CAMPAIGNS, Random, Store, campaign, keys, log_of, read_of, value_at};
+use self::stage::{CAMPAIGNS, Random, Store, campaign, differs, keys, log_of, read_of, value_at};
 use super::*;
 use crate::wire::feed_message::FeedDecision;
 use crate::{
@@ -20,10 +20,10 @@ use crate::{
         decision::{DerivedRow, Outcome},
         keys::Keys,
         record::{Change, Control, Record},
-        rows::{CampaignRows, Hold, HoldState, LastRecord, Mark, Progress},
+        rows::{CampaignRows, Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
     },
     partition::{
-        fold::{Batch, Folded, Folder},
+        fold::{Batch, Folded, Folder, tests::PLACE},
         recovery::Recovery,
     },
     wire::LogRecord,
@@ -101,7 +101,7 @@ impl World {
             holds: self.store.holds.values().cloned().collect(),
         };
         let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
-        let (flow, effects) = Flow::new((1, 0), rows, self.end(), 0);
+        let (flow, effects) = Flow::new(PLACE, rows, self.end(), 0);
         let read_to = self.log.partition_point(|(at, _)| at.offset < next);
         let owner = Owner {
             flow,
@@ -228,7 +228,7 @@ impl World {
         let coupons = self.store.coupons.values().filter(|coupon| of(&coupon.campaign));
         let coupons = coupons.cloned().collect();
         let keys = self.keys.clone();
-        let recovered = Recovery::new(campaign.clone(), (1, 0), from, rows, keys.clone())
+        let recovered = Recovery::new(campaign.clone(), PLACE, from, rows, keys.clone())
             .and_then(|mut recovery| recovery.coupons(coupons).map(|()| recovery))
             .and_then(Recovery::finish);
         let event = match recovered {

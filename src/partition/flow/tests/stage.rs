@@ -7,12 +7,13 @@ use crate::{
         campaign::{At, Campaign},
         coupon::Coupon,
         definition::{Amendment, DefinitionVersion, Terms},
+        halt::HoldReason,
         ids::{CampaignId, Offset, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
         rows::{Hold, HoldState, Mark, Progress},
     },
-    partition::fold::Folded,
+    partition::{fold::Folded, recovery::Contradiction},
     wire::{LogRecord, decode_step::ReadRecord},
 };
 
@@ -85,6 +86,12 @@ impl Store {
 
 pub(super) fn campaign(index: u64) -> CampaignId {
     CampaignId::parse(&format!("c{index}")).unwrap()
+}
+
+/// The contradiction that the log derives another row at `from`.
+pub(super) fn differs(from: Offset) -> Contradiction {
+    let detail = "another row".to_owned();
+    Contradiction { from, reason: HoldReason::RowNotDerived, detail }
 }
 
 /// Bytes that name their record, so that dead letters can be compared. Some are large.

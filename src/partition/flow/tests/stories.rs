@@ -27,7 +27,7 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        let (flow, effects) = Flow::new((1, 0), PartitionRows::default(), 0, 0);
+        let (flow, effects) = Flow::new(PLACE, PartitionRows::default(), 0, 0);
         Self { flow, log: Vec::new(), effects, decided: Vec::new(), holds: Vec::new() }
     }
 
@@ -118,7 +118,7 @@ fn one_campaign_is_held_and_the_others_go_on() {
     let mut story = Story::new();
     story.asks(SPRING);
     story.asks(SUMMER);
-    let contradiction = Contradiction { from: 0, detail: "another row".to_owned() };
+    let contradiction = differs(0);
     let (campaign, incarnation) = (campaign(SPRING), story.incarnation(SPRING));
     story.step(Event::Contradicted { campaign, incarnation, contradiction });
     story.goes_on();
