@@ -6,7 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use parking_lot::Mutex;
 
 use super::{
@@ -106,6 +109,11 @@ impl MemoryRows {
     }
 }
 
+fn pages<T: Clone + Send + 'static>(rows: &[T]) -> BoxStream<'static, Result<Vec<T>, StoreError>> {
+    let pages: Vec<_> = rows.chunks(PAGE_ROWS).map(|page| Ok(page.to_vec())).collect();
+    stream::iter(pages).boxed()
+}
+
 /// A coupon store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
@@ -156,9 +164,7 @@ impl CouponStore for MemoryStore {
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
-        let rows = self.rows.lock().selected(campaign, &selection);
-        let pages: Vec<_> = rows.chunks(PAGE_ROWS).map(|page| Ok(page.to_vec())).collect();
-        stream::iter(pages).boxed()
+        pages(&self.rows.lock().selected(campaign, &selection))
     }
 
     async fn campaigns(
@@ -183,15 +189,12 @@ impl StoreInspection for MemoryStore {
         let rows = self.rows.lock();
         let of_bucket =
             rows.by_user.iter().filter(|((of, at, ..), _)| (of, *at) == (campaign, bucket));
-        let rows: Vec<_> = of_bucket
-            .map(|((_, _, user, sequence), coupon)| ByUserRow {
-                user: user.clone(),
-                sequence: *sequence,
-                coupon: Some(coupon.clone()),
-            })
-            .collect();
-        let pages: Vec<_> = rows.chunks(PAGE_ROWS).map(|page| Ok(page.to_vec())).collect();
-        stream::iter(pages).boxed()
+        let found = of_bucket.map(|((_, _, user, sequence), coupon)| ByUserRow {
+            user: user.clone(),
+            sequence: *sequence,
+            coupon: Some(coupon.clone()),
+        });
+        pages(&found.collect::<Vec<_>>())
     }
 }
 

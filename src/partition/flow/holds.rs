@@ -145,37 +145,9 @@ impl Flow {
     pub(super) fn take_holds(&mut self, found: &[Hold], effects: &mut Vec<Effect>) {
         let mut news = BTreeSet::new();
         for hold in found {
-            let holds = self.holds.entry(hold.campaign.clone()).or_default();
-            holds.number_seen(hold.number);
-            let settled = hold.unsettled_from() >= self.durability.progress();
-            // While this owner lives, only its own records decide about holds that it closed.
-            let over = !hold.is_in_force() && (settled || !self.is_new);
-            let owned = self.campaigns.get_mut(&hold.campaign);
-            if over {
-                let held = owned.as_ref().is_some_and(|it| matches!(it.phase(), Phase::Held));
-                // Where records passed under a hold that another owner has closed, those above
-                // its end are undecided, and only this owner knows of them.
-                if !(held && holds.is_in_force(hold)) {
-                    let is_new = self.is_new;
-                    self.adopt(hold, is_new);
-                    continue;
-                }
+            if self.take_hold(hold) {
+                news.insert(hold.campaign.clone());
             }
-            let now_ms = self.now_ms;
-            let holds = self.holds.entry(hold.campaign.clone()).or_default();
-            let owned = self
-                .campaigns
-                .entry(hold.campaign.clone())
-                .or_insert_with(|| OwnedCampaign::new(Phase::Held, now_ms));
-            // What waits below the hold is not covered by it: it is decided first.
-            let unstored = owned.window.first_unstored();
-            let uncovered = unstored.is_some_and(|unstored| unstored < hold.unsettled_from());
-            if matches!(owned.phase(), Phase::Opening) || uncovered || holds.knows(hold) {
-                continue;
-            }
-            holds.take(hold);
-            owned.reason = Some(hold.reason.clone());
-            news.insert(hold.campaign.clone());
         }
         for campaign in news {
             effects.push(Effect::Stop { campaign: campaign.clone() });
@@ -191,20 +163,43 @@ impl Flow {
         }
     }
 
-    /// Goes on extending a hold that another owner closed: that owner may be gone, and no other
-    /// would say how far the hold reaches. `on_assignment`, nothing of the campaign has passed
-    /// here yet; later it must be deciding, with no hold of its own.
-    fn adopt(&mut self, hold: &Hold, on_assignment: bool) {
+    /// Takes over one hold. Returns whether its campaign must be held because of it.
+    fn take_hold(&mut self, hold: &Hold) -> bool {
+        let (is_new, now_ms) = (self.is_new, self.now_ms);
+        let settled = hold.unsettled_from() >= self.durability.progress();
+        // While this owner lives, only its own records decide about holds that it closed.
+        let over = !hold.is_in_force() && (settled || !is_new);
         let holds = self.holds.entry(hold.campaign.clone()).or_default();
-        let decides = self
-            .campaigns
-            .get(&hold.campaign)
-            .is_some_and(|owned| matches!(owned.phase(), Phase::Starting | Phase::Live { .. }));
-        if on_assignment {
-            holds.adopt(hold);
-        } else if decides && !holds.is_held() && !holds.is_closed(hold) {
-            holds.adopt(hold);
-            self.durability.sweep_soon();
+        holds.number_seen(hold.number);
+        let phase = self.campaigns.get(&hold.campaign).map(OwnedCampaign::phase);
+        // Where records passed under a hold that another owner has closed, those above its end are
+        // undecided, and only this owner knows of them.
+        let passed_here = matches!(phase, Some(Phase::Held)) && holds.is_in_force(hold);
+        if over && !passed_here {
+            // The owner that closed the hold may be gone, and no other would say how far it
+            // reaches. On assignment nothing of the campaign has passed here yet; later it must be
+            // deciding, with no hold of its own.
+            let decides = matches!(phase, Some(Phase::Starting | Phase::Live { .. }));
+            if is_new {
+                holds.adopt(hold);
+            } else if decides && !holds.is_held() && !holds.is_closed(hold) {
+                holds.adopt(hold);
+                self.durability.sweep_soon();
+            }
+            return false;
         }
+        let owned = self
+            .campaigns
+            .entry(hold.campaign.clone())
+            .or_insert_with(|| OwnedCampaign::new(Phase::Held, now_ms));
+        // What waits below the hold is not covered by it: it is decided first.
+        let unstored = owned.window.first_unstored();
+        let uncovered = unstored.is_some_and(|unstored| unstored < hold.unsettled_from());
+        if matches!(owned.phase(), Phase::Opening) || uncovered || holds.knows(hold) {
+            return false;
+        }
+        holds.take(hold);
+        owned.reason = Some(hold.reason.clone());
+        true
     }
 }

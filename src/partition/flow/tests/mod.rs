@@ -13,7 +13,6 @@ use std::{
 
 use self::stage::{CAMPAIGNS, Random, Store, campaign, differs, keys, log_of, read_of, value_at};
 use super::*;
-use crate::wire::feed_message::FeedDecision;
 use crate::{
     domain::{
         campaign::{At, Campaign},
@@ -26,7 +25,7 @@ use crate::{
         fold::{Batch, Folded, Folder, tests::PLACE},
         recovery::Recovery,
     },
-    wire::LogRecord,
+    wire::{LogRecord, feed_message::FeedDecision},
 };
 
 /// A write or a load that is under way; it may complete in any order, or never.
