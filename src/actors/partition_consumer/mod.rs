@@ -190,6 +190,7 @@ impl PartitionState {
         if self.draining {
             stop.cancel();
         }
+        #[expect(clippy::disallowed_methods, reason = "the window's credit bounds it")]
         let (undefined, undefined_records) = mpsc::unbounded_channel();
         let consumer = myself.clone();
         let letters = DeadLetters { environment: environment.clone(), partition, consumer };

@@ -51,9 +51,9 @@ impl Setup<'_> {
         }
     }
 
-    /// A statement for the node with the lowest id. Changes that meet there are made one after
-    /// another, while two coordinators that create one table at once each give it an id of their
-    /// own; and what was read there is what the next change is made on.
+    /// Builds a statement for the connected node with the lowest id. That node makes concurrent
+    /// changes one after another, each on the schema that it reads itself. Two coordinators that
+    /// create one table at once would each give it an id of their own.
     fn statement(&self, text: &str) -> Statement {
         let mut statement = Statement::new(text);
         let state = self.session.get_cluster_state();

@@ -97,7 +97,7 @@ pub(super) fn differs(from: Offset) -> Contradiction {
 /// Bytes that name their record, so that dead letters can be compared. Some are large.
 pub(super) fn value_at(offset: Offset) -> Vec<u8> {
     let mut value = format!("record at {offset}").into_bytes();
-    value.resize(if offset % 7 == 0 { 3_000 } else { 100 }, b' ');
+    value.resize(if offset.is_multiple_of(7) { 3_000 } else { 100 }, b' ');
     value
 }
 

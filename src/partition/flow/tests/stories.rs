@@ -23,12 +23,14 @@ struct Story {
     /// Offsets in the order of their decisions.
     decided: Vec<Offset>,
     holds: Vec<HoldState>,
+    /// Credit given since the partition was taken over.
+    credit: usize,
 }
 
 impl Story {
     fn new() -> Self {
         let (flow, effects) = Flow::new(PLACE, PartitionRows::default(), 0, 0);
-        Self { flow, log: Vec::new(), effects, decided: Vec::new(), holds: Vec::new() }
+        Self { flow, log: Vec::new(), effects, decided: Vec::new(), holds: Vec::new(), credit: 0 }
     }
 
     fn reads(&mut self, record: Record) {
@@ -67,6 +69,23 @@ impl Story {
         }
     }
 
+    /// Carries out every effect, but writes no progress from the last record on. Returns the
+    /// progress whose write is in flight.
+    fn goes_on_but_for_progress(&mut self) -> Offset {
+        let mut in_flight = 0;
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                match effect {
+                    Effect::Persist { progress, .. } if progress.next == self.flow.position() => {
+                        in_flight = progress.next;
+                    }
+                    effect => self.carry_out(effect),
+                }
+            }
+        }
+        in_flight
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Start { campaign, incarnation, .. } => {
@@ -92,6 +111,7 @@ impl Story {
                 self.step(Event::HoldWritten(hold));
             }
             Effect::Persist { progress, .. } => self.step(Event::Persisted(progress.next)),
+            Effect::Credit(credit) => self.credit += credit,
             _ => {}
         }
     }
@@ -160,4 +180,21 @@ fn a_campaign_that_keeps_failing_is_held() {
         effect,
         Effect::WriteHold { hold, .. } if hold.kind == HoldKind::Failure && hold.from == 0
     )));
+}
+
+#[test]
+fn a_restart_in_a_full_window_gives_its_credit_back() {
+    let mut story = Story::new();
+    story.goes_on();
+    for _ in 0..WINDOW_RECORDS_MAX {
+        story.asks(SPRING);
+    }
+    // Everything is decided, and the campaign fails while the last progress is being written.
+    let persist = story.goes_on_but_for_progress();
+    let (campaign, incarnation) = (campaign(SPRING), story.incarnation(SPRING));
+    story.step(Event::Failed { campaign, incarnation, reason: "it panicked".to_owned() });
+    story.step(Event::Persisted(persist));
+    story.goes_on();
+    assert_eq!(story.flow.watermark(), story.flow.position());
+    assert_eq!(story.credit, WINDOW_RECORDS_MAX * 2, "each record gives its credit back");
 }
