@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     ServeError,
-    distributed::NEW_NAMES,
+    distributed::{NEW_NAMES, refused},
     embedded::{NEW_FOLDER, OPENING, SECRET_FILE, no_secret, not_opened},
     instance::check_format,
 };
@@ -135,9 +135,7 @@ async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeE
         )
     };
     let store = cql::inspect(&config.cql).await.map_err(|error| match error {
-        ConnectError::Refused(refusal) => {
-            ServeError::unfit(refusal.to_string(), "follow the remedy above")
-        }
+        ConnectError::Refused(refusal) => refused(&refusal),
         error => ServeError::failed("connecting to the database", error),
     })?;
     let store = Arc::new(store.ok_or_else(nothing)?);

@@ -14,7 +14,7 @@ use crate::{
     retry::{Backoff, Bounded},
     store::{
         StoreInspection,
-        cql::{self, ConnectError, CqlStore, Step},
+        cql::{self, ConnectError, CqlStore, Refusal, Step},
     },
 };
 
@@ -39,9 +39,7 @@ const FUTURE_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
 pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters, ServeError> {
     let store = retried(CONNECTING, || async {
         cql::connect_with(&config.cql, steps).await.map_err(|error| match error {
-            ConnectError::Refused(refusal) => {
-                ServeError::unfit(refusal.to_string(), "follow the remedy above, then start again")
-            }
+            ConnectError::Refused(refusal) => refused(&refusal),
             ConnectError::Unavailable { .. } | ConnectError::Locked { .. } => {
                 ServeError::failed(CONNECTING, error)
             }
@@ -115,6 +113,18 @@ async fn refuse_used_topic(
     ))
 }
 
+/// Turns a refusal of the store into an error with its remedy.
+pub(super) fn refused(refusal: &Refusal) -> ServeError {
+    let remedy = match refusal {
+        Refusal::Format { .. } => NEW_NAMES,
+        Refusal::KeyspaceName { .. }
+        | Refusal::SeveralDatacenters { .. }
+        | Refusal::MissingStep { .. }
+        | Refusal::Columns { .. } => "follow the remedy above, then start again",
+    };
+    ServeError::unfit(refusal.to_string(), remedy)
+}
+
 /// Retries an operation at start while Kafka or the database is unreachable.
 async fn retried<T, F>(operation: &str, attempt: impl FnMut() -> F) -> Result<T, ServeError>
 where
@@ -122,4 +132,21 @@ where
 {
     let is_transient = |error: &ServeError| matches!(error, ServeError::Failed { .. });
     START_RETRY.run(operation, is_transient, attempt).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::format::OtherFormat;
+
+    #[test]
+    fn a_keyspace_of_format_1_needs_new_names() {
+        let other = OtherFormat::Number { found: 1 };
+        let error = refused(&Refusal::Format { keyspace: "k".to_owned(), other });
+        assert_eq!(error.exit_code(), 2);
+        let said = error.to_string();
+        let expected = "keyspace k has format 1, this version of coupond reads and writes only \
+                        format 2; set cql.keyspace and kafka.topic_prefix to new names";
+        assert!(said.starts_with(expected), "{said}");
+    }
 }
