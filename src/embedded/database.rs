@@ -105,12 +105,12 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The data folder holds data that this version does not read.
-    #[error("data folder {} {source}", path.display())]
+    #[error("data folder {} {other}", path.display())]
     Format {
         /// The data folder.
         path: PathBuf,
-        /// What it has.
-        source: OtherFormat,
+        /// Its format.
+        other: OtherFormat,
     },
     /// The data folder was made with another number of partitions.
     #[error("embedded.partitions is {configured}, the data folder has {found}")]

@@ -1,8 +1,8 @@
-//! The format file: which format the data folder has, told without opening the database.
+//! The format file, which tells the format of a data folder without opening its database.
 //!
-//! Opening the database changes it, and inspection repairs what a crash left. A folder of another
-//! format has to be refused before both. So the file is on disk before the database is made, and a
-//! database without the file has format 1, which wrote none.
+//! Opening the database changes it, and the inspection before repairs the end of the journal. A
+//! folder of another format must be refused before both. So the file is on disk before the database
+//! is created. A database without the file has format 1, which had no format file.
 
 use std::{
     fs::{File, OpenOptions},
@@ -20,7 +20,7 @@ const DRAFT: &str = "format.draft";
 /// Only the owner reads.
 const MODE: u32 = 0o600;
 
-/// What format 1 leaves in a data folder: each of them was made after the database.
+/// Files and folders that tell a used data folder of format 1 from a new one.
 const LEFT_BY_FORMAT_1: [&str; 2] = ["database", "witness"];
 
 /// Refuses a data folder of another format. Changes nothing.
@@ -28,9 +28,9 @@ const LEFT_BY_FORMAT_1: [&str; 2] = ["database", "witness"];
 /// # Errors
 /// [`OpenError::Format`], or [`OpenError::Damaged`] when the format file cannot be understood.
 pub(super) fn check(folder: &Path) -> Result<(), OpenError> {
-    // Looked at before the file: a process that makes the folder right now makes it after the file.
+    // Before the file is read: a process that is starting right now writes the file first.
     let is_used = LEFT_BY_FORMAT_1.iter().any(|name| folder.join(name).exists());
-    let other = |source| OpenError::Format { path: folder.to_owned(), source };
+    let refused = |other| OpenError::Format { path: folder.to_owned(), other };
     match read(folder)? {
         Some(text) => {
             let damaged = || OpenError::Damaged {
@@ -39,10 +39,10 @@ pub(super) fn check(folder: &Path) -> Result<(), OpenError> {
                 remedy: format!("restore it from a copy, or write {:?} into it", content()),
             };
             let (number, identity_fold) = parse(&text).ok_or_else(damaged)?;
-            check_number(number).map_err(other)?;
-            check_identity_fold(identity_fold).map_err(other)
+            check_number(number).map_err(refused)?;
+            check_identity_fold(identity_fold).map_err(refused)
         }
-        None if is_used => Err(other(OtherFormat::Number { found: 1 })),
+        None if is_used => Err(refused(OtherFormat::Number { found: 1 })),
         None => Ok(()),
     }
 }

@@ -1,14 +1,14 @@
-//! The coupon store: what cannot be recomputed cheaply, and nothing else.
+//! The port to the coupon store, which holds only rows that cannot be recomputed cheaply.
 //!
-//! What every adapter promises, and `contract` checks:
+//! Every adapter keeps these promises, and `contract` checks them:
 //!
-//! - Every write is idempotent and deterministic: writing a row again, late, or by another owner
+//! - Writes are idempotent and deterministic. Writing a row again, late, or by another owner
 //!   changes nothing. Marks and progress are max-registers: a lower offset never replaces a
 //!   higher one. A hold only goes open → released → closed.
-//! - `write` answers when the rows are as durable as the adapter makes rows; rows of one call may
-//!   land in any order, so whoever needs an order makes one call after another.
-//! - Reads see every write that was answered before they began, on any node.
-//! - Rows come back with their digest unchecked: whoever decides by them compares it.
+//! - `write` returns when the rows are as durable as the adapter makes rows. Rows of one call may
+//!   be stored in any order, so a caller that needs an order makes one call after another.
+//! - A read sees every write that returned before the read began, on any node.
+//! - The digest of a row is not checked. Code that decides by a row checks it.
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -35,7 +35,8 @@ use crate::{
 /// The log epoch of every instance: no epoch is ended yet.
 pub const LOG_EPOCH: u32 = 1;
 
-/// Coupon rows per bucket: about 2 MB a database partition, read in parallel on recovery.
+/// Coupon rows per bucket. A bucket is a database partition of about 2 MB; recovery reads several
+/// in parallel.
 pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
 
 /// Most campaigns that one listing returns.
@@ -85,41 +86,41 @@ impl Layout {
     }
 }
 
-/// Which coupons of a campaign are read.
+/// Selects coupons of a campaign.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
-    /// All, in the order of sequences, from the coupon rows.
+    /// All coupons by sequence, from the coupon rows.
     All,
-    /// Those of these sequences, in their order, from the coupon rows.
+    /// The coupons with sequences in a range, by sequence, from the coupon rows.
     Between {
-        /// The first.
+        /// The first sequence.
         first: Sequence,
-        /// The last.
+        /// The last sequence, included.
         last: Sequence,
     },
-    /// Those of one user, in the order of sequences, from the by-user rows.
+    /// The coupons of one user by sequence, from the by-user rows.
     OfUser {
-        /// Who holds them.
+        /// The user.
         user: UserId,
-        /// The bucket of the by-user view that the user stands in.
+        /// The user's bucket in the by-user view.
         bucket: u8,
     },
 }
 
-/// A store operation that could not be done.
+/// A failed operation of the store.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}")]
 pub struct StoreError {
-    /// What was attempted, with its data.
+    /// The attempted operation, with its data.
     pub operation: String,
-    /// Why it failed.
+    /// The cause.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// A row that was read and is not what this binary writes: whoever asks again gets it again.
+/// A stored row that cannot be decoded. Retrying is pointless: the store would return the same row.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} can't be read: it is damaged, or of a newer version")]
+#[error("{what} cannot be decoded: it is damaged, or a newer version wrote it")]
 pub struct Unreadable {
     what: &'static str,
     #[source]
@@ -127,13 +128,13 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
-    /// Says what can't be read.
+    /// Names the row.
     #[must_use]
     pub const fn new(what: &'static str) -> Self {
         Self { what, source: None }
     }
 
-    /// The same, with what is wrong with it.
+    /// Names the row and keeps the cause.
     #[must_use]
     pub fn because(
         what: &'static str,
@@ -144,8 +145,7 @@ impl Unreadable {
 }
 
 impl StoreError {
-    /// Whether the store answered, with a row that can't be read. Anything else may be over by the
-    /// next time that it is asked.
+    /// Whether the store returned a row that cannot be decoded. Every other failure may pass.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.source.is::<Unreadable>()
@@ -163,39 +163,39 @@ impl StoreError {
 /// Pages of coupons.
 pub type CouponPages = BoxStream<'static, Result<Vec<Coupon>, StoreError>>;
 
-/// One row of the by-user view, as it stands there.
+/// One row of the by-user view, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ByUserRow {
-    /// Under which user.
+    /// The user.
     pub user: UserId,
-    /// Which coupon.
+    /// The coupon's sequence.
     pub sequence: Sequence,
-    /// The whole row, where the view keeps one; none where the view is an index of coupon rows.
+    /// The whole row. None if the view is only an index of the coupon rows.
     pub coupon: Option<Coupon>,
 }
 
 /// Pages of the by-user view.
 pub type ByUserPages = BoxStream<'static, Result<Vec<ByUserRow>, StoreError>>;
 
-/// What an audit reads besides, as it stands and without making anything.
+/// Reads that only an audit needs. They change nothing.
 #[async_trait]
 pub trait StoreInspection: Send + Sync + 'static {
-    /// The layout in force; none if no node was ever started on this store.
+    /// Returns the layout in force, none if no node has ever started on this store.
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError>;
 
-    /// Reads one bucket of a campaign's by-user view page by page, in any order. A row without
-    /// its coupon is given, not followed.
+    /// Reads one bucket of a campaign's by-user view page by page, in any order. A row whose coupon
+    /// row is missing is returned too.
     fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages;
 }
 
-/// Remembers coupons, definition versions, holds, marks and progress.
+/// Stores coupons, definition versions, holds, marks and progress.
 #[async_trait]
 pub trait CouponStore: Send + Sync + 'static {
-    /// Creates the layout row if there is none, and gives the one that is in force: `proposed`,
-    /// or what was there before.
+    /// Creates the layout row if there is none. Returns the layout in force: `proposed`, or the
+    /// earlier one.
     async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError>;
 
-    /// Writes rows. One attempt: whoever must not go on without them repeats it.
+    /// Writes rows in one attempt. A caller that needs them stored retries.
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError>;
 
     /// Reads a partition's progress, then its holds.
@@ -211,7 +211,7 @@ pub trait CouponStore: Send + Sync + 'static {
     /// Reads coupons page by page, in the order of sequences.
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages;
 
-    /// At most `limit` (and at most [`LISTING_MAX`]) campaigns by id, after the given one.
+    /// Lists at most `limit` (and at most [`LISTING_MAX`]) campaigns by id, after the given one.
     async fn campaigns(
         &self,
         after: Option<&CampaignId>,

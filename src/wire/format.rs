@@ -1,9 +1,9 @@
-//! The format number of everything that is stored or sent, and how a foreign one is refused.
+//! The format number of all stored and sent data, and the check of stored data against it.
 
-/// The one format number of an instance: of its layout, rows, records, feed messages, request ids
-/// and data folder. Before 1.0 data of any other number is refused and left as it is.
+/// The format number of an instance: of its layout, rows, control records, feed messages, request
+/// ids and data folder. Before 1.0, data of any other number is refused and not changed.
 ///
-/// Not raised for what older versions can ignore, as a new column of a table.
+/// A change that older nodes can ignore, for example a new column, does not raise it.
 pub const FORMAT: u8 = 2;
 
 /// How user ids are folded before they are compared: not at all.

@@ -1,54 +1,57 @@
-//! Why the store could not be opened.
+//! Errors of connecting to the database.
 
 use thiserror::Error;
 
 use crate::wire::format::OtherFormat;
 
-/// Why [`super::connect`] gave no store.
+/// An error of [`super::connect`].
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// The database could not be asked now; trying again may help.
+    /// The database did not answer. Retrying may help.
     #[error("{operation}")]
     Unavailable {
-        /// What was attempted, with its data.
+        /// The attempted operation, with its data.
         operation: String,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Another node held the schema lock for longer than anybody should.
-    #[error("the schema lock of keyspace {keyspace} is held by {holder}; see what that node does")]
+    /// Another node holds the schema lock, and does not release it.
+    #[error(
+        "the schema lock of keyspace {keyspace} is held by node {holder} for too long; look into the \
+         log of the node that is starting, or wait until its lease ends"
+    )]
     Locked {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: String,
-        /// Random name of the node that holds it.
+        /// Random name of the node that holds the lock.
         holder: String,
     },
-    /// What is configured, or found in the database, does not fit. Trying again does not help.
+    /// A setting or the keyspace has to be changed first. Retrying does not help.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
 
-/// What does not fit, as found, and what to do about it.
+/// A setting or a keyspace that coupond refuses.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// The keyspace's name is not one.
+    /// The keyspace's name is not valid.
     #[error(
-        "cql.keyspace is {found:?}; must be 1 to 48 of a-z, 0-9 and '_', starting with a letter"
+        "cql.keyspace is {found:?}; it must be 1 to 48 of a-z, 0-9 and '_', starting with a letter"
     )]
     KeyspaceName {
-        /// The name.
+        /// The configured name.
         found: String,
     },
     /// The cluster has several datacenters and the keyspace does not exist.
     #[error(
-        "the cluster has the datacenters {found}, and keyspace {keyspace} is not there; create it \
-         with the replication that you want (NetworkTopologyStrategy), then start again"
+        "the cluster has several datacenters ({found}) and no keyspace {keyspace}; create the \
+         keyspace with the replication that you want (NetworkTopologyStrategy), then start again"
     )]
     SeveralDatacenters {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: String,
-        /// Their names.
+        /// Names of the datacenters.
         found: String,
     },
     /// The keyspace holds data that this version does not read.
@@ -56,10 +59,10 @@ pub enum Refusal {
     Format {
         /// The keyspace.
         keyspace: String,
-        /// What it has.
+        /// Its format.
         other: OtherFormat,
     },
-    /// The keyspace lacks a step, and only a node may take it.
+    /// The keyspace lacks a schema step. An audit takes none.
     #[error(
         "keyspace {keyspace} lacks schema step {step}; audit it with the version of its nodes, or \
          start a node of this version on it first"
@@ -70,17 +73,17 @@ pub enum Refusal {
         /// The first step that is missing.
         step: String,
     },
-    /// A table is not what its step makes.
+    /// A table lacks a column, or has another type or key than the schema steps make.
     #[error(
-        "table {keyspace}.{table} is not as coupond makes it: {differences}; name another \
-         cql.keyspace, or restore the table"
+        "table {keyspace}.{table} is not as coupond makes it: {differences}; set cql.keyspace to \
+         another keyspace, or restore the table"
     )]
     Columns {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: String,
-        /// Which table.
+        /// The table.
         table: String,
-        /// Every column that differs, found and expected.
+        /// Each column that differs, as found and as expected.
         differences: String,
     },
 }
@@ -93,7 +96,7 @@ impl ConnectError {
         Self::Unavailable { operation: operation.into(), source: source.into() }
     }
 
-    /// Whether what was found has to change before a start can succeed: exit code 2.
+    /// Whether a setting or the keyspace has to be changed before a start can succeed.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))

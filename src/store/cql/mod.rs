@@ -1,8 +1,8 @@
 //! The coupon store on a CQL database: ScyllaDB, or Cassandra 5, which is what tests run.
 //!
-//! Every table is in `cql/`, one numbered step each. No read is before a write, no transaction on
-//! the way: rows carry timestamps that make a repeated, late or foreign write a no-op (`rows`),
-//! and reads and writes meet in a majority of the copies (`session`).
+//! `steps` lists the tables, and `cql/` shows them as statements. A write needs no read before it
+//! and no transaction: row timestamps make a repeated, late or foreign write a no-op (`rows`).
+//! Reads and writes use a quorum (`session`).
 
 mod error;
 mod read;
@@ -45,12 +45,12 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Writes under way at once over all callers. Throughput rises no more above about 16 batches,
-/// while every further one adds to the time of all, and to what a slow database has to hold
-/// (several times its 40 KiB); single rows, as marks are, gain a little up to this.
+/// Writes in flight over all callers. Above about 16 batches throughput rises no more, while each
+/// further batch adds latency and memory in a slow database (several times its 40 KiB). Single
+/// rows, for example marks, gain a little up to this number.
 const WRITES_IN_FLIGHT_MAX: usize = 64;
 
-/// Reads under way at once over all callers, scans included, each at most a page of 1 MB.
+/// Reads in flight over all callers, including scans. Each holds a page of at most 1 MB.
 const READS_IN_FLIGHT_MAX: usize = 128;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -59,12 +59,12 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// returns the store.
 ///
 /// # Errors
-/// [`ConnectError`]. Trying again does not help after a refusal.
+/// [`ConnectError`]. Retrying does not help after a refusal.
 pub async fn connect(config: &CqlConfig) -> Result<CqlStore, ConnectError> {
     connect_with(config, STEPS).await
 }
 
-/// As [`connect`], for a node that knows `steps`: [`STEPS`], and those that tests add.
+/// Connects as [`connect`] does, with other schema steps: [`STEPS`] and those that a test adds.
 ///
 /// # Errors
 /// As [`connect`].
@@ -78,11 +78,11 @@ pub async fn connect_with(config: &CqlConfig, steps: &[Step]) -> Result<CqlStore
     work(config, &placement, sharded).await
 }
 
-/// Connects to the database without making or changing anything, and gives the store; none if
-/// the keyspace or a table of it is not there.
+/// Connects to the database without changing anything, and returns the store. Returns none if there
+/// is no keyspace, or no table in it.
 ///
 /// # Errors
-/// [`ConnectError`]; a refusal is not helped by trying again.
+/// [`ConnectError`]. Retrying does not help after a refusal.
 pub async fn inspect(config: &CqlConfig) -> Result<Option<CqlStore>, ConnectError> {
     let setup = session::for_setup(config).await?;
     let sharded = session::is_sharded(&setup);
@@ -123,7 +123,7 @@ impl std::fmt::Debug for CqlStore {
     }
 }
 
-/// What every clone and every stream of pages shares.
+/// State shared by all clones of the store and all its streams.
 struct Shared {
     session: Session,
     profiles: Profiles,
@@ -134,20 +134,20 @@ struct Shared {
 
 impl Shared {
     async fn write_permit(&self) -> SemaphorePermit<'_> {
-        self.writes.acquire().await.expect("nobody closes the semaphore")
+        self.writes.acquire().await.expect("the semaphore is never closed")
     }
 
     async fn read_permit(&self) -> SemaphorePermit<'_> {
-        self.reads.acquire().await.expect("nobody closes the semaphore")
+        self.reads.acquire().await.expect("the semaphore is never closed")
     }
 }
 
-/// Records how long an operation took.
 /// Retries of settling the layout, with 3 s of pauses in all. An instance settles it once, and each
 /// start reads it once.
 const LAYOUT_RETRY: Bounded =
     Backoff::doubling(Duration::from_millis(300), Duration::from_secs(1)).attempts(5);
 
+/// Records the latency of an operation.
 async fn timed<T>(operation: &'static str, work: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let outcome = work.await;

@@ -1,10 +1,12 @@
-//! Brings a keyspace to the schema of this binary, or says why it can't be.
+//! Takes the schema steps that a keyspace lacks, and refuses a keyspace that does not fit.
 //!
-//! Two nodes that start at once must not change the schema at once: the keyspace and the table of
-//! lock and layout are made under `IF NOT EXISTS` by one and the same coordinator, and nothing is
-//! written before the nodes agree; every later step is taken under a lease in that table. A step
-//! is idempotent and recorded only after its table was found to be what the step makes, so a node
-//! that dies in the middle leaves nothing that the next one can't go on from.
+//! Two nodes must not change the schema at the same time: concurrent changes corrupt tables. So
+//! the keyspace and the first table are created with `IF NOT EXISTS` through one coordinator, and
+//! nothing is written before all database nodes agree on the schema. Later steps are taken under a
+//! lock in the first table, which is a lease.
+//!
+//! A step is idempotent, and recorded only after its table was checked. So if a node dies in a
+//! step, the next node takes that step again.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -26,23 +28,23 @@ use crate::{
     wire::format::{check_identity_fold, check_number},
 };
 
-/// How long a node may go without renewing the lock before another takes it: longer than any one
-/// step with its agreement takes on a healthy cluster.
+/// Lifetime of the lock, in seconds. Longer than one step and its schema agreement take on a
+/// healthy cluster.
 const LEASE_S: u32 = 30;
 
-/// How long to wait for another node to finish: more than two leases, so that a node that died
-/// with the lock does not stop this one.
+/// Longest wait for another node's steps: three leases, so that the lock of a node that died has
+/// expired.
 const LOCK_PATIENCE: Duration = Duration::from_secs(90);
 
-/// Between looks at the lock.
+/// Pause between two attempts to get the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
-/// A lease is renewed before a step that starts later than this after it was taken.
+/// Age of the lease above which it is renewed before the next step.
 const RENEW_AFTER: Duration = Duration::from_secs(LEASE_S as u64 / 3);
 
 const LOCK: &str = "schema lock";
 
-/// Sets the keyspace up.
+/// Sets up one keyspace.
 pub(super) struct Schema<'a> {
     setup: Setup<'a>,
     config: &'a CqlConfig,
@@ -65,14 +67,14 @@ impl<'a> Schema<'a> {
         Ok(Self { setup: Setup { session }, config, steps, holder: hex(&name) })
     }
 
-    /// Takes the missing steps and checks every table. Returns where the keyspace keeps its rows.
+    /// Takes the missing steps and checks every table. Returns the keyspace's replication.
     pub(super) async fn establish(&self) -> Result<Placement, ConnectError> {
         self.setup.agree().await?;
         let placement = self.keyspace().await?;
         self.check_format().await?;
         if !self.missing().await?.is_empty() {
-            // Also where the table is listed already: a node lists a table a moment before it can
-            // use it, and answers this statement only once the earlier change is done.
+            // Even if the table is listed: a database node lists a table before it can use it, and
+            // answers this statement only after the earlier change is done.
             let first = &self.steps[0];
             self.setup.change(&first.statement(&self.keyspace_name())).await?;
             self.check(first).await?;
@@ -82,8 +84,8 @@ impl<'a> Schema<'a> {
         Ok(placement)
     }
 
-    /// Finds the keyspace and checks its tables, making nothing. None if the keyspace or its
-    /// tables are not there.
+    /// Checks every table without changing anything. Returns none if there is no keyspace, or no
+    /// table in it.
     pub(super) async fn find(&self) -> Result<Option<Placement>, ConnectError> {
         let Some(placement) = self.placement().await? else { return Ok(None) };
         self.check_format().await?;
@@ -99,12 +101,12 @@ impl<'a> Schema<'a> {
         Ok(Some(placement))
     }
 
-    /// The keyspace's name as statements write it. Quoted, because the name may be a word of CQL.
+    /// Returns the quoted name of the keyspace, because the name may be a reserved word.
     fn keyspace_name(&self) -> String {
         format!("\"{}\"", self.config.keyspace)
     }
 
-    /// Finds or makes the keyspace.
+    /// Creates the keyspace if there is none.
     async fn keyspace(&self) -> Result<Placement, ConnectError> {
         let keyspace = &self.config.keyspace;
         if let Some(placement) = self.placement().await? {
@@ -123,8 +125,8 @@ impl<'a> Schema<'a> {
              {{'class': 'NetworkTopologyStrategy', '{}': {copies}}}",
             datacenter.replace('\'', "''")
         );
-        // Lightweight transactions on tablets are young; without tablets every version has them.
-        // A version that knows no tablets, or knows nothing else, refuses the option.
+        // Only recent versions of ScyllaDB have lightweight transactions on tablets, so tablets are
+        // switched off. A version without tablets, or with tablets only, refuses the option.
         let without_tablets = format!("{create} AND tablets = {{'enabled': false}}");
         let sharded = session::is_sharded(self.setup.session);
         if !(sharded && self.setup.change(&without_tablets).await.is_ok()) {
@@ -144,7 +146,7 @@ impl<'a> Schema<'a> {
         Ok(rows.first().map(|(replication,)| Placement::of(replication)))
     }
 
-    /// Takes the steps that are not recorded, under the lock, or waits until another node has.
+    /// Takes the missing steps under the lock, or waits until another node has taken them.
     async fn take_steps(&self) -> Result<(), ConnectError> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         while !self.missing().await?.is_empty() {
@@ -161,11 +163,11 @@ impl<'a> Schema<'a> {
         Ok(())
     }
 
-    /// Takes and records the missing steps in order. The lock is held.
+    /// Takes and records the missing steps in order. The caller holds the lock.
     async fn take_missing(&self) -> Result<(), ConnectError> {
         let keyspace = &self.config.keyspace;
         let mut renewed = Instant::now();
-        // What was missing before the lock was had may have been done since.
+        // Asked again: another node may have taken steps before this one got the lock.
         for step in self.missing().await? {
             if renewed.elapsed() > RENEW_AFTER {
                 if !self.lock().await? {
@@ -177,7 +179,7 @@ impl<'a> Schema<'a> {
             self.check(step).await?;
             info!(keyspace, step = step.name(), "schema step taken");
             match step.number {
-                // There is nothing to record it in before the second.
+                // Recorded with step 2, which makes the table of records.
                 1 => {}
                 2 => {
                     self.record(&self.steps[0]).await?;
@@ -189,7 +191,7 @@ impl<'a> Schema<'a> {
         Ok(())
     }
 
-    /// Makes what `step` makes, unless it is there.
+    /// Creates the table or adds the column of `step`, unless it exists.
     async fn take(&self, step: &Step) -> Result<(), ConnectError> {
         let text = step.statement(&self.keyspace_name());
         let Change::Column { table, name, .. } = step.change else {
@@ -217,17 +219,18 @@ impl<'a> Schema<'a> {
         self.setup.write(&text, values).await
     }
 
+    /// Builds the error for a lock that another node does not release.
     async fn locked(&self) -> Result<ConnectError, ConnectError> {
         let holder = self.holder().await?.unwrap_or_default();
         Ok(ConnectError::Locked { keyspace: self.config.keyspace.clone(), holder })
     }
 
-    /// The known steps that are not recorded, in order.
+    /// Returns the known steps that are not recorded, in order.
     async fn missing(&self) -> Result<Vec<&'a Step>, ConnectError> {
         let recording = &self.steps[1];
         let mut recorded: Vec<i32> = Vec::new();
         if !self.columns(recording.table()).await?.is_empty() {
-            // A node lists a table a moment before it can use it, and others learn of it later.
+            // A database node lists a table before it can use it, and before the others know it.
             self.setup.agree().await?;
             self.check(recording).await?;
             let text = format!("SELECT step FROM {}.schema_steps", self.keyspace_name());
@@ -237,8 +240,7 @@ impl<'a> Schema<'a> {
         Ok(self.steps.iter().filter(|step| !recorded.contains(&step.number)).collect())
     }
 
-    /// Takes or renews the lock; says whether this node holds it. What the transaction itself
-    /// answers is not asked: a timed out one may have been applied, and a read at SERIAL knows.
+    /// Takes or renews the lock. Returns whether this node holds it.
     async fn lock(&self) -> Result<bool, ConnectError> {
         let keyspace = &self.config.keyspace;
         let take = format!(
@@ -249,6 +251,8 @@ impl<'a> Schema<'a> {
             "UPDATE \"{keyspace}\".layout USING TTL {LEASE_S} SET holder = ? WHERE name = ? \
              IF holder = ?"
         );
+        // The answers of the transactions are not used, because one that timed out may have been
+        // applied. A read at SERIAL completes it.
         if self.holder().await?.as_deref() == Some(&*self.holder) {
             self.setup.attempt(&renew, (&self.holder, LOCK, &self.holder)).await;
         } else {
@@ -270,8 +274,8 @@ impl<'a> Schema<'a> {
         Ok(rows.into_iter().next().and_then(|(holder,)| holder))
     }
 
-    /// Refuses a keyspace of another format. Comes before every change, because such a keyspace is
-    /// left as it is.
+    /// Refuses a keyspace of another format. Called before any change, because such a keyspace
+    /// must stay as it is.
     async fn check_format(&self) -> Result<(), ConnectError> {
         let columns = self.columns(self.steps[0].table()).await?;
         let refused = |other| {
@@ -293,12 +297,12 @@ impl<'a> Schema<'a> {
         Ok(())
     }
 
-    /// One cell of the layout row; none if there is no row, or nothing in the cell.
+    /// Reads one cell of the layout row. Returns none if the row or the cell is not set.
     async fn layout_cell<T>(&self, column: &str) -> Result<Option<T>, ConnectError>
     where
         T: for<'frame> DeserializeValue<'frame, 'frame>,
     {
-        // A node lists a table a moment before it can use it.
+        // A database node lists a table before it can use it.
         self.setup.agree().await?;
         let keyspace = self.keyspace_name();
         let text = format!("SELECT {column} FROM {keyspace}.layout WHERE name = 'layout'");
@@ -306,8 +310,8 @@ impl<'a> Schema<'a> {
         Ok(rows.into_iter().find_map(|(cell,)| cell))
     }
 
-    /// Checks every table, and logs columns that no known step makes. A newer node has added them:
-    /// within a format number it leaves everything that this one reads and writes as it was.
+    /// Checks every table, and logs columns that no known step makes. A newer node has added them.
+    /// Within a format number it changes nothing that this node reads or writes.
     async fn check_all(&self) -> Result<(), ConnectError> {
         for (table, expected) in &tables_after(self.steps) {
             let unknown = self.compare(table, expected).await?;
@@ -326,8 +330,8 @@ impl<'a> Schema<'a> {
         self.compare(step.table(), expected).await.map(|_unknown| ())
     }
 
-    /// Refuses a table without a column of `expected`, or with another key. Returns the regular
-    /// columns that it has besides.
+    /// Refuses a table that lacks a column of `expected` or has another key. Returns the names of
+    /// its additional columns.
     async fn compare(&self, table: &str, expected: &Columns) -> Result<Vec<String>, ConnectError> {
         let found = self.columns(table).await?;
         match differences(&found, expected) {
@@ -341,7 +345,7 @@ impl<'a> Schema<'a> {
         }
     }
 
-    /// The columns of a table; none when it is not there.
+    /// Returns the columns of a table, none if there is no table.
     async fn columns(&self, table: &str) -> Result<Columns, ConnectError> {
         let text = "SELECT column_name, type, kind, position FROM system_schema.columns \
                     WHERE keyspace_name = ? AND table_name = ?";
@@ -365,8 +369,8 @@ fn check_name(keyspace: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Every column that has to be as expected and is not, in words; none if there is no such column.
-/// A regular column that is not expected is no difference.
+/// Describes each column that is not as expected; returns none if all are. An additional regular
+/// column is no difference.
 fn differences(found: &Columns, expected: &Columns) -> Option<String> {
     let mut differing = Vec::new();
     for (name, expected) in expected {

@@ -1,5 +1,4 @@
-//! Sessions with the database: one to set up with, one to work with, and what the cluster tells
-//! about itself.
+//! Sessions with the database, for setup and for work, and facts about the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -27,49 +26,51 @@ use tracing::{debug, warn};
 use super::error::ConnectError;
 use crate::config::CqlConfig;
 
-/// Connections to each node that is not sharded (Cassandra). One connection is one reader and one
-/// writer task; a few keep both cores of a small node busy and more only cost memory.
+/// Connections to each node that is not sharded (Cassandra). A connection has one reader and one
+/// writer task. Four keep both cores of a small node busy; more only cost memory.
 const CONNECTIONS_PER_NODE: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not 0");
 
-/// A node that can't be reached in this time is taken for dead.
+/// Limit for a connection attempt. After it the node counts as down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A connection that is silent for this long is asked whether it is alive, and given up after as
-/// long again: another node's answer is worth more than this one's.
+/// Silence after which a connection is probed, and limit for the probe's answer. Short, because
+/// another node can answer instead.
 const KEEPALIVE: Duration = Duration::from_secs(3);
 
-/// Above the 2 s after which a Cassandra coordinator itself gives up a write.
+/// Limit for a write. Above the 2 s after which a Cassandra coordinator gives up a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A point read that takes longer has failed; the edge's state must not be older than 1 s anyway.
+/// Limit for a point read. The edge needs a state that is at most 1 s old, so a later answer is of
+/// little use.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A page of 5,000 rows from disk on a busy node.
+/// Limit for one page of a scan: 5,000 rows from disk on a busy node.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Schema changes and lightweight transactions: slow, rare, and nobody waits at the edge.
+/// Limit for schema changes and lightweight transactions, which are slow and rare. No request waits
+/// for them.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A point read that was not answered in this time is sent to another replica too.
+/// Delay after which an unanswered point read is also sent to another replica.
 const SPECULATE_AFTER: Duration = Duration::from_millis(50);
 
-/// Copies of each row below which the loss of one node stops or loses something.
+/// Replicas needed to survive the loss of one node.
 const REPLICAS_WANTED: u32 = 3;
 
-/// Where a keyspace keeps its rows, and what that means for reads and writes.
+/// Replication of a keyspace, and the consistency level that follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Placement {
-    /// The only datacenter with rows, if there is just one.
+    /// The datacenter with replicas, if there is only one.
     pub(super) datacenter: Option<String>,
-    /// A majority of the copies: in that datacenter, or of all where there are several. Reads and
-    /// writes use the same, so that they always meet in one copy.
+    /// `LOCAL_QUORUM` with one datacenter, else `QUORUM`. Reads and writes use the same level, so
+    /// they always share a replica.
     pub(super) consistency: Consistency,
-    /// Copies of each row; none where the database describes it in words of its own.
+    /// Replicas of each row. None: the database does not give a number.
     pub(super) replicas: Option<u32>,
 }
 
 impl Placement {
-    /// Reads what `system_schema.keyspaces` says of a keyspace.
+    /// Parses the column `replication` of `system_schema.keyspaces`.
     pub(super) fn of(replication: &HashMap<String, String>) -> Self {
         let class = replication.get("class").map_or("", String::as_str);
         let copies: BTreeMap<&str, Option<u32>> = replication
@@ -93,7 +94,7 @@ impl Placement {
         }
     }
 
-    /// Says so where the loss of one node would lose or stop something.
+    /// Warns if the loss of one node stops the keyspace.
     pub(super) fn warn_if_thin(&self, keyspace: &str) {
         if let Some(replicas) = self.replicas.filter(|replicas| *replicas < REPLICAS_WANTED) {
             warn!(
@@ -104,21 +105,22 @@ impl Placement {
     }
 }
 
-/// Copies to make in a cluster of `nodes`, where `configured` 0 leaves it to the cluster's size.
+/// Returns the replication factor for a cluster of `nodes`. A `configured` value of 0 means: by the
+/// size of the cluster.
 pub(super) fn replication_factor(configured: u32, nodes: usize) -> u32 {
     let found = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
     if configured == 0 { found.min(REPLICAS_WANTED) } else { configured }
 }
 
-/// How statements of one purpose are sent.
+/// Execution profiles by the purpose of a statement.
 pub(super) struct Profiles {
-    /// Rows on their way to being durable: one attempt, bounded.
+    /// Writes of rows: one attempt.
     pub(super) write: ExecutionProfileHandle,
     /// Scans.
     pub(super) recovery: ExecutionProfileHandle,
-    /// Point reads, where a second replica is asked when the first is slow.
+    /// Point reads. A second replica is asked if the first one is slow.
     pub(super) lookup: ExecutionProfileHandle,
-    /// Lightweight transactions, never sent twice by the driver.
+    /// Lightweight transactions. The driver never repeats them.
     pub(super) serial: ExecutionProfileHandle,
 }
 
@@ -149,7 +151,7 @@ impl Profiles {
     }
 }
 
-/// A session without a keyspace, to create one.
+/// Connects the session that creates and checks the keyspace.
 pub(super) async fn for_setup(config: &CqlConfig) -> Result<Session, ConnectError> {
     let profile = ExecutionProfile::builder()
         .consistency(Consistency::Quorum)
@@ -164,8 +166,7 @@ pub(super) async fn for_setup(config: &CqlConfig) -> Result<Session, ConnectErro
     build(config, builder).await
 }
 
-/// The session that rows go over. `sharded`: the nodes are ScyllaDB's and want a connection for
-/// each of their shards.
+/// Connects the session for rows. `sharded` nodes (ScyllaDB) get one connection per shard.
 pub(super) async fn for_work(
     config: &CqlConfig,
     placement: &Placement,
@@ -202,20 +203,20 @@ async fn build(config: &CqlConfig, builder: SessionBuilder) -> Result<Session, C
     })
 }
 
-/// Whether the nodes are ScyllaDB's.
+/// Whether the database is ScyllaDB.
 pub(super) fn is_sharded(session: &Session) -> bool {
     session.get_cluster_state().get_nodes_info().iter().any(|node| node.sharder().is_some())
 }
 
-/// The names of the cluster's datacenters.
+/// Returns the names of the cluster's datacenters.
 pub(super) fn datacenters(session: &Session) -> BTreeSet<String> {
     let state = session.get_cluster_state();
     state.get_nodes_info().iter().filter_map(|node| node.datacenter.clone()).collect()
 }
 
-/// Warns for each node that acknowledges writes before they are on disk: a power cut of a
-/// majority at once then loses what was answered (DESIGN section 3). A node that does not tell is
-/// passed over: the setting is a hint to the operator, nothing rests on it.
+/// Warns for each database node that acknowledges writes before they are on disk. A power cut of a
+/// majority of these nodes loses acknowledged writes. Does not fail if a node does not answer,
+/// because this is only a hint for the operator.
 pub(super) async fn warn_if_acknowledged_early(session: &Session, sharded: bool) {
     let settings = if sharded { "system.config" } else { "system_views.settings" };
     let text = format!("SELECT value FROM {settings} WHERE name = 'commitlog_sync'");
@@ -234,8 +235,8 @@ pub(super) async fn warn_if_acknowledged_early(session: &Session, sharded: bool)
         match value {
             Some(value) if value.contains("periodic") => warn!(
                 node,
-                "commitlog_sync is periodic, a power cut of a majority of nodes loses writes that \
-                 were acknowledged; set it to batch or group"
+                "commitlog_sync is periodic: a power cut of a majority of nodes loses acknowledged \
+                 writes; set it to batch or group"
             ),
             Some(value) => debug!(node, value, "commitlog_sync read"),
             None => debug!(node, "commitlog_sync could not be read"),

@@ -1,4 +1,4 @@
-//! Sends the statements of a setup, one after another: changes of the schema, transactions and reads.
+//! Sends the statements that set up a keyspace.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::retry::{Backoff, Bounded};
 const RETRY: Bounded =
     Backoff::doubling(Duration::from_millis(200), Duration::from_millis(800)).attempts(5);
 
-/// The session of a setup.
+/// Sends statements over the setup session.
 pub(super) struct Setup<'a> {
     pub(super) session: &'a Session,
 }
 
 impl Setup<'_> {
-    /// Changes the schema and waits until the nodes agree.
+    /// Changes the schema and waits until all database nodes agree on it.
     pub(super) async fn change(&self, text: &str) -> Result<(), ConnectError> {
         let summary = text.lines().next().unwrap_or(text);
         let send = || self.session.query_unpaged(self.statement(text), ());
@@ -34,7 +34,7 @@ impl Setup<'_> {
         self.agree().await
     }
 
-    /// Writes a row that may be written twice.
+    /// Writes a row. May write it twice.
     pub(super) async fn write(
         &self,
         text: &str,
@@ -44,16 +44,17 @@ impl Setup<'_> {
         self.repeat(text, send).await.map(|_| ())
     }
 
-    /// Runs a lightweight transaction of which the outcome is looked up afterwards.
+    /// Runs a lightweight transaction once. The caller reads the outcome.
     pub(super) async fn attempt(&self, text: &str, values: impl SerializeRow) {
         if let Err(error) = self.session.query_unpaged(self.statement(text), values).await {
-            tracing::warn!(%error, "transaction on the schema lock failed, its outcome is read");
+            tracing::warn!(%error, "transaction on the schema lock failed, reading its outcome");
         }
     }
 
-    /// Builds a statement for the connected node with the lowest id. That node makes concurrent
-    /// changes one after another, each on the schema that it reads itself. Two coordinators that
-    /// create one table at once would each give it an id of their own.
+    /// Builds a statement for the database node with the lowest id.
+    ///
+    /// One coordinator makes changes one after another. Two coordinators that create the same table
+    /// give it two different ids. Reads go to the same node, so they see its last change.
     fn statement(&self, text: &str) -> Statement {
         let mut statement = Statement::new(text);
         let state = self.session.get_cluster_state();
@@ -66,7 +67,7 @@ impl Setup<'_> {
         statement
     }
 
-    /// Does something that may be done twice until it succeeds, a few times at most.
+    /// Repeats an idempotent statement until it succeeds, within the limits of [`RETRY`].
     async fn repeat<F>(
         &self,
         operation: &str,
@@ -79,6 +80,7 @@ impl Setup<'_> {
         sent.map_err(|error| ConnectError::unavailable(operation, error))
     }
 
+    /// Waits until all database nodes agree on the schema.
     pub(super) async fn agree(&self) -> Result<(), ConnectError> {
         let agreed = self.session.await_schema_agreement().await;
         agreed.map(|_| ()).map_err(|error| {
@@ -86,6 +88,7 @@ impl Setup<'_> {
         })
     }
 
+    /// Reads rows.
     pub(super) async fn select<R>(
         &self,
         text: &str,
@@ -116,8 +119,8 @@ fn database_error(error: &ExecutionError) -> Option<&DbError> {
     }
 }
 
-/// Whether repeating a schema change can't help. A keyspace that a node does not know yet is
-/// invalid, so that one is repeated.
+/// Whether repeating a statement is pointless. "Invalid" is not final, because a database node
+/// answers it for a keyspace that it does not know yet.
 fn is_final(error: &ExecutionError) -> bool {
     matches!(database_error(error), Some(DbError::SyntaxError | DbError::Unauthorized))
 }

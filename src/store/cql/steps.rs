@@ -10,11 +10,11 @@ use std::{collections::BTreeMap, fmt, iter::once};
 pub struct Step {
     /// Place in the order, from 1 without a gap.
     pub number: i32,
-    /// What the step makes.
+    /// The table or column that the step adds.
     pub change: Change,
 }
 
-/// What a step makes. Types are written as `system_schema.columns` writes them.
+/// A change of the schema. Types are spelled as in `system_schema.columns`.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
     /// A table.
@@ -225,14 +225,14 @@ const REGULAR: &str = "regular";
 pub(super) type Columns = BTreeMap<String, Column>;
 
 impl Step {
-    /// The table that the step makes or adds to.
+    /// Returns the table that the step creates or extends.
     pub(super) const fn table(&self) -> &'static str {
         match self.change {
             Change::Table { table, .. } | Change::Column { table, .. } => table,
         }
     }
 
-    /// The name that is recorded, and that of the step's file in `cql/`.
+    /// Returns the name under which the step is recorded, which is also that of its file in `cql/`.
     pub(super) fn name(&self) -> String {
         let Step { number, change } = self;
         match change {
@@ -241,7 +241,7 @@ impl Step {
         }
     }
 
-    /// The statement for a keyspace, whose name is quoted where CQL wants that.
+    /// Returns the statement for `keyspace`, a name as CQL spells it.
     pub(super) fn statement(&self, keyspace: &str) -> String {
         match self.change {
             Change::Table { table, columns, partition_key, clustering } => {
@@ -253,14 +253,14 @@ impl Step {
                 let key: Vec<_> = once(&*partition_key).chain(clustering.iter().copied()).collect();
                 text + &format!("  PRIMARY KEY ({})\n);\n", key.join(", "))
             }
-            // ScyllaDB has no `ADD IF NOT EXISTS`: the caller looks whether the column is there.
+            // ScyllaDB has no `ADD IF NOT EXISTS`, so the caller checks whether the column exists.
             Change::Column { table, name, cql_type } => {
                 format!("ALTER TABLE {keyspace}.{table} ADD {name} {cql_type};\n")
             }
         }
     }
 
-    /// Name and description of each column that the step makes.
+    /// Returns the columns that the step adds, by name.
     fn columns(&self) -> Vec<(&'static str, Column)> {
         let place = |key: &[&str], name: &str| key.iter().position(|part| *part == name);
         let column = |cql_type: &str, kind: &str, position: Option<usize>| Column {
@@ -286,7 +286,7 @@ impl Step {
     }
 }
 
-/// Every table with its columns after `steps`.
+/// Returns the columns of each table after `steps`.
 pub(super) fn tables_after<'a>(
     steps: impl IntoIterator<Item = &'a Step>,
 ) -> BTreeMap<&'static str, Columns> {
