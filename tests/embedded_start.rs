@@ -249,7 +249,7 @@ async fn a_full_disk_makes_a_node_unready() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let reason = ready["not_ready"][0]["reason"].as_str().unwrap_or_default();
-    assert!(reason.starts_with("no space for records: "), "{ready}");
+    assert!(reason.starts_with("low disk space: "), "{ready}");
 
     let url = format!("http://{}/admin/campaigns/spring", node.admin);
     let defined = reqwest::Client::new().put(url).bearer_auth(&node.admin_token);

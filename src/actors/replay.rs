@@ -113,7 +113,7 @@ impl Live {
     async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<u32, Halt> {
         let decode_step = self.environment.decode_step(self.partition);
         let DecodedRecords { incoming, letters, halt } =
-            decode_step.take(records, self.environment.clock.now());
+            decode_step.decode(records, self.environment.clock.now());
         if let Some(last) = incoming.last() {
             self.position = last.record.offset + 1;
         }
@@ -181,7 +181,7 @@ impl Replay {
                 let event = Event::Replayed {
                     campaign: self.campaign.clone(),
                     incarnation: self.incarnation,
-                    records: decode_step.again(records, &self.campaign),
+                    records: decode_step.decode_campaign(records, &self.campaign),
                     read_to: from,
                 };
                 let _ended = self.consumer.cast(PartitionMessage::Event(event));

@@ -1,20 +1,19 @@
-//! Blocks: records of one partition that were committed together, several in one entry of the
-//! database, under the offset of the first.
+//! Blocks: several records of one partition in one database entry, under the offset of the first.
 //!
-//! A start after a crash reads the journal entry by entry, and most of what it costs goes by the
-//! number of entries, not by their size.
+//! After a crash the journal is read entry by entry. The time that this takes depends on the number
+//! of entries more than on their size, so records that were committed together share an entry.
 
 use fjall::UserValue;
 
-/// Bytes of a block with more than one record. With its key and what the journal adds, an entry
-/// stays below a page of 4 KiB: so every page holds the start of an entry, and a page that a
-/// power cut kept from the disk is noticed as a torn end, not taken for damage.
+/// Most bytes of a block with more than one record. With its key and the journal's framing, an
+/// entry stays below a page of 4 KiB. So every page contains the start of an entry, and a page that
+/// a power cut kept from the disk reads as a torn end, not as damage.
 const BLOCK_BYTES_MAX: usize = 4_096 - 128;
 
 /// Length in front of each record.
 const LENGTH_BYTES: usize = 4;
 
-/// Packs consecutive records into blocks, each with the place of its first record.
+/// Packs consecutive records into blocks. Returns each block with the index of its first record.
 pub(super) fn pack(records: &[UserValue]) -> Vec<(usize, Vec<u8>)> {
     let mut blocks: Vec<(usize, Vec<u8>)> = Vec::new();
     for (place, record) in records.iter().enumerate() {
@@ -33,7 +32,7 @@ pub(super) fn pack(records: &[UserValue]) -> Vec<(usize, Vec<u8>)> {
     blocks
 }
 
-/// The records of a block in order; none if it is no block, or an empty one.
+/// Returns the records of a block in order, or `None` if the bytes are not a block or hold none.
 pub(crate) fn unpack(block: &[u8]) -> Option<Vec<&[u8]>> {
     let mut records = Vec::new();
     let mut rest = block;
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_out_as_they_went_in() {
+    fn records_round_trip() {
         let records = records(&[0, 1, 300, 3_000, 700, 9_000, 5, 3_968]);
         let blocks = pack(&records);
         let places: Vec<_> = blocks.iter().map(|(place, _)| *place).collect();
@@ -68,15 +67,15 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_several_records_stays_below_a_page() {
-        // The journal puts 31 bytes in front of an entry, and the key has 12.
+    fn an_entry_of_several_records_fits_a_page() {
+        // The journal puts 31 bytes in front of an entry, and the key has 12 bytes.
         let blocks = pack(&records(&[250; 200]));
         assert!(blocks.len() > 1);
         assert!(blocks.iter().all(|(_, block)| block.len() + 31 + 12 < 4_096));
     }
 
     #[test]
-    fn a_cut_block_is_none() {
+    fn a_cut_block_is_not_unpacked() {
         let (_, block) = &pack(&records(&[10, 20]))[0];
         let whole = [14, block.len()];
         for end in (0..=block.len()).filter(|end| !whole.contains(end)) {

@@ -1,4 +1,8 @@
-//! The one thread that writes: takes what is queued, makes one group of it, commits, answers.
+//! The committer: the only thread that writes to the database.
+//!
+//! It takes all queued operations, commits them as one group with at most one fsync, publishes the
+//! new records to readers and sends the replies. Under load a group holds hundreds of appends, which
+//! share the fsync.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,14 +12,14 @@ use std::{
 };
 
 use fjall::{Database, Keyspace, PersistMode, UserKey, UserValue};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tracing::debug;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     block::pack,
-    database::Hooks,
-    high_water::{Durable, HighWater},
+    high_water::{HighWaterFile, HighWaterMark},
+    hooks::Hooks,
     keys,
+    operation::{DataEntry, Operation, RANK_BYTES, SubmitError, TIME_BYTES},
     space::Space,
     tail::Tail,
 };
@@ -24,114 +28,20 @@ use crate::{
     domain::ids::{Offset, Partition, Timestamp},
 };
 
-/// Operations in one group: as many as arrive during an fsync under the heaviest load measured,
-/// and few enough that a group never takes longer than a few fsyncs.
+/// Most operations in one group: as many as arrive during one fsync under the heaviest load
+/// measured, and few enough that writing them takes no longer than a few fsyncs.
 const GROUP_OPERATIONS_MAX: usize = 1_024;
 
-/// Entries in one group: one write may bring thousands of rows, and appends should not wait for
-/// more than about 10 ms of them.
+/// Entries after which a group is committed. One operation may bring thousands of rows, and appends
+/// should wait for no more than about 10 ms of row writes.
 const GROUP_ENTRIES_MAX: usize = 8_192;
 
-/// Bytes that the committer fills in at the front of an append's payload: the record time.
-pub(crate) const TIME_BYTES: usize = 8;
-
-/// Bytes of the rank at the front of a register's value.
-pub(crate) const RANK_BYTES: usize = 8;
-
-/// One thing to be written.
-pub(crate) enum Operation {
-    /// Append a record; answered when it is on disk.
-    Append {
-        /// To which partition.
-        partition: Partition,
-        /// The record, behind [`TIME_BYTES`] that are filled in here.
-        payload: Vec<u8>,
-        /// Where and when it stands.
-        reply: oneshot::Sender<Result<(Offset, Timestamp), Refused>>,
-    },
-    /// Write entries to `data`, in order and at once.
-    Write {
-        /// What to write.
-        entries: Vec<Entry>,
-        /// Whether to answer only when they are on disk.
-        durable: bool,
-        /// Told when it is done.
-        reply: oneshot::Sender<()>,
-    },
-    /// Write rows to `data`, in order and at once, for which nobody waits.
-    Rows {
-        /// What to write.
-        entries: Vec<Entry>,
-        /// Room in memory, given back when they are written.
-        room: OwnedSemaphorePermit,
-    },
-    /// Write to `data` what is not there yet; on disk when answered.
-    Create {
-        /// Under which key.
-        key: Vec<u8>,
-        /// What, if there is nothing.
-        value: Vec<u8>,
-        /// What is there now.
-        reply: oneshot::Sender<UserValue>,
-    },
-    /// Remove blocks at the start of a partition; everything written before is on disk by then.
-    Trim {
-        /// Of which partition.
-        partition: Partition,
-        /// Which blocks, by the offset of their first record.
-        blocks: Vec<Offset>,
-        /// The first offset that stays.
-        below: Offset,
-        /// Told when it is done.
-        reply: oneshot::Sender<()>,
-    },
-    /// Take nothing more, write what is queued, make everything durable and end.
-    Close {
-        /// Told when it is done.
-        reply: oneshot::Sender<()>,
-    },
-}
-
-/// One entry of `data`.
-pub(crate) enum Entry {
-    /// A row.
-    Put(Vec<u8>, Vec<u8>),
-    /// A max-register: takes effect if its rank, the value's first [`RANK_BYTES`], is higher than
-    /// that of what is there.
-    Raise(Vec<u8>, Vec<u8>),
-}
-
-/// The value of a register: its rank, then what it holds.
-pub(crate) fn ranked(rank: u64, content: &[u8]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(RANK_BYTES + content.len());
-    value.extend_from_slice(&rank.to_be_bytes());
-    value.extend_from_slice(content);
-    value
-}
-
-/// Why an append was refused; it is not in the log and never will be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    /// Free space is below the reserve.
-    #[error("free space of the data folder is below embedded.reserve_bytes")]
-    NoSpace,
-    /// There is no such partition.
-    #[error("the log has no such partition")]
-    NoPartition,
-    /// The queue is full.
-    #[error("too many writes are under way")]
-    QueueFull,
-    /// The database was closed.
-    #[error("the log is closed")]
-    Closed,
-}
-
-/// Why the process can't go on.
+/// A failure after which the process must end.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("writing to the embedded database: nobody can say what is on disk")]
+    #[error("writing to the embedded database: it is unknown what is on disk")]
     Commit(#[source] fjall::Error),
-    #[error("making the embedded database durable: nobody can say what is on disk")]
+    #[error("fsync of the embedded database: it is unknown what is on disk")]
     Sync(#[source] io::Error),
     #[error("reading a register of the embedded database")]
     Read(#[source] fjall::Error),
@@ -141,47 +51,47 @@ enum Failure {
     Panicked,
 }
 
-/// One partition as the committer knows it.
+/// The end of one partition, as the committer tracks it.
 pub(super) struct WritePosition {
     /// Offset of the next record.
     pub(super) next: Offset,
-    /// Time of the last one; no record is earlier.
+    /// Time of the last record. The next one is not earlier, even if the clock was set back.
     pub(super) time: Timestamp,
-    /// What readers see.
     pub(super) tail: Arc<Tail>,
 }
 
-/// Owns every write to the database.
+/// The state of the committer's thread.
 pub(super) struct Committer {
     pub(super) database: Database,
     pub(super) log: Keyspace,
     pub(super) data: Keyspace,
     pub(super) partitions: Vec<WritePosition>,
-    pub(super) high_water: HighWater,
+    pub(super) high_water: HighWaterFile,
     pub(super) clock: SharedClock,
     pub(super) hooks: Hooks,
     pub(super) space: Space,
-    /// Where those who wait for answers are woken; none: wherever they are.
+    /// Runs the replies; without a runtime they run on the committer's thread.
     pub(super) runtime: Option<tokio::runtime::Handle>,
     pub(super) queue: mpsc::Receiver<Operation>,
 }
 
-/// Answers that wait for a group to be committed.
-type Answer = Box<dyn FnOnce() + Send>;
+/// Sends one reply, after its group was committed.
+type Reply = Box<dyn FnOnce() + Send>;
 
-/// What is committed together.
+/// Operations that are committed together.
 #[derive(Default)]
 struct Group {
-    /// In order; an entry that a later one replaced is none.
+    /// Entries in order; `None` where a later entry of the same key replaced one.
     data: Vec<Option<(UserKey, UserValue)>>,
-    /// Where a key stands in `data`: two values of one key in one batch would have no order.
+    /// Index in `data` of each key. All entries of a batch get one sequence number, so of two values
+    /// of one key the database could keep either.
     latest: HashMap<UserKey, usize>,
-    /// Consecutive records of each partition, and the offset of the first.
+    /// Consecutive records of each partition, with the offset of the first.
     records: BTreeMap<Partition, (Offset, Vec<UserValue>)>,
     records_count: usize,
     trimmed: Vec<Trimmed>,
     durable: bool,
-    answers: Vec<Answer>,
+    replies: Vec<Reply>,
 }
 
 struct Trimmed {
@@ -200,6 +110,7 @@ impl Group {
         self.data.push(Some((key, value.into())));
     }
 
+    /// Returns the value that this group will write under `key`.
     fn pending(&self, key: &[u8]) -> Option<&UserValue> {
         let index = self.latest.get(key)?;
         self.data[*index].as_ref().map(|(_, value)| value)
@@ -212,10 +123,11 @@ impl Group {
 }
 
 impl Committer {
-    /// Runs until the queue is closed and empty. Ends the process on any failure: what is not
-    /// known to be written can neither be answered nor forgotten.
+    /// Runs until the queue is closed and empty. Any failure ends the process: an operation whose
+    /// outcome is unknown can neither be confirmed nor dropped.
     pub(super) fn run(mut self) {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.commit_all()));
+        // Also after a panic: nothing is appended any more, so a reader at the end must not wait.
         self.queue.close();
         for partition in &self.partitions {
             partition.tail.close();
@@ -235,6 +147,7 @@ impl Committer {
             let mut group = Group::default();
             for operation in operations.drain(..) {
                 if let Operation::Close { reply } = operation {
+                    // Operations that are queued already are still received and written.
                     self.queue.close();
                     closing.push(reply);
                     continue;
@@ -248,9 +161,9 @@ impl Committer {
         }
         self.database.persist(PersistMode::SyncAll).map_err(Failure::Commit)?;
         self.high_water.sync().map_err(Failure::HighWater)?;
-        debug!("embedded database is closed, everything is on disk");
+        tracing::debug!("embedded database closed, everything is on disk");
         for reply in closing {
-            // Whoever asked may have stopped waiting.
+            // An error means that the caller stopped waiting.
             let _ = reply.send(());
         }
         Ok(())
@@ -266,13 +179,13 @@ impl Committer {
                     self.enter(group, entry)?;
                 }
                 group.durable |= durable;
-                group.answers.push(answer(reply, ()));
+                group.replies.push(reply_with(reply, ()));
             }
             Operation::Rows { entries, room } => {
                 for entry in entries {
                     self.enter(group, entry)?;
                 }
-                group.answers.push(Box::new(move || drop(room)));
+                group.replies.push(Box::new(move || drop(room)));
             }
             Operation::Create { key, value, reply } => {
                 let found = self.current(group, &key)?;
@@ -282,16 +195,17 @@ impl Committer {
                     value
                 });
                 group.durable = true;
-                group.answers.push(answer(reply, value));
+                group.replies.push(reply_with(reply, value));
             }
             Operation::Trim { partition, blocks, below, reply } => {
                 group.put(keys::trimmed(partition), below.to_be_bytes());
-                // The journal is in order: this fsync covers the progress that allows the trim.
+                // The journal is in order, so this fsync also covers the progress that allowed the
+                // trim. Otherwise a power cut could keep the trim and lose that progress.
                 group.durable = true;
                 group.trimmed.push(Trimmed { partition, blocks, below });
-                group.answers.push(answer(reply, ()));
+                group.replies.push(reply_with(reply, ()));
             }
-            Operation::Close { .. } => unreachable!("closing is seen to by the loop"),
+            Operation::Close { .. } => unreachable!("commit_all handles Close"),
         }
         Ok(())
     }
@@ -301,18 +215,20 @@ impl Committer {
         group: &mut Group,
         partition: Partition,
         mut payload: Vec<u8>,
-        reply: oneshot::Sender<Result<(Offset, Timestamp), Refused>>,
+        reply: oneshot::Sender<Result<(Offset, Timestamp), SubmitError>>,
     ) {
         let enough = self.space.is_enough(self.clock.instant());
         let Some(position) = self.partitions.get_mut(partition as usize) else {
-            let _ = reply.send(Err(Refused::NoPartition));
+            let _ = reply.send(Err(SubmitError::NoPartition));
             return;
         };
         if !enough {
-            let _ = reply.send(Err(Refused::NoSpace));
+            let _ = reply.send(Err(SubmitError::NoSpace));
             return;
         }
-        let (offset, time) = (position.next, self.clock.now().max(position.time));
+        let offset = position.next;
+        // The clock may be set back; record times must not go back with it.
+        let time = self.clock.now().max(position.time);
         position.next += 1;
         position.time = time;
         payload[..TIME_BYTES].copy_from_slice(&time.0.to_be_bytes());
@@ -320,13 +236,13 @@ impl Committer {
         records.push(UserValue::from(payload));
         group.records_count += 1;
         group.durable = true;
-        group.answers.push(answer(reply, Ok((offset, time))));
+        group.replies.push(reply_with(reply, Ok((offset, time))));
     }
 
-    fn enter(&self, group: &mut Group, entry: Entry) -> Result<(), Failure> {
+    fn enter(&self, group: &mut Group, entry: DataEntry) -> Result<(), Failure> {
         match entry {
-            Entry::Put(key, value) => group.put(key, value),
-            Entry::Raise(key, value) => {
+            DataEntry::Put(key, value) => group.put(key, value),
+            DataEntry::Raise(key, value) => {
                 let found = self.current(group, &key)?;
                 if found.is_none_or(|found| rank(&value) > rank(&found)) {
                     group.put(key, value);
@@ -336,6 +252,7 @@ impl Committer {
         Ok(())
     }
 
+    /// Returns the value under `key` once `group` is committed.
     fn current(&self, group: &Group, key: &[u8]) -> Result<Option<UserValue>, Failure> {
         match group.pending(key) {
             Some(value) => Ok(Some(value.clone())),
@@ -344,7 +261,8 @@ impl Committer {
     }
 
     fn commit(&mut self, group: Group) -> Result<(), Failure> {
-        let Group { data, records, trimmed, durable, answers, .. } = group;
+        let Group { data, records, trimmed, durable, replies, .. } = group;
+        // Rows alone need no fsync: they can be derived again from records that are on disk.
         let mode = if durable { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut batch = self.database.batch().durability(Some(mode));
         let mut bytes = 0;
@@ -367,16 +285,21 @@ impl Committer {
         if durable {
             (self.hooks.before_sync)().map_err(Failure::Sync)?;
         }
-        let witnessed = durable && !batch.is_empty();
-        // The batch gets this number or, if the database took some for itself, a higher one.
+        // The database skips an empty batch: nothing is synced, and no batch number is used.
+        let synced = durable && !batch.is_empty();
+        // The batch gets the current number or a higher one, if the database uses some for itself.
         let next_batch = self.database.seqno() + 1;
         batch.commit().map_err(Failure::Commit)?;
-        if witnessed {
+        if synced {
+            // After the fsync, so that the file never claims more than is on disk; before the
+            // replies, so that it covers every acknowledged record.
             let records = self.partitions.iter().map(|position| position.next).sum();
-            let durable = Durable { next_batch, records };
-            self.high_water.write(durable).map_err(Failure::HighWater)?;
+            let mark = HighWaterMark { next_batch, records };
+            self.high_water.write(mark).map_err(Failure::HighWater)?;
         }
         self.space.wrote(bytes as u64);
+        // Readers see a record only from here on. A decision from a record that a power cut takes
+        // back could be contradicted by the record that then gets its offset.
         for (partition, (_, records)) in records {
             self.partitions[partition as usize].tail.publish(records);
         }
@@ -385,25 +308,24 @@ impl Committer {
                 position.tail.trimmed(below);
             }
         }
-        self.give(answers);
+        self.send_replies(replies);
         Ok(())
     }
 
-    /// Gives answers. Within the runtime where there is one: whoever is woken from outside of it
-    /// costs a system call, and a group has some hundred.
-    fn give(&self, answers: Vec<Answer>) {
+    /// Sends the replies of a group from a task of the runtime: waking a waiter from this thread
+    /// costs a system call, and a group has hundreds of waiters.
+    fn send_replies(&self, replies: Vec<Reply>) {
         match &self.runtime {
-            // It waits for nothing, so that it ends by itself.
-            Some(runtime) if answers.len() > 1 => {
-                runtime.spawn(async move { answers.into_iter().for_each(|answer| answer()) });
+            Some(runtime) if replies.len() > 1 => {
+                runtime.spawn(async move { replies.into_iter().for_each(|reply| reply()) });
             }
-            _ => answers.into_iter().for_each(|answer| answer()),
+            _ => replies.into_iter().for_each(|reply| reply()),
         }
     }
 }
 
-fn answer<T: Send + 'static>(reply: oneshot::Sender<T>, value: T) -> Answer {
-    // Whoever asked may have stopped waiting; what was written stays.
+fn reply_with<T: Send + 'static>(reply: oneshot::Sender<T>, value: T) -> Reply {
+    // An error means that the caller stopped waiting. The operation took effect all the same.
     Box::new(move || drop(reply.send(value)))
 }
 

@@ -1,164 +1,62 @@
-//! Opens the database, finds the ends of every partition, starts and ends the committer.
+//! Opens and closes the database: inspects the folder, finds the ends of every partition, and runs
+//! the committer.
 
-use std::{error::Error, io, path::PathBuf, sync::Arc, thread::JoinHandle};
+use std::{path::Path, sync::Arc, thread::JoinHandle};
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tracing::{error, info};
 
 use super::{
-    Entry, Operation, Refused, TIME_BYTES,
     block::unpack,
     committer::{Committer, WritePosition},
-    folder::{FolderError, FolderLock, data_folder, locked},
+    error::OpenError,
+    folder::{data_folder, locked},
     format,
-    high_water::HighWater,
+    high_water::HighWaterFile,
+    hooks::Hooks,
     inspect, keys,
-    space::{FreeBytes, Reserve, Space, free_bytes},
+    operation::{DataEntry, Operation, SubmitError, TIME_BYTES},
+    reads::ReadHandle,
+    space::{Reserve, Space},
     tail::Tail,
 };
 use crate::{
     clock::SharedClock,
     config::EmbeddedConfig,
     domain::ids::{Offset, Partition, Timestamp},
-    telemetry::Chain,
-    wire::format::OtherFormat,
 };
 
-/// The database's own folder in the data folder; secrets and the lock lie beside it.
+/// The database's folder in the data folder. Secrets and the lock file lie beside it.
 const DATABASE_FOLDER: &str = "database";
 
-/// Writes that may be queued: every append that `admission.inflight_max` lets in (10,000 by
-/// default) and the writes of every actor beside them.
+/// Most operations in the queue: every append that `admission.inflight_max` admits (10,000 by
+/// default), and the writes of all actors.
 const QUEUE_OPERATIONS_MAX: usize = 16_384;
 
-/// Entries of rows that wait to be written without anybody waiting for them: two entries for each
-/// of the records that one partition keeps under way, at 200 bytes about 6 MiB.
+/// Most row entries in the queue that no caller waits for: two for each record that one partition
+/// keeps in memory, about 6 MiB at 200 bytes each.
 pub(super) const ROW_ENTRIES_MAX: usize = 32_768;
 
-/// Bytes of each keyspace that are in memory only (and in the journal) before they are sorted
-/// into files.
+/// Bytes of each keyspace that are kept in memory and in the journal before they are written to a
+/// table.
 const MEMTABLE_BYTES: u64 = 16 * 1_024 * 1_024;
 
-/// Bytes of closed journals before the keyspaces that hold them back are written out: bounds what
-/// a start has to read again. A journal is closed at 64 MB, and two of them are let be.
+/// Bytes of closed journals after which the database writes memtables to tables, so that journals
+/// can be removed. Bounds what a start reads again. A journal is closed at 64 MB; two are kept.
 const JOURNAL_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
 
-/// Blocks of files kept in memory.
+/// Bytes of table blocks cached in memory.
 const CACHE_BYTES: u64 = 64 * 1_024 * 1_024;
 
-/// Called with what makes it impossible to go on. The default ends the process; where a test's
-/// returns, the committer ends and nothing is written any more.
-pub(super) type Fatal = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
-
-/// What tests replace.
-#[derive(Clone)]
-pub(super) struct Hooks {
-    /// Ends the process.
-    pub(super) fatal: Fatal,
-    /// Called before each commit that is made durable; an error stands for a failed fsync.
-    pub(super) before_sync: Arc<dyn Fn() -> io::Result<()> + Send + Sync>,
-    /// Asks for the free space.
-    pub(super) free_bytes: FreeBytes,
-}
-
-impl Default for Hooks {
-    fn default() -> Self {
-        Self {
-            fatal: Arc::new(|failure| end_process(failure)),
-            before_sync: Arc::new(|| Ok(())),
-            free_bytes,
-        }
-    }
-}
-
-/// After a failed fsync nobody can say what is on disk, and asking again may falsely succeed:
-/// only a start that reads the disk knows.
-fn end_process(failure: &(dyn Error + 'static)) -> ! {
-    error!(error = %Chain(failure), "the embedded database failed, the process ends");
-    std::process::exit(1)
-}
-
-/// Why the embedded database was not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The data folder can't be made, or another process has it.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The database itself refused.
-    #[error("opening the embedded database in {}", path.display())]
-    Database {
-        /// Its folder.
-        path: PathBuf,
-        /// What it said.
-        #[source]
-        source: fjall::Error,
-    },
-    /// The database could not be looked at before it was opened, or its high_water not be written.
-    #[error("looking at the embedded database in {}", path.display())]
-    Inspect {
-        /// What was looked at.
-        path: PathBuf,
-        /// What the operating system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The data folder holds data that this version does not read.
-    #[error("data folder {} {other}", path.display())]
-    Format {
-        /// The data folder.
-        path: PathBuf,
-        /// Its format.
-        other: OtherFormat,
-    },
-    /// The data folder was made with another number of partitions.
-    #[error("embedded.partitions is {configured}, the data folder has {found}")]
-    Partitions {
-        /// As configured.
-        configured: u32,
-        /// As the instance's layout has it.
-        found: u32,
-    },
-    /// What was acknowledged is gone, or what is there is not what was written.
-    #[error("the embedded database in {} is damaged: {detail}; {remedy}", path.display())]
-    Damaged {
-        /// Its folder.
-        path: PathBuf,
-        /// What was found.
-        detail: String,
-        /// What to do.
-        remedy: String,
-    },
-    /// The committer's thread can't be started.
-    #[error("starting the committer of the embedded database")]
-    Thread(#[source] io::Error),
-}
-
-/// What readers need, whether or not the database still takes writes.
-pub(crate) struct Shared {
-    pub(crate) log: Keyspace,
-    pub(crate) data: Keyspace,
-    pub(crate) tails: Vec<Arc<Tail>>,
-    pub(crate) clock: SharedClock,
-    /// Held for as long as anybody may read; the last to go.
-    lock: FolderLock,
-}
-
-impl Shared {
-    /// A partition as readers see it.
-    pub(crate) fn tail(&self, partition: Partition) -> Option<&Arc<Tail>> {
-        self.tails.get(partition as usize)
-    }
-}
-
-/// One folder that holds log and store of an embedded node.
+/// The database of an embedded node: log and store in one folder.
 ///
 /// Dropping it writes what is queued, makes everything durable and waits for the committer.
 pub struct EmbeddedDatabase {
-    shared: Arc<Shared>,
-    /// None only while it is dropped.
+    reads: Arc<ReadHandle>,
+    /// `None` only during drop.
     queue: Option<mpsc::Sender<Operation>>,
+    /// A permit for each row entry that [`Self::write_behind`] may queue.
     room: Arc<Semaphore>,
     reserve: Reserve,
     committer: Option<JoinHandle<()>>,
@@ -167,42 +65,42 @@ pub struct EmbeddedDatabase {
 impl std::fmt::Debug for EmbeddedDatabase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EmbeddedDatabase")
-            .field("partitions", &self.shared.tails.len())
+            .field("partitions", &self.reads.tails.len())
             .finish_non_exhaustive()
     }
 }
 
 impl EmbeddedDatabase {
     /// Opens or creates the database in `config.dir`, with `config.partitions` partitions.
-    /// Reads the journal again, so it takes up to about a second after a crash.
+    /// Reads the whole journal, which takes up to about a second after a crash.
     ///
     /// # Errors
-    /// [`OpenError`]; another process that has the folder is [`OpenError::Folder`].
+    /// [`OpenError`]. If another process holds the folder: [`OpenError::Folder`].
     pub fn open(config: &EmbeddedConfig, clock: SharedClock) -> Result<Arc<Self>, OpenError> {
         Self::open_with(config, clock, Hooks::default())
     }
 
-    /// As [`Self::open`]; `fatal` is told what would have ended the process.
+    /// Like [`Self::open`], but calls `fatal` with a failure instead of ending the process.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Like [`Self::open`].
     #[cfg(feature = "contract")]
     pub fn open_reporting(
         config: &EmbeddedConfig,
         clock: SharedClock,
-        fatal: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static,
+        fatal: impl Fn(&(dyn std::error::Error + 'static)) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, OpenError> {
         Self::open_with(config, clock, Hooks { fatal: Arc::new(fatal), ..Hooks::default() })
     }
 
-    /// Writes what is in memory into tables, as the database does when it is enough.
+    /// Writes the memtables to tables now, for tests of folders that have tables.
     ///
     /// # Errors
-    /// What the database said.
+    /// An error of the database engine.
     #[cfg(feature = "contract")]
     pub fn write_tables(&self) -> Result<(), fjall::Error> {
-        self.shared.log.rotate_memtable_and_wait()?;
-        self.shared.data.rotate_memtable_and_wait()
+        self.reads.log.rotate_memtable_and_wait()?;
+        self.reads.data.rotate_memtable_and_wait()
     }
 
     pub(super) fn open_with(
@@ -216,6 +114,7 @@ impl EmbeddedDatabase {
         format::establish(&config.dir)?;
         let path = config.dir.join(DATABASE_FOLDER);
         let failed = |source| OpenError::Database { path: path.clone(), source };
+        // First: opening repairs the folder, and would repair damage that must be refused.
         let inspected = inspect::before_open(&config.dir, &path)?;
         let database = Database::builder(&path)
             .cache_size(CACHE_BYTES)
@@ -225,19 +124,23 @@ impl EmbeddedDatabase {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let log = database.keyspace("log", options).map_err(failed)?;
         let data = database.keyspace("data", options).map_err(failed)?;
-        // Only all of its partitions together have had what the high_water says.
+        // Before the comparison with the high-water file, which counts the records of all
+        // partitions: with fewer partitions, records would seem to be lost.
         check_partitions(config.partitions, &path, &data)?;
-        let ends = Ends { path: &path, log: &log, data: &data };
+        let ends = PartitionEnds { path: &path, log: &log, data: &data };
         let partitions = (0..config.partitions)
             .map(|partition| ends.find(partition))
             .collect::<Result<Vec<_>, _>>()?;
         let records = partitions.iter().map(|position| position.next).sum();
-        let durable = inspected.after_open(&path, database.seqno(), records)?;
-        let high_water = HighWater::open(&config.dir, durable)
+        let mark = inspected.after_open(&path, database.seqno(), records)?;
+        let high_water = HighWaterFile::open(&config.dir, mark)
             .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
         let (queue, receiver) = mpsc::channel(QUEUE_OPERATIONS_MAX);
-        let (folder, bytes) = (config.dir.clone(), config.reserve_bytes);
-        let reserve = Reserve { path: folder, bytes, ask: hooks.free_bytes };
+        let reserve = Reserve {
+            path: config.dir.clone(),
+            bytes: config.reserve_bytes,
+            free_bytes: hooks.free_bytes,
+        };
         let committer = Committer {
             database,
             log: log.clone(),
@@ -247,7 +150,7 @@ impl EmbeddedDatabase {
             clock: clock.clone(),
             space: Space::new(reserve.clone()),
             hooks,
-            // An error says that whoever opens it waits without a runtime.
+            // An error means that the caller runs outside of a runtime, as some tests do.
             runtime: tokio::runtime::Handle::try_current().ok(),
             queue: receiver,
         };
@@ -256,90 +159,95 @@ impl EmbeddedDatabase {
             .name("committer".to_owned())
             .spawn(move || committer.run())
             .map_err(OpenError::Thread)?;
-        info!(dir = %config.dir.display(), partitions = config.partitions, "data folder is open");
-        let shared = Arc::new(Shared { log, data, tails, clock, lock });
+        tracing::info!(
+            dir = %config.dir.display(),
+            partitions = config.partitions,
+            "data folder opened"
+        );
+        let reads = Arc::new(ReadHandle { log, data, tails, clock, lock });
         let room = Arc::new(Semaphore::new(ROW_ENTRIES_MAX));
         let committer = Some(committer);
-        Ok(Arc::new(Self { shared, queue: Some(queue), room, reserve, committer }))
+        Ok(Arc::new(Self { reads, queue: Some(queue), room, reserve, committer }))
     }
 
-    /// Refuses a data folder of another format. Changes nothing, and makes none.
+    /// Refuses a data folder of another format. Changes nothing.
     ///
     /// # Errors
-    /// [`OpenError::Format`], or [`OpenError::Damaged`] when the folder does not say its format.
-    pub fn check_format(dir: &std::path::Path) -> Result<(), OpenError> {
+    /// [`OpenError::Format`], or [`OpenError::Damaged`] if the format file cannot be understood.
+    pub fn check_format(dir: &Path) -> Result<(), OpenError> {
         format::check(dir)
     }
 
-    /// Whether there is a database in the data folder `dir`.
+    /// Returns whether the data folder `dir` contains a database.
     #[must_use]
-    pub fn is_in(dir: &std::path::Path) -> bool {
+    pub fn is_in(dir: &Path) -> bool {
         dir.join(DATABASE_FOLDER).is_dir()
     }
 
-    /// Asks the disk why no new record is taken now, for want of space, if so. Does not keep the
-    /// database open.
+    /// Returns a function that asks the disk whether appends are refused for lack of space, and
+    /// returns a message if so. The function does not keep the database open.
     pub fn lacking_space(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         let reserve = self.reserve.clone();
         move || reserve.lacking()
     }
 
-    /// Waits until the data folder may be opened again: the database and every reader of it are
-    /// dropped. Does not keep the database open.
+    /// Waits until the database and all its readers are dropped, so that the data folder may be
+    /// opened again. The future does not keep the database open.
     pub fn released(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.lock.released()
+        self.reads.lock.released()
     }
 
-    /// What readers need.
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub(crate) fn reads(&self) -> &Arc<ReadHandle> {
+        &self.reads
     }
 
-    /// Queues an append, or refuses it at once.
-    pub(crate) fn try_submit(&self, operation: Operation) -> Result<(), Refused> {
-        let queue = self.queue.as_ref().ok_or(Refused::Closed)?;
+    /// Queues an operation. If the queue is full, refuses it at once.
+    pub(crate) fn try_submit(&self, operation: Operation) -> Result<(), SubmitError> {
+        let queue = self.queue.as_ref().ok_or(SubmitError::Closed)?;
         queue.try_send(operation).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Refused::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+            mpsc::error::TrySendError::Full(_) => SubmitError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => SubmitError::Closed,
         })
     }
 
-    /// Queues an operation, waiting for room, and waits for its answer.
+    /// Queues an operation, waiting for room in the queue, and waits for its reply.
     pub(crate) async fn submit<T>(
         &self,
         operation: impl FnOnce(oneshot::Sender<T>) -> Operation,
-    ) -> Result<T, Refused> {
-        let (reply, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or(Refused::Closed)?;
-        queue.send(operation(reply)).await.map_err(|_| Refused::Closed)?;
-        answer.await.map_err(|_| Refused::Closed)
+    ) -> Result<T, SubmitError> {
+        let (reply, replied) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(SubmitError::Closed)?;
+        queue.send(operation(reply)).await.map_err(|_| SubmitError::Closed)?;
+        replied.await.map_err(|_| SubmitError::Closed)
     }
 
-    /// Queues rows that the log can make again, and waits for room only: they are written in
-    /// order with everything else that is queued, and before what [`Self::written`] waits for.
-    pub(crate) async fn write_behind(&self, entries: Vec<Entry>) -> Result<(), Refused> {
-        let queue = self.queue.as_ref().ok_or(Refused::Closed)?;
+    /// Queues rows that can be derived again from the log. Waits for room in the queue, not until
+    /// they are written; [`Self::written`] does that.
+    pub(crate) async fn write_behind(&self, entries: Vec<DataEntry>) -> Result<(), SubmitError> {
+        let queue = self.queue.as_ref().ok_or(SubmitError::Closed)?;
+        // A write that is larger than all the room takes all of it; otherwise it would wait forever.
         let wanted = u32::try_from(entries.len().min(ROW_ENTRIES_MAX)).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(wanted).await;
-        let room = room.map_err(|_| Refused::Closed)?;
-        queue.send(Operation::Rows { entries, room }).await.map_err(|_| Refused::Closed)
+        let room = room.map_err(|_| SubmitError::Closed)?;
+        queue.send(Operation::Rows { entries, room }).await.map_err(|_| SubmitError::Closed)
     }
 
-    /// Waits until all rows that were queued before can be read. A closed database has written
-    /// them all.
+    /// Waits until all rows that were queued before this call can be read.
     pub(crate) async fn written(&self) {
         if self.room.available_permits() == ROW_ENTRIES_MAX {
+            // No rows are queued.
             return;
         }
+        // The queue is in order: the reply to an empty write follows all rows queued before.
         let nothing = |reply| Operation::Write { entries: Vec::new(), durable: false, reply };
-        // Closed is the only error.
+        // An error means that the database was closed, and closing writes everything.
         let _ = self.submit(nothing).await;
     }
 
-    /// Takes no more writes, writes what is queued and makes everything durable. Readers are told
-    /// that the log is closed once they have read what is there.
+    /// Closes the queue, writes everything in it and makes it durable. A reader then returns the
+    /// records that are left, and after them that the log is closed.
     pub async fn close(&self) {
-        // An error says that it is closed already.
+        // An error means that the database is closed already.
         let _ = self.submit(|reply| Operation::Close { reply }).await;
     }
 }
@@ -348,28 +256,24 @@ impl Drop for EmbeddedDatabase {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(committer) = self.committer.take() {
-            // A panic of the committer has been dealt with by itself.
+            // The committer catches its own panics and reports them.
             let _ = committer.join();
         }
     }
 }
 
-/// What of the layout row concerns the log.
+/// The part of the layout row that concerns the log.
 #[derive(Deserialize)]
 struct LogLayout {
     partitions: u32,
 }
 
-/// Refuses another number of partitions than that of the layout. A layout that can't be read is
-/// the store's to refuse.
-fn check_partitions(
-    configured: u32,
-    path: &std::path::Path,
-    data: &Keyspace,
-) -> Result<(), OpenError> {
+/// Refuses a number of partitions that differs from the layout's. A layout row that cannot be
+/// decoded passes; the store refuses it.
+fn check_partitions(configured: u32, path: &Path, data: &Keyspace) -> Result<(), OpenError> {
     let failed = |source| OpenError::Database { path: path.to_owned(), source };
     let row = data.get(keys::layout()).map_err(failed)?;
-    // Behind the byte of its format.
+    // The first byte is the row's format.
     let layout = row.and_then(|row| serde_json::from_slice::<LogLayout>(row.get(1..)?).ok());
     match layout {
         Some(LogLayout { partitions: found }) if found != configured => {
@@ -380,13 +284,14 @@ fn check_partitions(
 }
 
 /// Finds the ends of partitions.
-struct Ends<'a> {
-    path: &'a std::path::Path,
+struct PartitionEnds<'a> {
+    path: &'a Path,
     log: &'a Keyspace,
     data: &'a Keyspace,
 }
 
-impl Ends<'_> {
+impl PartitionEnds<'_> {
+    /// Reads where `partition` starts, where it ends, and the time of its last record.
     fn find(&self, partition: Partition) -> Result<WritePosition, OpenError> {
         let failed = |source| OpenError::Database { path: self.path.to_owned(), source };
         let low = match self.data.get(keys::trimmed(partition)).map_err(failed)? {
@@ -399,11 +304,13 @@ impl Ends<'_> {
         let last = self.log.range(all).next_back().map(Guard::into_inner);
         let (next, time) = match last.transpose().map_err(failed)? {
             Some((key, value)) => self.after(partition, &key, &value)?,
+            // Never written.
             None => (low, Timestamp::default()),
         };
         Ok(WritePosition { next, time, tail: Arc::new(Tail::new(low, next)) })
     }
 
+    /// Returns the offset behind the last block, and the time of its last record.
     fn after(
         &self,
         partition: Partition,
@@ -420,8 +327,8 @@ impl Ends<'_> {
     }
 
     fn damaged(&self, partition: Partition, what: &str) -> OpenError {
-        let detail = format!("partition {partition}: {what} can't be read");
-        let remedy = "restore the data folder from a copy".to_owned();
+        let detail = format!("partition {partition}: {what} cannot be read");
+        let remedy = inspect::RESTORE.to_owned();
         OpenError::Damaged { path: self.path.to_owned(), detail, remedy }
     }
 }

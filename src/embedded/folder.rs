@@ -1,5 +1,5 @@
-//! The data folder: made for its owner alone, locked against a second process, and keeping the
-//! secrets that were made on the first start.
+//! The data folder: accessible to its owner only, locked against a second process, and home of the
+//! secrets that the first start generates.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -9,57 +9,56 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tracing::warn;
 
 const LOCK_FILE: &str = "lock";
 
-/// Only the owner reads and enters.
+/// Access for the owner only.
 const FOLDER_MODE: u32 = 0o700;
 
-/// Only the owner reads.
+/// Access for the owner only.
 const SECRET_MODE: u32 = 0o600;
 
-/// Bytes of randomness in a secret made here: 256 bits, as much as any key derived from it.
+/// Random bytes of a generated secret: 256 bits, as many as any key derived from it has.
 const SECRET_RANDOM_BYTES: usize = 32;
 
-/// Why the data folder can't be used.
+/// Why the data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// An operation on it failed.
+    /// A file operation failed.
     #[error("{operation} {}", path.display())]
     Io {
-        /// What was attempted.
+        /// The operation, such as "opening".
         operation: &'static str,
-        /// On what.
+        /// Its file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// Another process has it.
+    /// Another process holds the lock.
     #[error("data folder {} is in use by another process", path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
     },
-    /// A kept secret is not text, or too short.
+    /// A secret file is not text, or too short.
     #[error("{} is {found}, must be text of at least {bytes_min} bytes", path.display())]
     Secret {
         /// The file.
         path: PathBuf,
-        /// What is in it.
+        /// What the file holds.
         found: String,
-        /// Length that it must have at least.
+        /// Least length of the secret.
         bytes_min: usize,
     },
 }
 
-/// Says which operation on which path failed.
+/// Returns a conversion of an I/O error that adds operation and path.
 fn on(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
     move |source| FolderError::Io { operation, path: path.to_owned(), source }
 }
 
-/// Makes the data folder, for its owner alone, if it is not there; durable when it returns.
+/// Creates the data folder, accessible to its owner only, unless it exists. Durable on return.
 ///
 /// # Errors
 /// [`FolderError::Io`].
@@ -68,25 +67,26 @@ pub fn data_folder(path: &Path) -> Result<(), FolderError> {
         return Ok(());
     }
     let parent = parent_of(path);
-    std::fs::create_dir_all(parent).map_err(on("making folder", parent))?;
+    std::fs::create_dir_all(parent).map_err(on("creating folder", parent))?;
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
         Ok(()) => {}
+        // Another process created it at the same time.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(error) => return Err(on("making data folder", path)(error)),
+        Err(error) => return Err(on("creating data folder", path)(error)),
     }
     sync_folder(parent)
 }
 
-/// A data folder that was taken for this process.
+/// Holds the lock of a data folder until it is dropped.
 #[derive(Debug)]
 pub(super) struct FolderLock {
     file: File,
-    /// Dropped after the lock is released.
+    /// Closed when the lock is released.
     held: watch::Sender<()>,
 }
 
 impl FolderLock {
-    /// Waits until somebody else may take the folder.
+    /// Waits until the lock is released.
     pub(super) fn released(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut held = self.held.subscribe();
         async move { while held.changed().await.is_ok() {} }
@@ -95,15 +95,15 @@ impl FolderLock {
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a process that is just being started holds a copy of it
-        // until its program is loaded, and would keep the folder locked for that long.
+        // Closing the file is not enough. A child process between fork and exec has a copy of its
+        // descriptor, and would keep the folder locked until the exec.
         if let Err(error) = self.file.unlock() {
-            warn!(%error, "unlocking the data folder failed");
+            tracing::warn!(%error, "data folder not unlocked");
         }
     }
 }
 
-/// Takes the data folder for this process, until what is given is dropped.
+/// Locks the data folder for this process.
 pub(super) fn locked(folder: &Path) -> Result<FolderLock, FolderError> {
     let path = folder.join(LOCK_FILE);
     let file = OpenOptions::new()
@@ -120,20 +120,20 @@ pub(super) fn locked(folder: &Path) -> Result<FolderLock, FolderError> {
     }
 }
 
-/// A secret that is kept in the data folder.
+/// Describes a secret that is kept as a file in the data folder.
 #[derive(Debug, Clone, Copy)]
 pub struct SecretFile {
     /// Name of the file.
     pub name: &'static str,
-    /// Shortest that is taken: whoever operates the node may have brought it.
+    /// Least length, for a secret that the operator put there.
     pub bytes_min: usize,
 }
 
-/// The secret kept in the data folder, made on first use: 64 hexadecimal digits, mode 0600, on
-/// disk before it is given to anybody. Two processes that make it at once agree on one.
+/// Returns the secret in the data folder. On first use generates one: 64 hexadecimal digits in a
+/// file of mode 0600, durable on return. Two processes that generate it at once return the same.
 ///
 /// # Errors
-/// [`FolderError::Io`], or [`FolderError::Secret`] when the file is there but can't be one.
+/// [`FolderError::Io`], or [`FolderError::Secret`] if the file exists but holds no usable secret.
 pub fn kept_secret(folder: &Path, file: SecretFile) -> Result<String, FolderError> {
     data_folder(folder)?;
     if let Some(secret) = found_secret(folder, file)? {
@@ -142,17 +142,18 @@ pub fn kept_secret(folder: &Path, file: SecretFile) -> Result<String, FolderErro
     let path = folder.join(file.name);
     let mut random = [0_u8; SECRET_RANDOM_BYTES];
     getrandom::fill(&mut random)
-        .map_err(|error| on("asking for randomness for", &path)(io::Error::other(error)))?;
+        .map_err(|error| on("generating random bytes for", &path)(io::Error::other(error)))?;
     let made = crate::domain::keys::hex(&random);
     let draft = folder.join(format!("{}.{}", file.name, &made[..16]));
     write_secret(&draft, &random)?;
-    // A link fails where a rename would replace what another process has just made.
+    // Unlike a rename, a link fails if another process has just created the file. So neither
+    // process can replace a secret that the other already uses.
     let linked = std::fs::hard_link(&draft, &path);
     std::fs::remove_file(&draft).map_err(on("removing", &draft))?;
     match linked {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(on("making", &path)(error)),
+        Err(error) => return Err(on("creating", &path)(error)),
     }
     sync_folder(folder)?;
     found_secret(folder, file)?.ok_or_else(|| on("reading", &path)(io::ErrorKind::NotFound.into()))
@@ -164,16 +165,17 @@ fn write_secret(path: &Path, random: &[u8]) -> Result<(), FolderError> {
         .write(true)
         .mode(SECRET_MODE)
         .open(path)
-        .map_err(on("making", path))?;
+        .map_err(on("creating", path))?;
     let text = format!("{}\n", crate::domain::keys::hex(random));
     file.write_all(text.as_bytes()).map_err(on("writing", path))?;
-    file.sync_all().map_err(on("making durable", path))
+    file.sync_all().map_err(on("syncing", path))
 }
 
-/// The secret kept in the data folder; none if there is no such file.
+/// Returns the secret in the data folder, or `None` if there is no such file. Makes a file that
+/// others can read private.
 ///
 /// # Errors
-/// As [`kept_secret`].
+/// Like [`kept_secret`].
 pub fn found_secret(folder: &Path, file: SecretFile) -> Result<Option<String>, FolderError> {
     let path = &folder.join(file.name);
     let bytes = match std::fs::read(path) {
@@ -183,13 +185,13 @@ pub fn found_secret(folder: &Path, file: SecretFile) -> Result<Option<String>, F
     };
     let bytes_min = file.bytes_min;
     let unusable = |found| FolderError::Secret { path: path.clone(), found, bytes_min };
-    let secret = std::str::from_utf8(&bytes).map_err(|_| unusable("no text".to_owned()))?.trim();
+    let secret = std::str::from_utf8(&bytes).map_err(|_| unusable("not text".to_owned()))?.trim();
     if secret.len() < bytes_min {
         return Err(unusable(format!("{} bytes long", secret.len())));
     }
-    let metadata = std::fs::metadata(path).map_err(on("looking at", path))?;
+    let metadata = std::fs::metadata(path).map_err(on("reading the mode of", path))?;
     if metadata.permissions().mode() & 0o077 != 0 {
-        warn!(path = %path.display(), "others could read this secret, now only its owner can");
+        tracing::warn!(path = %path.display(), "secret was readable by others, access removed");
         std::fs::set_permissions(path, Permissions::from_mode(SECRET_MODE))
             .map_err(on("protecting", path))?;
     }
@@ -204,7 +206,7 @@ fn parent_of(path: &Path) -> &Path {
 }
 
 fn sync_folder(path: &Path) -> Result<(), FolderError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(on("making durable", path))
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(on("syncing", path))
 }
 
 #[cfg(test)]
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_is_made_for_its_owner_alone() {
+    fn the_folder_is_private_to_its_owner() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("a/b");
         data_folder(&folder).unwrap();
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
+    fn an_error_names_the_folder() {
         let parent = tempfile::tempdir().unwrap();
         let file = parent.path().join("file");
         std::fs::write(&file, "").unwrap();
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_is_taken_by_one_at_a_time() {
+    fn one_process_at_a_time_locks_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let lock = locked(folder.path()).unwrap();
         let error = locked(folder.path()).unwrap_err();
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_made_once_and_kept() {
+    fn a_secret_is_generated_once() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("data");
         assert_eq!(found_secret(&folder, SECRET).unwrap(), None);
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn all_who_make_a_secret_at_once_are_given_the_same() {
+    fn concurrent_generators_get_the_same_secret() {
         let folder = tempfile::tempdir().unwrap();
         let secrets: Vec<_> = std::thread::scope(|scope| {
             let makers: Vec<_> = (0..8)
@@ -284,7 +286,7 @@ mod tests {
         for (content, found) in [
             (short.as_bytes(), "is 31 bytes long, must be"),
             (b" \n", "is 0 "),
-            (b"\xFF", "no text"),
+            (b"\xFF", "not text"),
         ] {
             std::fs::write(&path, content).unwrap();
             let error = kept_secret(folder.path(), SECRET).unwrap_err().to_string();

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::database::OpenError;
+use super::error::OpenError;
 use crate::wire::format::{FORMAT, IDENTITY_FOLD, OtherFormat, check_identity_fold, check_number};
 
 const FILE: &str = "format";

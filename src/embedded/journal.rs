@@ -1,14 +1,14 @@
 //! Reads the database's journals before the database does.
 //!
-//! The database takes whatever it can't read for the end of a journal and cuts it off without a
-//! word, and a batch whose middle a power cut kept from the disk for an error. So coupond finds
-//! the end by itself: batches are whole by their own checksums, their numbers rise, and what
-//! follows the last whole one is judged by whoever knows what was acknowledged.
+//! When the database opens a journal, it silently cuts off everything from the first unreadable
+//! byte on, even if acknowledged batches follow. A batch with a hole in the middle, as a power cut
+//! can leave, makes it fail instead. So this module finds the last intact batch itself. The caller
+//! knows how much was acknowledged and decides whether the rest may be cut off.
 //!
 //! A batch is `1 count:u32 number:u64`, then `count` items, then `3 checksum:u64 "FJL" 3`. An item
 //! is `2 type compression keyspace:u64 key:u16 value:u32 stored:u32`, key and value; or, for a
-//! cleared keyspace, `4 keyspace:u64`. Numbers are little-endian, the checksum is XXH3 over the
-//! items. The number and the count are under no checksum; that is why they are looked at here.
+//! cleared keyspace, `4 keyspace:u64`. Numbers are little-endian. The checksum is XXH3 over the
+//! items. It does not cover count and number of the batch, so those are checked for plausibility.
 
 use std::{
     fs::File,
@@ -23,29 +23,28 @@ const ITEM: u8 = 2;
 const END: u8 = 3;
 const CLEAR: u8 = 4;
 
-/// Behind an item's tag: type, compression, keyspace, and three lengths.
+/// Bytes behind an item's tag: type, compression, keyspace, and three lengths.
 const ITEM_HEAD_BYTES: usize = 1 + 1 + 8 + 2 + 4 + 4;
 
-/// What the end of every batch ends with: the database's mark and its format.
+/// Last bytes of every batch: the database's magic bytes and its format.
 pub(super) const END_MARK: [u8; 4] = *b"FJL\x03";
 
-/// No batch comes near this number, at a thousand of them a second for nine thousand years: a
-/// larger one is a damaged one.
+/// Largest plausible batch number: a thousand batches a second for nine thousand years.
 const BATCH_NUMBER_MAX: u64 = 1 << 48;
 
-/// Read at once.
 const BUFFER_BYTES: usize = 256 * 1_024;
 
-/// What a journal holds.
+/// Result of scanning a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Scan {
-    /// Bytes of whole batches at its start.
+    /// End of the last intact batch, in bytes from the start.
     pub(super) end: u64,
-    /// Number of the last whole batch; without one, what it had to be above.
+    /// Number of the last intact batch of this journal or, if it has none, of those before it.
     pub(super) last: Option<u64>,
 }
 
-/// Reads the journal at `path`, whose batches all have numbers above `after`.
+/// Scans the journal at `path` for intact batches. `after` is the last batch number of the journals
+/// before it.
 pub(super) fn scan(path: &Path, after: Option<u64>) -> io::Result<Scan> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -62,8 +61,8 @@ pub(super) fn scan(path: &Path, after: Option<u64>) -> io::Result<Scan> {
     Ok(scan)
 }
 
-/// Whether the `most` bytes from `start` on are the zeros that a journal is laid out with, or are
-/// not there.
+/// Returns whether the next `most` bytes from `start` on are zeros or lie behind the end of the
+/// file. The database preallocates journals with zeros.
 pub(super) fn is_blank(path: &Path, start: u64, most: u64) -> io::Result<bool> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(start))?;
@@ -78,7 +77,7 @@ pub(super) fn is_blank(path: &Path, start: u64, most: u64) -> io::Result<bool> {
     }
 }
 
-/// The rest of a journal.
+/// The unread rest of a journal.
 struct Bytes<R> {
     reader: R,
     left: u64,
@@ -86,13 +85,15 @@ struct Bytes<R> {
 }
 
 impl<R: Read> Bytes<R> {
-    /// The number of the batch that starts here; none if there is no whole one.
+    /// Reads a batch and returns its number, or `None` if no intact batch starts here.
     fn batch(&mut self, after: Option<u64>) -> io::Result<Option<u64>> {
         if self.array()? != Some([START]) {
             return Ok(None);
         }
         let (Some(count), Some(number)) = (self.array()?, self.array()?) else { return Ok(None) };
         let number = u64::from_le_bytes(number);
+        // No checksum covers the number, but numbers rise from batch to batch. The count needs no
+        // check: with a wrong one, the end of the batch is not where it should be.
         if number > BATCH_NUMBER_MAX || after.is_some_and(|after| number <= after) {
             return Ok(None);
         }
@@ -108,7 +109,7 @@ impl<R: Read> Bytes<R> {
         Ok(whole.then_some(number))
     }
 
-    /// Whether an item starts here that lies within the journal.
+    /// Reads an item into `hasher`. Returns whether a complete one starts here.
     fn item(&mut self, hasher: &mut Xxh3Default) -> io::Result<bool> {
         match self.array()? {
             Some([ITEM]) => {
@@ -127,7 +128,9 @@ impl<R: Read> Bytes<R> {
         }
     }
 
+    /// Reads `length` bytes into `hasher`. Returns whether there were as many.
     fn hash(&mut self, length: u64, hasher: &mut Xxh3Default) -> io::Result<bool> {
+        // Before the buffer is sized: a damaged length may claim 4 GiB.
         if length > self.left {
             return Ok(false);
         }
@@ -139,6 +142,7 @@ impl<R: Read> Bytes<R> {
         Ok(true)
     }
 
+    /// Reads `N` bytes, or returns `None` if fewer are left.
     fn array<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {
         let mut array = [0; N];
         if self.left < N as u64 {
@@ -156,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// A journal of three batches that the database itself wrote, without the zeros behind.
+    /// A journal of three batches, written by the database, without the zeros at its end.
     fn journal() -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::builder(folder.path()).open().unwrap();
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_database_wrote_is_read_to_its_end() {
+    fn a_journal_of_the_database_is_read_to_its_end() {
         let (_folder, path, bytes) = journal();
         let whole = scan_of(&path, &bytes);
         assert_eq!(whole.end, bytes.len() as u64);
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_journal_ends_with_its_last_whole_batch() {
+    fn a_cut_journal_ends_at_its_last_intact_batch() {
         let (_folder, path, bytes) = journal();
         let ends: Vec<_> = (0..=bytes.len()).map(|end| scan_of(&path, &bytes[..end]).end).collect();
         let found = std::collections::BTreeSet::from_iter(ends.iter().copied());
@@ -204,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_goes_unnoticed_in_a_batch_that_others_follow() {
+    fn a_flipped_bit_in_an_inner_batch_is_noticed() {
         let (_folder, path, bytes) = journal();
         let whole = scan_of(&path, &bytes);
         let last = bytes.len() / 3 * 2;

@@ -1,8 +1,8 @@
-//! Where everything stands in the database: prefix keys in two keyspaces, numbers big-endian, so
-//! that the order of keys is the order of what they name.
+//! Keys of the two keyspaces. Numbers are big-endian, so that keys sort like their numbers.
 //!
-//! In `log`: `partition offset`, the offset being that of a block's first record. In `data`, each behind a letter of its own; texts end with a
-//! zero byte, which no id contains.
+//! A key in `log` is `partition offset`, where the offset is that of a block's first record. A key
+//! in `data` starts with a letter for its kind of row. Texts end with a zero byte, which no id
+//! contains, so that the keys of `a` do not share a prefix with those of `a-1`.
 
 use std::ops::Bound;
 
@@ -44,7 +44,7 @@ impl Key {
     }
 }
 
-/// The block of the log whose first record is at `offset`.
+/// Returns the key of the block whose first record is at `offset`.
 pub(crate) fn record(partition: Partition, offset: Offset) -> [u8; RECORD_KEY_BYTES] {
     let mut key = [0; RECORD_KEY_BYTES];
     key[..4].copy_from_slice(&partition.to_be_bytes());
@@ -52,27 +52,24 @@ pub(crate) fn record(partition: Partition, offset: Offset) -> [u8; RECORD_KEY_BY
     key
 }
 
-/// The offset in a block's key; none if it is no such key.
+/// Returns the offset in a block's key, or `None` if the key is not one.
 pub(crate) fn record_offset(key: &[u8]) -> Option<Offset> {
     number(key.get(4..)?)
 }
 
-/// The layout row.
 pub(crate) fn layout() -> Vec<u8> {
     vec![LAYOUT]
 }
 
-/// How far a partition of the log is trimmed.
+/// Returns the key of a partition's trim mark: the first offset that is kept.
 pub(crate) fn trimmed(partition: Partition) -> Vec<u8> {
     Key::new(TRIMMED).bytes(&partition.to_be_bytes()).0
 }
 
-/// A partition's progress.
 pub(crate) fn progress(partition: Partition) -> Vec<u8> {
     Key::new(PROGRESS).bytes(&partition.to_be_bytes()).0
 }
 
-/// A hold.
 pub(crate) fn hold(
     partition: Partition,
     campaign: &CampaignId,
@@ -83,17 +80,17 @@ pub(crate) fn hold(
     Key(key).bytes(&from.to_be_bytes()).bytes(&number.to_be_bytes()).0
 }
 
-/// Prefix of every hold of a campaign.
+/// Returns the prefix of all holds of a campaign.
 pub(crate) fn campaign_holds(partition: Partition, campaign: &CampaignId) -> Vec<u8> {
     Key(partition_holds(partition)).text(campaign.as_str()).0
 }
 
-/// Prefix of every hold of a partition.
+/// Returns the prefix of all holds of a partition.
 pub(crate) fn partition_holds(partition: Partition) -> Vec<u8> {
     Key::new(HOLD).bytes(&partition.to_be_bytes()).0
 }
 
-/// Campaign, `from` and number in the key of a hold; none if it is no such key.
+/// Returns campaign, `from` and number in a hold's key, or `None` if the key is not one.
 pub(crate) fn hold_parts(key: &[u8]) -> Option<(CampaignId, Offset, u32)> {
     let rest = key.get(5..)?;
     let end = rest.iter().position(|byte| *byte == 0)?;
@@ -103,22 +100,21 @@ pub(crate) fn hold_parts(key: &[u8]) -> Option<(CampaignId, Offset, u32)> {
     Some((campaign, number(numbers.get(..8)?)?, hold_number))
 }
 
-/// A campaign's mark.
 pub(crate) fn mark(campaign: &CampaignId) -> Vec<u8> {
     Key::new(MARK).text(campaign.as_str()).0
 }
 
-/// A campaign in the listing.
+/// Returns the key of a campaign's entry in the listing.
 pub(crate) fn name(campaign: &CampaignId) -> Vec<u8> {
     Key::new(NAME).bytes(campaign.as_str().as_bytes()).0
 }
 
-/// The campaign in the key of a listing entry; none if it is no such key.
+/// Returns the campaign in a listing entry's key, or `None` if the key is not one.
 pub(crate) fn name_parts(key: &[u8]) -> Option<CampaignId> {
     CampaignId::parse(std::str::from_utf8(key.get(1..)?).ok()?).ok()
 }
 
-/// Every listing entry after the one of `after`, or every one.
+/// Returns the range of all listing entries behind `after`, or of all.
 pub(crate) fn names_after(after: Option<&CampaignId>) -> KeyRange {
     let start = match after {
         Some(campaign) => Bound::Excluded(name(campaign)),
@@ -127,17 +123,15 @@ pub(crate) fn names_after(after: Option<&CampaignId>) -> KeyRange {
     (start, Bound::Excluded(vec![NAME + 1]))
 }
 
-/// A definition version.
 pub(crate) fn version(campaign: &CampaignId, offset: Offset) -> Vec<u8> {
     Key(versions(campaign)).bytes(&offset.to_be_bytes()).0
 }
 
-/// Prefix of every definition version of a campaign.
+/// Returns the prefix of all definition versions of a campaign.
 pub(crate) fn versions(campaign: &CampaignId) -> Vec<u8> {
     Key::new(VERSION).text(campaign.as_str()).0
 }
 
-/// A coupon.
 pub(crate) fn coupon(campaign: &CampaignId, sequence: Sequence) -> Vec<u8> {
     Key(coupons(campaign)).bytes(&sequence.to_be_bytes()).0
 }
@@ -146,12 +140,12 @@ fn coupons(campaign: &CampaignId) -> Vec<u8> {
     Key::new(COUPON).text(campaign.as_str()).0
 }
 
-/// The coupons of a campaign from sequence `first` to `last`.
+/// Returns the range of a campaign's coupons from sequence `first` to `last`.
 pub(crate) fn coupons_between(campaign: &CampaignId, first: Sequence, last: Sequence) -> KeyRange {
     (Bound::Included(coupon(campaign, first)), Bound::Included(coupon(campaign, last)))
 }
 
-/// A coupon in the by-user view.
+/// Returns the key of a coupon in the by-user view.
 pub(crate) fn by_user(
     campaign: &CampaignId,
     bucket: u8,
@@ -161,30 +155,30 @@ pub(crate) fn by_user(
     Key(of_user(campaign, bucket, user)).bytes(&sequence.to_be_bytes()).0
 }
 
-/// Prefix of every coupon of one user in the by-user view.
+/// Returns the prefix of one user's coupons in the by-user view.
 fn of_user(campaign: &CampaignId, bucket: u8, user: &UserId) -> Vec<u8> {
     Key(user_bucket(campaign, bucket)).text(user.as_str()).0
 }
 
-/// Prefix of one bucket of the by-user view.
+/// Returns the prefix of one bucket of the by-user view.
 pub(crate) fn user_bucket(campaign: &CampaignId, bucket: u8) -> Vec<u8> {
     Key::new(BY_USER).text(campaign.as_str()).bytes(&[bucket]).0
 }
 
-/// The keys of one bucket of the by-user view after `last`, or all of them.
+/// Returns the range of one bucket of the by-user view behind the key `last`, or all of it.
 pub(crate) fn user_bucket_after(
     campaign: &CampaignId,
     bucket: u8,
     last: Option<Vec<u8>>,
 ) -> KeyRange {
     let prefix = user_bucket(campaign, bucket);
-    // No id holds this byte, so every key of the bucket is below.
+    // No id contains this byte, so every key of the bucket is below it.
     let end = Key(prefix.clone()).bytes(&[0xFF]).0;
     (last.map_or(Bound::Included(prefix), Bound::Excluded), Bound::Excluded(end))
 }
 
-/// User and sequence in a key of the by-user view whose bucket's prefix is `prefix_bytes` long;
-/// none if it is no such key.
+/// Returns user and sequence in a key of the by-user view, or `None` if the key is not one. The
+/// prefix of its bucket is `prefix_bytes` long.
 pub(crate) fn by_user_parts(key: &[u8], prefix_bytes: usize) -> Option<(UserId, Sequence)> {
     let (user, sequence) = key.get(prefix_bytes..)?.split_last_chunk::<4>()?;
     let (zero, user) = user.split_last()?;
@@ -192,7 +186,7 @@ pub(crate) fn by_user_parts(key: &[u8], prefix_bytes: usize) -> Option<(UserId, 
     (*zero == 0).then_some((user, Sequence::from_be_bytes(*sequence)))
 }
 
-/// The coupons of one user from `sequence` on, in the by-user view.
+/// Returns the range of one user's coupons in the by-user view from `sequence` on.
 pub(crate) fn of_user_from(
     campaign: &CampaignId,
     bucket: u8,
@@ -203,23 +197,22 @@ pub(crate) fn of_user_from(
     (Bound::Included(start), Bound::Included(by_user(campaign, bucket, user, Sequence::MAX)))
 }
 
-/// The sequence that the key of a coupon, in either view, ends with; none if it is no such key.
+/// Returns the sequence at the end of a coupon's key in either view, or `None` if it is too short.
 pub(crate) fn sequence_of(key: &[u8]) -> Option<Sequence> {
     let start = key.len().checked_sub(4)?;
     Some(u32::from_be_bytes(key[start..].try_into().ok()?))
 }
 
-/// A dead letter.
 pub(crate) fn dead_letter(partition: Partition, offset: Offset) -> Vec<u8> {
     Key(dead_letters(partition)).bytes(&offset.to_be_bytes()).0
 }
 
-/// Prefix of every dead letter of a partition.
+/// Returns the prefix of all dead letters of a partition.
 pub(crate) fn dead_letters(partition: Partition) -> Vec<u8> {
     Key::new(DEAD_LETTER).bytes(&partition.to_be_bytes()).0
 }
 
-/// The number in eight big-endian bytes.
+/// Decodes eight big-endian bytes.
 pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
@@ -233,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_sort_as_what_they_name() {
+    fn keys_sort_like_their_ids_and_numbers() {
         assert!(record(0, u64::MAX) < record(1, 0));
         assert!(record(1, 255) < record(1, 256));
         assert!(coupon(&campaign("a"), 255) < coupon(&campaign("a"), 256));
@@ -243,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn no_campaign_or_user_stands_among_those_of_another() {
+    fn ranges_contain_no_other_campaign_or_user() {
         let (_, end) = coupons_between(&campaign("a"), 1, Sequence::MAX);
         let Bound::Included(end) = end else { panic!("the end is included") };
         assert!(coupon(&campaign("a-"), 0) > end);
@@ -263,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_key_names_is_read_back() {
+    fn key_parts_round_trip() {
         assert_eq!(record_offset(&record(3, 77)), Some(77));
         let key = hold(2, &campaign("spring-1"), 12, 3);
         assert_eq!(hold_parts(&key), Some((campaign("spring-1"), 12, 3)));

@@ -1,9 +1,9 @@
-//! Checks what the database reads without checking: which tables belong to a keyspace, and the
-//! tables of contents of its files.
+//! Checks the parts of a keyspace that the database trusts without a check: its manifest, which
+//! lists the tables, and the table of contents of each file.
 //!
-//! The blocks of a table carry checksums that the database looks at whenever it reads one. The
-//! manifest (`v7`, named in `current` with its checksum) carries one that it never looks at, and
-//! a table of contents is sized by a number in front of its checksum.
+//! The database does verify the checksums of the blocks in a table. It never verifies the checksum
+//! of the manifest (a file such as `v7`, which `current` names together with that checksum). And it
+//! allocates a table of contents by a length that it reads before the checksum.
 
 use std::{
     fs::File,
@@ -14,37 +14,39 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Names the manifest in force.
+/// File that names the manifest in force.
 const CURRENT: &str = "current";
 const TABLES: &str = "tables";
 
-/// Number of the manifest, its checksum, and the kind of checksum.
+/// Size of `current`: number of the manifest, its checksum, and the kind of checksum.
 const CURRENT_BYTES: usize = 8 + 16 + 1;
 
-/// At the end of every file: mark, checksum, and where the table of contents is.
+/// Trailer of every file: magic bytes, format and kind of checksum, checksum, start and size of the
+/// table of contents.
 const TRAILER_BYTES: usize = 4 + 2 + 16 + 8 + 8;
 const TRAILER_MARK: [u8; 6] = *b"SFA!\x01\x00";
 
-/// In front of the entries of a table of contents: its mark and their count.
+/// Bytes before the entries of a table of contents: magic bytes and count.
 const CONTENTS_HEAD_BYTES: usize = 4 + 4;
 
-/// A table in the manifest: number, kind of checksum, checksum, base of its numbers.
+/// An entry of the manifest for one table: number, kind of checksum, checksum, base of its sequence
+/// numbers.
 const TABLE_BYTES: usize = 8 + 1 + 16 + 8;
 
-/// Largest manifest and table of contents that are looked at: far above what tables for a billion
-/// records come to.
+/// Largest manifest and table of contents that are read: far more than tables for a billion records
+/// need.
 const BYTES_MAX: u64 = 64 * 1_024 * 1_024;
 
-/// What is wrong with a keyspace: the file, and what was found in it.
+/// Why a keyspace did not pass the check.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum KeyspaceError {
     #[error("reading {}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{} {found}", path.display())]
     Damaged { path: PathBuf, found: &'static str },
 }
 
-/// Whether the keyspace in `folder` was ever finished. One that was not holds nothing.
+/// Returns whether the creation of the keyspace in `folder` was completed. If not, it is empty.
 pub(super) fn is_finished(folder: &Path) -> io::Result<bool> {
     if folder.join(CURRENT).try_exists()? {
         return Ok(true);
@@ -56,21 +58,21 @@ pub(super) fn is_finished(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// Checks the manifest in force of the keyspace in `folder`, and that every table in it is there
-/// with its table of contents whole. How many tables there are.
-pub(super) fn check(folder: &Path) -> Result<usize, Fault> {
+/// Checks the manifest of the keyspace in `folder`, and that each listed table exists and has an
+/// intact table of contents. Returns the number of tables.
+pub(super) fn check(folder: &Path) -> Result<usize, KeyspaceError> {
     let path = folder.join(CURRENT);
     let current = read(&path)?;
-    let damaged = || Fault::Damaged { path: path.clone(), found: "names no manifest" };
+    let damaged = || KeyspaceError::Damaged { path: path.clone(), found: "names no manifest" };
     let (number, checksum) = current.split_first_chunk::<8>().ok_or_else(damaged)?;
     if current.len() != CURRENT_BYTES || current.last() != Some(&0) {
         return Err(damaged());
     }
     let path = folder.join(format!("v{}", u64::from_le_bytes(*number)));
     let manifest = read(&path)?;
-    let damaged = |found| Fault::Damaged { path: path.clone(), found };
+    let damaged = |found| KeyspaceError::Damaged { path: path.clone(), found };
     if checksum[..16] != xxh3_128(&manifest).to_le_bytes() {
-        return Err(damaged("does not have the checksum that it was written with"));
+        return Err(damaged("has a wrong checksum"));
     }
     let tables = tables(&manifest).ok_or_else(|| damaged("lists no tables"))?;
     for table in &tables {
@@ -79,15 +81,15 @@ pub(super) fn check(folder: &Path) -> Result<usize, Fault> {
     Ok(tables.len())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    let failed = |source| Fault::Io { path: path.to_owned(), source };
+fn read(path: &Path) -> Result<Vec<u8>, KeyspaceError> {
+    let failed = |source| KeyspaceError::Io { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(failed)?.len() > BYTES_MAX {
-        return Err(Fault::Damaged { path: path.to_owned(), found: "is too large" });
+        return Err(KeyspaceError::Damaged { path: path.to_owned(), found: "is too large" });
     }
     std::fs::read(path).map_err(failed)
 }
 
-/// Where the table of contents of a file of `length` bytes is, and its checksum.
+/// Returns start, size and checksum of the table of contents of a file of `length` bytes.
 fn contents(trailer: &[u8], length: u64) -> Option<(u64, u64, [u8; 16])> {
     let rest = trailer.strip_prefix(&TRAILER_MARK)?;
     let (checksum, rest) = rest.split_first_chunk::<16>()?;
@@ -95,13 +97,16 @@ fn contents(trailer: &[u8], length: u64) -> Option<(u64, u64, [u8; 16])> {
     let (size, _) = rest.split_first_chunk::<8>()?;
     let (start, size) = (u64::from_le_bytes(*start), u64::from_le_bytes(*size));
     let end = length.checked_sub(TRAILER_BYTES as u64)?;
+    // The table of contents lies directly before the trailer. Checked before the caller allocates
+    // memory for it.
     let fits = start.checked_add(size) == Some(end) && size <= BYTES_MAX;
     fits.then_some((start, size, *checksum))
 }
 
-fn check_contents(path: &Path) -> Result<(), Fault> {
-    let failed = |source| Fault::Io { path: path.to_owned(), source };
-    let damaged = || Fault::Damaged { path: path.to_owned(), found: "has no table of contents" };
+fn check_contents(path: &Path) -> Result<(), KeyspaceError> {
+    let failed = |source| KeyspaceError::Io { path: path.to_owned(), source };
+    let found = "has no intact table of contents";
+    let damaged = || KeyspaceError::Damaged { path: path.to_owned(), found };
     let file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
     let at = length.checked_sub(TRAILER_BYTES as u64).ok_or_else(damaged)?;
@@ -113,7 +118,7 @@ fn check_contents(path: &Path) -> Result<(), Fault> {
     if xxh3_128(&bytes).to_le_bytes() == checksum { Ok(()) } else { Err(damaged()) }
 }
 
-/// Numbers of the tables that a whole manifest lists.
+/// Returns the numbers of the tables that an intact manifest lists.
 fn tables(manifest: &[u8]) -> Option<Vec<u64>> {
     let trailer = manifest.get(manifest.len().checked_sub(TRAILER_BYTES)?..)?;
     let (start, size, _) = contents(trailer, manifest.len() as u64)?;
@@ -133,7 +138,7 @@ fn tables(manifest: &[u8]) -> Option<Vec<u64>> {
     }
 }
 
-/// Levels of runs of tables.
+/// Decodes the table section of a manifest: levels of runs of tables.
 fn numbers(section: &[u8]) -> Option<Vec<u64>> {
     let mut numbers = Vec::new();
     let (levels, mut rest) = section.split_first()?;
@@ -159,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// A keyspace with two tables that the database itself wrote.
+    /// A keyspace with two tables, written by the database.
     fn keyspace() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::builder(folder.path()).open().unwrap();
@@ -183,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_database_wrote_is_whole() {
+    fn a_keyspace_of_the_database_passes() {
         let (_folder, path) = keyspace();
         check(&path).unwrap();
         assert!(is_finished(&path).unwrap());
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_of_a_manifest_is_noticed() {
+    fn a_flipped_bit_in_a_manifest_is_noticed() {
         let (_folder, path) = keyspace();
         for file in [path.join(CURRENT), in_force(&path)] {
             let whole = std::fs::read(&file).unwrap();
@@ -212,6 +217,7 @@ mod tests {
     #[test]
     fn a_missing_or_cut_table_is_found() {
         let (_folder, path) = keyspace();
+        // The database ignores a table that no manifest lists, so it is no damage.
         let stray = path.join(TABLES).join("77");
         std::fs::write(&stray, b"torn").unwrap();
         check(&path).unwrap();
@@ -219,13 +225,13 @@ mod tests {
         let table = files(&path.join(TABLES)).remove(0);
         let whole = std::fs::read(&table).unwrap();
         std::fs::write(&table, &whole[..whole.len() - 1]).unwrap();
-        assert!(matches!(check(&path), Err(Fault::Damaged { .. })));
+        assert!(matches!(check(&path), Err(KeyspaceError::Damaged { .. })));
         std::fs::remove_file(&table).unwrap();
-        assert!(matches!(check(&path), Err(Fault::Io { .. })));
+        assert!(matches!(check(&path), Err(KeyspaceError::Io { .. })));
     }
 
     #[test]
-    fn a_keyspace_that_was_never_finished_holds_nothing() {
+    fn an_unfinished_keyspace_is_recognised() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!is_finished(folder.path()).unwrap());
         std::fs::create_dir(folder.path().join(TABLES)).unwrap();

@@ -1,21 +1,24 @@
-//! What the embedded log and the embedded store share: one folder, one database, one fate.
+//! The database that the embedded log and the embedded store share: one folder, one journal.
 //!
-//! Both write through one committer thread, in groups: a group that holds an append is on disk
-//! before anybody hears of it, and because the database keeps one journal in order, the same
-//! fsync makes everything durable that was written before it. So no state can come back after a
-//! power cut in which a row stands without the record that it follows from, or progress without
-//! the rows below it.
+//! All writes go through one committer thread, in groups. A group with an append is synced to disk
+//! before anyone learns of the append. The database has one journal in write order, so that fsync
+//! also covers everything written before. After a power cut, therefore, no row exists without the
+//! record that it was derived from, and no progress without the rows below it.
 
 mod block;
 mod committer;
 mod database;
+mod error;
 mod folder;
 mod format;
 mod high_water;
+mod hooks;
 mod inspect;
 mod journal;
 pub(crate) mod keys;
 mod manifest;
+mod operation;
+mod reads;
 mod space;
 mod tail;
 #[cfg(test)]
@@ -23,10 +26,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use database::{EmbeddedDatabase, OpenError};
+pub use database::EmbeddedDatabase;
+pub use error::OpenError;
 pub use folder::{FolderError, SecretFile, data_folder, found_secret, kept_secret};
 
 pub(crate) use block::unpack;
-pub(crate) use committer::{Entry, Operation, RANK_BYTES, Refused, TIME_BYTES, ranked};
-pub(crate) use database::Shared;
+pub(crate) use operation::{DataEntry, Operation, RANK_BYTES, SubmitError, TIME_BYTES, ranked};
+pub(crate) use reads::{ReadFailure, ReadHandle, Reading};
 pub(crate) use tail::{End, Tail};

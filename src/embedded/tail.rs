@@ -1,5 +1,5 @@
-//! What everybody sees of one partition of the embedded log: its ends, and its newest records in
-//! memory, so that a reader that keeps up never touches the database.
+//! The tail of one partition of the embedded log, which all its readers share: both ends, and the
+//! newest records in memory. A reader that keeps up never touches the database.
 
 use std::collections::VecDeque;
 
@@ -9,33 +9,33 @@ use tokio::sync::watch;
 
 use crate::domain::ids::{Offset, Timestamp};
 
-/// Newest records of a partition that stay in memory: two full reads, so that a reader which is
-/// deciding one batch finds the next one here.
+/// Most records in memory: two full reads, so that a reader that is deciding one batch finds the
+/// next one here.
 const RECENT_RECORDS_MAX: usize = 8_192;
 
-/// Bytes of them at most. A request is about 250 bytes, so the count binds first; this is for
-/// unusually long records.
+/// Most bytes of records in memory. Binds for unusually long records only: a request is about 250
+/// bytes.
 const RECENT_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
 /// The durable end of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct End {
-    /// Offset that the next record gets; everything below is on disk.
+    /// Offset that the next record gets. Every record below is on disk.
     pub(crate) next: Offset,
-    /// Nothing more will be appended, because the database was closed.
+    /// Whether the database was closed, so that nothing more will be appended.
     pub(crate) closed: bool,
 }
 
-/// The oldest record of a partition, as trimming needs it.
+/// The oldest record of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Start {
     /// Offset of the oldest record kept.
     pub(crate) low: Offset,
-    /// Its record time, once somebody has looked.
+    /// Record time of the oldest block, if known. Spares trimming a read of the disk.
     pub(crate) time: Option<Timestamp>,
 }
 
-/// One partition as readers see it. Written by the committer alone, after its fsync.
+/// The tail of one partition. The committer updates it, after the fsync.
 pub(crate) struct Tail {
     end: watch::Sender<End>,
     start: Mutex<Start>,
@@ -44,14 +44,15 @@ pub(crate) struct Tail {
 
 #[derive(Default)]
 struct Recent {
-    /// Of consecutive offsets, up to the end.
+    /// Records of consecutive offsets, up to the end.
     records: VecDeque<UserValue>,
     first: Offset,
     bytes: usize,
 }
 
 impl Tail {
-    /// A partition whose oldest record is at `low` and whose next will be at `next`.
+    /// Creates the tail of a partition whose oldest record is at `low` and whose next will be at
+    /// `next`.
     pub(crate) fn new(low: Offset, next: Offset) -> Self {
         Self {
             end: watch::Sender::new(End { next, closed: false }),
@@ -60,22 +61,20 @@ impl Tail {
         }
     }
 
-    /// The durable end now.
     pub(crate) fn end(&self) -> End {
         *self.end.borrow()
     }
 
-    /// Follows the durable end.
+    /// Returns a receiver that is notified when the end moves.
     pub(crate) fn watch(&self) -> watch::Receiver<End> {
         self.end.subscribe()
     }
 
-    /// The oldest record kept.
     pub(crate) fn start(&self) -> Start {
         *self.start.lock()
     }
 
-    /// Notes the time of the record at `low`, if it still is the oldest.
+    /// Stores the time of the block at `low`, unless that has been trimmed since.
     pub(crate) fn note_start_time(&self, low: Offset, time: Timestamp) {
         let mut start = self.start.lock();
         if start.low == low {
@@ -83,7 +82,7 @@ impl Tail {
         }
     }
 
-    /// Everything below `low` was removed.
+    /// Moves the start to `low`, after everything below was removed.
     pub(crate) fn trimmed(&self, low: Offset) {
         let mut start = self.start.lock();
         if low > start.low {
@@ -91,7 +90,7 @@ impl Tail {
         }
     }
 
-    /// Shows records that are on disk now. The first follows the end.
+    /// Appends records that are now on disk, and moves the end behind them.
     pub(crate) fn publish(&self, records: Vec<UserValue>) {
         let count = records.len() as u64;
         let mut recent = self.recent.lock();
@@ -105,15 +104,16 @@ impl Tail {
             recent.first += 1;
         }
         drop(recent);
+        // The end moves last: a reader that sees it must find the records.
         self.end.send_modify(|end| end.next += count);
     }
 
-    /// Nothing more will be appended.
+    /// Tells readers that nothing more will be appended.
     pub(crate) fn close(&self) {
         self.end.send_modify(|end| end.closed = true);
     }
 
-    /// At most `max` records from `from` on; none if the first is no longer in memory.
+    /// Returns at most `max` records from `from` on, or `None` if the first is no longer in memory.
     pub(crate) fn recent(&self, from: Offset, max: usize) -> Option<Vec<UserValue>> {
         let recent = self.recent.lock();
         let skip = usize::try_from(from.checked_sub(recent.first)?).ok()?;
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_by_count_and_by_bytes() {
+    fn memory_is_bounded_by_count_and_bytes() {
         let tail = Tail::new(0, 0);
         let many = RECENT_RECORDS_MAX as u64 + 10;
         tail.publish(values(0..many));

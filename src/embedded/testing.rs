@@ -1,4 +1,4 @@
-//! What tests of the embedded adapters share.
+//! Helpers for tests of the embedded adapters.
 
 use std::{
     path::Path,
@@ -9,14 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EmbeddedDatabase, Operation, database::Hooks};
+use super::{EmbeddedDatabase, Operation, hooks::Hooks};
 use crate::{
     clock::{Clock, SystemClock},
     config::EmbeddedConfig,
     domain::ids::Timestamp,
 };
 
-/// Settings of a database in `folder`, without a reserve: test machines may have little space.
+/// Returns settings for a database in `folder`, without a reserve: test machines may have little
+/// free space.
 pub(crate) fn config(folder: &Path, partitions: u32) -> EmbeddedConfig {
     EmbeddedConfig {
         dir: folder.join("data"),
@@ -26,13 +27,13 @@ pub(crate) fn config(folder: &Path, partitions: u32) -> EmbeddedConfig {
     }
 }
 
-/// A database in `folder`.
+/// Opens a database in `folder`.
 pub(crate) fn open(folder: &Path, partitions: u32) -> Arc<EmbeddedDatabase> {
     let clock = Arc::new(SystemClock);
     EmbeddedDatabase::open(&config(folder, partitions), clock).expect("the database opens")
 }
 
-/// A database in `folder` whose disk never answers again.
+/// Opens a database in `folder` whose first fsync never returns.
 pub(crate) fn hanging(folder: &Path) -> Arc<EmbeddedDatabase> {
     let before_sync = Arc::new(|| -> std::io::Result<()> {
         loop {
@@ -49,7 +50,7 @@ pub(crate) fn hanging(folder: &Path) -> Arc<EmbeddedDatabase> {
     database
 }
 
-/// A clock that shows what it is told.
+/// A clock that tests set.
 #[derive(Debug)]
 pub(crate) struct ManualClock {
     origin: Instant,

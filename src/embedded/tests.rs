@@ -17,7 +17,8 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::{
-    database::{Hooks, OpenError, ROW_ENTRIES_MAX},
+    database::ROW_ENTRIES_MAX,
+    hooks::Hooks,
     testing::{ManualClock, config},
     *,
 };
@@ -25,13 +26,13 @@ use crate::domain::ids::{Offset, Timestamp};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type Answer = oneshot::Receiver<Result<(Offset, Timestamp), Refused>>;
+type Reply = oneshot::Receiver<Result<(Offset, Timestamp), SubmitError>>;
 
 fn open(folder: &Path, hooks: Hooks) -> Arc<EmbeddedDatabase> {
     EmbeddedDatabase::open_with(&config(folder, 2), ManualClock::at(0), hooks).unwrap()
 }
 
-/// Hooks whose `fatal` reports instead of ending the test, and whose syncs ask `before_sync`.
+/// Returns hooks that send fatal failures to the receiver instead of ending the test.
 fn hooks(
     before_sync: impl Fn() -> io::Result<()> + Send + Sync + 'static,
 ) -> (Hooks, Receiver<String>) {
@@ -43,25 +44,25 @@ fn hooks(
     (Hooks { fatal: Arc::new(fatal), before_sync, ..Hooks::default() }, failures)
 }
 
-fn append(database: &EmbeddedDatabase, value: &[u8]) -> Result<Answer, Refused> {
+fn append(database: &EmbeddedDatabase, value: &[u8]) -> Result<Reply, SubmitError> {
     let (reply, answer) = oneshot::channel();
     let payload = [&[0; TIME_BYTES], value].concat();
     database.try_submit(Operation::Append { partition: 0, payload, reply })?;
     Ok(answer)
 }
 
-fn write(database: &EmbeddedDatabase, entries: Vec<Entry>) -> oneshot::Receiver<()> {
+fn write(database: &EmbeddedDatabase, entries: Vec<DataEntry>) -> oneshot::Receiver<()> {
     let (reply, answer) = oneshot::channel();
     database.try_submit(Operation::Write { entries, durable: false, reply }).unwrap();
     answer
 }
 
 fn get(database: &EmbeddedDatabase, key: &[u8]) -> Option<Vec<u8>> {
-    database.shared().data.get(key).unwrap().map(|value| value.to_vec())
+    database.reads().data.get(key).unwrap().map(|value| value.to_vec())
 }
 
-/// Holds the committer at its next fsync until it is told to go on, so that a test decides what
-/// stands in one group.
+/// Stops the committer at its next fsync until it is opened, so that a test decides which operations
+/// form one group.
 #[derive(Default)]
 struct Gate {
     state: Mutex<GateState>,
@@ -97,12 +98,12 @@ impl Gate {
     fn await_committer(&self) {
         let mut state = self.state.lock();
         let waited = self.changed.wait_while_for(&mut state, |state| !state.waiting, PATIENCE);
-        assert!(!waited.timed_out(), "the committer did not come");
+        assert!(!waited.timed_out(), "the committer did not reach the fsync");
     }
 }
 
-/// A database whose committer stands still before the fsync of one append.
-fn held(folder: &Path) -> (Arc<EmbeddedDatabase>, Arc<Gate>, Answer) {
+/// Opens a database whose committer is stopped before the fsync of one append.
+fn held(folder: &Path) -> (Arc<EmbeddedDatabase>, Arc<Gate>, Reply) {
     let gate = Arc::new(Gate::default());
     let passing = gate.clone();
     let (hooks, _) = hooks(move || {
@@ -130,14 +131,14 @@ fn a_failed_fsync_ends_the_process() {
     assert_eq!(first, Ok((0, Timestamp(0))));
     failing.store(true, Ordering::SeqCst);
     let second = append(&database, b"b").unwrap().blocking_recv();
-    assert!(second.is_err(), "an append is answered that is not on disk");
+    assert!(second.is_err(), "an append that is not on disk was answered");
     let failure = failures.recv_timeout(PATIENCE).unwrap();
-    assert!(failure.ends_with("nobody can say what is on disk: the disk is gone"), "{failure}");
-    let end = database.shared().tails[0].end();
-    assert_eq!(end, End { next: 1, closed: true }, "readers see what is on disk, and the end");
-    assert!(matches!(append(&database, b"c"), Err(Refused::Closed)));
+    assert!(failure.ends_with("it is unknown what is on disk: the disk is gone"), "{failure}");
+    let end = database.reads().tails[0].end();
+    assert_eq!(end, End { next: 1, closed: true }, "readers see only what is on disk");
+    assert!(matches!(append(&database, b"c"), Err(SubmitError::Closed)));
     drop(database);
-    assert!(failures.try_recv().is_err(), "the failure is told once");
+    assert!(failures.try_recv().is_err(), "the failure was reported twice");
 }
 
 #[test]
@@ -150,14 +151,14 @@ fn rows_become_durable_with_an_append() {
         Ok(())
     });
     let database = open(folder.path(), hooks);
-    write(&database, vec![Entry::Put(b"k".into(), b"v".into())]).blocking_recv().unwrap();
+    write(&database, vec![DataEntry::Put(b"k".into(), b"v".into())]).blocking_recv().unwrap();
     assert_eq!(syncs.load(Ordering::SeqCst), 0);
     append(&database, b"a").unwrap().blocking_recv().unwrap().unwrap();
     assert_eq!(syncs.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn a_panic_of_the_committer_ends_the_process() {
+fn a_panic_of_the_committer_is_fatal() {
     let folder = tempfile::tempdir().unwrap();
     let (hooks, failures) = hooks(|| panic!("a bug, as this test wants it"));
     let database = open(folder.path(), hooks);
@@ -167,11 +168,11 @@ fn a_panic_of_the_committer_ends_the_process() {
 }
 
 #[test]
-fn appends_that_wait_share_one_fsync_and_keep_their_order() {
+fn queued_appends_share_one_fsync_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let (database, gate, first) = held(folder.path());
     let waiting: Vec<_> = (0..100).map(|_| append(&database, b"more").unwrap()).collect();
-    assert_eq!(database.shared().tails[0].end().next, 0, "a record shows before its fsync");
+    assert_eq!(database.reads().tails[0].end().next, 0, "a record is visible before its fsync");
     gate.open();
     assert_eq!(first.blocking_recv().unwrap().unwrap().0, 0);
     for (answer, offset) in waiting.into_iter().zip(1..) {
@@ -180,11 +181,11 @@ fn appends_that_wait_share_one_fsync_and_keep_their_order() {
 }
 
 #[test]
-fn entries_of_one_key_in_one_group_take_effect_in_order() {
+fn entries_of_one_key_take_effect_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let (database, gate, _first) = held(folder.path());
-    let put = |value: &[u8]| Entry::Put(b"row".into(), value.into());
-    let raise = |rank, content: &[u8]| Entry::Raise(b"register".into(), ranked(rank, content));
+    let put = |value: &[u8]| DataEntry::Put(b"row".into(), value.into());
+    let raise = |rank, content: &[u8]| DataEntry::Raise(b"register".into(), ranked(rank, content));
     let answers = [
         write(&database, vec![put(b"1"), raise(5, b"five"), put(b"2")]),
         write(&database, vec![raise(7, b"seven"), raise(6, b"six"), raise(7, b"again")]),
@@ -210,9 +211,9 @@ fn a_full_queue_refuses_appends_at_once() {
             Ok(answer) => waiting.push(answer),
             Err(refused) => break refused,
         }
-        assert!(waiting.len() <= 20_000, "the queue has no end");
+        assert!(waiting.len() <= 20_000, "the queue is unbounded");
     };
-    assert_eq!(refused, Refused::QueueFull);
+    assert_eq!(refused, SubmitError::QueueFull);
     gate.open();
     first.blocking_recv().unwrap().unwrap();
     for answer in waiting {
@@ -221,7 +222,7 @@ fn a_full_queue_refuses_appends_at_once() {
 }
 
 #[test]
-fn below_the_reserve_appends_are_refused_and_rows_are_written() {
+fn below_the_reserve_only_appends_are_refused() {
     static FREE: AtomicU64 = AtomicU64::new(1_000);
     let folder = tempfile::tempdir().unwrap();
     let (hooks, _failures) = hooks(|| Ok(()));
@@ -234,23 +235,23 @@ fn below_the_reserve_appends_are_refused_and_rows_are_written() {
     assert_eq!((answer(), lacking()), (Ok((0, Timestamp(0))), None));
     FREE.store(999, Ordering::SeqCst);
     clock.set(1_000);
-    assert_eq!(answer(), Err(Refused::NoSpace));
-    let said = "no space for records: 999 bytes are free, embedded.reserve_bytes is 1000";
+    assert_eq!(answer(), Err(SubmitError::NoSpace));
+    let said = "low disk space: 999 bytes free, embedded.reserve_bytes is 1000";
     assert_eq!(lacking().as_deref(), Some(said));
-    write(&database, vec![Entry::Put(b"k".into(), b"v".into())]).blocking_recv().unwrap();
+    write(&database, vec![DataEntry::Put(b"k".into(), b"v".into())]).blocking_recv().unwrap();
     assert_eq!(get(&database, b"k"), Some(b"v".into()));
     FREE.store(1_000, Ordering::SeqCst);
-    assert_eq!(lacking(), None, "nobody has to append for that");
+    assert_eq!(lacking(), None, "no append is needed to notice");
     clock.set(2_000);
     assert_eq!(answer(), Ok((1, Timestamp(2_000))));
 }
 
 #[tokio::test]
-async fn rows_stand_in_line_without_waiting_and_a_read_waits_for_them() {
+async fn row_writes_do_not_wait_but_reads_wait_for_them() {
     let folder = tempfile::tempdir().unwrap();
     let (database, gate, _first) = held(folder.path());
-    let rows = vec![Entry::Put(b"k".into(), b"v".into())];
-    // The committer is held: whoever waited for it would wait for ever.
+    let rows = vec![DataEntry::Put(b"k".into(), b"v".into())];
+    // The committer is held, so waiting for it would never end.
     database.write_behind(rows).await.unwrap();
     assert_eq!(get(&database, b"k"), None);
     let mut written = std::pin::pin!(database.written());
@@ -261,13 +262,14 @@ async fn rows_stand_in_line_without_waiting_and_a_read_waits_for_them() {
 }
 
 #[tokio::test]
-async fn rows_wait_for_room_and_more_than_all_the_room_still_passes() {
+async fn rows_wait_for_room_in_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let (database, gate, _first) = held(folder.path());
-    let many: Vec<_> =
-        (0..ROW_ENTRIES_MAX + 1).map(|at| Entry::Put(at.to_be_bytes().into(), vec![])).collect();
+    let many: Vec<_> = (0..ROW_ENTRIES_MAX + 1)
+        .map(|at| DataEntry::Put(at.to_be_bytes().into(), vec![]))
+        .collect();
     database.write_behind(many).await.unwrap();
-    let one = vec![Entry::Put(b"k".into(), b"v".into())];
+    let one = vec![DataEntry::Put(b"k".into(), b"v".into())];
     let mut waiting = std::pin::pin!(database.write_behind(one));
     assert!(futures_util::poll!(waiting.as_mut()).is_pending());
     gate.open();
@@ -277,7 +279,7 @@ async fn rows_wait_for_room_and_more_than_all_the_room_still_passes() {
 }
 
 #[test]
-fn dropping_the_database_writes_what_is_queued() {
+fn dropping_the_database_writes_queued_operations() {
     let folder = tempfile::tempdir().unwrap();
     let (database, gate, first) = held(folder.path());
     let waiting: Vec<_> = (0..10).map(|_| append(&database, b"more").unwrap()).collect();
@@ -289,11 +291,11 @@ fn dropping_the_database_writes_what_is_queued() {
         answer.blocking_recv().unwrap().unwrap();
     }
     let database = open(folder.path(), Hooks::default());
-    assert_eq!(database.shared().tails[0].end().next, 11);
+    assert_eq!(database.reads().tails[0].end().next, 11);
 }
 
 #[test]
-fn a_folder_in_use_is_refused_and_free_again_once_it_is_dropped() {
+fn a_folder_in_use_is_refused_until_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let database = open(folder.path(), Hooks::default());
     let again = || {
@@ -306,10 +308,10 @@ fn a_folder_in_use_is_refused_and_free_again_once_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_folder_is_released_when_the_last_reader_is_gone() {
+async fn a_folder_is_released_by_its_last_reader() {
     let folder = tempfile::tempdir().unwrap();
     let database = open(folder.path(), Hooks::default());
-    let reader = database.shared().clone();
+    let reader = database.reads().clone();
     let mut released = Box::pin(database.released());
     database.close().await;
     drop(database);
@@ -321,13 +323,13 @@ async fn a_folder_is_released_when_the_last_reader_is_gone() {
 }
 
 #[test]
-fn a_damaged_last_record_refuses_to_open() {
+fn a_damaged_last_record_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let database = open(folder.path(), Hooks::default());
-    database.shared().log.insert(keys::record(1, 5), b"short").unwrap();
+    database.reads().log.insert(keys::record(1, 5), b"short").unwrap();
     drop(database);
     let hooks = Hooks::default();
     let error = EmbeddedDatabase::open_with(&config(folder.path(), 2), ManualClock::at(0), hooks)
         .unwrap_err();
-    assert!(error.to_string().contains("partition 1: its last records can't be read"), "{error}");
+    assert!(error.to_string().contains("partition 1: its last records cannot be read"), "{error}");
 }

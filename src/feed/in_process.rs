@@ -1,4 +1,4 @@
-//! The decision feed of a node that is alone: followers are in the same process.
+//! The decision feed of an embedded node: its followers are in the same process.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent};
 use crate::wire::feed_message::FeedMessage;
 
-/// Hands messages to followers in the same process. Never waits: a follower that is too slow
-/// loses messages and is told so.
+/// Sends messages to followers in the same process. Never waits: a slow follower loses messages and
+/// gets a gap.
 #[derive(Debug, Default)]
 pub struct InProcessFeed {
     followers: Mutex<Vec<Follower>>,
@@ -19,14 +19,15 @@ pub struct InProcessFeed {
 #[derive(Debug)]
 struct Follower {
     events: mpsc::Sender<FeedEvent>,
-    /// The last event that it was sent is a gap: what it loses until the next message is covered.
+    /// Whether the last event was a gap. That gap also covers what is lost until the next message.
     in_gap: bool,
 }
 
 impl Follower {
-    /// Whether the follower is still there.
+    /// Sends a message, or a gap if there is no room. Returns whether the receiver still exists.
     fn send(&mut self, message: &Arc<FeedMessage>) -> bool {
-        // The last place is kept for a gap, so that a loss is always told where it happened.
+        // The last place in the channel is reserved for a gap, so that a gap always fits where
+        // messages were lost.
         let room = self.events.capacity();
         if room > 1 {
             self.in_gap = false;
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_loss_is_told_once_and_where_it_happened() {
+    async fn each_loss_gives_one_gap_in_its_place() {
         let feed = InProcessFeed::default();
         let mut follower = feed.follow().await.unwrap();
         let max = FOLLOWER_MESSAGES_MAX as u64;

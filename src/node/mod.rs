@@ -357,7 +357,7 @@ mod tests {
     async fn a_stopped_node_has_released_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         let database = testing::open(folder.path(), 1);
-        let reader = database.shared().clone();
+        let reader = database.reads().clone();
         let held = Arc::downgrade(&database);
         let closer = Closer::Embedded(database);
         let closing = tokio::spawn(close(closer, Instant::now() + Duration::from_secs(60)));

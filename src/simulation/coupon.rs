@@ -255,7 +255,7 @@ impl World {
         };
         let read_to = last.offset + 1;
         let id = self.shared.campaigns[campaign].clone();
-        let records = self.decode_step(partition).again(records, &id);
+        let records = self.decode_step(partition).decode_campaign(records, &id);
         let Some(actor) = self.actor(who) else { return };
         actor.replay = Some((read_to, false));
         self.tell(number, Event::Replayed { campaign: id, incarnation, records, read_to });

@@ -393,7 +393,7 @@ impl World {
             return;
         }
         let now = Timestamp(self.wall(node));
-        let taken = self.decode_step(partition).take(records, now);
+        let taken = self.decode_step(partition).decode(records, now);
         let owner = self.owners[number].as_mut().expect("it is there");
         owner.credit -= taken.incoming.iter().map(credit_of).sum::<usize>();
         if let Some(last) = taken.incoming.last() {

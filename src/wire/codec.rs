@@ -1,5 +1,7 @@
-//! Bytes ↔ records: JSON that a person can read in a Kafka UI, versioned, with a MAC on whatever
-//! coupond writes itself.
+//! Encodes and decodes the records of the request log.
+//!
+//! A record is versioned JSON, which people can read in a Kafka UI. Records that coupond writes have
+//! a MAC in a header; requests of other producers have none.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,29 +15,31 @@ use crate::{
     planted,
 };
 
-/// The `v` of a request. It is not the format number, because foreign producers write requests too
-/// and should not have to follow it.
+/// Value of `v` in a request. Not the format number: other producers write requests too, and need not
+/// follow our formats.
 const REQUEST_VERSION: u32 = 1;
 
-/// The `v` of a control record, which only coupond writes.
+/// Value of `v` in a control record, which only coupond writes. A new kind of control record needs a
+/// higher one: then an older binary halts at the record instead of taking it for a dead letter.
 const CONTROL_VERSION: u32 = FORMAT as u32;
 
 const MAC_PURPOSE: &str = "record";
 
-/// A MAC as text: key id, colon, hexadecimal digits.
-type MacText = [u8; 2 + 2 * MAC_BYTES];
+/// Text of a MAC header: key id, colon, hexadecimal digits.
+pub(super) type MacText = [u8; 2 + 2 * MAC_BYTES];
 const _: () = assert!(KEY_ID < 10, "the text has one digit for the key id");
 
-/// What a log record comes to when it is read.
+/// Result of decoding a log record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
     /// A record that the fold decides.
     Record(Record),
-    /// Nobody's record: kept as a dead letter with this reason, and nothing more.
+    /// A record that is kept as a dead letter and has no other effect.
     DeadLetter(DeadLetterReason),
-    /// Written by a newer coupond: this binary must not decide what follows. Halts the partition.
+    /// A record of a newer coupond. It may affect decisions about later records, so this binary must
+    /// halt the partition.
     Newer {
-        /// The version that it is of.
+        /// Version of the record's format.
         version: u32,
     },
 }
@@ -45,22 +49,22 @@ pub enum Decoded {
 pub enum DeadLetterReason {
     /// Larger than [`RECORD_BYTES_MAX`].
     Oversized,
-    /// Not JSON of the documented shape, or an id that can't be one.
+    /// Not JSON of the documented shape, or with an invalid id.
     Malformed,
-    /// Its key is not its campaign id.
+    /// The key is not the campaign id.
     WrongKey,
-    /// Its campaign belongs to another partition.
+    /// The campaign is routed to another partition.
     ForeignPartition,
-    /// A control record, or one of a newer version, without a valid MAC; or with a wrong one.
+    /// The MAC is wrong; or it is missing, which only a request of a known version may do.
     Forged,
-    /// Its campaign is not defined at its position.
+    /// The campaign is not defined at the record's position.
     Undefined,
-    /// Its record time is not between 1970 and 9999.
+    /// The record time is not between 1970 and 9999.
     Time,
 }
 
 impl DeadLetterReason {
-    /// The reason as the dead-letter header spells it.
+    /// Returns the reason as it appears in the dead letter's header.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -77,7 +81,7 @@ impl DeadLetterReason {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RequestBody {
+struct RequestJson {
     v: u32,
     r#type: RequestType,
     campaign_id: CampaignId,
@@ -92,7 +96,7 @@ enum RequestType {
     Request,
 }
 
-/// What tells how the rest is to be read; unknown fields are the business of the version.
+/// The fields of every version, which tell how to decode the others.
 #[derive(Deserialize)]
 struct Envelope {
     v: u32,
@@ -100,7 +104,7 @@ struct Envelope {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ControlBody {
+struct ControlJson {
     v: u32,
     campaign_id: CampaignId,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -118,13 +122,13 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// A codec for a log of this epoch and partition count.
+    /// Creates a codec for a log of this epoch and partition count.
     #[must_use]
     pub fn new(keys: std::sync::Arc<Keys>, log_epoch: u32, partitions: u32) -> Self {
         Self { keys, log_epoch, partitions }
     }
 
-    /// The partition that `campaign` belongs to.
+    /// Returns the partition of `campaign`.
     #[must_use]
     pub fn partition_of(&self, campaign: &CampaignId) -> Partition {
         routing::partition_of(campaign, self.partitions)
@@ -143,14 +147,14 @@ impl Codec {
     #[must_use]
     pub fn encode_request(&self, request: &Request) -> (Partition, NewRecord) {
         let Request { campaign, user, idempotency_key } = request;
-        let body = RequestBody {
+        let body = RequestJson {
             v: REQUEST_VERSION,
             r#type: RequestType::Request,
             campaign_id: campaign.clone(),
             user_id: user.clone(),
             idempotency_key: idempotency_key.clone().filter(|_| !planted!(KeyNotEncoded)),
         };
-        self.sealed(campaign, json(&body))
+        self.with_mac(campaign, json(&body))
     }
 
     /// Encodes a control record, with its partition.
@@ -158,17 +162,18 @@ impl Codec {
     pub fn encode_control(&self, control: &Control) -> (Partition, NewRecord) {
         let Control { campaign, based_on, change } = control;
         let (campaign_id, change) = (campaign.clone(), change.clone());
-        let body = ControlBody { v: CONTROL_VERSION, campaign_id, based_on: *based_on, change };
-        self.sealed(campaign, json(&body))
+        let body = ControlJson { v: CONTROL_VERSION, campaign_id, based_on: *based_on, change };
+        self.with_mac(campaign, json(&body))
     }
 
-    fn sealed(&self, campaign: &CampaignId, value: Vec<u8>) -> (Partition, NewRecord) {
+    /// Adds key and MAC to an encoded record.
+    fn with_mac(&self, campaign: &CampaignId, value: Vec<u8>) -> (Partition, NewRecord) {
         let partition = self.partition_of(campaign);
         let mac = self.mac(partition, campaign.as_str().as_bytes(), &value);
         (partition, NewRecord { campaign: campaign.clone(), value, mac })
     }
 
-    /// Reads a log record of `partition`. Total: every sequence of bytes comes to something.
+    /// Decodes a log record of `partition`. Never fails: bytes that are no record are a dead letter.
     #[must_use]
     pub fn decode(&self, partition: Partition, record: &LogRecord) -> Decoded {
         match self.try_decode(partition, record) {
@@ -206,8 +211,9 @@ impl Codec {
     }
 
     fn decode_content(value: &[u8], authentic: bool) -> Result<Decoded, DeadLetterReason> {
-        // Nearly every record is a well-formed request, which one pass shows.
-        if let Ok(body) = serde_json::from_slice::<RequestBody>(value)
+        // Nearly every record is a valid request, which takes one pass over the JSON. The slow path
+        // below finds out what another record is.
+        if let Ok(body) = serde_json::from_slice::<RequestJson>(value)
             && body.v == REQUEST_VERSION
         {
             return Ok(Decoded::Record(body.into()));
@@ -217,7 +223,7 @@ impl Codec {
         let is_request = envelope.r#type == "request";
         let known = if is_request { REQUEST_VERSION } else { CONTROL_VERSION };
         if envelope.v > known {
-            // Halts only if coupond wrote it: otherwise any producer could halt the partition.
+            // Without a MAC, anyone with write access to the topic could halt the partition.
             return match authentic && !planted!(NewerSkipped) {
                 true => Ok(Decoded::Newer { version: envelope.v }),
                 false => Err(DeadLetterReason::Forged),
@@ -229,40 +235,46 @@ impl Codec {
         if !authentic && !planted!(ForgedTaken) {
             return Err(DeadLetterReason::Forged);
         }
-        // An older control record: another format's log, on which no layout is made.
+        // A control record of an older format. No layout is created over such a log, so this is no
+        // record of this instance.
         if envelope.v < CONTROL_VERSION {
             return Err(DeadLetterReason::Malformed);
         }
         decode_control(value).map(Decoded::Record)
     }
 
-    /// The MAC of a record of `partition`, as its header carries it.
+    /// Returns the MAC header of a record of `partition`.
     #[must_use]
     pub fn mac(&self, partition: Partition, key: &[u8], value: &[u8]) -> Vec<u8> {
         self.mac_text(partition, key, value).to_vec()
     }
 
     fn mac_text(&self, partition: Partition, key: &[u8], value: &[u8]) -> MacText {
+        // The key's length keeps its bytes apart from those of the value.
         let parts = [&(key.len() as u64).to_le_bytes()[..], key, value];
-        let mac = self.keys.mac_of(MAC_PURPOSE, self.log_epoch, partition, &parts);
-        let mut text = [b':'; 2 + 2 * MAC_BYTES];
-        text[0] = b'0' + KEY_ID;
-        for (digits, byte) in text[2..].chunks_exact_mut(2).zip(mac) {
-            digits.copy_from_slice(&hex_digits(byte));
-        }
-        text
+        mac_text(self.keys.mac_of(MAC_PURPOSE, self.log_epoch, partition, &parts))
     }
 }
 
-impl From<RequestBody> for Record {
-    fn from(body: RequestBody) -> Self {
-        let RequestBody { campaign_id, user_id, idempotency_key, .. } = body;
+/// Returns the header text of a MAC.
+pub(super) fn mac_text(mac: [u8; MAC_BYTES]) -> MacText {
+    let mut text = [b':'; 2 + 2 * MAC_BYTES];
+    text[0] = b'0' + KEY_ID;
+    for (digits, byte) in text[2..].chunks_exact_mut(2).zip(mac) {
+        digits.copy_from_slice(&hex_digits(byte));
+    }
+    text
+}
+
+impl From<RequestJson> for Record {
+    fn from(body: RequestJson) -> Self {
+        let RequestJson { campaign_id, user_id, idempotency_key, .. } = body;
         Self::Request(Request { campaign: campaign_id, user: user_id, idempotency_key })
     }
 }
 
 fn decode_control(value: &[u8]) -> Result<Record, DeadLetterReason> {
-    let body: ControlBody =
+    let body: ControlJson =
         serde_json::from_slice(value).map_err(|_| DeadLetterReason::Malformed)?;
     Ok(Record::from(Control {
         campaign: body.campaign_id,
@@ -286,7 +298,7 @@ mod tests {
         Codec::new(Arc::new(Keys::derive(b"a secret of tests and of nothing else")), 1, 1)
     }
 
-    /// What a record of the campaign `spring` decodes to, under a valid MAC or none.
+    /// Decodes a record of the campaign `spring`, with a valid MAC or none.
     fn decoded(value: &str, authentic: bool) -> Decoded {
         let codec = codec();
         let (key, value) = (b"spring".to_vec(), value.as_bytes().to_vec());

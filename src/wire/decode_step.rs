@@ -1,4 +1,5 @@
-//! What becomes of records as an owner reads them: decoded, kept aside, or a reason to halt.
+//! Decodes the records that a partition's owner reads: each is decided, kept as a dead letter, or
+//! halts the partition.
 
 use std::sync::Arc;
 
@@ -18,26 +19,27 @@ use crate::{
     planted,
 };
 
-/// Takes the records of one partition in.
+/// Decodes the records of one partition.
 #[derive(Debug, Clone)]
 pub struct DecodeStep {
-    /// Bytes ↔ records.
+    /// Codec of the log.
     pub codec: Codec,
-    /// The instance's keys.
+    /// Keys of the instance.
     pub keys: Arc<Keys>,
-    /// Whose records.
+    /// The partition.
     pub partition: Partition,
-    /// A record more than this far ahead of the node's clock halts the partition, in
-    /// milliseconds. None where the store takes any time.
+    /// How far a record time may be ahead of this node's clock, in milliseconds, before the partition
+    /// halts. `None` if the store takes any time.
     pub future_max_ms: Option<i64>,
 }
 
-/// A record that was read live.
+/// A record that was read at the partition's live position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
-    /// Its offset and digest.
+    /// Offset and digest.
     pub record: LastRecord,
-    /// The record; none if it could not be decoded. The reader then writes a dead letter.
+    /// The decoded record, or `None` for a dead letter. The watermark may pass a dead letter only
+    /// after it was written.
     pub content: Option<ReadRecord>,
 }
 
@@ -58,26 +60,26 @@ impl ReadRecord {
     }
 }
 
-/// What a read came to.
+/// Result of decoding what one read returned.
 #[derive(Debug, Default)]
 pub struct DecodedRecords {
-    /// The records to hand over, in order.
+    /// The records in order, dead letters included.
     pub incoming: Vec<Incoming>,
-    /// Those among them that are to be kept as dead letters first.
+    /// The records among them to be written as dead letters.
     pub letters: Vec<(LogRecord, DeadLetterReason)>,
-    /// Why nothing may be read after them.
+    /// Why the partition must halt behind these records, if so.
     pub halt: Option<Halt>,
 }
 
 impl DecodeStep {
-    /// Decodes what was read live at `now` by the node's wall clock.
+    /// Decodes records that were read at `now` by the node's wall clock.
     #[must_use]
-    pub fn take(&self, records: Vec<LogRecord>, now: Timestamp) -> DecodedRecords {
-        let mut taken = DecodedRecords::default();
-        taken.incoming.reserve(records.len());
+    pub fn decode(&self, records: Vec<LogRecord>, now: Timestamp) -> DecodedRecords {
+        let mut decoded = DecodedRecords::default();
+        decoded.incoming.reserve(records.len());
         for record in records {
-            taken.halt = self.too_far_ahead(&record, now);
-            if taken.halt.is_some() {
+            decoded.halt = self.too_far_ahead(&record, now);
+            if decoded.halt.is_some() {
                 break;
             }
             let offset = record.offset;
@@ -85,24 +87,28 @@ impl DecodeStep {
             let content = match self.codec.decode(self.partition, &record) {
                 Decoded::Record(content) => Some(ReadRecord { raw: record, record: content }),
                 Decoded::DeadLetter(reason) => {
-                    taken.letters.push((record, reason));
+                    decoded.letters.push((record, reason));
                     None
                 }
                 Decoded::Newer { version } => {
                     let detail = format!("the record at {offset} has the newer format {version}");
-                    taken.halt = Some(Halt::new(HaltReason::RecordFormat, detail));
+                    decoded.halt = Some(Halt::new(HaltReason::RecordFormat, detail));
                     break;
                 }
             };
             let record = LastRecord { offset, digest };
-            taken.incoming.push(Incoming { record, content });
+            decoded.incoming.push(Incoming { record, content });
         }
-        taken
+        decoded
     }
 
-    /// Decodes what a replay of `campaign` read, and returns that campaign's records.
+    /// Decodes records for a replay of `campaign`. Returns those that its fold decides.
     #[must_use]
-    pub fn again(&self, records: Vec<LogRecord>, campaign: &CampaignId) -> Vec<ReadRecord> {
+    pub fn decode_campaign(
+        &self,
+        records: Vec<LogRecord>,
+        campaign: &CampaignId,
+    ) -> Vec<ReadRecord> {
         let decoded = |raw: LogRecord| match self.codec.decode(self.partition, &raw) {
             Decoded::Record(record) if record.campaign() == campaign => {
                 Some(ReadRecord { raw, record })
@@ -113,13 +119,15 @@ impl DecodeStep {
         records.into_iter().filter_map(decoded).collect()
     }
 
-    /// The digest by which a rewritten record is noticed.
+    /// Returns the digest of a record, which detects that the log was rewritten.
     #[must_use]
     pub fn digest(&self, record: &LogRecord) -> [u8; 16] {
         self.keys.record_digest(&record.key, &record.value)
     }
 
     fn too_far_ahead(&self, record: &LogRecord, now: Timestamp) -> Option<Halt> {
+        // Rows get write timestamps from the record time, and ScyllaDB refuses one far ahead of its
+        // clock.
         let ahead_ms = record.time.0.saturating_sub(now.0);
         let max_ms = self.future_max_ms?;
         if ahead_ms <= max_ms || planted!(FutureTaken) {

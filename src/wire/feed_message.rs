@@ -1,44 +1,179 @@
-//! Messages of the decision feed: what a partition's owner tells every API node.
+//! Messages of the decision feed, which a partition's owner sends to every API node, and their codec.
+
+use std::{cmp::Ordering, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::{FORMAT, codec::mac_text};
 use crate::domain::{
     answer::Answer,
     ids::{CampaignId, Offset, Partition, UserId},
+    keys::Keys,
 };
 
-/// One message of one partition's owner.
+const MAC_PURPOSE: &str = "feed";
+
+/// A message about one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedMessage {
-    /// Which life of the log.
+    /// Log epoch.
     pub log_epoch: u32,
-    /// Which partition.
+    /// Partition.
     pub partition: Partition,
-    /// Watermark that the owner's message before this one carried; 0 in its first.
+    /// Watermark in this owner's message before, by which a follower notices a lost message. 0 in the
+    /// owner's first.
     pub from: Offset,
-    /// Every position below this one is decided and stored, holds aside.
+    /// Watermark: every position below is decided and stored, except for campaigns on hold.
     pub to: Offset,
-    /// High watermark of the log as the owner last saw it: what is to come.
+    /// High watermark of the log when the owner last looked.
     pub end: Offset,
-    /// Why the partition decides nothing, if it is halted.
+    /// Why the partition is halted, if so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub halted: Option<String>,
-    /// Decisions stored since the message before, by position.
+    /// Decisions stored since the message before.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub decisions: Vec<FeedDecision>,
 }
 
-/// One decision as the feed carries it.
+/// A decision in the feed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedDecision {
-    /// The record's offset.
+    /// Offset of the record.
     pub offset: Offset,
-    /// The record's campaign.
+    /// Campaign of the record.
     pub campaign_id: CampaignId,
-    /// Who asked; none for a control record.
+    /// User of the request; `None` for a control record.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub user_id: Option<UserId>,
     /// The answer.
     #[serde(flatten)]
     pub answer: Answer,
+}
+
+/// Encodes messages with a MAC, and decodes only those that this instance wrote.
+#[derive(Debug, Clone)]
+pub struct FeedCodec {
+    keys: Arc<Keys>,
+}
+
+#[derive(Serialize)]
+struct Versioned<'a> {
+    v: u32,
+    #[serde(flatten)]
+    message: &'a FeedMessage,
+}
+
+/// The fields of every version, which tell how to check and decode the others.
+#[derive(Deserialize)]
+struct Envelope {
+    v: u32,
+    log_epoch: u32,
+}
+
+impl FeedCodec {
+    /// Creates the codec of the instance with these keys.
+    #[must_use]
+    pub fn new(keys: Arc<Keys>) -> Self {
+        Self { keys }
+    }
+
+    /// Returns the bytes of a message and its MAC header.
+    #[must_use]
+    pub fn encode(&self, message: &FeedMessage) -> (Vec<u8>, Vec<u8>) {
+        let value = serde_json::to_vec(&Versioned { v: FORMAT.into(), message })
+            .expect("text and numbers are always JSON");
+        let mac = self.mac(message.log_epoch, message.partition, &value);
+        (value, mac)
+    }
+
+    /// Decodes a message that was read from `partition`.
+    ///
+    /// # Errors
+    /// The reason as a metric label: `malformed`, `forged`, `newer` or `misplaced`.
+    pub fn decode(
+        &self,
+        partition: Partition,
+        value: &[u8],
+        mac: &[u8],
+    ) -> Result<FeedMessage, &'static str> {
+        let envelope: Envelope = serde_json::from_slice(value).map_err(|_| "malformed")?;
+        if mac != self.mac(envelope.log_epoch, partition, value) {
+            return Err("forged");
+        }
+        match envelope.v.cmp(&FORMAT.into()) {
+            Ordering::Greater => return Err("newer"),
+            Ordering::Less => return Err("malformed"),
+            Ordering::Equal => {}
+        }
+        let message: FeedMessage = serde_json::from_slice(value).map_err(|_| "malformed")?;
+        if message.partition == partition { Ok(message) } else { Err("misplaced") }
+    }
+
+    fn mac(&self, log_epoch: u32, partition: Partition, value: &[u8]) -> Vec<u8> {
+        mac_text(self.keys.mac(MAC_PURPOSE, log_epoch, partition, value)).to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        answer::CouponFace,
+        decision::{Reason, Refusal},
+        ids::Timestamp,
+    };
+
+    fn codec(secret: &[u8]) -> FeedCodec {
+        FeedCodec::new(Arc::new(Keys::derive(secret)))
+    }
+
+    fn message() -> FeedMessage {
+        let coupon = CouponFace { sequence: 7, code: "SPRING-1".into(), issued_at: Timestamp(5) };
+        let answers = [
+            Answer::Issued { coupon: coupon.clone() },
+            Answer::AlreadyIssued { coupon },
+            Answer::Rejected { reason: Reason::SoldOut },
+            Answer::Accepted,
+            Answer::Refused { refusal: Refusal::StaleVersion },
+            Answer::Refused { refusal: Refusal::QuotaBelowIssued { issued: 3 } },
+        ];
+        let decision = |(offset, answer)| FeedDecision {
+            offset,
+            campaign_id: CampaignId::parse("spring").unwrap(),
+            user_id: (offset % 2 == 0).then(|| UserId::parse("u1").unwrap()),
+            answer,
+        };
+        FeedMessage {
+            log_epoch: 1,
+            partition: 3,
+            from: 10,
+            to: 16,
+            end: 20,
+            halted: Some("why".to_owned()),
+            decisions: (10..).zip(answers).map(decision).collect(),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_answer_round_trips() {
+        let codec = codec(&[7; 32]);
+        let (value, mac) = codec.encode(&message());
+        assert_eq!(codec.decode(3, &value, &mac), Ok(message()));
+        assert!(value.starts_with(br#"{"v":2,"#), "{}", String::from_utf8_lossy(&value));
+    }
+
+    #[test]
+    fn messages_of_others_are_refused() {
+        let (value, mac) = codec(&[7; 32]).encode(&message());
+        let reader = codec(&[7; 32]);
+        assert_eq!(reader.decode(2, &value, &mac), Err("forged"), "moved to another partition");
+        assert_eq!(reader.decode(3, &value, b""), Err("forged"), "no MAC");
+        assert_eq!(codec(&[8; 32]).decode(3, &value, &mac), Err("forged"), "another secret");
+        assert_eq!(reader.decode(3, b"[]", &reader.mac(1, 3, b"[]")), Err("malformed"));
+        let newer = br#"{"v":3,"log_epoch":1}"#;
+        assert_eq!(reader.decode(3, newer, &reader.mac(1, 3, newer)), Err("newer"));
+        let misplaced = reader.encode(&message()).0;
+        let mac = reader.mac(1, 2, &misplaced);
+        assert_eq!(reader.decode(2, &misplaced, &mac), Err("misplaced"));
+    }
 }

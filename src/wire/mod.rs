@@ -1,5 +1,5 @@
-//! What is sent and stored, as bytes and in order: the record codec, the routing of campaigns to
-//! partitions, the messages of the decision feed, and the order in which rows become durable.
+//! Formats and orders that nodes agree on: the record codec, the routing of campaigns to partitions,
+//! the messages of the decision feed, and the order in which rows become durable.
 //!
 //! Pure: no async, no clock, no randomness, no I/O.
 
@@ -13,32 +13,32 @@ pub mod write_order;
 pub use self::format::FORMAT;
 use crate::domain::ids::{CampaignId, Offset, Timestamp};
 
-/// Largest record that is taken from the log; what is larger is a dead letter. A request is at
-/// most 400 bytes and a control record below 1 KiB.
+/// Largest record that is decoded, key and value together; a larger one is a dead letter. A request
+/// has at most 400 bytes and a control record less than 1 KiB.
 pub const RECORD_BYTES_MAX: usize = 8 * 1_024;
 
-/// A record as it stands in the log.
+/// A record of the log, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
-    /// Where it stands.
+    /// Offset in its partition.
     pub offset: Offset,
-    /// When the log took it.
+    /// Record time, set by the log.
     pub time: Timestamp,
     /// The campaign id, if its producer kept the format; any bytes otherwise.
     pub key: Vec<u8>,
-    /// JSON, if its producer kept the format.
+    /// JSON, if its producer kept the format; any bytes otherwise.
     pub value: Vec<u8>,
-    /// What coupond itself wrote carries a MAC; foreign producers' requests don't.
+    /// MAC header. Requests of other producers have none.
     pub mac: Option<Vec<u8>>,
 }
 
 /// A record to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRecord {
-    /// Key of the record.
+    /// Campaign, whose id is the record's key.
     pub campaign: CampaignId,
-    /// JSON bytes.
+    /// JSON.
     pub value: Vec<u8>,
-    /// MAC over partition, key and value.
+    /// MAC header: over log epoch, partition, key and value.
     pub mac: Vec<u8>,
 }

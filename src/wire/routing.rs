@@ -1,20 +1,21 @@
-//! Which partition a campaign's records go to: Kafka's own rule, so that requests from anybody's
-//! producer arrive where they belong.
+//! Routes campaigns to partitions by the rule of Kafka's Java clients, so that requests of other
+//! producers reach the right partition.
 
 use crate::domain::ids::{CampaignId, Partition};
 
-/// The partition of `campaign` in a log of `partitions`: murmur2 of its id, made positive, modulo
-/// the count, as Apache Kafka's Java clients compute it for a record with a key.
+/// Returns the partition of `campaign` in a log of `partitions`: murmur2 of its id, made positive,
+/// modulo the count. Apache Kafka's Java clients compute the same for a record with this key.
 ///
 /// # Panics
-/// When `partitions` is 0: a layout has at least one.
+/// If `partitions` is 0. A layout has at least one.
 #[must_use]
 pub fn partition_of(campaign: &CampaignId, partitions: u32) -> Partition {
     assert!(partitions > 0, "a layout has at least one partition");
     (murmur2(campaign.as_str().as_bytes()).cast_unsigned() & 0x7FFF_FFFF) % partitions
 }
 
-/// 32-bit `MurmurHash2` with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
+/// Computes the 32-bit `MurmurHash2` with Kafka's seed, like
+/// `org.apache.kafka.common.utils.Utils.murmur2`.
 fn murmur2(bytes: &[u8]) -> i32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
@@ -40,7 +41,7 @@ fn murmur2(bytes: &[u8]) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::wire::routing::*;
+    use super::*;
 
     /// Printed by Apache Kafka's own client: key, murmur2, partition of 1, 3, 4, 12, 64, 100.
     const VECTORS: &str = include_str!("murmur2.tsv");

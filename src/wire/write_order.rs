@@ -1,4 +1,4 @@
-//! The order in which rows become durable. Each group is written once all of the one before is.
+//! The order in which rows become durable. A group is written after all rows of the group before.
 
 use crate::domain::{
     coupon::Coupon,
@@ -6,10 +6,10 @@ use crate::domain::{
     rows::{Hold, Mark, Progress, Row},
 };
 
-/// What is done, for whoever reads that it failed, and the rows that are written at once.
+/// Rows that may be written in any order, and a description of the write for error messages.
 pub type Group = (&'static str, Vec<Row>);
 
-/// What a batch comes to: each version before anything above it.
+/// Orders the rows of a batch. A version comes before all rows above it.
 #[must_use]
 pub fn of_batch(versions: Vec<DefinitionVersion>, coupons: Vec<Coupon>) -> Vec<Group> {
     let version = |version| ("storing a definition version", vec![Row::Version(version)]);
@@ -17,15 +17,16 @@ pub fn of_batch(versions: Vec<DefinitionVersion>, coupons: Vec<Coupon>) -> Vec<G
     filled(versions.into_iter().map(version).chain([coupons]))
 }
 
-/// A hold in its state, and before it the mark that it makes true again.
+/// Orders the write of a hold. A hold that is closed comes after the mark at its end, because a
+/// reader that starts there checks the rows below against the mark.
 #[must_use]
 pub fn of_hold(hold: Hold, mark: Option<Mark>) -> Vec<Group> {
     let mark = ("storing a mark", mark.into_iter().map(Row::Mark).collect());
     filled([mark, ("storing a hold", vec![Row::Hold(hold)])])
 }
 
-/// Marks, then the holds whose ends pass what they count, then the progress that passes both:
-/// whoever starts at the end of a hold counts no coupon below it again.
+/// Orders marks, holds and progress. A start at the end of a hold, or at the progress, expects the
+/// mark to count every row below; so marks come first and progress last.
 #[must_use]
 pub fn of_progress(holds: Vec<Hold>, marks: Vec<Mark>, progress: Progress) -> Vec<Group> {
     let marks = ("storing marks", marks.into_iter().map(Row::Mark).collect());
@@ -39,11 +40,11 @@ fn filled(groups: impl IntoIterator<Item = Group>) -> Vec<Group> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::domain::{
         ids::CampaignId,
         rows::{HoldKind, HoldState},
     };
-    use crate::wire::write_order::*;
 
     #[test]
     fn rows_follow_what_they_rely_on() {

@@ -1,4 +1,4 @@
-//! Folders that a crash, a bad disk or a hand in the wrong place left behind.
+//! Data folders after a crash, after disk damage, or with files removed.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     embedded::{
-        EmbeddedDatabase, Entry, OpenError, Operation, TIME_BYTES, high_water, testing,
+        DataEntry, EmbeddedDatabase, OpenError, Operation, TIME_BYTES, high_water, testing,
         testing::config,
     },
     wire::FORMAT,
@@ -21,13 +21,13 @@ fn append(database: &EmbeddedDatabase, value: &[u8]) {
 
 fn write(database: &EmbeddedDatabase, key: &[u8]) {
     let (reply, answer) = oneshot::channel();
-    let entries = vec![Entry::Put(key.into(), vec![9; 2_000])];
+    let entries = vec![DataEntry::Put(key.into(), vec![9; 2_000])];
     database.try_submit(Operation::Write { entries, durable: false, reply }).unwrap();
     answer.blocking_recv().unwrap();
 }
 
 fn records(database: &EmbeddedDatabase) -> u64 {
-    database.shared().tails[0].end().next
+    database.reads().tails[0].end().next
 }
 
 fn refused(folder: &Path) -> String {
@@ -43,7 +43,7 @@ fn database(folder: &Path) -> PathBuf {
     folder.join("data/database")
 }
 
-/// The first journal, and how many bytes of it were written.
+/// Returns path and content of the first journal, and how many bytes of it are used.
 fn journal(folder: &Path) -> (PathBuf, Vec<u8>, usize) {
     let path = database(folder).join("0.jnl");
     let bytes = std::fs::read(&path).unwrap();
@@ -51,8 +51,8 @@ fn journal(folder: &Path) -> (PathBuf, Vec<u8>, usize) {
     (path, bytes, written)
 }
 
-/// A folder with five records.
-fn five() -> tempfile::TempDir {
+/// Returns a folder with five records.
+fn folder_of_five() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let database = testing::open(folder.path(), 1);
     (0..5_u8).for_each(|number| append(&database, &[number; 300]));
@@ -60,14 +60,14 @@ fn five() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_log_that_lost_its_end_is_refused_and_left_as_it_is() {
-    let folder = five();
+fn a_log_that_lost_its_end_is_refused_untouched() {
+    let folder = folder_of_five();
     let (path, mut bytes, written) = journal(folder.path());
     for spoilt in [0, written / 2, written - 400, written - 1] {
         bytes[spoilt] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         let said = refused(folder.path());
-        assert!(said.contains("or, to go on without the records that are lost, remove"), "{said}");
+        assert!(said.contains("or, to go on without the lost records, remove"), "{said}");
         assert!(std::fs::read(&path).unwrap() == bytes, "the journal was changed");
         bytes[spoilt] ^= 1;
     }
@@ -76,8 +76,8 @@ fn a_log_that_lost_its_end_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn who_removes_the_high_water_mark_goes_on_with_what_is_left() {
-    let folder = five();
+fn without_the_high_water_file_the_rest_is_used() {
+    let folder = folder_of_five();
     let (path, mut bytes, written) = journal(folder.path());
     bytes[written - 400] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
@@ -93,7 +93,7 @@ fn who_removes_the_high_water_mark_goes_on_with_what_is_left() {
 
 #[test]
 fn a_torn_value_is_dropped() {
-    let folder = five();
+    let folder = folder_of_five();
     let database = testing::open(folder.path(), 1);
     append(&database, b"the last one that is on disk");
     drop(database);
@@ -106,35 +106,35 @@ fn a_torn_value_is_dropped() {
     std::fs::write(&path, &bytes).unwrap();
     let database = testing::open(folder.path(), 1);
     assert_eq!(records(&database), 6);
-    assert!(database.shared().data.get(b"torn").unwrap().is_none());
+    assert!(database.reads().data.get(b"torn").unwrap().is_none());
 }
 
 #[test]
-fn an_unreadable_high_water_mark_is_none_for_an_empty_log() {
-    let folder = five();
+fn a_damaged_high_water_file_is_refused() {
+    let folder = folder_of_five();
     std::fs::write(high_water::path(&folder.path().join("data")), b"").unwrap();
     let said = refused(folder.path());
-    assert!(said.contains("its high-water file can't be read"), "{said}");
+    assert!(said.contains("its high-water file is damaged"), "{said}");
 }
 
 #[test]
-fn a_database_that_is_gone_is_not_made_again_in_silence() {
-    let folder = five();
+fn a_missing_database_is_refused() {
+    let folder = folder_of_five();
     std::fs::remove_dir_all(database(folder.path())).unwrap();
     refused(folder.path());
     assert!(!database(folder.path()).exists());
 }
 
 #[test]
-fn a_journal_that_is_gone_is_noticed() {
-    let folder = five();
+fn a_missing_journal_is_refused() {
+    let folder = folder_of_five();
     std::fs::remove_file(database(folder.path()).join("0.jnl")).unwrap();
     refused(folder.path());
 }
 
 #[test]
-fn a_keyspace_without_its_manifest_is_not_removed() {
-    let folder = five();
+fn a_keyspace_without_manifest_is_refused() {
+    let folder = folder_of_five();
     let keyspace = database(folder.path()).join("keyspaces/1");
     std::fs::remove_file(keyspace.join("current")).unwrap();
     let said = refused(folder.path());
@@ -143,7 +143,7 @@ fn a_keyspace_without_its_manifest_is_not_removed() {
 }
 
 #[test]
-fn a_creation_that_a_power_cut_ended_is_begun_again() {
+fn an_interrupted_creation_is_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let database = database(folder.path());
     std::fs::create_dir_all(database.join("keyspaces")).unwrap();
@@ -159,7 +159,7 @@ fn a_creation_that_a_power_cut_ended_is_begun_again() {
 
 #[test]
 fn a_folder_without_high_water_gets_one() {
-    let folder = five();
+    let folder = folder_of_five();
     let high_water = high_water::path(&folder.path().join("data"));
     std::fs::remove_file(&high_water).unwrap();
     assert_eq!(records(&testing::open(folder.path(), 1)), 5);

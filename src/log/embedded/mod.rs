@@ -1,5 +1,5 @@
-//! The request log on the embedded database: partitions of consecutive offsets, appended in
-//! groups by the committer, read from memory by whoever keeps up.
+//! The request log on the embedded database. Offsets of a partition are consecutive. The committer
+//! appends in groups; a reader that keeps up reads from memory.
 
 mod records;
 #[cfg(test)]
@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use fjall::{Guard, UserValue};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::warn;
 
+pub use self::records::DeadLetter;
 use self::records::{decode, decode_dead_letter, encode, encode_dead_letter, time_of};
 use super::{
     AppendError, Appended, Bounds, LogError, LogReader, Ownership, READ_RECORDS_MAX, ReadError,
@@ -20,29 +20,30 @@ use super::{
 };
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
-    embedded::{EmbeddedDatabase, End, Entry, Operation, Refused, Shared, Tail, keys, unpack},
+    embedded::{
+        DataEntry, EmbeddedDatabase, End, Operation, ReadFailure, ReadHandle, SubmitError, Tail,
+        keys, unpack,
+    },
     wire::{LogRecord, NewRecord},
 };
 
-/// Blocks removed in one group: a few milliseconds that appends may have to wait for.
+/// Most blocks removed in one operation. Appends may have to wait for it, a few milliseconds.
 const TRIM_BLOCKS_MAX: usize = 512;
 
-/// Groups removed in one call, so that whoever reports progress is not held up; the next report
-/// goes on. Many times faster than records can arrive.
+/// Most trim operations of one call, so that a progress report returns soon. The next report goes
+/// on. Trimming is still many times faster than records can arrive.
 const TRIM_GROUPS_MAX: usize = 4;
 
-/// Dead letters that one call gives.
+/// Most dead letters that one call returns.
 pub const DEAD_LETTERS_MAX: usize = 1_000;
 
-pub use self::records::DeadLetter;
-
-/// The log of an embedded node.
+/// The request log of an embedded node.
 pub struct EmbeddedLog {
     database: Arc<EmbeddedDatabase>,
     retention_ms: i64,
-    /// Held by whoever trims a partition.
+    /// One lock per partition: two trims at once would remove the same blocks.
     trimming: Vec<tokio::sync::Mutex<()>>,
-    /// Kept open, so that those who joined never see an end; as many as joined and did not leave.
+    /// Senders for the receivers of [`RequestLog::join`]. Kept only so that a receiver does not end.
     members: Mutex<Vec<mpsc::Sender<Ownership>>>,
 }
 
@@ -53,46 +54,46 @@ impl std::fmt::Debug for EmbeddedLog {
 }
 
 impl EmbeddedLog {
-    /// The log in `database`. Settled records are kept for `retention`.
+    /// Creates the log in `database`. Settled records are kept for `retention`.
     #[must_use]
     pub fn new(database: Arc<EmbeddedDatabase>, retention: std::time::Duration) -> Self {
         let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
-        let trimming =
-            database.shared().tails.iter().map(|_| tokio::sync::Mutex::new(())).collect();
+        let trimming = database.reads().tails.iter().map(|_| tokio::sync::Mutex::new(())).collect();
         Self { database, retention_ms, trimming, members: Mutex::default() }
     }
 
-    /// Dead letters of a partition in the order of offsets, from `from` on; at most
+    /// Returns dead letters of a partition in the order of offsets, from `from` on, at most
     /// [`DEAD_LETTERS_MAX`].
     ///
     /// # Errors
-    /// [`LogError`] when they can't be read.
+    /// [`LogError`] if they cannot be read.
     pub async fn dead_letters(
         &self,
         partition: Partition,
         from: Offset,
     ) -> Result<Vec<DeadLetter>, LogError> {
         let operation = format!("reading dead letters of partition {partition}");
-        blocking(self.database.shared().clone(), operation, move |shared| {
+        let letters = self.database.reads().run(move |reads| {
             let last = keys::dead_letter(partition, Offset::MAX);
             let range = keys::dead_letter(partition, from)..=last;
-            let found = shared.data.range(range).take(DEAD_LETTERS_MAX);
+            let found = reads.data.range(range).take(DEAD_LETTERS_MAX);
             found.map(|guard| decode_dead_letter(guard.into_inner()?)).collect()
-        })
-        .await
+        });
+        letters.await.map_err(|source| LogError { operation, source })
     }
 
     fn tail(&self, partition: Partition, operation: &str) -> Result<&Arc<Tail>, LogError> {
-        self.database.shared().tail(partition).ok_or_else(|| LogError {
+        self.database.reads().tail(partition).ok_or_else(|| LogError {
             operation: format!("{operation} partition {partition}"),
             source: "the log has no such partition".into(),
         })
     }
 
-    /// Removes what is older than the retention below `below`, a bounded number of records.
+    /// Removes a bounded number of records that are below `below` and older than the retention.
     async fn trim(&self, partition: Partition, below: Offset) -> Result<(), LogError> {
         let Some(Ok(_alone)) = self.trimming.get(partition as usize).map(|lock| lock.try_lock())
         else {
+            // Another call is trimming this partition.
             return Ok(());
         };
         let tail = self.tail(partition, "trimming")?;
@@ -102,12 +103,14 @@ impl EmbeddedLog {
             if start.low >= below || start.time.is_some_and(|time| time >= horizon) {
                 return Ok(());
             }
-            let operation = format!("finding old records of partition {partition}");
-            let shared = self.database.shared().clone();
-            let old = blocking(shared, operation, move |shared| {
-                old_blocks(shared, partition, start.low..below, horizon)
-            });
-            let Old { blocks, end, next_time } = old.await?;
+            let old = self
+                .database
+                .reads()
+                .run(move |reads| old_blocks(reads, partition, start.low..below, horizon));
+            let OldBlocks { blocks, end, next_time } = old.await.map_err(|source| LogError {
+                operation: format!("finding old records of partition {partition}"),
+                source,
+            })?;
             let trims = !blocks.is_empty();
             if trims {
                 self.database
@@ -118,6 +121,8 @@ impl EmbeddedLog {
                         source: error.into(),
                     })?;
             }
+            // After the trim, which moved the start to `end`. The next calls compare this time and
+            // need no look at the disk until the block is old.
             if let Some(time) = next_time {
                 tail.note_start_time(end, time);
             }
@@ -129,32 +134,33 @@ impl EmbeddedLog {
     }
 
     fn now(&self) -> Timestamp {
-        self.database.shared().clock.now()
+        self.database.reads().clock.now()
     }
 }
 
-/// Which blocks at the start of a partition are old.
-struct Old {
-    /// By their first offset.
+/// Old blocks at the start of a partition.
+struct OldBlocks {
+    /// First offset of each block.
     blocks: Vec<Offset>,
-    /// The first offset that is not old, or that was not looked at any more.
+    /// Offset behind the last of these blocks.
     end: Offset,
-    /// Time from which on the next block is kept, if it was looked at.
+    /// Newest record time of the block at `end`, if that block was read and is too young.
     next_time: Option<Timestamp>,
 }
 
-/// Blocks that lie within `offsets` and whose records are all older than `horizon`.
+/// Finds blocks that lie within `offsets` and whose records are all older than `horizon`.
 fn old_blocks(
-    shared: &Shared,
+    reads: &ReadHandle,
     partition: Partition,
     offsets: std::ops::Range<Offset>,
     horizon: Timestamp,
-) -> Result<Old, DatabaseError> {
-    let mut old = Old { blocks: Vec::new(), end: offsets.start, next_time: None };
+) -> Result<OldBlocks, ReadFailure> {
+    let mut old = OldBlocks { blocks: Vec::new(), end: offsets.start, next_time: None };
     let range = keys::record(partition, offsets.start)..keys::record(partition, offsets.end);
-    for guard in shared.log.range(range).take(TRIM_BLOCKS_MAX) {
+    for guard in reads.log.range(range).take(TRIM_BLOCKS_MAX) {
         let (key, value) = guard.into_inner()?;
         let (first, records) = open_block(&key, &value)?;
+        // Record times never go back within a partition, so the last record is the newest.
         let newest = records.last().copied().and_then(time_of);
         let newest = newest.ok_or_else(|| unreadable(first))?;
         let end = first + records.len() as Offset;
@@ -163,6 +169,7 @@ fn old_blocks(
             return Ok(old);
         }
         if end > offsets.end {
+            // Contains records that must be kept, and a block is removed as a whole.
             return Ok(old);
         }
         old.blocks.push(first);
@@ -171,9 +178,9 @@ fn old_blocks(
     Ok(old)
 }
 
-fn not_taken(refused: Refused) -> AppendError {
+fn append_error(refused: SubmitError) -> AppendError {
     match refused {
-        Refused::NoSpace => AppendError::NoSpace(refused.to_string()),
+        SubmitError::NoSpace => AppendError::NoSpace(refused.to_string()),
         refused => AppendError::Overloaded(refused.to_string()),
     }
 }
@@ -186,19 +193,19 @@ impl RequestLog for EmbeddedLog {
         record: NewRecord,
     ) -> Result<Appended, AppendError> {
         let payload = encode(&record).map_err(|detail| AppendError::Overloaded(detail.into()))?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
         self.database
             .try_submit(Operation::Append { partition, payload, reply })
-            .map_err(not_taken)?;
-        let (offset, time) = answer
+            .map_err(append_error)?;
+        let (offset, time) = replied
             .await
             .map_err(|_| AppendError::Unknown("the committer ended".to_owned()))?
-            .map_err(not_taken)?;
+            .map_err(append_error)?;
         Ok(Appended { offset, time })
     }
 
     async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
-        let partitions = self.database.shared().tails.len();
+        let partitions = self.database.reads().tails.len();
         let (sender, receiver) = mpsc::channel(partitions.max(1));
         for partition in 0..partitions as Partition {
             sender
@@ -206,6 +213,7 @@ impl RequestLog for EmbeddedLog {
                 .expect("the channel has room for every partition");
         }
         let mut members = self.members.lock();
+        // Drops the senders of members that left, so that the list stays bounded.
         members.retain(|member| !member.is_closed());
         members.push(sender);
         Ok(receiver)
@@ -218,15 +226,15 @@ impl RequestLog for EmbeddedLog {
     ) -> Result<Box<dyn LogReader>, LogError> {
         let tail = self.tail(partition, "opening")?.clone();
         let end = tail.watch();
-        let shared = self.database.shared().clone();
-        Ok(Box::new(EmbeddedReader { shared, tail, end, partition, next: from }))
+        let reads = self.database.reads().clone();
+        Ok(Box::new(EmbeddedReader { reads, tail, end, partition, next: from }))
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
         let tail = self.tail(partition, "asking for the bounds of")?;
-        // The end first: read the other way round, a trim in between could put it below the start.
-        let high = tail.end().next;
-        Ok(Bounds { low: tail.start().low.min(high), high })
+        // The start first: both ends only rise, so an end that is read later is not below it.
+        let low = tail.start().low;
+        Ok(Bounds { low, high: tail.end().next })
     }
 
     async fn report_progress(
@@ -236,7 +244,8 @@ impl RequestLog for EmbeddedLog {
         keep_from: Option<Offset>,
     ) -> Result<(), LogError> {
         let end = self.tail(partition, "settling")?.end().next;
-        // The last settled record stays: by it a rewritten tail is noticed.
+        // The last settled record is kept: on assignment its digest is compared with progress, which
+        // detects a log that was rewritten.
         let last_settled = next.min(end).saturating_sub(1);
         self.trim(partition, last_settled.min(keep_from.unwrap_or(Offset::MAX))).await
     }
@@ -248,12 +257,12 @@ impl RequestLog for EmbeddedLog {
         reason: &str,
     ) -> Result<(), LogError> {
         let failed = |source| LogError {
-            operation: format!("keeping dead letter {partition}/{}", record.offset),
+            operation: format!("writing dead letter {partition}/{}", record.offset),
             source,
         };
         let value = encode_dead_letter(record, reason).map_err(|detail| failed(detail.into()))?;
-        let entries = vec![Entry::Put(keys::dead_letter(partition, record.offset), value)];
-        warn!(partition, offset = record.offset, reason, "record is kept as a dead letter");
+        let entries = vec![DataEntry::Put(keys::dead_letter(partition, record.offset), value)];
+        tracing::warn!(partition, offset = record.offset, reason, "writing record as dead letter");
         self.database
             .submit(|reply| Operation::Write { entries, durable: true, reply })
             .await
@@ -261,9 +270,9 @@ impl RequestLog for EmbeddedLog {
     }
 }
 
-/// Reads one partition in order, from memory where it can.
+/// Reads one partition in order: from memory if the records are still there, else from the database.
 struct EmbeddedReader {
-    shared: Arc<Shared>,
+    reads: Arc<ReadHandle>,
     tail: Arc<Tail>,
     end: watch::Receiver<End>,
     partition: Partition,
@@ -271,12 +280,15 @@ struct EmbeddedReader {
 }
 
 impl EmbeddedReader {
-    /// Records from the database. Off the async workers: it may have to wait for the disk.
+    /// Reads records from the database.
     async fn stored(&self, to: Offset, max: usize) -> Result<Vec<LogRecord>, ReadError> {
         let (partition, next) = (self.partition, self.next);
-        let operation = format!("reading partition {partition} from {next}");
-        let read = move |shared: &Shared| blocks_from(shared, partition, next..to, max);
-        let records = blocking(self.shared.clone(), operation, read).await?;
+        let read = self.reads.run(move |reads| records_within(reads, partition, next..to, max));
+        let records = read.await.map_err(|source| LogError {
+            operation: format!("reading partition {partition} from {next}"),
+            source,
+        })?;
+        // Offsets are consecutive here, so a missing one was trimmed or lost. A reader never skips.
         let gap = (next..).zip(&records).find(|(wanted, record)| record.offset != *wanted);
         match (gap, records.is_empty()) {
             (None, false) => Ok(records),
@@ -297,7 +309,7 @@ impl EmbeddedReader {
 
     fn out_of_range(&self, wanted: Offset) -> ReadError {
         let (low, high) = (self.tail.start().low, self.tail.end().next);
-        ReadError::OutOfRange { wanted, detail: format!("it holds {low} to {high} (exclusive)") }
+        ReadError::OutOfRange { wanted, detail: format!("it has {low} to {high} (exclusive)") }
     }
 }
 
@@ -314,32 +326,33 @@ impl LogReader for EmbeddedReader {
         if to <= next {
             return Err(ReadError::Closed);
         }
-        // Records come into memory just before the end that covers them: never past that end, or
-        // the next read would find itself outside the log.
+        // The tail adds records before it moves its end. A read past `to` would leave `next` beyond
+        // the end, which the next read would take for a start outside the log.
         let max = max.min(usize::try_from(to - next).unwrap_or(max));
         let records = match self.tail.recent(next, max) {
             Some(values) => self.recent(&values)?,
             None => self.stored(to, max).await?,
         };
-        // Moved only now: a call that was dropped while it waited has lost nothing.
+        // After the last await, so that a call that is dropped while it waits loses no record.
         self.next = records.last().map_or(next, |record| record.offset + 1);
         Ok(records)
     }
 }
 
-/// At most `max` records within `offsets`. The first may stand in the middle of a block.
-fn blocks_from(
-    shared: &Shared,
+/// Reads at most `max` records within `offsets`.
+fn records_within(
+    reads: &ReadHandle,
     partition: Partition,
     offsets: std::ops::Range<Offset>,
     max: usize,
-) -> Result<Vec<LogRecord>, DatabaseError> {
+) -> Result<Vec<LogRecord>, ReadFailure> {
+    // The first record may be in the middle of a block, so the search goes back to the block's key.
     let upto = keys::record(partition, 0)..=keys::record(partition, offsets.start);
-    let block = shared.log.range(upto).next_back().map(Guard::key).transpose()?;
+    let block = reads.log.range(upto).next_back().map(Guard::key).transpose()?;
     let from = block.as_ref().and_then(|key| keys::record_offset(key)).unwrap_or(offsets.start);
     let range = keys::record(partition, from)..keys::record(partition, offsets.end);
     let mut found = Vec::with_capacity(max);
-    for guard in shared.log.range(range) {
+    for guard in reads.log.range(range) {
         let (key, value) = guard.into_inner()?;
         let (first, records) = open_block(&key, &value)?;
         for (offset, record) in (first..).zip(records) {
@@ -355,27 +368,12 @@ fn blocks_from(
     Ok(found)
 }
 
-/// The offset of a block's first record, and its records.
-fn open_block<'a>(key: &[u8], value: &'a [u8]) -> Result<(Offset, Vec<&'a [u8]>), DatabaseError> {
-    let first = keys::record_offset(key).ok_or("a block's key can't be read")?;
+/// Returns the offset of a block's first record, and its records.
+fn open_block<'a>(key: &[u8], value: &'a [u8]) -> Result<(Offset, Vec<&'a [u8]>), ReadFailure> {
+    let first = keys::record_offset(key).ok_or("the key of a block is damaged")?;
     Ok((first, unpack(value).ok_or_else(|| unreadable(first))?))
 }
 
-type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
-
-fn unreadable(offset: Offset) -> DatabaseError {
-    format!("the record at {offset} can't be read").into()
-}
-
-/// Runs `read` where it may wait for the disk.
-async fn blocking<T: Send + 'static>(
-    shared: Arc<Shared>,
-    operation: String,
-    read: impl FnOnce(&Shared) -> Result<T, DatabaseError> + Send + 'static,
-) -> Result<T, LogError> {
-    match tokio::task::spawn_blocking(move || read(&shared)).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(LogError { operation, source }),
-        Err(error) => Err(LogError { operation, source: error.into() }),
-    }
+fn unreadable(offset: Offset) -> ReadFailure {
+    format!("the record at {offset} is damaged").into()
 }

@@ -1,13 +1,12 @@
-//! Records and dead letters ↔ bytes in the database.
+//! Encodes and decodes records and dead letters.
 
-use super::DatabaseError;
 use crate::{
     domain::ids::{Offset, Timestamp},
-    embedded::{TIME_BYTES, keys},
+    embedded::{ReadFailure, TIME_BYTES, keys},
     wire::{FORMAT, LogRecord, NewRecord},
 };
 
-/// A record that nobody decided, as it was kept.
+/// A record that was kept instead of being decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// The record.
@@ -16,7 +15,8 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
-/// Time (filled in by the committer), format, lengths of key and MAC, then key, MAC and value.
+/// Encodes a record: time (set by the committer), format, lengths of key and MAC, then key, MAC and
+/// value.
 pub(super) fn encode(record: &NewRecord) -> Result<Vec<u8>, &'static str> {
     let key = record.campaign.as_str().as_bytes();
     encode_parts(Timestamp(0), key, Some(&record.mac), &record.value)
@@ -29,7 +29,7 @@ fn encode_parts(
     value: &[u8],
 ) -> Result<Vec<u8>, &'static str> {
     let key_len = u32::try_from(key.len()).map_err(|_| "the key is too long")?;
-    // One more than the length, so that no MAC and an empty one differ.
+    // The length plus one; 0 means no MAC, which differs from an empty one.
     let mac_len = mac.map_or(0, |mac| mac.len() + 1);
     let mac_len = u16::try_from(mac_len).map_err(|_| "the MAC is too long")?;
     let mac = mac.unwrap_or_default();
@@ -64,7 +64,7 @@ pub(super) fn time_of(bytes: &[u8]) -> Option<Timestamp> {
     Some(Timestamp(time.cast_signed()))
 }
 
-/// The reason with its length in front, then the record.
+/// Encodes a dead letter: length of the reason, reason, record.
 pub(super) fn encode_dead_letter(
     record: &LogRecord,
     reason: &str,
@@ -77,7 +77,7 @@ pub(super) fn encode_dead_letter(
     Ok(bytes)
 }
 
-pub(super) fn decode_dead_letter(entry: fjall::KvPair) -> Result<DeadLetter, DatabaseError> {
+pub(super) fn decode_dead_letter(entry: fjall::KvPair) -> Result<DeadLetter, ReadFailure> {
     let (key, bytes) = entry;
     let decoded = || {
         let offset = key.len().checked_sub(8).and_then(|start| keys::number(&key[start..]))?;
@@ -87,7 +87,7 @@ pub(super) fn decode_dead_letter(entry: fjall::KvPair) -> Result<DeadLetter, Dat
         let reason = std::str::from_utf8(reason).ok()?.to_owned();
         Some(DeadLetter { record: decode(offset, record)?, reason })
     };
-    decoded().ok_or_else(|| "a dead letter can't be read".into())
+    decoded().ok_or_else(|| "a dead letter is damaged".into())
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
     use crate::domain::ids::CampaignId;
 
     #[test]
-    fn no_mac_and_an_empty_one_are_told_apart() {
+    fn no_mac_and_an_empty_one_differ() {
         for mac in [None, Some(vec![]), Some(vec![1, 2])] {
             let bytes = encode_parts(Timestamp(-5), b"key", mac.as_deref(), b"").unwrap();
             let record = LogRecord {

@@ -19,7 +19,7 @@ contract::request_log_contract!(fresh);
 
 const RETENTION: Duration = Duration::from_millis(1_000);
 
-/// A log of two partitions whose time is in the test's hands.
+/// Returns a log of two partitions on a manual clock.
 fn timed(folder: &std::path::Path, clock: &Arc<ManualClock>) -> EmbeddedLog {
     let config = testing::config(folder, 2);
     let database = EmbeddedDatabase::open(&config, clock.clone()).unwrap();
@@ -40,7 +40,7 @@ async fn append(log: &EmbeddedLog, count: u64) {
     }
 }
 
-/// Every offset from `from` to the end.
+/// Reads every offset from `from` to the end.
 async fn offsets(log: &EmbeddedLog, from: Offset) -> Result<Vec<Offset>, ReadError> {
     let mut reader = log.open(0, from).await?;
     let high = log.bounds(0).await?.high;
@@ -52,7 +52,7 @@ async fn offsets(log: &EmbeddedLog, from: Offset) -> Result<Vec<Offset>, ReadErr
 }
 
 #[tokio::test]
-async fn record_times_never_go_backwards_even_across_a_restart() {
+async fn record_times_never_go_back() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(5_000);
     let log = timed(folder.path(), &clock);
@@ -72,7 +72,7 @@ async fn record_times_never_go_backwards_even_across_a_restart() {
 }
 
 #[tokio::test]
-async fn a_reopened_log_goes_on_where_it_ended() {
+async fn a_reopened_log_continues_at_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     for round in 0..4 {
@@ -85,12 +85,12 @@ async fn a_reopened_log_goes_on_where_it_ended() {
 }
 
 #[tokio::test]
-async fn records_that_left_memory_are_read_from_the_database() {
+async fn old_records_are_read_from_the_database() {
     let folder = tempfile::tempdir().unwrap();
     let log = timed(folder.path(), &ManualClock::at(0));
     let appends = (0..10_000).map(|number| log.append(0, record(number)));
     futures_util::future::try_join_all(appends).await.unwrap();
-    assert!(log.database.shared().tails[0].recent(0, 1).is_none(), "the first is still in memory");
+    assert!(log.database.reads().tails[0].recent(0, 1).is_none(), "the first is still in memory");
     assert_eq!(offsets(&log, 0).await.unwrap(), (0..10_000).collect::<Vec<_>>());
     assert_eq!(offsets(&log, 9_990).await.unwrap(), (9_990..10_000).collect::<Vec<_>>());
 }
@@ -110,11 +110,11 @@ async fn the_last_settled_record_is_never_trimmed() {
     assert_eq!(low(&log).await, 0, "nothing is older than the retention");
     clock.set(1_001);
     log.report_progress(0, 5, None).await.unwrap();
-    assert_eq!(low(&log).await, 4, "what is not settled stays, and the last settled record");
+    assert_eq!(low(&log).await, 4, "unsettled records and the last settled one are kept");
     log.report_progress(0, 20, Some(7)).await.unwrap();
-    assert_eq!(low(&log).await, 7, "what a hold needs stays");
+    assert_eq!(low(&log).await, 7, "records that a hold needs are kept");
     log.report_progress(0, 20, None).await.unwrap();
-    assert_eq!(low(&log).await, 10, "what is younger than the retention stays");
+    assert_eq!(low(&log).await, 10, "records younger than the retention are kept");
     clock.set(1_601);
     log.report_progress(0, 20, None).await.unwrap();
     assert_eq!(low(&log).await, 19);
@@ -131,7 +131,7 @@ async fn the_last_settled_record_is_never_trimmed() {
 }
 
 #[tokio::test]
-async fn a_reader_below_the_start_is_out_of_range_wherever_it_stood() {
+async fn a_reader_below_the_start_is_out_of_range() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     let log = timed(folder.path(), &clock);
@@ -148,7 +148,7 @@ async fn a_reader_below_the_start_is_out_of_range_wherever_it_stood() {
 }
 
 #[tokio::test]
-async fn one_call_trims_a_bounded_number_and_the_next_goes_on() {
+async fn one_call_trims_a_bounded_number_of_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     let log = timed(folder.path(), &clock);
@@ -162,8 +162,8 @@ async fn one_call_trims_a_bounded_number_and_the_next_goes_on() {
         log.report_progress(0, most + 500, None).await.unwrap();
         assert_eq!(log.bounds(0).await.unwrap().low, low);
     }
-    let blocks = log.database.shared().log.len().unwrap();
-    assert_eq!(blocks, 1, "what was trimmed is gone");
+    let blocks = log.database.reads().log.len().unwrap();
+    assert_eq!(blocks, 1, "trimmed blocks are removed");
 }
 
 #[tokio::test]
@@ -178,14 +178,14 @@ async fn a_block_is_trimmed_whole() {
     for from in [0, 1, 99, 500, 998, 999] {
         assert_eq!(offsets(&log, from).await.unwrap(), (from..1_000).collect::<Vec<_>>());
     }
-    assert!(log.database.shared().log.len().unwrap() < 500, "records were not packed");
+    assert!(log.database.reads().log.len().unwrap() < 500, "records were not packed");
     clock.set(2_000);
     let mut last_low = 0;
     for next in [300, 301, 302, 700, 1_000] {
         log.report_progress(0, next, None).await.unwrap();
         let low = log.bounds(0).await.unwrap().low;
         assert!(low < next, "the last settled record is gone");
-        assert!(low >= last_low, "the start went back");
+        assert!(low >= last_low, "the start moved back");
         assert_eq!(offsets(&log, low).await.unwrap(), (low..1_000).collect::<Vec<_>>());
         last_low = low;
     }
@@ -193,7 +193,7 @@ async fn a_block_is_trimmed_whole() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_kept_with_their_reason_across_a_restart() {
+async fn dead_letters_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     let strange = LogRecord {
@@ -216,7 +216,7 @@ async fn dead_letters_are_kept_with_their_reason_across_a_restart() {
 }
 
 #[tokio::test]
-async fn a_closed_log_gives_what_it_holds_then_says_so() {
+async fn a_closed_log_is_read_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let log = timed(folder.path(), &ManualClock::at(0));
     append(&log, 3).await;
@@ -239,7 +239,7 @@ async fn a_closed_log_gives_what_it_holds_then_says_so() {
 }
 
 #[tokio::test]
-async fn members_that_left_are_forgotten() {
+async fn members_that_left_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let log = timed(folder.path(), &ManualClock::at(0));
     for _ in 0..5 {

@@ -1,11 +1,13 @@
 //! The coupon store on the embedded database.
 //!
-//! Rows go through the same journal as the log, in the order of calls, and are not fsynced on
-//! their own: the next append's fsync covers them, and until then the records that they follow
-//! from are on disk. So a write is answered when its rows stand in line, and a read waits for
-//! what stood in line before it: a decision then costs one fsync, its record's, and not two more
-//! that are under way for others. The by-user view is an index: its rows hold nothing but their
-//! key.
+//! Rows go through the same journal as the log, in the order of calls. They get no fsync of their
+//! own: the fsync of the next append covers them, and until then they can be derived again from
+//! records that are on disk. So `write` returns once its rows are queued, and a read first waits
+//! for the rows queued before it. A decision then costs one fsync, that of its record.
+//!
+//! Holds and versions are different: `write` returns once they are on disk.
+//!
+//! The by-user view is an index: its entries have a key and no value.
 
 mod rows;
 
@@ -25,42 +27,42 @@ use crate::{
         ids::{CampaignId, Partition, Sequence},
         rows::{CampaignRows, Hold, PartitionRows, Row},
     },
-    embedded::{EmbeddedDatabase, Operation, Shared, keys},
+    embedded::{EmbeddedDatabase, Operation, ReadFailure, ReadHandle, Reading, keys},
     telemetry::metrics,
 };
 
 /// Coupons in one page: about 1 MiB in memory and 2 ms of reading.
 const PAGE_COUPONS: usize = 4_096;
 
-/// The store of an embedded node.
+/// The coupon store of an embedded node.
 #[derive(Debug)]
 pub struct EmbeddedStore {
     database: Arc<EmbeddedDatabase>,
 }
 
 impl EmbeddedStore {
-    /// The store in `database`.
+    /// Creates the store in `database`.
     #[must_use]
     pub fn new(database: Arc<EmbeddedDatabase>) -> Self {
         Self { database }
     }
 
-    /// Runs `read` where it may wait for the disk.
+    /// Reads on a blocking thread what was written before, and measures how long that takes.
     async fn read<T: Send + 'static>(
         &self,
         name: &'static str,
         operation: impl Into<String>,
-        read: impl FnOnce(&Keyspace) -> Result<T, DatabaseError> + Send + 'static,
+        read: impl FnOnce(&Keyspace) -> Result<T, ReadFailure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let started = self.now();
         self.database.written().await;
-        let value = blocking(self.database.shared().clone(), operation.into(), read).await;
+        let value = self.database.reads().run(move |reads| read(&reads.data)).await;
         self.measure(name, started);
-        value
+        value.map_err(|source| StoreError { operation: operation.into(), source })
     }
 
     fn now(&self) -> Instant {
-        self.database.shared().clock.instant()
+        self.database.reads().clock.instant()
     }
 
     fn measure(&self, operation: &'static str, started: Instant) {
@@ -84,7 +86,8 @@ impl CouponStore for EmbeddedStore {
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
         let started = self.now();
         let mut entries = Vec::with_capacity(rows.len() * 2);
-        // A hold is rare, and nothing in the log makes its later states again.
+        // Nothing in the log repeats the later states of a hold, and a version must be durable
+        // before any row above it. Both are rare, so their own fsync costs little.
         let durable = rows.iter().any(|row| matches!(row, Row::Hold(_) | Row::Version(_)));
         for row in rows {
             rows::encode(row, &mut entries);
@@ -126,7 +129,7 @@ impl CouponStore for EmbeddedStore {
             let versions = data
                 .prefix(keys::versions(&campaign))
                 .map(|guard| Ok(rows::decode_version(&campaign, &guard.value()?)?))
-                .collect::<Result<_, DatabaseError>>()?;
+                .collect::<Result<_, ReadFailure>>()?;
             Ok(CampaignRows { holds, mark, versions })
         })
         .await
@@ -135,12 +138,12 @@ impl CouponStore for EmbeddedStore {
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
         let pages = Pages {
             unread: Some(self.database.clone()),
-            shared: self.database.shared().clone(),
+            reads: self.database.reads().clone(),
             campaign: campaign.clone(),
             selection: Arc::new(selection),
             ahead: None,
         };
-        futures_util::stream::try_unfold(pages, Pages::turn).boxed()
+        futures_util::stream::try_unfold(pages, Pages::next).boxed()
     }
 
     async fn campaigns(
@@ -151,9 +154,9 @@ impl CouponStore for EmbeddedStore {
         let range = keys::names_after(after);
         self.read("campaigns", "listing campaigns", move |data| {
             let names = data.range::<Vec<u8>, _>(range).take(limit.min(LISTING_MAX));
-            names
-                .map(|guard| Ok(keys::name_parts(&guard.key()?).ok_or(Unreadable::new("a name"))?))
-                .collect()
+            let campaign =
+                |key: &[u8]| keys::name_parts(key).ok_or(Unreadable::new("a listing entry"));
+            names.map(|guard| Ok(campaign(&guard.key()?)?)).collect()
         })
         .await
     }
@@ -162,7 +165,7 @@ impl CouponStore for EmbeddedStore {
 #[async_trait]
 impl StoreInspection for EmbeddedStore {
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
-        let read = |data: &Keyspace| -> Result<_, DatabaseError> {
+        let read = |data: &Keyspace| -> Result<_, ReadFailure> {
             let row = data.get(keys::layout())?;
             Ok(row.map(|value| rows::decode_layout(&value)).transpose()?)
         };
@@ -170,29 +173,29 @@ impl StoreInspection for EmbeddedStore {
     }
 
     fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
-        let index = Index {
-            shared: self.database.shared().clone(),
+        let index = IndexPages {
+            reads: self.database.reads().clone(),
             campaign: campaign.clone(),
             bucket,
             last: None,
             ended: false,
         };
-        futures_util::stream::try_unfold(index, Index::turn).boxed()
+        futures_util::stream::try_unfold(index, IndexPages::next).boxed()
     }
 }
 
-/// Where a reader of the by-user index stands.
-struct Index {
-    shared: Arc<Shared>,
+/// A stream of pages of the by-user index.
+struct IndexPages {
+    reads: Arc<ReadHandle>,
     campaign: CampaignId,
     bucket: u8,
-    /// The last key given.
+    /// Last key of the page before.
     last: Option<Vec<u8>>,
     ended: bool,
 }
 
-impl Index {
-    async fn turn(mut self) -> Result<Option<(Vec<ByUserRow>, Self)>, StoreError> {
+impl IndexPages {
+    async fn next(mut self) -> Result<Option<(Vec<ByUserRow>, Self)>, StoreError> {
         if self.ended {
             return Ok(None);
         }
@@ -200,10 +203,10 @@ impl Index {
         let operation = format!("reading the by-user view of {campaign}, bucket {bucket}");
         let range = keys::user_bucket_after(&campaign, bucket, self.last.take());
         let prefix_bytes = keys::user_bucket(&campaign, bucket).len();
-        let read = move |data: &Keyspace| -> Result<_, DatabaseError> {
+        let read = self.reads.run(move |reads| {
             let mut rows = Vec::new();
             let mut last = None;
-            for guard in data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS) {
+            for guard in reads.data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS) {
                 let key = guard.key()?;
                 let parts = keys::by_user_parts(&key, prefix_bytes);
                 let (user, sequence) = parts.ok_or(Unreadable::new("a by-user key"))?;
@@ -211,19 +214,16 @@ impl Index {
                 last = Some(key.to_vec());
             }
             Ok((rows, last))
-        };
-        let (rows, last) = blocking(self.shared.clone(), operation, read).await?;
+        });
+        let read = read.await;
+        let (rows, last) = read.map_err(|source| StoreError { operation, source })?;
         self.last = last;
         self.ended = rows.len() < PAGE_COUPONS;
         Ok((!rows.is_empty()).then_some((rows, self)))
     }
 }
 
-fn holds(
-    data: &Keyspace,
-    partition: Partition,
-    prefix: Vec<u8>,
-) -> Result<Vec<Hold>, DatabaseError> {
+fn holds(data: &Keyspace, partition: Partition, prefix: Vec<u8>) -> Result<Vec<Hold>, ReadFailure> {
     let decoded = data.prefix(prefix).map(|guard| {
         let (key, value) = guard.into_inner()?;
         Ok(rows::decode_hold(partition, &key, &value)?)
@@ -231,30 +231,35 @@ fn holds(
     decoded.collect()
 }
 
-/// Where a reader of coupons stands.
+/// A stream of pages of coupons.
 struct Pages {
-    /// Until the first page is read: what it must see is written first.
+    /// The database, until the first page is read: that page waits for the rows queued before it.
+    /// Afterwards a stream does not keep the database open.
     unread: Option<Arc<EmbeddedDatabase>>,
-    shared: Arc<Shared>,
+    reads: Arc<ReadHandle>,
     campaign: CampaignId,
     selection: Arc<Selection>,
-    /// The next page, by the sequence that it starts at; none when there is no next page. It is
-    /// read while whoever asked looks at the one before.
+    /// The read of the next page and the sequence at which it starts, or `None` after the last page.
+    /// It runs while the consumer processes the page before.
     ahead: Option<(Sequence, Reading<Vec<Coupon>>)>,
 }
 
 impl Pages {
-    async fn turn(mut self) -> Result<Option<(Vec<Coupon>, Self)>, StoreError> {
-        let started = self.shared.clock.instant();
+    async fn next(mut self) -> Result<Option<(Vec<Coupon>, Self)>, StoreError> {
+        let started = self.reads.clock.instant();
         if let Some(database) = self.unread.take() {
             database.written().await;
             self.read_ahead(0);
         }
         let Some((from, reading)) = self.ahead.take() else { return Ok(None) };
-        let operation = format!("reading coupons of campaign {} from {from}", self.campaign);
-        let coupons = finished(operation, reading).await?;
-        let latency = self.shared.clock.instant().saturating_duration_since(started);
+        let read = reading.await.map_err(Into::into).flatten();
+        let coupons = read.map_err(|source| StoreError {
+            operation: format!("reading coupons of campaign {} from {from}", self.campaign),
+            source,
+        })?;
+        let latency = self.reads.clock.instant().saturating_duration_since(started);
         metrics::store_latency("coupons", latency);
+        // A page that is not full is the last.
         let full = coupons.len() >= PAGE_COUPONS;
         let last = coupons.last().filter(|_| full);
         if let Some(next) = last.and_then(|coupon| coupon.sequence.checked_add(1)) {
@@ -265,9 +270,8 @@ impl Pages {
 
     fn read_ahead(&mut self, from: Sequence) {
         let (campaign, selection) = (self.campaign.clone(), self.selection.clone());
-        let shared = self.shared.clone();
-        let read = move || page(&shared.data, &campaign, &selection, from);
-        self.ahead = Some((from, tokio::task::spawn_blocking(read)));
+        let read = move |reads: &ReadHandle| page(&reads.data, &campaign, &selection, from);
+        self.ahead = Some((from, self.reads.start(read)));
     }
 }
 
@@ -276,7 +280,7 @@ fn page(
     campaign: &CampaignId,
     selection: &Selection,
     from: Sequence,
-) -> Result<Vec<Coupon>, DatabaseError> {
+) -> Result<Vec<Coupon>, ReadFailure> {
     match selection {
         Selection::All => coupons(data, campaign, from, Sequence::MAX),
         Selection::Between { first, last } => coupons(data, campaign, from.max(*first), *last),
@@ -288,8 +292,9 @@ fn page(
                     let sequence =
                         keys::sequence_of(&key?).ok_or(Unreadable::new("a by-user key"))?;
                     let value = data.get(keys::coupon(campaign, sequence))?;
+                    // A coupon is written before its index entry.
                     let value = value.ok_or_else(|| {
-                        format!("coupon {sequence} stands in the by-user view only")
+                        format!("the by-user view has coupon {sequence}, which does not exist")
                     })?;
                     Ok(rows::decode_coupon(campaign, sequence, &value)?)
                 })
@@ -298,14 +303,15 @@ fn page(
     }
 }
 
-/// A page of the coupons from `first` to `last`.
+/// Reads a page of the coupons from `first` to `last`.
 fn coupons(
     data: &Keyspace,
     campaign: &CampaignId,
     first: Sequence,
     last: Sequence,
-) -> Result<Vec<Coupon>, DatabaseError> {
+) -> Result<Vec<Coupon>, ReadFailure> {
     if first > last {
+        // The database panics at a range that ends before it starts.
         return Ok(Vec::new());
     }
     let range: (Bound<_>, Bound<_>) = keys::coupons_between(campaign, first, last);
@@ -316,27 +322,6 @@ fn coupons(
         Ok(rows::decode_coupon(campaign, sequence, &value)?)
     })
     .collect()
-}
-
-type DatabaseError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A read under way where it may wait for the disk.
-type Reading<T> = tokio::task::JoinHandle<Result<T, DatabaseError>>;
-
-async fn blocking<T: Send + 'static>(
-    shared: Arc<Shared>,
-    operation: String,
-    read: impl FnOnce(&Keyspace) -> Result<T, DatabaseError> + Send + 'static,
-) -> Result<T, StoreError> {
-    finished(operation, tokio::task::spawn_blocking(move || read(&shared.data))).await
-}
-
-async fn finished<T>(operation: String, reading: Reading<T>) -> Result<T, StoreError> {
-    match reading.await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(StoreError { operation, source }),
-        Err(error) => Err(StoreError::new(operation, error)),
-    }
 }
 
 #[cfg(test)]

@@ -12,42 +12,42 @@ use crate::{
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
         rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
     },
-    embedded::{Entry, RANK_BYTES, keys, ranked},
+    embedded::{DataEntry, RANK_BYTES, keys, ranked},
     store::{Layout, Unreadable},
     wire::FORMAT,
 };
 
 /// Appends the database entries of `row` to `entries`.
-pub(super) fn encode(row: &Row, entries: &mut Vec<Entry>) {
+pub(super) fn encode(row: &Row, entries: &mut Vec<DataEntry>) {
     match row {
         Row::Coupon(coupon) => {
             // Index entry last: a reader that sees it must find the coupon.
             let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
-            entries.push(Entry::Put(keys::coupon(campaign, *sequence), encode_coupon(coupon)));
+            entries.push(DataEntry::Put(keys::coupon(campaign, *sequence), encode_coupon(coupon)));
             let index = keys::by_user(campaign, *user_bucket, user, *sequence);
-            entries.push(Entry::Put(index, Vec::new()));
+            entries.push(DataEntry::Put(index, Vec::new()));
         }
         Row::Version(version) => {
             let key = keys::version(&version.campaign, version.position.offset);
-            entries.push(Entry::Put(key, encode_version(version)));
-            entries.push(Entry::Put(keys::name(&version.campaign), Vec::new()));
+            entries.push(DataEntry::Put(key, encode_version(version)));
+            entries.push(DataEntry::Put(keys::name(&version.campaign), Vec::new()));
         }
         Row::Hold(hold) => {
             let key = keys::hold(hold.partition, &hold.campaign, hold.from, hold.number);
             let Hold { kind, state, until, .. } = *hold;
             let row = HoldRow { kind, reason: hold.reason.clone(), state, until };
-            entries.push(Entry::Raise(key, ranked(hold.rank(), &json(&row))));
+            entries.push(DataEntry::Raise(key, ranked(hold.rank(), &json(&row))));
         }
         Row::Mark(mark) => {
             let value = ranked(mark.offset, &json(&MarkRow { issued: mark.issued }));
-            entries.push(Entry::Raise(keys::mark(&mark.campaign), value));
+            entries.push(DataEntry::Raise(keys::mark(&mark.campaign), value));
         }
         Row::Progress(progress) => {
             let last =
                 progress.last.map(|last| LastRow { offset: last.offset, digest: last.digest });
             let row = ProgressRow { log_epoch: progress.log_epoch, last };
             let value = ranked(progress.next, &json(&row));
-            entries.push(Entry::Raise(keys::progress(progress.partition), value));
+            entries.push(DataEntry::Raise(keys::progress(progress.partition), value));
         }
     }
 }
