@@ -1,4 +1,4 @@
-//! What every Kafka client of a node has in common: settings, logs, names, errors.
+//! Settings, logs, names and errors of all Kafka clients of a node.
 
 use std::{
     sync::{
@@ -15,25 +15,24 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers, Message},
 };
-use tracing::{debug, error, info, warn};
 
 use crate::config::KafkaConfig;
 
-/// Header that carries the MAC of whatever coupond writes itself.
+/// Header with the MAC, on all records and messages that coupond writes.
 pub(crate) const MAC_HEADER: &str = "coupond-mac";
 
-/// A request to a broker that is not answered in this time is taken for lost, and with it the
-/// connection: below the 12 s in which another node takes over.
+/// Time after which a request to a broker is considered lost and its connection is closed. Below
+/// the 12 s in which another node takes over.
 pub(crate) const SOCKET_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Longest that metadata, watermarks or an admin request are waited for.
+/// Longest wait for metadata, watermarks or an admin request.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause before a partition without a leader is asked for again.
+/// Pause before the watermarks of a partition without a leader are read again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Longest pause between attempts to connect. The library's own 10 s would let appends time out
-/// long after the broker is back.
+/// Longest pause between attempts to connect. With the library's default of 10 s, appends would time
+/// out long after the broker is back.
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
 
 /// Names of the topics under a prefix.
@@ -54,13 +53,13 @@ impl Topics {
     }
 }
 
-/// Settings that every client starts from.
+/// Returns the settings that all clients share.
 pub(crate) fn base(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("bootstrap.servers", config.brokers.join(","))
         .set("client.id", "coupond")
-        // A topic made by accident would have the broker's settings and partitions.
+        // An automatically created topic would have the broker's default settings.
         .set("allow.auto.create.topics", "false")
         .set("socket.timeout.ms", millis(SOCKET_TIMEOUT))
         .set("socket.connection.setup.timeout.ms", millis(SOCKET_TIMEOUT))
@@ -70,16 +69,17 @@ pub(crate) fn base(config: &KafkaConfig) -> ClientConfig {
     client
 }
 
-/// Settings that every consumer starts from: nothing is committed or skipped by itself, and what
-/// is in the log is a request, whatever transaction somebody may have it in.
+/// Returns the settings that all consumers share. Nothing is committed or skipped automatically.
 pub(crate) fn consumer(config: &KafkaConfig) -> ClientConfig {
     let mut client = base(config);
     client
-        // The library wants a group even of a consumer that never joins one.
+        // The library requires a group id, even if the consumer never joins the group.
         .set("group.id", &config.group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
+        // A record in the log is a request, even in a transaction of its producer. Otherwise a
+        // transaction that stays open would stall the partition.
         .set("isolation.level", "read_uncommitted")
         .set("check.crcs", "true")
         .set("fetch.error.backoff.ms", "50")
@@ -87,23 +87,23 @@ pub(crate) fn consumer(config: &KafkaConfig) -> ClientConfig {
     client
 }
 
-/// A duration as the library's settings spell it.
+/// Formats a duration for a setting of the library.
 pub(crate) fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
-/// A partition as the library counts it.
+/// Converts a partition number for the library.
 pub(crate) fn native_partition(partition: u32) -> i32 {
     i32::try_from(partition).unwrap_or(i32::MAX)
 }
 
-/// An offset as the library counts it.
+/// Converts an offset for the library.
 pub(crate) fn native_offset(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
 }
 
-/// The low and the high watermark of a partition, asked of its leader. While the partition has
-/// none, as a moment after its topic was made, it is asked again.
+/// Reads the low and the high watermark of a partition from its leader. Tries again while the
+/// partition has no leader, as right after the creation of its topic.
 pub(crate) async fn watermarks(
     consumer: Arc<BaseConsumer<ClientLog>>,
     topic: &str,
@@ -111,15 +111,15 @@ pub(crate) async fn watermarks(
 ) -> Result<(u64, u64), KafkaError> {
     let deadline = tokio::time::Instant::now() + QUERY_TIMEOUT;
     loop {
-        let (asked, topic) = (Arc::clone(&consumer), topic.to_owned());
-        let ask =
-            move || asked.fetch_watermarks(&topic, native_partition(partition), QUERY_TIMEOUT);
-        let answer = tokio::task::spawn_blocking(ask).await.map_err(|_| KafkaError::Canceled)?;
-        match answer {
+        let (consumer, topic) = (Arc::clone(&consumer), topic.to_owned());
+        let fetch =
+            move || consumer.fetch_watermarks(&topic, native_partition(partition), QUERY_TIMEOUT);
+        let fetched = tokio::task::spawn_blocking(fetch).await.map_err(|_| KafkaError::Canceled)?;
+        match fetched {
             Ok((low, high)) => {
                 return Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)));
             }
-            Err(error) if is_passing(&error) && tokio::time::Instant::now() < deadline => {
+            Err(error) if is_transient(&error) && tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(ASK_AGAIN).await;
             }
             Err(error) => return Err(error),
@@ -127,8 +127,8 @@ pub(crate) async fn watermarks(
     }
 }
 
-/// Whether a leader is about to be there.
-pub(crate) fn is_passing(error: &KafkaError) -> bool {
+/// Returns whether the operation may succeed once the partition has a leader.
+pub(crate) fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
@@ -140,27 +140,27 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
-/// A Kafka client operation that failed. Retrying may help.
+/// A failed operation of a Kafka client. Retrying may help.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}")]
 pub struct ClientError {
-    /// What was attempted, with its data.
+    /// The operation with its data, such as "creating topic coupond.request".
     pub operation: String,
-    /// Why it failed.
+    /// Cause.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Names the operation that failed.
+/// Adds the operation to an error of the library.
 pub(crate) fn failed(operation: impl Into<String>, source: KafkaError) -> ClientError {
     ClientError { operation: operation.into(), source: Box::new(source) }
 }
 
-/// The MAC header of a record, if it has one.
+/// Returns the MAC header of a record, if it has one.
 pub(crate) fn mac_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     let headers = message.headers()?;
-    // The library panics at a header name that is not UTF-8, and anybody can write one: such a
-    // record has no MAC, and must not stop whoever reads it.
+    // The library panics at a header name that is not UTF-8, and any producer can write one. That
+    // must not stop the reader, so the record counts as one without a MAC.
     let find = || {
         headers
             .iter()
@@ -170,14 +170,14 @@ pub(crate) fn mac_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(find)).unwrap_or_default()
 }
 
-/// What the library says about a client, passed on to the node's own log.
+/// Context of a client: passes the library's messages to the node's log and notes its state.
 #[derive(Debug)]
 pub(crate) struct ClientLog {
-    /// Which client speaks.
+    /// Name of the client in the log.
     role: &'static str,
-    /// Set once the client can't be used any more.
+    /// Whether the client is in a fatal state and cannot be used any more.
     fatal: AtomicBool,
-    /// Set when the client lost every broker; taken by whoever must tell somebody.
+    /// Whether the client lost all brokers since [`Self::take_lost`].
     lost: AtomicBool,
 }
 
@@ -186,12 +186,12 @@ impl ClientLog {
         Self { role, fatal: AtomicBool::new(false), lost: AtomicBool::new(false) }
     }
 
-    /// Whether the client is in a state from which it does not recover.
+    /// Returns whether the client is in a fatal state, from which it does not recover.
     pub(crate) fn is_fatal(&self) -> bool {
         self.fatal.load(Ordering::Acquire)
     }
 
-    /// Whether every broker was lost since this was last asked.
+    /// Returns whether all brokers were lost since the last call.
     pub(crate) fn take_lost(&self) -> bool {
         self.lost.swap(false, Ordering::AcqRel)
     }
@@ -203,11 +203,13 @@ impl ClientLog {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => warn!(client, facility, message, "kafka client"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                info!(client, facility, message, "kafka client");
+            | RDKafkaLogLevel::Warning => {
+                tracing::warn!(client, facility, message, "kafka client");
             }
-            RDKafkaLogLevel::Debug => debug!(client, facility, message, "kafka client"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(client, facility, message, "kafka client");
+            }
+            RDKafkaLogLevel::Debug => tracing::debug!(client, facility, message, "kafka client"),
         }
     }
 
@@ -216,14 +218,14 @@ impl ClientLog {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => {
                 self.fatal.store(true, Ordering::Release);
-                error!(client, reason, "kafka client is in a fatal state");
+                tracing::error!(client, reason, "kafka client in a fatal state");
             }
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 self.lost.store(true, Ordering::Release);
-                warn!(client, reason, "no kafka broker answers");
+                tracing::warn!(client, reason, "all kafka brokers down");
             }
-            // Single connections come and go; the library tries again.
-            _ => debug!(client, reason, %error, "kafka client"),
+            // Mostly single connections, which the library opens again.
+            _ => tracing::debug!(client, reason, %error, "kafka client"),
         }
     }
 }
@@ -240,11 +242,11 @@ impl ClientContext for ClientLog {
 
 impl rdkafka::consumer::ConsumerContext for ClientLog {}
 
-/// Drops a client on a thread of its own: the library waits for brokers, sometimes for seconds,
-/// and sometimes for ever. Nobody waits for that thread; it ends with the process at the latest.
-pub(crate) fn end_elsewhere<T: Send + 'static>(client: T) {
+/// Drops a client on a thread of its own, because the library then waits for brokers: for seconds,
+/// sometimes forever. Nothing waits for that thread.
+pub(crate) fn drop_in_background<T: Send + 'static>(client: T) {
     let end = std::thread::Builder::new().name("kafka-end".to_owned());
     if let Err(error) = end.spawn(move || drop(client)) {
-        warn!(%error, "no thread to end a kafka client on");
+        tracing::warn!(%error, "thread to close a kafka client not started");
     }
 }

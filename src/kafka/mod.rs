@@ -1,5 +1,5 @@
-//! What the request log and the decision feed on Kafka share: client settings, names of topics,
-//! errors, and the creation and check of topics.
+//! The Kafka code that the request log and the decision feed share: client settings, names of
+//! topics, errors, and the creation and check of topics.
 
 pub(crate) mod client;
 pub mod topics;

@@ -1,7 +1,7 @@
-//! Looks for coupond's MAC header in a request topic on which no layout was made yet.
+//! Searches a request topic for coupond's MAC header before a layout is created over it.
 //!
-//! Only what coupond writes carries it. So a record with the header belongs to another instance,
-//! and a new one would decide that instance's requests a second time.
+//! Only coupond writes the header. So a record with it belongs to another instance, and a new
+//! instance would decide the requests of that one a second time.
 
 use std::{
     sync::Arc,
@@ -21,33 +21,33 @@ use crate::{
     kafka::client::{self, ClientError, ClientLog, Topics, failed, millis},
 };
 
-/// Records looked at from either end of a partition: more than a batch that coupond appends while
-/// few ask, and quickly read.
+/// Records searched at either end of a partition. More than a batch of coupond's producer under low
+/// load, and read quickly.
 const RECORDS_PER_END: u64 = 100;
 
-/// Longest that one end of a partition is read.
+/// Longest read of one end of a partition.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// Longest that a broker holds a fetch that finds nothing, and that a poll waits for one.
+/// Longest that a broker holds a fetch that finds nothing, and longest wait of a poll.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 
-/// Bytes fetched at once, and kept: each end is some hundred records of some hundred bytes.
+/// Bytes per fetch, and bytes kept in memory. Each end has a hundred records of a few hundred bytes.
 const FETCH_BYTES: usize = 256 * 1_024;
 
-/// A record that carries the MAC header.
+/// A record with the MAC header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordWithMac {
-    /// The partition of the request topic.
+    /// Partition of the request topic.
     pub partition: Partition,
-    /// Its offset there.
+    /// Offset in the partition.
     pub offset: Offset,
 }
 
-/// Returns a record of the request topic that carries the MAC header, or none if neither the first
-/// nor the last 100 records of any of its `partitions` do.
+/// Returns a record of the request topic with the MAC header, or `None` if neither the first nor the
+/// last 100 records of any of its `partitions` have one.
 ///
 /// # Errors
-/// [`ClientError`]: Kafka did not answer, or records cannot be read.
+/// [`ClientError`] if Kafka does not answer, or records cannot be read.
 pub async fn record_with_mac(
     config: &KafkaConfig,
     partitions: u32,
@@ -55,7 +55,7 @@ pub async fn record_with_mac(
     let topic = Topics::under(&config.topic_prefix).request;
     let mut settings = client::consumer(config);
     settings
-        // Tells an end behind which there is nothing from one that is still fetched.
+        // Without this, the end of a partition looks like a slow fetch.
         .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", millis(FETCH_WAIT))
         .set("fetch.message.max.bytes", FETCH_BYTES.to_string())
@@ -65,7 +65,7 @@ pub async fn record_with_mac(
         .map_err(|error| failed(format!("starting a reader of {topic}"), error))?;
     let search = Search { consumer: Arc::new(consumer), topic };
     let found = search.all(partitions).await;
-    client::end_elsewhere(search);
+    client::drop_in_background(search);
     found
 }
 
@@ -79,16 +79,15 @@ impl Search {
     async fn all(&self, partitions: u32) -> Result<Option<RecordWithMac>, ClientError> {
         for partition in 0..partitions {
             let topic = &self.topic;
-            let operation = || {
-                format!("looking for {} in partition {partition} of {topic}", client::MAC_HEADER)
-            };
+            let operation =
+                || format!("searching partition {partition} of {topic} for {}", client::MAC_HEADER);
             let ends = client::watermarks(self.consumer.clone(), topic, partition).await;
             let (low, high) = ends.map_err(|error| failed(operation(), error))?;
             for from in starts(low, high) {
                 let search = self.clone();
-                let look = move || search.look(partition, from, high);
-                let looked = tokio::task::spawn_blocking(look).await;
-                let found = looked
+                let search_end = move || search.within(partition, from, high);
+                let searched = tokio::task::spawn_blocking(search_end).await;
+                let found = searched
                     .map_err(|_| KafkaError::Canceled)
                     .flatten()
                     .map_err(|error| failed(operation(), error))?;
@@ -100,9 +99,9 @@ impl Search {
         Ok(None)
     }
 
-    /// The offset of the first record with the header, of those from `from` on and below `high`.
-    /// Blocks.
-    fn look(
+    /// Returns the offset of the first record with the header among the next records from `from` on
+    /// and below `high`. Blocks.
+    fn within(
         &self,
         partition: Partition,
         from: Offset,
@@ -128,7 +127,7 @@ impl Search {
                     left -= 1;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) if !client::is_passing(&error) => return Err(error),
+                Some(Err(error)) if !client::is_transient(&error) => return Err(error),
                 Some(Err(_)) | None if Instant::now() >= deadline => {
                     let code = RDKafkaErrorCode::OperationTimedOut;
                     return Err(KafkaError::MessageConsumption(code));
@@ -140,7 +139,7 @@ impl Search {
     }
 }
 
-/// Where to start reading: at the first records and, unless that covers all, at the last.
+/// Returns the offsets to read from: the first and, unless one read covers all, the last records.
 fn starts(low: Offset, high: Offset) -> Vec<Offset> {
     let last = high.saturating_sub(RECORDS_PER_END).max(low);
     match (low == high, last == low) {

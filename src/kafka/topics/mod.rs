@@ -1,7 +1,7 @@
-//! The topics: created where they are absent, and checked before anything is read or written.
+//! Creates missing topics, and checks all topics before anything is read or written.
 //!
-//! A log that loses, rewrites or restamps records would make decisions that don't hold; so a
-//! request topic with such a setting is refused, with everything that is wrong with it at once.
+//! On a log that loses, rewrites or restamps records, decisions would not be repeatable. So a
+//! request topic with such a setting is refused, and all its problems are reported at once.
 
 mod mac_header;
 
@@ -14,52 +14,51 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 pub use self::mac_header::{RecordWithMac, record_with_mac};
 use super::client::{self, ClientError, Topics, failed};
 use crate::config::KafkaConfig;
 
-/// Shortest retention of requests: as long as the longest outage of a node that must still be able
-/// to go on from its progress.
+/// Shortest retention of requests: the longest outage after which a partition must still be able to
+/// continue from its progress.
 const RETENTION_MIN: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// How long the result topic keeps messages: nobody reads older ones, a person may want to look.
+/// Retention of the result topic. Nodes read only new messages; a day is for people who debug.
 const RESULT_RETENTION: Duration = Duration::from_secs(24 * 3_600);
 
-/// Replicas that survive the loss of one without losing the other guarantee.
+/// Replicas wanted: with three, two can acknowledge while the third is down.
 const REPLICATION_WANTED: u32 = 3;
 
-/// Least `max.message.bytes`: twice what one batch or dead letter comes to.
+/// Least `max.message.bytes`: twice the largest batch or dead letter that coupond sends.
 const MESSAGE_BYTES_MIN: u64 = 512 * 1_024;
 
-/// How long a new topic may take until every partition has a leader.
+/// Longest wait until all partitions of a new topic have a leader.
 const CREATED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Pause between two looks at a new topic.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Pause between two checks of a new topic.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// What was found, or made.
+/// The request topic, as it was found or created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicsFound {
-    /// Partitions of the request topic.
+    /// Number of partitions.
     pub partitions: u32,
-    /// Least replicas of any of its partitions.
+    /// Least number of replicas of a partition.
     pub replication_factor: u32,
-    /// What works but should not stay so, as sentences. They were logged.
+    /// Problems of all topics that do not prevent a start, as sentences. They were logged.
     pub warnings: Vec<String>,
 }
 
-/// Something about a topic that must be changed before a node can run on it.
+/// A problem of a topic that prevents a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicProblem {
     /// Topic and setting.
     pub setting: String,
-    /// Its value.
+    /// Value found.
     pub found: String,
-    /// What it must be, as a phrase that follows "must be".
+    /// Value needed, as a phrase that follows "must be".
     pub needed: String,
-    /// What to do.
+    /// How to change it.
     pub remedy: String,
 }
 
@@ -70,13 +69,13 @@ impl fmt::Display for TopicProblem {
     }
 }
 
-/// Why a node can't run on the topics.
+/// Why the topics cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
-    /// They are there and don't fit.
+    /// The topics have problems. Trying again does not help.
     #[error("the topics have {} problem(s):{}", .0.len(), lines(.0))]
     Unfit(Vec<TopicProblem>),
-    /// They could not be looked at or made; trying again may help.
+    /// The topics could not be checked or created. Trying again may help.
     #[error(transparent)]
     Failed(#[from] ClientError),
 }
@@ -85,21 +84,21 @@ fn lines(problems: &[TopicProblem]) -> String {
     problems.iter().map(|problem| format!("\n  {problem}")).collect()
 }
 
-/// Creates the topics that are absent and checks those that are present. Two nodes may do so at
-/// once. Request and result topic have `partitions_of_layout` partitions or more. Where there is no
-/// layout yet, a request topic that is there gives the number, and `config.partitions` is the
-/// least.
+/// Creates missing topics and checks existing ones. Two nodes may do so at once.
+///
+/// Request and result topic need at least `partitions_of_layout` partitions. Without a layout, an
+/// existing request topic determines the number, which must be at least `config.partitions`.
 ///
 /// # Errors
-/// [`TopicsError`]: every problem at once, or that Kafka could not be asked.
+/// [`TopicsError`]: all problems at once, or a failed operation.
 pub async fn ensure_topics(
     config: &KafkaConfig,
     partitions_of_layout: Option<u32>,
 ) -> Result<TopicsFound, TopicsError> {
     let admin = Admin::connect(config)?;
-    let ended = ensure(&admin, config, partitions_of_layout).await;
-    client::end_elsewhere(admin);
-    ended
+    let ensured = ensure(&admin, config, partitions_of_layout).await;
+    client::drop_in_background(admin);
+    ensured
 }
 
 async fn ensure(
@@ -113,16 +112,16 @@ async fn ensure(
         Some(partitions) => Needed { partitions, because: "as in the instance's layout" },
         None => Needed { partitions: config.partitions, because: "as kafka.partitions says" },
     };
-    let facts = there(admin, config, vec![(Purpose::Request, request, needed)]).await?;
+    let facts = create_missing(admin, config, vec![(Purpose::Request, request, needed)]).await?;
     let (partitions, replication_factor) = (facts[0].1.partitions(), facts[0].1.replication());
-    // Without a layout, campaigns will be routed over what is there, where that is enough.
+    // Without a layout, campaigns are routed over all partitions of an existing request topic.
     let routed = match partitions_of_layout {
         Some(_) => needed,
         None => Needed { partitions: needed.partitions.max(partitions), ..needed },
     };
-    let one = Needed { partitions: 1, because: "for there are dead letters" };
+    let one = Needed { partitions: 1, because: "for the dead letters" };
     let plan = vec![(Purpose::Result, result, routed), (Purpose::DeadLetter, dead_letter, one)];
-    let others = there(admin, config, plan).await?;
+    let others = create_missing(admin, config, plan).await?;
     for (purpose, facts) in facts.into_iter().chain(others) {
         facts.check(
             purpose,
@@ -133,12 +132,12 @@ async fn ensure(
     if !findings.problems.is_empty() {
         return Err(TopicsError::Unfit(findings.problems));
     }
-    findings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    findings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(TopicsFound { partitions, replication_factor, warnings: findings.warnings })
 }
 
-/// Creates what is absent of `plan`, and gives what the brokers say of all of it.
-async fn there(
+/// Creates the missing topics of `plan`. Returns the facts about all of them.
+async fn create_missing(
     admin: &Admin,
     config: &KafkaConfig,
     plan: Vec<(Purpose, String, Needed)>,
@@ -146,7 +145,7 @@ async fn there(
     let mut brokers = 0;
     let (mut absent, mut others) = (Vec::new(), Vec::new());
     for (purpose, name, needed) in &plan {
-        let seen = admin.look(name).await?;
+        let seen = admin.metadata(name).await?;
         brokers = brokers.max(seen.brokers);
         if seen.replicas.is_empty() {
             absent.push((*purpose, name.as_str(), needed.partitions));
@@ -154,7 +153,7 @@ async fn there(
     }
     let replication = match config.replication_factor {
         0 => brokers.clamp(1, REPLICATION_WANTED),
-        asked => asked,
+        configured => configured,
     };
     if !absent.is_empty() {
         if replication > brokers {
@@ -162,7 +161,8 @@ async fn there(
                 setting: "kafka.replication_factor".to_owned(),
                 found: replication.to_string(),
                 needed: format!("at most {brokers}, the number of brokers"),
-                remedy: "lower it, say 0 for min(3, brokers), or start more brokers".to_owned(),
+                remedy: "lower it, set it to 0 for min(3, brokers), or start more brokers"
+                    .to_owned(),
             }]));
         }
         others = admin.create(&absent, replication).await?;
@@ -170,21 +170,21 @@ async fn there(
     let mut found = Vec::new();
     for (purpose, name, needed) in &plan {
         let created = absent.iter().any(|(_, other, _)| other == name);
-        // Whoever else made it may have asked for another number, which is to be found.
+        // Another node created it, perhaps with another number of partitions. The check will tell.
         let least = if others.contains(name) { 1 } else { needed.partitions };
         found.push((*purpose, admin.facts(name, created.then_some(least)).await?));
     }
     Ok(found)
 }
 
-/// A number of partitions, and who asks for it.
+/// A needed number of partitions, and the reason for it.
 #[derive(Debug, Clone, Copy)]
 struct Needed {
     partitions: u32,
     because: &'static str,
 }
 
-/// What a topic is for.
+/// The purpose of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Request,
@@ -193,11 +193,13 @@ enum Purpose {
 }
 
 impl Purpose {
-    /// Settings of a new topic.
+    /// Returns the settings for a new topic.
     fn settings(self, replication: u32) -> Vec<(&'static str, String)> {
+        // All replicas minus one, so that one broker may be down; with fewer than three replicas a
+        // second one in sync would make every outage stop appends.
         let in_sync = if replication >= REPLICATION_WANTED { 2 } else { 1 };
         let retention = match self {
-            // Requests and dead letters are what everything else is proved from.
+            // Everything else can be checked against requests and dead letters.
             Self::Request | Self::DeadLetter => "-1".to_owned(),
             Self::Result => client::millis(RESULT_RETENTION),
         };
@@ -212,24 +214,24 @@ impl Purpose {
     }
 }
 
-/// What the brokers say of a topic.
+/// Metadata of a topic.
 #[derive(Debug, Clone, Default)]
-struct Seen {
+struct Metadata {
     brokers: u32,
-    /// Replicas of each partition; empty where there is no such topic.
+    /// Replicas of each partition; empty if the topic does not exist.
     replicas: Vec<u32>,
-    /// Whether every partition has a leader.
+    /// Whether all partitions have a leader.
     led: bool,
 }
 
-/// Problems and warnings, collected over all topics.
+/// Problems and warnings of all topics.
 #[derive(Debug, Default)]
 struct Findings {
     problems: Vec<TopicProblem>,
     warnings: Vec<String>,
 }
 
-/// Everything that is checked of one topic.
+/// The checked properties of a topic.
 #[derive(Debug, Clone)]
 struct Facts {
     topic: String,
@@ -338,7 +340,7 @@ impl Facts {
         }
         findings.problems.push(TopicProblem {
             setting: format!("{topic}: {name}"),
-            found: found.cloned().unwrap_or_else(|| "not told by the broker".to_owned()),
+            found: found.cloned().unwrap_or_else(|| "missing in the broker's answer".to_owned()),
             needed: needed.to_owned(),
             remedy: format!(
                 "kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
@@ -348,7 +350,7 @@ impl Facts {
     }
 }
 
-/// Asks and tells the brokers.
+/// The admin client.
 struct Admin {
     client: std::sync::Arc<AdminClient<DefaultClientContext>>,
     options: AdminOptions,
@@ -365,14 +367,14 @@ impl Admin {
         Ok(Self { client: std::sync::Arc::new(client), options })
     }
 
-    async fn look(&self, topic: &str) -> Result<Seen, ClientError> {
-        let operation = || format!("asking for topic {topic}");
+    async fn metadata(&self, topic: &str) -> Result<Metadata, ClientError> {
+        let operation = || format!("reading the metadata of topic {topic}");
         let (client, name) = (std::sync::Arc::clone(&self.client), topic.to_owned());
-        let look = move || {
+        let fetch = move || {
             let metadata = client.inner().fetch_metadata(Some(&name), client::QUERY_TIMEOUT)?;
-            let mut seen = Seen {
+            let mut seen = Metadata {
                 brokers: u32::try_from(metadata.brokers().len()).unwrap_or(u32::MAX),
-                ..Seen::default()
+                ..Metadata::default()
             };
             let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
                 return Ok(seen);
@@ -393,13 +395,13 @@ impl Admin {
             seen.led = topic.partitions().iter().all(|partition| partition.leader() >= 0);
             Ok(seen)
         };
-        tokio::task::spawn_blocking(look)
+        tokio::task::spawn_blocking(fetch)
             .await
             .map_err(|error| ClientError { operation: operation(), source: Box::new(error) })?
             .map_err(|error| failed(operation(), error))
     }
 
-    /// Makes topics. Gives those that somebody else has made meanwhile.
+    /// Creates topics. Returns the names of those that another node created meanwhile.
     async fn create(
         &self,
         absent: &[(Purpose, &str, u32)],
@@ -425,7 +427,7 @@ impl Admin {
         let mut others = Vec::new();
         for result in results {
             match result {
-                Ok(topic) => info!(topic, replication, "topic created"),
+                Ok(topic) => tracing::info!(topic, replication, "topic created"),
                 Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => others.push(topic),
                 Err((topic, code)) => {
                     let error = KafkaError::AdminOp(code);
@@ -436,16 +438,17 @@ impl Admin {
         Ok(others)
     }
 
-    /// Everything to check of `topic`; of one just created, as soon as so many partitions are led. A
-    /// broker may hear of a topic later than the one that was asked to make it.
+    /// Reads the facts about `topic`. For a topic that was just created, waits until at least that
+    /// many partitions have leaders: a broker may learn of a topic later than the one that created
+    /// it.
     async fn facts(&self, topic: &str, created: Option<u32>) -> Result<Facts, ClientError> {
         let deadline = Instant::now() + CREATED_WITHIN;
         let expected = created.map_or(1, |partitions| partitions as usize);
         loop {
-            let Seen { replicas, led, .. } = self.look(topic).await?;
+            let Metadata { replicas, led, .. } = self.metadata(topic).await?;
             let settings = self.settings(topic).await?;
-            let there = replicas.len() >= expected && (led || created.is_none());
-            if there && !settings.is_empty() {
+            let complete = replicas.len() >= expected && (led || created.is_none());
+            if complete && !settings.is_empty() {
                 return Ok(Facts { topic: topic.to_owned(), replicas, settings });
             }
             if Instant::now() >= deadline {
@@ -453,13 +456,13 @@ impl Admin {
                 let error = KafkaError::AdminOp(RDKafkaErrorCode::LeaderNotAvailable);
                 return Err(failed(operation, error));
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
     }
 
-    /// Settings of `topic`; none where the broker that answers does not know it.
+    /// Reads the settings of `topic`; empty if the broker does not know the topic yet.
     async fn settings(&self, topic: &str) -> Result<HashMap<String, String>, ClientError> {
-        let operation = || format!("asking for the settings of topic {topic}");
+        let operation = || format!("reading the settings of topic {topic}");
         let described = self
             .client
             .describe_configs(&[ResourceSpecifier::Topic(topic)], &self.options)

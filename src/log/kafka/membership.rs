@@ -1,9 +1,8 @@
-//! Membership of the consumer group: which partitions this node owns, and nothing else.
+//! Membership of the consumer group, which determines the partitions that this node owns.
 //!
-//! The member reads no record: its partitions are paused, and readers fetch for themselves. So a
-//! slow reader never delays a heartbeat, a rebalance never throws away what was fetched, and where
-//! a reader starts has nothing to do with what is committed. Offsets are committed for people who
-//! look at the lag; nothing here reads them back.
+//! The member reads no records: its partitions are paused, and readers have consumers of their own.
+//! So a slow reader never delays a heartbeat, a rebalance never discards fetched records, and the
+//! start of a reader does not depend on committed offsets. Offsets are committed for lag tools only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +18,6 @@ use rdkafka::{
     error::{KafkaError, KafkaResult},
 };
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
 
 use super::failed;
 use crate::{
@@ -29,58 +27,58 @@ use crate::{
     log::{LogError, Ownership},
 };
 
-/// After which a silent member has lost its partitions: half of the time in which another node
-/// takes over.
+/// Silence after which a member loses its partitions: half of the 12 s in which another node takes
+/// over.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// By its heartbeat a member learns that the group is being shared out anew; a cooperative group
-/// does that twice, so this is paid twice in each takeover.
+/// Interval of heartbeats, by which a member also learns of a rebalance. A cooperative rebalance has
+/// two rounds, so a takeover waits for two heartbeats.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
 
-/// Offsets are committed no more often: lag tools look every few seconds at most.
+/// Interval of commits. Lag tools read every few seconds at most.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the member waits for news; also how soon it notices that nobody listens any more.
+/// Longest wait for an event, and so for noticing that the receiver of changes was dropped.
 const POLL_FOR: Duration = Duration::from_millis(100);
 
 /// Pause before a member in a fatal state joins again.
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Changes of ownership that may wait for their listener: two for each of 512 partitions.
+/// Most changes of ownership that wait for the receiver: two for each of 512 partitions.
 const CHANGES_MAX: usize = 1_024;
 
-/// Offsets to be committed, by partition.
+/// Progress that is not yet committed, by partition.
 type ProgressByPartition = Arc<Mutex<BTreeMap<Partition, Offset>>>;
 
-/// A membership, alive as long as the receiver of its changes. It keeps nothing that sends them:
-/// the changes end when the thread does, however it ends.
+/// Handle of a membership, which lives as long as the receiver of its changes. The handle has no
+/// sender of changes, so the receiver ends with the thread even if that panics.
 pub(super) struct Membership {
-    settled: ProgressByPartition,
+    progress: ProgressByPartition,
     left: watch::Receiver<bool>,
 }
 
 impl Membership {
-    /// Joins the group on a thread of its own. The thread ends, and leaves the group, when the
-    /// receiver is dropped.
+    /// Joins the group on a new thread. When the receiver is dropped, the thread leaves the group and
+    /// ends.
     pub(super) fn join(
         config: &KafkaConfig,
         topic: &str,
     ) -> Result<(Self, mpsc::Receiver<Ownership>), LogError> {
-        let (changes, listener) = mpsc::channel(CHANGES_MAX);
+        let (changes, receiver) = mpsc::channel(CHANGES_MAX);
         let (leaving, left) = watch::channel(false);
-        let settled = ProgressByPartition::default();
+        let progress = ProgressByPartition::default();
         let state = State {
             topic: topic.to_owned(),
             changes,
             owned: Mutex::default(),
-            settled: Arc::clone(&settled),
+            progress: Arc::clone(&progress),
         };
         let member = Member { settings: settings(config), state: Arc::new(state) };
-        // The first one is made here, so that a setting that can't be is the caller's to know.
+        // Started here and not on the thread, so that the caller gets an error about a setting.
         let consumer = member.start().map_err(|error| failed("joining the group", error))?;
         let run = move || {
             member.run(consumer);
-            // Nobody may be waiting for it.
+            // An error means that the membership was dropped.
             let _ = leaving.send(true);
         };
         std::thread::Builder::new().name("kafka-member".to_owned()).spawn(run).map_err(
@@ -89,17 +87,17 @@ impl Membership {
                 source: Box::new(error),
             },
         )?;
-        Ok((Self { settled, left }, listener))
+        Ok((Self { progress, left }, receiver))
     }
 
-    /// Notes what is settled, for the next commit.
+    /// Notes the progress of a partition for the next commit.
     pub(super) fn report_progress(&self, partition: Partition, next: Offset) {
-        self.settled.lock().insert(partition, next);
+        self.progress.lock().insert(partition, next);
     }
 
-    /// Waits until the group was left; the receiver must be dropped first.
+    /// Waits until this node has left the group. The receiver of changes must be dropped before.
     pub(super) async fn left(&self) {
-        // An error means that the thread is gone, and so is its member.
+        // An error means that the thread panicked, which dropped the member.
         let _ = self.left.clone().wait_for(|left| *left).await;
     }
 }
@@ -110,50 +108,51 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", millis(SESSION_TIMEOUT))
         .set("heartbeat.interval.ms", millis(HEARTBEAT_EVERY))
-        // What slips in before a partition is paused is thrown away.
+        // Records fetched before the partition is paused are discarded, so fetch few.
         .set("queued.min.messages", "1")
         .set("fetch.message.max.bytes", "1024");
     settings
 }
 
-/// What the thread and the callbacks share.
+/// State of a membership, shared by its thread and the library's callbacks.
 struct State {
     topic: String,
     changes: mpsc::Sender<Ownership>,
     owned: Mutex<BTreeSet<Partition>>,
-    /// By partition, what is settled and not yet committed.
-    settled: ProgressByPartition,
+    progress: ProgressByPartition,
 }
 
 impl State {
-    fn say(&self, change: Ownership) {
-        let (partition, fresh) = match change {
+    /// Sends a change of ownership, unless it changes nothing.
+    fn announce(&self, change: Ownership) {
+        let (partition, changed) = match change {
             Ownership::Assigned(partition) => (partition, self.owned.lock().insert(partition)),
             Ownership::Revoked(partition) => {
-                self.settled.lock().remove(&partition);
+                // A commit after the revocation could set back the offset of the new owner.
+                self.progress.lock().remove(&partition);
                 (partition, self.owned.lock().remove(&partition))
             }
         };
-        if fresh {
-            info!(partition, ?change, "ownership changed");
-            // Whoever no longer listens is leaving, and the thread finds out by itself.
+        if changed {
+            tracing::info!(partition, ?change, "partition ownership changed");
+            // An error means that the receiver was dropped; the thread notices and leaves.
             let _ = self.changes.blocking_send(change);
         }
     }
 
     fn revoke_all(&self) {
         let owned = self.owned.lock().clone();
-        owned.into_iter().for_each(|partition| self.say(Ownership::Revoked(partition)));
+        owned.into_iter().for_each(|partition| self.announce(Ownership::Revoked(partition)));
     }
 
-    /// What is to be committed now: settled, and of a partition that is owned.
-    fn to_commit(&self) -> Option<TopicPartitionList> {
-        let settled = std::mem::take(&mut *self.settled.lock());
+    /// Takes the progress to commit now. Drops that of partitions which this node does not own.
+    fn take_progress(&self) -> Option<TopicPartitionList> {
+        let progress = std::mem::take(&mut *self.progress.lock());
         let owned = self.owned.lock();
         let mut list = TopicPartitionList::new();
-        for (partition, next) in settled.into_iter().filter(|(p, _)| owned.contains(p)) {
+        for (partition, next) in progress.into_iter().filter(|(p, _)| owned.contains(p)) {
             let offset = NativeOffset::Offset(native_offset(next));
-            // Only an offset that is none can be refused, and this is one.
+            // Fails only for a negative offset.
             let _ = list.add_partition_offset(&self.topic, native_partition(partition), offset);
         }
         (list.count() > 0).then_some(list)
@@ -162,7 +161,7 @@ impl State {
 
 type MemberConsumer = BaseConsumer<MemberContext>;
 
-/// Lives on its thread.
+/// The member of the group, on its thread.
 struct Member {
     settings: ClientConfig,
     state: Arc<State>,
@@ -187,26 +186,28 @@ impl Member {
                         consumer = Some(again);
                         continue;
                     }
-                    Err(error) => warn!(%error, "group could not be joined, trying again"),
+                    Err(error) => tracing::warn!(%error, "consumer group not joined, retrying"),
                 },
             }
+            // The consumer that owned the partitions was dropped, without a callback.
             self.state.revoke_all();
             if !self.state.changes.is_closed() {
                 std::thread::park_timeout(REJOIN_AFTER);
             }
         }
-        debug!("group member ended");
+        tracing::debug!("group member ended");
     }
 
-    /// Until nobody listens any more, or the member is in a fatal state. Its caller drops the
-    /// consumer then, which leaves the group.
+    /// Serves callbacks until the receiver of changes is dropped or the member is in a fatal state.
+    /// The caller then drops the consumer, which leaves the group.
     fn serve(&self, consumer: &MemberConsumer) {
-        let mut committed = Instant::now();
+        let mut committed_at = Instant::now();
         while !self.state.changes.is_closed() && !consumer.context().log.is_fatal() {
-            // Records that came before a pause and errors of single brokers are nobody's business.
+            // Runs the callbacks. Returns a record only if it was fetched before the pause, and the
+            // context logs errors already.
             let _ = consumer.poll(POLL_FOR);
-            if committed.elapsed() >= COMMIT_EVERY {
-                committed = Instant::now();
+            if committed_at.elapsed() >= COMMIT_EVERY {
+                committed_at = Instant::now();
                 self.commit(consumer);
             }
         }
@@ -214,14 +215,14 @@ impl Member {
     }
 
     fn commit(&self, consumer: &MemberConsumer) {
-        let Some(list) = self.state.to_commit() else { return };
+        let Some(list) = self.state.take_progress() else { return };
         if let Err(error) = consumer.commit(&list, CommitMode::Async) {
-            debug!(%error, "offsets not committed");
+            tracing::debug!(%error, "offsets not committed");
         }
     }
 }
 
-/// Translates what the group says into changes of ownership.
+/// Translates callbacks of the library into changes of ownership.
 struct MemberContext {
     log: ClientLog,
     state: Arc<State>,
@@ -232,7 +233,7 @@ impl MemberContext {
         &'a self,
         list: &'a TopicPartitionList,
     ) -> impl Iterator<Item = Partition> + 'a {
-        // The library panics when it is asked for the elements of an empty list.
+        // `elements` panics on an empty list.
         let elements = if list.count() > 0 { list.elements() } else { Vec::new() };
         elements
             .into_iter()
@@ -254,11 +255,12 @@ impl ClientContext for MemberContext {
 impl ConsumerContext for MemberContext {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
+            // Announced before the partitions are given back, so that two owners overlap little.
             Rebalance::Revoke(list) => self
                 .partitions(list)
-                .for_each(|partition| self.state.say(Ownership::Revoked(partition))),
+                .for_each(|partition| self.state.announce(Ownership::Revoked(partition))),
             Rebalance::Assign(_) => {}
-            Rebalance::Error(error) => warn!(%error, "rebalance failed"),
+            Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
         }
     }
 
@@ -267,15 +269,17 @@ impl ConsumerContext for MemberContext {
         if list.count() > 0
             && let Err(error) = consumer.pause(list)
         {
-            debug!(%error, "member's partitions not paused");
+            // Harmless: the member discards what it fetches.
+            tracing::debug!(%error, "partitions of the group member not paused");
         }
-        self.partitions(list).for_each(|partition| self.state.say(Ownership::Assigned(partition)));
+        self.partitions(list)
+            .for_each(|partition| self.state.announce(Ownership::Assigned(partition)));
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            // Of a generation that is over, for example: the next owner commits.
-            debug!(%error, "offsets not committed");
+            // For example after a rebalance. The next owner commits.
+            tracing::debug!(%error, "offsets not committed");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The request log on Kafka.
 //!
-//! Three kinds of clients, apart from each other: one *producer* for all appends, one *member* of
-//! the consumer group that only learns which partitions are this node's, and a few *readers* that
-//! fetch what they are told to. A record's position and time are the broker's.
+//! It has three separate kinds of clients: one *producer* for all appends; one *member* of the
+//! consumer group, which only learns which partitions this node owns; and a few *consumers* for
+//! readers. The broker assigns each record's offset and time.
 
 mod membership;
 mod producer;
@@ -14,7 +14,6 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
-use tracing::warn;
 
 use self::{
     membership::Membership,
@@ -32,7 +31,7 @@ use crate::{
     wire::{LogRecord, NewRecord},
 };
 
-/// Names the operation that failed.
+/// Adds the operation to an error of the library.
 fn failed(operation: impl Into<String>, source: KafkaError) -> LogError {
     client::failed(operation, source).into()
 }
@@ -43,12 +42,12 @@ impl From<ClientError> for LogError {
     }
 }
 
-/// Bytes of an oversized record that its dead letter keeps: what was one small compressed batch
-/// may come to more than any topic takes.
+/// Most bytes of a record that its dead letter keeps. A record that was small when compressed may be
+/// larger than the dead-letter topic allows.
 const DEAD_LETTER_BYTES_MAX: usize = 256 * 1_024;
 
-/// Longest that leaving the group is waited for on shutdown; the group notices by itself after
-/// the session's 6 s.
+/// Longest wait for leaving the group at shutdown. Without a leave, the group notices after the
+/// session timeout of 6 s.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
 /// The request log on Kafka.
@@ -61,17 +60,18 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    /// Starts the clients. The topics must be there ([`crate::kafka::topics::ensure_topics`]).
+    /// Starts the clients. The topics must exist ([`crate::kafka::topics::ensure_topics`]).
     ///
     /// # Errors
-    /// A client that can't be made. Brokers that don't answer are none: the clients go on trying.
+    /// [`LogError`] if a client cannot be created. Unreachable brokers are no error: the clients
+    /// connect once they answer.
     pub async fn connect(config: &KafkaConfig) -> Result<Self, LogError> {
         let config = config.clone();
         let connect = move || {
             let topics = Topics::under(&config.topic_prefix);
             let producer = Producer::connect(&config)?;
             if let Err(error) = producer.warm(&topics.request) {
-                warn!(%error, "kafka does not answer yet");
+                tracing::warn!(%error, "producer cannot reach kafka yet, retrying");
             }
             let readers = Readers::connect(&config, &topics.request)?;
             Ok(Self { config, topics, producer, readers, membership: Mutex::default() })
@@ -83,13 +83,13 @@ impl KafkaLog {
         })?
     }
 
-    /// Waits, within a deadline, until the group was left; what was received from
-    /// [`RequestLog::join`] must be dropped first.
+    /// Waits until this node has left the group, for a few seconds at most. The receiver from
+    /// [`RequestLog::join`] must be dropped before.
     pub async fn left(&self) {
         let membership = self.membership().take();
         let Some(membership) = membership else { return };
         if tokio::time::timeout(LEAVE_WITHIN, membership.left()).await.is_err() {
-            warn!("group not left in time, it will notice by itself");
+            tracing::warn!("consumer group not left in time, partitions move after its timeout");
         }
     }
 
@@ -117,9 +117,12 @@ impl RequestLog for KafkaLog {
             .await?;
         match (delivered.offset, delivered.time) {
             (Some(offset), Some(time)) => Ok(Appended { offset, time: Timestamp(time) }),
-            // It is in the log, but a position that isn't known can't be answered for.
-            (None, _) => Err(AppendError::Unknown("it was appended before".to_owned())),
-            (_, None) => Err(AppendError::Unknown("the log keeps the producer's time".to_owned())),
+            // The record is in the log, but without its position the request cannot be identified.
+            (None, _) => Err(AppendError::Unknown("kafka reported no offset".to_owned())),
+            (_, None) => {
+                let detail = "the topic has message.timestamp.type CreateTime";
+                Err(AppendError::Unknown(detail.to_owned()))
+            }
         }
     }
 
@@ -185,7 +188,7 @@ impl RequestLog for KafkaLog {
             headers: &headers,
         };
         self.producer.send(&letter).await.map(drop).map_err(|error| LogError {
-            operation: format!("keeping record {partition}/{} as a dead letter", record.offset),
+            operation: format!("writing dead letter {partition}/{}", record.offset),
             source: Box::new(error),
         })
     }

@@ -1,4 +1,5 @@
-//! The producer: appends that are answered when they are durable, or when nobody can say.
+//! The producer of all appends. An append returns once the record is durable, or once it is unknown
+//! whether it ever will be.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ use rdkafka::{
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::oneshot;
-use tracing::warn;
 
 use super::failed;
 use crate::{
@@ -20,25 +20,26 @@ use crate::{
     log::{AppendError, LogError},
 };
 
-/// Records that may wait to be durable at once. Several times what admission lets in at once
-/// (10,000 by default), so that admission is what refuses first.
+/// Most records in the producer's queue. Several times what admission lets in at once (10,000 by
+/// default), so that admission refuses first.
 const QUEUE_RECORDS_MAX: usize = 50_000;
 
-/// The same in memory: 50,000 requests of 600 bytes with what the library adds.
+/// Most KiB in the producer's queue: 50,000 requests of 600 bytes and the library's overhead.
 const QUEUE_KIB_MAX: usize = 64 * 1_024;
 
-/// How long a record waits for company in its batch. Without it every record is a request of its
-/// own under load; more of it only adds to the latency.
+/// How long a record waits for others to share its batch. Without a wait, a loaded producer sends
+/// each record alone; a longer wait adds latency and nothing else.
 const LINGER: Duration = Duration::from_millis(1);
 
-/// Most bytes of one batch: about 1,700 requests, and half of the least that a topic must take.
+/// Most bytes of one batch: about 1,700 requests, and half of the least `max.message.bytes` that a
+/// topic must have.
 const BATCH_BYTES_MAX: usize = 256 * 1_024;
 
-/// Pause between two replacements of a producer whose state is fatal: a broker that refuses each
-/// new one must not be flooded with them.
+/// Least time between two replacements of a producer in a fatal state, so that a broker that refuses
+/// each new one is not flooded with them.
 const REPLACE_EVERY: Duration = Duration::from_secs(1);
 
-/// A record on its way.
+/// A record to be sent.
 pub(super) struct Outgoing<'a> {
     pub(super) topic: &'a str,
     pub(super) partition: u32,
@@ -47,91 +48,92 @@ pub(super) struct Outgoing<'a> {
     pub(super) headers: &'a [(&'a str, &'a [u8])],
 }
 
-/// What the broker said of a record that it took.
+/// The broker's acknowledgement of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Delivered {
-    /// Where it stands; none where the library learned only that it was there already.
+    /// Offset of the record. `None` if a retry found the record in the log already: then the broker
+    /// does not tell its offset.
     pub(super) offset: Option<u64>,
-    /// Milliseconds since the epoch by the broker's clock; none where the topic keeps the
-    /// producer's time.
+    /// Record time in milliseconds since the epoch by the broker's clock. `None` if the topic keeps
+    /// the producer's time.
     pub(super) time: Option<i64>,
 }
 
-type Report = Box<oneshot::Sender<Result<Delivered, KafkaError>>>;
+/// Receives the outcome of a send.
+type Reply = Box<oneshot::Sender<Result<Delivered, KafkaError>>>;
 
-/// Appends records; replaced inside when the library gives the client up.
+/// Sends records. Replaces its client when that is in a fatal state.
 pub(super) struct Producer {
     settings: ClientConfig,
-    /// Only locked for as long as a record is handed over.
+    /// Locked only while a record is queued. `None` only during drop.
     current: RwLock<Option<ThreadedProducer<Deliveries>>>,
-    replaced: Mutex<Option<Instant>>,
+    replaced_at: Mutex<Option<Instant>>,
 }
 
 impl Producer {
-    /// A producer whose records are durable, or unknown after `config.append_timeout`.
+    /// Starts a producer. The outcome of a send is known within `config.append_timeout`.
     pub(super) fn connect(config: &KafkaConfig) -> Result<Self, LogError> {
         let mut settings = client::base(config);
         settings
-            // Implies acks=all, and retries that neither repeat nor reorder.
+            // Implies acks=all, and retries that neither duplicate nor reorder records.
             .set("enable.idempotence", "true")
             .set("linger.ms", millis(LINGER))
             .set("batch.size", BATCH_BYTES_MAX.to_string())
+            // After this time the library drops the record, so that a client that was told "unknown"
+            // cannot find its request decided much later.
             .set("message.timeout.ms", millis(config.append_timeout))
             .set("request.timeout.ms", millis(config.append_timeout))
             .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX.to_string());
         let first = start(&settings).map_err(|error| failed("starting the producer", error))?;
-        Ok(Self { settings, current: RwLock::new(Some(first)), replaced: Mutex::new(None) })
+        Ok(Self { settings, current: RwLock::new(Some(first)), replaced_at: Mutex::new(None) })
     }
 
-    /// Asks the brokers for `topic` once, so that the first append need not. Blocks.
+    /// Fetches the metadata of `topic`, so that the first append need not wait for it. Blocks.
     pub(super) fn warm(&self, topic: &str) -> Result<(), KafkaError> {
         let current = self.current.read();
         let Some(producer) = current.as_ref() else { return Ok(()) };
         producer.client().fetch_metadata(Some(topic), client::QUERY_TIMEOUT).map(drop)
     }
 
-    /// Sends a record and waits for the broker's word.
+    /// Sends a record and waits for the broker's acknowledgement.
     ///
     /// # Errors
-    /// [`AppendError::Overloaded`] when it was not handed over at all, otherwise
-    /// [`AppendError::Unknown`]: the library does not tell which failures came before the write.
+    /// [`AppendError::Overloaded`] if the record was not queued. [`AppendError::Unknown`] on every
+    /// later failure: the library does not tell whether it came before the write.
     pub(super) async fn send(&self, record: &Outgoing<'_>) -> Result<Delivered, AppendError> {
-        let (report, reported) = oneshot::channel();
-        self.hand_over(record, Box::new(report))?;
-        match reported.await {
+        let (reply, replied) = oneshot::channel();
+        self.enqueue(record, Box::new(reply))?;
+        match replied.await {
             Ok(Ok(delivered)) => Ok(delivered),
             Ok(Err(error)) => Err(AppendError::Unknown(error.to_string())),
             Err(_) => Err(AppendError::Unknown("the producer ended".to_owned())),
         }
     }
 
-    fn hand_over(&self, record: &Outgoing<'_>, report: Report) -> Result<(), AppendError> {
+    fn enqueue(&self, record: &Outgoing<'_>, reply: Reply) -> Result<(), AppendError> {
         self.replace_if_fatal();
-        let Err((error, report)) = self.try_hand_over(record, report) else { return Ok(()) };
-        // Some fatal states are first heard of here.
+        let Err((mut error, reply)) = self.try_enqueue(record, reply) else { return Ok(()) };
+        // Some fatal states are noticed only now. The record is in no queue, so it may be sent again.
         if self.is_fatal() {
             self.replace_if_fatal();
-            return self
-                .try_hand_over(record, report)
-                .map_err(|(error, _)| AppendError::Overloaded(error.to_string()));
+            match self.try_enqueue(record, reply) {
+                Ok(()) => return Ok(()),
+                Err((again, _)) => error = again,
+            }
         }
         Err(AppendError::Overloaded(error.to_string()))
     }
 
-    /// One attempt, which never waits; gives back what it could not hand over.
-    fn try_hand_over(
-        &self,
-        record: &Outgoing<'_>,
-        report: Report,
-    ) -> Result<(), (KafkaError, Report)> {
+    /// Tries once to queue a record, without waiting. Returns the reply channel on failure.
+    fn try_enqueue(&self, record: &Outgoing<'_>, reply: Reply) -> Result<(), (KafkaError, Reply)> {
         let current = self.current.read();
-        let Some(producer) = current.as_ref() else { return Err((KafkaError::Canceled, report)) };
+        let Some(producer) = current.as_ref() else { return Err((KafkaError::Canceled, reply)) };
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in record.headers {
             headers = headers.insert(Header { key, value: Some(*value) });
         }
-        let mut native = BaseRecord::with_opaque_to(record.topic, report)
+        let mut native = BaseRecord::with_opaque_to(record.topic, reply)
             .partition(native_partition(record.partition))
             .payload(record.value)
             .headers(headers);
@@ -146,27 +148,27 @@ impl Producer {
         })
     }
 
-    /// A fatal state is for ever: a new client takes over, and what the old one still has is
-    /// reported as failed when it ends, and so is unknown.
+    /// Replaces the client if it is in a fatal state, from which it does not recover. The old client
+    /// reports the records in its queue as failed when it is dropped, so their outcome is unknown.
     fn replace_if_fatal(&self) {
         if !self.is_fatal() {
             return;
         }
-        let mut replaced = self.replaced.lock();
-        // Another caller may have done it while this one waited for the lock.
-        if !self.is_fatal() || replaced.is_some_and(|at| at.elapsed() < REPLACE_EVERY) {
+        let mut replaced_at = self.replaced_at.lock();
+        // Checked again: another caller may have replaced it while this one waited for the lock.
+        if !self.is_fatal() || replaced_at.is_some_and(|at| at.elapsed() < REPLACE_EVERY) {
             return;
         }
-        *replaced = Some(Instant::now());
+        *replaced_at = Some(Instant::now());
         match start(&self.settings) {
             Ok(new) => {
                 let mut current = self.current.write();
                 let old = current.replace(new);
                 drop(current);
-                client::end_elsewhere(old);
-                warn!("producer replaced after a fatal state");
+                client::drop_in_background(old);
+                tracing::warn!("producer replaced after a fatal error");
             }
-            Err(error) => warn!(%error, "producer could not be replaced, trying again later"),
+            Err(error) => tracing::warn!(%error, "producer not replaced, retrying"),
         }
     }
 
@@ -179,7 +181,7 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         let current = self.current.get_mut();
-        client::end_elsewhere(current.take());
+        client::drop_in_background(current.take());
     }
 }
 
@@ -188,7 +190,7 @@ fn start(settings: &ClientConfig) -> Result<ThreadedProducer<Deliveries>, KafkaE
     ThreadedProducer::from_config_and_context(settings, context)
 }
 
-/// Tells each sender what became of its record.
+/// Sends the outcome of each send to its caller.
 struct Deliveries {
     log: ClientLog,
 }
@@ -204,9 +206,9 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Report;
+    type DeliveryOpaque = Reply;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, report: Report) {
+    fn delivery(&self, result: &DeliveryResult<'_>, reply: Reply) {
         let outcome = match result {
             Ok(message) => Ok(Delivered {
                 offset: u64::try_from(message.offset()).ok(),
@@ -222,8 +224,8 @@ impl ProducerContext for Deliveries {
                 Err(error.clone())
             }
         };
-        // A caller that went away does not want to know.
-        let _ = report.send(outcome);
+        // An error means that the caller stopped waiting.
+        let _ = reply.send(outcome);
     }
 }
 
@@ -252,7 +254,7 @@ mod tests {
         producer.send(&Outgoing { topic: "t", partition: 0, key: b"k", value: b"v", headers }).await
     }
 
-    /// A broker that refuses a producer its id puts the client into a fatal state.
+    /// A broker that refuses a producer id puts the client into a fatal state.
     #[tokio::test]
     async fn a_producer_in_a_fatal_state_is_replaced() {
         let cluster = MockCluster::new(1).unwrap();
@@ -266,7 +268,7 @@ mod tests {
         let first = send(&producer).await.unwrap_err();
         assert!(matches!(first, AppendError::Unknown(_) | AppendError::Overloaded(_)), "{first:?}");
         assert_eq!(send(&producer).await.unwrap().offset, Some(0));
-        assert!(producer.replaced.lock().is_some());
+        assert!(producer.replaced_at.lock().is_some());
     }
 
     #[tokio::test]
@@ -289,10 +291,10 @@ mod tests {
         let producer =
             Producer::connect(&config(&cluster.bootstrap_servers(), Duration::from_secs(30)))
                 .unwrap();
-        let (report, reported) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
         let record = Outgoing { topic: "t", partition: 0, key: b"k", value: b"v", headers: &[] };
-        producer.hand_over(&record, Box::new(report)).unwrap();
+        producer.enqueue(&record, Box::new(reply)).unwrap();
         drop(producer);
-        assert!(reported.await.unwrap().is_err());
+        assert!(replied.await.unwrap().is_err());
     }
 }

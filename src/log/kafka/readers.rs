@@ -1,13 +1,14 @@
-//! Readers: each gives one partition in order from an offset on, independent of the group.
+//! Readers of the request log. Each reads one partition in order from an offset on, independent of
+//! the consumer group.
 //!
-//! A *lane* is a consumer that is assigned partitions by hand and keeps one queue per partition.
-//! The first reader of a partition is put on the first lane, usually the live one; a replay that
-//! wants the same partition at another offset is put on the next lane where it is free. So a
-//! handful of clients serve any number of partitions, warm, and none waits for another.
+//! Readers share a pool of a few consumers. Each consumer is assigned partitions by hand and has one
+//! queue per partition, so it serves one reader of each partition. The first reader of a partition,
+//! usually the live one, gets the first consumer; a replay of the same partition gets the next one
+//! that does not serve that partition yet. The consumers stay connected, so a reader starts fast.
 //!
-//! A reader takes records straight out of its queue, and only when it is asked to: a slow one
-//! fills its own queue up to the bound, and nothing else. What blocks (assigning, unassigning,
-//! dropping) happens on one thread, the keeper.
+//! A reader takes records directly from its queue, only when it is called. A slow reader fills its own
+//! queue up to the bound and delays no other. All blocking calls (assign, unassign, drop) are made on
+//! one thread, the pool's.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,7 +29,6 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 use tokio::sync::{Notify, oneshot};
-use tracing::{debug, error, warn};
 
 use super::failed;
 use crate::{
@@ -39,64 +39,64 @@ use crate::{
     wire::LogRecord,
 };
 
-/// A partition has one reader on each lane. Another waits.
-const LANES_MAX: usize = READERS_MAX;
+/// Most consumers of the pool, and so most readers of one partition. Another reader waits.
+const CONSUMERS_MAX: usize = READERS_MAX;
 
-/// Longest that a reader waits for a free lane before its opener is told.
+/// Longest wait for a free consumer when a reader is opened.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Records that a queue holds before its partition is fetched no further: some 25 ms of reading,
-/// several times what a fetch takes.
+/// Records in a queue above which its partition is not fetched: about 25 ms of reading, several
+/// times as long as a fetch.
 const QUEUE_RECORDS: usize = 5_000;
 
-/// The same in memory, per partition and lane.
+/// KiB in a queue above which its partition is not fetched.
 const QUEUE_KIB: usize = 2 * 1_024;
 
-/// Most of one partition in one fetch: about 4,000 records, so that a replay does not keep the
-/// partitions beside it waiting.
+/// Most bytes of one partition in one fetch: about 4,000 records, so that a replay does not delay
+/// the other partitions of its consumer.
 const FETCH_BYTES: usize = 512 * 1_024;
 
-/// Longest that a broker holds a fetch that finds nothing. A partition that is added to a lane
-/// waits for the fetch under way, so this is what a replay's start costs at most; twenty fetches a
-/// second and lane cost a broker some 2 % of a core.
+/// Longest that a broker holds a fetch that finds nothing. A new partition of a consumer waits for
+/// the fetch in progress, so this bounds the delay of a replay's start. Twenty fetches a second cost
+/// a broker about 2 % of a core per consumer.
 const FETCH_WAIT: Duration = Duration::from_millis(50);
 
-/// Lanes that are there before anybody asks: the live one, and one for the first replay, which
-/// must not wait for a client to find its brokers.
-const LANES_WARM: usize = 2;
+/// Consumers that are started in advance: one for live readers, and one for the first replay, which
+/// should not wait for a client to connect.
+const CONSUMERS_WARM: usize = 2;
 
-/// How often the keeper serves what the library has to say when nobody asks for anything.
+/// Interval at which the pool serves the library's events while there are no commands.
 const SERVE_EVERY: Duration = Duration::from_millis(100);
 
-/// How long the keeper listens to one lane: the library hands out one event at a time, and says
-/// nothing of whether there is another.
+/// Longest wait for an event of one consumer. The library returns one event at a time and does not
+/// tell whether there are more.
 const SERVE_FOR: Duration = Duration::from_millis(1);
 
-/// Events of one lane that are served in a row, so that a storm in one doesn't starve openers.
+/// Most events of one consumer that are served in a row, so that many events do not delay commands.
 const SERVE_EVENTS_MAX: usize = 64;
 
-/// A queue says when it is no longer empty; this is for the case that it is not heard.
+/// Longest wait for the notification of a queue. A lost notification would otherwise stop a reader.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Most bytes that one read copies, so that records of a megabyte don't come by the thousand.
+/// Bytes after which a read ends, so that large records are not returned by the thousand.
 const READ_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
-type LaneConsumer = BaseConsumer<ClientLog>;
-type LaneQueue = PartitionQueue<ClientLog>;
+type ReaderConsumer = BaseConsumer<ClientLog>;
+type RecordQueue = PartitionQueue<ClientLog>;
 
-/// Opens readers. Dropping it closes them.
+/// Opens readers. When dropped, closes all of them.
 pub(super) struct Readers {
-    /// The first lane's client, which also answers for the ends of partitions. Before `keeper`,
-    /// so that the keeper is the last to let go of it: whoever is waits for its end.
-    first: Arc<LaneConsumer>,
-    keeper: mpsc::Sender<Command>,
+    /// The first consumer, which also reads watermarks. Declared before `pool`, so that it is dropped
+    /// first: the last owner waits for the client's end, and that should be the pool's thread.
+    first: Arc<ReaderConsumer>,
+    pool: mpsc::Sender<PoolCommand>,
     topic: String,
-    /// Partitions that the topic is known to have.
+    /// Number of partitions that the topic is known to have.
     partitions: AtomicU32,
 }
 
 impl Readers {
-    /// Starts the keeper and the first lanes. Blocks while they look for their brokers.
+    /// Starts the pool and its first consumers. Blocks until they have connected, or for a time.
     pub(super) fn connect(config: &KafkaConfig, topic: &str) -> Result<Self, LogError> {
         let mut settings = client::consumer(config);
         settings
@@ -104,30 +104,30 @@ impl Readers {
             .set("fetch.message.max.bytes", FETCH_BYTES.to_string())
             .set("queued.min.messages", QUEUE_RECORDS.to_string())
             .set("queued.max.messages.kbytes", QUEUE_KIB.to_string());
-        let lanes: Vec<_> = (0..LANES_WARM)
-            .map(|_| Lane::start(&settings))
+        let consumers: Vec<_> = (0..CONSUMERS_WARM)
+            .map(|_| PooledConsumer::start(&settings))
             .collect::<Result<_, _>>()
             .map_err(|error| failed("starting a reader", error))?;
         let mut partitions = 0;
-        for lane in &lanes {
-            match lane.consumer.fetch_metadata(Some(topic), client::QUERY_TIMEOUT) {
+        for pooled in &consumers {
+            match pooled.consumer.fetch_metadata(Some(topic), client::QUERY_TIMEOUT) {
                 Ok(seen) => {
                     let found: usize =
                         seen.topics().iter().map(|topic| topic.partitions().len()).sum();
                     partitions = u32::try_from(found).unwrap_or(u32::MAX);
                 }
-                Err(error) => warn!(%error, "kafka does not answer readers yet"),
+                Err(error) => tracing::warn!(%error, "readers cannot reach kafka yet, retrying"),
             }
         }
-        let first = Arc::clone(&lanes[0].consumer);
-        // Bounded by its users: an opener waits for its answer, and each reader closes once.
-        let (keeper, commands) = mpsc::channel();
-        let state = Keeper {
+        let first = Arc::clone(&consumers[0].consumer);
+        // Unbounded, but it has at most one command of each waiting opener and of each reader.
+        let (pool, commands) = mpsc::channel();
+        let state = ConsumerPool {
             settings,
             topic: topic.to_owned(),
-            lanes,
+            consumers,
             waiting: VecDeque::new(),
-            own: Some(keeper.clone()),
+            own: Some(pool.clone()),
         };
         std::thread::Builder::new()
             .name("kafka-readers".to_owned())
@@ -137,10 +137,10 @@ impl Readers {
                 source: Box::new(error),
             })?;
         let partitions = AtomicU32::new(partitions);
-        Ok(Self { first, keeper, topic: topic.to_owned(), partitions })
+        Ok(Self { first, pool, topic: topic.to_owned(), partitions })
     }
 
-    /// A reader of `partition` from `from` on.
+    /// Opens a reader of `partition` from `from` on.
     pub(super) async fn open(
         &self,
         partition: Partition,
@@ -148,38 +148,39 @@ impl Readers {
     ) -> Result<KafkaReader, LogError> {
         let operation = || format!("opening partition {partition} at {from}");
         if partition >= self.partitions.load(Ordering::Relaxed) {
-            // Nobody would ever say that there is no such partition: its reader would just wait.
+            // The library accepts a partition that does not exist, and its reader would wait forever.
+            // Reading the watermarks fails instead.
             self.watermarks(partition).await?;
             self.partitions.fetch_max(partition + 1, Ordering::Relaxed);
         }
         let (reply, replied) = oneshot::channel();
-        let command = Command::Open(Open { partition, from, reply });
-        self.keeper.send(command).map_err(|_| failed(operation(), KafkaError::Canceled))?;
+        let command = PoolCommand::Open(Open { partition, from, reply });
+        self.pool.send(command).map_err(|_| failed(operation(), KafkaError::Canceled))?;
         match tokio::time::timeout(OPEN_WITHIN, replied).await {
             Ok(Ok(reader)) => reader,
             Ok(Err(_)) => Err(failed(operation(), KafkaError::Canceled)),
             Err(elapsed) => Err(LogError {
-                operation: format!("{}: {LANES_MAX} readers are open there", operation()),
+                operation: format!("{}: it has {CONSUMERS_MAX} readers already", operation()),
                 source: Box::new(elapsed),
             }),
         }
     }
 
-    /// The low and the high watermark of `partition`, asked of its leader.
+    /// Reads the low and the high watermark of `partition` from its leader.
     pub(super) async fn watermarks(
         &self,
         partition: Partition,
     ) -> Result<(Offset, Offset), LogError> {
         client::watermarks(Arc::clone(&self.first), &self.topic, partition)
             .await
-            .map_err(|error| failed(format!("asking for the ends of partition {partition}"), error))
+            .map_err(|error| failed(format!("reading watermarks of partition {partition}"), error))
     }
 }
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        // A keeper that is gone has nothing left to close.
-        let _ = self.keeper.send(Command::Stop);
+        // An error means that the pool's thread has ended.
+        let _ = self.pool.send(PoolCommand::Stop);
     }
 }
 
@@ -189,49 +190,53 @@ struct Open {
     reply: oneshot::Sender<Result<KafkaReader, LogError>>,
 }
 
-enum Command {
+enum PoolCommand {
     Open(Open),
-    Close { lane: usize, partition: Partition, queue: Box<LaneQueue> },
+    Close { consumer: usize, partition: Partition, queue: Box<RecordQueue> },
     Stop,
 }
 
-/// What the keeper and a reader both see.
+/// State shared by a reader and the pool.
 #[derive(Default)]
-struct Signals {
-    /// The queue is no longer empty, or one of the others was set.
+struct ReaderSignals {
+    /// Notified when the queue is no longer empty, or one of the flags was set.
     ready: Notify,
-    /// The node stops.
+    /// Whether the node stops.
     closed: AtomicBool,
-    /// Records came out of order past the queue: nothing from here on can be trusted.
+    /// Whether a record bypassed the queue, so that the reader could miss it.
     broken: AtomicBool,
 }
 
-impl Signals {
+impl ReaderSignals {
     fn raise(&self, signal: &AtomicBool) {
         signal.store(true, Ordering::Release);
         self.ready.notify_one();
     }
 }
 
-struct Lane {
-    consumer: Arc<LaneConsumer>,
-    taken: HashMap<Partition, Arc<Signals>>,
+struct PooledConsumer {
+    consumer: Arc<ReaderConsumer>,
+    taken: HashMap<Partition, Arc<ReaderSignals>>,
 }
 
-impl Lane {
+impl PooledConsumer {
     fn start(settings: &ClientConfig) -> Result<Self, KafkaError> {
         let context = ClientLog::new("reader");
         let consumer = BaseConsumer::from_config_and_context(settings, context)?;
         Ok(Self { consumer: Arc::new(consumer), taken: HashMap::new() })
     }
 
-    /// Serves the library. All records come by the partitions' own queues.
+    /// Serves events of the library. Records must come through the queues of their partitions only.
     fn serve(&self) {
         for _ in 0..SERVE_EVENTS_MAX {
             let Some(event) = self.consumer.poll(SERVE_FOR) else { break };
             let Ok(message) = event else { continue };
             let partition = u32::try_from(message.partition()).unwrap_or_default();
-            error!(partition, offset = message.offset(), "record outside its partition's queue");
+            tracing::error!(
+                partition,
+                offset = message.offset(),
+                "record outside its partition's queue"
+            );
             if let Some(signals) = self.taken.get(&partition) {
                 signals.raise(&signals.broken);
             }
@@ -239,32 +244,33 @@ impl Lane {
     }
 }
 
-/// Owns the lanes. Ends when the log and every reader are gone.
-struct Keeper {
+/// The pool of consumers, on its thread. Ends once `Readers` and all readers are dropped.
+struct ConsumerPool {
     settings: ClientConfig,
     topic: String,
-    lanes: Vec<Lane>,
-    /// Openers for whose partition no lane is free.
+    consumers: Vec<PooledConsumer>,
+    /// Requests for a partition that all consumers serve already.
     waiting: VecDeque<Open>,
-    /// For readers; given up on stop, so that the channel ends with the last of them.
-    own: Option<mpsc::Sender<Command>>,
+    /// Sender that each reader gets a clone of. Dropped on stop, so that the channel closes with the
+    /// last reader.
+    own: Option<mpsc::Sender<PoolCommand>>,
 }
 
-impl Keeper {
-    fn run(mut self, commands: &mpsc::Receiver<Command>) {
+impl ConsumerPool {
+    fn run(mut self, commands: &mpsc::Receiver<PoolCommand>) {
         loop {
             match commands.recv_timeout(SERVE_EVERY) {
-                Ok(Command::Open(open)) => self.open(open),
-                Ok(Command::Close { lane, partition, queue }) => {
-                    self.close(lane, partition, *queue);
+                Ok(PoolCommand::Open(open)) => self.open(open),
+                Ok(PoolCommand::Close { consumer, partition, queue }) => {
+                    self.close(consumer, partition, *queue);
                 }
-                Ok(Command::Stop) => self.stop(),
+                Ok(PoolCommand::Stop) => self.stop(),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            self.lanes.iter().for_each(Lane::serve);
+            self.consumers.iter().for_each(PooledConsumer::serve);
         }
-        debug!("readers ended");
+        tracing::debug!("readers ended");
     }
 
     fn open(&mut self, open: Open) {
@@ -272,51 +278,52 @@ impl Keeper {
             return;
         }
         let Some(own) = self.own.clone() else {
-            // Dropping the reply tells the opener.
+            // Stopped. The opener sees that its reply channel is closed.
             return;
         };
-        let Some(lane) = self.free_lane(open.partition) else {
+        let Some(consumer) = self.free_consumer(open.partition) else {
             self.waiting.retain(|open| !open.reply.is_closed());
             self.waiting.push_back(open);
             return;
         };
         let Open { partition, from, reply } = open;
-        let opened = self.assign(lane, partition, from, own);
-        // An opener that went away drops the reader, which closes it.
+        let opened = self.assign(consumer, partition, from, own);
+        // If the opener stopped waiting, the reader is dropped here, which closes it.
         let _ = reply.send(opened);
     }
 
-    fn free_lane(&mut self, partition: Partition) -> Option<usize> {
-        if let Some(free) = self.lanes.iter().position(|lane| !lane.taken.contains_key(&partition))
+    fn free_consumer(&mut self, partition: Partition) -> Option<usize> {
+        if let Some(free) =
+            self.consumers.iter().position(|pooled| !pooled.taken.contains_key(&partition))
         {
             return Some(free);
         }
-        if self.lanes.len() == LANES_MAX {
+        if self.consumers.len() == CONSUMERS_MAX {
             return None;
         }
-        match Lane::start(&self.settings) {
-            Ok(lane) => self.lanes.push(lane),
+        match PooledConsumer::start(&self.settings) {
+            Ok(pooled) => self.consumers.push(pooled),
             Err(error) => {
-                warn!(%error, "another lane could not be started");
+                tracing::warn!(%error, "another consumer not started");
                 return None;
             }
         }
-        Some(self.lanes.len() - 1)
+        Some(self.consumers.len() - 1)
     }
 
     fn assign(
         &mut self,
-        lane_number: usize,
+        index: usize,
         partition: Partition,
         from: Offset,
-        keeper: mpsc::Sender<Command>,
+        pool: mpsc::Sender<PoolCommand>,
     ) -> Result<KafkaReader, LogError> {
         let operation = || format!("opening partition {partition} at {from}");
-        let lane = &mut self.lanes[lane_number];
+        let pooled = &mut self.consumers[index];
         let native = native_partition(partition);
-        let signals = Arc::new(Signals::default());
-        // Split before it is assigned: what is fetched earlier would come by the common queue.
-        let mut queue = lane
+        let signals = Arc::new(ReaderSignals::default());
+        // Split before the assignment: records fetched before would go to the common queue.
+        let mut queue = pooled
             .consumer
             .split_partition_queue(&self.topic, native)
             .ok_or_else(|| failed(operation(), KafkaError::Canceled))?;
@@ -325,34 +332,34 @@ impl Keeper {
         queue.set_nonempty_callback(move || wake.ready.notify_one());
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, native, NativeOffset::Offset(native_offset(from)))
-            .and_then(|()| lane.consumer.incremental_assign(&list))
+            .and_then(|()| pooled.consumer.incremental_assign(&list))
             .map_err(|error| failed(operation(), error))?;
-        lane.taken.insert(partition, Arc::clone(&signals));
+        pooled.taken.insert(partition, Arc::clone(&signals));
         Ok(KafkaReader {
             partition,
             next: from,
-            lane: lane_number,
+            consumer: index,
             queue: Some(Box::new(queue)),
             signals,
-            keeper,
+            pool,
             failure: None,
             buffer_bytes: 0,
         })
     }
 
-    fn close(&mut self, lane_number: usize, partition: Partition, queue: LaneQueue) {
-        let lane = &mut self.lanes[lane_number];
+    fn close(&mut self, index: usize, partition: Partition, queue: RecordQueue) {
+        let pooled = &mut self.consumers[index];
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.topic, native_partition(partition));
-        if let Err(error) = lane.consumer.incremental_unassign(&list) {
-            warn!(partition, %error, "partition could not be given back");
+        if let Err(error) = pooled.consumer.incremental_unassign(&list) {
+            tracing::warn!(partition, %error, "partition of a reader not unassigned");
         }
         drain(&queue);
         drop(queue);
-        lane.taken.remove(&partition);
-        // Whoever went away meanwhile must not keep the others from the lane.
+        pooled.taken.remove(&partition);
+        // Requests that timed out must not take the consumer.
         self.waiting.retain(|open| !open.reply.is_closed());
-        while !self.lanes[lane_number].taken.contains_key(&partition)
+        while !self.consumers[index].taken.contains_key(&partition)
             && let Some(index) = self.waiting.iter().position(|open| open.partition == partition)
             && let Some(open) = self.waiting.remove(index)
         {
@@ -363,15 +370,15 @@ impl Keeper {
     fn stop(&mut self) {
         self.own = None;
         self.waiting.clear();
-        for signals in self.lanes.iter().flat_map(|lane| lane.taken.values()) {
+        for signals in self.consumers.iter().flat_map(|pooled| pooled.taken.values()) {
             signals.raise(&signals.closed);
         }
     }
 }
 
-/// Throws away what a reader left. Records of an earlier assignment are never handed out again,
-/// but an error is: the next reader of the partition would be told of what it did not ask for.
-fn drain(queue: &LaneQueue) {
+/// Empties the queue of an earlier reader. The library drops its records at the next assignment, but
+/// not its errors, and the next reader would fail on them.
+fn drain(queue: &RecordQueue) {
     while queue.poll(Duration::ZERO).is_some() {}
 }
 
@@ -380,18 +387,18 @@ pub(super) struct KafkaReader {
     partition: Partition,
     /// The lowest offset that the next record can have.
     next: Offset,
-    lane: usize,
-    /// None once the reader is spent.
-    queue: Option<Box<LaneQueue>>,
-    signals: Arc<Signals>,
-    keeper: mpsc::Sender<Command>,
-    /// Met behind records that were to be given first.
+    consumer: usize,
+    /// `None` once the reader is spent.
+    queue: Option<Box<RecordQueue>>,
+    signals: Arc<ReaderSignals>,
+    pool: mpsc::Sender<PoolCommand>,
+    /// Failure behind the records that the last call returned.
     failure: Option<ReadError>,
     buffer_bytes: usize,
 }
 
 impl KafkaReader {
-    /// Takes what is there, without waiting.
+    /// Takes the records that are in the queue, without waiting.
     fn take(&mut self, max: usize) -> Vec<LogRecord> {
         let mut records = Vec::new();
         self.buffer_bytes = 0;
@@ -401,6 +408,7 @@ impl KafkaReader {
                 None => break,
                 Some(Ok(message)) => {
                     let Ok(offset) = Offset::try_from(message.offset()) else { continue };
+                    // A fetched batch may start below the requested offset.
                     if offset < self.next {
                         continue;
                     }
@@ -418,8 +426,9 @@ impl KafkaReader {
         records
     }
 
-    /// What comes by a partition's own queue is never passing trouble, which the library keeps to
-    /// itself: after a checksum that does not hold, say, it goes on *behind* the damaged records.
+    /// Converts an error from the queue, after which the reader is always spent. The library does not
+    /// report temporary errors there. After a wrong checksum, for example, it continues *behind* the
+    /// damaged records, and a reader must not skip.
     fn failed(&self, error: KafkaError) -> ReadError {
         match error.rdkafka_error_code() {
             Some(
@@ -434,9 +443,10 @@ impl KafkaReader {
 
     fn spend(&mut self) {
         if let Some(queue) = self.queue.take() {
-            let close = Command::Close { lane: self.lane, partition: self.partition, queue };
-            // The keeper outlives every reader.
-            let _ = self.keeper.send(close);
+            let close =
+                PoolCommand::Close { consumer: self.consumer, partition: self.partition, queue };
+            // The pool ends after all readers, so this fails only if its thread panicked.
+            let _ = self.pool.send(close);
         }
     }
 }
@@ -465,7 +475,7 @@ impl LogReader for KafkaReader {
                 self.spend();
                 return Err(failure);
             }
-            // Both ends come to the same: another look.
+            // Notified or not, the loop checks again.
             let _ = tokio::time::timeout(LOOK_AGAIN, self.signals.ready.notified()).await;
         }
     }
@@ -480,7 +490,7 @@ impl Drop for KafkaReader {
 fn copy(offset: Offset, message: &BorrowedMessage<'_>) -> LogRecord {
     LogRecord {
         offset,
-        // Without a time the record is a dead letter, for every owner alike.
+        // A time of -1 makes the record a dead letter, for every owner.
         time: Timestamp(message.timestamp().to_millis().unwrap_or(-1)),
         key: message.key().unwrap_or_default().to_vec(),
         value: message.payload().unwrap_or_default().to_vec(),
