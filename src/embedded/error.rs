@@ -31,12 +31,12 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The data folder has another format.
-    #[error("data folder {} {source}", path.display())]
+    #[error("data folder {} {other}", path.display())]
     Format {
         /// The data folder.
         path: PathBuf,
-        /// The format found.
-        source: OtherFormat,
+        /// Its format.
+        other: OtherFormat,
     },
     /// The data folder was created with another number of partitions.
     #[error("embedded.partitions is {configured}, but the data folder has {found}")]
