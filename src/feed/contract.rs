@@ -1,10 +1,10 @@
-//! What every decision feed promises, as checks that every adapter runs.
+//! Checks of the port's promises. Every adapter runs them.
 //!
-//! An adapter runs them with `decision_feed_contract!(fresh)`, where `fresh` is an async function
-//! that gives a feed of at least [`PARTITIONS`] partitions and whatever must live as long as it is
-//! used (a topic); or loops over [`checks`]. Each check publishes under a log epoch of its own and
-//! looks at nothing else, so they may share one feed, but not run at once: the one that fills a
-//! follower makes gaps for all.
+//! An adapter calls `decision_feed_contract!(fresh)`, or loops over [`checks`]. `fresh` is an async
+//! function that returns a feed of at least [`PARTITIONS`] partitions and a guard, which is dropped
+//! after the check. Each check publishes under its own log epoch and ignores the others, so checks
+//! may share a feed. They must not run concurrently: the check of the slow follower causes gaps for
+//! all.
 
 use std::time::Duration;
 
@@ -27,26 +27,26 @@ pub type Check = for<'a> fn(&'a dyn DecisionFeed) -> BoxFuture<'a, ()>;
 /// Partitions that the feed must have.
 pub const PARTITIONS: Partition = 4;
 
-/// How long a check waits for what must happen: far beyond any hiccup of an engine on a busy
-/// machine, so that only a promise broken lets it pass.
+/// Limit for an event that must happen. Far above the delays of an engine on a busy machine, so
+/// that only a broken promise reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Lists the checks by name, and makes a test of each.
+/// Lists the checks by name, and defines the macro that makes a test of each.
 macro_rules! checks {
     ($($name:ident),+ $(,)?) => {
-        /// Every check with its name.
+        /// Returns every check with its name.
         pub fn checks() -> Vec<(&'static str, Check)> {
             vec![$((stringify!($name), (|feed| Box::pin($name(feed))) as Check)),+]
         }
 
-        /// Makes a test of every check; `fresh` gives a feed and what it lives on.
+        /// Makes a test of every check. `fresh` returns a feed and its guard.
         #[allow(unused_macros, reason = "adapters may run the list instead")]
         macro_rules! decision_feed_contract {
             ($fresh:path) => {
                 $(
                     #[tokio::test(flavor = "multi_thread")]
                     async fn $name() {
-                        let (feed, _lives_on) = $fresh().await;
+                        let (feed, _guard) = $fresh().await;
                         $crate::feed::contract::$name(&*feed).await;
                     }
                 )+
@@ -58,12 +58,12 @@ macro_rules! checks {
 }
 
 checks!(
-    every_kind_of_message_arrives_whole,
+    every_message_arrives_unchanged,
     messages_of_a_partition_arrive_in_order,
     every_follower_receives_every_message,
     publishing_needs_no_follower,
-    a_follower_that_left_disturbs_nobody,
-    a_slow_follower_is_bounded_and_told_of_the_gap,
+    a_follower_can_leave,
+    a_slow_follower_gets_a_gap,
 );
 
 fn message(epoch: u32, partition: Partition, from: Offset, to: Offset) -> FeedMessage {
@@ -85,10 +85,10 @@ async fn publish(feed: &dyn DecisionFeed, message: FeedMessage) {
 
 async fn follow(feed: &dyn DecisionFeed) -> mpsc::Receiver<FeedEvent> {
     let following = timeout(PATIENCE, feed.follow()).await;
-    following.expect("following is answered").expect("one follows")
+    following.expect("following is answered").expect("a follower is added")
 }
 
-/// The next event that is a gap or of this epoch.
+/// Returns the next event that is a gap or belongs to this epoch.
 async fn event(follower: &mut mpsc::Receiver<FeedEvent>, epoch: u32) -> FeedEvent {
     loop {
         let event = timeout(PATIENCE, follower.recv()).await.expect("an event arrives");
@@ -102,11 +102,11 @@ async fn event(follower: &mut mpsc::Receiver<FeedEvent>, epoch: u32) -> FeedEven
 async fn next_message(follower: &mut mpsc::Receiver<FeedEvent>, epoch: u32) -> FeedMessage {
     match event(follower, epoch).await {
         FeedEvent::Message(message) => (*message).clone(),
-        FeedEvent::Gap => panic!("a follower that keeps up is told of a gap"),
+        FeedEvent::Gap => panic!("a follower that keeps up got a gap"),
     }
 }
 
-fn settled(offset: Offset, user: Option<&str>, answer: Answer) -> FeedDecision {
+fn decision(offset: Offset, user: Option<&str>, answer: Answer) -> FeedDecision {
     FeedDecision {
         offset,
         campaign_id: CampaignId::parse("contract").expect("a valid id"),
@@ -115,8 +115,8 @@ fn settled(offset: Offset, user: Option<&str>, answer: Answer) -> FeedDecision {
     }
 }
 
-/// Every answer, a halt, and a message as large as one may be.
-pub async fn every_kind_of_message_arrives_whole(feed: &dyn DecisionFeed) {
+/// Covers every answer, a halt, and a message of the largest size.
+pub async fn every_message_arrives_unchanged(feed: &dyn DecisionFeed) {
     const EPOCH: u32 = 101;
     let coupon = CouponFace {
         sequence: u32::MAX,
@@ -124,12 +124,12 @@ pub async fn every_kind_of_message_arrives_whole(feed: &dyn DecisionFeed) {
         issued_at: Timestamp(1_760_000_000_123),
     };
     let mut decisions = vec![
-        settled(0, Some("u"), Answer::Issued { coupon: coupon.clone() }),
-        settled(1, Some("u"), Answer::AlreadyIssued { coupon: coupon.clone() }),
-        settled(2, None, Answer::Accepted),
+        decision(0, Some("u"), Answer::Issued { coupon: coupon.clone() }),
+        decision(1, Some("u"), Answer::AlreadyIssued { coupon: coupon.clone() }),
+        decision(2, None, Answer::Accepted),
     ];
     for reason in [Reason::Closed, Reason::Paused, Reason::NotOpenYet, Reason::SoldOut] {
-        decisions.push(settled(3, Some("u"), Answer::Rejected { reason }));
+        decisions.push(decision(3, Some("u"), Answer::Rejected { reason }));
     }
     let refusals = [
         Refusal::StaleVersion,
@@ -138,9 +138,9 @@ pub async fn every_kind_of_message_arrives_whole(feed: &dyn DecisionFeed) {
         Refusal::Invalid,
     ];
     for refusal in refusals {
-        decisions.push(settled(u64::MAX, None, Answer::Refused { refusal }));
+        decisions.push(decision(u64::MAX, None, Answer::Refused { refusal }));
     }
-    let many = settled(9, Some(&"u".repeat(64)), Answer::Issued { coupon });
+    let many = decision(9, Some(&"u".repeat(64)), Answer::Issued { coupon });
     let messages = [
         FeedMessage { decisions, ..message(EPOCH, 0, 0, 5) },
         FeedMessage { halted: Some("the tail\nis \"gone\"".into()), ..message(EPOCH, 0, 5, 5) },
@@ -153,7 +153,7 @@ pub async fn every_kind_of_message_arrives_whole(feed: &dyn DecisionFeed) {
     }
 }
 
-/// Whatever other partitions do.
+/// Publishers of other partitions run concurrently.
 pub async fn messages_of_a_partition_arrive_in_order(feed: &dyn DecisionFeed) {
     const EPOCH: u32 = 102;
     const MESSAGES: Offset = 300;
@@ -174,7 +174,7 @@ pub async fn messages_of_a_partition_arrive_in_order(feed: &dyn DecisionFeed) {
     assert!(seen.iter().all(|next| *next == MESSAGES), "{seen:?}");
 }
 
-/// From the moment on when it followed.
+/// A follower receives the messages that are published after it was added.
 pub async fn every_follower_receives_every_message(feed: &dyn DecisionFeed) {
     const EPOCH: u32 = 103;
     let mut followers = Vec::new();
@@ -194,7 +194,7 @@ pub async fn every_follower_receives_every_message(feed: &dyn DecisionFeed) {
     while next_message(&mut late, EPOCH).await.from != 20 {}
 }
 
-/// Messages that nobody follows are lost, and that is all.
+/// A message without followers is lost. Publishing it succeeds.
 pub async fn publishing_needs_no_follower(feed: &dyn DecisionFeed) {
     const EPOCH: u32 = 104;
     publish(feed, message(EPOCH, 0, 0, 1)).await;
@@ -203,8 +203,8 @@ pub async fn publishing_needs_no_follower(feed: &dyn DecisionFeed) {
     while next_message(&mut follower, EPOCH).await.from != 1 {}
 }
 
-/// Neither the publisher nor other followers.
-pub async fn a_follower_that_left_disturbs_nobody(feed: &dyn DecisionFeed) {
+/// Neither the publisher nor other followers notice that a follower has left.
+pub async fn a_follower_can_leave(feed: &dyn DecisionFeed) {
     const EPOCH: u32 = 105;
     let leaver = follow(feed).await;
     let mut follower = follow(feed).await;
@@ -218,17 +218,18 @@ pub async fn a_follower_that_left_disturbs_nobody(feed: &dyn DecisionFeed) {
     }
 }
 
-/// At most [`FOLLOWER_MESSAGES_MAX`] messages wait for it; then comes the gap, then what is
-/// published later. Neither the publisher nor other followers ever wait for it.
-pub async fn a_slow_follower_is_bounded_and_told_of_the_gap(feed: &dyn DecisionFeed) {
+/// At most [`FOLLOWER_MESSAGES_MAX`] messages wait for a slow follower. Then it gets a gap, and
+/// then later messages. Neither the publisher nor other followers wait for it.
+pub async fn a_slow_follower_gets_a_gap(feed: &dyn DecisionFeed) {
     const EPOCH: u32 = 106;
-    // Its messages may be on their way while it begins to read: then nothing is lost in a round.
+    // On Kafka the slow follower may begin to read before its messages have arrived. Such a round
+    // loses none of them.
     const ROUNDS: usize = 20;
     let mut slow = follow(feed).await;
     let mut quick = follow(feed).await;
     let mut published = 0;
     let mut expected = 0;
-    let mut told = false;
+    let mut gap = false;
     for _ in 0..ROUNDS {
         for _ in 0..FOLLOWER_MESSAGES_MAX + 500 {
             publish(feed, message(EPOCH, 2, published, published + 1)).await;
@@ -236,21 +237,21 @@ pub async fn a_slow_follower_is_bounded_and_told_of_the_gap(feed: &dyn DecisionF
             published += 1;
         }
         assert!(slow.len() <= FOLLOWER_MESSAGES_MAX + 1, "{} events wait", slow.len());
-        while !told && expected < published {
+        while !gap && expected < published {
             match event(&mut slow, EPOCH).await {
                 FeedEvent::Message(message) => {
-                    assert_eq!(message.from, expected, "a message is lost and no gap is told");
+                    assert_eq!(message.from, expected, "a message is lost without a gap");
                     expected += 1;
                 }
-                FeedEvent::Gap => told = true,
+                FeedEvent::Gap => gap = true,
             }
         }
-        if told {
+        if gap {
             break;
         }
     }
-    assert!(told, "{published} messages waited for it");
-    // It keeps up from here on, so what is published now arrives.
+    assert!(gap, "no gap after {published} messages");
+    // The follower keeps up from here on, so it receives the next message.
     publish(feed, message(EPOCH, 2, published, published + 1)).await;
     loop {
         if let FeedEvent::Message(message) = event(&mut slow, EPOCH).await

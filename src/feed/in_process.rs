@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_follower_that_left_is_forgotten_even_when_it_was_full() {
+    async fn a_closed_follower_is_removed() {
         let feed = InProcessFeed::default();
         let follower = feed.follow().await.unwrap();
         for to in 0..2 * FOLLOWER_MESSAGES_MAX as u64 {

@@ -1,10 +1,10 @@
-//! What every request log promises, as checks that every adapter runs.
+//! Checks of the port's promises. Every adapter runs them.
 //!
-//! An adapter runs them with `request_log_contract!(fresh)`, where `fresh` is an async function
-//! that gives a log of at least [`PARTITIONS`] partitions and whatever must live as long as it is
-//! used (a folder, a topic); or loops over [`checks`]. Each check appends to a partition that it
-//! names by [`partition_of`], so they may share one log and run at once; records that others
-//! appended to it before do not matter. Offsets may have holes.
+//! An adapter calls `request_log_contract!(fresh)`, or loops over [`checks`]. `fresh` is an async
+//! function that returns a log of at least [`PARTITIONS`] partitions and a guard, for example a
+//! folder, which is dropped after the check. Each check has its own partition ([`partition_of`]),
+//! so checks may share a log and run concurrently. Earlier records and gaps between offsets do not
+//! matter.
 
 use std::time::Duration;
 
@@ -20,36 +20,36 @@ use crate::{
 /// One check of the contract.
 pub type Check = for<'a> fn(&'a dyn RequestLog) -> BoxFuture<'a, ()>;
 
-/// How long a check waits for what must happen: far beyond any hiccup of an engine on a busy
-/// machine, so that only a promise broken lets it pass.
+/// Limit for an event that must happen. Far above the delays of an engine on a busy machine, so
+/// that only a broken promise reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a check watches for what must not happen; a late violation is missed, never a false
-/// alarm raised.
+/// How long a check watches for an event that must not happen. A later violation is missed, but a
+/// false alarm is impossible.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// Lists the checks by name, and makes a test of each.
+/// Lists the checks by name, and defines the macro that makes a test of each.
 macro_rules! checks {
     ($($name:ident),+ $(,)?) => {
-        /// Names of the checks; each has the partition of its place in the list to itself.
+        /// Names of the checks. The index of a check is its partition.
         const NAMES: &[&str] = &[$(stringify!($name)),+];
 
-        /// Partitions that a log needs for each check to have one to itself.
+        /// Partitions that a log needs: one for each check.
         pub const PARTITIONS: u32 = NAMES.len() as u32;
 
-        /// Every check with its name.
+        /// Returns every check with its name.
         pub fn checks() -> Vec<(&'static str, Check)> {
             vec![$((stringify!($name), (|log| Box::pin($name(log))) as Check)),+]
         }
 
-        /// Makes a test of every check; `fresh` gives a log and what it lives on.
+        /// Makes a test of every check. `fresh` returns a log and its guard.
         #[allow(unused_macros, reason = "adapters may run the list instead")]
         macro_rules! request_log_contract {
             ($fresh:path) => {
                 $(
                     #[tokio::test(flavor = "multi_thread")]
                     async fn $name() {
-                        let (log, _lives_on) = $fresh().await;
+                        let (log, _guard) = $fresh().await;
                         $crate::log::contract::$name(&*log).await;
                     }
                 )+
@@ -61,29 +61,29 @@ macro_rules! checks {
 }
 
 checks!(
-    a_record_is_read_back_whole_where_it_was_appended,
-    offsets_rise_and_the_end_lies_above_them,
-    appends_at_once_get_places_of_their_own,
+    an_appended_record_is_read_back,
+    offsets_rise_below_the_high_watermark,
+    concurrent_appends_get_own_offsets,
     one_appender_keeps_its_order,
-    a_reader_gives_every_record_in_order,
+    a_reader_returns_records_in_order,
     a_reader_starts_at_any_offset,
-    a_reader_waits_at_the_end_and_wakes,
-    a_waiting_read_that_is_dropped_loses_nothing,
+    a_reader_waits_for_the_next_record,
+    a_cancelled_read_loses_no_record,
     a_read_is_bounded,
-    readers_do_not_disturb_each_other,
-    a_reader_that_follows_live_appends_misses_none,
-    partitions_are_apart,
+    readers_are_independent,
+    a_live_reader_misses_no_record,
+    partitions_are_independent,
     a_start_beyond_the_end_is_out_of_range,
-    who_joins_alone_is_assigned_every_partition,
-    settling_takes_nothing_from_readers,
-    a_dead_letter_is_kept_and_saying_it_twice_is_harmless,
-    opening_asking_and_appending_need_a_partition_that_is_there,
+    a_sole_member_owns_every_partition,
+    reported_progress_removes_no_record,
+    a_dead_letter_can_be_written_twice,
+    an_unknown_partition_is_an_error,
 );
 
-/// The partition of a check.
+/// Returns the partition of a check.
 fn partition_of(check: &str) -> Partition {
-    let place = NAMES.iter().position(|name| *name == check);
-    Partition::try_from(place.expect("the check is listed")).expect("there are few checks")
+    let index = NAMES.iter().position(|name| *name == check);
+    Partition::try_from(index.expect("the check is listed")).expect("there are few checks")
 }
 
 fn record(check: &str, number: u64) -> NewRecord {
@@ -99,7 +99,7 @@ async fn append(log: &dyn RequestLog, partition: Partition, record: NewRecord) -
     appended.expect("an append is answered").expect("a record is appended")
 }
 
-/// Appends `count` records one after another; what is expected to be read.
+/// Appends `count` records one after another. Returns the records that a reader should return.
 async fn append_some(log: &dyn RequestLog, check: &str, count: u64) -> Vec<LogRecord> {
     let partition = partition_of(check);
     let mut records = Vec::new();
@@ -110,8 +110,8 @@ async fn append_some(log: &dyn RequestLog, check: &str, count: u64) -> Vec<LogRe
     records
 }
 
-/// Appends `count` records without waiting in between; what is expected to be read, in the order
-/// of offsets.
+/// Appends `count` records, up to 1,000 of them concurrently. Returns the records that a reader
+/// should return, in offset order.
 async fn append_at_once(log: &dyn RequestLog, check: &str, count: u64) -> Vec<LogRecord> {
     let partition = partition_of(check);
     let mut records = Vec::new();
@@ -148,20 +148,20 @@ async fn read(reader: &mut dyn LogReader, max: usize) -> Result<Vec<LogRecord>, 
     timeout(PATIENCE, reader.read(max)).await.expect("a read is answered")
 }
 
-/// Reads until `count` records have come.
+/// Reads `count` records.
 async fn read_some(reader: &mut dyn LogReader, count: usize) -> Vec<LogRecord> {
     let mut records = Vec::new();
     while records.len() < count {
         let read = read(reader, count - records.len()).await.expect("records are read");
-        assert!(!read.is_empty(), "a read gave nothing instead of waiting");
+        assert!(!read.is_empty(), "a read returned no record instead of waiting");
         records.extend(read);
     }
     records
 }
 
-/// Key, value, MAC, offset and time.
-pub async fn a_record_is_read_back_whole_where_it_was_appended(log: &dyn RequestLog) {
-    const CHECK: &str = "a_record_is_read_back_whole_where_it_was_appended";
+/// Covers key, value, MAC, offset and time.
+pub async fn an_appended_record_is_read_back(log: &dyn RequestLog) {
+    const CHECK: &str = "an_appended_record_is_read_back";
     let partition = partition_of(CHECK);
     let mut reader = open(log, partition, high(log, partition).await).await;
     let binary = NewRecord { value: (0..=255).collect(), mac: vec![0, 255], ..record(CHECK, 0) };
@@ -174,15 +174,15 @@ pub async fn a_record_is_read_back_whole_where_it_was_appended(log: &dyn Request
     }
 }
 
-/// The high watermark is above every answered append.
-pub async fn offsets_rise_and_the_end_lies_above_them(log: &dyn RequestLog) {
-    const CHECK: &str = "offsets_rise_and_the_end_lies_above_them";
+/// The high watermark is above every completed append.
+pub async fn offsets_rise_below_the_high_watermark(log: &dyn RequestLog) {
+    const CHECK: &str = "offsets_rise_below_the_high_watermark";
     let partition = partition_of(CHECK);
     let mut last = None;
     for number in 0..50 {
         let before = high(log, partition).await;
         let offset = append(log, partition, record(CHECK, number)).await.offset;
-        assert!(offset >= before, "{offset} lies below the end before it, {before}");
+        assert!(offset >= before, "{offset} is below the earlier high watermark {before}");
         assert!(last.is_none_or(|last| offset > last), "{offset} follows {last:?}");
         let bounds = log.bounds(partition).await.expect("the bounds are known");
         assert!(bounds.low <= offset && offset < bounds.high, "{offset} is not in {bounds:?}");
@@ -190,9 +190,9 @@ pub async fn offsets_rise_and_the_end_lies_above_them(log: &dyn RequestLog) {
     }
 }
 
-/// No two records share an offset, none is lost, none is read that was not appended.
-pub async fn appends_at_once_get_places_of_their_own(log: &dyn RequestLog) {
-    const CHECK: &str = "appends_at_once_get_places_of_their_own";
+/// No two records share an offset, no record is lost, and no other record is read.
+pub async fn concurrent_appends_get_own_offsets(log: &dyn RequestLog) {
+    const CHECK: &str = "concurrent_appends_get_own_offsets";
     let partition = partition_of(CHECK);
     let mut reader = open(log, partition, high(log, partition).await).await;
     let expected = append_at_once(log, CHECK, 500).await;
@@ -200,7 +200,7 @@ pub async fn appends_at_once_get_places_of_their_own(log: &dyn RequestLog) {
     assert_eq!(read_some(&mut *reader, expected.len()).await, expected);
 }
 
-/// A record that was answered stands before one that is appended after the answer.
+/// A record has a lower offset than every record that is appended after its append has returned.
 pub async fn one_appender_keeps_its_order(log: &dyn RequestLog) {
     const CHECK: &str = "one_appender_keeps_its_order";
     let appenders = (0..8).map(async |_| append_some(log, CHECK, 25).await);
@@ -209,9 +209,9 @@ pub async fn one_appender_keeps_its_order(log: &dyn RequestLog) {
     }
 }
 
-/// Over many reads of different sizes.
-pub async fn a_reader_gives_every_record_in_order(log: &dyn RequestLog) {
-    const CHECK: &str = "a_reader_gives_every_record_in_order";
+/// Reads in chunks of different sizes.
+pub async fn a_reader_returns_records_in_order(log: &dyn RequestLog) {
+    const CHECK: &str = "a_reader_returns_records_in_order";
     let partition = partition_of(CHECK);
     let start = high(log, partition).await;
     let expected = append_at_once(log, CHECK, 3_000).await;
@@ -227,7 +227,7 @@ pub async fn a_reader_gives_every_record_in_order(log: &dyn RequestLog) {
     }
 }
 
-/// Also in the middle; also at the end, where it waits.
+/// A reader may also start in the middle, or at the end, where it waits.
 pub async fn a_reader_starts_at_any_offset(log: &dyn RequestLog) {
     const CHECK: &str = "a_reader_starts_at_any_offset";
     let partition = partition_of(CHECK);
@@ -242,9 +242,9 @@ pub async fn a_reader_starts_at_any_offset(log: &dyn RequestLog) {
     assert_eq!(read_some(&mut *at_end, 1).await, later);
 }
 
-/// A read at the end answers with the next record, whenever it comes.
-pub async fn a_reader_waits_at_the_end_and_wakes(log: &dyn RequestLog) {
-    const CHECK: &str = "a_reader_waits_at_the_end_and_wakes";
+/// A read at the end returns the next record as soon as it is appended.
+pub async fn a_reader_waits_for_the_next_record(log: &dyn RequestLog) {
+    const CHECK: &str = "a_reader_waits_for_the_next_record";
     let partition = partition_of(CHECK);
     let mut reader = open(log, partition, high(log, partition).await).await;
     for number in 0..10 {
@@ -255,9 +255,9 @@ pub async fn a_reader_waits_at_the_end_and_wakes(log: &dyn RequestLog) {
     }
 }
 
-/// Reads are raced against other events all the time.
-pub async fn a_waiting_read_that_is_dropped_loses_nothing(log: &dyn RequestLog) {
-    const CHECK: &str = "a_waiting_read_that_is_dropped_loses_nothing";
+/// Callers race reads against other events, and so drop pending reads all the time.
+pub async fn a_cancelled_read_loses_no_record(log: &dyn RequestLog) {
+    const CHECK: &str = "a_cancelled_read_loses_no_record";
     let partition = partition_of(CHECK);
     let mut reader = open(log, partition, high(log, partition).await).await;
     timeout(QUIET, reader.read(10)).await.expect_err("there is nothing to read");
@@ -265,7 +265,7 @@ pub async fn a_waiting_read_that_is_dropped_loses_nothing(log: &dyn RequestLog) 
     let mut records = Vec::new();
     let mut dropped = 0;
     while records.len() < expected.len() {
-        // Polled once or twice, then dropped, wherever it stands.
+        // Different timeouts drop the read at different points.
         let polled = timeout(Duration::from_micros(dropped % 50), reader.read(7)).await;
         match polled {
             Ok(read) => records.extend(read.expect("records are read")),
@@ -278,7 +278,7 @@ pub async fn a_waiting_read_that_is_dropped_loses_nothing(log: &dyn RequestLog) 
     assert_eq!(records, expected);
 }
 
-/// By what is asked for, and by [`READ_RECORDS_MAX`].
+/// A read returns at most [`READ_RECORDS_MAX`] records, even if more are asked for.
 pub async fn a_read_is_bounded(log: &dyn RequestLog) {
     const CHECK: &str = "a_read_is_bounded";
     let partition = partition_of(CHECK);
@@ -294,9 +294,9 @@ pub async fn a_read_is_bounded(log: &dyn RequestLog) {
     assert_eq!(count, expected.len());
 }
 
-/// Each has a place of its own.
-pub async fn readers_do_not_disturb_each_other(log: &dyn RequestLog) {
-    const CHECK: &str = "readers_do_not_disturb_each_other";
+/// Each reader has its own position.
+pub async fn readers_are_independent(log: &dyn RequestLog) {
+    const CHECK: &str = "readers_are_independent";
     let partition = partition_of(CHECK);
     let expected = append_some(log, CHECK, 100).await;
     let reads = (0..6_usize).map(async |number| {
@@ -311,9 +311,9 @@ pub async fn readers_do_not_disturb_each_other(log: &dyn RequestLog) {
     join_all(reads).await;
 }
 
-/// While hundreds append at once, and whichever of them is answered first.
-pub async fn a_reader_that_follows_live_appends_misses_none(log: &dyn RequestLog) {
-    const CHECK: &str = "a_reader_that_follows_live_appends_misses_none";
+/// Reads while hundreds of appends are in flight, which may complete in any order.
+pub async fn a_live_reader_misses_no_record(log: &dyn RequestLog) {
+    const CHECK: &str = "a_live_reader_misses_no_record";
     const RECORDS: usize = 4_000;
     let partition = partition_of(CHECK);
     let mut reader = open(log, partition, high(log, partition).await).await;
@@ -322,12 +322,12 @@ pub async fn a_reader_that_follows_live_appends_misses_none(log: &dyn RequestLog
     assert_eq!(records, expected);
 }
 
-/// A record is read in its own partition only.
-pub async fn partitions_are_apart(log: &dyn RequestLog) {
-    const CHECK: &str = "partitions_are_apart";
+/// A record is read from its own partition only.
+pub async fn partitions_are_independent(log: &dyn RequestLog) {
+    const CHECK: &str = "partitions_are_independent";
     let partition = partition_of(CHECK);
     let mut reader = open(log, partition, high(log, partition).await).await;
-    let elsewhere = partition_of("offsets_rise_and_the_end_lies_above_them");
+    let elsewhere = partition_of("offsets_rise_below_the_high_watermark");
     append(log, elsewhere, record(CHECK, 0)).await;
     let new = record(CHECK, 1);
     let appended = append(log, partition, new.clone()).await;
@@ -335,7 +335,7 @@ pub async fn partitions_are_apart(log: &dyn RequestLog) {
     timeout(QUIET, reader.read(1)).await.expect_err("there is nothing more to read");
 }
 
-/// The first read says so; it does not wait for the log to get there.
+/// The first read fails. It does not wait until the log reaches the start.
 pub async fn a_start_beyond_the_end_is_out_of_range(log: &dyn RequestLog) {
     const CHECK: &str = "a_start_beyond_the_end_is_out_of_range";
     let partition = partition_of(CHECK);
@@ -348,59 +348,59 @@ pub async fn a_start_beyond_the_end_is_out_of_range(log: &dyn RequestLog) {
     }
 }
 
-/// Every partition once, and no end of the news while the receiver is kept.
-pub async fn who_joins_alone_is_assigned_every_partition(log: &dyn RequestLog) {
-    let mut news = log.join().await.expect("one joins");
+/// The only member is assigned every partition once. Its channel stays open.
+pub async fn a_sole_member_owns_every_partition(log: &dyn RequestLog) {
+    let mut changes = log.join().await.expect("the node joins");
     let mut assigned = std::collections::BTreeSet::new();
     while assigned.len() < PARTITIONS as usize {
-        match timeout(PATIENCE, news.recv()).await.expect("partitions are assigned") {
+        match timeout(PATIENCE, changes.recv()).await.expect("partitions are assigned") {
             Some(Ownership::Assigned(partition)) => {
                 assert!(assigned.insert(partition), "{partition} is assigned twice");
             }
             Some(Ownership::Revoked(partition)) => panic!("{partition} is revoked"),
-            None => panic!("the news ended after {assigned:?}"),
+            None => panic!("the channel was closed after {assigned:?}"),
         }
     }
     assert_eq!(assigned.first(), Some(&0));
-    if let Ok(event) = timeout(QUIET, news.recv()).await {
-        assert!(event.is_some(), "the news ended");
+    if let Ok(event) = timeout(QUIET, changes.recv()).await {
+        assert!(event.is_some(), "the channel was closed");
     }
 }
 
-/// What is younger than any retention stays, and the last settled record in any case.
-pub async fn settling_takes_nothing_from_readers(log: &dyn RequestLog) {
-    const CHECK: &str = "settling_takes_nothing_from_readers";
+/// Trimming keeps the last settled record, and records that are younger than the retention.
+pub async fn reported_progress_removes_no_record(log: &dyn RequestLog) {
+    const CHECK: &str = "reported_progress_removes_no_record";
     let partition = partition_of(CHECK);
     let expected = append_some(log, CHECK, 20).await;
     let next = high(log, partition).await;
     for (next, keep_from) in [(next, None), (next, Some(expected[3].offset)), (0, None)] {
-        log.report_progress(partition, next, keep_from).await.expect("progress is told");
+        log.report_progress(partition, next, keep_from).await.expect("progress is reported");
     }
     let mut reader = open(log, partition, expected[0].offset).await;
     assert_eq!(read_some(&mut *reader, expected.len()).await, expected);
 }
 
-/// Whatever bytes it has.
-pub async fn a_dead_letter_is_kept_and_saying_it_twice_is_harmless(log: &dyn RequestLog) {
-    const CHECK: &str = "a_dead_letter_is_kept_and_saying_it_twice_is_harmless";
+/// A dead letter may contain any bytes.
+pub async fn a_dead_letter_can_be_written_twice(log: &dyn RequestLog) {
+    const CHECK: &str = "a_dead_letter_can_be_written_twice";
     let partition = partition_of(CHECK);
     let mut records = append_some(log, CHECK, 1).await;
-    let strange = LogRecord {
+    let undecodable = LogRecord {
         offset: records[0].offset,
         time: records[0].time,
         key: vec![0, 255, 10],
         value: vec![0; 20_000],
         mac: None,
     };
-    records.push(strange);
+    records.push(undecodable);
     for record in records.iter().chain(&records) {
-        log.dead_letter(partition, record, "malformed").await.expect("a dead letter is kept");
+        log.dead_letter(partition, record, "malformed").await.expect("a dead letter is stored");
     }
 }
 
-/// An error, not a panic, and not an append somewhere else.
-pub async fn opening_asking_and_appending_need_a_partition_that_is_there(log: &dyn RequestLog) {
-    const CHECK: &str = "opening_asking_and_appending_need_a_partition_that_is_there";
+/// Neither panics nor appends to another partition.
+pub async fn an_unknown_partition_is_an_error(log: &dyn RequestLog) {
+    const CHECK: &str = "an_unknown_partition_is_an_error";
     const NOWHERE: Partition = 1_000_000;
     let appended = timeout(PATIENCE, log.append(NOWHERE, record(CHECK, 0))).await;
     appended.expect("an append is answered").expect_err("there is no such partition");

@@ -19,9 +19,9 @@ use crate::{
 /// One partition of the log. The fields are public so that tests can damage them.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryPartition {
-    /// Offset of the oldest record kept.
+    /// Offset of the oldest kept record.
     pub low: Offset,
-    /// Offset above every record.
+    /// An offset above every record.
     pub high: Offset,
     /// The records by offset.
     pub records: BTreeMap<Offset, LogRecord>,
@@ -51,7 +51,7 @@ enum AtEnd {
     Close,
 }
 
-/// A request log in memory. Every second offset is left out, because offsets have gaps.
+/// A request log in memory. Every second offset stays unused, as offsets have gaps on Kafka.
 pub struct MemoryLog {
     shared: Arc<Shared>,
     clock: SharedClock,
@@ -73,7 +73,8 @@ impl MemoryLog {
         Self::ending(partitions, clock, AtEnd::Wait)
     }
 
-    /// Returns a log that gets no more records: its readers report [`ReadError::Closed`] at the end.
+    /// Returns a log that gets no more records: its readers report [`ReadError::Closed`] at the
+    /// end.
     #[must_use]
     pub fn finished(partitions: Vec<MemoryPartition>, clock: SharedClock) -> Self {
         Self::ending(partitions, clock, AtEnd::Close)
@@ -92,7 +93,7 @@ impl MemoryLog {
     /// Runs `look` on a partition.
     ///
     /// # Errors
-    /// When there is no such partition.
+    /// If the partition does not exist.
     pub fn with<T>(
         &self,
         partition: Partition,
@@ -100,8 +101,8 @@ impl MemoryLog {
     ) -> Result<T, LogError> {
         let mut partitions = self.shared.partitions.lock();
         partitions.get_mut(partition as usize).map(look).ok_or_else(|| LogError {
-            operation: format!("looking at partition {partition}"),
-            source: "there is no such partition".into(),
+            operation: format!("accessing partition {partition}"),
+            source: "the partition does not exist".into(),
         })
     }
 
@@ -190,7 +191,8 @@ struct MemoryReader {
 impl LogReader for MemoryReader {
     async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
         loop {
-            // Before the look, so that an append in between wakes this reader.
+            // Registers before the read. Otherwise an append between the read and the wait would
+            // not wake this reader.
             let appended = self.shared.appended.notified();
             tokio::pin!(appended);
             appended.as_mut().enable();

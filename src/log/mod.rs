@@ -1,14 +1,14 @@
-//! The request log: ordered records in, and the one place where an order is made.
+//! The port to the request log, which orders the records of each partition.
 //!
-//! What every adapter promises, and `contract` checks:
+//! Every adapter keeps these promises, and `contract` checks them:
 //!
-//! - `append` answers only when the record is durable; from then on it has a position for ever.
-//!   Offsets of a partition rise, with holes; record times never go backwards in the embedded log
-//!   and are the broker's in Kafka's.
-//! - A reader gives every durable record of its partition from its start on, in order, and waits
-//!   at the end for more. It never skips: a start outside the log is an error.
-//! - A partition is owned by one node at a time as far as anybody can tell; two owners at once
-//!   happen and are harmless, because decisions are a function of the log alone.
+//! - `append` returns when the record is durable. Its position never changes.
+//! - Offsets of a partition rise, with gaps. Record times never go backwards in the embedded log;
+//!   on Kafka they are the broker's.
+//! - A reader returns every durable record of its partition from its start on, in order, and waits
+//!   at the end for more. It never skips records: a start outside the log is an error.
+//! - Ownership is exclusive only as far as a node can know. Two owners at once happen and are
+//!   harmless, because decisions are a function of the log alone.
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -27,109 +27,109 @@ use crate::{
 /// Most records that one read returns: about 1 ms of decisions.
 pub const READ_RECORDS_MAX: usize = 4_096;
 
-/// Readers that one partition can have at once: the live one, and two replays.
+/// Most concurrent readers of a partition: the live one and two replays.
 pub const READERS_MAX: usize = 3;
 
-/// Where and when a record became durable.
+/// The place and time of a durable record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
-    /// Its offset.
+    /// Offset of the record.
     pub offset: Offset,
-    /// Its record time.
+    /// Record time.
     pub time: Timestamp,
 }
 
 /// Why a record was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Not in the log and never will be: too much is under way already.
+    /// The record is not in the log and will not get there. Too many appends are in flight.
     #[error("the log takes no records now: {0}")]
     Overloaded(String),
-    /// Not in the log and never will be; nor will others, until somebody makes space.
+    /// The record is not in the log and will not get there. Appends fail until disk space is freed.
     #[error("the log takes no records: {0}")]
     NoSpace(String),
-    /// Nobody can say whether it is in the log.
+    /// The record may be in the log or not.
     #[error("the append was not confirmed: {0}")]
     Unknown(String),
 }
 
-/// A log operation other than append that could not be done now; trying again may help.
+/// A failed operation of the log, other than an append. Retrying may help.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}")]
 pub struct LogError {
-    /// What was attempted, with its data.
+    /// The attempted operation, with its data.
     pub operation: String,
-    /// Why it failed.
+    /// The cause.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Why a reader gives no more.
+/// Why a reader ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The log does not hold what should follow: it was trimmed, truncated or recreated. Halts
-    /// the partition.
+    /// The next record is outside the log, which was trimmed, truncated or recreated. Halts the
+    /// partition.
     #[error("the log has no record at {wanted}: {detail}")]
     OutOfRange {
-        /// Offset that was to be read next.
+        /// The next offset to read.
         wanted: Offset,
-        /// What the log said.
+        /// The bounds of the log, or the broker's message.
         detail: String,
     },
-    /// The reader was closed, because the partition was revoked or the node stops.
+    /// The reader was closed because the partition was revoked or the node stops.
     #[error("the reader was closed")]
     Closed,
-    /// The read failed and the reader is spent; open another.
+    /// The read failed. Another reader may succeed.
     #[error(transparent)]
     Failed(#[from] LogError),
 }
 
-/// A change of what this node owns.
+/// A change of the partitions that this node owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// The partition is this node's from now on.
+    /// This node owns the partition from now on.
     Assigned(Partition),
-    /// The partition is another node's from now on; what is in flight may be finished.
+    /// This node no longer owns the partition. It may finish what is in flight.
     Revoked(Partition),
 }
 
 /// The ends of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Offset of the oldest record kept.
+    /// Offset of the oldest kept record.
     pub low: Offset,
-    /// Offset that the next record gets: the high watermark.
+    /// The high watermark: an offset above every durable record.
     pub high: Offset,
 }
 
 /// The log of requests and control records.
 #[async_trait]
 pub trait RequestLog: Send + Sync + 'static {
-    /// Appends `record` and answers when it is durable. A record whose append timed out is
-    /// dropped by the adapter after that same time: it is not sent later.
+    /// Appends `record` and returns when it is durable. The adapter drops a record whose append
+    /// timed out, and does not send it later.
     async fn append(
         &self,
         partition: Partition,
         record: NewRecord,
     ) -> Result<Appended, AppendError>;
 
-    /// Joins those who share the partitions. Dropping the receiver leaves them.
+    /// Joins the group of nodes that share the partitions. Dropping the receiver leaves the group.
     async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError>;
 
-    /// Opens a reader at `from`, which must lie within the bounds. The live reader of an assigned
-    /// partition and any number of replays may be open at once.
+    /// Opens a reader at `from`, which must lie within the bounds. A partition may have several
+    /// readers. Above [`READERS_MAX`] an adapter may wait until one of them closes.
     async fn open(
         &self,
         partition: Partition,
         from: Offset,
     ) -> Result<Box<dyn LogReader>, LogError>;
 
-    /// The ends of the partition now.
+    /// Returns the current ends of the partition.
     async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError>;
 
-    /// Tells the log that everything below `next` is settled, by durable progress: what lag tools
-    /// read (Kafka) and below which old records may be trimmed (embedded). `keep_from` is the
-    /// lowest `from` of a hold that is not closed, if any. Never part of an answer.
+    /// Reports durable progress: every position below `next` is settled. Kafka publishes it for
+    /// tools that show lag. The embedded log may trim old records below it, and below `keep_from`,
+    /// which is the lowest `from` of a hold that is not closed. No answer depends on it.
     async fn report_progress(
         &self,
         partition: Partition,
@@ -137,8 +137,8 @@ pub trait RequestLog: Send + Sync + 'static {
         keep_from: Option<Offset>,
     ) -> Result<(), LogError>;
 
-    /// Keeps a record that can't be decoded or belongs elsewhere, with the reason; durable when
-    /// it returns. Saying it twice is harmless.
+    /// Stores a record that cannot be decoded, or that belongs to another partition, with the
+    /// reason. Returns when it is durable. Storing it twice is harmless.
     async fn dead_letter(
         &self,
         partition: Partition,
@@ -150,10 +150,10 @@ pub trait RequestLog: Send + Sync + 'static {
 /// Reads one partition in order.
 #[async_trait]
 pub trait LogReader: Send {
-    /// Waits until there is at least one record and gives at most `max` (and at most
-    /// [`READ_RECORDS_MAX`]). Cancel-safe: a dropped call loses nothing.
+    /// Waits for at least one record, and returns at most `max` (and at most [`READ_RECORDS_MAX`])
+    /// records. Cancel-safe: dropping the future loses no record.
     ///
     /// # Errors
-    /// [`ReadError`]; the reader is spent after any of them.
+    /// [`ReadError`]. A reader is of no use after an error.
     async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError>;
 }

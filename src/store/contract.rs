@@ -1,9 +1,9 @@
-//! What every coupon store promises, as checks that every adapter runs.
+//! Checks of the port's promises. Every adapter runs them.
 //!
-//! An adapter runs them with `coupon_store_contract!(fresh)`, where `fresh` is an async function
-//! that gives a store and whatever must live as long as it is used (a folder, a keyspace); or
-//! loops over [`checks`]. Checks use campaigns and partitions of their own, so they may share one
-//! store and run at once; only [`LAYOUT_CHECK`] needs one that has no layout yet.
+//! An adapter calls `coupon_store_contract!(fresh)`, or loops over [`checks`]. `fresh` is an async
+//! function that returns a store and a guard, for example a folder, which is dropped after the
+//! check. Each check uses its own campaigns and partitions, so checks may share a store and run
+//! concurrently. `a_layout_is_created_once` needs a store that has no layout yet.
 
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
@@ -21,25 +21,22 @@ use crate::domain::{
 /// One check of the contract.
 pub type Check = for<'a> fn(&'a dyn CouponStore) -> BoxFuture<'a, ()>;
 
-/// The one check that needs a store without a layout.
-pub const LAYOUT_CHECK: &str = "a_layout_is_created_once_whoever_asks_first";
-
-/// Lists the checks by name, and makes a test of each.
+/// Lists the checks by name, and defines the macro that makes a test of each.
 macro_rules! checks {
     ($($name:ident),+ $(,)?) => {
-        /// Every check with its name.
+        /// Returns every check with its name.
         pub fn checks() -> Vec<(&'static str, Check)> {
             vec![$((stringify!($name), (|store| Box::pin($name(store))) as Check)),+]
         }
 
-        /// Makes a test of every check; `fresh` gives a store and what it lives on.
+        /// Makes a test of every check. `fresh` returns a store and its guard.
         #[allow(unused_macros, reason = "adapters may run the list instead")]
         macro_rules! coupon_store_contract {
             ($fresh:path) => {
                 $(
                     #[tokio::test(flavor = "multi_thread")]
                     async fn $name() {
-                        let (store, _lives_on) = $fresh().await;
+                        let (store, _guard) = $fresh().await;
                         $crate::store::contract::$name(&*store).await;
                     }
                 )+
@@ -51,24 +48,24 @@ macro_rules! checks {
 }
 
 checks!(
-    a_layout_is_created_once_whoever_asks_first,
-    what_was_never_written_reads_as_nothing,
-    rows_are_read_back_whole,
+    a_layout_is_created_once,
+    unwritten_rows_read_as_nothing,
+    every_field_of_a_row_is_read_back,
     writing_rows_again_changes_nothing,
-    coupons_come_in_the_order_of_sequences_over_many_pages,
-    a_page_boundary_loses_and_repeats_nothing,
-    coupons_of_a_user_are_hers_alone_and_in_order,
-    a_campaign_is_not_mixed_up_with_one_whose_name_begins_like_it,
+    coupons_are_paged_in_sequence_order,
+    a_bucket_boundary_loses_no_coupon,
+    a_users_coupons_are_read_in_order,
+    campaigns_with_a_common_prefix_are_apart,
     progress_never_goes_back,
     a_mark_never_goes_back,
-    a_hold_only_goes_from_open_to_released_to_closed,
-    a_closed_hold_is_only_ever_extended,
-    holds_of_one_campaign_stand_side_by_side,
-    versions_come_in_the_order_of_offsets,
-    campaigns_are_listed_by_id_after_a_given_one,
+    a_hold_never_goes_back,
+    a_closed_hold_is_only_extended,
+    a_campaign_keeps_several_holds,
+    versions_are_read_in_offset_order,
+    campaigns_are_listed_by_id,
     a_listing_is_bounded,
-    writers_at_once_leave_every_row,
-    an_empty_write_is_no_error,
+    concurrent_writes_keep_every_row,
+    an_empty_write_succeeds,
 );
 
 fn campaign(name: &str) -> CampaignId {
@@ -79,7 +76,8 @@ fn user(name: &str) -> UserId {
     UserId::parse(name).expect("a check's user has a valid id")
 }
 
-/// Partitions from 9,000 on, so that checks may share a store with each other.
+/// Returns the partition of a check. They start at 9,000, above those of the tests that share the
+/// store.
 fn partition(check: Partition) -> Partition {
     9_000 + check
 }
@@ -162,8 +160,8 @@ async fn rows_in(store: &dyn CouponStore, at: Partition) -> PartitionRows {
     store.partition(at).await.expect("the partition's rows are read")
 }
 
-/// Many callers at once are all given the same layout, and so is whoever comes later.
-pub async fn a_layout_is_created_once_whoever_asks_first(store: &dyn CouponStore) {
+/// Eight concurrent callers get the same layout, and so does a later one.
+pub async fn a_layout_is_created_once(store: &dyn CouponStore) {
     let proposals: Vec<_> = (0..8)
         .map(|number| {
             let (instance, fingerprint) = (format!("instance-{number}"), format!("f-{number}"));
@@ -174,24 +172,24 @@ pub async fn a_layout_is_created_once_whoever_asks_first(store: &dyn CouponStore
     let answers = join_all(proposals.iter().map(|proposed| store.layout(proposed))).await;
     let answers: Vec<_> =
         answers.into_iter().map(|answer| answer.expect("a layout is in force")).collect();
-    assert!(proposals.contains(&answers[0]), "{:?} was proposed by nobody", answers[0]);
+    assert!(proposals.contains(&answers[0]), "{:?} was never proposed", answers[0]);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     let later = Layout { instance: "late".to_owned(), partitions: 99, ..proposals[0].clone() };
     assert_eq!(store.layout(&later).await.expect("a layout is in force"), answers[0]);
 }
 
-/// Reading what is not there is no error.
-pub async fn what_was_never_written_reads_as_nothing(store: &dyn CouponStore) {
+/// Reading rows that do not exist is not an error.
+pub async fn unwritten_rows_read_as_nothing(store: &dyn CouponStore) {
     let unknown = campaign("never-written");
     assert_eq!(rows_of(store, &unknown, partition(0)).await, CampaignRows::default());
     assert_eq!(rows_in(store, partition(0)).await, PartitionRows::default());
     assert_eq!(read_all(store, &unknown, Selection::All).await, vec![]);
-    let hers = Selection::OfUser { user: user("nobody"), bucket: 0 };
-    assert_eq!(read_all(store, &unknown, hers).await, vec![]);
+    let of_user = Selection::OfUser { user: user("nobody"), bucket: 0 };
+    assert_eq!(read_all(store, &unknown, of_user).await, vec![]);
 }
 
-/// Every field of every kind of row survives.
-pub async fn rows_are_read_back_whole(store: &dyn CouponStore) {
+/// Covers every field of every kind of row.
+pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
     let (id, at) = (campaign("whole"), partition(1));
     let coupons = [coupon(&id, 1, &user("A.b_c:d@e-f")), coupon(&id, 2, &user(&"u".repeat(128)))];
     let hold = Hold {
@@ -212,14 +210,14 @@ pub async fn rows_are_read_back_whole(store: &dyn CouponStore) {
     assert_eq!(rows.progress, Some(progress(at, 100)));
     assert_eq!(rows.holds, vec![hold]);
     assert_eq!(read_all(store, &id, Selection::All).await, coupons);
-    let hers = Selection::OfUser { user: coupons[0].user.clone(), bucket: 2 };
-    assert_eq!(read_all(store, &id, hers).await, coupons[..1]);
+    let of_user = Selection::OfUser { user: coupons[0].user.clone(), bucket: 2 };
+    assert_eq!(read_all(store, &id, of_user).await, coupons[..1]);
     let none = Progress { last: None, ..progress(partition(2), 5) };
     write(store, &[Row::Progress(none.clone())]).await;
     assert_eq!(rows_in(store, partition(2)).await.progress, Some(none));
 }
 
-/// A replay, or a second owner, writes every row again.
+/// A replay or a second owner writes every row again.
 pub async fn writing_rows_again_changes_nothing(store: &dyn CouponStore) {
     let (id, at) = (campaign("again"), partition(3));
     let mut rows: Vec<_> =
@@ -243,12 +241,12 @@ pub async fn writing_rows_again_changes_nothing(store: &dyn CouponStore) {
         read_all(store, &id, Selection::All).await,
     );
     assert_eq!(once, thrice);
-    let hers = Selection::OfUser { user: user("again"), bucket: 2 };
-    assert_eq!(read_all(store, &id, hers).await, once.2);
+    let of_user = Selection::OfUser { user: user("again"), bucket: 2 };
+    assert_eq!(read_all(store, &id, of_user).await, once.2);
 }
 
-/// 45,000 coupons, written out of order, stand in three buckets and many pages.
-pub async fn coupons_come_in_the_order_of_sequences_over_many_pages(store: &dyn CouponStore) {
+/// Writes 45,000 coupons out of order. They fill three buckets and many pages.
+pub async fn coupons_are_paged_in_sequence_order(store: &dyn CouponStore) {
     const COUPONS: Sequence = 45_000;
     const { assert!(COUPONS > 2 * SEQUENCES_PER_BUCKET) };
     let id = campaign("many");
@@ -261,7 +259,7 @@ pub async fn coupons_come_in_the_order_of_sequences_over_many_pages(store: &dyn 
     }
     let pages: Vec<_> =
         store.coupons(&id, Selection::All).try_collect().await.expect("pages are read");
-    assert!(pages.len() > 1, "everything came in {} page", pages.len());
+    assert!(pages.len() > 1, "all coupons came in one page");
     assert!(pages.iter().all(|page| !page.is_empty()), "a page is empty");
     let read = pages.concat();
     assert_eq!(read.len(), coupons.len());
@@ -272,23 +270,23 @@ pub async fn coupons_come_in_the_order_of_sequences_over_many_pages(store: &dyn 
     assert_eq!(some, coupons[first as usize - 1..last as usize]);
 }
 
-/// Exactly a bucket, one less, one more.
-pub async fn a_page_boundary_loses_and_repeats_nothing(store: &dyn CouponStore) {
+/// Reads sequences around the end of the first bucket, with gaps between them.
+pub async fn a_bucket_boundary_loses_no_coupon(store: &dyn CouponStore) {
     let id = campaign("boundary");
     let owner = user("boundary");
     let last = SEQUENCES_PER_BUCKET + 1;
     let wanted = [1, 2, SEQUENCES_PER_BUCKET - 1, SEQUENCES_PER_BUCKET, last];
     for (written, sequence) in (1..).zip(wanted) {
         write(store, &[Row::Coupon(coupon(&id, sequence, &owner))]).await;
-        // Whether they are dense is for whoever decides by them; the store gives what is there.
+        // The store does not check that sequences have no gaps. Recovery does.
         let read = read_all(store, &id, Selection::All).await;
         let read: Vec<_> = read.iter().map(|coupon| coupon.sequence).collect();
         assert_eq!(read, wanted[..written]);
     }
 }
 
-/// The by-user view, with several users in one bucket.
-pub async fn coupons_of_a_user_are_hers_alone_and_in_order(store: &dyn CouponStore) {
+/// Reads the by-user view, where several users share a bucket.
+pub async fn a_users_coupons_are_read_in_order(store: &dyn CouponStore) {
     let id = campaign("by-user");
     let users = ["u", "u1", "u-1", "U"].map(user);
     let coupons: Vec<_> = (1..=40_usize)
@@ -300,18 +298,17 @@ pub async fn coupons_of_a_user_are_hers_alone_and_in_order(store: &dyn CouponSto
     let rows: Vec<_> = coupons.iter().rev().cloned().map(Row::Coupon).collect();
     write(store, &rows).await;
     for user in &users {
-        let hers: Vec<_> = coupons.iter().filter(|coupon| coupon.user == *user).cloned().collect();
+        let expected: Vec<_> =
+            coupons.iter().filter(|coupon| coupon.user == *user).cloned().collect();
         let selection = Selection::OfUser { user: user.clone(), bucket: 2 };
-        assert_eq!(read_all(store, &id, selection).await, hers);
+        assert_eq!(read_all(store, &id, selection).await, expected);
     }
     let elsewhere = Selection::OfUser { user: users[0].clone(), bucket: 3 };
     assert_eq!(read_all(store, &id, elsewhere).await, vec![]);
 }
 
-/// `mix`, `mix-` and `mix0` are three campaigns.
-pub async fn a_campaign_is_not_mixed_up_with_one_whose_name_begins_like_it(
-    store: &dyn CouponStore,
-) {
+/// Campaigns `mix`, `mix-` and `mix0` do not share rows.
+pub async fn campaigns_with_a_common_prefix_are_apart(store: &dyn CouponStore) {
     let at = partition(4);
     let ids = ["mix", "mix-", "mix0"].map(campaign);
     for (id, count) in ids.iter().zip(1..) {
@@ -329,13 +326,13 @@ pub async fn a_campaign_is_not_mixed_up_with_one_whose_name_begins_like_it(
         assert_eq!(rows.holds, vec![hold(id, at, count, HoldState::Open)]);
         assert_eq!(rows.mark.map(|mark| mark.issued), Some(count));
         assert_eq!(read_all(store, id, Selection::All).await.len(), count as usize);
-        let hers = Selection::OfUser { user: user("mix"), bucket: 2 };
-        assert_eq!(read_all(store, id, hers).await.len(), count as usize);
+        let of_user = Selection::OfUser { user: user("mix"), bucket: 2 };
+        assert_eq!(read_all(store, id, of_user).await.len(), count as usize);
     }
     assert_eq!(rows_in(store, at).await.holds.len(), ids.len());
 }
 
-/// A late owner can't move progress back, in one call or in another.
+/// A late owner cannot move progress back, neither within one call nor by a later call.
 pub async fn progress_never_goes_back(store: &dyn CouponStore) {
     let at = partition(5);
     for (written, expected) in [(5, 5), (100, 100), (99, 100), (0, 100), (101, 101)] {
@@ -352,7 +349,7 @@ pub async fn progress_never_goes_back(store: &dyn CouponStore) {
     assert_eq!(rows_in(store, at).await.progress, Some(progress(at, 231)));
 }
 
-/// As progress, by the mark's offset: its count may well be equal, or stay 0.
+/// The mark with the higher offset stays. Two marks may have the same count.
 pub async fn a_mark_never_goes_back(store: &dyn CouponStore) {
     let (id, at) = (campaign("mark"), partition(6));
     let mark = |offset, issued| Mark { campaign: id.clone(), offset, issued };
@@ -364,8 +361,8 @@ pub async fn a_mark_never_goes_back(store: &dyn CouponStore) {
     }
 }
 
-/// Open → released → closed, with steps left out or repeated, never back.
-pub async fn a_hold_only_goes_from_open_to_released_to_closed(store: &dyn CouponStore) {
+/// A hold goes open → released → closed. Writes may skip or repeat states, or come late.
+pub async fn a_hold_never_goes_back(store: &dyn CouponStore) {
     use HoldState::{Closed, Open, Released};
     let at = partition(7);
     let orders: [&[HoldState]; 5] = [
@@ -393,8 +390,8 @@ pub async fn a_hold_only_goes_from_open_to_released_to_closed(store: &dyn Coupon
     assert_eq!(rows_in(store, at).await.holds.len(), 2 * orders.len());
 }
 
-/// A closed hold reaches ever further, whatever the order in which its owner's words arrive.
-pub async fn a_closed_hold_is_only_ever_extended(store: &dyn CouponStore) {
+/// The highest `until` of a closed hold stays, in any order of writes.
+pub async fn a_closed_hold_is_only_extended(store: &dyn CouponStore) {
     let (id, at) = (campaign("hold-extended"), partition(7));
     let mut reached = 0;
     for until in [40, 20, 60, 60, 0] {
@@ -406,8 +403,8 @@ pub async fn a_closed_hold_is_only_ever_extended(store: &dyn CouponStore) {
     }
 }
 
-/// Holds are told apart by `from` and number; all are read, closed ones too.
-pub async fn holds_of_one_campaign_stand_side_by_side(store: &dyn CouponStore) {
+/// The key of a hold contains `from` and the number. Reads return closed holds too.
+pub async fn a_campaign_keeps_several_holds(store: &dyn CouponStore) {
     let (id, at) = (campaign("holds"), partition(8));
     let holds = [
         hold(&id, at, 1, HoldState::Closed),
@@ -422,8 +419,8 @@ pub async fn holds_of_one_campaign_stand_side_by_side(store: &dyn CouponStore) {
     assert_eq!(rows_in(store, at + 1).await.holds, vec![]);
 }
 
-/// Written in any order, read in the order of offsets.
-pub async fn versions_come_in_the_order_of_offsets(store: &dyn CouponStore) {
+/// Writes versions in any order, and reads them in offset order.
+pub async fn versions_are_read_in_offset_order(store: &dyn CouponStore) {
     let (id, at) = (campaign("versions"), partition(20));
     for offset in [256, 3, u64::from(u32::MAX) + 5, 255] {
         write(store, &[Row::Version(version(&id, offset))]).await;
@@ -432,8 +429,8 @@ pub async fn versions_come_in_the_order_of_offsets(store: &dyn CouponStore) {
     assert_eq!(rows_of(store, &id, at).await.versions, expected);
 }
 
-/// In the order of ids, without the one given, at most as many as asked for.
-pub async fn campaigns_are_listed_by_id_after_a_given_one(store: &dyn CouponStore) {
+/// A listing starts after the given id and has at most `limit` ids.
+pub async fn campaigns_are_listed_by_id(store: &dyn CouponStore) {
     // Other checks' campaigns sort before `zz-`.
     let before = campaign("zy-before-the-listing");
     let ids: Vec<_> = ["zz-a", "zz-a-", "zz-a0", "zz-aa", "zz-b"].map(campaign).into();
@@ -453,7 +450,7 @@ pub async fn campaigns_are_listed_by_id_after_a_given_one(store: &dyn CouponStor
     assert_eq!(list(&ids[4], 100).await, vec![], "only a version makes a campaign appear");
 }
 
-/// More than [`LISTING_MAX`] are never given, and the rest follows.
+/// A listing has at most [`LISTING_MAX`] ids, and the next one continues after them.
 pub async fn a_listing_is_bounded(store: &dyn CouponStore) {
     let before = campaign("yy");
     let ids: Vec<_> =
@@ -468,8 +465,8 @@ pub async fn a_listing_is_bounded(store: &dyn CouponStore) {
     assert_eq!(rest, ids[LISTING_MAX..]);
 }
 
-/// Two owners and many campaigns write at once.
-pub async fn writers_at_once_leave_every_row(store: &dyn CouponStore) {
+/// Sixteen writers write concurrently, two of them to each campaign.
+pub async fn concurrent_writes_keep_every_row(store: &dyn CouponStore) {
     const WRITERS: u32 = 16;
     const COUPONS: Sequence = 200;
     let rows: Vec<Vec<_>> = (0..WRITERS)
@@ -490,7 +487,7 @@ pub async fn writers_at_once_leave_every_row(store: &dyn CouponStore) {
     }
 }
 
-/// Nothing to write is done at once.
-pub async fn an_empty_write_is_no_error(store: &dyn CouponStore) {
+/// An empty list of rows is valid.
+pub async fn an_empty_write_succeeds(store: &dyn CouponStore) {
     store.write(&[]).await.expect("nothing is written");
 }

@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// The log epoch of every instance: no epoch is ended yet.
+/// The log epoch of every instance. Nothing starts a new epoch yet.
 pub const LOG_EPOCH: u32 = 1;
 
 /// Coupon rows per bucket. A bucket is a database partition of about 2 MB; recovery reads several
@@ -42,7 +42,8 @@ pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
 /// Most campaigns that one listing returns.
 pub const LISTING_MAX: usize = 1_000;
 
-/// The layout row: what is fixed when an instance first starts. A node that differs is refused.
+/// The layout row. Its values are fixed when an instance first starts, and a node with other values
+/// refuses to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Random name of the instance; part of every request id.
@@ -62,7 +63,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A layout as this version makes it.
+    /// Returns the layout that this version creates.
     #[must_use]
     pub fn new(instance: String, partitions: u32, fingerprint: String) -> Self {
         Self {
@@ -76,10 +77,10 @@ impl Layout {
         }
     }
 
-    /// Refuses another format number or fold.
+    /// Checks that this version reads the format number and the identity fold.
     ///
     /// # Errors
-    /// [`OtherFormat`].
+    /// [`OtherFormat`] if it does not.
     pub fn check_format(&self) -> Result<(), OtherFormat> {
         check_number(self.format)?;
         check_identity_fold(&self.identity_fold)
@@ -145,7 +146,7 @@ impl Unreadable {
 }
 
 impl StoreError {
-    /// Whether the store returned a row that cannot be decoded. Every other failure may pass.
+    /// Returns whether a stored row cannot be decoded. Every other failure is worth a retry.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.source.is::<Unreadable>()

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::wire::format::OtherFormat;
 
-/// An error of [`super::connect`].
+/// Why [`super::connect`] or [`super::inspect`] failed.
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// The database did not answer. Retrying may help.
@@ -96,7 +96,7 @@ impl ConnectError {
         Self::Unavailable { operation: operation.into(), source: source.into() }
     }
 
-    /// Whether a setting or the keyspace has to be changed before a start can succeed.
+    /// Returns whether a setting or the keyspace has to be changed before a start can succeed.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))

@@ -55,8 +55,8 @@ const READS_IN_FLIGHT_MAX: usize = 128;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects to the database, takes the schema steps that are missing, checks every table and
-/// returns the store.
+/// Connects to the database, takes the missing schema steps, checks every table and returns the
+/// store.
 ///
 /// # Errors
 /// [`ConnectError`]. Retrying does not help after a refusal.
@@ -93,6 +93,7 @@ pub async fn inspect(config: &CqlConfig) -> Result<Option<CqlStore>, ConnectErro
     work(config, &placement, sharded).await.map(Some)
 }
 
+/// Opens the working session and prepares every statement.
 async fn work(
     config: &CqlConfig,
     placement: &Placement,

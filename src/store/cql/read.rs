@@ -1,4 +1,4 @@
-//! Reads: a scan of a campaign's buckets, several at once, and point reads.
+//! Reads: the scan of a campaign's buckets, several of them concurrently, and point reads.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,32 +34,33 @@ use crate::{
     },
 };
 
-/// Buckets that one scan reads at once, when it is known that there are many: enough to keep a
-/// few nodes busy, at about 5 MB of coupons each.
-const BUCKETS_AT_ONCE: usize = 6;
+/// Buckets that a scan reads concurrently in a large campaign. Six keep a few database nodes busy.
+/// Each bucket takes about 5 MB of memory.
+const BUCKETS_IN_FLIGHT_MAX: usize = 6;
 
-/// Buckets read at once before one was found full: most campaigns have one, and the next is
-/// looked at anyway.
-const BUCKETS_AT_FIRST: usize = 2;
+/// Buckets that a scan reads concurrently until it finds a full one. Most campaigns have one
+/// bucket, and an empty second bucket is what ends their scan.
+const BUCKETS_IN_FLIGHT_FIRST: usize = 2;
 
-/// No campaign has more buckets.
+/// Most buckets of a campaign.
 const BUCKETS_MAX: u32 = QUOTA_MAX.div_ceil(SEQUENCES_PER_BUCKET);
 
 type Pages = Vec<Vec<Coupon>>;
 
-/// A scan under way. Each bucket is read and decoded by a task of its own, on whichever core is
-/// free; dropping the scan ends them, and a task that panics fails the scan.
+/// A running scan. Each bucket is read and decoded by its own task, so that decoding uses all
+/// cores. Dropping the scan aborts the tasks. A task that panics fails the scan.
 struct Scan {
     shared: Arc<Shared>,
     campaign: CampaignId,
-    under_way: JoinSet<(u32, Result<Pages, StoreError>)>,
-    /// Buckets that were read before those below them.
+    in_flight: JoinSet<(u32, Result<Pages, StoreError>)>,
+    /// Buckets whose read ended before that of a lower bucket.
     waiting: BTreeMap<u32, Pages>,
-    /// The bucket to be read next.
+    /// The next bucket to read.
     next_read: u32,
-    /// The bucket to be given next.
-    next_given: u32,
-    at_once: usize,
+    /// The next bucket to return.
+    next_returned: u32,
+    concurrency: usize,
+    /// Pages of the last returned bucket.
     ready: VecDeque<Vec<Coupon>>,
 }
 
@@ -68,16 +69,16 @@ impl Scan {
         Self {
             shared: Arc::clone(shared),
             campaign: campaign.clone(),
-            under_way: JoinSet::new(),
+            in_flight: JoinSet::new(),
             waiting: BTreeMap::new(),
             next_read: 0,
-            next_given: 0,
-            at_once: BUCKETS_AT_FIRST,
+            next_returned: 0,
+            concurrency: BUCKETS_IN_FLIGHT_FIRST,
             ready: VecDeque::new(),
         }
     }
 
-    /// The next page; none after the first empty bucket.
+    /// Returns the next page, none at the end.
     async fn next(&mut self) -> Result<Option<Vec<Coupon>>, StoreError> {
         loop {
             if let Some(page) = self.ready.pop_front() {
@@ -85,29 +86,30 @@ impl Scan {
             }
             let Some(pages) = self.next_bucket().await? else { return Ok(None) };
             let rows: usize = pages.iter().map(Vec::len).sum();
+            // Sequences have no gaps, so the first empty bucket ends the campaign.
             if rows == 0 {
-                self.under_way.abort_all();
-                self.next_given = BUCKETS_MAX;
+                self.in_flight.abort_all();
+                self.next_returned = BUCKETS_MAX;
                 return Ok(None);
             }
             if rows == SEQUENCES_PER_BUCKET as usize {
-                self.at_once = BUCKETS_AT_ONCE;
+                self.concurrency = BUCKETS_IN_FLIGHT_MAX;
             }
             self.ready.extend(pages);
         }
     }
 
     async fn next_bucket(&mut self) -> Result<Option<Pages>, StoreError> {
-        if self.next_given == BUCKETS_MAX {
+        if self.next_returned == BUCKETS_MAX {
             return Ok(None);
         }
         loop {
             self.read_ahead();
-            if let Some(pages) = self.waiting.remove(&self.next_given) {
-                self.next_given += 1;
+            if let Some(pages) = self.waiting.remove(&self.next_returned) {
+                self.next_returned += 1;
                 return Ok(Some(pages));
             }
-            let Some(read) = self.under_way.join_next().await else { return Ok(None) };
+            let Some(read) = self.in_flight.join_next().await else { return Ok(None) };
             let campaign = &self.campaign;
             let operation = || format!("reading the coupons of {campaign}");
             let (bucket, pages) = read.map_err(|error| StoreError::new(operation(), error))?;
@@ -115,27 +117,30 @@ impl Scan {
         }
     }
 
+    /// Starts reads up to the limit. Buckets that were read and still wait for a lower one count
+    /// too, because they are held in memory.
     fn read_ahead(&mut self) {
-        let held = self.under_way.len() + self.waiting.len();
-        let upto = self.next_read + u32::try_from(self.at_once.saturating_sub(held)).unwrap_or(0);
+        let held = self.in_flight.len() + self.waiting.len();
+        let upto =
+            self.next_read + u32::try_from(self.concurrency.saturating_sub(held)).unwrap_or(0);
         for bucket in self.next_read..upto.min(BUCKETS_MAX) {
             let (shared, campaign) = (Arc::clone(&self.shared), self.campaign.clone());
             let read = async move { (bucket, shared.bucket(&campaign, bucket).await) };
-            self.under_way.spawn(timed("coupons", read));
+            self.in_flight.spawn(timed("coupons", read));
             self.next_read = bucket + 1;
         }
     }
 }
 
 impl Shared {
-    /// Every coupon of a campaign in the order of sequences.
+    /// Reads every coupon of a campaign in sequence order.
     pub(super) fn scan(self: &Arc<Self>, campaign: &CampaignId) -> CouponPages {
         let scan = Scan::new(self, campaign);
         stream::try_unfold(scan, async |mut scan| Ok(scan.next().await?.map(|page| (page, scan))))
             .boxed()
     }
 
-    /// The coupons from `first` to `last`, bucket by bucket.
+    /// Reads the coupons from `first` to `last`, one bucket after another.
     pub(super) fn between(
         self: &Arc<Self>,
         campaign: &CampaignId,
@@ -158,7 +163,7 @@ impl Shared {
         pages.try_filter(|page| ready(!page.is_empty())).boxed()
     }
 
-    /// One user's coupons in the order of sequences, as one page; no page when there are none.
+    /// Reads one user's coupons in sequence order, as one page, or no page if the user has none.
     pub(super) fn of_user(
         self: &Arc<Self>,
         campaign: &CampaignId,
@@ -175,7 +180,8 @@ impl Shared {
         pages.try_filter(|page| ready(!page.is_empty())).boxed()
     }
 
-    /// One bucket of the by-user view, page by page: it holds every coupon of a small campaign.
+    /// Reads one bucket of the by-user view page by page. In a small campaign one bucket holds
+    /// every coupon, so it may be too large for one answer.
     pub(super) fn by_user(self: &Arc<Self>, campaign: &CampaignId, bucket: u8) -> ByUserPages {
         let start = (Arc::clone(self), campaign.clone(), Some(PagingState::start()));
         let next = move |(shared, campaign, state): (
@@ -198,6 +204,7 @@ impl Shared {
         bucket: u8,
         state: PagingState,
     ) -> Result<(Vec<ByUserRow>, Option<PagingState>), Cause> {
+        // The permit covers one page, because the reader of the stream may pause between pages.
         let _permit = self.read_permit().await;
         let (statement, values) =
             (&self.statements.read_user_bucket, (campaign.as_str(), i32::from(bucket)));
@@ -219,7 +226,7 @@ impl Shared {
         self.coupons(campaign, statement, values, || format!("in bucket {bucket}")).await
     }
 
-    /// Pages of a campaign's coupons; `what` says which, for whoever reads that it failed.
+    /// Reads coupons of a campaign. `what` names them in the error.
     async fn coupons(
         &self,
         campaign: &CampaignId,
@@ -232,7 +239,7 @@ impl Shared {
         pages.map_err(|source| StoreError::new(operation(), source))
     }
 
-    /// A partition's progress, then its holds.
+    /// Reads a partition's progress, then its holds.
     pub(super) async fn partition(&self, partition: Partition) -> Result<PartitionRows, Cause> {
         let key = i32::try_from(partition)?;
         let (statements, values) = (&self.statements, (key,));
@@ -245,7 +252,7 @@ impl Shared {
         Ok(PartitionRows { progress: progress.into_iter().next(), holds })
     }
 
-    /// A campaign's holds, then its mark, then its versions.
+    /// Reads a campaign's holds, then its mark, then its versions.
     pub(super) async fn campaign(
         &self,
         campaign: &CampaignId,
@@ -267,7 +274,7 @@ impl Shared {
         Ok(CampaignRows { holds, mark: mark.into_iter().next(), versions })
     }
 
-    /// Campaigns by id after the given one.
+    /// Lists campaigns by id after the given one.
     pub(super) async fn campaigns(
         &self,
         after: Option<&CampaignId>,
@@ -277,7 +284,7 @@ impl Shared {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        // No id is empty, so every one comes after the empty text.
+        // No id is empty, so every id sorts after the empty text.
         let values = (after.map_or("", CampaignId::as_str), limit);
         let campaigns = |page: &QueryRowsResult| {
             decoded(page.rows()?.map(|cells| Ok(rows::decode_campaign(cells?)?)))
@@ -285,20 +292,20 @@ impl Shared {
         Ok(self.read(&self.statements.read_campaigns, values, campaigns).await?.concat())
     }
 
-    /// Offers a layout and reads, at SERIAL, the one in force. Nodes that start at the same time
-    /// contend for it, so callers retry a transaction that timed out.
+    /// Writes the layout unless there is one, and returns the layout in force. Both the write and
+    /// the reads are SERIAL. Nodes that start at the same time contend, so callers retry timeouts.
     pub(super) async fn offer_layout(&self, proposed: &Layout) -> Result<Layout, Cause> {
         if let Some(layout) = self.layout_in_force().await? {
             return Ok(layout);
         }
         let values = rows::layout(proposed)?;
         let offered = self.session.execute_unpaged(&self.statements.layout, values).await;
-        // Whatever became of the offer, the layout in force is the answer; only where there is
-        // none does its failure matter.
+        // A failed transaction may have been applied, and another node may have won it. Its error
+        // therefore counts only if there is still no layout.
         match (self.layout_in_force().await?, offered) {
             (Some(layout), _) => Ok(layout),
             (None, Err(error)) => Err(error.into()),
-            (None, Ok(_)) => Err("the layout that was written is not there".into()),
+            (None, Ok(_)) => Err("the written layout cannot be read back".into()),
         }
     }
 
@@ -310,7 +317,7 @@ impl Shared {
         Ok(found.into_iter().next())
     }
 
-    /// Reads every page of a statement's answer.
+    /// Runs a statement and reads every page of its answer.
     async fn read<T>(
         &self,
         statement: &PreparedStatement,
@@ -335,8 +342,8 @@ impl Shared {
     }
 }
 
-/// Rows of a page. A row that has not the cells that it was written with is no failure of the
-/// database: it was changed by somebody else.
+/// Collects the rows of a page. A row that cannot be decoded is reported as [`Unreadable`] and not
+/// as a failure of the database: reading it again would not help.
 fn decoded<T>(cells: impl Iterator<Item = Result<T, Cause>>) -> Result<Vec<T>, Cause> {
     cells.map(|row| row.map_err(|cause| Unreadable::because("a row", cause).into())).collect()
 }

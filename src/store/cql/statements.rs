@@ -1,14 +1,14 @@
-//! Every statement that rows are written and read with, prepared once.
+//! The prepared statements that read and write rows.
 
 use scylla::{client::session::Session, statement::prepared::PreparedStatement};
 
 use super::{error::ConnectError, rows, session::Profiles};
 
-/// Rows of a page that a scan asks for; the database cuts a page near 1 MB by itself.
+/// Most rows of a page. The database also ends a page at about 1 MB.
 const PAGE_ROWS: i32 = 5_000;
 
-/// The cells of a coupon, in the order in which [`super::rows::CouponCells`] reads them. Both
-/// views have all of them.
+/// Columns of a coupon in both views, in the order in which [`super::rows::CouponCells`] reads
+/// them.
 const COUPON_CELLS: &str = "sequence, user_id, code, issued_at, log_epoch, partition, offset, \
                             key_digest, user_bucket, rules_version, digest";
 
@@ -35,7 +35,7 @@ pub(super) struct Statements {
     pub(super) read_layout: PreparedStatement,
 }
 
-/// What a statement is for, which says how it is sent.
+/// The purpose of a statement. Timeouts, retries and consistency follow from it.
 #[derive(Clone, Copy)]
 enum Purpose {
     Write,
@@ -52,7 +52,7 @@ struct Preparer<'a> {
 }
 
 impl Preparer<'_> {
-    /// Prepares `text`, in which `$` stands before each table for the keyspace.
+    /// Prepares `text`. A `$` before a table is replaced by the keyspace.
     async fn prepare(
         &self,
         purpose: Purpose,
@@ -62,8 +62,8 @@ impl Preparer<'_> {
         let prepared = self.session.prepare(text.as_str()).await;
         let mut prepared = prepared
             .map_err(|error| ConnectError::unavailable(format!("preparing {text}"), error))?;
-        // Every row says the same whenever it is written; only a transaction's answer would tell
-        // of its repetition.
+        // The driver may send idempotent statements twice. Row writes and reads are idempotent. A
+        // repeated transaction would be answered "not applied" although its first attempt was.
         prepared.set_is_idempotent(!matches!(purpose, Purpose::Transaction));
         let profile = match purpose {
             Purpose::Write => &self.profiles.write,
@@ -112,7 +112,7 @@ impl Statements {
     }
 }
 
-/// The insert of a coupon into one of its views, whose key starts with `key`.
+/// Returns the insert of a coupon into `view`. `key` lists the key columns that are not cells.
 fn insert(view: &str, key: &str) -> String {
     let markers = "?, ".repeat(key.split(',').count() + COUPON_CELLS.split(',').count());
     let markers = markers.trim_end_matches(", ");

@@ -1,4 +1,5 @@
-//! Writes: rows gathered into batches, each of one database partition, all in flight at once.
+//! Writes: coupons go in batches, one database partition each. All requests of a call run
+//! concurrently.
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use scylla::{
@@ -22,19 +23,18 @@ use crate::{
     store::StoreError,
 };
 
-/// Most bytes of one batch. ScyllaDB warns above 128 KiB; Cassandra refuses above 50 KiB what spans
-/// partitions, which no batch here does.
+/// Most bytes of one batch. ScyllaDB warns above 128 KiB. Cassandra's limit of 50 KiB applies only
+/// to batches of several database partitions.
 const BATCH_BYTES_MAX: usize = 40 * 1_024;
 
-/// Most rows of one batch; 64 to 200 are alike.
+/// Most rows of one batch. Between 64 and 200 the number made no difference in measurements.
 const BATCH_ROWS_MAX: usize = 128;
 
-/// What a row weighs beyond its texts, as a database counts it: about 20 bytes for each of its
-/// eleven cells, and the numbers and digests in them.
+/// Bytes of a row without its texts, as the database counts them: about 20 bytes of overhead for
+/// each of eleven cells, and the numbers and digests in them.
 const ROW_BYTES: usize = 320;
 
-/// Requests of one call that are under way at once; more than this only wait for the store's
-/// own bound.
+/// Requests of one call in flight. More of them would only wait for the limit of the whole store.
 const IN_FLIGHT_PER_CALL: usize = 64;
 
 /// One request to the database.
@@ -54,7 +54,7 @@ enum View {
 }
 
 impl View {
-    /// The number that makes, with the campaign, the database partition of `coupon`.
+    /// Returns the bucket. With the campaign, it is the key of the database partition of `coupon`.
     fn bucket(self, coupon: &Coupon) -> u32 {
         match self {
             Self::BySequence => rows::bucket(coupon.sequence),
@@ -63,31 +63,32 @@ impl View {
     }
 }
 
-/// A batch that still takes rows.
-struct Gathering<'a> {
+/// A batch that is not full yet.
+struct OpenBatch<'a> {
     view: View,
     bucket: u32,
     bytes: usize,
     coupons: Vec<&'a Coupon>,
 }
 
-impl<'a> Gathering<'a> {
-    fn takes(&self, view: View, coupon: &Coupon, bucket: u32) -> bool {
+impl<'a> OpenBatch<'a> {
+    fn accepts(&self, view: View, coupon: &Coupon, bucket: u32) -> bool {
         self.view == view
             && self.bucket == bucket
             && self.coupons.first().is_none_or(|first| first.campaign == coupon.campaign)
     }
 }
 
-/// Rows as requests: coupons gathered by database partition, everything else by itself.
+/// Turns rows into requests. Coupons are batched by database partition; every other row is a
+/// request of its own.
 fn requests(rows: &[Row]) -> Vec<Request<'_>> {
     let mut requests = Vec::new();
-    let mut gathering: Vec<Gathering<'_>> = Vec::new();
+    let mut open: Vec<OpenBatch<'_>> = Vec::new();
     for row in rows {
         match row {
             Row::Coupon(coupon) => {
                 for view in [View::BySequence, View::ByUser] {
-                    requests.extend(gather(&mut gathering, view, coupon));
+                    requests.extend(add_to_batch(&mut open, view, coupon));
                 }
             }
             Row::Version(version) => {
@@ -99,24 +100,24 @@ fn requests(rows: &[Row]) -> Vec<Request<'_>> {
             Row::Progress(progress) => requests.push(Request::Progress(progress)),
         }
     }
-    let rest = gathering.into_iter();
-    requests.extend(rest.map(|batch| Request::Coupons(batch.view, batch.coupons)));
+    requests.extend(open.into_iter().map(|batch| Request::Coupons(batch.view, batch.coupons)));
     requests
 }
 
-/// Adds `coupon` to the batch of its database partition; gives the batch that it did not fit in.
-fn gather<'a>(
-    gathering: &mut Vec<Gathering<'a>>,
+/// Adds `coupon` to the batch of its database partition. Returns that batch if it was full and a
+/// new one was opened.
+fn add_to_batch<'a>(
+    open: &mut Vec<OpenBatch<'a>>,
     view: View,
     coupon: &'a Coupon,
 ) -> Option<Request<'a>> {
     let bucket = view.bucket(coupon);
     let texts = coupon.campaign.as_str().len() + coupon.user.as_str().len() + coupon.code.len();
     let bytes = texts + ROW_BYTES;
-    // The rows of a call are of one campaign or a few, in order: the last batches are the likely.
-    let found = gathering.iter().rposition(|batch| batch.takes(view, coupon, bucket));
-    let Some(batch) = found.map(|index| &mut gathering[index]) else {
-        gathering.push(Gathering { view, bucket, bytes, coupons: vec![coupon] });
+    // Rows come in order and from few campaigns, so the batch is usually among the last ones.
+    let found = open.iter().rposition(|batch| batch.accepts(view, coupon, bucket));
+    let Some(batch) = found.map(|index| &mut open[index]) else {
+        open.push(OpenBatch { view, bucket, bytes, coupons: vec![coupon] });
         return None;
     };
     if batch.coupons.len() < BATCH_ROWS_MAX && batch.bytes + bytes <= BATCH_BYTES_MAX {
@@ -129,16 +130,16 @@ fn gather<'a>(
 }
 
 impl Shared {
-    /// Writes rows; one attempt. Every request is waited for, also after one failed: what was sent
-    /// can't be taken back.
+    /// Writes rows in one attempt. Returns the first failure, but only after every request has
+    /// ended: a sent request cannot be cancelled in the database, and should keep its permit.
     pub(super) async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
         let mut waiting = requests(rows).into_iter();
-        let mut under_way = FuturesUnordered::new();
+        let mut in_flight = FuturesUnordered::new();
         let mut outcome = Ok(());
         loop {
-            let free = IN_FLIGHT_PER_CALL - under_way.len();
-            under_way.extend(waiting.by_ref().take(free).map(|request| self.send(request)));
-            match under_way.next().await {
+            let free = IN_FLIGHT_PER_CALL - in_flight.len();
+            in_flight.extend(waiting.by_ref().take(free).map(|request| self.send(request)));
+            match in_flight.next().await {
                 Some(sent) => outcome = outcome.and(sent),
                 None => return outcome,
             }
@@ -202,7 +203,7 @@ impl Shared {
 }
 
 impl Request<'_> {
-    /// What was attempted, for whoever reads that it failed.
+    /// Describes the request for an error message.
     fn describe(&self) -> String {
         match self {
             Self::Coupons(view, coupons) => {
