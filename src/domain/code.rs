@@ -1,4 +1,4 @@
-//! How a coupon's code is spelled: unguessable, repeatable, in the campaign's own letters.
+//! Coupon codes: unguessable and deterministic, in the charset of the campaign.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,13 +8,14 @@ use super::{
     keys::Keys,
 };
 
-/// Letters of the default format: no I, L, O or U, which people misread (Crockford's base 32).
+/// Charset of the default format: Crockford's base 32, without I, L, O and U, which people misread.
 pub const CHARSET_DEFAULT: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// Fewest bits of a code: at 10⁸ coupons, two alike are expected once in 3,700 such campaigns.
+/// Fewest bits of a code. With 10⁸ coupons, one campaign in 3,700 is expected to have two equal
+/// codes.
 const BITS_MIN: u64 = 64;
 
-/// Bits of a code where the operator asks for nothing else.
+/// Default bits of a code.
 const BITS_DEFAULT: u64 = 128;
 
 /// Most characters of a code without its prefix: 128 bits in the smallest charset.
@@ -22,15 +23,19 @@ const LENGTH_MAX: u16 = 128;
 
 const PREFIX_MAX: usize = 16;
 
-/// How a campaign's codes look.
+const REMOVE_OTHERS: &str = "remove spaces, control characters and non-ASCII characters";
+const GIVE_2_TO_64: &str = "give 2 to 64 characters";
+const REMOVE_DUPLICATES: &str = "give each character once";
+
+/// The format of a campaign's codes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodeFormat {
-    /// Stands before each code: at most 16 of `A-Z`, `0-9`, `-`.
+    /// Prefix of each code: at most 16 of `A-Z`, `0-9`, `-`.
     pub prefix: String,
     /// Characters after the prefix.
     pub length: u16,
-    /// The characters that codes are spelled with: 2 to 64 distinct printable ASCII ones.
+    /// Characters of codes: 2 to 64 distinct visible ASCII characters.
     pub charset: String,
 }
 
@@ -41,7 +46,7 @@ impl Default for CodeFormat {
 }
 
 impl CodeFormat {
-    /// A format in which what is not given is the default; the length defaults to 128 bits.
+    /// Returns a format with defaults for the missing values. The default length gives 128 bits.
     #[must_use]
     pub fn with(prefix: Option<String>, length: Option<u16>, charset: Option<String>) -> Self {
         let charset = charset.unwrap_or_else(|| CHARSET_DEFAULT.to_owned());
@@ -49,27 +54,29 @@ impl CodeFormat {
         Self { prefix: prefix.unwrap_or_default(), length, charset }
     }
 
-    /// Every rule that this format breaks.
+    /// Returns every rule that this format breaks.
     pub(super) fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let prefix_valid = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'-');
         if self.prefix.len() > PREFIX_MAX || !self.prefix.bytes().all(prefix_valid) {
             let rule = "at most 16 of A-Z, 0-9 and '-'";
-            faults.push(Fault::new("code.prefix", rule, "shorten or respell the prefix"));
+            let remedy = "shorten the prefix, or replace its other characters";
+            faults.push(Fault::new("code.prefix", rule, remedy));
         }
         let letters = self.charset.as_bytes();
         let distinct = letters.iter().enumerate().all(|(at, byte)| !letters[..at].contains(byte));
         let visible = letters.iter().all(u8::is_ascii_graphic);
         let before = faults.len();
-        for (sound, rule, remedy) in [
-            (visible, "of visible ASCII characters, without spaces", "leave the others out"),
-            ((2..=64).contains(&letters.len()), "of 2 to 64 characters", "name so many"),
-            (distinct, "of distinct characters", "name each character once"),
+        for (holds, rule, remedy) in [
+            (visible, "of visible ASCII characters, without spaces", REMOVE_OTHERS),
+            ((2..=64).contains(&letters.len()), "of 2 to 64 characters", GIVE_2_TO_64),
+            (distinct, "of distinct characters", REMOVE_DUPLICATES),
         ] {
-            if !sound {
+            if !holds {
                 faults.push(Fault::new("code.charset", rule, remedy));
             }
         }
+        // The rule for the length depends on the charset, which is invalid here.
         if faults.len() > before {
             return faults;
         }
@@ -81,7 +88,7 @@ impl CodeFormat {
         faults
     }
 
-    /// Spells the code of one coupon. Formats with faults are spelled too: it never panics.
+    /// Returns the code of one coupon. Never panics, even if the format has faults.
     #[must_use]
     pub fn spell(
         &self,
@@ -114,13 +121,13 @@ impl CodeFormat {
     }
 }
 
-/// Digits that 256 bits yield without running dry: the last one still has 8 bits or more to
-/// spare, so that no letter is likelier than another by more than one part in 256 × radix.
+/// Returns how many digits are taken from 256 bits. At least 8 bits stay unused, so no letter is
+/// more likely than another by more than one part in 256 × radix.
 fn digits_per_block(radix: usize) -> usize {
     248 / bits_per_digit(radix)
 }
 
-/// Digits whose number fits 63 bits.
+/// Returns how many digits fit in 63 bits.
 fn digits_per_word(radix: usize) -> usize {
     63 / bits_per_digit(radix)
 }
@@ -129,10 +136,10 @@ fn bits_per_digit(radix: usize) -> usize {
     (usize::BITS - (radix.max(2) - 1).leading_zeros()) as usize
 }
 
-/// Fewest digits of a charset of `radix` letters that are worth `bits`: radix^digits ≥ 2^bits.
+/// Returns the fewest digits that carry `bits` bits with `radix` letters: radix^digits ≥ 2^bits.
 fn shortest_length(radix: usize, bits: u64) -> u16 {
     let radix = radix.clamp(2, 64) as u128;
-    // Multiplies up to 2^64 and counts how often that much was reached, with the rest carried.
+    // The product in two halves of 128 bits, because radix^digits may reach 2^128.
     let mut digits = 0;
     let (mut high, mut low) = (0_u128, 1_u128);
     let reached = |high: u128, low: u128| {
@@ -154,8 +161,8 @@ fn limbs(bits: [u8; 32]) -> [u64; 4] {
     })
 }
 
-/// Reads the 256 bits as a fraction, multiplies by `radix` as often as digits are wanted, and
-/// takes what is before the point: those digits as one number, which must fit 64 bits.
+/// Takes the next `digits` digits of a 256-bit fraction, as one number: multiplies the fraction by
+/// radix^digits and returns the integer part, which must fit in 64 bits.
 fn next_digits(fraction: &mut [u64; 4], radix: u64, digits: u32) -> u64 {
     let times = radix.pow(digits);
     let mut carry = 0_u128;
@@ -167,9 +174,9 @@ fn next_digits(fraction: &mut [u64; 4], radix: u64, digits: u32) -> u64 {
     carry as u64
 }
 
-/// Takes the last digit off a number.
+/// Removes the last digit of a number and returns it.
 fn last_digit(number: &mut u64, radix: u64) -> usize {
-    // The default charset, and much cheaper than a division.
+    // The default charset has 32 letters, and a shift is much cheaper than a division.
     if radix.is_power_of_two() {
         let digit = *number & (radix - 1);
         *number >>= radix.trailing_zeros();
@@ -194,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_length_reaches_the_bits_and_no_more() {
+    fn the_shortest_length_just_reaches_the_bits() {
         assert_eq!(shortest_length(2, 64), 64);
         assert_eq!(shortest_length(2, 128), 128);
         assert_eq!(shortest_length(10, 64), 20); // 10^19 < 2^64 < 10^20
@@ -205,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_repeatable_distinct_and_in_its_format() {
+    fn codes_are_deterministic_and_distinct() {
         for (length, charset) in [(26, CHARSET_DEFAULT), (20, "0123456789"), (128, "ab")] {
             let format = CodeFormat::with(Some("SALE-".into()), Some(length), Some(charset.into()));
             assert_eq!(format.faults(), vec![]);
@@ -222,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_the_fraction_spelled_digit_by_digit() {
+    fn words_of_digits_equal_single_digits() {
         let keys = Keys::derive(b"a secret of thirty-two bytes or more");
         let (campaign, user) = (CampaignId::parse("c").unwrap(), UserId::parse("u").unwrap());
         for charset in ["ab", "0123456789", CHARSET_DEFAULT] {
@@ -243,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn every_letter_is_about_as_likely_as_any_other() {
+    fn all_letters_are_equally_likely() {
         let format = CodeFormat::with(None, Some(40), Some("0123456789".into()));
         let mut counts = [0_u32; 10];
         for sequence in 1..=2_000 {
@@ -256,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_below_64_bits_or_with_a_letter_twice_is_refused() {
+    fn a_weak_format_is_refused() {
         let fields = |length, charset: &str| -> Vec<_> {
             let format = CodeFormat::with(None, length, Some(charset.into()));
             format.faults().into_iter().map(|fault| fault.field).collect()
@@ -270,12 +277,11 @@ mod tests {
             let format = CodeFormat::with(None, None, Some(charset.into()));
             format.faults().into_iter().map(|fault| fault.remedy).collect()
         };
-        let (visible, number) = ("leave the others out", "name so many");
-        assert_eq!(remedies("a b"), [visible]);
-        assert_eq!(remedies("a\u{7f}"), [visible]);
-        assert_eq!(remedies("a"), [number]);
-        assert_eq!(remedies(" "), [visible, number]);
-        assert_eq!(remedies("aab"), ["name each character once"]);
+        assert_eq!(remedies("a b"), [REMOVE_OTHERS]);
+        assert_eq!(remedies("a\u{7f}"), [REMOVE_OTHERS]);
+        assert_eq!(remedies("a"), [GIVE_2_TO_64]);
+        assert_eq!(remedies(" "), [REMOVE_OTHERS, GIVE_2_TO_64]);
+        assert_eq!(remedies("aab"), [REMOVE_DUPLICATES]);
         let prefix = CodeFormat::with(Some("sale".into()), None, None).faults();
         assert_eq!(prefix.first().map(|fault| fault.field), Some("code.prefix"));
     }

@@ -32,18 +32,18 @@ pub(super) struct CodeKey {
 
 impl CodeKey {
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        let after = |pad: u8| {
+        let state_after = |pad: u8| {
             let mut block = [pad; SHA256_BLOCK];
             block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
             let mut state = SHA256_START;
             compress256(&mut state, &[block]);
             state
         };
-        Self { inner: after(0x36), outer: after(0x5C) }
+        Self { inner: state_after(0x36), outer: state_after(0x5C) }
     }
 
-    /// Returns the MAC of the first `len` bytes of `message`. The rest must be zero and have room for
-    /// nine bytes of padding.
+    /// Returns the MAC of the first `len` bytes of `message`. The rest must be zero and have room
+    /// for nine bytes of padding.
     pub(super) fn mac(&self, message: &mut [u8; MESSAGE_BYTES], len: usize) -> [u8; 32] {
         let mut state = self.inner;
         let end = (len + 9).next_multiple_of(SHA256_BLOCK);

@@ -1,4 +1,4 @@
-//! Keyed digests over whole rows and records, by which altered ones are found.
+//! Keyed digests over whole rows and records. They detect altered rows and records.
 
 use std::hash::Hasher;
 
@@ -48,7 +48,7 @@ impl Keys {
         hasher.finish()
     }
 
-    /// Returns the digest of a log record. A rewritten tail of the log is found by it.
+    /// Returns the digest of a log record. It detects a rewritten tail of the log.
     #[must_use]
     pub fn record_digest(&self, key: &[u8], value: &[u8]) -> [u8; 16] {
         let mut hasher = self.row_hasher(b"record");
@@ -68,11 +68,11 @@ impl Keys {
     }
 }
 
-/// Bytes of a row that are hashed at once: a coupon with ids of usual length has about 200.
+/// Bytes that are packed before they are hashed. A coupon with ids of usual length has about 200.
 const PACKED_BYTES: usize = 256;
 
-/// Hashes the fields of a row. Fields are packed first: one long input takes a fraction of the
-/// time of many short ones.
+/// Hashes the fields of a row. Packs them first, because one long input is hashed several times
+/// faster than many short ones.
 struct RowHasher {
     hasher: SipHasher24,
     packed: [u8; PACKED_BYTES],

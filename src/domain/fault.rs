@@ -1,4 +1,4 @@
-//! A broken rule of a campaign's terms, as the caller is told of it.
+//! Broken rules of a campaign's terms, as callers see them.
 
 /// A rule that a campaign's terms break.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -152,7 +152,7 @@ impl Holders {
         self.segments.iter().map(|segment| segment.entries.len()).sum()
     }
 
-    /// Whether there is no digest.
+    /// Returns whether there is no digest.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -171,6 +171,8 @@ impl Holders {
         self.directory[index] as usize
     }
 
+    /// Splits a segment by the next bit of the digests, and doubles the directory if it has no bit
+    /// left.
     fn split(&mut self, at: usize) {
         let depth = self.segments[at].depth + 1;
         if depth > self.depth {
@@ -231,9 +233,9 @@ impl Segment {
         }
     }
 
-    /// Takes over entries of distinct digests instead of those that it had.
+    /// Replaces the entries by `entries`, which have distinct digests.
     fn refill(&mut self, depth: u32, entries: Vec<Entry>) {
-        // A table with room for what a segment may hold: it does not grow before it is split.
+        // Room for a full segment, so that no decision waits until the table grows.
         self.places.clear();
         let hash = |place: &u32| slot_hash(entries[*place as usize].digest());
         self.places.reserve(SEGMENT_ENTRIES_MAX, hash);
@@ -252,7 +254,7 @@ impl Segment {
     }
 }
 
-/// The place of an entry as the table keeps it.
+/// Returns the index of an entry as the table stores it.
 fn place(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^32 entries: sequences have 27 bits")
 }
@@ -263,7 +265,7 @@ mod tests {
 
     use super::*;
 
-    /// A spread of digests that needs no key: the finaliser of `SplitMix64`, twice.
+    /// Returns a well-spread digest without a key: the finaliser of `SplitMix64`, twice.
     fn digest(index: u64) -> u128 {
         let mix = |seed: u64| {
             let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_agree_with_a_plain_map_across_many_splits() {
+    fn holders_agree_with_a_map_across_splits() {
         let mut holders = Holders::default();
         let mut plain = BTreeMap::new();
         for sequence in 1..=200_000_u32 {

@@ -164,7 +164,7 @@ impl Timestamp {
     /// The latest time that is accepted: 9999-12-31T23:59:59.999Z, the last one of RFC 3339.
     pub const MAX: Self = Self(253_402_300_799_999);
 
-    /// Whether the time lies between the Unix epoch and [`Self::MAX`].
+    /// Returns whether the time is between the Unix epoch and [`Self::MAX`].
     #[must_use]
     pub fn is_representable(self) -> bool {
         (0..=Self::MAX.0).contains(&self.0)

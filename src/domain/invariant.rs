@@ -9,7 +9,7 @@ pub enum Invariant {
     Quota,
     /// At each coupon's position, its user holds at most the limit then in effect.
     PerUserLimit,
-    /// A final answer never changes, and "issued" is durable before it is said.
+    /// A final answer never changes, and "issued" is durable before it is sent.
     FinalAnswer,
     /// Every request answered 2xx gets exactly one decision.
     OneDecision,
@@ -25,9 +25,9 @@ pub enum Invariant {
     Bounded,
     /// After any single fault, the system answers again by itself within its stated bound.
     Recovery,
-    /// No one administers without the right, or takes a coupon as another user.
+    /// Administration needs the admin token, and no caller gets a coupon as another user.
     Rights,
-    /// Where log and store contradict each other, that campaign or partition stops and says so.
+    /// If log and store contradict each other, the campaign or partition stops and reports it.
     StopRatherThanLie,
 }
 

@@ -1,7 +1,7 @@
-//! Bugs planted on purpose, one at a time, to see that the simulation finds them. Without the
-//! feature `planted-bugs` nothing of them is compiled.
+//! Bugs that are planted on purpose, one at a time, to test that the simulation finds them. They
+//! are compiled only with the feature `planted-bugs`.
 
-/// Whether this bug is planted on this thread; without the feature, `false`.
+/// Returns whether this bug is planted on this thread. Without the feature, `false`.
 #[cfg(not(feature = "planted-bugs"))]
 #[macro_export]
 macro_rules! planted {
@@ -10,7 +10,7 @@ macro_rules! planted {
     };
 }
 
-/// Whether this bug is planted on this thread.
+/// Returns whether this bug is planted on this thread.
 #[cfg(feature = "planted-bugs")]
 #[macro_export]
 macro_rules! planted {
@@ -32,7 +32,7 @@ macro_rules! bugs {
             /// Every bug.
             pub const ALL: &[Self] = &[$(Self::$bug,)*];
 
-            /// What is wrong, in one line.
+            /// Describes the bug in one line.
             #[must_use]
             pub fn about(self) -> &'static str {
                 match self { $(Self::$bug => $about,)* }
@@ -45,9 +45,9 @@ macro_rules! bugs {
 bugs! {
     OneSeatTooMany, "sold out is noticed one coupon late";
     OneCouponTooMany, "a user may hold one coupon more than the limit";
-    KeyIgnored, "an idempotency key is not looked at";
+    KeyIgnored, "an idempotency key is ignored";
     PauseIgnored, "a paused campaign issues";
-    ReasonsSwapped, "closed is told before paused where it is the other way round";
+    ReasonsSwapped, "paused is reported before closed";
     StaleChangeAccepted, "a change made from an old version is accepted";
     QuotaBelowIssued, "a quota below what is issued is accepted";
     ResumedAfterClose, "a closed campaign can be changed";
@@ -55,8 +55,8 @@ bugs! {
     OpensLate, "the window is exclusive at its start";
     CodeRepeats, "the code of a user's second coupon is that of the first";
     KeyForgotten, "idempotency keys are not recovered after a restart";
-    AlteredRowTaken, "the digest of a coupon row is not compared";
-    AlteredVersionTaken, "the digest of a version row is not compared";
+    AlteredRowTaken, "the digest of a coupon row is not checked";
+    AlteredVersionTaken, "the digest of a version row is not checked";
     MarkNotCompared, "coupons missing below the mark go unnoticed";
     VersionLostOnRestart, "versions above the last coupon are not recovered";
     StartTakesTooMuch, "a row at the start is taken as state and not as an expectation";
@@ -73,15 +73,15 @@ bugs! {
     VersionNotAwaited, "rows are stored before a version below them";
     ReportBeforeStored, "a batch is reported before its rows are stored";
     RewrittenTailTaken, "the last settled record is not compared";
-    MissingRowAboveProgress, "a missing row is an answer above progress";
-    HoldNotRead, "readers do not look at holds";
+    MissingRowAboveProgress, "a missing row above progress is taken as an answer";
+    HoldNotRead, "readers ignore holds";
     LatestVersionAnswers, "a position is answered by the latest version";
-    LaterCouponsCount, "coupons above a position count at it";
+    LaterCouponsCount, "coupons above a position count in its answer";
     KeyUnansweredFromRows, "rows answer a repeated key as already issued";
     EdgeRefusesKeyed, "the edge refuses a request with a key";
-    EdgeStateTooOld, "the edge refuses by a state of any age";
+    EdgeStateTooOld, "the edge refuses by a state that is too old";
     MarginIgnored, "the edge trusts its clock at the ends of the window";
-    ViewAhead, "a view claims a position that is not in its figures";
+    ViewAhead, "a view claims a position above its figures";
     OldVersionAnswers, "the version at a position is taken from a read that is too old";
     KeyNotEncoded, "the record loses its idempotency key";
     ForgedTaken, "a control record without a MAC is taken";
@@ -103,7 +103,7 @@ pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
 
-/// Whether `bug` is the one that is planted on this thread.
+/// Returns whether `bug` is planted on this thread.
 #[cfg(feature = "planted-bugs")]
 #[must_use]
 pub fn is(bug: Bug) -> bool {

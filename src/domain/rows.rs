@@ -81,8 +81,8 @@ pub struct Hold {
     pub reason: String,
     /// The state.
     pub state: HoldState,
-    /// Of a closed hold: every record of the campaign below is decided and stored by an owner that
-    /// has read all of them. Only ever raised. 0 until the hold is closed.
+    /// End of a closed hold: every record of the campaign below it is decided and stored by an
+    /// owner that has read all of them. It only rises. 0 until the hold is closed.
     pub until: Offset,
 }
 
@@ -113,13 +113,13 @@ impl Hold {
         }
     }
 
-    /// Whether both rows are of the same hold of a campaign.
+    /// Returns whether both rows belong to the same hold of a campaign.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         (self.from, self.number) == (other.from, other.number)
     }
 
-    /// Whether the hold quarantines its campaign.
+    /// Returns whether the hold quarantines its campaign.
     #[must_use]
     pub fn is_in_force(&self) -> bool {
         self.state != HoldState::Closed
@@ -151,12 +151,12 @@ pub struct CampaignRows {
 pub enum Row {
     /// A coupon, in both views: by sequence and by user.
     Coupon(Coupon),
-    /// A definition version; makes the campaign appear in the listing.
+    /// A definition version. It also adds the campaign to the listing.
     Version(DefinitionVersion),
     /// A hold, or its next state.
     Hold(Hold),
     /// A campaign's mark.
     Mark(Mark),
-    /// A partition's progress. Its marks are written before, in an earlier call.
+    /// A partition's progress. The marks below it are written in an earlier call.
     Progress(Progress),
 }

@@ -143,12 +143,12 @@ impl Campaign {
                 self.decide_request(at, request, user, digests.key)
             }
             (Record::Control(control), _) => self.decide_control(at, control),
-            (Record::Request(_), None) => unreachable!("a request's digests have its user's"),
+            (Record::Request(_), None) => unreachable!("a request has the digest of its user"),
         };
         if let Outcome::Decided { row: Some(row), .. } = &outcome {
             match (row, digests.user) {
                 (DerivedRow::Coupon(coupon), Some(user)) => self.take_coupon(coupon, user),
-                (DerivedRow::Coupon(_), None) => unreachable!("only a request comes to a coupon"),
+                (DerivedRow::Coupon(_), None) => unreachable!("only a request gets a coupon"),
                 (DerivedRow::Version(version), _) => self.apply_version(version),
             }
         }
@@ -166,7 +166,7 @@ impl Campaign {
     /// Applies a stored coupon. Coupons must come in sequence order.
     ///
     /// # Panics
-    /// When the sequence does not follow the last one.
+    /// If the sequence does not follow the last one.
     pub fn apply_coupon(&mut self, coupon: &Coupon) {
         self.take_coupon(coupon, self.keys.user_digest(&coupon.user));
     }
@@ -186,7 +186,7 @@ impl Campaign {
     /// Applies a definition version, either just decided or stored. Versions must come in order.
     ///
     /// # Panics
-    /// When its quota is below the coupons issued.
+    /// If the quota is below the number of issued coupons.
     pub fn apply_version(&mut self, version: &DefinitionVersion) {
         let quota = version.definition.terms.quota;
         check_invariant!(

@@ -1,15 +1,15 @@
-//! Campaigns told as stories: one line a record, with the answer that it must be given.
+//! Campaigns as stories: each line is a record with its expected answer.
 
 use std::sync::Arc;
 
 use super::*;
 use crate::domain::ids::{IdempotencyKey, UserId};
 
-/// Everything that a story comes to, rows with their digests included.
+/// Returns all outcomes of a story, including the rows with their digests.
 fn outcomes(story: &str) -> Vec<String> {
-    let told = std::cell::RefCell::new(Vec::new());
-    fold_story(story, |outcome| told.borrow_mut().push(format!("{outcome:?}")));
-    told.into_inner()
+    let collected = std::cell::RefCell::new(Vec::new());
+    fold_story(story, |outcome| collected.borrow_mut().push(format!("{outcome:?}")));
+    collected.into_inner()
 }
 
 #[track_caller]
@@ -17,10 +17,10 @@ fn check(story: &str) -> Campaign {
     fold_story(story, |_| {})
 }
 
-/// Folds a story. A line is `t=TIME WHO[/KEY] ANSWER`, where WHO is a user or, in capitals, a
-/// change; ANSWER is a decision with its sequence. Offsets are line numbers.
+/// Folds a story. A line is `t=TIME WHO[/KEY] ANSWER`. WHO is a user, or a change in capitals.
+/// ANSWER is a decision with its sequence. Offsets are line numbers.
 #[track_caller]
-fn fold_story(story: &str, told_of: impl Fn(&Outcome)) -> Campaign {
+fn fold_story(story: &str, seen: impl Fn(&Outcome)) -> Campaign {
     let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
     let id = CampaignId::parse("spring").unwrap();
     let mut campaign = Campaign::new(id.clone(), 1, 0, keys);
@@ -31,9 +31,9 @@ fn fold_story(story: &str, told_of: impl Fn(&Outcome)) -> Campaign {
         let time = Timestamp(time.strip_prefix("t=").unwrap().parse().unwrap());
         let record = record(&id, what.trim(), campaign.version());
         let outcome = campaign.fold(At { offset, time }, &record);
-        assert_eq!(told(&outcome), expected.trim(), "line {offset}: {line}");
+        assert_eq!(answer_of(&outcome), expected.trim(), "line {offset}: {line}");
         check_row(&outcome, offset, time);
-        told_of(&outcome);
+        seen(&outcome);
     }
     campaign
 }
@@ -83,7 +83,7 @@ fn record(id: &CampaignId, what: &str, version: Option<Offset>) -> Record {
     Record::from(Control { campaign: id.clone(), based_on, change })
 }
 
-fn told(outcome: &Outcome) -> String {
+fn answer_of(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Undefined => "undefined".to_owned(),
         Outcome::Decided { decision, .. } => match decision {
@@ -96,7 +96,7 @@ fn told(outcome: &Outcome) -> String {
     }
 }
 
-/// A row stands at its record's position and time, under its own digest.
+/// Checks that a row has its record's position and time, and the digest of its contents.
 #[track_caller]
 fn check_row(outcome: &Outcome, offset: Offset, time: Timestamp) {
     let keys = Keys::derive(b"a secret of thirty-two bytes or more");
@@ -114,7 +114,7 @@ fn check_row(outcome: &Outcome, offset: Offset, time: Timestamp) {
 }
 
 #[test]
-fn the_first_users_get_the_seats_and_keep_them() {
+fn the_first_users_get_the_coupons() {
     let campaign = check(
         "t=1 DEFINE quota=2   -> accepted
          t=2 ada              -> issued 1
@@ -127,7 +127,7 @@ fn the_first_users_get_the_seats_and_keep_them() {
 }
 
 #[test]
-fn a_user_may_hold_as_many_as_the_limit_and_is_told_the_latest() {
+fn a_user_may_hold_up_to_the_limit() {
     check(
         "t=1 DEFINE quota=9 limit=2 -> accepted
          t=2 ada                    -> issued 1
@@ -143,7 +143,7 @@ fn a_user_may_hold_as_many_as_the_limit_and_is_told_the_latest() {
 }
 
 #[test]
-fn the_window_goes_by_record_time() {
+fn the_record_time_decides_the_window() {
     check(
         "t=1  DEFINE opens=10 closes=20 -> accepted
          t=9  ada                       -> not_open_yet
@@ -157,7 +157,7 @@ fn the_window_goes_by_record_time() {
 }
 
 #[test]
-fn holding_comes_before_every_reason() {
+fn holding_a_coupon_precedes_every_reason() {
     check(
         "t=1  DEFINE quota=1 opens=5 -> accepted
          t=5  ada                    -> issued 1
@@ -173,7 +173,7 @@ fn holding_comes_before_every_reason() {
 }
 
 #[test]
-fn a_repeated_key_comes_before_all_rules() {
+fn a_repeated_key_precedes_all_rules() {
     check(
         "t=1 DEFINE quota=3 limit=5 -> accepted
          t=2 ada/k1                 -> issued 1
@@ -207,7 +207,7 @@ fn a_quota_never_falls_below_issued() {
 }
 
 #[test]
-fn a_control_record_from_another_version_changes_nothing() {
+fn a_stale_control_record_is_refused() {
     check(
         "t=1 DEFINE quota=2       -> accepted
          t=2 PAUSE stale          -> refused StaleVersion
@@ -221,7 +221,7 @@ fn a_control_record_from_another_version_changes_nothing() {
 }
 
 #[test]
-fn closing_is_final_and_saying_it_twice_is_no_error() {
+fn closing_is_final_and_idempotent() {
     check(
         "t=1 DEFINE        -> accepted
          t=2 CLOSE         -> accepted
@@ -234,7 +234,7 @@ fn closing_is_final_and_saying_it_twice_is_no_error() {
 }
 
 #[test]
-fn before_its_definition_a_campaign_decides_nothing() {
+fn an_undefined_campaign_decides_nothing() {
     check(
         "t=1 ada                      -> undefined
          t=2 PAUSE                    -> undefined
@@ -258,7 +258,7 @@ fn the_same_records_give_the_same_bytes() {
 }
 
 #[test]
-fn records_folded_together_give_the_same_bytes_as_one_by_one() {
+fn folding_in_chunks_gives_the_same_outcomes() {
     let id = CampaignId::parse("spring").unwrap();
     let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
     let users = |from: usize, to: usize| (from..to).map(|user| format!("u{}/k{}", user % 90, user));
@@ -281,7 +281,7 @@ fn records_folded_together_give_the_same_bytes_as_one_by_one() {
             together.fold_all(chunk.to_vec(), |campaign, at, record, outcome| {
                 assert_eq!((at, &record), (records[outcomes.len()].0, &records[outcomes.len()].1));
                 outcomes.push(outcome);
-                assert!(campaign.issued() as usize <= outcomes.len(), "nothing is folded ahead");
+                assert!(campaign.issued() as usize <= outcomes.len(), "a record was folded ahead");
                 ControlFlow::Continue(())
             });
         }
@@ -290,7 +290,7 @@ fn records_folded_together_give_the_same_bytes_as_one_by_one() {
 }
 
 #[test]
-fn folding_together_ends_where_it_is_told_to() {
+fn folding_ends_when_the_caller_breaks() {
     let id = CampaignId::parse("spring").unwrap();
     let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
     let mut campaign = Campaign::new(id.clone(), 1, 0, keys);
