@@ -11,8 +11,8 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod actors;
-pub mod answer;
-pub mod api;
+mod answer;
+mod api;
 pub mod audit;
 pub mod cli;
 pub mod clock;
@@ -25,8 +25,8 @@ pub mod kafka;
 pub mod log;
 pub mod node;
 pub mod partition;
-pub mod retry;
-pub mod simulation;
+mod retry;
+mod simulation;
 pub mod store;
 pub mod telemetry;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::telemetry::Chain;
 
 /// Pauses between attempts, from the first to the longest one.
 #[derive(Debug, Clone, Copy)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     factor: u32,
     max: Duration,
@@ -17,32 +17,32 @@ pub struct Backoff {
 impl Backoff {
     /// Pauses equally long each time.
     #[must_use]
-    pub const fn every(pause: Duration) -> Self {
+    pub(crate) const fn every(pause: Duration) -> Self {
         Self { first: pause, factor: 1, max: pause }
     }
 
     /// Starts with `first` and doubles the pause up to `max`.
     #[must_use]
-    pub const fn doubling(first: Duration, max: Duration) -> Self {
+    pub(crate) const fn doubling(first: Duration, max: Duration) -> Self {
         Self { first, factor: 2, max }
     }
 
     /// Gives up after `count` attempts; the first one counts too.
     #[must_use]
-    pub const fn attempts(self, count: u32) -> Bounded {
+    pub(crate) const fn attempts(self, count: u32) -> Bounded {
         Bounded { backoff: self, bound: Bound::Attempts(count) }
     }
 
     /// Starts no attempt later than `limit` after the first one.
     #[must_use]
-    pub const fn within(self, limit: Duration) -> Bounded {
+    pub(crate) const fn within(self, limit: Duration) -> Bounded {
         Bounded { backoff: self, bound: Bound::Time(limit) }
     }
 
     /// Returns the pauses for a loop that decides by itself what a failure is. A new value starts
     /// again with the first pause.
     #[must_use]
-    pub const fn pauses(self) -> Pauses {
+    pub(crate) const fn pauses(self) -> Pauses {
         Pauses { backoff: self, next: self.first }
     }
 
@@ -50,7 +50,11 @@ impl Backoff {
     ///
     /// Use it only where nothing can go on without the result, and where dropping the future is
     /// how the caller stops.
-    pub async fn until_done<T, E, F>(self, operation: &str, mut attempt: impl FnMut() -> F) -> T
+    pub(crate) async fn until_done<T, E, F>(
+        self,
+        operation: &str,
+        mut attempt: impl FnMut() -> F,
+    ) -> T
     where
         E: Error,
         F: Future<Output = Result<T, E>>,
@@ -73,7 +77,7 @@ enum Bound {
 
 /// A [`Backoff`] that gives up.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounded {
+pub(crate) struct Bounded {
     backoff: Backoff,
     bound: Bound,
 }
@@ -84,7 +88,7 @@ impl Bounded {
     ///
     /// # Errors
     /// The last error, or the first one for which `is_transient` is false.
-    pub async fn run<T, E, F>(
+    pub(crate) async fn run<T, E, F>(
         self,
         operation: &str,
         is_transient: impl Fn(&E) -> bool,
@@ -117,21 +121,21 @@ impl Bounded {
 
 /// The pauses of one loop.
 #[derive(Debug)]
-pub struct Pauses {
+pub(crate) struct Pauses {
     backoff: Backoff,
     next: Duration,
 }
 
 impl Pauses {
     /// Returns the next pause.
-    pub fn next_pause(&mut self) -> Duration {
+    pub(crate) fn next_pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * self.backoff.factor).min(self.backoff.max);
         pause
     }
 
     /// Logs a failure of `operation` and returns the pause before the next attempt.
-    pub fn failed(&mut self, operation: &str, error: &dyn Error) -> Duration {
+    pub(crate) fn failed(&mut self, operation: &str, error: &dyn Error) -> Duration {
         let pause = self.next_pause();
         tracing::warn!(
             operation,

@@ -16,11 +16,11 @@ use crate::{
 };
 
 /// Maximum age of the state by which a request is refused or a view is shown.
-pub const EDGE_AGE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const EDGE_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A campaign's state in views: the first that holds, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CampaignState {
+pub(crate) enum CampaignState {
     /// A hold that is not closed.
     Quarantined,
     /// Closed by an operator, or past `closes_at`.
@@ -37,12 +37,17 @@ pub enum CampaignState {
 
 impl CampaignState {
     /// Every state, in the order of precedence.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Quarantined, Self::Closed, Self::Paused, Self::Scheduled, Self::SoldOut, Self::Open];
 
     /// Returns the state of a campaign at `wall`.
     #[must_use]
-    pub fn of(definition: &Definition, quarantined: bool, sold_out: bool, wall: Timestamp) -> Self {
+    pub(crate) fn of(
+        definition: &Definition,
+        quarantined: bool,
+        sold_out: bool,
+        wall: Timestamp,
+    ) -> Self {
         if quarantined {
             Self::Quarantined
         } else if definition.is_closed_at(wall) {
@@ -60,7 +65,7 @@ impl CampaignState {
 
     /// Returns the state as the API spells it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Quarantined => "quarantined",
             Self::Closed => "closed",
@@ -74,7 +79,7 @@ impl CampaignState {
 
 /// One read of a campaign, in this order: progress of its partition, holds, mark, versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdmissionView {
+pub(crate) struct AdmissionView {
     /// The time at which the read began.
     pub read_at: Moment,
     /// Before the read began, every position of the partition below this one was decided and
@@ -94,7 +99,7 @@ pub struct AdmissionView {
 
 /// The figures of a campaign's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// State at the given wall-clock time.
     pub state: CampaignState,
     /// Coupons issued.
@@ -107,7 +112,7 @@ pub struct Figures {
 
 /// The result of admission for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// Append the request: the log decides.
     Append,
     /// The campaign is on hold.
@@ -120,7 +125,7 @@ pub enum Admission {
 
 /// Why a campaign's rows cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// The store knows no such campaign.
     Unknown,
     /// The version row at this offset was altered.
@@ -133,7 +138,7 @@ impl AdmissionView {
     ///
     /// # Errors
     /// [`Unusable`].
-    pub fn of_rows(
+    pub(crate) fn of_rows(
         read_at: Moment,
         (stored_below, progress): (Offset, Offset),
         campaign: &CampaignId,
@@ -165,45 +170,45 @@ impl AdmissionView {
 
     /// Whether the latest version of `before` is missing here, so a version row has vanished.
     #[must_use]
-    pub fn lost_versions(&self, before: &Self) -> bool {
+    pub(crate) fn lost_versions(&self, before: &Self) -> bool {
         let latest = |state: &Self| state.latest().map(|latest| latest.position);
         latest(before) > latest(self)
     }
 
     /// Returns the latest definition version.
     #[must_use]
-    pub fn latest(&self) -> Option<&DefinitionVersion> {
+    pub(crate) fn latest(&self) -> Option<&DefinitionVersion> {
         self.versions.last()
     }
 
     /// Returns the latest definition.
     #[must_use]
-    pub fn definition(&self) -> Option<&Definition> {
+    pub(crate) fn definition(&self) -> Option<&Definition> {
         self.latest().map(|version| &version.definition)
     }
 
     /// Returns the time since the read began.
     #[must_use]
-    pub fn age(&self, now: Moment) -> Duration {
+    pub(crate) fn age(&self, now: Moment) -> Duration {
         now.saturating_sub(self.read_at)
     }
 
     /// Whether requests may be refused by this state.
     #[must_use]
-    pub fn is_fresh(&self, now: Moment) -> bool {
+    pub(crate) fn is_fresh(&self, now: Moment) -> bool {
         self.age(now) <= EDGE_AGE_MAX || planted!(EdgeStateTooOld)
     }
 
     /// Returns a lower bound of the coupons issued.
     #[must_use]
-    pub fn issued(&self) -> u32 {
+    pub(crate) fn issued(&self) -> u32 {
         self.mark.1.max(self.latest().map_or(0, |version| version.issued))
     }
 
     /// Whether the version in effect at `offset` is certainly among [`Self::versions`]: a version
     /// lies below the offset, and no later read can find one in between.
     #[must_use]
-    pub fn knows_version_at(&self, offset: Offset) -> bool {
+    pub(crate) fn knows_version_at(&self, offset: Offset) -> bool {
         let first = self.versions.first();
         (offset <= self.decided_below(self.stored_below) || planted!(OldVersionAnswers))
             && first.is_some_and(|version| version.position.offset < offset)
@@ -211,7 +216,7 @@ impl AdmissionView {
 
     /// Decides whether a request at `wall` goes to the log; see [`Self::certain_refusal`].
     #[must_use]
-    pub fn admission(
+    pub(crate) fn admission(
         &self,
         now: Moment,
         wall: Timestamp,
@@ -234,7 +239,7 @@ impl AdmissionView {
     /// window (clocks may differ by that much), or the rules are newer than this binary. A request
     /// with an idempotency key is never refused here, because its coupon may exist.
     #[must_use]
-    pub fn certain_refusal(
+    pub(crate) fn certain_refusal(
         &self,
         now: Moment,
         wall: Timestamp,
@@ -265,7 +270,7 @@ impl AdmissionView {
 
     /// Returns the figures of a view at `wall`; `None` if there is no definition.
     #[must_use]
-    pub fn figures(&self, wall: Timestamp) -> Option<Figures> {
+    pub(crate) fn figures(&self, wall: Timestamp) -> Option<Figures> {
         let definition = self.definition()?;
         let issued = self.issued();
         let remaining = definition.terms.quota.saturating_sub(issued);

@@ -7,14 +7,14 @@
 //! Pure: no async, no clock, no randomness, no I/O. The caller passes time in: a [`Moment`] for
 //! ages, a `Timestamp` for the wall clock.
 
-pub mod admission;
-pub mod follower;
-pub mod position;
-pub mod rate;
-pub mod request_id;
-pub mod rows;
+pub(crate) mod admission;
+pub(crate) mod follower;
+pub(crate) mod position;
+pub(crate) mod rate;
+pub(crate) mod request_id;
+pub(crate) mod rows;
 
 use std::time::Duration;
 
 /// Time on the node's monotonic clock since the node started.
-pub type Moment = Duration;
+pub(crate) type Moment = Duration;

@@ -24,7 +24,7 @@ struct Slot {
 
 /// A rate limit over many keys.
 #[derive(Debug)]
-pub struct RateTable {
+pub(crate) struct RateTable {
     interval: Duration,
     burst: Duration,
     slots: Vec<Slot>,
@@ -33,7 +33,7 @@ pub struct RateTable {
 impl RateTable {
     /// Returns a limit of `rate` requests a second with bursts of `burst`, both at least 1.
     #[must_use]
-    pub fn new(rate: u32, burst: u32) -> Self {
+    pub(crate) fn new(rate: u32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / rate.max(1);
         Self { interval, burst: interval * burst.max(1), slots: Vec::new() }
     }
@@ -42,7 +42,7 @@ impl RateTable {
     ///
     /// # Errors
     /// The time to wait, if the key is over its limit. The request is then not counted.
-    pub fn take(&mut self, now: Moment, key: u64) -> Result<(), Duration> {
+    pub(crate) fn take(&mut self, now: Moment, key: u64) -> Result<(), Duration> {
         if self.slots.is_empty() {
             self.slots = vec![Slot::default(); SETS * WAYS];
         }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Longest id in bytes.
-pub const REQUEST_ID_BYTES_MAX: usize = 400;
+pub(crate) const REQUEST_ID_BYTES_MAX: usize = 400;
 
 const HEADER_BYTES: usize = 2;
 const NONCE_BYTES: usize = 12;
@@ -30,7 +30,7 @@ const NONCE_PURPOSE: &str = "request id nonce";
 
 /// The content of a request id: everything that an answer from the store needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestContent {
+pub(crate) struct RequestContent {
     /// The request's position in the log.
     pub position: Position,
     /// The request's record time.
@@ -45,7 +45,7 @@ pub struct RequestContent {
 
 /// Seals and opens the request ids of one instance.
 #[derive(Clone)]
-pub struct RequestIds {
+pub(crate) struct RequestIds {
     cipher: Aes256GcmSiv,
     keys: std::sync::Arc<Keys>,
     authenticated: Vec<u8>,
@@ -60,7 +60,7 @@ impl std::fmt::Debug for RequestIds {
 impl RequestIds {
     /// Returns the sealer for `instance` and its keys.
     #[must_use]
-    pub fn new(keys: std::sync::Arc<Keys>, instance: &str) -> Self {
+    pub(crate) fn new(keys: std::sync::Arc<Keys>, instance: &str) -> Self {
         let cipher = Aes256GcmSiv::new(keys.seal_key().into());
         let mut authenticated = vec![FORMAT, KEY_ID];
         authenticated.extend_from_slice(instance.as_bytes());
@@ -69,7 +69,7 @@ impl RequestIds {
 
     /// Returns the id of a request: URL-safe, at most [`REQUEST_ID_BYTES_MAX`] bytes.
     #[must_use]
-    pub fn seal(&self, content: &RequestContent) -> String {
+    pub(crate) fn seal(&self, content: &RequestContent) -> String {
         let nonce = self.nonce(content.position);
         let plain = encode(content);
         let payload = Payload { msg: &plain, aad: &self.authenticated };
@@ -87,7 +87,7 @@ impl RequestIds {
     /// Opens `request_id`. Returns `None` if it was altered, belongs to another instance, key or
     /// format, or is no id at all.
     #[must_use]
-    pub fn open(&self, request_id: &str) -> Option<RequestContent> {
+    pub(crate) fn open(&self, request_id: &str) -> Option<RequestContent> {
         if request_id.len() > REQUEST_ID_BYTES_MAX {
             return None;
         }

@@ -21,14 +21,14 @@ use crate::{
 
 /// Returns the durable progress of a partition; 0 if none was written in this log epoch.
 #[must_use]
-pub fn progress(rows: &PartitionRows, log_epoch: u32) -> Offset {
+pub(crate) fn progress(rows: &PartitionRows, log_epoch: u32) -> Offset {
     let progress = rows.progress.as_ref();
     progress.filter(|progress| progress.log_epoch == log_epoch).map_or(0, |progress| progress.next)
 }
 
 /// Whether the position of `campaign` at `offset` is settled: below progress and under no hold.
 #[must_use]
-pub fn is_settled(
+pub(crate) fn is_settled(
     rows: &PartitionRows,
     log_epoch: u32,
     campaign: &CampaignId,
@@ -42,7 +42,7 @@ pub fn is_settled(
 
 /// The answer to a request as far as rows give one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FromRows {
+pub(crate) enum FromRows {
     /// The final answer.
     Answer(Answer),
     /// The decision may still come.
@@ -57,7 +57,7 @@ pub enum FromRows {
 /// Returns the answer to a request. A coupon at the position is an answer at once; a missing coupon
 /// is one only when the position is `settled`. `coupons` are the user's, `versions` the campaign's.
 #[must_use]
-pub fn request_answer(
+pub(crate) fn request_answer(
     content: &RequestContent,
     settled: bool,
     versions: &[DefinitionVersion],
@@ -83,7 +83,7 @@ pub fn request_answer(
 /// Returns the answer to a control record; `None` if it may still come or the campaign is not
 /// defined there.
 #[must_use]
-pub fn control_answer(
+pub(crate) fn control_answer(
     position: Position,
     control: &Control,
     settled: bool,
@@ -102,13 +102,13 @@ pub fn control_answer(
 
 /// Returns the part of `coupon` that clients see.
 #[must_use]
-pub fn face(coupon: &Coupon) -> CouponFace {
+pub(crate) fn face(coupon: &Coupon) -> CouponFace {
     CouponFace { sequence: coupon.sequence, code: coupon.code.clone(), issued_at: coupon.issued_at }
 }
 
 /// Returns the first of a user's `coupons` that was altered or belongs to another user or campaign.
 #[must_use]
-pub fn unsound<'a>(
+pub(crate) fn unsound<'a>(
     coupons: &'a [Coupon],
     campaign: &CampaignId,
     user: &UserId,
@@ -124,6 +124,6 @@ pub fn unsound<'a>(
 
 /// Whether a decision of the feed belongs to the record that was appended at its position.
 #[must_use]
-pub fn is_of(decision: &FeedDecision, campaign: &CampaignId, user: Option<&UserId>) -> bool {
+pub(crate) fn is_of(decision: &FeedDecision, campaign: &CampaignId, user: Option<&UserId>) -> bool {
     decision.campaign_id == *campaign && decision.user_id.as_ref() == user
 }

@@ -22,7 +22,7 @@ const EDGE_AGE_MS: u64 = 1_000;
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// Its id.
     pub invariant: &'static str,
     /// What was seen.

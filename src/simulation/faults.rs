@@ -27,23 +27,23 @@ macro_rules! faults {
     ($($kind:ident, $name:literal, $runs:ident, $strikes:expr, $about:literal;)*) => {
         /// A kind of fault.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Fault {
+        pub(crate) enum Fault {
             $(#[doc = $about] $kind,)*
         }
 
         impl Fault {
             /// Every kind.
-            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+            pub(crate) const ALL: &[Self] = &[$(Self::$kind,)*];
 
             /// Its name on the command line and in reports.
             #[must_use]
-            pub fn name(self) -> &'static str {
+            pub(crate) fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }
             }
 
             /// What happens, in one line.
             #[must_use]
-            pub fn about(self) -> &'static str {
+            pub(crate) fn about(self) -> &'static str {
                 match self { $(Self::$kind => $about,)* }
             }
 
@@ -159,11 +159,11 @@ faults! {
 
 impl Fault {
     /// How many kinds there are.
-    pub const COUNT: usize = Self::ALL.len();
+    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The kind of this name.
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|fault| fault.name() == name)
     }
 
@@ -177,7 +177,7 @@ impl Fault {
 }
 
 /// The kinds that a run may draw from.
-pub type Kinds = BTreeSet<Fault>;
+pub(crate) type Kinds = BTreeSet<Fault>;
 
 /// One seed in how many has something happen that must halt.
 const HALTS_ONE_IN: u64 = 4;

@@ -26,7 +26,7 @@ mod owner;
 mod phases;
 mod random;
 mod run;
-pub mod shrink;
+pub(crate) mod shrink;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -34,7 +34,7 @@ mod trouble;
 mod world;
 mod writes;
 
-pub use self::{
+pub(crate) use self::{
     evidence::Violation,
     faults::{Fault, Kinds},
     run::{Report, Simulator},

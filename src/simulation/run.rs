@@ -29,7 +29,7 @@ const SECRET: &[u8] = b"a secret of thirty-two bytes or more";
 
 /// What came of one seed.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// How often each kind of fault struck, in the order of [`Fault::ALL`].
     pub fired: [u32; Fault::COUNT],
     /// Firings in all.
@@ -47,7 +47,7 @@ pub struct Report {
 }
 
 /// Runs worlds, one at a time.
-pub struct Simulator {
+pub(crate) struct Simulator {
     shared: Rc<Shared>,
 }
 
@@ -63,7 +63,7 @@ impl Simulator {
     /// # Panics
     /// Never: the names that it makes are valid.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let keys = Arc::new(Keys::derive(SECRET));
         let campaign = |index: usize| CampaignId::parse(&format!("c{index}"));
         let user = |index: usize| UserId::parse(&format!("u{index}"));
@@ -79,7 +79,7 @@ impl Simulator {
 
     /// Lives through one world. A panic of the code that it runs is a violation like any other.
     #[must_use]
-    pub fn run(&self, setup: &Setup) -> Report {
+    pub(crate) fn run(&self, setup: &Setup) -> Report {
         let mut world = World::new(setup, self.shared.clone());
         let ran = catch_unwind(AssertUnwindSafe(|| world.run()));
         let violation = match ran {

@@ -15,7 +15,7 @@ const LINES: usize = 60;
 
 /// The shortest setup found that breaks the same invariant, and what happened in it.
 #[must_use]
-pub fn shrink(simulator: &Simulator, setup: &Setup, report: &Report) -> (Setup, Report) {
+pub(crate) fn shrink(simulator: &Simulator, setup: &Setup, report: &Report) -> (Setup, Report) {
     let invariant = report.violation.as_ref().map(|violation| violation.invariant);
     // What is left out changes the course, and more may strike in the new one.
     let mut least = report.firings;
@@ -70,7 +70,7 @@ pub fn shrink(simulator: &Simulator, setup: &Setup, report: &Report) -> (Setup, 
 
 /// The part of a course that tells how it broke: every fault, and the end.
 #[must_use]
-pub fn essence(report: &Report) -> Vec<&str> {
+pub(crate) fn essence(report: &Report) -> Vec<&str> {
     let tail = report.trace.len().saturating_sub(LINES);
     let tells = |line: &str| {
         line.contains("!!")

@@ -64,7 +64,7 @@ pub(super) struct Shared {
 
 /// What one world is made of.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// Everything that happens follows from it.
     pub seed: u64,
     /// Kinds of faults that may strike.

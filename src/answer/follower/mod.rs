@@ -19,18 +19,18 @@ use crate::domain::{
 
 /// Decisions that a node remembers: about 6 s at 10,000 a second, longer than a client takes from
 /// its `202` to its first `GET`. About 20 MB.
-pub const RECENT_DECISIONS_MAX: usize = 65_536;
+pub(crate) const RECENT_DECISIONS_MAX: usize = 65_536;
 
 /// Requests whose latency is measured at once: as many as may be in flight with a waiter. About
 /// 3 MB. Further requests are not measured.
-pub const MEASURED_MAX: usize = 32_768;
+pub(crate) const MEASURED_MAX: usize = 32_768;
 
 /// Time without a message after which an owner counts as silent. Owners send once a second.
-pub const OWNER_SILENT_AFTER: Duration = Duration::from_secs(3);
+pub(crate) const OWNER_SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// Limits of a [`Follower`].
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Decisions remembered, summed over all partitions.
     pub decisions: usize,
     /// Waiters of clients.
@@ -39,7 +39,7 @@ pub struct Limits {
 
 /// An event of the feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<D> {
+pub(crate) enum Event<D> {
     /// A message of one partition's owner.
     Message(Message<D>),
     /// Messages were lost, of any partition.
@@ -48,7 +48,7 @@ pub enum Event<D> {
 
 /// The contents of a feed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message<D> {
+pub(crate) struct Message<D> {
     /// The owner's partition.
     pub partition: Partition,
     /// The watermark of the owner's previous message; 0 in its first.
@@ -65,7 +65,7 @@ pub struct Message<D> {
 
 /// An action for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect<D, W> {
+pub(crate) enum Effect<D, W> {
     /// Give the waiter its decision. Its place is free.
     Tell(W, D),
     /// The decision may have been lost: make the waiter ask the store. It keeps its place.
@@ -83,7 +83,7 @@ pub enum Effect<D, W> {
 
 /// Names a waiter's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub(crate) struct Place {
     partition: Partition,
     offset: Offset,
     number: u64,
@@ -91,7 +91,7 @@ pub struct Place {
 
 /// The result of [`Follower::register`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered<D> {
+pub(crate) enum Registered<D> {
     /// The decision is known already. No place was taken.
     Known(D),
     /// The waiter has a place. With `ask_store`, the watermark had passed its position, so the
@@ -149,7 +149,7 @@ impl<D, W> Default for PartitionState<D, W> {
 
 /// Follows the feed for one node. `D` is a decision, `W` a handle that wakes a waiter.
 #[derive(Debug)]
-pub struct Follower<D, W> {
+pub(crate) struct Follower<D, W> {
     limits: Limits,
     partitions: Vec<PartitionState<D, W>>,
     order: VecDeque<(Partition, Offset)>,
@@ -161,7 +161,7 @@ pub struct Follower<D, W> {
 impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     /// Returns a follower of `partitions` partitions that has heard nothing yet.
     #[must_use]
-    pub fn new(partitions: u32, limits: Limits) -> Self {
+    pub(crate) fn new(partitions: u32, limits: Limits) -> Self {
         let limits = Limits { decisions: limits.decisions.max(1), ..limits };
         Self {
             limits,
@@ -174,7 +174,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     }
 
     /// Applies an event of the feed and returns the actions that follow.
-    pub fn step(&mut self, now: Moment, event: Event<D>) -> Vec<Effect<D, W>> {
+    pub(crate) fn step(&mut self, now: Moment, event: Event<D>) -> Vec<Effect<D, W>> {
         match event {
             Event::Message(message) => self.message(now, message),
             Event::Gap => {
@@ -242,7 +242,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 
     /// Takes a place for `waiter` at a position. With `reserved`, the limit of client waiters does
     /// not apply; the caller bounds the number of reserved places.
-    pub fn register(
+    pub(crate) fn register(
         &mut self,
         partition: Partition,
         offset: Offset,
@@ -268,7 +268,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     }
 
     /// Frees a place. Does nothing if its waiter got its decision meanwhile.
-    pub fn leave(&mut self, place: Place) {
+    pub(crate) fn leave(&mut self, place: Place) {
         let Some(state) = self.partitions.get_mut(place.partition as usize) else { return };
         let key = (place.offset, place.number);
         if state.waiting.remove(&key).or_else(|| state.asking.remove(&key)).is_some() {
@@ -278,19 +278,19 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 
     /// Returns the number of waiters.
     #[must_use]
-    pub fn waiters(&self) -> usize {
+    pub(crate) fn waiters(&self) -> usize {
         self.waiters
     }
 
     /// Returns the decision of a position, if this node remembers it.
     #[must_use]
-    pub fn decision(&self, partition: Partition, offset: Offset) -> Option<&D> {
+    pub(crate) fn decision(&self, partition: Partition, offset: Offset) -> Option<&D> {
         self.partitions.get(partition as usize)?.decisions.get(&offset)
     }
 
     /// Returns the watermark of a partition, if its owner was ever heard.
     #[must_use]
-    pub fn watermark(&self, partition: Partition) -> Option<Offset> {
+    pub(crate) fn watermark(&self, partition: Partition) -> Option<Offset> {
         self.partitions.get(partition as usize)?.watermark
     }
 
@@ -301,7 +301,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     ///
     /// # Errors
     /// The reason of the halt, if the log lost its tail.
-    pub fn acknowledged(
+    pub(crate) fn acknowledged(
         &mut self,
         partition: Partition,
         offset: Offset,
@@ -328,7 +328,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     /// owner's end or this node's highest append. Before any owner was heard, counts only this
     /// node's appends.
     #[must_use]
-    pub fn lag(&self, partition: Partition) -> u64 {
+    pub(crate) fn lag(&self, partition: Partition) -> u64 {
         let Some(state) = self.partitions.get(partition as usize) else { return 0 };
         let end =
             state.acknowledged.map_or(state.end, |(_, high)| state.end.max(high.saturating_add(1)));
@@ -339,7 +339,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     /// Returns the reason of a partition's halt: found by this node, or reported by an owner that
     /// is not silent.
     #[must_use]
-    pub fn halted(&self, now: Moment, partition: Partition) -> Option<&str> {
+    pub(crate) fn halted(&self, now: Moment, partition: Partition) -> Option<&str> {
         let state = self.partitions.get(partition as usize)?;
         let told =
             || state.halted.as_deref().filter(|_| !state.is_silent_for(now, OWNER_SILENT_AFTER));
@@ -349,7 +349,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 
     /// Starts to measure the latency of the request at a position, received at `received`. Returns
     /// the latency if the request is decided already.
-    pub fn measure(
+    pub(crate) fn measure(
         &mut self,
         now: Moment,
         partition: Partition,
@@ -370,20 +370,25 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 
     /// Whether a partition's owner has been silent for [`OWNER_SILENT_AFTER`].
     #[must_use]
-    pub fn is_silent(&self, now: Moment, partition: Partition) -> bool {
+    pub(crate) fn is_silent(&self, now: Moment, partition: Partition) -> bool {
         self.is_silent_for(now, partition, OWNER_SILENT_AFTER)
     }
 
     /// Whether a partition's owner has been silent for longer than `within`, or was never heard.
     #[must_use]
-    pub fn is_silent_for(&self, now: Moment, partition: Partition, within: Duration) -> bool {
+    pub(crate) fn is_silent_for(
+        &self,
+        now: Moment,
+        partition: Partition,
+        within: Duration,
+    ) -> bool {
         let silent = |state: &PartitionState<D, W>| state.is_silent_for(now, within);
         self.partitions.get(partition as usize).is_none_or(silent)
     }
 
     /// Returns the numbers of the followed partitions.
     #[must_use]
-    pub fn partitions(&self) -> std::ops::Range<Partition> {
+    pub(crate) fn partitions(&self) -> std::ops::Range<Partition> {
         0..u32::try_from(self.partitions.len()).unwrap_or(u32::MAX)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 
 /// The answer to a request, with its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answered<'a> {
+pub(crate) enum Answered<'a> {
     /// The user holds this coupon by the request, or by an earlier one with the same key.
     Issued(&'a Coupon),
     /// The user held `per_user_limit` coupons at that position; this is the latest of them.
@@ -32,7 +32,7 @@ pub enum Answered<'a> {
 /// Returns the coupon issued at the request's own position. It is an answer whether the position
 /// is settled or not.
 #[must_use]
-pub fn issued_at<'a>(request: &RequestContent, coupons: &'a [Coupon]) -> Option<&'a Coupon> {
+pub(crate) fn issued_at<'a>(request: &RequestContent, coupons: &'a [Coupon]) -> Option<&'a Coupon> {
     coupons.iter().find(|coupon| {
         coupon.position == request.position
             && coupon.user == request.user
@@ -46,7 +46,7 @@ pub fn issued_at<'a>(request: &RequestContent, coupons: &'a [Coupon]) -> Option<
 ///
 /// "Sold out" is the residue: the reason that remains when every other one is ruled out.
 #[must_use]
-pub fn answer_at<'a>(
+pub(crate) fn answer_at<'a>(
     request: &RequestContent,
     versions: &[DefinitionVersion],
     coupons: &'a [Coupon],
@@ -87,7 +87,7 @@ pub fn answer_at<'a>(
 /// campaign; `None` if the campaign is not defined there. `issued` may be read later than the
 /// position: it only goes into the refusal's figure.
 #[must_use]
-pub fn control_at(
+pub(crate) fn control_at(
     position: Position,
     control: &Control,
     versions: &[DefinitionVersion],
@@ -113,7 +113,7 @@ pub fn control_at(
 
 /// Returns the definition version in effect at `position`: the last one below it.
 #[must_use]
-pub fn in_effect_at(
+pub(crate) fn in_effect_at(
     position: Position,
     versions: &[DefinitionVersion],
 ) -> Option<&DefinitionVersion> {

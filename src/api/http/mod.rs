@@ -26,17 +26,17 @@ use axum::{
 };
 
 use self::problem::{Kind, Problem};
-pub use self::server::{CONNECTIONS_MAX, serve};
+pub(crate) use self::server::serve;
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
 use crate::config::ApiConfig;
 
 /// Renders all metrics as Prometheus text.
-pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// What the listeners are built from.
 #[derive(Clone)]
-pub struct HttpParts {
+pub(crate) struct HttpParts {
     /// Answers the calls.
     pub service: Arc<dyn Service>,
     /// The settings under `api`.
@@ -49,12 +49,12 @@ pub struct HttpParts {
 }
 
 /// Builds the router of the public listener.
-pub fn public_router(parts: &HttpParts) -> Router {
+pub(crate) fn public_router(parts: &HttpParts) -> Router {
     with_fallbacks(public::routes(parts))
 }
 
 /// Builds the router of the admin listener.
-pub fn admin_router(parts: &HttpParts) -> Router {
+pub(crate) fn admin_router(parts: &HttpParts) -> Router {
     admin::routes(parts)
 }
 

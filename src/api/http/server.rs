@@ -20,7 +20,7 @@ use tracing::{debug, error, warn};
 
 /// Connections of one listener at once. More than `api.waiters_max`, so that waiters run out first;
 /// at about 20 KiB each, 320 MiB at worst. Further connections wait in the kernel's backlog.
-pub const CONNECTIONS_MAX: usize = 16_384;
+pub(crate) const CONNECTIONS_MAX: usize = 16_384;
 
 /// Time in which the head of a request must arrive, counted from the end of the previous request:
 /// it also ends idle connections. Longer than the 60 s after which common gateways drop an idle
@@ -61,7 +61,11 @@ impl Default for Limits {
 ///
 /// At most [`CONNECTIONS_MAX`] connections are served at once. A connection without a request for
 /// 75 s is closed. A failed accept is tried again. A handler that panics ends its connection only.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
     serve_within(Limits::default(), listener, router, shutdown).await;
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use crate::answer::admission::CampaignState;
+pub(crate) use crate::answer::admission::CampaignState;
 use crate::{
     domain::{
         answer::{Answer, CouponFace},
@@ -20,7 +20,7 @@ use crate::{
 
 /// Every call that the HTTP listeners make. [`super::NodeService`] implements them for a node;
 /// HTTP tests use a scripted implementation.
-pub trait Service:
+pub(crate) trait Service:
     IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + ReportHealth
 {
 }
@@ -32,7 +32,7 @@ impl<T: IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + ReportHe
 
 /// Requests for coupons.
 #[async_trait]
-pub trait IssueCoupons: Send + Sync + 'static {
+pub(crate) trait IssueCoupons: Send + Sync + 'static {
     /// Appends a request to the log and, with `wait`, waits up to that long for its decision.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ pub trait IssueCoupons: Send + Sync + 'static {
 
 /// The answer to an appended request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IssueReply {
+pub(crate) struct IssueReply {
     /// Opaque, URL-safe id for [`FindRequests::find`].
     pub request_id: String,
     /// The decision, if it was known before the wait ended.
@@ -58,7 +58,7 @@ pub struct IssueReply {
 
 /// Requests looked up by id.
 #[async_trait]
-pub trait FindRequests: Send + Sync + 'static {
+pub(crate) trait FindRequests: Send + Sync + 'static {
     /// Looks up a request, waiting up to `wait` for its decision.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ pub trait FindRequests: Send + Sync + 'static {
 
 /// A request and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestView {
+pub(crate) struct RequestView {
     /// The campaign of the request.
     pub campaign: CampaignId,
     /// The user of the request.
@@ -81,7 +81,7 @@ pub struct RequestView {
 
 /// Whether a request is decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RequestStatus {
+pub(crate) enum RequestStatus {
     /// The final answer.
     Decided(Answer),
     /// Not decided yet.
@@ -93,7 +93,7 @@ pub enum RequestStatus {
 
 /// Campaigns and coupons as clients and operators see them.
 #[async_trait]
-pub trait ShowCampaigns: Send + Sync + 'static {
+pub(crate) trait ShowCampaigns: Send + Sync + 'static {
     /// Returns one campaign. Its figures are at most 2 s behind.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ pub trait ShowCampaigns: Send + Sync + 'static {
 
 /// A campaign as the public listener shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CampaignView {
+pub(crate) struct CampaignView {
     /// The id.
     pub campaign: CampaignId,
     /// The state at the time of the view.
@@ -149,7 +149,7 @@ pub struct CampaignView {
 
 /// A campaign as the admin listener shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdminView {
+pub(crate) struct AdminView {
     /// The public view.
     pub view: CampaignView,
     /// The campaign's actor on this node.
@@ -162,7 +162,7 @@ pub struct AdminView {
 /// [`ServiceError::OutcomeUnknown`] when that cannot be told within 5 s;
 /// [`ServiceError::Halted`] for a quarantined campaign or a halted partition.
 #[async_trait]
-pub trait ChangeCampaigns: Send + Sync + 'static {
+pub(crate) trait ChangeCampaigns: Send + Sync + 'static {
     /// Defines a campaign. Returns `true` if the campaign did not exist before.
     ///
     /// # Errors
@@ -200,17 +200,17 @@ macro_rules! control_verbs {
     ($($(#[$doc:meta])* $verb:ident: $name:literal;)*) => {
         /// What an operator can do to an existing campaign without further arguments.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum ControlVerb {
+        pub(crate) enum ControlVerb {
             $($(#[$doc])* $verb,)*
         }
 
         impl ControlVerb {
             /// Every verb.
-            pub const ALL: &[Self] = &[$(Self::$verb,)*];
+            pub(crate) const ALL: &[Self] = &[$(Self::$verb,)*];
 
             /// The verb in URLs and on the command line.
             #[must_use]
-            pub fn name(self) -> &'static str {
+            pub(crate) fn name(self) -> &'static str {
                 match self {
                     $(Self::$verb => $name,)*
                 }
@@ -231,14 +231,14 @@ control_verbs! {
 }
 
 /// The readiness of the node.
-pub trait ReportHealth: Send + Sync + 'static {
+pub(crate) trait ReportHealth: Send + Sync + 'static {
     /// Lists the parts that are not ready. An empty list means that the node is ready.
     fn not_ready(&self) -> Vec<NotReady>;
 }
 
 /// A part of the node that is not ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotReady {
+pub(crate) struct NotReady {
     /// The part, in `snake_case`.
     pub part: &'static str,
     /// The reason, for an operator.
@@ -247,7 +247,7 @@ pub struct NotReady {
 
 /// Why a call failed. Nothing of the call is in the log, except after `OutcomeUnknown`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ServiceError {
+pub(crate) enum ServiceError {
     /// No campaign has this id.
     #[error("no campaign has this id")]
     UnknownCampaign,

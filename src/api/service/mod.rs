@@ -26,10 +26,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-pub use self::interface::{
-    AdminView, CampaignState, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
-    IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView, Service,
-    ServiceError, ShowCampaigns,
+pub(crate) use self::interface::{
+    AdminView, CampaignView, ControlVerb, NotReady, RequestStatus, Service, ServiceError,
+};
+#[cfg(test)]
+pub(crate) use self::interface::{
+    CampaignState, ChangeCampaigns, FindRequests, IssueCoupons, IssueReply, ReportHealth,
+    RequestView, ShowCampaigns,
 };
 use self::{
     campaigns::Campaigns, health::Health, partitions::Partitions, tasks::Tasks, waiters::Waiters,
@@ -62,10 +65,10 @@ const ADMIN_CALLS_MAX: usize = 64;
 const RATE_TABLES: usize = 16;
 
 /// Returns why the log takes no records, if free space is short. Blocks on the disk.
-pub type FreeSpaceCheck = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+pub(crate) type FreeSpaceCheck = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// What a [`NodeService`] is built from.
-pub struct ServiceParts {
+pub(crate) struct ServiceParts {
     /// The request log.
     pub log: Arc<dyn RequestLog>,
     /// The coupon store.
@@ -91,7 +94,7 @@ pub struct ServiceParts {
 }
 
 /// The implementation of [`Service`] on the ports of a node.
-pub struct NodeService {
+pub(crate) struct NodeService {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
@@ -117,7 +120,7 @@ pub struct NodeService {
 impl NodeService {
     /// Builds a service. Its background tasks run after [`Self::start`].
     #[must_use]
-    pub fn new(parts: ServiceParts) -> Self {
+    pub(crate) fn new(parts: ServiceParts) -> Self {
         let ServiceParts { log, store, feed, codec, keys, layout, .. } = parts;
         let ServiceParts { api, admission, free_space, actors, clock, .. } = parts;
         let clock = NodeClock { started: clock.instant(), clock };
@@ -168,7 +171,7 @@ impl NodeService {
 
     /// Starts following the feed and probing log and store, until the service is shut down or
     /// dropped. Both tasks are restarted after a panic. Call this once, within a tokio runtime.
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         let (waiters, feed) = (self.waiters.clone(), self.feed.clone());
         self.tasks.keep("follow the decision feed", move || waiters.clone().follow(feed.clone()));
         let health = self.health.clone();
@@ -177,7 +180,7 @@ impl NodeService {
 
     /// Ends the background tasks and all reads in flight. Calls that wait for a decision return
     /// "pending" at once.
-    pub async fn shut_down(&self) {
+    pub(crate) async fn shut_down(&self) {
         self.tasks.end().await;
     }
 }
