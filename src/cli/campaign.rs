@@ -9,7 +9,7 @@ use super::{
     client::{Call, Client, ClientError},
     show,
 };
-use crate::config::Config;
+use crate::{api::service::ControlVerb, config::Config};
 
 /// Campaigns per page: the most that a node returns.
 const PAGE_CAMPAIGNS: u32 = 1_000;
@@ -24,8 +24,7 @@ pub(super) async fn run(
 ) -> Result<Done, ClientError> {
     let CampaignArguments { admin, token, json, action, .. } = arguments;
     let client = Client::admin(config, admin.as_deref(), token, json)?;
-    let verb = |id: &str, verb: &str| (id.to_owned(), verb.to_owned());
-    let (id, verb) = match action {
+    let (one, verb) = match action {
         CampaignAction::List(_) => return list(&client, json).await,
         CampaignAction::Create(create) => {
             let path = ["admin", "campaigns", create.id.as_str()];
@@ -43,12 +42,12 @@ pub(super) async fn run(
             let path = ["admin", "campaigns", one.id.as_str()];
             return Ok(shown(&client.call(Call::new(Method::GET, &path)).await?.1, json));
         }
-        CampaignAction::Pause(one) => verb(one.id.as_str(), "pause"),
-        CampaignAction::Resume(one) => verb(one.id.as_str(), "resume"),
-        CampaignAction::Close(one) => verb(one.id.as_str(), "close"),
-        CampaignAction::Release(one) => verb(one.id.as_str(), "release"),
+        CampaignAction::Pause(one) => (one, ControlVerb::Pause),
+        CampaignAction::Resume(one) => (one, ControlVerb::Resume),
+        CampaignAction::Close(one) => (one, ControlVerb::Close),
+        CampaignAction::Release(one) => (one, ControlVerb::Release),
     };
-    let path = ["admin", "campaigns", &*id, &*verb];
+    let path = ["admin", "campaigns", one.id.as_str(), verb.name()];
     Ok(shown(&client.call(Call::new(Method::POST, &path)).await?.1, json))
 }
 

@@ -16,7 +16,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::{arguments::Arguments, *};
-use crate::config::Config;
+use crate::{api::service::ControlVerb, config::Config};
 
 /// A listener that gives prepared answers in order and records the requests.
 struct Listener {
@@ -188,7 +188,7 @@ fn each_verb_has_its_endpoint() {
         SHOWN,
         0,
     );
-    for verb in ["pause", "resume", "close", "release"] {
+    for verb in ControlVerb::ALL.iter().map(|verb| verb.name()) {
         check(
             &format!("campaign {verb} spring --admin URL"),
             (200, Value::Null),

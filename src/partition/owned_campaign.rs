@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{fold::Batch, restart::Failures, window::Window};
+use super::{
+    fold::Batch,
+    restart::{Failures, Verdict},
+    window::Window,
+};
 use crate::{
     domain::ids::{Offset, Sequence, Timestamp},
-    wire::LogRecord,
+    wire::{LogRecord, decode_step::ReadRecord},
 };
 
 /// A chunk of older records that is being decided again.
@@ -84,12 +88,12 @@ pub(super) struct OwnedCampaign {
     phase: Phase,
     /// Number of the current actor: messages of earlier ones are ignored.
     incarnation: u64,
-    pub(super) window: Window,
+    window: Window,
     /// No start lies below: what was replayed is stored and no longer in the window.
     floor: Offset,
-    pub(super) failures: Failures,
+    failures: Failures,
     /// The reason of the last failure or hold.
-    pub(super) reason: Option<String>,
+    reason: Option<String>,
     /// From this time on nothing is issued any more, as the actor last said.
     over_from: Option<Timestamp>,
     /// The time of the last record or report, in milliseconds of the monotonic clock.
@@ -118,6 +122,15 @@ impl OwnedCampaign {
         self.incarnation
     }
 
+    /// Returns the reason of the last failure or hold, unless that is over.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    pub(super) fn note_reason(&mut self, reason: String) {
+        self.reason = Some(reason);
+    }
+
     /// Replaces the actor by a new one, to which nothing was sent yet.
     pub(super) fn restart(&mut self, incarnation: u64, phase: Phase) {
         self.incarnation = incarnation;
@@ -128,6 +141,34 @@ impl OwnedCampaign {
     /// The hold is durable: records pass from now on.
     pub(super) fn held(&mut self) {
         self.phase = Phase::Held;
+    }
+
+    /// An operator has released the hold: earlier failures no longer count.
+    pub(super) fn released(&mut self) {
+        self.failures = Failures::default();
+    }
+
+    /// The last hold is closed: nothing is wrong any more.
+    pub(super) fn hold_closed(&mut self) {
+        self.reason = None;
+    }
+
+    /// Counts a failure of the actor. `held_from` is where the campaign's hold begins, if it is
+    /// held, and `durable` is durable progress. Returns the position of the failure and what to do.
+    pub(super) fn failed(
+        &mut self,
+        reason: String,
+        held_from: Option<Offset>,
+        durable: Offset,
+    ) -> (Offset, Verdict) {
+        self.reason = Some(reason);
+        let unstored = self.window.first_unstored();
+        let from = held_from.or(unstored).unwrap_or(durable);
+        // Where the campaign has nothing to decide, other campaigns move progress on, and that
+        // must not make each failure look like the first at a new position.
+        let waits = unstored.is_some() || held_from.is_some();
+        let at = self.failures.at().filter(|_| !waits).unwrap_or(from);
+        (from, self.failures.failed(at))
     }
 
     /// Returns where a start begins, given durable progress.
@@ -156,6 +197,52 @@ impl OwnedCampaign {
             self.failures = Failures::default();
         }
         None
+    }
+
+    pub(super) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Adds a record that was read live.
+    pub(super) fn push(&mut self, read: ReadRecord) {
+        self.window.push(read);
+    }
+
+    /// Ends the oldest batch in flight; see [`Window::batch_stored`].
+    pub(super) fn batch_stored(&mut self, reported: usize) -> bool {
+        self.window.batch_stored(reported)
+    }
+
+    /// Notes that the record at `offset`, the next of the window, is stored.
+    pub(super) fn record_stored(&mut self, offset: Offset, issued: Option<Sequence>) {
+        self.failures.passed(offset);
+        self.window.record_stored(issued);
+    }
+
+    /// Notes that the record at `offset` needs no row; see [`Window::record_undefined`].
+    pub(super) fn record_undefined(&mut self, offset: Offset) -> Option<LogRecord> {
+        self.failures.passed(offset);
+        self.window.record_undefined()
+    }
+
+    /// Moves the mark of the window up to `watermark`; see [`Window::mark`].
+    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Sequence> {
+        self.window.mark(watermark)
+    }
+
+    /// Forgets records that are stored and below durable progress. Returns their credit.
+    pub(super) fn trim(&mut self, durable: Offset) -> usize {
+        self.window.trim(durable)
+    }
+
+    /// Forgets the records below `from`, before anything was sent. Returns their credit.
+    pub(super) fn drop_below(&mut self, from: Offset) -> usize {
+        self.window.drop_below(from)
+    }
+
+    /// Forgets every record. Returns the offsets, each with its credit.
+    pub(super) fn clear(&mut self) -> Vec<(Offset, usize)> {
+        self.window.clear()
     }
 
     /// Returns the next live batch of at most `max` records, if one may be sent. `position` is how

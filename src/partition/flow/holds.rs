@@ -7,7 +7,6 @@ use super::{
         campaign_holds::Holds,
         fold::Batch,
         owned_campaign::{OwnedCampaign, Phase},
-        restart::Failures,
     },
     Effect, Flow,
 };
@@ -81,10 +80,10 @@ impl Flow {
         let (incarnation, partition) = (self.next_incarnation(), self.place.partition);
         let position = self.acks.position();
         let Some((owned, holds)) = self.owned(campaign) else { return };
-        owned.reason = Some(reason.text(detail));
+        owned.note_reason(reason.text(detail));
         // The window passes once the hold is durable, so the hold must cover all of it that is
         // not stored.
-        let unstored = owned.window.first_unstored();
+        let unstored = owned.window().first_unstored();
         let from = unstored.map_or(from, |unstored| from.min(unstored));
         let from = if planted!(HoldTooHigh) { position } else { from };
         if holds.covers(reason.kind(), from) {
@@ -110,7 +109,7 @@ impl Flow {
         let Some((owned, holds)) = self.owned(campaign) else { return };
         match hold.state {
             HoldState::Open => {
-                let releases = holds.written_open(hold, &owned.window);
+                let releases = holds.written_open(hold, owned.window());
                 owned.held();
                 self.pass_window(campaign, effects);
                 if releases {
@@ -121,7 +120,7 @@ impl Flow {
                 let Some(passing) = holds.written_released(hold) else { return };
                 let is_held = matches!(owned.phase(), Phase::Held);
                 if is_held {
-                    owned.failures = Failures::default();
+                    owned.released();
                 }
                 for offset in passing {
                     self.acks.done(offset);
@@ -134,7 +133,7 @@ impl Flow {
             HoldState::Closed => {
                 holds.written_closed();
                 if !holds.is_held() {
-                    owned.reason = None;
+                    owned.hold_closed();
                 }
             }
         }
@@ -193,13 +192,13 @@ impl Flow {
             .entry(hold.campaign.clone())
             .or_insert_with(|| OwnedCampaign::new(Phase::Held, now_ms));
         // What waits below the hold is not covered by it: it is decided first.
-        let unstored = owned.window.first_unstored();
+        let unstored = owned.window().first_unstored();
         let uncovered = unstored.is_some_and(|unstored| unstored < hold.unsettled_from());
         if matches!(owned.phase(), Phase::Opening) || uncovered || holds.knows(hold) {
             return false;
         }
         holds.take(hold);
-        owned.reason = Some(hold.reason.clone());
+        owned.note_reason(hold.reason.clone());
         true
     }
 }

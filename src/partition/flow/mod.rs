@@ -202,7 +202,7 @@ impl Flow {
     #[must_use]
     pub fn view(&self, campaign: &CampaignId) -> Option<(&'static str, Option<String>)> {
         let owned = self.campaigns.get(campaign)?;
-        Some((owned.phase().name(), owned.reason.clone()))
+        Some((owned.phase().name(), owned.reason().map(str::to_owned)))
     }
 
     /// Returns whether this is the campaign's latest incarnation: messages of earlier ones are stale.
@@ -256,7 +256,7 @@ impl Flow {
                 effects.push(Effect::Credit(credit(&read.raw)));
             }
             Phase::Starting | Phase::Live { .. } | Phase::Opening | Phase::Meeting { .. } => {
-                owned.window.push(read);
+                owned.push(read);
                 if planted!(DoneWhenRead) {
                     self.acks.done(offset);
                 }
@@ -276,7 +276,7 @@ impl Flow {
         owned.restart(incarnation, Phase::Starting);
         let from = owned.start_from(self.durability.progress());
         // What is below was stored by an earlier incarnation and is loaded, not decided again.
-        effects.push(Effect::Credit(owned.window.drop_below(from)));
+        effects.push(Effect::Credit(owned.drop_below(from)));
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
     }
 
@@ -286,11 +286,11 @@ impl Flow {
         // Coupons below the hold are stored, and no later mark would count them: their records
         // leave the window here.
         if let Some(from) = holds.held_from()
-            && let Some(issued) = owned.window.issued_below(from)
+            && let Some(issued) = owned.window().issued_below(from)
         {
             holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, issued });
         }
-        let window = owned.window.clear();
+        let window = owned.clear();
         let mut freed = window.iter().map(|(_, credit)| credit).sum();
         let holds = self.holds.get(campaign);
         for (offset, _) in window {
@@ -344,15 +344,8 @@ impl Flow {
         }
         let durable = self.durability.progress();
         let Some((owned, holds)) = self.owned(campaign) else { return };
-        owned.reason = Some(reason.clone());
-        let unstored = owned.window.first_unstored();
-        let held = holds.is_held();
-        let from = holds.held_from().or(unstored).unwrap_or(durable);
-        // Where the campaign has nothing to decide, other campaigns move progress on, and that
-        // must not make each failure look like the first at a new position.
-        let waits = unstored.is_some() || held;
-        let at = owned.failures.at().filter(|_| !waits).unwrap_or(from);
-        match (owned.failures.failed(at), held) {
+        let (from, verdict) = owned.failed(reason.clone(), holds.held_from(), durable);
+        match (verdict, holds.is_held()) {
             (Verdict::Restart { delay_ms }, false) => self.start(campaign, delay_ms, effects),
             (Verdict::Restart { delay_ms }, true) => self.catch_up(campaign, delay_ms, effects),
             (Verdict::GiveUp, _) => {

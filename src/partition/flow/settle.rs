@@ -25,13 +25,12 @@ impl Flow {
             self.report_replayed(&campaign, records, contradicted, effects);
             return;
         }
-        if !owned.window.batch_stored(records.len()) {
+        if !owned.batch_stored(records.len()) {
             return;
         }
         for FoldedRecord { offset, issued, outcome } in records {
-            owned.failures.passed(offset);
             let Some((decision, answer)) = outcome else {
-                let raw = owned.window.record_undefined();
+                let raw = owned.record_undefined(offset);
                 if planted!(UndefinedForgotten) {
                     self.acks.done(offset);
                     continue;
@@ -41,7 +40,7 @@ impl Flow {
                 effects.extend(raw.map(|record| Effect::DeadLetter { campaign, record }));
                 continue;
             };
-            owned.window.record_stored(issued);
+            owned.record_stored(offset, issued);
             // A record that is decided again after a restart is neither counted nor told twice.
             if self.acks.done(offset) {
                 effects.push(Effect::Count(decision));
@@ -50,7 +49,7 @@ impl Flow {
         }
         // Progress may have passed these records while a new actor decided them again. Nothing else
         // would give their credit back: without credit nothing is read, and progress stands still.
-        effects.push(Effect::Credit(owned.window.trim(self.durability.progress())));
+        effects.push(Effect::Credit(owned.trim(self.durability.progress())));
         self.sendable.insert(campaign);
     }
 
@@ -123,7 +122,7 @@ impl Flow {
         let campaigns = &mut self.campaigns;
         self.sendable.retain(|campaign| {
             let Some(owned) = campaigns.get_mut(campaign) else { return false };
-            while owned.window.batches() < BATCHES_MAX
+            while owned.window().batches() < BATCHES_MAX
                 && let Some(batch) = owned.next_batch(BATCH_RECORDS_MAX, position)
             {
                 let incarnation = owned.incarnation();
@@ -143,7 +142,7 @@ impl Flow {
         let mut marks = Vec::new();
         for campaign in &self.occupied {
             let owned = self.campaigns.get_mut(campaign);
-            let issued = owned.and_then(|owned| owned.window.mark(watermark));
+            let issued = owned.and_then(|owned| owned.mark(watermark));
             if let Some(issued) = issued.filter(|_| !planted!(MarkNotWritten)) {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
             }
@@ -170,8 +169,8 @@ impl Flow {
         let (campaigns, mut trimmed) = (&mut self.campaigns, 0);
         self.occupied.retain(|campaign| {
             let Some(owned) = campaigns.get_mut(campaign) else { return false };
-            trimmed += owned.window.trim(next);
-            !owned.window.is_empty()
+            trimmed += owned.trim(next);
+            !owned.window().is_empty()
         });
         effects.push(Effect::Credit(trimmed));
     }
