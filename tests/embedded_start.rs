@@ -92,7 +92,7 @@ async fn another_partition_count_is_no_damage() {
     for partitions in [1, 2, 8] {
         config.embedded.partitions = partitions;
         let said = format!(
-            "embedded.partitions is {partitions}, the data folder has 4; set embedded.partitions \
+            "embedded.partitions is {partitions}, but the data folder has 4; set embedded.partitions \
              to 4"
         );
         assert_eq!(refused(&config).await, (2, said.clone()));
