@@ -14,6 +14,8 @@ pub enum Mode {
 }
 
 impl Mode {
+    const ALL: [Self; 2] = [Self::Embedded, Self::Distributed];
+
     /// Returns the name as the setting `mode` spells it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -24,7 +26,7 @@ impl Mode {
     }
 
     pub(super) fn parse(name: &str) -> Option<Self> {
-        [Self::Embedded, Self::Distributed].into_iter().find(|mode| mode.name() == name)
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 }
 
