@@ -61,16 +61,16 @@ impl Directory {
     pub(super) fn own(&self, partition: Partition, halted: Option<Halt>) {
         let reason = halted.as_ref().map(|halt| halt.reason);
         let views = PartitionViews { halted, ..PartitionViews::default() };
-        let before = self.partitions.lock().insert(partition, views);
-        show_halt(partition, before, reason);
+        self.partitions.lock().insert(partition, views);
+        show_halt(partition, reason);
     }
 
     /// Notes that this node does not own the partition any more.
     pub(super) fn disown(&self, partition: Partition) {
         // Another node reports this partition now, and our last value would be exported forever.
         metrics::partition_lag(partition, 0);
-        let before = self.partitions.lock().remove(&partition);
-        show_halt(partition, before, None);
+        self.partitions.lock().remove(&partition);
+        show_halt(partition, None);
     }
 
     /// Sets the state of a campaign's actor; `None` means that it has stopped.
@@ -148,11 +148,11 @@ impl Directory {
     }
 }
 
-/// Sets the metric of a partition's halt, and resets that of an earlier reason.
-fn show_halt(partition: Partition, before: Option<PartitionViews>, now: Option<HaltReason>) {
-    let before = before.and_then(|views| views.halted).map(|halt| halt.reason);
-    for reason in before.into_iter().chain(now) {
-        metrics::partition_halted(partition, reason, now == Some(reason));
+/// Sets the metric of a partition's halt. Every reason has a series: one that appeared only with
+/// the halt could not be told from a metric that is not there.
+fn show_halt(partition: Partition, now: Option<HaltReason>) {
+    for reason in HaltReason::ALL {
+        metrics::partition_halted(partition, *reason, now == Some(*reason));
     }
 }
 

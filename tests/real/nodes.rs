@@ -193,7 +193,7 @@ async fn a_deleted_row_holds_its_campaign() {
     held("coupon 3 follows coupon 1").await;
     let release = async || node.admin("POST", "/admin/campaigns/spring/release", json!(null)).await;
     release().await;
-    held("coupon 2 was written and is not there").await;
+    held("coupon 2 was written but cannot be read back").await;
 
     let marks = ["?"; 10].join(", ");
     let insert =
