@@ -85,18 +85,11 @@ pub(super) fn changed(before: &Definition, change: &Change, issued: u32) -> Opti
 }
 
 fn amend(terms: &mut Terms, amendment: &Amendment) {
-    if let Some(quota) = amendment.quota {
-        terms.quota = quota;
-    }
-    if let Some(limit) = amendment.per_user_limit {
-        terms.per_user_limit = limit;
-    }
-    if let Some(opens_at) = amendment.opens_at {
-        terms.opens_at = opens_at;
-    }
-    if let Some(closes_at) = amendment.closes_at {
-        terms.closes_at = closes_at;
-    }
+    let Amendment { quota, per_user_limit, opens_at, closes_at } = amendment.clone();
+    terms.quota = quota.unwrap_or(terms.quota);
+    terms.per_user_limit = per_user_limit.unwrap_or(terms.per_user_limit);
+    terms.opens_at = opens_at.unwrap_or(terms.opens_at);
+    terms.closes_at = closes_at.unwrap_or(terms.closes_at);
 }
 
 /// Returns why no user gets a coupon at `time`, if so: the first reason that applies.

@@ -34,12 +34,13 @@ pub(super) fn fields(body: &Value) -> String {
     aligned(&rows, |_| false)
 }
 
-/// Shows one campaign per line, under headings.
+/// Shows one campaign per line, under headings. Leaves out members that no campaign has.
 pub(super) fn campaigns(campaigns: &[Value]) -> String {
     if campaigns.is_empty() {
         return "no campaigns\n".to_owned();
     }
-    let columns: Vec<_> = campaign_members().collect();
+    let is_given = |name: &&str| campaigns.iter().any(|campaign| campaign.get(*name).is_some());
+    let columns: Vec<_> = campaign_members().filter(is_given).collect();
     let heading = |name: &&str| name.trim_end_matches("_id").replace('_', " ").to_uppercase();
     let headings = columns.iter().map(heading).collect();
     let cell = |campaign: &Value, field: &str| campaign.get(field).map_or("-".into(), plain);

@@ -12,7 +12,8 @@ use axum::{
 };
 
 use super::{
-    HttpParts, RenderMetrics, body,
+    HttpParts, RenderMetrics,
+    body::{self, ADMIN_BYTES_MAX},
     caller::AdminToken,
     definition,
     problem::{Kind, Problem},
@@ -91,7 +92,8 @@ async fn define(
     let campaign = public::campaign_id(path)?;
     let (head, body) = request.into_parts();
     public::no_query(&head.uri)?;
-    let terms: Terms = definition::terms(&body::read_json(&head.headers, body).await?)?;
+    let body = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await?;
+    let terms: Terms = definition::terms(&body)?;
     let location = HeaderValue::try_from(format!("/admin/campaigns/{campaign}"));
     let (created, view) = state.service.define(campaign, terms).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
@@ -109,7 +111,7 @@ async fn amend(
 ) -> Result<Response, Problem> {
     let campaign = public::campaign_id(path)?;
     let (head, body) = request.into_parts();
-    let amendment = body::read_json(&head.headers, body).await;
+    let amendment = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await;
     let amendment = public::no_query(&head.uri).and(amendment);
     match amendment.and_then(|body| definition::amendment(&body)) {
         Ok(amendment) => {
@@ -140,7 +142,7 @@ async fn bare(
 ) -> Result<CampaignId, Problem> {
     let campaign = public::campaign_id(path)?;
     let (head, body) = request.into_parts();
-    let body = body::read(&head.headers, body).await;
+    let body = body::read(&head.headers, body, ADMIN_BYTES_MAX).await;
     let body = public::no_query(&head.uri).and(body);
     match body.and_then(|body| definition::nothing(&body)) {
         Ok(()) => Ok(campaign),

@@ -14,8 +14,12 @@ use super::{
     problem::{Kind, Problem},
 };
 
-/// Largest body. The largest definition has about 400 bytes, an issue request 250.
-pub(super) const BODY_BYTES_MAX: usize = 1_024;
+/// Largest body of the public listener. An issue request has about 250 bytes.
+pub(super) const PUBLIC_BYTES_MAX: usize = 1_024;
+
+/// Largest body of the admin listener. A definition whose texts are all escaped (`\u00e9`) has about
+/// 2,500 bytes.
+pub(super) const ADMIN_BYTES_MAX: usize = 4_096;
 
 /// Time in which a body must arrive. It fits one packet, so only a stalled client takes longer.
 pub(super) const BODY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -27,27 +31,35 @@ const DRAINED_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// Time for which a refused body is read. A client that sends nothing is not waited for.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// Reads a body of at most [`BODY_BYTES_MAX`] that is declared as JSON.
+/// Reads a body of at most `bytes_max` that is declared as JSON.
 ///
 /// # Errors
 /// 415 for another content type, 422 for two content types, and the errors of [`read`].
-pub(super) async fn read_json(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+pub(super) async fn read_json(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
     match declared_as_json(headers) {
-        Ok(()) => read(headers, body).await,
+        Ok(()) => read(headers, body, bytes_max).await,
         Err(problem) => Err(unread(headers, body, problem).await),
     }
 }
 
-/// Reads a body of at most [`BODY_BYTES_MAX`] of any content type.
+/// Reads a body of at most `bytes_max` of any content type.
 ///
 /// # Errors
 /// 413 for a longer body, 408 for one that does not arrive in time, 400 for one that breaks off.
-pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    if declared_length(headers).is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        return Err(unread(headers, body, too_large()).await);
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
+    if declared_length(headers).is_some_and(|length| length > bytes_max as u64) {
+        return Err(unread(headers, body, too_large(bytes_max)).await);
     }
     let mut chunks = body.into_data_stream();
-    let Ok(collected) = timeout(BODY_TIME_MAX, collect(&mut chunks)).await else {
+    let Ok(collected) = timeout(BODY_TIME_MAX, collect(&mut chunks, bytes_max)).await else {
         let seconds = BODY_TIME_MAX.as_secs();
         let problem = Problem::new(
             Kind::RequestTimeout,
@@ -63,7 +75,7 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
         Some(body) => Ok(body),
         None => {
             drain(chunks).await;
-            Err(too_large())
+            Err(too_large(bytes_max))
         }
     }
 }
@@ -77,15 +89,15 @@ async fn unread(headers: &HeaderMap, body: Body, refusal: Problem) -> Problem {
     refusal
 }
 
-/// Collects a body. `None`: it is too large.
-async fn collect(chunks: &mut BodyDataStream) -> Result<Option<Bytes>, Problem> {
+/// Collects a body. `None`: it is longer than `bytes_max`.
+async fn collect(chunks: &mut BodyDataStream, bytes_max: usize) -> Result<Option<Bytes>, Problem> {
     let mut collected = Bytes::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| {
             let problem = Problem::new(Kind::NotJson, format!("the body broke off: {error}"));
             problem.blaming(BODY, "complete", "send the request again")
         })?;
-        if collected.len() + chunk.len() > BODY_BYTES_MAX {
+        if collected.len() + chunk.len() > bytes_max {
             return Ok(None);
         }
         // Almost every body is one chunk, which is not copied.
@@ -111,8 +123,8 @@ async fn drain(mut chunks: BodyDataStream) {
     let _ = timeout(DRAIN_TIME_MAX, read).await;
 }
 
-fn too_large() -> Problem {
-    let rule = format!("at most {BODY_BYTES_MAX} bytes");
+fn too_large(bytes_max: usize) -> Problem {
+    let rule = format!("at most {bytes_max} bytes");
     let problem = Problem::new(Kind::BodyTooLarge, format!("the body must be {rule}"));
     problem.blaming(BODY, rule, "send only the fields that this call takes")
 }

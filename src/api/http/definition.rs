@@ -1,12 +1,15 @@
-//! The bodies of `PUT`, `PATCH` and `POST`: terms of a campaign, a change of them, or nothing.
+//! Terms of a campaign as JSON: read from bodies and shown in views. Also reads bodies without fields.
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
     fields::{self, Broken, Fields, Member, Members},
     problem::{FieldFault, Problem},
+    times::Rfc3339,
 };
 use crate::domain::{
     code::CodeFormat,
-    definition::{Amendment, Term, TermKind, TermValue, Terms},
+    definition::{Amendment, Audience, Term, TermKind, TermValue, Terms},
     fault::Fault,
 };
 
@@ -76,6 +79,31 @@ fn given(fields: &mut Fields<'_>, term: Term) -> Option<Option<TermValue>> {
             fields.extend(faults);
             Some(Some(TermValue::Code(format)))
         }
+    }
+}
+
+/// The terms of a campaign that one audience sees.
+pub(super) struct TermsBody<'a> {
+    pub(super) terms: &'a Terms,
+    pub(super) audience: Audience,
+}
+
+impl Serialize for TermsBody<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        for term in Term::ALL.iter().filter(|term| term.audience() == self.audience) {
+            let name = term.name();
+            match (term.kind(), self.terms.get(*term)) {
+                (_, Some(TermValue::Whole(number))) => members.serialize_entry(name, &number)?,
+                (_, Some(TermValue::Time(time))) => {
+                    members.serialize_entry(name, &Rfc3339(time))?;
+                }
+                (_, Some(TermValue::Code(format))) => members.serialize_entry(name, &format)?,
+                (TermKind::Time { .. }, None) => members.serialize_entry(name, &())?,
+                (TermKind::Whole(_) | TermKind::Code, None) => {}
+            }
+        }
+        members.end()
     }
 }
 

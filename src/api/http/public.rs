@@ -11,7 +11,8 @@ use axum::{
 };
 
 use super::{
-    HttpParts, body,
+    HttpParts,
+    body::{self, PUBLIC_BYTES_MAX},
     caller::{self, UserIdentity},
     fields::{self, Fields, Member, Members},
     prefer::{self, WAIT_SECONDS_MAX},
@@ -79,7 +80,7 @@ async fn try_issue(
 ) -> Result<(&'static str, Response), Problem> {
     let (head, body) = request.into_parts();
     let caller = state.identity.user(&head.headers)?;
-    let body = body::read_json(&head.headers, body).await?;
+    let body = body::read_json(&head.headers, body, PUBLIC_BYTES_MAX).await?;
     no_parameter(&head.uri, |name| match name {
         "wait" => "send the header Prefer: wait=N instead",
         _ => "remove the parameter",

@@ -5,14 +5,14 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::Serialize;
 
-use super::times::Rfc3339;
+use super::{definition::TermsBody, times::Rfc3339};
 use crate::{
     api::service::{AdminView, CampaignView},
     domain::{
         answer::{Answer, CouponFace},
-        definition::{Audience, Term, TermKind, TermValue, Terms},
+        definition::Audience,
         ids::{CampaignId, Offset, Position, Sequence, UserId},
         rows::{Hold, HoldKind},
     },
@@ -128,31 +128,6 @@ pub(super) struct CampaignBody<'a> {
     issued: u32,
     remaining: u32,
     as_of: Position,
-}
-
-/// The terms of a campaign that one audience sees.
-struct TermsBody<'a> {
-    terms: &'a Terms,
-    audience: Audience,
-}
-
-impl Serialize for TermsBody<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut members = serializer.serialize_map(None)?;
-        for term in Term::ALL.iter().filter(|term| term.audience() == self.audience) {
-            let name = term.name();
-            match (term.kind(), self.terms.get(*term)) {
-                (_, Some(TermValue::Whole(number))) => members.serialize_entry(name, &number)?,
-                (_, Some(TermValue::Time(time))) => {
-                    members.serialize_entry(name, &Rfc3339(time))?;
-                }
-                (_, Some(TermValue::Code(format))) => members.serialize_entry(name, &format)?,
-                (TermKind::Time { .. }, None) => members.serialize_entry(name, &())?,
-                (TermKind::Whole(_) | TermKind::Code, None) => {}
-            }
-        }
-        members.end()
-    }
 }
 
 impl<'a> From<&'a CampaignView> for CampaignBody<'a> {
