@@ -18,7 +18,7 @@ const CODE_BITS: u32 = 64;
 
 /// Returns whether the terms are valid.
 pub(super) fn is_sound(terms: &Terms) -> bool {
-    let Terms { quota, per_user_limit, opens_at, closes_at, code } = terms;
+    let Terms { quota, per_user_limit, opens_at, closes_at, title, code } = terms;
     let representable = |time: &Option<Timestamp>| time.is_none_or(Timestamp::is_representable);
     let ordered = match (opens_at, closes_at) {
         (Some(opens_at), Some(closes_at)) => opens_at < closes_at,
@@ -29,7 +29,13 @@ pub(super) fn is_sound(terms: &Terms) -> bool {
         && representable(opens_at)
         && representable(closes_at)
         && ordered
+        && title.as_deref().is_none_or(is_sound_title)
         && is_sound_code(code)
+}
+
+fn is_sound_title(title: &str) -> bool {
+    let length = title.chars().count();
+    length > 0 && length <= 120 && title.chars().all(|letter| !letter.is_control())
 }
 
 fn is_sound_code(code: &CodeFormat) -> bool {
@@ -85,11 +91,14 @@ pub(super) fn changed(before: &Definition, change: &Change, issued: u32) -> Opti
 }
 
 fn amend(terms: &mut Terms, amendment: &Amendment) {
-    let Amendment { quota, per_user_limit, opens_at, closes_at } = amendment.clone();
+    let Amendment { quota, per_user_limit, opens_at, closes_at, title } = amendment.clone();
     terms.quota = quota.unwrap_or(terms.quota);
     terms.per_user_limit = per_user_limit.unwrap_or(terms.per_user_limit);
     terms.opens_at = opens_at.unwrap_or(terms.opens_at);
     terms.closes_at = closes_at.unwrap_or(terms.closes_at);
+    if let Some(title) = title {
+        terms.title = title;
+    }
 }
 
 /// Returns why no user gets a coupon at `time`, if so: the first reason that applies.
@@ -173,8 +182,14 @@ mod tests {
             closes_at: Some(Timestamp(closes_at)),
             ..base.clone()
         };
+        let titled = |title: &str| Terms { title: Some(title.to_owned()), ..base.clone() };
         let cases = [
             base.clone(),
+            titled(""),
+            titled("Frühling"),
+            titled(&"ü".repeat(120)),
+            titled(&"ü".repeat(121)),
+            titled("two\nlines"),
             Terms { quota: 0, ..base.clone() },
             Terms { quota: 100_000_001, ..base.clone() },
             Terms { per_user_limit: 0, ..base.clone() },

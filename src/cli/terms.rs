@@ -20,7 +20,7 @@ impl Args for DefinitionFlags {
     fn augment_args(command: Command) -> Command {
         let flags = Term::ALL.iter().flat_map(|term| match term.kind() {
             TermKind::Code => code_flags(),
-            TermKind::Whole(_) | TermKind::Time { .. } => vec![definition_flag(*term)],
+            _ => vec![definition_flag(*term)],
         });
         command.args(flags)
     }
@@ -107,6 +107,9 @@ fn definition_flag(term: Term) -> Arg {
             let help = format!("{about}, as in 2027-01-01T12:00:00Z [default: {none}]");
             flag.value_name("TIME").value_parser(time).help(help)
         }
+        TermKind::Text { .. } => {
+            flag.value_name("TEXT").value_parser(text).allow_hyphen_values(true).help(about)
+        }
         TermKind::Code => flag,
     }
 }
@@ -118,6 +121,11 @@ fn amendment_flag(term: Term) -> Arg {
         TermKind::Time { none } => {
             let help = format!("{about}; none: {none}");
             flag.value_name("TIME|none").value_parser(time_or_none).help(help)
+        }
+        TermKind::Text { .. } => {
+            let help = format!("{about}; none removes it");
+            let flag = flag.value_name("TEXT|none").value_parser(text_or_none);
+            flag.allow_hyphen_values(true).help(help)
         }
         TermKind::Code => flag,
     }
@@ -144,6 +152,10 @@ fn code_flags() -> Vec<Arg> {
 
 fn text(text: &str) -> Result<Value, String> {
     Ok(Value::from(text))
+}
+
+fn text_or_none(text: &str) -> Result<Value, String> {
+    Ok(if text == "none" { Value::Null } else { Value::from(text) })
 }
 
 /// Reads a whole number. Its range is checked by the node, which names the rule.
@@ -197,8 +209,11 @@ mod tests {
             "code": { "prefix": "-A", "length": 20 },
         });
         assert_eq!(Value::Object(parsed::<DefinitionFlags>(flags).unwrap()), expected);
-        let expected = serde_json::json!({ "opens_at": null });
-        let flags = parsed::<AmendmentFlags>("--opens-at none").unwrap();
+        let expected = serde_json::json!({ "opens_at": null, "title": null });
+        let flags = parsed::<AmendmentFlags>("--opens-at none --title none").unwrap();
+        assert_eq!(Value::Object(flags), expected);
+        let expected = serde_json::json!({ "title": "-Spring-" });
+        let flags = parsed::<AmendmentFlags>("--title -Spring-").unwrap();
         assert_eq!(Value::Object(flags), expected);
     }
 

@@ -231,6 +231,29 @@ fn problems_are_shown_as_text_or_json() {
 }
 
 #[test]
+fn a_bad_title_is_shown_with_its_rule() {
+    let remedy = "shorten it, or leave it out";
+    let invalid = json!({
+        "type": "/problems/invalid", "title": "Invalid request", "status": 422,
+        "detail": "title must be 1 to 120 characters",
+        "errors": [{"field": "title", "rule": "1 to 120 characters", "remedy": remedy}],
+    });
+    let title = "x".repeat(121);
+    for (call, method) in [("create spring --quota 1", "PUT"), ("amend spring --quota 1", "PATCH")]
+    {
+        check(
+            &format!("campaign {call} --title {title} --admin URL"),
+            (422, invalid.clone()),
+            (&format!("{method} /admin/campaigns/spring"), json!({"quota": 1, "title": title})),
+            &format!(
+                "coupond: Invalid request (422)\n  title: must be 1 to 120 characters; {remedy}"
+            ),
+            1,
+        );
+    }
+}
+
+#[test]
 fn issue_shows_the_decision() {
     let asked = ("POST /coupon/issue", json!({"campaign_id": "spring", "user_id": "ada"}));
     check(

@@ -17,6 +17,9 @@ pub const QUOTA_MAX: u32 = 100_000_000;
 /// Largest number of coupons that one user may hold in a campaign.
 pub const PER_USER_LIMIT_MAX: u16 = 1_000;
 
+/// Most characters of a title: it fits one line of a page or a terminal.
+pub const TITLE_CHARS_MAX: u16 = 120;
+
 /// Version of the decision rules of this binary. Definitions with another version are not decided.
 pub const RULES_VERSION: u16 = 1;
 
@@ -34,6 +37,11 @@ pub enum TermKind {
     Time {
         /// For people: "never".
         none: &'static str,
+    },
+    /// Text of at least one character and without control characters, or none.
+    Text {
+        /// Most Unicode scalar values.
+        chars_max: u16,
     },
     /// A [`CodeFormat`].
     Code,
@@ -55,6 +63,8 @@ pub enum TermValue {
     Whole(u32),
     /// Of [`TermKind::Time`].
     Time(Timestamp),
+    /// Of [`TermKind::Text`].
+    Text(String),
     /// Of [`TermKind::Code`].
     Code(CodeFormat),
 }
@@ -105,6 +115,20 @@ impl TermType for Option<Timestamp> {
         match value {
             None => Some(None),
             Some(TermValue::Time(time)) => Some(Some(time)),
+            Some(_) => None,
+        }
+    }
+}
+
+impl TermType for Option<String> {
+    fn to_value(&self) -> Option<TermValue> {
+        self.clone().map(TermValue::Text)
+    }
+
+    fn from_value(value: Option<TermValue>) -> Option<Self> {
+        match value {
+            None => Some(None),
+            Some(TermValue::Text(text)) => Some(Some(text)),
             Some(_) => None,
         }
     }
@@ -263,6 +287,8 @@ terms! {
             "First time at which coupons are issued";
         ClosesAt closes_at: Option<Timestamp> = None, TermKind::Time { none: "never" }, Public,
             "First time at which no coupon is issued any more";
+        Title title: Option<String> = None, TermKind::Text { chars_max: TITLE_CHARS_MAX }, Public,
+            "Name of the campaign for people, 1 to 120 characters";
     }
     fixed {
         Code code: CodeFormat = CodeFormat::default(), TermKind::Code, Admin, "Format of codes";
@@ -298,8 +324,18 @@ impl Term {
             (TermKind::Time { .. }, Some(TermValue::Time(time))) if !time.is_representable() => {
                 fault("a time from 1970 to 9999".to_owned(), "give a time in this range")
             }
+            (TermKind::Text { chars_max }, Some(TermValue::Text(text))) => {
+                if !(1..=usize::from(chars_max)).contains(&text.chars().count()) {
+                    fault(format!("1 to {chars_max} characters"), "shorten it, or leave it out")
+                } else if text.chars().any(char::is_control) {
+                    fault("without control characters".to_owned(), "remove them")
+                } else {
+                    Vec::new()
+                }
+            }
             (TermKind::Code, Some(TermValue::Code(format))) => format.faults(),
-            (TermKind::Whole(_) | TermKind::Time { .. } | TermKind::Code, _) => Vec::new(),
+            (TermKind::Whole(_) | TermKind::Time { .. }, _) => Vec::new(),
+            (TermKind::Text { .. } | TermKind::Code, _) => Vec::new(),
         }
     }
 }
@@ -381,14 +417,17 @@ mod tests {
 
     #[test]
     fn a_term_takes_its_own_values_only() {
-        let terms = Terms { opens_at: Some(Timestamp(1)), ..Terms::of(5) };
+        let (opens_at, title) = (Some(Timestamp(1)), Some("Spring sale".to_owned()));
+        let terms = Terms { opens_at, title, ..Terms::of(5) };
         for term in Term::ALL {
             let mut copy = Terms::of(9);
             copy.set(*term, terms.get(*term)).unwrap();
             assert_eq!(copy.get(*term), terms.get(*term), "{}", term.name());
             let of_another = match term.kind() {
                 TermKind::Whole(_) => TermValue::Time(Timestamp(1)),
-                TermKind::Time { .. } | TermKind::Code => TermValue::Whole(1),
+                TermKind::Time { .. } | TermKind::Text { .. } | TermKind::Code => {
+                    TermValue::Whole(1)
+                }
             };
             assert_eq!(copy.set(*term, Some(of_another)), Err(WrongValue(*term)));
         }
@@ -414,8 +453,28 @@ mod tests {
     }
 
     #[test]
+    fn a_title_has_1_to_120_characters_for_people() {
+        let rules = |title: &str| -> Vec<String> {
+            let terms = Terms { title: Some(title.to_owned()), ..Terms::of(5) };
+            let faults = terms.faults().into_iter();
+            faults.map(|fault| format!("{} must be {}", fault.field, fault.rule)).collect()
+        };
+        let longest = "\u{1f338}".repeat(120);
+        for title in ["a", " ", "Frühling", &longest] {
+            assert_eq!(rules(title), Vec::<String>::new(), "{title}");
+        }
+        for title in ["", &format!("{longest}a")] {
+            assert_eq!(rules(title), ["title must be 1 to 120 characters"], "{title}");
+        }
+        for title in ["\n", "a\0", "\u{7f}", "\u{85}", "tab\there"] {
+            assert_eq!(rules(title), ["title must be without control characters"], "{title:?}");
+        }
+    }
+
+    #[test]
     fn terms_are_the_same_after_json() {
-        for terms in [Terms::of(5), Terms { opens_at: Some(Timestamp(1)), ..Terms::of(5) }] {
+        let (opens_at, title) = (Some(Timestamp(1)), Some("\u{1f338} \"Spring\"".to_owned()));
+        for terms in [Terms::of(5), Terms { opens_at, title, ..Terms::of(5) }] {
             let json = serde_json::to_string(&terms).unwrap();
             assert_eq!(serde_json::from_str::<Terms>(&json).unwrap(), terms, "{json}");
         }

@@ -111,6 +111,7 @@ impl RowHasher {
             match value {
                 TermValue::Whole(number) => self.write(&number.to_le_bytes()),
                 TermValue::Time(time) => self.write(&time.0.to_le_bytes()),
+                TermValue::Text(text) => self.text(&text),
                 TermValue::Code(CodeFormat { prefix, length, charset }) => {
                     self.text(&prefix);
                     self.write(&length.to_le_bytes());

@@ -105,6 +105,7 @@ fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
     let terms = Terms {
         per_user_limit: 3,
         opens_at: Some(Timestamp(1_760_000_000_000)),
+        title: Some("Frühling".to_owned()),
         code,
         ..Terms::of(quota)
     };

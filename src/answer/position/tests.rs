@@ -64,6 +64,7 @@ fn amendment() -> impl Strategy<Value = Amendment> {
             per_user_limit,
             opens_at,
             closes_at,
+            ..Amendment::default()
         },
     )
 }

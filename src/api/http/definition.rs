@@ -74,6 +74,7 @@ fn given(fields: &mut Fields<'_>, term: Term) -> Option<Option<TermValue>> {
         TermKind::Time { .. } => {
             Some(fields.optional(name, fields::time_or_null)?.map(TermValue::Time))
         }
+        TermKind::Text { .. } => Some(fields.optional(name, text_or_null)?.map(TermValue::Text)),
         TermKind::Code => {
             let (format, faults) = code(fields.optional(name, fields::nested)?);
             fields.extend(faults);
@@ -98,9 +99,10 @@ impl Serialize for TermsBody<'_> {
                 (_, Some(TermValue::Time(time))) => {
                     members.serialize_entry(name, &Rfc3339(time))?;
                 }
+                (_, Some(TermValue::Text(text))) => members.serialize_entry(name, &text)?,
                 (_, Some(TermValue::Code(format))) => members.serialize_entry(name, &format)?,
                 (TermKind::Time { .. }, None) => members.serialize_entry(name, &())?,
-                (TermKind::Whole(_) | TermKind::Code, None) => {}
+                (TermKind::Whole(_) | TermKind::Text { .. } | TermKind::Code, None) => {}
             }
         }
         members.end()
@@ -128,6 +130,11 @@ fn code(members: Members<'_>) -> (CodeFormat, Vec<FieldFault>) {
     // How long a code must be depends on its charset: beside one at fault, no length is judged.
     let length = if fields.is_at_fault("code.charset") { None } else { length };
     (CodeFormat::with(prefix, length, charset), fields.into_faults())
+}
+
+/// Reads a string or `null`. Its length is a rule of the term.
+fn text_or_null(member: Member<'_>) -> Result<Option<String>, Broken> {
+    if matches!(member, Member::Null) { Ok(None) } else { fields::text(member).map(Some) }
 }
 
 /// Reads any whole number. Which lengths a charset allows is a rule of the format.

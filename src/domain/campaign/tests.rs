@@ -65,6 +65,7 @@ fn record(id: &CampaignId, what: &str, version: Option<Offset>) -> Record {
                     Some("none") => Some(None),
                     _ => time("closes").map(Some),
                 },
+                ..Amendment::default()
             },
         },
         "PAUSE" => Change::Paused,

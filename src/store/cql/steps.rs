@@ -129,6 +129,7 @@ pub const STEPS: &[Step] = &[
                 ("per_user_limit", "int"),
                 ("opens_at", "timestamp"),
                 ("closes_at", "timestamp"),
+                ("title", "text"),
                 ("code_prefix", "text"),
                 ("code_length", "int"),
                 ("code_charset", "text"),

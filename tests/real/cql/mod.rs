@@ -193,6 +193,7 @@ fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
     let terms = Terms {
         per_user_limit: 1_000,
         opens_at: Some(Timestamp(1_700_000_000_000)),
+        title: Some("Frühling".to_owned()),
         ..Terms::of(100_000_000)
     };
     DefinitionVersion {
@@ -296,7 +297,8 @@ async fn other_rows_are_plain_cql() {
     assert_eq!(found[0]["offset"], big(6));
     assert_eq!(found[0]["opens_at"], time(1_700_000_000_000));
     assert!(!found[0].contains_key("closes_at"), "what is not there is not bound");
-    assert_eq!(found[0].len(), 17);
+    assert_eq!(found[0]["title"], text("Frühling"));
+    assert_eq!(found[0].len(), 18);
     let found = scratch.query("SELECT campaign_id, kind, reason, state FROM $holds").await;
     let hold = [
         ("campaign_id", text("spring")),

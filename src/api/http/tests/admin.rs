@@ -129,7 +129,7 @@ async fn a_new_definition_is_201_a_repeated_one_200() {
     let site = Site::new(Script { define: Ok((false, view("spring"))), ..Script::default() });
     let body = concat!(
         r#"{"quota":100000000,"per_user_limit":1000,"opens_at":"2026-11-27T12:00:00.123Z","#,
-        r#""closes_at":"2026-11-28T00:00:00+09:00","#,
+        r#""closes_at":"2026-11-28T00:00:00+09:00","title":"Fr\u00fchling","#,
         r#""code":{"prefix":"SALE-","length":20,"charset":"0123456789"}}"#,
     );
     let reply = ask(&site, "PUT", SPRING, body).await;
@@ -141,6 +141,7 @@ async fn a_new_definition_is_201_a_repeated_one_200() {
         per_user_limit: 1_000,
         opens_at: Some(NOON),
         closes_at: Some(Timestamp(1_795_791_600_000)),
+        title: Some("Frühling".to_owned()),
         code: CodeFormat::with(Some("SALE-".to_owned()), Some(20), charset),
     };
     assert_eq!(site.service.asked(), [format!("define {:?}", (&spring, &terms))]);
@@ -171,6 +172,12 @@ async fn a_definition_at_fault_names_every_field() {
             r#"{"quota":1,"opens_at":"2026-11-27T12:00:00Z","closes_at":"2026-11-27T12:00:00Z"}"#,
             &["closes_at"],
         ),
+        (r#"{"quota":1,"title":""}"#, &["title"]),
+        (r#"{"quota":1,"title":7}"#, &["title"]),
+        (r#"{"quota":1,"title":"two\nlines"}"#, &["title"]),
+        (r#"{"quota":1,"title":"\u0000"}"#, &["title"]),
+        (r#"{"quota":1,"title":["a"]}"#, &["title"]),
+        (r#"{"quota":1,"title":"a","title":"b"}"#, &["title"]),
         (r#"{"quota":1,"state":"open"}"#, &["state"]),
         (r#"{"quota":1,"code":"A"}"#, &["code"]),
         (r#"{"quota":1,"code":null}"#, &["code"]),
@@ -217,6 +224,7 @@ async fn null_in_an_amendment_removes_an_end() {
             Amendment { opens_at: Some(None), closes_at: noon, ..Amendment::default() },
         ),
         (r#"{"closes_at":null}"#, Amendment { closes_at: Some(None), ..Amendment::default() }),
+        (r#"{"title":null}"#, Amendment { title: Some(None), ..Amendment::default() }),
     ] {
         ask(&site, "PATCH", SPRING, body).await.expect(200, BODY);
         let asked = format!("amend (\"spring\", {amendment:?})");
@@ -228,7 +236,8 @@ async fn null_in_an_amendment_removes_an_end() {
 async fn an_amendment_at_fault_names_every_field() {
     let site = Site::new(Script::default());
     for (body, fields) in [
-        ("{}", &["quota", "per_user_limit", "opens_at", "closes_at"][..]),
+        ("{}", &["quota", "per_user_limit", "opens_at", "closes_at", "title"][..]),
+        (r#"{"title":""}"#, &["title"]),
         (r#"{"quota":null}"#, &["quota"]),
         (r#"{"quota":0,"per_user_limit":1001}"#, &["quota", "per_user_limit"]),
         (r#"{"opens_at":0,"closes_at":"later"}"#, &["opens_at", "closes_at"]),
@@ -250,6 +259,29 @@ async fn an_amendment_at_fault_names_every_field() {
     head.method = axum::http::Method::PATCH;
     let reply = site.admin(Request::from_parts(head, body)).await;
     reply.problem(415, "unsupported-media-type");
+}
+
+#[tokio::test]
+async fn a_title_is_counted_in_characters() {
+    let longest = "\\ud83c\\udf38".repeat(120);
+    let titled = |title: &str| format!(r#"{{"quota":1,"title":"{title}"}}"#);
+    let mut view = view("spring");
+    view.definition.terms.title = Some("\u{1f338}".repeat(120));
+    let script =
+        Script { define: Ok((true, view.clone())), campaign: Ok(view), ..Script::default() };
+    let site = Site::new(script);
+    let reply = ask(&site, "PUT", SPRING, &titled(&longest)).await;
+    assert_eq!(reply.status, 201, "{}", reply.body);
+    let title = format!(r#""title":"{}""#, "\u{1f338}".repeat(120));
+    assert!(reply.body.contains(&title), "{}", reply.body);
+    let shown = site.public(get("/campaigns/spring")).await;
+    assert!(shown.body.contains(&title), "{}", shown.body);
+    let asked = site.service.asked().len();
+    let reply = ask(&site, "PUT", SPRING, &titled(&format!("{longest}a"))).await;
+    let expected = r#"[{"field":"title","rule":"1 to 120 characters","remedy":"shorten it, or leave it out"}]"#;
+    reply.problem(422, "invalid");
+    assert!(reply.body.contains(expected), "{}", reply.body);
+    assert_eq!(site.service.asked().len(), asked);
 }
 
 #[tokio::test]

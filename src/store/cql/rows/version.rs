@@ -37,6 +37,7 @@ fn term_columns(term: Term) -> Vec<(&'static str, &'static str)> {
     match term.kind() {
         TermKind::Whole(_) => vec![(term.name(), "int")],
         TermKind::Time { .. } => vec![(term.name(), "timestamp")],
+        TermKind::Text { .. } => vec![(term.name(), "text")],
         TermKind::Code => {
             vec![("code_prefix", "text"), ("code_length", "int"), ("code_charset", "text")]
         }
@@ -65,6 +66,9 @@ fn version_cells(version: &DefinitionVersion) -> Result<BTreeMap<&str, CqlValue>
             }
             Some(TermValue::Time(time)) => {
                 cells.insert(term.name(), CqlValue::Timestamp(CqlTimestamp(time.0)));
+            }
+            Some(TermValue::Text(text)) => {
+                cells.insert(term.name(), CqlValue::Text(text));
             }
             Some(TermValue::Code(CodeFormat { prefix, length, charset })) => {
                 cells.insert("code_prefix", CqlValue::Text(prefix));
@@ -133,6 +137,7 @@ impl Cells {
         Ok(match term.kind() {
             TermKind::Whole(_) => Some(TermValue::Whole(self.int(name)?)),
             TermKind::Time { .. } => self.time(name)?.map(TermValue::Time),
+            TermKind::Text { .. } => self.given(name, CqlValue::into_string)?.map(TermValue::Text),
             TermKind::Code => Some(TermValue::Code(CodeFormat {
                 prefix: self.needed("code_prefix", CqlValue::into_string)?,
                 length: self.int("code_length")?,
@@ -219,7 +224,8 @@ mod tests {
     fn a_version_is_read_as_it_was_written() {
         let window =
             Terms { opens_at: Some(Timestamp(7)), closes_at: Some(Timestamp(8)), ..Terms::of(5) };
-        for terms in [Terms::of(5), window] {
+        let titled = Terms { title: Some("Frühling".to_owned()), ..Terms::of(5) };
+        for terms in [Terms::of(5), window, titled] {
             let version = defined(terms);
             assert_eq!(decode_version(&version.campaign, written(&version)), Ok(version));
         }
