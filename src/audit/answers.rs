@@ -114,7 +114,7 @@ pub(super) struct ClientAnswer {
     /// Hash of campaign, user, record time and key, which the request id contains.
     content: u64,
     pub(super) user: u64,
-    pub(super) told: AnswerContent,
+    pub(super) received: AnswerContent,
 }
 
 /// A coupon that an answer showed to a client.
@@ -182,15 +182,16 @@ impl AnswerReader {
             let body = parsed.body.clone().unwrap_or_default();
             let body: Body =
                 serde_json::from_value(body).map_err(|error| bad(error.to_string()))?;
-            let told = told(&body).ok_or_else(|| bad("body has no valid status".into()))?;
-            match told {
+            let received =
+                answer_content(&body).ok_or_else(|| bad("body has no valid status".into()))?;
+            match received {
                 AnswerContent::Pending => answers.counts.pending += 1,
                 _ => answers.counts.decided += 1,
             }
             let Some(content) = self.opened(&body.request_id, &parsed, line, &mut answers) else {
                 continue;
             };
-            if let (AnswerContent::Issued { sequence, .. }, Some(key)) = (told, &parsed.key) {
+            if let (AnswerContent::Issued { sequence, .. }, Some(key)) = (received, &parsed.key) {
                 let of_key = of_keys.entry(hashed((&parsed.campaign, &parsed.user, key)));
                 let (first, first_line) = *of_key.or_insert((sequence, line));
                 if first != sequence {
@@ -218,7 +219,7 @@ impl AnswerReader {
                 campaign,
                 content: content_hash(&content),
                 user: fingerprint(self.keys.user_digest(&content.user)),
-                told,
+                received,
             });
         }
         answers.answers.sort_unstable_by_key(|it| (it.partition, it.offset, it.line));
@@ -276,7 +277,7 @@ impl ClientAnswers {
         let mut claims: HashMap<CampaignId, Vec<Claim>> = HashMap::new();
         for answer in self.of_partition(partition) {
             let (AnswerContent::Issued { sequence, face }
-            | AnswerContent::AlreadyIssued { sequence, face }) = answer.told
+            | AnswerContent::AlreadyIssued { sequence, face }) = answer.received
             else {
                 continue;
             };
@@ -297,17 +298,17 @@ impl ClientAnswers {
             let same = |first: &ClientAnswer| {
                 (first.partition, first.offset) == (answer.partition, answer.offset)
             };
-            if answer.told == AnswerContent::Pending {
+            if answer.received == AnswerContent::Pending {
                 continue;
             }
             match first.filter(same) {
-                Some(first) if first.told != answer.told => {
+                Some(first) if first.received != answer.received => {
                     let detail = format!(
                         "lines {} and {} give the same request different answers: {}; {}",
                         first.line,
                         answer.line,
-                        first.told.describe(),
-                        answer.told.describe()
+                        first.received.describe(),
+                        answer.received.describe()
                     );
                     let place = Location {
                         partition: Some(answer.partition),
@@ -347,7 +348,7 @@ impl ClientAnswer {
 
     /// Checks the answer against the record at its position. `decided` is the request there with
     /// its outcome, or `None` for a dead letter or a control record.
-    pub(super) fn judge(
+    pub(super) fn check(
         &self,
         decided: Option<(&Request, Timestamp, RecordOutcome, &Model)>,
         campaign: Option<&CampaignId>,
@@ -386,19 +387,19 @@ impl ClientAnswer {
                 return findings.add(FindingKind::AnswerUndecided, place, detail);
             }
         };
-        if self.told == AnswerContent::Pending || self.told == derived {
+        if self.received == AnswerContent::Pending || self.received == derived {
             return;
         }
-        let (told, right) = (self.told.describe(), derived.describe());
-        let alike = std::mem::discriminant(&self.told) == std::mem::discriminant(&derived);
+        let (received, right) = (self.received.describe(), derived.describe());
+        let alike = std::mem::discriminant(&self.received) == std::mem::discriminant(&derived);
         if alike && !matches!(derived, AnswerContent::Rejected(_)) {
             let detail = format!(
-                "line {line}: the client got {told}, the log derives {right}; sequence, code or \
+                "line {line}: the client got {received}, the log derives {right}; sequence, code or \
                  time differ"
             );
             findings.add(FindingKind::AnswerCoupon, place, detail);
         } else {
-            let detail = format!("line {line}: the client got {told}, the log derives {right}");
+            let detail = format!("line {line}: the client got {received}, the log derives {right}");
             findings.add(FindingKind::AnswerWrong, place, detail);
         }
     }
@@ -421,7 +422,7 @@ fn place(content: &RequestContent, sequence: Option<Sequence>) -> Location {
     }
 }
 
-fn told(body: &Body) -> Option<AnswerContent> {
+fn answer_content(body: &Body) -> Option<AnswerContent> {
     let face = || {
         let coupon = body.coupon.as_ref()?;
         let time = parse_time(&coupon.issued_at)?;

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn much_of_one_kind_is_counted_and_leaves_room_for_others() {
+    fn kept_findings_of_one_kind_are_bounded() {
         let mut findings = Findings::default();
         let spring = CampaignId::parse("spring").unwrap();
         let place = || Location { campaign: Some(spring.clone()), ..Location::default() };

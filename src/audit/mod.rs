@@ -41,7 +41,7 @@ use self::{
     codes::Code,
     finding::{Findings, Location},
     model::PartitionContext,
-    partition::Judged,
+    partition::PartitionAudit,
     report::KindCount,
 };
 use crate::{
@@ -158,8 +158,8 @@ impl Context {
 /// Audits an instance, and the answers that its clients received if `answers` is given.
 ///
 /// # Errors
-/// [`AuditError`] if log, store or answers can't be read. Broken invariants are no error: they are
-/// in the report.
+/// [`AuditError`] if log, store or answers cannot be read. Broken invariants are not errors; the
+/// report lists them.
 pub async fn audit(
     audited: Audited,
     answers: Option<Box<dyn BufRead + Send>>,
@@ -172,7 +172,7 @@ pub async fn audit(
         keys: Arc::clone(&keys),
         partitions,
     };
-    let told = answers.is_some();
+    let has_answers = answers.is_some();
     let read =
         move || answers.map_or_else(|| Ok(ClientAnswers::default()), |file| reader.read(file));
     let answers = tokio::task::spawn_blocking(read).await.map_err(AuditError::task)??;
@@ -183,16 +183,16 @@ pub async fn audit(
     let mut counts = context.answers.counts;
     let context = Arc::new(context);
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut judged = stream::iter(0..partitions)
-        .map(|partition| tokio::spawn(partition::judge(Arc::clone(&context), partition)))
+    let mut audits = stream::iter(0..partitions)
+        .map(|partition| tokio::spawn(partition::audit(Arc::clone(&context), partition)))
         .buffer_unordered(jobs);
     let mut whole = Whole::default();
-    while let Some(outcome) = judged.next().await {
+    while let Some(outcome) = audits.next().await {
         let outcome = outcome.map_err(AuditError::task)??;
         counts.before_the_log += outcome.answers_before_the_log;
         whole.take(outcome, &mut findings);
     }
-    Ok(whole.report(findings, told.then_some(counts)))
+    Ok(whole.report(findings, has_answers.then_some(counts)))
 }
 
 /// Collects the results of all partitions.
@@ -205,14 +205,14 @@ struct Whole {
 }
 
 impl Whole {
-    fn take(&mut self, judged: Judged, findings: &mut Findings) {
+    fn take(&mut self, audit: PartitionAudit, findings: &mut Findings) {
         let base = u32::try_from(self.campaigns.len()).unwrap_or(u32::MAX);
-        let codes = judged.codes.into_iter();
+        let codes = audit.codes.into_iter();
         self.codes.extend(codes.map(|code| Code { campaign: base + code.campaign, ..code }));
-        self.campaigns.extend(judged.campaigns);
-        self.partitions.push(judged.partition);
-        self.unread.extend(judged.unread);
-        findings.merge(judged.findings);
+        self.campaigns.extend(audit.campaigns);
+        self.partitions.push(audit.partition);
+        self.unread.extend(audit.unread);
+        findings.merge(audit.findings);
     }
 
     fn find_codes_twice(&mut self, findings: &mut Findings) {

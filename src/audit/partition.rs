@@ -43,7 +43,7 @@ const CAMPAIGNS_AT_ONCE: usize = 4;
 const HOLES_AFTER: Duration = Duration::from_secs(10);
 
 /// The result of one partition's audit.
-pub(super) struct Judged {
+pub(super) struct PartitionAudit {
     pub(super) partition: PartitionReport,
     pub(super) campaigns: Vec<CampaignReport>,
     pub(super) findings: Findings,
@@ -79,10 +79,10 @@ struct Replay<'a> {
 }
 
 /// Audits one partition.
-pub(super) async fn judge(
+pub(super) async fn audit(
     context: Arc<Context>,
     partition: Partition,
-) -> Result<Judged, AuditError> {
+) -> Result<PartitionAudit, AuditError> {
     let rows = context.ports.store.partition(partition).await?;
     let (progress, holds) = (rows.progress, rows.holds);
     // The listing is read after progress: every campaign defined below progress is listed by now.
@@ -133,7 +133,7 @@ async fn compare(
     settled: Offset,
     listed: &BTreeSet<CampaignId>,
     holds: Vec<Hold>,
-) -> Result<Judged, AuditError> {
+) -> Result<PartitionAudit, AuditError> {
     let Replay { context, place, from, end, models, mut findings, .. } = replay;
     let mut claims = context.answers.claims(place.partition);
     let comparisons = models.into_values().map(|model| {
@@ -176,7 +176,7 @@ async fn compare(
         }
     }
     campaigns.sort_unstable_by(|one, other| one.campaign.cmp(&other.campaign));
-    Ok(Judged {
+    Ok(PartitionAudit {
         partition: PartitionReport {
             partition: place.partition,
             from,
@@ -373,7 +373,7 @@ impl Replay<'_> {
                 Record::Control(_) => None,
             });
             let campaign = self.context.answers.campaign(answer);
-            answer.judge(decided, campaign, &mut self.findings);
+            answer.check(decided, campaign, &mut self.findings);
             self.answers = rest;
         }
     }

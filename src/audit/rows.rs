@@ -55,9 +55,9 @@ pub(super) async fn compare(
     let mut comparison = Comparison {
         context,
         seen: Seen::of(&model),
-        right: Seen::of(&model),
+        correct: Seen::of(&model),
         by_user: Seen::of(&model),
-        of_others: Vec::new(),
+        misplaced: Vec::new(),
         scope,
         claims,
         claims_met: 0,
@@ -88,10 +88,10 @@ struct Comparison<'a> {
     claims_met: usize,
     seen: Seen,
     /// Sequences whose row equals that of the model.
-    right: Seen,
+    correct: Seen,
     by_user: Seen,
     /// Rows with the position of another sequence's request, each with that other sequence.
-    of_others: Vec<(Sequence, Sequence)>,
+    misplaced: Vec<(Sequence, Sequence)>,
     /// Sequences of rows that the model does not have.
     above: HashSet<Sequence>,
     /// The highest offset of a row above the replayed log, and the offset of a mark above it.
@@ -206,7 +206,7 @@ impl Comparison<'_> {
                 self.find(FindingKind::CouponMissing, offset, Some(sequence), detail);
             }
         }
-        self.judge_rows_of_others();
+        self.report_misplaced();
         while let Some(claim) = self.claims.get(self.claims_met).copied() {
             self.claims_met += 1;
             self.unfounded(claim);
@@ -228,7 +228,7 @@ impl Comparison<'_> {
         }
         match derived {
             Some(derived) if derived.digest == coupon.digest && fits => {
-                self.right.note(sequence);
+                self.correct.note(sequence);
             }
             // The row is newer than the replayed part of the log, so the model lacks it. A row
             // whose sequence the model has is compared at any offset.
@@ -249,8 +249,9 @@ impl Comparison<'_> {
         let moved = coupon.position != self.model.position(derived.offset);
         let other = self.model.issued_at(offset).filter(|other| *other != sequence);
         if moved && let Some(other) = other {
-            // Whether the other row stands where it should is known when all are read.
-            self.of_others.push((sequence, other));
+            // The kind depends on whether the other sequence has a correct row, which is known
+            // later.
+            self.misplaced.push((sequence, other));
             return;
         }
         let (kind, detail) = if user != derived.user {
@@ -271,10 +272,10 @@ impl Comparison<'_> {
 
     /// Reports rows with the request of another sequence. If that sequence has its own correct
     /// row, the request got two coupons; otherwise its coupon was moved.
-    fn judge_rows_of_others(&mut self) {
-        for (sequence, other) in std::mem::take(&mut self.of_others) {
+    fn report_misplaced(&mut self) {
+        for (sequence, other) in std::mem::take(&mut self.misplaced) {
             let offset = self.model.coupon(other).map_or(0, |derived| derived.offset);
-            let kind = match self.right.has(other as usize - 1) {
+            let kind = match self.correct.has(other as usize - 1) {
                 true => FindingKind::TwoForOneRequest,
                 false => FindingKind::CouponMoved,
             };

@@ -24,8 +24,8 @@ const LATENCY_BOUNDS: [f64; 16] = [
     5.0, 10.0,
 ];
 
-/// Time between two runs that move histogram samples into their buckets. Without scrapes the samples
-/// would pile up in memory.
+/// Time between two runs that move histogram samples into their buckets. Without scrapes the
+/// samples would pile up in memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A log filter.
@@ -131,8 +131,8 @@ impl Metrics {
         self.recorded.render()
     }
 
-    /// Keeps the memory of histograms bounded between scrapes. Never completes; the main loop of the
-    /// process polls it.
+    /// Keeps the memory of histograms bounded between scrapes. Never completes; the main loop of
+    /// the process polls it.
     pub async fn upkeep(&self) -> Infallible {
         let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
@@ -151,16 +151,16 @@ mod tests {
     fn metrics_are_installed_once() {
         let shown = install_metrics();
         assert!(std::ptr::eq(shown, install_metrics()));
-        // Other tests of this process record too: only this operation is ours alone.
-        metrics::store_latency("told_by_telemetry", Duration::from_secs(3));
+        // Other tests of this process record metrics too, but not for this operation.
+        metrics::store_latency("telemetry_test", Duration::from_secs(3));
         let text = shown.render();
         for line in [
             "# HELP coupond_store_latency_seconds One operation of the coupon store.",
             "# TYPE coupond_store_latency_seconds histogram",
-            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"0.0001\"} 0",
-            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"2.5\"} 0",
-            "coupond_store_latency_seconds_bucket{operation=\"told_by_telemetry\",le=\"5\"} 1",
-            "coupond_store_latency_seconds_sum{operation=\"told_by_telemetry\"} 3",
+            "coupond_store_latency_seconds_bucket{operation=\"telemetry_test\",le=\"0.0001\"} 0",
+            "coupond_store_latency_seconds_bucket{operation=\"telemetry_test\",le=\"2.5\"} 0",
+            "coupond_store_latency_seconds_bucket{operation=\"telemetry_test\",le=\"5\"} 1",
+            "coupond_store_latency_seconds_sum{operation=\"telemetry_test\"} 3",
             "# TYPE process_resident_memory_bytes gauge",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_of_the_outside_has_a_description() {
+    fn every_metric_has_a_description() {
         let source = include_str!("metrics.rs");
         let named = source
             .lines()
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_of_logs_are_checked() {
+    fn log_filters_are_checked() {
         for good in ["warn", "info,coupond=debug", LOG_DEFAULT] {
             assert!(LogFilter::parse("COUPOND_LOG", good.to_owned()).is_ok(), "{good}");
         }

@@ -1,4 +1,4 @@
-//! Everything that the self-test breaks, one enum variant each, with what it must be found as.
+//! The kinds of damage, each with the finding that it must give.
 
 use super::{
     damage_answers as answers, damage_log as log, damage_rows as rows, good::Good, world::World,
@@ -17,19 +17,19 @@ macro_rules! corruptions {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
-            /// Its name.
+            /// Returns the name as words.
             #[must_use]
             pub fn name(self) -> String {
                 spaced(match self { $(Self::$kind => stringify!($kind),)* })
             }
 
-            /// What it must be found as.
+            /// Returns the kind of finding that it must give.
             #[must_use]
             pub fn found_as(self) -> FindingKind {
                 match self { $(Self::$kind => FindingKind::$found,)* }
             }
 
-            /// The good data that it damages.
+            /// Returns the good data that it damages.
             pub(super) fn good(self) -> Good {
                 match self { $(Self::$kind => Good::$good,)* }
             }
@@ -43,79 +43,79 @@ macro_rules! corruptions {
 }
 
 corruptions! {
-    /// A coupon vanished from both views.
+    /// A coupon is missing in both views.
     CouponLost: Settled, CouponMissing, rows::coupon_lost;
-    /// The newest coupon vanished from both views.
+    /// The newest coupon is missing in both views.
     LastCouponLost: Settled, CouponMissing, rows::last_coupon_lost;
-    /// All coupons of a campaign vanished.
+    /// All coupons of a campaign are missing.
     AllCouponsLost: Settled, CouponMissing, rows::all_coupons_lost;
-    /// A coupon vanished from the view by sequence alone.
+    /// A coupon is missing in the view by sequence.
     CouponRowLost: Settled, CouponMissing, rows::coupon_row_lost;
-    /// A coupon vanished from the by-user view alone.
+    /// A coupon is missing in the by-user view.
     ByUserRowLost: Settled, ByUserMissing, rows::by_user_row_lost;
-    /// The by-user view has a coupon more.
-    ByUserRowMore: Settled, ByUserExtra, rows::by_user_row_more;
+    /// The by-user view has an additional coupon.
+    ByUserRowAdded: Settled, ByUserExtra, rows::by_user_row_added;
     /// A row of the by-user view has another code.
     ByUserRowChanged: Settled, ByUserWrong, rows::by_user_row_changed;
-    /// A row of the by-user view stands under another user.
+    /// A row of the by-user view is stored under another user.
     ByUserRowMoved: Settled, ByUserExtra, rows::by_user_row_moved;
-    /// A code was changed, its digest was not.
+    /// A code was changed without its digest.
     CodeChanged: Settled, CouponAltered, rows::code_changed;
-    /// A code was changed by somebody who has the secret.
+    /// A code was changed together with its digest, which needs the secret.
     CodeSignedAgain: Settled, CouponCode, rows::code_signed_again;
-    /// A coupon was given to somebody else.
+    /// A coupon has another user.
     UserReplaced: Settled, CouponUnderivable, rows::user_replaced;
-    /// The time of a coupon was changed.
+    /// A coupon has another time.
     TimeChanged: Settled, CouponWrong, rows::time_changed;
-    /// The key of a coupon was changed.
+    /// A coupon has another idempotency key.
     KeyChanged: Settled, CouponWrong, rows::key_changed;
-    /// Two coupons changed places.
+    /// Two coupons have each other's sequence.
     CouponsSwapped: Settled, CouponMoved, rows::coupons_swapped;
-    /// A coupon was given another position.
+    /// A coupon has another position.
     PositionChanged: Settled, CouponMoved, rows::position_changed;
-    /// A coupon stands for two requests.
-    RequestTwice: Settled, TwoForOneRequest, rows::request_twice;
-    /// One request was given a second coupon.
+    /// A coupon also replaces the next one.
+    CouponCopied: Settled, TwoForOneRequest, rows::coupon_copied;
+    /// A request has a second coupon.
     SecondForRequest: Settled, TwoForOneRequest, rows::second_for_request;
-    /// One coupon more than the quota.
+    /// There is one coupon more than the quota.
     BeyondQuota: Settled, CouponBeyondQuota, rows::beyond_quota;
-    /// One coupon more than a user may hold.
+    /// A user holds one coupon more than the limit.
     BeyondLimit: Settled, CouponBeyondLimit, rows::beyond_limit;
-    /// A coupon for a request that was refused while a seat was left.
+    /// A request that was rejected while the campaign was paused has a coupon.
     IssuedWhilePaused: Settled, CouponUnderivable, rows::issued_while_paused;
-    /// Two coupons with one code.
+    /// Two coupons have the same code.
     CodeOfAnother: Settled, CodeTwice, rows::code_of_another;
-    /// A definition version vanished.
+    /// A definition version is missing.
     VersionLost: Settled, VersionMissing, rows::version_lost;
-    /// A definition version was changed, its digest was not.
+    /// A definition version was changed without its digest.
     VersionChanged: Settled, VersionAltered, rows::version_changed;
-    /// A quota was raised by somebody who has the secret.
+    /// A quota was raised together with the digest, which needs the secret.
     QuotaSignedAgain: Settled, VersionWrong, rows::quota_signed_again;
-    /// A definition version counts one coupon more.
+    /// A definition version counts one coupon too many.
     VersionCountChanged: Settled, VersionMiscounts, rows::version_count_changed;
-    /// A definition version that nobody asked for.
-    VersionMore: Settled, VersionUnderivable, rows::version_more;
-    /// A campaign vanished from the listing.
+    /// There is a definition version without a control record.
+    VersionAdded: Settled, VersionUnderivable, rows::version_added;
+    /// A campaign is missing in the listing.
     ListingLost: Settled, NotListed, rows::listing_lost;
-    /// A campaign is listed that there is not.
-    ListingMore: Settled, ListedUndefined, rows::listing_more;
-    /// A mark counts a coupon more.
+    /// The listing has a campaign that does not exist.
+    ListingAdded: Settled, ListedUndefined, rows::listing_added;
+    /// A mark counts one coupon too many.
     MarkRaised: Settled, MarkWrong, rows::mark_raised;
-    /// A mark counts a coupon less.
+    /// A mark counts one coupon too few.
     MarkLowered: Settled, MarkWrong, rows::mark_lowered;
-    /// A mark vanished.
+    /// A mark is missing.
     MarkLost: Settled, MarkBehind, rows::mark_lost;
-    /// A mark is set back to where it once was.
+    /// A mark was set back to an earlier one.
     MarkOld: Settled, MarkBehind, rows::mark_old;
-    /// A mark lies above the end of the log.
+    /// A mark is above the end of the log.
     MarkAbove: Settled, MarkBeyondLog, rows::mark_above;
-    /// A coupon stands above the end of the log.
+    /// A coupon is above the end of the log.
     CouponAbove: Settled, RowAboveLog, rows::coupon_above;
-    /// A coupon below progress vanished, while those above may be missing.
+    /// A coupon below progress is missing. Coupons above it may be.
     CouponLostBehind: Behind, CouponMissing, rows::coupon_lost;
-    /// A row above progress says something else than the log.
+    /// A row above progress contradicts the log.
     WrongAboveProgress: Behind, CouponUnderivable, rows::wrong_above_progress;
-    /// A coupon below the start of the log vanished.
+    /// A coupon below the start of the log is missing.
     LostBelowLog: Trimmed, CouponMissing, rows::coupon_lost;
     /// A coupon below the start of the log has another code.
     CodeBelowLog: Trimmed, CouponCode, rows::code_signed_again;
@@ -125,17 +125,17 @@ corruptions! {
     EarlyBelowLog: Trimmed, CouponUnderivable, rows::early_below_log;
     /// One request below the start of the log has two coupons.
     TwiceBelowLog: Trimmed, TwoForOneRequest, rows::twice_below_log;
-    /// A quota below the start of the log was lowered under what was issued.
+    /// A quota below the start of the log is lower than the number of issued coupons.
     QuotaBelowLog: Trimmed, CouponBeyondQuota, rows::quota_below_log;
-    /// A definition version below the start of the log counts one coupon more.
+    /// A definition version below the start of the log counts one coupon too many.
     CountBelowLog: Trimmed, VersionMiscounts, rows::version_count_changed;
-    /// A campaign's hold vanished, and its rows are not there.
+    /// A hold is missing, and so are the rows of its campaign.
     HoldLost: Held, CouponMissing, log::hold_lost;
-    /// A hold is closed, and its rows are not there.
+    /// A hold is closed, but the rows of its campaign are missing.
     HoldClosedEarly: Held, CouponMissing, log::hold_closed_early;
-    /// A hold is closed up to where the log is not yet.
+    /// A hold is closed up to an offset above the end of the log.
     HoldClosedAbove: HoldClosed, HoldImpossible, log::hold_closed_above;
-    /// A hold stands in another partition.
+    /// A hold names another partition.
     HoldElsewhere: Held, HoldImpossible, log::hold_elsewhere;
     /// The log begins above the start of a hold.
     HeldStartLost: Held, HeldRecordsLost, log::held_start_lost;
@@ -143,51 +143,51 @@ corruptions! {
     TailLost: Settled, LogEndsEarly, log::tail_lost;
     /// The log was recreated.
     LogRecreated: Settled, LogEndsEarly, log::recreated;
-    /// The log lost records that were not settled yet.
+    /// The log lost records that were not settled.
     StartLost: Behind, LogStartsLate, log::start_lost;
     /// The last settled record was rewritten.
     LastRewritten: Settled, RecordRewritten, log::last_rewritten;
-    /// A record in the middle asks for somebody else.
+    /// A record in the middle names another user.
     RecordRewritten: Settled, CouponUnderivable, log::record_rewritten;
-    /// A record in the middle vanished.
+    /// A record in the middle is missing.
     RecordLost: Settled, CouponMoved, log::record_lost;
-    /// A control record in the middle was made unreadable.
+    /// A control record in the middle has no MAC.
     ControlForged: Settled, VersionUnderivable, log::control_forged;
     /// Record times were shifted.
     TimesShifted: Settled, CouponWrong, log::times_shifted;
-    /// Progress is of another life of the log.
+    /// Progress has another log epoch.
     ProgressOfAnother: Settled, ProgressWrong, log::progress_of_another;
     /// Progress does not name the last record below it.
     ProgressNamesOther: Settled, ProgressWrong, log::progress_names_other;
-    /// A client was given an id that nobody made.
-    IdInvented: Settled, AnswerUnknownId, answers::id_invented;
-    /// A client was given somebody else's id.
-    IdOfAnother: Settled, AnswerForeignId, answers::id_of_another;
-    /// A client was told "issued", and the coupon is gone.
-    ToldAndGone: Settled, AnswerHoldsNothing, answers::told_and_gone;
-    /// A client was told "issued", and another holds the coupon.
-    ToldOfAnother: Settled, AnswerCoupon, answers::told_of_another;
-    /// A client was told "sold out", and was issued a coupon.
-    ToldSoldOut: Settled, AnswerWrong, answers::told_sold_out;
-    /// A client was told "issued", and there was no seat.
-    ToldIssued: Settled, AnswerWrong, answers::told_issued;
-    /// A client was told the wrong reason.
-    ToldReason: Settled, AnswerWrong, answers::told_reason;
-    /// A client was told another code.
-    ToldCode: Settled, AnswerCoupon, answers::told_code;
-    /// A client was told another code of a coupon below the start of the log.
-    ToldCodeBelowLog: Trimmed, AnswerCoupon, answers::told_code;
-    /// A client was told two things of one request.
-    ToldTwo: Settled, AnswerChanged, answers::told_two;
-    /// Two coupons were given for one key.
-    ToldTwoForKey: Settled, AnswerTwoForKey, answers::told_two_for_key;
+    /// A client got an invalid request id.
+    RequestIdInvented: Settled, AnswerUnknownId, answers::request_id_invented;
+    /// A client got the request id of another user.
+    RequestIdOfAnother: Settled, AnswerForeignId, answers::request_id_of_another;
+    /// A client got "issued", but the coupon is missing.
+    AnswerCouponLost: Settled, AnswerHoldsNothing, answers::answer_coupon_lost;
+    /// A client got the sequence of another coupon.
+    AnswerOtherCoupon: Settled, AnswerCoupon, answers::answer_other_coupon;
+    /// A client got "sold out", but has a coupon.
+    AnswerSoldOut: Settled, AnswerWrong, answers::answer_sold_out;
+    /// A client got "issued", but the request was rejected.
+    AnswerIssued: Settled, AnswerWrong, answers::answer_issued;
+    /// A client got a wrong reason.
+    AnswerOtherReason: Settled, AnswerWrong, answers::answer_other_reason;
+    /// A client got a wrong code.
+    AnswerOtherCode: Settled, AnswerCoupon, answers::answer_other_code;
+    /// A client got a wrong code of a coupon below the start of the log.
+    AnswerOtherCodeBelowLog: Trimmed, AnswerCoupon, answers::answer_other_code;
+    /// A client got two different answers to one request.
+    AnswerTwice: Settled, AnswerChanged, answers::answer_twice;
+    /// A client got two coupons for one idempotency key.
+    AnswerTwoForKey: Settled, AnswerTwoForKey, answers::answer_two_for_key;
     /// The request of an answer is not in the log.
-    ToldAndLost: Settled, AnswerLost, answers::told_and_lost;
-    /// A client was told "pending" of a request of a campaign that there is not.
-    ToldUndecided: Settled, AnswerUndecided, answers::told_undecided;
+    AnswerRequestLost: Settled, AnswerLost, answers::answer_request_lost;
+    /// A client got "pending" for a campaign that does not exist.
+    AnswerOfUndefined: Settled, AnswerUndecided, answers::answer_of_undefined;
 }
 
-/// `CouponRowLost` as people read it.
+/// Returns a name as words: "coupon row lost" for `CouponRowLost`.
 fn spaced(name: &str) -> String {
     let mut text = String::new();
     for letter in name.chars() {

@@ -1,4 +1,4 @@
-//! Damage to what clients were told.
+//! Damage to the answers of clients.
 
 use serde_json::{Value, json};
 
@@ -11,15 +11,15 @@ use crate::{
     domain::ids::{CampaignId, Offset, Position, Timestamp, UserId},
 };
 
-/// The first answer with this status that is told of "plain".
-fn told<'a>(world: &'a mut World, status: &str) -> &'a mut Value {
+/// Returns the first answer with this status of campaign "plain".
+fn answer<'a>(world: &'a mut World, status: &str) -> &'a mut Value {
     let mut of_plain = world.answers.iter_mut().filter(|line| line["campaign"] == "plain");
     of_plain
         .find(|line| line["body"]["status"] == status)
         .expect("every world has answers of every status")
 }
 
-/// The id of a request that nobody made, sealed as one.
+/// Returns a valid request id without a request.
 fn sealed(world: &World, campaign: &CampaignId, user: &UserId, offset: Offset) -> String {
     let ids = RequestIds::new(world.keys.clone(), &world.layout.instance);
     let partition = world.codec.partition_of(campaign);
@@ -32,52 +32,52 @@ fn sealed(world: &World, campaign: &CampaignId, user: &UserId, offset: Offset) -
     })
 }
 
-pub(super) fn id_invented(world: &mut World) {
-    told(world, "issued")["body"]["request_id"] = json!("AQEinvented");
+pub(super) fn request_id_invented(world: &mut World) {
+    answer(world, "issued")["body"]["request_id"] = json!("AQEinvented");
 }
 
-pub(super) fn id_of_another(world: &mut World) {
-    told(world, "issued")["user"] = json!("eve");
+pub(super) fn request_id_of_another(world: &mut World) {
+    answer(world, "issued")["user"] = json!("eve");
 }
 
-pub(super) fn told_and_gone(world: &mut World) {
+pub(super) fn answer_coupon_lost(world: &mut World) {
     world.remove(&id("plain"), 5);
 }
 
-pub(super) fn told_of_another(world: &mut World) {
-    told(world, "issued")["body"]["coupon"]["sequence"] = json!(7);
+pub(super) fn answer_other_coupon(world: &mut World) {
+    answer(world, "issued")["body"]["coupon"]["sequence"] = json!(7);
 }
 
-pub(super) fn told_sold_out(world: &mut World) {
-    told(world, "issued")["body"]["status"] = json!("rejected");
+pub(super) fn answer_sold_out(world: &mut World) {
+    answer(world, "issued")["body"]["status"] = json!("rejected");
     let line = world.answers.iter_mut().find(|line| line["body"]["status"] == "rejected");
     if let Some(line) = line {
         line["body"]["reason"] = json!("sold_out");
     }
 }
 
-pub(super) fn told_issued(world: &mut World) {
-    let coupon = told(world, "issued")["body"]["coupon"].clone();
-    let rejected = told(world, "rejected");
+pub(super) fn answer_issued(world: &mut World) {
+    let coupon = answer(world, "issued")["body"]["coupon"].clone();
+    let rejected = answer(world, "rejected");
     rejected["body"]["status"] = json!("issued");
     rejected["body"]["coupon"] = coupon;
 }
 
-pub(super) fn told_reason(world: &mut World) {
-    told(world, "rejected")["body"]["reason"] = json!("paused");
+pub(super) fn answer_other_reason(world: &mut World) {
+    answer(world, "rejected")["body"]["reason"] = json!("paused");
 }
 
-pub(super) fn told_code(world: &mut World) {
-    told(world, "issued")["body"]["coupon"]["code"] = json!("ANOTHER");
+pub(super) fn answer_other_code(world: &mut World) {
+    answer(world, "issued")["body"]["coupon"]["code"] = json!("ANOTHER");
 }
 
-pub(super) fn told_two(world: &mut World) {
-    let mut again = told(world, "rejected").clone();
+pub(super) fn answer_twice(world: &mut World) {
+    let mut again = answer(world, "rejected").clone();
     again["body"]["reason"] = json!("closed");
     world.answers.push(again);
 }
 
-pub(super) fn told_two_for_key(world: &mut World) {
+pub(super) fn answer_two_for_key(world: &mut World) {
     let keyed = world
         .answers
         .iter_mut()
@@ -90,20 +90,20 @@ pub(super) fn told_two_for_key(world: &mut World) {
     }
 }
 
-pub(super) fn told_and_lost(world: &mut World) {
+pub(super) fn answer_request_lost(world: &mut World) {
     let id = sealed(world, &id("plain"), &user("eve"), 1_000_000);
-    told(world, "pending")["body"]["request_id"] = json!(id);
-    told(world, "pending")["user"] = json!("eve");
+    answer(world, "pending")["body"]["request_id"] = json!(id);
+    answer(world, "pending")["user"] = json!("eve");
 }
 
-pub(super) fn told_undecided(world: &mut World) {
+pub(super) fn answer_of_undefined(world: &mut World) {
     let campaign = id("never-defined");
     let partition = world.codec.partition_of(&campaign);
     let of_it = |key: &[u8]| key == campaign.as_str().as_bytes();
     let records = &world.logs[partition as usize].records;
     let offset = records.iter().find(|(_, record)| of_it(&record.key)).map(|(offset, _)| *offset);
     let id = sealed(world, &campaign, &user("eve"), offset.unwrap_or(0));
-    let line = told(world, "pending");
+    let line = answer(world, "pending");
     line["body"]["request_id"] = json!(id);
     line["user"] = json!("eve");
     line["campaign"] = json!(campaign);

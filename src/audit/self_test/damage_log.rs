@@ -21,7 +21,7 @@ fn log_of<'a>(world: &'a mut World, campaign: &str) -> &'a mut MemoryPartition {
     &mut world.logs[partition as usize]
 }
 
-/// The request that a coupon in the middle of "plain" was issued to.
+/// Returns the offset of a request in the middle of campaign "plain" that got a coupon.
 fn issued(world: &World) -> Offset {
     world.rows.coupons[&(id("plain"), 5)].position.offset
 }
@@ -85,7 +85,7 @@ pub(super) fn last_rewritten(world: &mut World) {
 pub(super) fn record_rewritten(world: &mut World) {
     let offset = issued(world);
     if let Some(record) = log_of(world, "plain").records.get_mut(&offset) {
-        // As a foreign producer would have written it: no MAC to betray it.
+        // Records of foreign producers need no MAC, so decoding cannot detect this one.
         record.value =
             br#"{"v":1,"type":"request","campaign_id":"plain","user_id":"eve"}"#.to_vec();
         record.mac = None;

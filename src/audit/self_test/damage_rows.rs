@@ -24,7 +24,7 @@ fn last(world: &World, campaign: &str) -> Sequence {
     all.map(|(_, sequence)| *sequence).max().unwrap_or(0)
 }
 
-/// Signs a coupon as whoever has the secret would.
+/// Returns a coupon with a valid digest, which needs the secret.
 fn signed(world: &World, mut coupon: Coupon) -> Coupon {
     let digest = world.keys.user_digest(&coupon.user);
     let buckets = world.rows.versions.iter().find(|((of, _), _)| *of == coupon.campaign);
@@ -69,7 +69,7 @@ pub(super) fn by_user_row_lost(world: &mut World) {
     world.rows.by_user.retain(|(of, _, _, sequence), _| *of != id("plain") || *sequence != MIDDLE);
 }
 
-pub(super) fn by_user_row_more(world: &mut World) {
+pub(super) fn by_user_row_added(world: &mut World) {
     let mut more = coupon(world, "plain", MIDDLE);
     more.sequence = last(world, "plain") + 1;
     more.user = user("eve");
@@ -131,13 +131,14 @@ pub(super) fn position_changed(world: &mut World) {
     change(world, MIDDLE, |coupon| coupon.position.log_epoch = 2);
 }
 
-pub(super) fn request_twice(world: &mut World) {
+pub(super) fn coupon_copied(world: &mut World) {
     let mut twice = coupon(world, "plain", MIDDLE);
     twice.sequence = MIDDLE + 1;
     replace(world, twice);
 }
 
-/// A coupon more than the log gives, like the one of `sequence` in all but what `change` changes.
+/// Adds a coupon that the log does not derive: a copy of the one of `sequence` with a changed
+/// sequence and code, and what `change` changes.
 fn one_more(
     world: &mut World,
     campaign: &str,
@@ -226,7 +227,7 @@ pub(super) fn version_count_changed(world: &mut World) {
     sign_versions(world, &campaign);
 }
 
-pub(super) fn version_more(world: &mut World) {
+pub(super) fn version_added(world: &mut World) {
     let first =
         world.rows.versions.values().find(|version| version.campaign == id("plain")).cloned();
     if let Some(mut version) = first {
@@ -241,7 +242,7 @@ pub(super) fn listing_lost(world: &mut World) {
     world.rows.listing.remove(&id("plain"));
 }
 
-pub(super) fn listing_more(world: &mut World) {
+pub(super) fn listing_added(world: &mut World) {
     world.rows.listing.insert(id("invented"));
 }
 

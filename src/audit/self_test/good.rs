@@ -1,4 +1,4 @@
-//! Good data: worlds that the product's own fold made, in every shape that a sound instance has.
+//! Good data, made by the product's own fold, in every state that an intact instance can have.
 
 use std::collections::BTreeMap;
 
@@ -32,23 +32,24 @@ const START: i64 = 1_800_000_000_000;
 /// Rounds of records.
 const ROUNDS: u64 = 90;
 
-/// A shape of good data.
+/// A state of good data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Good {
-    /// Everything settled; the campaigns sell out, are amended, paused, resumed, closed; with
-    /// limits above 1, windows, idempotency keys, code formats, refused controls, dead letters.
+    /// Everything is settled. Campaigns sell out, and are amended, paused, resumed and closed.
+    /// There are limits above 1, windows, idempotency keys, code formats, refused changes and dead
+    /// letters.
     Settled,
-    /// Progress behind the end of the log, rows above it there in part.
+    /// Progress is below the end of the log. Some rows above it are stored.
     Behind,
-    /// A hold in force: its campaign's rows end at it.
+    /// A hold is in force. The rows of its campaign end at the hold.
     Held,
-    /// A hold that was closed and reaches up to progress.
+    /// A closed hold ends at progress.
     HoldClosed,
-    /// A hold that was closed short of progress, and nothing decided above.
+    /// A closed hold ends below progress. No record above its end is decided.
     HoldShort,
-    /// The start of the log is gone.
+    /// The start of the log was trimmed.
     Trimmed,
-    /// Nothing but an instance.
+    /// An instance without data.
     Empty,
 }
 
@@ -69,13 +70,13 @@ impl Good {
             Self::Behind => "progress behind",
             Self::Held => "hold in force",
             Self::HoldClosed => "hold closed",
-            Self::HoldShort => "hold closed short of progress",
-            Self::Trimmed => "start of the log gone",
+            Self::HoldShort => "hold closed below progress",
+            Self::Trimmed => "log trimmed",
             Self::Empty => "empty",
         }
     }
 
-    /// Makes such a world.
+    /// Makes the data.
     pub(super) fn make(self) -> World {
         if self == Self::Empty {
             return World::new();
@@ -181,7 +182,7 @@ impl Maker {
             }
             75 | 76 => self.control("steered", Change::Closed),
             77 => self.control("steered", Change::Resumed),
-            // Sold out by then: refused, raised, raised once more, its limit raised and lowered.
+            // "amended" is sold out by now. A quota below the issued coupons is refused.
             45 => self.control("amended", quota(10)),
             50 => self.control("amended", quota(35)),
             55 => self.control("amended", limit(4)),
@@ -198,7 +199,7 @@ impl Maker {
         self.record(Record::from(Control { campaign, based_on, change }));
     }
 
-    /// A control record made from a definition that was never in effect.
+    /// Adds a control record that is based on a version which never existed.
     fn stale(&mut self, campaign: &str) {
         let (based_on, change) = (Some(u64::MAX / 4), Change::Closed);
         self.record(Record::from(Control { campaign: id(campaign), based_on, change }));
@@ -211,7 +212,7 @@ impl Maker {
         self.record(Record::Request(request));
     }
 
-    /// Records that nobody decides: not JSON, forged, of another partition, of no campaign.
+    /// Adds dead letters: invalid JSON, a missing MAC, a wrong partition, an undefined campaign.
     fn dead_letters(&mut self) {
         let at = self.time;
         for partition in 0..PARTITIONS {
@@ -225,7 +226,7 @@ impl Maker {
         self.ask("never-defined", &format!("user-{at}"), None);
     }
 
-    /// Appends a record, folds it and keeps what it came to.
+    /// Appends a record, folds it, and stores its rows and answers.
     fn record(&mut self, record: Record) {
         let (partition, new) = self.world.codec.encode(&record);
         let key = new.campaign.as_str().as_bytes().to_vec();
@@ -249,7 +250,7 @@ impl Maker {
         let outcome = folded.records.first().and_then(|record| record.outcome.as_ref());
         let answer = outcome.map(|(_, feed)| &feed.answer);
         if let Record::Request(request) = &record {
-            self.tell(partition, at, request, answer);
+            self.answer(partition, at, request, answer);
         }
     }
 
@@ -269,8 +270,8 @@ impl Maker {
         At { offset, time }
     }
 
-    /// What the client of a request is told: pending, and then the decision.
-    fn tell(&mut self, partition: Partition, at: At, request: &Request, answer: Option<&Answer>) {
+    /// Adds the answers of a request: pending, and then the decision.
+    fn answer(&mut self, partition: Partition, at: At, request: &Request, answer: Option<&Answer>) {
         let Some(answer) = answer else { return };
         let key = request.idempotency_key.as_ref();
         let content = RequestContent {
@@ -288,7 +289,7 @@ impl Maker {
         }
     }
 
-    /// Marks and progress at the end of the log, as the owner writes them.
+    /// Sets marks and progress to the end of the log.
     fn settle(&mut self) {
         for partition in 0..PARTITIONS {
             let high = self.world.logs[partition as usize].high;
@@ -353,7 +354,7 @@ pub(super) fn set_progress(world: &mut World, partition: Partition, next: Offset
     world.rows.progress.insert(partition, Progress { partition, log_epoch: 1, next, last });
 }
 
-/// Progress two thirds up the log; of the rows above it, each third one is not there yet.
+/// Sets progress to two thirds of the log, and removes every third coupon above it.
 fn behind(world: &mut World) {
     for partition in 0..PARTITIONS {
         let next = world.logs[partition as usize].high * 2 / 3;
@@ -388,7 +389,7 @@ fn set_mark(world: &mut World, campaign: &CampaignId, offset: Offset) {
     world.rows.marks.insert(campaign.clone(), mark);
 }
 
-/// The twelfth coupon of "held" is where its hold begins; what is above is not stored.
+/// Adds a hold that starts at the twelfth coupon of "held", and removes the coupons from there on.
 fn hold(world: &mut World, state: HoldState) {
     let campaign = id("held");
     let from = world.rows.coupons[&(campaign.clone(), 12)].position.offset;
@@ -402,14 +403,14 @@ fn hold(world: &mut World, state: HoldState) {
     for sequence in above {
         world.remove(&campaign, sequence);
     }
-    let lost: Vec<_> =
+    let of_held: Vec<_> =
         world.answers.iter().filter(|line| line["campaign"] == "held").cloned().collect();
     world.answers.retain(|line| line["campaign"] != "held" || line["status"] == 202);
-    // Of those that were decided below the hold, clients were told.
+    // Only requests below the hold are decided, so only these have a final answer.
     let below =
         |line: &&Value| line["body"]["coupon"]["sequence"].as_u64().is_some_and(|it| it < 12);
-    let told = lost.iter().filter(below).filter(|line| line["body"]["status"] == "issued");
-    world.answers.extend(told.cloned());
+    let decided = of_held.iter().filter(below).filter(|line| line["body"]["status"] == "issued");
+    world.answers.extend(decided.cloned());
     set_mark(world, &campaign, from);
     let until = if state == HoldState::Closed { from } else { 0 };
     world.rows.holds.push(one_hold(world, &campaign, from, state, until));
@@ -435,13 +436,13 @@ fn one_hold(
         from,
         number: 1,
         kind: HoldKind::Failure,
-        reason: "a bug, as this world wants it".to_owned(),
+        reason: "actor_failed: a bug".to_owned(),
         state,
         until,
     }
 }
 
-/// The first half of each partition is gone.
+/// Removes the first half of each partition.
 fn trim(world: &mut World) {
     for log in &mut world.logs {
         let low = log.records.keys().nth(log.records.len() / 2).copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! The audit judged: good data in every shape, made by the product's own fold, in which nothing
-//! may be found, and every kind of damage planted in it, of which each must be.
+//! Tests the audit itself. Good data, made by the product's own fold, must give no finding. Each
+//! kind of damage in that data must give the expected finding.
 
 mod corruption;
 mod damage_answers;
@@ -17,37 +17,37 @@ use self::{good::Good, world::World};
 use super::{AuditError, Audited, Meter, Report, audit};
 use crate::columns;
 
-/// What one damage was found as.
+/// The result of auditing damaged data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Planted {
-    /// What was damaged.
+    /// Name of the [`Corruption`].
     pub corruption: String,
-    /// The invariant that it breaks.
+    /// Id of the invariant that it breaks.
     pub invariant: &'static str,
-    /// What it must be found as.
+    /// The kind of finding that it must give.
     pub found_as: &'static str,
-    /// Whether it was.
+    /// Whether the audit gave that finding.
     pub found: bool,
-    /// All kinds that were found.
+    /// All kinds of findings.
     pub findings: Vec<&'static str>,
 }
 
-/// What was found in good data.
+/// The result of auditing good data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sound {
-    /// Which shape of data.
+    /// Name of the data.
     pub data: &'static str,
-    /// Records in it.
+    /// Number of records.
     pub records: u64,
-    /// Coupons in it.
+    /// Number of coupons.
     pub coupons: u64,
-    /// What clients were told of it, in answers.
+    /// Number of answers that clients received.
     pub answers: u64,
-    /// What was found, each a false alarm.
+    /// The findings. Each is a false alarm.
     pub false_alarms: Vec<String>,
 }
 
-/// What a self-test came to.
+/// The result of a self-test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SelfTest {
     /// Good data.
@@ -57,14 +57,14 @@ pub struct SelfTest {
 }
 
 impl SelfTest {
-    /// Whether every damage was found and nothing else.
+    /// Returns whether every damage was found, and nothing in good data.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.planted.iter().all(|planted| planted.found)
             && self.sound.iter().all(|sound| sound.false_alarms.is_empty())
     }
 
-    /// The tables.
+    /// Returns the result as tables.
     #[must_use]
     pub fn text(&self) -> String {
         let heading = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -92,14 +92,14 @@ impl SelfTest {
     }
 }
 
-/// Plants every corruption, and looks for any in good data.
+/// Audits good data, and the same data after each corruption.
 ///
 /// # Errors
-/// [`AuditError`]: an audit could not be done, which is a bug.
+/// [`AuditError`] if an audit fails, which is a bug.
 pub async fn self_test() -> Result<SelfTest, AuditError> {
     let mut sound = Vec::new();
     for good in Good::ALL {
-        let report = judged(good.make()).await?;
+        let report = audited(good.make()).await?;
         sound.push(Sound {
             data: good.name(),
             records: report.partitions.iter().map(|it| it.records).sum(),
@@ -112,7 +112,7 @@ pub async fn self_test() -> Result<SelfTest, AuditError> {
     for corruption in Corruption::ALL {
         let mut world = corruption.good().make();
         corruption.plant(&mut world);
-        let report = judged(world).await?;
+        let report = audited(world).await?;
         let kind = corruption.found_as();
         planted.push(Planted {
             corruption: corruption.name(),
@@ -125,7 +125,7 @@ pub async fn self_test() -> Result<SelfTest, AuditError> {
     Ok(SelfTest { sound, planted })
 }
 
-async fn judged(world: World) -> Result<Report, AuditError> {
+async fn audited(world: World) -> Result<Report, AuditError> {
     let lines: Vec<_> = world.answers.iter().map(serde_json::Value::to_string).collect();
     let (layout, keys) = (world.layout.clone(), world.keys.clone());
     let (log, store) = world.ports();
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_corruption_is_found_and_nothing_is_found_in_good_data() {
+    async fn only_corrupted_data_gives_findings() {
         let tested = self_test().await.unwrap();
         let alarms = tested.sound.iter().filter(|sound| !sound.false_alarms.is_empty());
         let alarms: Vec<_> = alarms.map(|sound| format!("{sound:?}")).collect();

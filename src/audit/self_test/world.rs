@@ -1,4 +1,4 @@
-//! The records and rows of the self-test, open to damage.
+//! The records, rows and answers of a self-test, which damage can change.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) struct World {
     pub(super) codec: Codec,
     pub(super) logs: Vec<MemoryPartition>,
     pub(super) rows: MemoryRows,
-    /// What clients were told, a line each.
+    /// Lines of the file of answers.
     pub(super) answers: Vec<serde_json::Value>,
 }
 
