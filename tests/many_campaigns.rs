@@ -1,5 +1,5 @@
-//! Ten thousand live campaigns on one node, and what they cost. A test target of its own: the
-//! memory of the process is what is measured.
+//! The memory of ten thousand live campaigns on one node. A separate test target, because the test
+//! measures the memory of the whole process.
 
 mod world;
 
@@ -8,10 +8,10 @@ use world::{campaign, faults::Plan, node::World};
 
 const CAMPAIGNS: usize = 10_000;
 
-/// What a campaign with nothing to do may cost, its rows in the fake store included.
+/// Most bytes of an idle campaign, with its rows in the fake store.
 const CAMPAIGN_BYTES_MAX: u64 = 16 * 1_024;
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
@@ -41,7 +41,7 @@ fn ten_thousand_campaigns_live_on_one_node() {
             let Timestamp(begun) = world.now();
             (0..CAMPAIGNS).for_each(|index| world.request(&campaign(index), user));
             world.settle().await;
-            println!("asked all, settled after {} ms of their time", world.now().0 - begun);
+            println!("one request each, settled after {} virtual ms", world.now().0 - begun);
         }
         assert_eq!(world.truth.facts().coupons.len(), 2 * CAMPAIGNS);
         assert_eq!(world.end().await, Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! Storms of panics, errors and delays: at every point once, and at random points by seeds.
+//! Storms of panics, errors and delays: once at every point, and at random points from seeds.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ fn add(all: &mut Places, more: Places) {
     }
 }
 
-/// Something that somebody asks of one of `campaigns`.
-fn something(world: &mut World, campaigns: usize) {
+/// Appends a random record to one of `campaigns`.
+fn random_record(world: &mut World, campaigns: usize) {
     let id = campaign(world.random.below(campaigns as u64) as usize);
     let change = match world.random.below(120) {
         0 => Change::Paused,
@@ -37,7 +37,7 @@ fn something(world: &mut World, campaigns: usize) {
         5 => {
             let partition = world.random.below(u64::from(world.partitions)) as u32;
             let now = world.now();
-            return world.log.take_garbage(partition, now);
+            return world.log.append_undecodable(partition, now);
         }
         other => {
             let user = world.random.below(40);
@@ -48,7 +48,7 @@ fn something(world: &mut World, campaigns: usize) {
     world.change(&id, change);
 }
 
-/// Something that happens to the node, other than a panic at a point.
+/// Causes a random fault other than a panic at a point.
 async fn trouble(world: &mut World, campaigns: usize) {
     let partition = world.random.below(u64::from(world.partitions)) as u32;
     match world.random.below(8) {
@@ -60,7 +60,7 @@ async fn trouble(world: &mut World, campaigns: usize) {
             }
             world.assign(partition);
         }
-        1 => world.tell(SupervisorMessage::CrashConsumer(partition)),
+        1 => world.send(SupervisorMessage::CrashConsumer(partition)),
         2 => {
             let end = world.truth.facts().parts[partition as usize].end();
             let end = end.saturating_sub(world.random.below(50));
@@ -69,24 +69,24 @@ async fn trouble(world: &mut World, campaigns: usize) {
             world.log.cut(partition, None);
         }
         3 | 4 => {
-            // Long enough for a hold; what is released then replays while others are decided.
+            // Long enough for a hold. Its release then replays while other campaigns are decided.
             let id = campaign(world.random.below(campaigns as u64) as usize);
-            world.faults.curse(id.clone());
-            world.tell(SupervisorMessage::Crash(id.clone()));
-            (0..5).for_each(|_| something(world, campaigns));
-            let sick = 200 + world.random.below(600);
-            world.wait_ms(sick).await;
-            world.faults.absolve(&id);
+            world.faults.make_panic(id.clone());
+            world.send(SupervisorMessage::Crash(id.clone()));
+            (0..5).for_each(|_| random_record(world, campaigns));
+            let pause = 200 + world.random.below(600);
+            world.wait_ms(pause).await;
+            world.faults.stop_panics(&id);
             world.change(&id, Change::Released);
         }
         _ => {
             let id = campaign(world.random.below(campaigns as u64) as usize);
-            world.tell(SupervisorMessage::Crash(id));
+            world.send(SupervisorMessage::Crash(id));
         }
     }
 }
 
-/// One storm. Gives what was wrong, how many panics were injected, and where.
+/// Runs one storm. Returns the violations, the number of injected panics, and their points.
 fn storm(seed: u64) -> (Vec<String>, u64, Places) {
     let mut chance = Random(seed);
     let campaigns = [3, 20, 100][chance.below(3) as usize];
@@ -107,7 +107,7 @@ fn storm(seed: u64) -> (Vec<String>, u64, Places) {
         }
         for _ in 0..40 {
             for _ in 0..world.random.below(40) {
-                something(&mut world, campaigns);
+                random_record(&mut world, campaigns);
             }
             if world.random.one_in(troubles) {
                 trouble(&mut world, campaigns).await;
@@ -116,20 +116,24 @@ fn storm(seed: u64) -> (Vec<String>, u64, Places) {
             world.wait_ms(pause).await;
         }
         let faults = world.faults.clone();
-        let wrongs = world.end().await;
-        (wrongs, faults.panics(), faults.places())
+        let violations = world.end().await;
+        (violations, faults.panics(), faults.places())
     })
 }
 
 #[test]
-fn storms_of_panics_change_no_answer_and_leave_nothing_behind() {
+fn storms_of_panics_change_no_answer() {
     let goal = setting("COUPOND_PANICS", 500);
     let first = setting("COUPOND_SEED", 1);
     let mut all = Places::new();
     let (mut seed, mut panics) = (first, 0);
     while panics < goal {
-        let (wrongs, injected, places) = storm(seed);
-        assert!(wrongs.is_empty(), "seed {seed}: {:#?}", &wrongs[..wrongs.len().min(10)]);
+        let (violations, injected, places) = storm(seed);
+        assert!(
+            violations.is_empty(),
+            "seed {seed}: {:#?}",
+            &violations[..violations.len().min(10)]
+        );
         panics += injected;
         add(&mut all, places);
         seed += 1;
@@ -140,26 +144,26 @@ fn storms_of_panics_change_no_answer_and_leave_nothing_behind() {
     }
 }
 
-/// A short story in which every kind of call and message occurs.
+/// Runs a short story in which every kind of call and message occurs.
 async fn story(plan: Plan) -> World {
     let mut world = World::start(7, 1, plan).await;
     let (spring, summer) = (campaign(0), campaign(1));
     world.define(&spring, 5, 1);
     world.request(&summer, 1);
-    world.log.take_garbage(0, world.now());
+    world.log.append_undecodable(0, world.now());
     for user in 0..8 {
         world.request(&spring, user);
     }
     world.wait_ms(150).await;
     world.define(&summer, 3, 1);
-    world.tell(SupervisorMessage::Crash(spring.clone()));
+    world.send(SupervisorMessage::Crash(spring.clone()));
     for user in 0..4 {
         world.request(&summer, user);
     }
     world.change(&spring, Change::Paused);
     world.request(&spring, 9);
-    // On hold by repeated failure, released, replayed.
-    world.faults.curse(summer.clone());
+    // Repeated failures put the campaign on hold. It is released and replayed.
+    world.faults.make_panic(summer.clone());
     for user in 0..3 {
         world.request(&summer, user);
         world.request(&spring, user);
@@ -167,7 +171,7 @@ async fn story(plan: Plan) -> World {
     world.wait_ms(600).await;
     world.request(&summer, 7);
     world.wait_ms(200).await;
-    world.faults.absolve(&summer);
+    world.faults.stop_panics(&summer);
     world.change(&summer, Change::Released);
     world.request(&summer, 8);
     world.wait_ms(200).await;
@@ -180,7 +184,7 @@ async fn story(plan: Plan) -> World {
 }
 
 #[test]
-fn a_panic_at_every_single_point_changes_no_answer() {
+fn a_panic_at_any_point_changes_no_answer() {
     let points = world::run(async {
         let world = story(Plan::default()).await;
         let faults = world.faults.clone();
@@ -193,8 +197,8 @@ fn a_panic_at_every_single_point_changes_no_answer() {
         world::run(async {
             let world = story(Plan { panic_at: Some(at), ..Plan::default() }).await;
             let faults = world.faults.clone();
-            let wrongs = world.end().await;
-            assert!(wrongs.is_empty(), "a panic at point {at} of {points}: {wrongs:#?}");
+            let violations = world.end().await;
+            assert!(violations.is_empty(), "a panic at point {at} of {points}: {violations:#?}");
             let at_points: u64 = faults.places().values().map(|(_, panicked)| panicked).sum();
             panics += at_points;
         });
@@ -205,21 +209,21 @@ fn a_panic_at_every_single_point_changes_no_answer() {
 
 #[test]
 fn a_faultless_story_repeats_exactly() {
-    let tell = |seed| {
+    let outcome = |seed| {
         world::run(async move {
             let mut world = World::start(seed, 4, Plan::default()).await;
             (0..20).for_each(|index| world.define(&campaign(index), 10, 1));
             for _ in 0..20 {
-                (0..20).for_each(|_| something(&mut world, 20));
+                (0..20).for_each(|_| random_record(&mut world, 20));
                 world.wait_ms(20).await;
             }
             let (truth, faults) = (world.truth.clone(), world.faults.clone());
             assert_eq!(world.end().await, Vec::<String>::new());
-            assert_eq!(truth.facts().untold(), 0);
+            assert_eq!(truth.facts().unpublished(), 0);
             (faults.points(), truth.facts().coupons.clone())
         })
     };
     for seed in 1..4 {
-        assert_eq!(tell(seed), tell(seed), "seed {seed}");
+        assert_eq!(outcome(seed), outcome(seed), "seed {seed}");
     }
 }

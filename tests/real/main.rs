@@ -23,7 +23,7 @@ const TEST_WITHIN: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cql = [cql::trials(), cql::schema::trials(), cql::spoiled::trials()];
+    let cql = [cql::trials(), cql::schema::trials(), cql::damaged::trials()];
     let others = [kafka::trials(), nodes::trials(), outages::trials(), upgrade::trials()];
     let trials = cql.into_iter().chain(others).flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -1,4 +1,5 @@
-//! Where faults strike: before and after every call of a port, and at every message of an actor.
+//! Injects faults before and after every call of a port, and at every message of an actor.
+//! actor.
 
 use std::{
     cell::RefCell,
@@ -16,19 +17,19 @@ use tokio::sync::watch;
 
 use super::{Random, lock};
 
-/// What may happen at a point: each once in so many times, 0 for never.
+/// How often faults happen at a point: each once in so many passes. 0 means never.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Plan {
     pub(crate) panics: u64,
-    /// Panics of the supervisor itself, which end the node.
+    /// Panics of the supervisor, which end the node.
     pub(crate) supervisor_panics: u64,
     pub(crate) errors: u64,
     pub(crate) delays: u64,
-    /// Panics at the point of this number, the first being 1, and nowhere else.
+    /// Panics only at the point with this number, counted from 1.
     pub(crate) panic_at: Option<u64>,
 }
 
-/// A port call that failed on purpose.
+/// An injected failure of a port call.
 #[derive(Debug, thiserror::Error)]
 #[error("injected at {0}")]
 pub(crate) struct Injected(pub(crate) &'static str);
@@ -38,31 +39,33 @@ struct State {
     random: Random,
     points: u64,
     panics: u64,
-    /// How often each kind of point was passed, and how often it panicked.
+    /// How often each point was passed, and how often it panicked.
     places: BTreeMap<(&'static str, &'static str), (u64, u64)>,
-    /// Panics at every point of this actor and message.
-    poison: Option<(&'static str, &'static str)>,
+    /// Every message of this name to this actor panics.
+    panic_at_message: Option<(&'static str, &'static str)>,
 }
 
-/// A row that somebody damaged.
+/// A damaged row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Spoiled {
+pub(crate) enum Damaged {
+    /// The coupons of a campaign cannot be decoded.
     CouponOf(CampaignId),
-    /// It is gone, and stays so when it is written again, as in CQL.
+    /// A coupon is missing, and stays missing when it is written again, as after a CQL `DELETE`.
     Deleted(CampaignId, Sequence),
+    /// The holds of a partition cannot be decoded.
     HoldOf(Partition),
 }
 
 /// The faults of one world.
 pub(crate) struct Faults {
     state: Mutex<State>,
-    /// Campaigns whose calls hang until they are let go.
+    /// Campaigns whose calls hang until they are removed from the list.
     hung: watch::Sender<Vec<CampaignId>>,
-    /// Campaigns whose every call panics.
-    cursed: Mutex<Vec<CampaignId>>,
-    /// Campaigns whose every call fails.
-    broken: Mutex<Vec<CampaignId>>,
-    spoiled: Mutex<Option<Spoiled>>,
+    /// Campaigns of which every call panics.
+    panicking: Mutex<Vec<CampaignId>>,
+    /// Campaigns of which every call fails.
+    failing: Mutex<Vec<CampaignId>>,
+    damaged: Mutex<Option<Damaged>>,
 }
 
 impl Faults {
@@ -73,65 +76,65 @@ impl Faults {
             points: 0,
             panics: 0,
             places: BTreeMap::new(),
-            poison: None,
+            panic_at_message: None,
         };
         let (hung, _) = watch::channel(Vec::new());
         Self {
             state: Mutex::new(state),
             hung,
-            cursed: Mutex::default(),
-            broken: Mutex::default(),
-            spoiled: Mutex::default(),
+            panicking: Mutex::default(),
+            failing: Mutex::default(),
+            damaged: Mutex::default(),
         }
     }
 
-    /// From now on this happens.
+    /// Replaces the plan.
     pub(crate) fn plan(&self, plan: Plan) {
         lock(&self.state).plan = plan;
     }
 
-    /// Nothing fails from now on.
+    /// Ends all faults.
     pub(crate) fn heal(&self) {
         self.plan(Plan::default());
-        lock(&self.state).poison = None;
-        lock(&self.cursed).clear();
-        lock(&self.broken).clear();
-        *lock(&self.spoiled) = None;
+        lock(&self.state).panic_at_message = None;
+        lock(&self.panicking).clear();
+        lock(&self.failing).clear();
+        *lock(&self.damaged) = None;
         self.hang(Vec::new());
     }
 
-    /// The calls for these campaigns hang, and those of no other.
+    /// Makes the calls of exactly these campaigns hang.
     pub(crate) fn hang(&self, campaigns: Vec<CampaignId>) {
         let _ = self.hung.send_replace(campaigns);
     }
 
-    /// Every call for this campaign panics from now on.
-    pub(crate) fn curse(&self, campaign: CampaignId) {
-        lock(&self.cursed).push(campaign);
+    /// Makes every call of this campaign panic from now on.
+    pub(crate) fn make_panic(&self, campaign: CampaignId) {
+        lock(&self.panicking).push(campaign);
     }
 
-    /// Nothing panics any more for this campaign.
-    pub(crate) fn absolve(&self, campaign: &CampaignId) {
-        lock(&self.cursed).retain(|cursed| cursed != campaign);
+    /// Ends the panics of [`Self::make_panic`].
+    pub(crate) fn stop_panics(&self, campaign: &CampaignId) {
+        lock(&self.panicking).retain(|panicking| panicking != campaign);
     }
 
-    /// Every call for this campaign fails from now on.
-    pub(crate) fn break_off(&self, campaign: CampaignId) {
-        lock(&self.broken).push(campaign);
+    /// Makes every call of this campaign fail from now on.
+    pub(crate) fn make_fail(&self, campaign: CampaignId) {
+        lock(&self.failing).push(campaign);
     }
 
-    /// From now on that row is not what was written. There is one such row at a time.
-    pub(crate) fn spoil(&self, row: Spoiled) {
-        *lock(&self.spoiled) = Some(row);
+    /// Damages a row, instead of the one that was damaged before.
+    pub(crate) fn damage(&self, row: Damaged) {
+        *lock(&self.damaged) = Some(row);
     }
 
-    pub(crate) fn is_spoiled(&self, row: &Spoiled) -> bool {
-        lock(&self.spoiled).as_ref() == Some(row)
+    pub(crate) fn is_damaged(&self, row: &Damaged) -> bool {
+        lock(&self.damaged).as_ref() == Some(row)
     }
 
-    /// Every such message makes its actor panic from now on.
-    pub(crate) fn poison(&self, actor: &'static str, message: &'static str) {
-        lock(&self.state).poison = Some((actor, message));
+    /// Makes an actor panic at every message of this name from now on.
+    pub(crate) fn panic_at_message(&self, actor: &'static str, message: &'static str) {
+        lock(&self.state).panic_at_message = Some((actor, message));
     }
 
     pub(crate) fn points(&self) -> u64 {
@@ -142,23 +145,23 @@ impl Faults {
         lock(&self.state).panics
     }
 
-    /// How often each kind of point was passed and panicked.
+    /// Returns how often each point was passed, and how often it panicked.
     pub(crate) fn places(&self) -> BTreeMap<(&'static str, &'static str), (u64, u64)> {
         lock(&self.state).places.clone()
     }
 
-    /// A point where nothing but a panic can happen.
-    fn strike(&self, part: &'static str, place: &'static str) {
+    /// Passes a point at which a panic may happen.
+    fn maybe_panic(&self, part: &'static str, place: &'static str) {
         let mut state = lock(&self.state);
         state.points += 1;
         let plan = state.plan;
         let chance = if part == "supervisor" { plan.supervisor_panics } else { plan.panics };
-        let strikes = plan.panic_at == Some(state.points)
-            || state.poison == Some((part, place))
+        let panics_here = plan.panic_at == Some(state.points)
+            || state.panic_at_message == Some((part, place))
             || state.random.one_in(chance);
         let counts = state.places.entry((part, place)).or_default();
         counts.0 += 1;
-        if strikes {
+        if panics_here {
             counts.1 += 1;
             state.panics += 1;
             drop(state);
@@ -166,7 +169,7 @@ impl Faults {
         }
     }
 
-    /// A point where a call may wait, fail or panic.
+    /// Passes a point at which a call may wait, fail or panic.
     pub(crate) async fn point(
         &self,
         part: &'static str,
@@ -175,13 +178,13 @@ impl Faults {
     ) -> Result<(), Injected> {
         if let Some(campaign) = about {
             let mut hung = self.hung.subscribe();
-            // The sender lives as long as this call.
+            // Never fails: `self` keeps the sender.
             let _ = hung.wait_for(|hung| !hung.contains(campaign)).await;
-            if lock(&self.cursed).contains(campaign) {
+            if lock(&self.panicking).contains(campaign) {
                 lock(&self.state).panics += 1;
                 panic!("injected at {part} {place} for {campaign}");
             }
-            if lock(&self.broken).contains(campaign) {
+            if lock(&self.failing).contains(campaign) {
                 return Err(Injected(place));
             }
         }
@@ -195,29 +198,29 @@ impl Faults {
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }
-        self.strike(part, place);
+        self.maybe_panic(part, place);
         if error { Err(Injected(place)) } else { Ok(()) }
     }
 }
 
 impl Probe for Faults {
     fn handled(&self, actor: &'static str, message: &'static str) {
-        self.strike(actor, message);
+        self.maybe_panic(actor, message);
     }
 }
 
 thread_local! {
-    /// Panics of this thread that nobody injected. A world lives on one thread.
-    static UNASKED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Panics of this thread that were not injected. A world runs on one thread.
+    static UNEXPECTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Panics of this world that nobody injected, since this was last asked.
-pub(crate) fn unasked_panics() -> Vec<String> {
-    UNASKED.take()
+/// Takes the panics of this world that were not injected.
+pub(crate) fn unexpected_panics() -> Vec<String> {
+    UNEXPECTED.take()
 }
 
-/// Keeps the noise of injected panics off the screen, and remembers all others.
-pub(crate) fn silence_injected_panics() {
+/// Keeps injected panics out of the output, and records all others.
+pub(crate) fn hide_injected_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = panic::take_hook();
@@ -227,7 +230,7 @@ pub(crate) fn silence_injected_panics() {
             let text = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
             let text = text.unwrap_or_default();
             if !text.starts_with("injected at") && text != "crashed on request" {
-                UNASKED.with_borrow_mut(|unasked| unasked.push(info.to_string()));
+                UNEXPECTED.with_borrow_mut(|unexpected| unexpected.push(info.to_string()));
                 usual(info);
             }
         }));

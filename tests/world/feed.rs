@@ -1,4 +1,4 @@
-//! A decision feed that tells the judge, and fails and panics on demand.
+//! A decision feed that checks every message, and that fails and panics on demand.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl DecisionFeed for FakeFeed {
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
         self.faults.point("feed", "publish", None).await.map_err(failed)?;
         if message.halted.is_none() {
-            self.truth.facts().told(&message);
+            self.truth.facts().published(&message);
         }
         self.faults.point("feed", "published", None).await.map_err(failed)
     }

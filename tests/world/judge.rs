@@ -1,4 +1,4 @@
-//! What is true in a world: the log, the rows, what was told; and everything that is wrong with it.
+//! The log, the rows and the published answers of a world. Checks every change of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ use super::{
     model::{Model, Verdict},
 };
 
-/// What the model says of one record.
+/// The expected outcome of one record.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {
     pub(crate) campaign: Option<CampaignId>,
@@ -31,15 +31,15 @@ pub(crate) struct Expected {
     pub(crate) verdict: Verdict,
 }
 
-/// One partition of the log, and how far it is known to be settled.
+/// One partition of the log with its dead letters and published answers.
 #[derive(Default)]
 pub(crate) struct Part {
     pub(crate) records: Vec<LogRecord>,
     pub(crate) expected: BTreeMap<Offset, Expected>,
-    pub(crate) letters: BTreeSet<Offset>,
-    pub(crate) told: BTreeMap<Offset, Answer>,
+    pub(crate) dead_letters: BTreeSet<Offset>,
+    pub(crate) published: BTreeMap<Offset, Answer>,
     settled_to: Offset,
-    /// Where the log pretends to end.
+    /// Reported as the end of the log instead of the real one, if set.
     pub(crate) cut_at: Option<Offset>,
 }
 
@@ -49,7 +49,7 @@ impl Part {
     }
 }
 
-/// All of it, behind one lock.
+/// The state of a world, with the violations found so far.
 pub(crate) struct Facts {
     pub(crate) model: Model,
     pub(crate) parts: Vec<Part>,
@@ -59,10 +59,10 @@ pub(crate) struct Facts {
     pub(crate) holds: BTreeMap<(CampaignId, Offset, u32), Hold>,
     pub(crate) progress: BTreeMap<Partition, Progress>,
     keys: Arc<Keys>,
-    wrong: Vec<String>,
+    violations: Vec<String>,
 }
 
-/// What is true in a world.
+/// The locked [`Facts`].
 pub(crate) struct Truth(Mutex<Facts>);
 
 impl Truth {
@@ -76,7 +76,7 @@ impl Truth {
             holds: BTreeMap::new(),
             progress: BTreeMap::new(),
             keys,
-            wrong: Vec::new(),
+            violations: Vec::new(),
         }))
     }
 
@@ -86,13 +86,13 @@ impl Truth {
 }
 
 impl Facts {
-    /// Something is not as it was promised.
-    pub(crate) fn wrong(&mut self, what: String) {
-        self.wrong.push(what);
+    /// Records a violation.
+    pub(crate) fn violation(&mut self, what: String) {
+        self.violations.push(what);
     }
 
-    pub(crate) fn wrongs(&self) -> &[String] {
-        &self.wrong
+    pub(crate) fn violations(&self) -> &[String] {
+        &self.violations
     }
 
     pub(crate) fn holds_in_force(&self) -> BTreeSet<CampaignId> {
@@ -110,18 +110,18 @@ impl Facts {
         holds.into_iter().any(|(_, hold)| hold.unsettled_from() <= offset)
     }
 
-    /// A reader gave records up to `position`: no more may be kept than the window holds.
+    /// Checks, when a reader has returned records up to `position`, that the window is bounded.
     pub(crate) fn read_up_to(&mut self, partition: Partition, position: Offset) {
         let next = self.next(partition as usize);
         let records = &self.parts[partition as usize].records;
         let index = |offset| records.partition_point(|record| record.offset < offset);
         let kept = index(position).saturating_sub(index(next));
         if kept > WINDOW_RECORDS_MAX + BATCH_RECORDS_MAX {
-            self.wrong(format!("INV-9: {kept} records of partition {partition} are under way"));
+            self.violation(format!("INV-9: {kept} records of partition {partition} in memory"));
         }
     }
 
-    /// A coupon row is written.
+    /// Checks and applies a written coupon.
     pub(crate) fn coupon(&mut self, coupon: &Coupon) {
         let offset = coupon.position.offset;
         let part = &self.parts[coupon.position.partition as usize];
@@ -131,13 +131,13 @@ impl Facts {
                 && expected.campaign.as_ref() == Some(&coupon.campaign)
         });
         if !right || self.keys.coupon_digest(coupon) != coupon.digest {
-            self.wrong(format!("INV-5: the log does not give {coupon:?}"));
+            self.violation(format!("INV-5: the log does not give {coupon:?}"));
         }
         let key = (coupon.campaign.clone(), coupon.sequence);
         if let Some(other) = self.coupons.insert(key, coupon.clone())
             && other != *coupon
         {
-            self.wrong(format!("INV-3: {other:?} became {coupon:?}"));
+            self.violation(format!("INV-3: {other:?} became {coupon:?}"));
         }
     }
 
@@ -145,7 +145,7 @@ impl Facts {
         let position = version.position;
         let expected = self.parts[position.partition as usize].expected.get(&position.offset);
         if expected.is_none_or(|expected| expected.verdict != Verdict::Accepted) {
-            self.wrong(format!("INV-5: the log does not give {version:?}"));
+            self.violation(format!("INV-5: the log does not give {version:?}"));
         }
         let first = (version.campaign.clone(), 0);
         let rows = self.coupons.range(first..).take_while(|(key, _)| key.0 == version.campaign);
@@ -153,10 +153,10 @@ impl Facts {
         let key = (version.campaign.clone(), position.offset);
         match (self.versions.insert(key, version.clone()), above) {
             (Some(other), _) if other != *version => {
-                self.wrong(format!("INV-3: {other:?} became {version:?}"));
+                self.violation(format!("INV-3: {other:?} became {version:?}"));
             }
             (None, Some(above)) => {
-                self.wrong(format!("INV-6: a coupon at {above} was stored before {version:?}"));
+                self.violation(format!("INV-6: a coupon at {above} was stored before {version:?}"));
             }
             _ => {}
         }
@@ -180,7 +180,8 @@ impl Facts {
         let (issued, marked) =
             (issued.count(), self.marks.get(&hold.campaign).map_or(0, |mark| mark.issued as usize));
         if marked < issued {
-            self.wrong.push(format!("INV-6: {hold:?} is closed, {issued} issued, mark {marked}"));
+            self.violations
+                .push(format!("INV-6: {hold:?} is closed, {issued} issued, mark {marked}"));
         }
         let its = part.expected.range(hold.from..hold.until.max(hold.from));
         let its = its.filter(|(_, expected)| expected.campaign.as_ref() == Some(&hold.campaign));
@@ -191,15 +192,15 @@ impl Facts {
             })
             .map(|(offset, _)| format!("INV-3: {hold:?} is closed, nothing is at {offset}"))
             .collect();
-        missing.into_iter().for_each(|what| self.wrong(what));
+        missing.into_iter().for_each(|what| self.violation(what));
     }
 
-    /// Whether what follows from a record is durable.
+    /// Returns whether the row or dead letter of a record is durable.
     fn is_there(&self, partition: usize, offset: Offset, expected: &Expected) -> bool {
         let Some(campaign) = &expected.campaign else { return true };
         match expected.verdict {
             Verdict::Issued(sequence) => self.coupons.contains_key(&(campaign.clone(), sequence)),
-            Verdict::DeadLetter => self.parts[partition].letters.contains(&offset),
+            Verdict::DeadLetter => self.parts[partition].dead_letters.contains(&offset),
             _ => true,
         }
     }
@@ -213,7 +214,7 @@ impl Facts {
         let rows = self.coupons.range(first..).take_while(|(key, _)| key.0 == mark.campaign);
         let below = rows.filter(|(_, coupon)| coupon.position.offset < mark.offset).count();
         if below != mark.issued as usize {
-            self.wrong(format!("INV-6: {mark:?}, but the rows below are {below}"));
+            self.violation(format!("INV-6: {mark:?}, but the rows below are {below}"));
         }
         self.marks.insert(mark.campaign.clone(), mark.clone());
     }
@@ -238,11 +239,12 @@ impl Facts {
                 short.push(format!("INV-6: {progress:?} passes coupon {sequence} of {campaign}"));
             }
         }
-        short.into_iter().for_each(|what| self.wrong(what));
+        short.into_iter().for_each(|what| self.violation(what));
         self.progress.insert(partition, progress.clone());
     }
 
-    /// Somebody says that everything below `to` is decided and stored, holds aside.
+    /// Checks a claim of `who` that everything below `to` is decided and stored, except under
+    /// holds.
     fn settled(&mut self, partition: usize, to: Offset, who: &str) {
         let part = &self.parts[partition];
         let mut missing = Vec::new();
@@ -260,11 +262,11 @@ impl Facts {
             }
         }
         self.parts[partition].settled_to = to;
-        missing.into_iter().for_each(|what| self.wrong(what));
+        missing.into_iter().for_each(|what| self.violation(what));
     }
 
-    /// The feed carries a message.
-    pub(crate) fn told(&mut self, message: &FeedMessage) {
+    /// Checks and applies a message of the feed.
+    pub(crate) fn published(&mut self, message: &FeedMessage) {
         let partition = message.partition as usize;
         self.settled(partition, message.to, "the watermark");
         for settled in &message.decisions {
@@ -274,16 +276,16 @@ impl Facts {
                 expected.user == settled.user_id && self.fits(expected, &settled.answer)
             });
             if !right {
-                self.wrong(format!("INV-3: told {settled:?}, expected {expected:?}"));
+                self.violation(format!("INV-3: published {settled:?}, expected {expected:?}"));
             }
-            let told = self.parts[partition].told.insert(offset, settled.answer.clone());
-            if told.is_some_and(|told| told != settled.answer) {
-                self.wrong(format!("INV-3: the answer at {offset} of {partition} has changed"));
+            let published = self.parts[partition].published.insert(offset, settled.answer.clone());
+            if published.is_some_and(|published| published != settled.answer) {
+                self.violation(format!("INV-3: the answer at {offset} of {partition} has changed"));
             }
         }
     }
 
-    /// Whether an answer is the one that the model gives, with the code of a durable coupon.
+    /// Returns whether an answer is the expected one, with the code of a durable coupon.
     fn fits(&self, Expected { campaign, verdict, .. }: &Expected, answer: &Answer) -> bool {
         let Some(campaign) = campaign else { return false };
         let durable = |sequence: u32, code: &str| {
@@ -303,25 +305,26 @@ impl Facts {
         }
     }
 
-    /// Whether everything in the log is settled and no campaign is on hold.
+    /// Returns whether everything in the log is settled and no campaign is on hold.
     pub(crate) fn is_settled(&self) -> bool {
         let ended = |(partition, part): (usize, &Part)| self.next(partition) == part.end();
         self.parts.iter().enumerate().all(ended) && self.holds_in_force().is_empty()
     }
 
-    /// Compares what was stored in the end with what the model gives.
-    pub(crate) fn judge(&mut self) {
+    /// Compares rows and dead letters with the model, once everything is settled.
+    pub(crate) fn check_end(&mut self) {
         let mut issued = BTreeMap::<CampaignId, u32>::new();
         let mut wrong = Vec::new();
         let mut coupons = 0;
         for (partition, part) in self.parts.iter().enumerate() {
-            let letters = part.expected.iter();
-            let letters = letters.filter(|(_, expected)| expected.verdict == Verdict::DeadLetter);
-            let letters: BTreeSet<_> = letters.map(|(offset, _)| *offset).collect();
-            if letters != part.letters {
+            let dead_letters = part.expected.iter();
+            let dead_letters =
+                dead_letters.filter(|(_, expected)| expected.verdict == Verdict::DeadLetter);
+            let dead_letters: BTreeSet<_> = dead_letters.map(|(offset, _)| *offset).collect();
+            if dead_letters != part.dead_letters {
                 wrong.push(format!(
-                    "dead letters of {partition}: {:?}, not {letters:?}",
-                    part.letters
+                    "dead letters of {partition}: {:?}, not {dead_letters:?}",
+                    part.dead_letters
                 ));
             }
             for (offset, expected) in &part.expected {
@@ -351,13 +354,14 @@ impl Facts {
                 wrong.push(format!("INV-6: {campaign} has {issued} coupons, its mark {marked}"));
             }
         }
-        wrong.into_iter().for_each(|what| self.wrong(what));
+        wrong.into_iter().for_each(|what| self.violation(what));
     }
 
-    /// How many decisions the feed has not carried.
-    pub(crate) fn untold(&self) -> usize {
+    /// Counts the decisions that were not published.
+    pub(crate) fn unpublished(&self) -> usize {
         let decided = |expected: &&Expected| expected.verdict != Verdict::DeadLetter;
-        let part = |part: &Part| part.expected.values().filter(decided).count() - part.told.len();
+        let part =
+            |part: &Part| part.expected.values().filter(decided).count() - part.published.len();
         self.parts.iter().map(part).sum()
     }
 }

@@ -29,9 +29,9 @@ pub(crate) struct FakeLog {
     truth: Arc<Truth>,
     faults: Arc<Faults>,
     codec: Codec,
-    /// Moves when a partition may have more to read.
+    /// Notified when a partition has more to read.
     moved: Vec<watch::Sender<()>>,
-    /// Readers that each partition may still open; whoever finds none waits.
+    /// Free readers of each partition. Opening a reader waits for a free one.
     readers: Vec<Arc<Semaphore>>,
     opened: AtomicU64,
 }
@@ -48,28 +48,34 @@ impl FakeLog {
         Self { truth, faults, codec, moved, readers, opened: AtomicU64::new(0) }
     }
 
-    /// Readers that were opened so far.
+    /// Counts the readers that were opened so far.
     pub(crate) fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Appends `record` at `time`, after a hole of `hole` offsets, and notes what it must come to.
-    pub(crate) fn take(&self, record: &Record, time: Timestamp, hole: u64) -> (Partition, Offset) {
+    /// Appends `record` at `time`, after a gap of `hole` offsets, with its expected outcome.
+    pub(crate) fn append_record(
+        &self,
+        record: &Record,
+        time: Timestamp,
+        hole: u64,
+    ) -> (Partition, Offset) {
         let (_, NewRecord { value, mac, .. }) = self.codec.encode(record);
-        self.take_bytes(record, (value, Some(mac)), time, hole)
+        self.append_bytes(record, (value, Some(mac)), time, hole)
     }
 
-    /// Appends a request as a foreign producer may: spaced out to `bytes` bytes, without a MAC.
-    pub(crate) fn take_foreign(&self, request: Request, bytes: usize, time: Timestamp) {
+    /// Appends a request as a foreign producer may write it: padded with `bytes` spaces, without a
+    /// MAC.
+    pub(crate) fn append_foreign(&self, request: Request, bytes: usize, time: Timestamp) {
         let Request { campaign, user, .. } = &request;
         let value = format!(
             r#"{{"type": "request", "v": 1, "user_id": "{user}", "campaign_id": "{campaign}"{}}}"#,
             " ".repeat(bytes)
         );
-        self.take_bytes(&Record::Request(request), (value.into_bytes(), None), time, 0);
+        self.append_bytes(&Record::Request(request), (value.into_bytes(), None), time, 0);
     }
 
-    fn take_bytes(
+    fn append_bytes(
         &self,
         record: &Record,
         (value, mac): (Vec<u8>, Option<Vec<u8>>),
@@ -96,8 +102,8 @@ impl FakeLog {
         (partition, offset)
     }
 
-    /// Appends what nobody can decode.
-    pub(crate) fn take_garbage(&self, partition: Partition, time: Timestamp) {
+    /// Appends a record that cannot be decoded.
+    pub(crate) fn append_undecodable(&self, partition: Partition, time: Timestamp) {
         let mut facts = self.truth.facts();
         let part = &mut facts.parts[partition as usize];
         let offset = part.end();
@@ -109,7 +115,7 @@ impl FakeLog {
         self.moved[partition as usize].send_replace(());
     }
 
-    /// The log of a partition pretends to end at `end`, or tells the truth again.
+    /// Makes a partition report `end` as its end, or the real end again.
     pub(crate) fn cut(&self, partition: Partition, end: Option<Offset>) {
         self.truth.facts().parts[partition as usize].cut_at = end;
     }
@@ -173,9 +179,9 @@ impl RequestLog for FakeLog {
         {
             let mut facts = self.truth.facts();
             let part = &mut facts.parts[partition as usize];
-            part.letters.insert(record.offset);
+            part.dead_letters.insert(record.offset);
             if !part.records.contains(record) {
-                facts.wrong(format!("the dead letter of {} has other bytes", record.offset));
+                facts.violation(format!("the dead letter of {} has other bytes", record.offset));
             }
         }
         self.faults.point("log", "dead letter kept", None).await.map_err(failed)

@@ -1,5 +1,5 @@
-//! A node's real actors on one thread, under paused time, over in-memory ports that fail, hang and
-//! panic on demand, with a naive model that knows what every record must come to.
+//! Runs a node's real actors on one thread under paused time. The ports are in memory and fail,
+//! hang and panic on demand. A naive model gives the expected outcome of every record.
 
 #![allow(dead_code, reason = "each test target uses another part of the world")]
 
@@ -21,10 +21,10 @@ use coupond::{
     domain::ids::{CampaignId, Timestamp},
 };
 
-/// Wall-clock time at which every world begins: the summer of 2024.
+/// Wall-clock time at the start of every world, in summer 2024.
 const BEGIN_MS: i64 = 1_720_000_000_000;
 
-/// Chance that a seed hands out.
+/// A random generator (`SplitMix64`) whose numbers follow from a seed.
 #[derive(Debug)]
 pub(crate) struct Random(pub(crate) u64);
 
@@ -41,7 +41,7 @@ impl Random {
         self.next() % bound
     }
 
-    /// True once in `chance` times; never for 0.
+    /// Returns true once in `chance` calls on average. Never for 0.
     pub(crate) fn one_in(&mut self, chance: u64) -> bool {
         chance > 0 && self.below(chance) == 0
     }
@@ -60,13 +60,13 @@ impl Clock for TestClock {
     }
 }
 
-/// Runs a story on one thread whose time moves only when everybody waits.
+/// Runs a story on one thread. Time moves only while every task waits.
 pub(crate) fn run<T>(story: impl Future<Output = T>) -> T {
-    faults::silence_injected_panics();
+    faults::hide_injected_panics();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        // A story that yields goes on after one turn of one task, not after sixty or all of them:
-        // it can act between any two.
+        // A story that yields continues after one poll of one task. It can act between any two
+        // polls.
         .event_interval(1)
         .start_paused(true)
         .build()
@@ -79,6 +79,7 @@ pub(crate) fn campaign(index: usize) -> CampaignId {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Panics are injected while nothing is locked; what an assertion poisons is still readable.
+    // Injected panics happen outside of locks. A failed assertion may poison a lock, but its data
+    // stays readable.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! What every record must come to, by the plainest reading of the rules: a list of who holds what.
+//! A naive model of the rules. It gives the expected outcome of every record from a list of
+//! holders.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +10,11 @@ use coupond::domain::{
     record::{Change, Record},
 };
 
-/// What a record must come to.
+/// The expected outcome of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Issued(u32),
-    /// The request's key was used by the request that this coupon was issued to.
+    /// An earlier request with the same key got this coupon.
     Again(u32),
     AlreadyIssued(u32),
     Rejected(Reason),
@@ -36,7 +37,7 @@ struct Naive {
     seats: Vec<Seat>,
 }
 
-/// Every campaign, record by record.
+/// The state of every campaign.
 #[derive(Default)]
 pub(crate) struct Model {
     campaigns: BTreeMap<CampaignId, Naive>,
@@ -53,7 +54,7 @@ impl Model {
         }
     }
 
-    /// The definition version in effect.
+    /// Returns the definition version in effect.
     pub(crate) fn version(&self, campaign: &CampaignId) -> Option<Offset> {
         self.campaigns.get(campaign).and_then(|naive| naive.version)
     }

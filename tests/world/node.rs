@@ -1,4 +1,4 @@
-//! The node of a world: the real supervisor with everything below it, started, watched, ended.
+//! The node of a world: the real supervisor and its actors.
 
 use std::{
     collections::BTreeSet,
@@ -24,20 +24,20 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{
     Random, TestClock,
-    faults::{Faults, Plan, unasked_panics},
+    faults::{Faults, Plan, unexpected_panics},
     feed::FakeFeed,
     judge::Truth,
     log::FakeLog,
     store::FakeStore,
 };
 
-/// Virtual time within which everything settles once nothing fails any more.
+/// Limit in virtual time until everything is settled after the last fault.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
 
-/// Tasks of a node at rest: the supervisor and its census …
+/// Tasks of an idle node: the supervisor and its census.
 const TASKS_OF_NODE: usize = 2;
 
-/// … and per partition its consumer, its ticker, its publisher, its reader and its letters.
+/// Tasks of an idle partition: consumer, ticker, publisher, reader and writer of dead letters.
 const TASKS_OF_PARTITION: usize = 5;
 
 struct Alive {
@@ -47,7 +47,7 @@ struct Alive {
     environment: Weak<Environment>,
 }
 
-/// A node and the world that it lives in.
+/// A node with its log, store, feed and faults.
 pub(crate) struct World {
     pub(crate) truth: Arc<Truth>,
     pub(crate) faults: Arc<Faults>,
@@ -61,13 +61,13 @@ pub(crate) struct World {
     campaigns: BTreeSet<CampaignId>,
     /// How often a supervisor was started.
     starts: u64,
-    /// How often it was killed on purpose.
+    /// How often the test killed a supervisor.
     kills: u64,
     alive: Option<Alive>,
 }
 
 impl World {
-    /// A node that owns all of `partitions`, in a world with these faults.
+    /// Starts a node that owns all of `partitions`.
     pub(crate) async fn start(seed: u64, partitions: u32, plan: Plan) -> Self {
         let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
         let truth = Arc::new(Truth::new(partitions, keys.clone()));
@@ -88,7 +88,7 @@ impl World {
             truth,
             faults,
         };
-        world.tend().await;
+        world.ensure_running().await;
         world
     }
 
@@ -96,8 +96,8 @@ impl World {
         self.clock.now()
     }
 
-    /// Starts the node if its supervisor has panicked, as an operator's service manager does.
-    pub(crate) async fn tend(&mut self) {
+    /// Starts the node again if its supervisor has ended, as a service manager does.
+    pub(crate) async fn ensure_running(&mut self) {
         if self.alive.as_ref().is_some_and(|alive| !alive.ended.is_finished()) {
             return;
         }
@@ -122,63 +122,63 @@ impl World {
         let (supervisor, ended) = started.expect("its start has no fault point");
         self.alive = Some(Alive { supervisor, ended, directory, environment: watched });
         for partition in 0..self.partitions {
-            self.tell(SupervisorMessage::Ownership(Ownership::Assigned(partition)));
+            self.send(SupervisorMessage::Ownership(Ownership::Assigned(partition)));
         }
     }
 
-    pub(crate) fn tell(&self, message: SupervisorMessage) {
+    pub(crate) fn send(&self, message: SupervisorMessage) {
         if let Some(alive) = &self.alive {
-            // A supervisor that has panicked is started again by whoever tends the node.
+            // Fails if the supervisor has ended. `ensure_running` starts another one.
             let _ended = alive.supervisor.cast(message);
         }
     }
 
-    /// The supervisor, for calls.
+    /// Returns the supervisor, for calls.
     pub(crate) fn supervisor(&self) -> &ActorRef<SupervisorMessage> {
         &self.alive.as_ref().expect("a node that runs").supervisor
     }
 
     pub(crate) fn revoke(&self, partition: Partition) {
-        self.tell(SupervisorMessage::Ownership(Ownership::Revoked(partition)));
+        self.send(SupervisorMessage::Ownership(Ownership::Revoked(partition)));
     }
 
     pub(crate) fn assign(&self, partition: Partition) {
-        self.tell(SupervisorMessage::Ownership(Ownership::Assigned(partition)));
+        self.send(SupervisorMessage::Ownership(Ownership::Assigned(partition)));
     }
 
-    /// How the actor of a campaign stands.
+    /// Returns the state of a campaign's actor.
     pub(crate) fn state(&self, campaign: &CampaignId) -> &'static str {
         self.alive.as_ref().map_or("down", |alive| alive.directory.view(campaign).state)
     }
 
-    /// Why the actor of a campaign last stopped deciding.
+    /// Returns why a campaign's actor last stopped deciding.
     pub(crate) fn reason(&self, campaign: &CampaignId) -> Option<String> {
         self.alive.as_ref().and_then(|alive| alive.directory.view(campaign).reason)
     }
 
-    /// Kills the supervisor, and checks that nothing outlives it.
+    /// Kills the supervisor, and checks that no task and no handle outlives it.
     pub(crate) async fn kill(&mut self) {
         let Some(alive) = self.alive.take() else { return };
         self.kills += u64::from(!alive.ended.is_finished());
         alive.supervisor.kill();
         let _panicked = alive.ended.await;
         drop(alive.supervisor);
-        // Paused time moves on only when everybody who can still run has run.
+        // Paused time advances only when no task can run any more.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let tasks = Handle::current().metrics().num_alive_tasks();
         let mut facts = self.truth.facts();
         if tasks > 0 {
-            facts.wrong(format!("leak: {tasks} tasks outlive their supervisor"));
+            facts.violation(format!("leak: {tasks} tasks outlive their supervisor"));
         }
         if alive.environment.strong_count() > 0 {
-            facts.wrong("leak: somebody still holds the ports".to_owned());
+            facts.violation("leak: the environment is still referenced".to_owned());
         }
     }
 
     pub(crate) fn append(&mut self, record: &Record) {
         let hole = self.random.below(8) / 7;
         let _ = self.campaigns.insert(record.campaign().clone());
-        self.log.take(record, self.clock.now(), hole);
+        self.log.append_record(record, self.clock.now(), hole);
     }
 
     pub(crate) fn define(&mut self, campaign: &CampaignId, quota: u32, per_user_limit: u16) {
@@ -214,21 +214,21 @@ impl World {
         self.append(&Record::Request(request));
     }
 
-    /// Appends a request whose bytes are not those that coupond would write.
+    /// Appends a request as a foreign producer writes it: with other spacing and without a MAC.
     pub(crate) fn request_foreign(&mut self, campaign: &CampaignId, user: u64, bytes: usize) {
         let _ = self.campaigns.insert(campaign.clone());
         let user = UserId::parse(&format!("u{user}")).expect("an id");
         let request = Request { campaign: campaign.clone(), user, idempotency_key: None };
-        self.log.take_foreign(request, bytes, self.clock.now());
+        self.log.append_foreign(request, bytes, self.clock.now());
     }
 
-    /// Lets virtual time go by, and starts the node again whenever it has ended.
+    /// Lets virtual time pass, and starts the node again if it has ended.
     pub(crate) async fn wait_ms(&mut self, milliseconds: u64) {
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-        self.tend().await;
+        self.ensure_running().await;
     }
 
-    /// Waits until `done`, or says that it took too long.
+    /// Waits until `done` holds. Records a violation and returns false if that takes too long.
     pub(crate) async fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) -> bool {
         let begun = tokio::time::Instant::now();
         while !done(self) {
@@ -238,7 +238,8 @@ impl World {
                 let ends: Vec<_> = facts.parts.iter().map(|part| part.end()).collect();
                 let nexts: Vec<_> = (0..ends.len()).map(|part| facts.next(part)).collect();
                 let held = facts.holds_in_force();
-                facts.wrong(format!("INV-10: not {what}: {nexts:?} of {ends:?}, held {held:?}"));
+                facts
+                    .violation(format!("INV-10: not {what}: {nexts:?} of {ends:?}, held {held:?}"));
                 return false;
             }
             self.wait_ms(20).await;
@@ -246,7 +247,7 @@ impl World {
         true
     }
 
-    /// Waits until the whole log is decided, holds aside.
+    /// Waits until progress reaches the end of the log.
     pub(crate) async fn passed(&mut self) -> bool {
         self.until("passed", |world| {
             let facts = world.truth.facts();
@@ -255,7 +256,7 @@ impl World {
         .await
     }
 
-    /// Waits until everything is settled; releases what is on hold, as an operator does.
+    /// Ends all faults, releases all holds and waits until everything is settled.
     pub(crate) async fn settle(&mut self) {
         self.faults.heal();
         if !self.passed().await {
@@ -268,7 +269,7 @@ impl World {
         self.until("settled", |world| world.truth.facts().is_settled()).await;
     }
 
-    /// Waits until no task is left but those of a node at rest.
+    /// Waits until only the tasks of an idle node are left.
     pub(crate) async fn rest(&mut self) {
         let campaigns = self.campaigns.clone();
         let partitions = self.partitions as usize;
@@ -280,21 +281,22 @@ impl World {
         .await;
     }
 
-    /// Ends the story: settles, rests, judges, stops, and gives whatever was wrong.
+    /// Ends the story: settles everything, checks the end state, stops the node and returns all
+    /// violations.
     pub(crate) async fn end(mut self) -> Vec<String> {
         self.settle().await;
         self.rest().await;
-        self.truth.facts().judge();
+        self.truth.facts().check_end();
         self.kill().await;
         let panicked = |((part, _), (_, panics)): (&(&str, &str), &(u64, u64))| {
             if *part == "supervisor" { *panics } else { 0 }
         };
-        let asked: u64 = self.faults.places().iter().map(panicked).sum();
-        let mut wrongs = self.truth.facts().wrongs().to_vec();
-        if self.starts > asked + self.kills {
-            wrongs.push(format!("the supervisor ended {} times by itself", self.starts - 1));
+        let injected: u64 = self.faults.places().iter().map(panicked).sum();
+        let mut violations = self.truth.facts().violations().to_vec();
+        if self.starts > injected + self.kills {
+            violations.push(format!("the supervisor ended {} times", self.starts - 1));
         }
-        wrongs.extend(unasked_panics());
-        wrongs
+        violations.extend(unexpected_panics());
+        violations
     }
 }

@@ -1,4 +1,4 @@
-//! A coupon store in memory, whose calls fail, land late or in part, hang and panic on demand.
+//! A coupon store in memory. On demand its calls fail, are delayed, apply in part, hang or panic.
 
 use std::{
     collections::BTreeMap,
@@ -18,21 +18,21 @@ use coupond::{
 use futures_util::{StreamExt, stream};
 
 use super::{
-    faults::{Faults, Injected, Spoiled},
+    faults::{Damaged, Faults, Injected},
     judge::{Facts, Truth},
     lock,
 };
 
-/// Rows in a page: few, so that loads have many points to fail at.
+/// Rows of a page: few, so that a load has many points at which it may fail.
 const PAGE_ROWS: usize = 16;
 
-/// Loads that a node may have under way at once.
+/// Most concurrent loads of a node.
 const LOADS_MAX: usize = 8;
 
 pub(crate) struct FakeStore {
     truth: Arc<Truth>,
     faults: Arc<Faults>,
-    /// Coupon writes under way by campaign.
+    /// Writes in flight by campaign.
     writes: Arc<Mutex<BTreeMap<CampaignId, usize>>>,
     loads: Arc<Mutex<usize>>,
 }
@@ -41,7 +41,7 @@ fn failed(injected: Injected) -> StoreError {
     StoreError::new(injected.0, injected)
 }
 
-/// Undoes a count when a call ends, however it ends.
+/// Decrements a counter on drop, also if the call is cancelled or panics.
 struct Undo<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for Undo<F> {
@@ -58,7 +58,7 @@ fn campaign_of(row: &Row) -> Option<&CampaignId> {
     }
 }
 
-fn land(facts: &mut Facts, row: &Row) {
+fn apply(facts: &mut Facts, row: &Row) {
     match row {
         Row::Coupon(coupon) => facts.coupon(coupon),
         Row::Version(version) => facts.version(version),
@@ -74,14 +74,14 @@ impl FakeStore {
     }
 
     fn count_write(&self, campaign: CampaignId) -> Undo<impl FnMut() + use<>> {
-        let under_way = {
+        let in_flight = {
             let mut writes = lock(&self.writes);
             let count = writes.entry(campaign.clone()).or_default();
             *count += 1;
             *count
         };
-        if under_way > BATCHES_MAX {
-            self.truth.facts().wrong(format!("INV-9: {under_way} batches of {campaign}"));
+        if in_flight > BATCHES_MAX {
+            self.truth.facts().violation(format!("INV-9: {in_flight} batches of {campaign}"));
         }
         let writes = self.writes.clone();
         Undo(move || {
@@ -90,13 +90,13 @@ impl FakeStore {
     }
 
     fn count_load(&self) -> Undo<impl FnMut() + use<>> {
-        let under_way = {
+        let in_flight = {
             let mut loads = lock(&self.loads);
             *loads += 1;
             *loads
         };
-        if under_way > LOADS_MAX {
-            self.truth.facts().wrong(format!("INV-9: {under_way} loads"));
+        if in_flight > LOADS_MAX {
+            self.truth.facts().violation(format!("INV-9: {in_flight} concurrent loads"));
         }
         let loads = self.loads.clone();
         Undo(move || *lock(&loads) -= 1)
@@ -120,11 +120,11 @@ impl CouponStore for FakeStore {
         };
         self.faults.point("store", place[0], campaign).await.map_err(failed)?;
         let (first, rest) = rows.split_at(rows.len() / 2);
-        first.iter().for_each(|row| land(&mut self.truth.facts(), row));
+        first.iter().for_each(|row| apply(&mut self.truth.facts(), row));
         if !first.is_empty() {
             self.faults.point("store", place[1], campaign).await.map_err(failed)?;
         }
-        rest.iter().for_each(|row| land(&mut self.truth.facts(), row));
+        rest.iter().for_each(|row| apply(&mut self.truth.facts(), row));
         self.faults.point("store", place[2], campaign).await.map_err(failed)
     }
 
@@ -137,7 +137,7 @@ impl CouponStore for FakeStore {
             facts.holds.values().filter(|hold| hold.partition == partition).cloned().collect()
         };
         self.faults.point("store", "holds read", None).await.map_err(failed)?;
-        if self.faults.is_spoiled(&Spoiled::HoldOf(partition)) {
+        if self.faults.is_damaged(&Damaged::HoldOf(partition)) {
             return Err(StoreError::new("reading holds", Unreadable::new("a hold")));
         }
         Ok(PartitionRows { progress, holds })
@@ -179,7 +179,7 @@ impl CouponStore for FakeStore {
                 if let Err(injected) = point {
                     return Some((Err(failed(injected)), None));
                 }
-                if faults.is_spoiled(&Spoiled::CouponOf(campaign.clone())) {
+                if faults.is_damaged(&Damaged::CouponOf(campaign.clone())) {
                     let error = StoreError::new("reading coupons", Unreadable::new("a coupon"));
                     return Some((Err(error), None));
                 }
@@ -189,7 +189,7 @@ impl CouponStore for FakeStore {
                     let rows = facts.coupons.range(its).map(|(_, coupon)| coupon);
                     let rows = rows.take_while(|coupon| coupon.sequence <= last);
                     let hidden = |coupon: &&Coupon| {
-                        faults.is_spoiled(&Spoiled::Deleted(campaign.clone(), coupon.sequence))
+                        faults.is_damaged(&Damaged::Deleted(campaign.clone(), coupon.sequence))
                     };
                     rows.filter(|coupon| !hidden(coupon)).take(PAGE_ROWS).cloned().collect()
                 };

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+pub(super) mod damaged;
 mod minority;
 pub(super) mod schema;
-pub(super) mod spoiled;
 
 use std::{collections::HashMap, sync::OnceLock};
 
