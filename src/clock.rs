@@ -1,22 +1,106 @@
-//! The clock, behind a trait so that tests control time.
+//! The clock, behind a trait so that tests and simulated worlds control time.
 //!
 //! Wall-clock time decides no request. It stamps records of the embedded log, and the edge refuses
 //! by it only requests that the log would certainly reject.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{Either, select};
 
 use crate::domain::ids::Timestamp;
 
-/// A source of time.
+/// A wait of a [`Clock`].
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A source of time. Actors and API service wait by it alone, so that a simulated world can let
+/// the time of each node pass as it likes.
 pub trait Clock: Send + Sync + 'static {
     /// Returns the wall-clock time.
     fn now(&self) -> Timestamp;
+
     /// Returns monotonic time, for ages and delays.
     fn instant(&self) -> Instant;
+
+    /// Waits until [`Self::instant`] reaches `until`.
+    fn sleep_until(&self, until: Instant) -> Sleep {
+        Box::pin(tokio::time::sleep_until(until.into()))
+    }
 }
 
 /// A clock that all parts of a node share.
 pub type SharedClock = Arc<dyn Clock>;
+
+impl dyn Clock {
+    /// Waits for `time`.
+    #[must_use]
+    pub fn sleep(&self, time: Duration) -> Sleep {
+        self.sleep_until(self.instant() + time)
+    }
+
+    /// Runs `work` for at most `time`.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if `work` has not ended by then. It is dropped.
+    pub async fn timeout<F: Future>(&self, time: Duration, work: F) -> Result<F::Output, TimedOut> {
+        self.timeout_at(self.instant() + time, work).await
+    }
+
+    /// Runs `work` until `until`.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if `work` has not ended by then. It is dropped.
+    pub async fn timeout_at<F: Future>(
+        &self,
+        until: Instant,
+        work: F,
+    ) -> Result<F::Output, TimedOut> {
+        let mut work = pin!(work);
+        // Most calls are done at once, and need no timer.
+        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await
+        {
+            return Ok(done);
+        }
+        // Polls the work first: of two that end at the same moment the work counts.
+        match select(work, self.sleep_until(until)).await {
+            Either::Left((done, _)) => Ok(done),
+            Either::Right(((), _)) => Err(TimedOut),
+        }
+    }
+}
+
+/// Work took longer than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("time is up")]
+pub struct TimedOut;
+
+/// Ticks at equal distances, the first one at once. After a late tick the next one comes a whole
+/// distance later.
+pub struct Ticks {
+    clock: SharedClock,
+    every: Duration,
+    next: Instant,
+}
+
+impl Ticks {
+    /// Starts to tick now.
+    #[must_use]
+    pub fn new(clock: SharedClock, every: Duration) -> Self {
+        let next = clock.instant();
+        Self { clock, every, next }
+    }
+
+    /// Waits for the next tick. Cancel-safe.
+    pub async fn tick(&mut self) {
+        self.clock.sleep_until(self.next).await;
+        self.next = self.clock.instant() + self.every;
+    }
+}
 
 /// The clock of the machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,5 +117,41 @@ impl Clock for SystemClock {
     fn instant(&self) -> Instant {
         // tokio's clock, which tests can pause.
         tokio::time::Instant::now().into_std()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    fn clock() -> SharedClock {
+        Arc::new(SystemClock)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_cut_off_when_time_is_up() {
+        let (clock, second) = (clock(), Duration::from_secs(1));
+        let began = clock.instant();
+        assert_eq!(clock.timeout(second, pending::<()>()).await, Err(TimedOut));
+        assert_eq!(clock.instant() - began, second);
+        assert_eq!(clock.timeout(second, ready(7)).await, Ok(7));
+        assert_eq!(clock.timeout(second, clock.sleep(second)).await, Ok(()), "the work counts");
+        assert_eq!(clock.timeout(Duration::ZERO, ready(7)).await, Ok(7), "it is done at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_tick_delays_the_next() {
+        let (clock, second) = (clock(), Duration::from_secs(1));
+        let began = clock.instant();
+        let mut ticks = Ticks::new(clock.clone(), second);
+        ticks.tick().await;
+        assert_eq!(clock.instant(), began, "the first comes at once");
+        clock.sleep(second * 5 / 2).await;
+        ticks.tick().await;
+        assert_eq!(clock.instant() - began, second * 5 / 2);
+        ticks.tick().await;
+        assert_eq!(clock.instant() - began, second * 7 / 2);
     }
 }

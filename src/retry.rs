@@ -4,7 +4,7 @@ use std::{error::Error, future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use crate::telemetry::Chain;
+use crate::{clock::Clock, telemetry::Chain};
 
 /// Pauses between attempts, from the first to the longest one.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,7 @@ impl Backoff {
     /// how the caller stops.
     pub(crate) async fn until_done<T, E, F>(
         self,
+        clock: &dyn Clock,
         operation: &str,
         mut attempt: impl FnMut() -> F,
     ) -> T
@@ -63,7 +64,7 @@ impl Backoff {
         loop {
             match attempt().await {
                 Ok(done) => return done,
-                Err(error) => sleep(pauses.failed(operation, &error)).await,
+                Err(error) => clock.sleep(pauses.failed(operation, &error)).await,
             }
         }
     }
@@ -150,6 +151,7 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -178,7 +180,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unbounded_retry_ends_with_success() {
         let started = Instant::now();
-        let done = Backoff::doubling(SECOND, 4 * SECOND).until_done("test", failing(4)).await;
+        let done = Backoff::doubling(SECOND, 4 * SECOND)
+            .until_done(&SystemClock, "test", failing(4))
+            .await;
         assert_eq!((done, started.elapsed().as_secs()), (5, 1 + 2 + 4 + 4));
     }
 

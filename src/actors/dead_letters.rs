@@ -58,7 +58,7 @@ impl DeadLetters {
         metrics::dead_letter(reason);
         tracing::warn!(partition, offset, reason, "dead letter written");
         let keep = || environment.log.dead_letter(partition, record, reason);
-        until_done("writing a dead letter", keep).await;
+        until_done(environment, "writing a dead letter", keep).await;
         let event = Event::DeadLettered { offset, undefined };
         let _ended = consumer.cast(PartitionMessage::Event(event));
     }

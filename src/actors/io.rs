@@ -49,12 +49,12 @@ pub(super) async fn open(
 ) -> Result<OpenedPartition, Halt> {
     let rows = partition_rows(environment, partition).await?;
     let read = || environment.log.bounds(partition);
-    let bounds = until_done("reading the ends of the log", read).await;
+    let bounds = until_done(environment, "reading the ends of the log", read).await;
     let Start { position, last } =
         assignment::start(&rows, environment.log_epoch, (bounds.low, bounds.high))?;
     if let Some(last) = last {
         let read = || read_at(environment, partition, last.offset);
-        let record = until_done("reading the last settled record", read).await;
+        let record = until_done(environment, "reading the last settled record", read).await;
         let found = record.map(|record| LastRecord {
             offset: record.offset,
             digest: environment.decode_step(partition).digest(&record),
@@ -62,7 +62,7 @@ pub(super) async fn open(
         assignment::compare(last, found)?;
     }
     let open = || environment.log.open(partition, position);
-    let reader = until_done("opening a partition", open).await;
+    let reader = until_done(environment, "opening a partition", open).await;
     Ok(OpenedPartition { rows, end: bounds.high, reader, position })
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn partition_rows(
     partition: Partition,
 ) -> Result<PartitionRows, Halt> {
     let read = async || readable(environment.store.partition(partition).await);
-    let rows = until_done("reading a partition's progress and holds", read).await;
+    let rows = until_done(environment, "reading a partition's progress and holds", read).await;
     rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))
 }
 
@@ -96,7 +96,7 @@ async fn read_at(
 /// Writes groups of rows one after the other, and retries each until it is durable.
 pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
     for (operation, rows) in groups {
-        until_done(operation, || environment.store.write(&rows)).await;
+        until_done(environment, operation, || environment.store.write(&rows)).await;
     }
 }
 
@@ -113,7 +113,10 @@ pub(super) async fn vanished(
     if let Some(any) = versions.first() {
         let (campaign, partition) = (&any.campaign, any.position.partition);
         let read = async || readable(environment.store.campaign(campaign, partition).await);
-        let found = until_done("reading versions again", read).await.unwrap_or_default().versions;
+        let found = until_done(environment, "reading versions again", read)
+            .await
+            .unwrap_or_default()
+            .versions;
         if let Some(version) = versions.iter().find(|version| !found.contains(version)) {
             let from = version.position.offset;
             let detail = format!("the definition version at offset {from} {remedy}");
@@ -124,7 +127,7 @@ pub(super) async fn vanished(
     let between = Selection::Between { first: first.sequence, last: last.sequence };
     let pages = || environment.store.coupons(&first.campaign, between.clone());
     let read = async || readable(pages().try_concat().await);
-    let found = until_done("reading coupons again", read).await.unwrap_or_default();
+    let found = until_done(environment, "reading coupons again", read).await.unwrap_or_default();
     // Both are in the order of sequences, so the first difference is the first missing row.
     let mut written = coupons.iter().enumerate();
     let (_, coupon) = written.find(|(at, coupon)| found.get(*at) != Some(*coupon))?;

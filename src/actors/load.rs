@@ -1,7 +1,5 @@
 //! Loads a campaign's rows: the first step of every start.
 
-use std::time::Instant;
-
 use futures_util::StreamExt;
 
 use super::{Environment, io::readable, task::until_done};
@@ -31,13 +29,15 @@ pub(super) async fn load(
     campaign: &CampaignId,
     from: Offset,
 ) -> Result<Recovered, LoadFailure> {
-    let started = Instant::now();
-    let loaded = until_done("loading a campaign", || attempt(environment, campaign, from)).await;
+    let started = environment.clock.instant();
+    let loaded =
+        until_done(environment, "loading a campaign", || attempt(environment, campaign, from))
+            .await;
     let recovered = loaded.map_err(LoadFailure::Contradiction)?;
     if let Some(offset) = recovered.expectations.until() {
         let partition = environment.codec.partition_of(campaign);
         let read = || environment.log.bounds(partition);
-        let end = until_done("reading the end of the log", read).await.high;
+        let end = until_done(environment, "reading the end of the log", read).await.high;
         if offset >= end {
             // The row was derived from a record that the log no longer has.
             let detail =
@@ -45,7 +45,7 @@ pub(super) async fn load(
             return Err(LoadFailure::Halt(Halt::new(HaltReason::RowAboveEnd, detail)));
         }
     }
-    metrics::recovery(started.elapsed());
+    metrics::recovery(environment.clock.instant().saturating_duration_since(started));
     Ok(recovered)
 }
 

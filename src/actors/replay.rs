@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::ActorRef;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -49,6 +49,7 @@ impl Live {
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 first = self.credit.acquire() => match first {
                     Ok(first) => first.forget(),
@@ -65,6 +66,7 @@ impl Live {
             });
             let granted = 1 + more;
             let read = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 read = self.reader.read(granted) => read,
             };
@@ -81,6 +83,7 @@ impl Live {
                     // Large records cost more than the one credit that each was read with. It is
                     // paid before more is read, and after what was read was handed over.
                     tokio::select! {
+                        biased;
                         () = self.stop.cancelled() => return,
                         paid = self.credit.acquire_many(debt) => match paid {
                             Ok(paid) => paid.forget(),
@@ -100,9 +103,10 @@ impl Live {
                     self.credit.add_permits(granted);
                     let partition = self.partition;
                     tracing::warn!(partition, error = %Chain(&error), "reading failed");
-                    tokio::time::sleep(io::REOPEN_PAUSE).await;
+                    self.environment.clock.sleep(io::REOPEN_PAUSE).await;
                     let open = || self.environment.log.open(self.partition, self.position);
-                    self.reader = until_done("opening a partition again", open).await;
+                    self.reader =
+                        until_done(&self.environment, "opening a partition again", open).await;
                 }
             }
         }
@@ -142,15 +146,16 @@ impl Replay {
     /// Reads the campaign's records chunk by chunk, until its guard is dropped.
     pub(super) async fn run(self) {
         let mut from = self.from;
-        let decode_step = self.environment.decode_step(self.partition);
+        let (clock, decode_step) =
+            (&self.environment.clock, self.environment.decode_step(self.partition));
         loop {
             // Only then a reader: another replay may use it meanwhile.
             let Ok(_) = self.chunks.acquire().await.map(drop) else { return };
             let Ok(_place) = self.places.acquire().await else { return };
             let open = || self.environment.log.open(self.partition, from);
-            let mut reader = until_done("opening a replay", open).await;
+            let mut reader = until_done(&self.environment, "opening a replay", open).await;
             loop {
-                let permit = match timeout(GIVE_WAY_AFTER, self.chunks.acquire()).await {
+                let permit = match clock.timeout(GIVE_WAY_AFTER, self.chunks.acquire()).await {
                     Ok(Ok(permit)) => permit,
                     Ok(Err(_)) => return,
                     Err(_) => break,
@@ -170,7 +175,7 @@ impl Replay {
                     Err(ReadError::Failed(error)) => {
                         let partition = self.partition;
                         tracing::warn!(partition, error = %Chain(&error), "replaying failed");
-                        tokio::time::sleep(io::REOPEN_PAUSE).await;
+                        self.environment.clock.sleep(io::REOPEN_PAUSE).await;
                         break;
                     }
                 };

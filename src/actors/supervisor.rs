@@ -7,11 +7,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use tokio::time::Instant;
 
 use super::{
     Environment,
@@ -21,6 +18,7 @@ use super::{
     task::TaskGuard,
 };
 use crate::{
+    clock::Ticks,
     domain::{
         ids::{CampaignId, Partition},
         invariant::Invariant,
@@ -29,6 +27,7 @@ use crate::{
     partition::{flow::Event, restart::ConsumerFailures},
     telemetry::metrics,
 };
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 
 /// How often actors are counted for the metric.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,8 +48,8 @@ struct Restart {
 }
 
 impl Restart {
-    fn new() -> Self {
-        Self { failures: ConsumerFailures::default(), started: Instant::now(), _delay: None }
+    fn new(started: Instant) -> Self {
+        Self { failures: ConsumerFailures::default(), started, _delay: None }
     }
 }
 
@@ -79,10 +78,10 @@ impl Actor for Supervisor {
         environment: Arc<Environment>,
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let supervisor = myself.clone();
+        let mut ticks = Ticks::new(environment.clock.clone(), CENSUS_INTERVAL);
         let census = TaskGuard::spawn(&myself, async move {
-            let mut interval = tokio::time::interval(CENSUS_INTERVAL);
             loop {
-                interval.tick().await;
+                ticks.tick().await;
                 let _ended = supervisor.cast(SupervisorMessage::Census);
             }
         });
@@ -175,7 +174,8 @@ impl Actor for Supervisor {
 
 impl SupervisorState {
     async fn start_consumer(&mut self, partition: Partition, myself: &ActorRef<SupervisorMessage>) {
-        self.restarts.entry(partition).or_insert_with(Restart::new).started = Instant::now();
+        let now = self.environment.clock.instant();
+        self.restarts.entry(partition).or_insert_with(|| Restart::new(now)).started = now;
         let environment = self.environment.clone();
         let supervisor = myself.clone();
         let arguments = PartitionArguments { environment, partition, supervisor };
@@ -233,8 +233,9 @@ impl SupervisorState {
             }
         } else {
             let supervisor = myself.clone();
+            let delayed = self.environment.clock.sleep(delay);
             _delay = Some(TaskGuard::spawn(myself, async move {
-                tokio::time::sleep(delay).await;
+                delayed.await;
                 let _ended = supervisor.cast(SupervisorMessage::StartNow(Box::new(start)));
             }));
         }
@@ -287,13 +288,16 @@ impl SupervisorState {
     ) {
         note_violation(reason);
         self.consumers.insert(partition, None);
+        let clock = &self.environment.clock;
         let Some(restart) = self.restarts.get_mut(&partition) else { return };
-        let pause = restart.failures.failed(restart.started.elapsed());
+        let pause =
+            restart.failures.failed(clock.instant().saturating_duration_since(restart.started));
         let in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         tracing::error!(partition, reason, in_ms, "partition consumer failed, will be restarted");
         let supervisor = myself.clone();
+        let paused = clock.sleep(pause);
         restart._delay = Some(TaskGuard::spawn(myself, async move {
-            tokio::time::sleep(pause).await;
+            paused.await;
             let _ended = supervisor.cast(SupervisorMessage::RestartConsumer(partition));
         }));
     }

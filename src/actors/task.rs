@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use ractor::{ActorRef, Message};
 use tokio::task::JoinHandle;
 
+use super::Environment;
 use crate::retry::Backoff;
 
 /// Pauses of a retry. The longest one is the longest delay after a store or log has recovered.
@@ -50,10 +51,14 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 /// Repeats `attempt` until it succeeds. Use it only where nothing can go on without the result: it
 /// ends with success, or with its task.
-pub(super) async fn until_done<T, E, F>(operation: &str, attempt: impl FnMut() -> F) -> T
+pub(super) async fn until_done<T, E, F>(
+    environment: &Environment,
+    operation: &str,
+    attempt: impl FnMut() -> F,
+) -> T
 where
     F: Future<Output = Result<T, E>>,
     E: std::error::Error,
 {
-    RETRY.until_done(operation, attempt).await
+    RETRY.until_done(&*environment.clock, operation, attempt).await
 }

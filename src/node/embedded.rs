@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+
 use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
+    api::service::FreeSpaceCheck,
     clock::SharedClock,
     config::Config,
     domain::keys::SECRET_BYTES_MIN,
@@ -40,10 +43,21 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
         store,
         feed: Arc::new(InProcessFeed::default()),
-        space: Some(Arc::new(database.lacking_space())),
+        space: Some(free_space(&database)),
         instance,
         future_max_ms: None,
         closer: Closer::Embedded(database),
+    })
+}
+
+/// Returns the check of free space, which runs on a blocking thread: it asks the disk.
+fn free_space(database: &EmbeddedDatabase) -> FreeSpaceCheck {
+    let check = Arc::new(database.lacking_space());
+    Arc::new(move || {
+        let check = check.clone();
+        let checked = tokio::task::spawn_blocking(move || check());
+        let failed = |_| Some("the check of free space failed".to_owned());
+        async move { checked.await.unwrap_or_else(failed) }.boxed()
     })
 }
 

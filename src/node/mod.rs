@@ -24,7 +24,10 @@ pub use self::{
     error::ServeError,
 };
 use crate::{
-    actors::{Directory, Environment, Shared, messages::SupervisorMessage, supervisor::Supervisor},
+    actors::{
+        Directory, Environment, Shared, membership, messages::SupervisorMessage,
+        supervisor::Supervisor,
+    },
     api::{
         http::{self, HttpParts},
         service::{FreeSpaceCheck, NodeService, Service, ServiceParts},
@@ -32,8 +35,7 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config::{Config, Mode},
     feed::DecisionFeed,
-    log::{Ownership, RequestLog},
-    retry::Backoff,
+    log::RequestLog,
     store::{
         CouponStore,
         cql::{STEPS, Step},
@@ -60,9 +62,6 @@ const _: () = assert!(
     HTTP_DRAIN.as_millis() + SETTLE_DRAIN.as_millis() + CLOSE_WITHIN.as_millis()
         <= STOP_WITHIN.as_millis()
 );
-
-/// Pause before the node joins the consumer group again.
-const JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The adapters of one mode.
 struct Adapters {
@@ -170,10 +169,10 @@ impl Node {
             directory: directory.clone(),
             shared: Shared::new(&clock),
         });
-        let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment)
+        let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment.clone())
             .await
             .map_err(|error| ServeError::failed("starting the supervisor", error))?;
-        let joined = tokio::spawn(join(log.clone(), supervisor.clone()));
+        let joined = tokio::spawn(membership::join(environment, supervisor.clone()));
         let service = NodeService::new(ServiceParts {
             log,
             store,
@@ -301,31 +300,6 @@ async fn close(closer: Closer, deadline: Instant) {
         if timeout_at(deadline, released).await.is_err() {
             tracing::warn!("data folder still in use by a read, it stays locked until that ends");
         }
-    }
-}
-
-/// Joins the consumer group, again whenever membership ends, and reports to the supervisor which
-/// partitions this node owns. Never returns.
-async fn join(log: Arc<dyn RequestLog>, supervisor: ActorRef<SupervisorMessage>) {
-    loop {
-        let join = || log.join();
-        let mut changes =
-            Backoff::every(JOIN_PAUSE).until_done("joining the consumer group", join).await;
-        let mut owned = std::collections::BTreeSet::new();
-        while let Some(change) = changes.recv().await {
-            match change {
-                Ownership::Assigned(partition) => owned.insert(partition),
-                Ownership::Revoked(partition) => owned.remove(&partition),
-            };
-            let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
-        }
-        // Without membership another node may own these partitions already.
-        for partition in owned {
-            let change = Ownership::Revoked(partition);
-            let _ended = supervisor.cast(SupervisorMessage::Ownership(change));
-        }
-        tracing::warn!("consumer group membership ended, joining again");
-        tokio::time::sleep(JOIN_PAUSE).await;
     }
 }
 

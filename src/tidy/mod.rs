@@ -2,7 +2,7 @@
 //! dependencies.
 
 mod dependencies;
-
+mod determinism;
 mod test_names;
 
 use std::{

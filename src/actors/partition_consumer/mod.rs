@@ -19,6 +19,7 @@ use super::{
     task::{TaskGuard, until_done},
 };
 use crate::{
+    clock::Ticks,
     domain::{
         halt::Halt,
         ids::{CampaignId, Partition},
@@ -96,14 +97,13 @@ impl Actor for PartitionConsumer {
         let environment = arguments.environment.clone();
         environment.shared.handled("consumer", "start");
         environment.directory.own(arguments.partition, None);
+        let mut ticks = Ticks::new(environment.clock.clone(), TICK);
         let (feed, messages) = mpsc::channel(io::FEED_QUEUE_MAX);
         let publisher = TaskGuard::spawn(&myself, io::publish_all(environment, messages));
         let ticked = myself.clone();
         let ticker = TaskGuard::spawn(&myself, async move {
-            let mut interval = tokio::time::interval(TICK);
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                interval.tick().await;
+                ticks.tick().await;
                 let _ended = ticked.cast(PartitionMessage::Tick);
             }
         });
@@ -301,7 +301,7 @@ impl PartitionState {
         let (told, position) = (myself.clone(), running.flow.position());
         running.look = Some(TaskGuard::spawn(myself, async move {
             let read = || environment.log.bounds(partition);
-            let high = until_done("reading the end of the log", read).await.high;
+            let high = until_done(&environment, "reading the end of the log", read).await.high;
             if let Err(halt) = assignment::still_there(position, high) {
                 let _ended = told.cast(PartitionMessage::Halt(halt));
                 return;

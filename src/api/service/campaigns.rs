@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use lru::LruCache;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::sync::{Notify, Semaphore};
 
 use super::{
     NodeClock, ReadError, STORE_TIMEOUT, chain, interface::ServiceError, partitions::Partitions,
@@ -80,7 +77,7 @@ impl CampaignSnapshot {
 /// The result of a load. `None`: there is no such campaign.
 pub(super) type LoadResult = Result<Option<Arc<CampaignSnapshot>>, ReadError>;
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum LoadState {
     Queued,
     Reading,
@@ -88,7 +85,42 @@ enum LoadState {
 }
 
 /// A load in flight, shared by all callers that wait for it.
-type Load = watch::Receiver<LoadState>;
+///
+/// Not a `watch` channel, which wakes its receivers in an order drawn by chance: those that came
+/// first go on first here, and a simulated world takes the same course twice.
+#[derive(Debug)]
+struct Load {
+    state: Mutex<LoadState>,
+    done: Notify,
+}
+
+impl Load {
+    fn new() -> Self {
+        Self { state: Mutex::new(LoadState::Queued), done: Notify::new() }
+    }
+
+    /// Whether the load has left the queue.
+    fn was_reading(&self) -> bool {
+        !matches!(*self.state.lock(), LoadState::Queued)
+    }
+
+    fn set(&self, state: LoadState) {
+        *self.state.lock() = state;
+        self.done.notify_waiters();
+    }
+
+    /// Waits for the result.
+    async fn finished(&self) -> LoadResult {
+        loop {
+            // Registered before the look, so that no change is missed.
+            let changed = self.done.notified();
+            if let LoadState::Done(result) = &*self.state.lock() {
+                return result.clone();
+            }
+            changed.await;
+        }
+    }
+}
 
 struct CachedSnapshot {
     snapshot: Arc<CampaignSnapshot>,
@@ -98,7 +130,7 @@ struct CachedSnapshot {
 
 struct State {
     cache: LruCache<CampaignId, CachedSnapshot>,
-    loads: BTreeMap<CampaignId, Load>,
+    loads: BTreeMap<CampaignId, Arc<Load>>,
 }
 
 /// What [`Campaigns`] works with.
@@ -161,7 +193,7 @@ impl Campaigns {
         let figures = cached.edge.figures(self.parts.clock.wall());
         let shut = figures.is_some_and(|figures| figures.state != CampaignState::Open);
         let Some(load) = load.filter(|_| idle || shut) else { return Ok(Some(cached)) };
-        match timeout(CURRENT_SNAPSHOT_WAIT, finished(load)).await {
+        match self.parts.clock.timeout(CURRENT_SNAPSHOT_WAIT, load.finished()).await {
             Ok(Ok(Some(loaded))) => Ok(Some(loaded)),
             _ => Ok(Some(cached)),
         }
@@ -178,12 +210,12 @@ impl Campaigns {
     /// Returns a snapshot whose read began after this call.
     pub(super) async fn current(self: &Arc<Self>, campaign: &CampaignId) -> LoadResult {
         let (load, was_reading) = self.join_load(campaign)?;
-        let result = finished(load).await;
+        let result = load.finished().await;
         if !was_reading {
             return result;
         }
         // Any load in flight now started after the one we awaited, hence after this call.
-        finished(self.join_load(campaign)?.0).await
+        self.join_load(campaign)?.0.finished().await
     }
 
     /// Returns a snapshot if the store has the campaign. A load in flight may answer yes, but only
@@ -191,10 +223,10 @@ impl Campaigns {
     /// since the earlier read.
     async fn exists(self: &Arc<Self>, campaign: &CampaignId) -> LoadResult {
         let (load, was_reading) = self.join_load(campaign)?;
-        match finished(load).await {
+        match load.finished().await {
             Ok(Some(snapshot)) => Ok(Some(snapshot)),
             result if !was_reading => result,
-            _ => finished(self.join_load(campaign)?.0).await,
+            _ => self.join_load(campaign)?.0.finished().await,
         }
     }
 
@@ -215,33 +247,29 @@ impl Campaigns {
 
     /// Joins the load of `campaign` in flight, or starts one. The second value says whether the
     /// joined load was already reading the store.
-    fn join_load(self: &Arc<Self>, campaign: &CampaignId) -> Result<(Load, bool), ReadError> {
+    fn join_load(self: &Arc<Self>, campaign: &CampaignId) -> Result<(Arc<Load>, bool), ReadError> {
         let mut state = self.state.lock();
         if let Some(load) = state.loads.get(campaign) {
-            let was_reading = !matches!(*load.borrow(), LoadState::Queued);
-            return Ok((load.clone(), was_reading));
+            return Ok((load.clone(), load.was_reading()));
         }
         if state.loads.len() >= LOADS_MAX {
             return Err(ReadError::TooManyLoads);
         }
-        let (progress, load) = watch::channel(LoadState::Queued);
+        let load = Arc::new(Load::new());
         state.loads.insert(campaign.clone(), load.clone());
         if let Some(cached) = state.cache.get_mut(campaign) {
             cached.tried_at = self.parts.clock.now();
         }
         drop(state);
-        let entry = LoadEntry { campaigns: self.clone(), campaign: campaign.clone() };
+        let (campaigns, campaign) = (self.clone(), campaign.clone());
+        let entry = LoadEntry { campaigns, campaign, load: load.clone() };
         self.parts.tasks.once("load a campaign", async move {
             let campaigns = entry.campaigns.clone();
             let campaign = entry.campaign.clone();
             let _permit = campaigns.reads.acquire().await;
-            progress.send_replace(LoadState::Reading);
+            entry.load.set(LoadState::Reading);
             let result = campaigns.read(&campaign).await;
-            let result = campaigns.store_result(&campaign, result);
-            // Removed before waiters are woken: a waiter that needs a later read must not join
-            // this one again.
-            drop(entry);
-            progress.send_replace(LoadState::Done(result));
+            entry.done(campaigns.store_result(&campaign, result));
         });
         Ok((load, false))
     }
@@ -286,7 +314,7 @@ impl Campaigns {
         let partition = codec.partition_of(campaign);
         let progress = partitions.progress(&*partitions.read(partition).await?);
         let stored_below = waiters.watermark(partition).unwrap_or(0).max(progress);
-        let rows = match timeout(STORE_TIMEOUT, store.campaign(campaign, partition)).await {
+        let rows = match clock.timeout(STORE_TIMEOUT, store.campaign(campaign, partition)).await {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => return Err(ReadError::Store(chain(&error))),
             Err(_) => return Err(ReadError::timed_out(format!("reading campaign {campaign}"))),
@@ -319,20 +347,25 @@ impl Campaigns {
 struct LoadEntry {
     campaigns: Arc<Campaigns>,
     campaign: CampaignId,
+    load: Arc<Load>,
+}
+
+impl LoadEntry {
+    fn done(self, result: LoadResult) {
+        // Removed before waiters are woken: a waiter that needs a later read must not join this
+        // one again.
+        self.campaigns.state.lock().loads.remove(&self.campaign);
+        self.load.set(LoadState::Done(result));
+    }
 }
 
 impl Drop for LoadEntry {
     fn drop(&mut self) {
-        self.campaigns.state.lock().loads.remove(&self.campaign);
-    }
-}
-
-/// Waits for the result of a load.
-async fn finished(mut load: Load) -> LoadResult {
-    let done = load.wait_for(|state| matches!(state, LoadState::Done(_))).await;
-    match done.as_deref() {
-        Ok(LoadState::Done(result)) => result.clone(),
-        _ => Err(ReadError::Store("the read was cancelled".to_owned())),
+        if !matches!(*self.load.state.lock(), LoadState::Done(_)) {
+            self.campaigns.state.lock().loads.remove(&self.campaign);
+            let cancelled = ReadError::Store("the read was cancelled".to_owned());
+            self.load.set(LoadState::Done(Err(cancelled)));
+        }
     }
 }
 

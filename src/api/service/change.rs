@@ -8,17 +8,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{
-    sync::SemaphorePermit,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::sync::SemaphorePermit;
 
 use super::{
-    NodeService,
+    NodeClock, NodeService,
     interface::{CampaignView, ChangeCampaigns, ControlVerb, ServiceError},
     issue::RETRY_AFTER,
     wait::{Awaited, WaitEnd, contradiction},
 };
+use crate::answer::Moment;
 use crate::domain::{
     answer::Answer,
     decision::Refusal,
@@ -89,7 +87,8 @@ impl ChangeCampaigns for NodeService {
 
 /// An admin call: its permit, its deadline, and whether a record of it may be in the log.
 struct Call<'a> {
-    until: Instant,
+    clock: &'a NodeClock,
+    until: Moment,
     appended: AtomicBool,
     _permit: SemaphorePermit<'a>,
 }
@@ -100,7 +99,7 @@ impl Call<'_> {
         &self,
         work: impl Future<Output = Result<T, ServiceError>>,
     ) -> Result<T, ServiceError> {
-        match timeout_at(self.until, work).await {
+        match self.clock.timeout_at(self.until, work).await {
             Ok(result) => result.map_err(|error| self.outcome_of(error)),
             Err(_) => Err(self.out_of_time()),
         }
@@ -144,8 +143,8 @@ impl NodeService {
             let detail = "too many admin calls are in flight".to_owned();
             return Err(ServiceError::Overloaded { detail, retry_after: RETRY_AFTER });
         };
-        let until = Instant::now() + BUDGET;
-        Ok(Call { until, appended: AtomicBool::new(false), _permit: permit })
+        let (clock, until) = (&self.clock, self.clock.now() + BUDGET);
+        Ok(Call { clock, until, appended: AtomicBool::new(false), _permit: permit })
     }
 
     /// Defines a campaign once. `None`: another definition was appended first.
@@ -236,7 +235,7 @@ impl NodeService {
             if snapshot.holds.iter().all(|hold| !is_open(hold, &now.holds)) {
                 return self.view(campaign, &now);
             }
-            sleep(HOLD_CHECK_EVERY).await;
+            self.clock.sleep(HOLD_CHECK_EVERY).await;
         }
     }
 

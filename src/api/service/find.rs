@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 
 use super::{
     NodeService,
@@ -11,14 +10,14 @@ use super::{
     wait::{Awaited, WaitEnd},
 };
 use crate::{
-    answer::request_id::RequestContent,
+    answer::{Moment, request_id::RequestContent},
     domain::{answer::Answer, ids::Position},
 };
 
 #[async_trait]
 impl FindRequests for NodeService {
     async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError> {
-        let until = Instant::now() + wait;
+        let until = self.clock.now() + wait;
         let content = self.ids.open(request_id).ok_or(ServiceError::UnknownRequest)?;
         let Position { log_epoch, partition, .. } = content.position;
         // Sealed under another log epoch or another layout: the position names another record.
@@ -39,7 +38,7 @@ impl NodeService {
         &self,
         content: &RequestContent,
         wait: Duration,
-        until: Instant,
+        until: Moment,
     ) -> Result<Option<Answer>, ServiceError> {
         let awaited = Awaited::Request(content);
         if !wait.is_zero() {

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{
     FreeSpaceCheck, NodeClock, NodeService, STORE_TIMEOUT, chain,
@@ -74,8 +73,7 @@ impl Health {
 
     /// Probes log and store once a second, one partition after another. Never returns.
     pub(super) async fn probe(self: Arc<Self>) {
-        let mut ticks = interval(PROBE_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = self.clock.ticks(PROBE_EVERY);
         for partition in (0..self.partitions.max(1)).cycle() {
             ticks.tick().await;
             let (log, store) = (self.probe_log(partition), self.probe_store(partition));
@@ -86,20 +84,19 @@ impl Health {
     }
 
     async fn probe_log(&self, partition: Partition) {
-        let result = timeout(STORE_TIMEOUT, self.log.bounds(partition)).await;
+        let result = self.clock.timeout(STORE_TIMEOUT, self.log.bounds(partition)).await;
         self.record(&self.log_probe, result.map(|answer| answer.map_err(|error| chain(&error))));
     }
 
     async fn probe_store(&self, partition: Partition) {
-        let result = timeout(STORE_TIMEOUT, self.store.partition(partition)).await;
+        let result = self.clock.timeout(STORE_TIMEOUT, self.store.partition(partition)).await;
         self.record(&self.store_probe, result.map(|answer| answer.map_err(|error| chain(&error))));
     }
 
     async fn probe_space(&self) {
-        let Some(check) = self.free_space.clone() else { return };
-        if let Ok(short) = tokio::task::spawn_blocking(move || check()).await {
-            *self.space_short.lock() = short;
-        }
+        let Some(check) = &self.free_space else { return };
+        let short = check().await;
+        *self.space_short.lock() = short;
     }
 
     fn record<T, E>(&self, probe: &Mutex<Probe>, result: Result<Result<T, String>, E>) {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::{Instant, timeout};
 
 use super::{
     NodeService, RATE_TABLES, chain,
@@ -40,7 +39,7 @@ impl IssueCoupons for NodeService {
     ) -> Result<IssueReply, ServiceError> {
         let received = self.clock.now();
         let wait = wait.unwrap_or_default();
-        let until = Instant::now() + wait;
+        let until = received + wait;
         // The cheapest checks come first: a flood must not reach store or log.
         self.check_user_rate(&request)?;
         let partition = self.codec.partition_of(&request.campaign);
@@ -117,7 +116,11 @@ impl NodeService {
         let sent = self.clock.now();
         let known = self.waiters.watermark(partition);
         let unknown = |detail| ServiceError::OutcomeUnknown { detail };
-        let appended = match timeout(APPEND_TIMEOUT, self.log.append(partition, record)).await {
+        let appended = match self
+            .clock
+            .timeout(APPEND_TIMEOUT, self.log.append(partition, record))
+            .await
+        {
             Ok(Ok(appended)) => appended,
             Ok(Err(AppendError::Overloaded(detail))) => return Err(overloaded(detail)),
             Ok(Err(AppendError::NoSpace(detail))) => {

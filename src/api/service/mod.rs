@@ -23,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -39,7 +40,7 @@ use self::{
 };
 use crate::{
     answer::{Moment, rate::RateTable, request_id::RequestIds},
-    clock::SharedClock,
+    clock::{SharedClock, Ticks, TimedOut},
     config::{AdmissionConfig, ApiConfig},
     domain::{ids::Timestamp, keys::Keys},
     feed::DecisionFeed,
@@ -64,8 +65,8 @@ const ADMIN_CALLS_MAX: usize = 64;
 /// Tables of the user rate limit. Several, so that requests rarely contend for one lock.
 const RATE_TABLES: usize = 16;
 
-/// Returns why the log takes no records, if free space is short. Blocks on the disk.
-pub(crate) type FreeSpaceCheck = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+/// Returns why the log takes no records, if free space is short.
+pub(crate) type FreeSpaceCheck = Arc<dyn Fn() -> BoxFuture<'static, Option<String>> + Send + Sync>;
 
 /// What a [`NodeService`] is built from.
 pub(crate) struct ServiceParts {
@@ -125,7 +126,7 @@ impl NodeService {
         let ServiceParts { api, admission, free_space, actors, clock, .. } = parts;
         let clock = NodeClock { started: clock.instant(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
-        let tasks = Arc::new(Tasks::default());
+        let tasks = Arc::new(Tasks::new(clock.clone()));
         let waiters = Arc::new(Waiters::new(clock.clone(), log_epoch, count, api.waiters_max));
         let partitions = Arc::new(Partitions::new(store.clone(), clock.clone(), log_epoch, count));
         let campaigns = Arc::new(Campaigns::new(campaigns::Parts {
@@ -199,6 +200,26 @@ impl NodeClock {
 
     fn wall(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    async fn sleep(&self, time: Duration) {
+        self.clock.sleep(time).await;
+    }
+
+    async fn sleep_until(&self, until: Moment) {
+        self.clock.sleep_until(self.started + until).await;
+    }
+
+    async fn timeout<F: Future>(&self, time: Duration, work: F) -> Result<F::Output, TimedOut> {
+        self.clock.timeout(time, work).await
+    }
+
+    async fn timeout_at<F: Future>(&self, until: Moment, work: F) -> Result<F::Output, TimedOut> {
+        self.clock.timeout_at(self.started + until, work).await
+    }
+
+    fn ticks(&self, every: Duration) -> Ticks {
+        Ticks::new(self.clock.clone(), every)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Mutex, time::timeout};
+use tokio::sync::Mutex;
 
 use super::{NodeClock, ReadError, STORE_TIMEOUT, chain};
 use crate::{
@@ -57,7 +57,7 @@ impl Partitions {
             return rows.clone();
         }
         let began = self.clock.now();
-        let rows = match timeout(STORE_TIMEOUT, self.store.partition(partition)).await {
+        let rows = match self.clock.timeout(STORE_TIMEOUT, self.store.partition(partition)).await {
             Ok(Ok(rows)) => Ok(Arc::new(rows)),
             Ok(Err(error)) => Err(ReadError::Store(chain(&error))),
             Err(_) => Err(ReadError::timed_out(format!("reading partition {partition}"))),

@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::time::timeout;
 
 use super::{
     NodeService, ReadError, STORE_TIMEOUT,
@@ -84,7 +83,7 @@ impl NodeService {
         after: Option<&CampaignId>,
         limit: usize,
     ) -> Result<Vec<CampaignId>, ServiceError> {
-        match timeout(STORE_TIMEOUT, self.store.campaigns(after, limit)).await {
+        match self.clock.timeout(STORE_TIMEOUT, self.store.campaigns(after, limit)).await {
             Ok(Ok(ids)) => Ok(ids),
             Ok(Err(error)) => Err(ReadError::Store(chain(&error)).into()),
             Err(_) => Err(ReadError::timed_out("listing campaigns".to_owned()).into()),

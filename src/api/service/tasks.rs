@@ -7,17 +7,24 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::NodeClock;
+
 /// Pause before a task that panicked or returned runs again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// Owns the tasks of a service.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tasks {
+    clock: NodeClock,
     end: CancellationToken,
     running: Mutex<JoinSet<()>>,
 }
 
 impl Tasks {
+    pub(super) fn new(clock: NodeClock) -> Self {
+        Self { clock, end: CancellationToken::new(), running: Mutex::default() }
+    }
+
     /// Spawns `work`. A panic is logged and drops what the future owns, so waiters see their
     /// channel closed. Callers bound concurrency.
     pub(super) fn once(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
@@ -38,12 +45,13 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let clock = self.clock.clone();
         self.once(name, async move {
             loop {
                 if AssertUnwindSafe(work()).catch_unwind().await.is_err() {
                     tracing::error!(task = name, "service task panicked, restarting it");
                 }
-                tokio::time::sleep(RESTART_AFTER).await;
+                clock.sleep(RESTART_AFTER).await;
             }
         });
     }

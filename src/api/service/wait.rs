@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{
     NodeService, ReadError, STORE_TIMEOUT, chain,
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::{
     answer::{
+        Moment,
         request_id::RequestContent,
         rows::{FromRows, control_answer, is_of, request_answer, unsound},
     },
@@ -84,7 +84,7 @@ impl NodeService {
     pub(super) async fn wait_for_decision(
         &self,
         awaited: Awaited<'_>,
-        until: Instant,
+        until: Moment,
     ) -> Result<WaitEnd, ServiceError> {
         let Position { partition, offset, .. } = awaited.position();
         // Admin calls have places of their own: clients that long-poll must not lock operators out.
@@ -105,7 +105,7 @@ impl NodeService {
                     heard = waiter.decision() => {
                         return self.heard(awaited, &heard).map(WaitEnd::Decided);
                     }
-                    asked = timeout_at(until, self.ask_store(awaited, first)) => match asked {
+                    asked = self.clock.timeout_at(until, self.ask_store(awaited, first)) => match asked {
                         Ok(Ok(Some(answer))) => return Ok(WaitEnd::Decided(answer)),
                         Ok(Ok(None)) => (first, failure) = (false, None),
                         // A contradiction stays one; a store that is away may come back in time.
@@ -115,7 +115,7 @@ impl NodeService {
                     }
                 }
             }
-            let now = Instant::now();
+            let now = self.clock.now();
             if now >= until {
                 return failure.map_or(Ok(WaitEnd::TimedOut), Err);
             }
@@ -128,7 +128,7 @@ impl NodeService {
                     }
                     Signal::AskStore => asking = true,
                 },
-                () = sleep_until(until.min(now + pause)) => {
+                () = self.clock.sleep_until(until.min(now + pause)) => {
                     // A dead owner sends nothing, not even a gap: only silence shows that its
                     // last decisions may never arrive.
                     asking |= self.waiters.is_silent(partition);
@@ -248,7 +248,7 @@ impl NodeService {
             }
             Ok::<_, StoreError>(coupons)
         };
-        let mut coupons = match timeout(STORE_TIMEOUT, read).await {
+        let mut coupons = match self.clock.timeout(STORE_TIMEOUT, read).await {
             Ok(Ok(coupons)) => coupons,
             Ok(Err(error)) => return Err(ReadError::Store(chain(&error)).into()),
             Err(_) => {

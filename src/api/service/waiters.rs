@@ -163,7 +163,7 @@ impl Waiters {
                 }
                 Err(error) => pauses.failed("following the decision feed", &error),
             };
-            tokio::time::sleep(pause).await;
+            self.clock.sleep(pause).await;
         }
     }
 
