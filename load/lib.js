@@ -8,7 +8,8 @@ export const nodes = (__ENV.API || 'http://127.0.0.1:8080').split(',').map((url)
 const admin = (__ENV.ADMIN || 'http://127.0.0.1:8081').split(',')[0].replace(/\/+$/, '');
 
 // All reasons of the API, for decisions and for refusals before the log.
-const REASONS = ['sold_out', 'closed', 'paused', 'not_open_yet'];
+const { schemas } = JSON.parse(open('../src/api/http/openapi.json')).components;
+const REASONS = schemas.Decision.properties.reason.enum;
 // Outcomes without an answer: errors of the API, and those of the network.
 const FAILURES = ['overloaded', 'outcome_unknown', 'halted', 'too_many', 'no_connection', 'unexpected'];
 

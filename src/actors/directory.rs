@@ -20,12 +20,12 @@ use crate::{
 /// The state of the actor of a campaign on hold; see `partition::flow`.
 const QUARANTINED: &str = "quarantined";
 
-/// What a campaign's actor last knew of its definition and seats.
+/// What a campaign's actor last knew of its definition and issued coupons.
 #[derive(Debug)]
 struct Standing {
     version: Offset,
     definition: Definition,
-    sold_out: bool,
+    issued: u32,
 }
 
 /// Numbers of actors and campaigns by state.
@@ -97,15 +97,15 @@ impl Directory {
         let (Some(version), Some(definition)) = (campaign.version(), campaign.definition()) else {
             return;
         };
-        let sold_out = campaign.remaining() == 0;
+        let issued = campaign.issued();
         let mut partitions = self.partitions.lock();
         let Some(views) = partitions.get_mut(&partition) else { return };
         match views.standings.get_mut(campaign.id()) {
             // Without a new version there is nothing to clone: this runs once per batch.
-            Some(standing) if standing.version == version => standing.sold_out = sold_out,
+            Some(standing) if standing.version == version => standing.issued = issued,
             _ => {
                 let definition = definition.clone();
-                let standing = Standing { version, definition, sold_out };
+                let standing = Standing { version, definition, issued };
                 views.standings.insert(campaign.id().clone(), standing);
             }
         }
@@ -127,7 +127,8 @@ impl Directory {
     fn count(&self, wall: Timestamp) -> Census {
         let mut actors =
             BTreeMap::from([("live", 0), ("recovering", 0), (QUARANTINED, 0), ("halted", 0)]);
-        let mut campaigns = BTreeMap::from(CampaignState::ALL.map(|state| (state.name(), 0)));
+        let mut campaigns =
+            BTreeMap::from_iter(CampaignState::all().map(|state| (state.name(), 0)));
         for views in self.partitions.lock().values() {
             for (campaign, view) in &views.campaigns {
                 let state = if views.halted.is_some() { "halted" } else { view.state };
@@ -137,10 +138,10 @@ impl Directory {
                     *campaigns.entry(CampaignState::Quarantined.name()).or_default() += 1;
                 }
             }
-            for (campaign, Standing { definition, sold_out, .. }) in &views.standings {
+            for (campaign, Standing { definition, issued, .. }) in &views.standings {
                 let view = views.campaigns.get(campaign);
                 let held = view.is_some_and(|view| view.state == QUARANTINED);
-                let state = CampaignState::of(definition, held, *sold_out, wall);
+                let state = CampaignState::of(definition, held, *issued, wall);
                 *campaigns.entry(state.name()).or_default() += 1;
             }
         }

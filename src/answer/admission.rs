@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::Moment;
 use crate::{
     domain::{
-        decision::Reason,
         definition::{Definition, DefinitionVersion, RULES_VERSION},
         ids::{CampaignId, Offset, Sequence, Timestamp},
         keys::Keys,
+        reason::{Reason, Situation},
         rows::{CampaignRows, Hold},
     },
     planted,
@@ -23,44 +23,31 @@ pub(crate) const EDGE_AGE_MAX: Duration = Duration::from_secs(1);
 pub(crate) enum CampaignState {
     /// A hold that is not closed.
     Quarantined,
-    /// Closed by an operator, or past `closes_at`.
-    Closed,
-    /// Paused by an operator.
-    Paused,
-    /// Before `opens_at`.
-    Scheduled,
-    /// No seat remains.
-    SoldOut,
+    /// Every request is rejected for this reason.
+    Shut(Reason),
     /// Coupons are issued.
     Open,
 }
 
 impl CampaignState {
-    /// Every state, in the order of precedence.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Quarantined, Self::Closed, Self::Paused, Self::Scheduled, Self::SoldOut, Self::Open];
+    /// Lists every state, in the order of precedence.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let shut = Reason::ALL.into_iter().map(Self::Shut);
+        [Self::Quarantined].into_iter().chain(shut).chain([Self::Open])
+    }
 
     /// Returns the state of a campaign at `wall`.
     #[must_use]
     pub(crate) fn of(
         definition: &Definition,
         quarantined: bool,
-        sold_out: bool,
+        issued: u32,
         wall: Timestamp,
     ) -> Self {
         if quarantined {
-            Self::Quarantined
-        } else if definition.is_closed_at(wall) {
-            Self::Closed
-        } else if definition.paused {
-            Self::Paused
-        } else if definition.is_before_window(wall) {
-            Self::Scheduled
-        } else if sold_out {
-            Self::SoldOut
-        } else {
-            Self::Open
+            return Self::Quarantined;
         }
+        Situation::at(definition, issued, wall).reason().map_or(Self::Open, Self::Shut)
     }
 
     /// Returns the state as the API spells it.
@@ -68,10 +55,7 @@ impl CampaignState {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Quarantined => "quarantined",
-            Self::Closed => "closed",
-            Self::Paused => "paused",
-            Self::Scheduled => "scheduled",
-            Self::SoldOut => "sold_out",
+            Self::Shut(reason) => reason.state(),
             Self::Open => "open",
         }
     }
@@ -253,19 +237,13 @@ impl AdmissionView {
         }
         let margin = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
         let margin = if planted!(MarginIgnored) { 0 } else { margin };
-        let surely_past = Timestamp(wall.0.saturating_sub(margin));
-        let surely_before = Timestamp(wall.0.saturating_add(margin));
-        if definition.is_closed_at(surely_past) {
-            Some(Reason::Closed)
-        } else if definition.paused {
-            Some(Reason::Paused)
-        } else if definition.is_before_window(surely_before) {
-            Some(Reason::NotOpenYet)
-        } else if self.issued() >= definition.terms.quota {
-            Some(Reason::SoldOut)
-        } else {
-            None
-        }
+        let situation = Situation {
+            definition,
+            issued: self.issued(),
+            earliest: Timestamp(wall.0.saturating_sub(margin)),
+            latest: Timestamp(wall.0.saturating_add(margin)),
+        };
+        situation.reason()
     }
 
     /// Returns the figures of a view at `wall`; `None` if there is no definition.
@@ -274,7 +252,7 @@ impl AdmissionView {
         let definition = self.definition()?;
         let issued = self.issued();
         let remaining = definition.terms.quota.saturating_sub(issued);
-        let state = CampaignState::of(definition, self.is_quarantined, remaining == 0, wall);
+        let state = CampaignState::of(definition, self.is_quarantined, issued, wall);
         let ahead = if planted!(ViewAhead) { 40 } else { 0 };
         let as_of = self.decided_below(self.progress.max(self.mark.0) + ahead);
         Some(Figures { state, issued, remaining, as_of })
@@ -288,7 +266,10 @@ impl AdmissionView {
 
 #[cfg(test)]
 mod tests {
-    use crate::answer::admission::*;
+    use crate::answer::admission::{
+        CampaignState::{Open, Shut},
+        *,
+    };
     use crate::domain::{
         definition::Terms,
         ids::{CampaignId, Position},
@@ -336,33 +317,32 @@ mod tests {
 
     #[test]
     fn around_the_ends_of_the_window_the_log_decides() {
-        use CampaignState::{Closed, Open, Scheduled};
         let open = state(0, |_| {});
-        check(&open, 0, Some(Reason::NotOpenYet), Scheduled);
-        check(&open, OPENS_AT - 1_001, Some(Reason::NotOpenYet), Scheduled);
-        check(&open, OPENS_AT - 1_000, None, Scheduled);
-        check(&open, OPENS_AT - 1, None, Scheduled);
+        check(&open, 0, Some(Reason::NotOpenYet), Shut(Reason::NotOpenYet));
+        check(&open, OPENS_AT - 1_001, Some(Reason::NotOpenYet), Shut(Reason::NotOpenYet));
+        check(&open, OPENS_AT - 1_000, None, Shut(Reason::NotOpenYet));
+        check(&open, OPENS_AT - 1, None, Shut(Reason::NotOpenYet));
         check(&open, OPENS_AT, None, Open);
         check(&open, CLOSES_AT - 1, None, Open);
-        check(&open, CLOSES_AT, None, Closed);
-        check(&open, CLOSES_AT + 999, None, Closed);
-        check(&open, CLOSES_AT + 1_000, Some(Reason::Closed), Closed);
+        check(&open, CLOSES_AT, None, Shut(Reason::Closed));
+        check(&open, CLOSES_AT + 999, None, Shut(Reason::Closed));
+        check(&open, CLOSES_AT + 1_000, Some(Reason::Closed), Shut(Reason::Closed));
     }
 
     #[test]
     fn the_first_reason_that_holds_is_told() {
         let within = OPENS_AT + 5_000;
         let paused = |definition: &mut Definition| definition.paused = true;
-        check(&state(10, |_| {}), within, Some(Reason::SoldOut), CampaignState::SoldOut);
-        check(&state(9, |_| {}), within, None, CampaignState::Open);
-        check(&state(10, paused), within, Some(Reason::Paused), CampaignState::Paused);
-        check(&state(10, paused), 0, Some(Reason::Paused), CampaignState::Paused);
+        check(&state(10, |_| {}), within, Some(Reason::SoldOut), Shut(Reason::SoldOut));
+        check(&state(9, |_| {}), within, None, Open);
+        check(&state(10, paused), within, Some(Reason::Paused), Shut(Reason::Paused));
+        check(&state(10, paused), 0, Some(Reason::Paused), Shut(Reason::Paused));
         let closed = |definition: &mut Definition| {
             definition.paused = true;
             definition.closed = true;
         };
-        check(&state(10, closed), within, Some(Reason::Closed), CampaignState::Closed);
-        check(&state(10, |_| {}), 0, Some(Reason::NotOpenYet), CampaignState::Scheduled);
+        check(&state(10, closed), within, Some(Reason::Closed), Shut(Reason::Closed));
+        check(&state(10, |_| {}), 0, Some(Reason::NotOpenYet), Shut(Reason::NotOpenYet));
     }
 
     #[test]
@@ -380,7 +360,7 @@ mod tests {
         reduced.versions[0].issued = 7;
         let figures = reduced.figures(Timestamp(OPENS_AT)).unwrap();
         assert_eq!((figures.issued, figures.remaining), (7, 0));
-        assert_eq!(figures.state, CampaignState::SoldOut);
+        assert_eq!(figures.state, Shut(Reason::SoldOut));
     }
 
     #[test]

@@ -28,9 +28,9 @@ use super::{
 use crate::{
     answer::request_id::{RequestContent, RequestIds},
     domain::{
-        decision::Reason,
         ids::{CampaignId, IdempotencyKey, Offset, Partition, Sequence, Timestamp, UserId},
         keys::Keys,
+        reason::Reason,
         record::Request,
     },
 };

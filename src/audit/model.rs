@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{finding::Location, rules};
+use super::{finding::Location, report::Rejections, rules};
 use crate::domain::{
     coupon::Coupon,
-    decision::Reason,
     definition::{Definition, DefinitionVersion},
     ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
     keys::Keys,
+    reason::Reason,
     record::{Change, Control, Record, Request},
 };
 
@@ -53,10 +53,7 @@ pub(super) struct Counts {
     pub(super) requests: u64,
     pub(super) already_issued: u64,
     pub(super) repeated: u64,
-    pub(super) closed: u64,
-    pub(super) paused: u64,
-    pub(super) not_open_yet: u64,
-    pub(super) sold_out: u64,
+    pub(super) rejected: Rejections,
 }
 
 /// Identifies a partition, and holds the keys by which its campaigns are decided.
@@ -180,12 +177,7 @@ impl Model {
             return RecordOutcome::AlreadyIssued(holding.latest);
         }
         if let Some(reason) = shut {
-            match reason {
-                Reason::Closed => self.counts.closed += 1,
-                Reason::Paused => self.counts.paused += 1,
-                Reason::NotOpenYet => self.counts.not_open_yet += 1,
-                Reason::SoldOut => self.counts.sold_out += 1,
-            }
+            self.counts.rejected.add(reason);
             return RecordOutcome::Rejected(reason);
         }
         let coupon = self.next_coupon(offset, time, &request.user, user_digest, key_digest);

@@ -2,12 +2,15 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{answers::AnswerCounts, finding::Finding};
 use crate::{
     columns,
-    domain::ids::{CampaignId, Offset, Partition, Sequence},
+    domain::{
+        ids::{CampaignId, Offset, Partition, Sequence},
+        reason::Reason,
+    },
 };
 
 /// Most campaigns shown in the table; the others are only counted.
@@ -37,6 +40,28 @@ pub struct PartitionReport {
     pub note: Option<String>,
 }
 
+/// Counts rejected requests by their reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rejections([u64; Reason::ALL.len()]);
+
+impl Rejections {
+    /// Counts one more request that was rejected for `reason`.
+    pub(super) fn add(&mut self, reason: Reason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// Lists every reason with its number of requests.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.0)
+    }
+}
+
+impl Serialize for Rejections {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(reason, count)| (reason.name(), count)))
+    }
+}
+
 /// One campaign, as the log derives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CampaignReport {
@@ -64,14 +89,9 @@ pub struct CampaignReport {
     pub already_issued: u64,
     /// Requests that repeat an idempotency key and got the coupon of the earlier request.
     pub repeated: u64,
-    /// Requests rejected: closed.
-    pub closed: u64,
-    /// Requests rejected: paused.
-    pub paused: u64,
-    /// Requests rejected: not open yet.
-    pub not_open_yet: u64,
-    /// Requests rejected: sold out.
-    pub sold_out: u64,
+    /// Requests rejected, with one member for each reason.
+    #[serde(flatten)]
+    pub rejected: Rejections,
     /// First undecided offset, if a hold is in force.
     pub held_from: Option<Offset>,
     /// Number of its findings.
@@ -152,26 +172,20 @@ impl Report {
     fn campaigns_text(&self, text: &mut String) {
         let mut shown: Vec<_> = self.campaigns.iter().collect();
         shown.sort_by_key(|it| (std::cmp::Reverse(it.findings), it.campaign.clone()));
-        let headings = [
-            "CAMPAIGN", "QUOTA", "ISSUED", "ROWS", "REQUESTS", "ALREADY", "REPEATED", "CLOSED",
-            "PAUSED", "EARLY", "SOLD OUT", "BROKEN",
-        ];
-        let mut rows = vec![headings.map(str::to_owned).to_vec()];
+        let mut headings: Vec<String> =
+            ["CAMPAIGN", "QUOTA", "ISSUED", "ROWS", "REQUESTS", "ALREADY", "REPEATED"]
+                .map(str::to_owned)
+                .to_vec();
+        headings.extend(Reason::ALL.map(|reason| reason.name().replace('_', " ").to_uppercase()));
+        headings.push("BROKEN".to_owned());
+        let mut rows = vec![headings];
         for it in shown.iter().take(CAMPAIGNS_SHOWN_MAX) {
             let mut row = vec![it.campaign.to_string()];
-            let numbers = [
-                u64::from(it.quota),
-                u64::from(it.issued),
-                it.rows,
-                it.requests,
-                it.already_issued,
-                it.repeated,
-                it.closed,
-                it.paused,
-                it.not_open_yet,
-                it.sold_out,
-                it.findings,
-            ];
+            let (quota, issued) = (u64::from(it.quota), u64::from(it.issued));
+            let numbers = [quota, issued, it.rows, it.requests, it.already_issued, it.repeated]
+                .into_iter()
+                .chain(it.rejected.iter().map(|(_, count)| count))
+                .chain([it.findings]);
             row.extend(numbers.map(|number| number.to_string()));
             rows.push(row);
         }

@@ -465,10 +465,7 @@ impl Comparison<'_> {
             requests: counts.requests,
             already_issued: counts.already_issued,
             repeated: counts.repeated,
-            closed: counts.closed,
-            paused: counts.paused,
-            not_open_yet: counts.not_open_yet,
-            sold_out: counts.sold_out,
+            rejected: counts.rejected,
             held_from: scope.held.then_some(scope.limit),
             findings: 0,
         };

@@ -3,10 +3,10 @@
 
 use crate::domain::{
     code::CodeFormat,
-    decision::Reason,
     definition::{Amendment, Definition, Terms},
     ids::{CampaignId, Sequence, Timestamp, UserId},
     keys::Keys,
+    reason::Reason,
     record::Change,
 };
 
@@ -101,19 +101,20 @@ fn amend(terms: &mut Terms, amendment: &Amendment) {
     }
 }
 
+/// The order in which reasons are tried. The product's order is not used, because the audit checks
+/// it.
+const PRECEDENCE: [Reason; Reason::ALL.len()] =
+    [Reason::Closed, Reason::Paused, Reason::NotOpenYet, Reason::SoldOut];
+
 /// Returns why no user gets a coupon at `time`, if so: the first reason that applies.
 pub(super) fn shut(definition: &Definition, issued: u32, time: Timestamp) -> Option<Reason> {
     let Terms { quota, opens_at, closes_at, .. } = &definition.terms;
-    if definition.closed || closes_at.is_some_and(|end| end <= time) {
-        return Some(Reason::Closed);
-    }
-    if definition.paused {
-        return Some(Reason::Paused);
-    }
-    if opens_at.is_some_and(|start| time < start) {
-        return Some(Reason::NotOpenYet);
-    }
-    (issued >= *quota).then_some(Reason::SoldOut)
+    PRECEDENCE.into_iter().find(|reason| match reason {
+        Reason::Closed => definition.closed || closes_at.is_some_and(|end| end <= time),
+        Reason::Paused => definition.paused,
+        Reason::NotOpenYet => opens_at.is_some_and(|start| time < start),
+        Reason::SoldOut => issued >= *quota,
+    })
 }
 
 /// Derives the code of one coupon. Reads 256 keyed bits as a fraction and takes its digits, most

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    decision::{Reason, Refusal},
+    decision::Refusal,
     ids::{Sequence, Timestamp},
+    reason::Reason,
 };
 
 /// A decision as the feed and the API carry it.

@@ -6,6 +6,7 @@ use super::{
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{Sequence, Timestamp},
+    reason::Reason,
 };
 
 /// The answer to one record. The log below the record determines it.
@@ -30,36 +31,6 @@ pub struct Held {
     pub sequence: Sequence,
     /// Record time of the request that got the coupon.
     pub issued_at: Timestamp,
-}
-
-/// The reason of a rejection: the first that holds, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Closed by an operator, or past `closes_at`.
-    Closed,
-    /// Paused by an operator.
-    Paused,
-    /// Before `opens_at`.
-    NotOpenYet,
-    /// No seat remains.
-    SoldOut,
-}
-
-impl Reason {
-    /// Every reason, in the order of precedence.
-    pub const ALL: [Self; 4] = [Self::Closed, Self::Paused, Self::NotOpenYet, Self::SoldOut];
-
-    /// Returns the reason as the API spells it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Paused => "paused",
-            Self::NotOpenYet => "not_open_yet",
-            Self::SoldOut => "sold_out",
-        }
-    }
 }
 
 /// Why a control record changed nothing.

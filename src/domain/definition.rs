@@ -9,7 +9,6 @@ use super::{
     fault::Fault,
     ids::{CampaignId, Position, Timestamp},
 };
-use crate::planted;
 
 /// Largest quota of a campaign. Schema buckets and holder tables are sized for it.
 pub const QUOTA_MAX: u32 = 100_000_000;
@@ -377,20 +376,6 @@ impl Definition {
         let buckets = terms.quota.div_ceil(USERS_PER_BUCKET).clamp(1, USER_BUCKETS_MAX);
         let user_buckets = u8::try_from(buckets).unwrap_or(u8::MAX);
         Self { terms, paused: false, closed: false, rules_version: RULES_VERSION, user_buckets }
-    }
-
-    /// Whether nothing is issued at `time` any more, whatever the quota.
-    #[must_use]
-    pub fn is_closed_at(&self, time: Timestamp) -> bool {
-        let late = i64::from(planted!(ClosesLate));
-        self.closed || self.terms.closes_at.is_some_and(|closes_at| time.0 >= closes_at.0 + late)
-    }
-
-    /// Whether `time` lies before the window.
-    #[must_use]
-    pub fn is_before_window(&self, time: Timestamp) -> bool {
-        let late = i64::from(planted!(OpensLate));
-        self.terms.opens_at.is_some_and(|opens_at| time.0 < opens_at.0 + late)
     }
 }
 

@@ -22,5 +22,6 @@ pub mod ids;
 pub mod invariant;
 pub mod keys;
 pub mod planted;
+pub mod reason;
 pub mod record;
 pub mod rows;

@@ -15,8 +15,9 @@ use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedEvent, MESSAGE_DECISIONS_MA
 use crate::{
     domain::{
         answer::{Answer, CouponFace},
-        decision::{Reason, Refusal},
+        decision::Refusal,
         ids::{CampaignId, Offset, Partition, Timestamp, UserId},
+        reason::Reason,
     },
     wire::feed_message::{FeedDecision, FeedMessage},
 };
@@ -128,7 +129,7 @@ pub async fn every_message_arrives_unchanged(feed: &dyn DecisionFeed) {
         decision(1, Some("u"), Answer::AlreadyIssued { coupon: coupon.clone() }),
         decision(2, None, Answer::Accepted),
     ];
-    for reason in [Reason::Closed, Reason::Paused, Reason::NotOpenYet, Reason::SoldOut] {
+    for reason in Reason::ALL {
         decisions.push(decision(3, Some("u"), Answer::Rejected { reason }));
     }
     let refusals = [

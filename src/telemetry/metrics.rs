@@ -7,10 +7,7 @@ use metrics::{
 };
 
 use crate::domain::{
-    decision::{Decision, Reason},
-    halt::HaltReason,
-    ids::Partition,
-    invariant::Invariant,
+    decision::Decision, halt::HaltReason, ids::Partition, invariant::Invariant, reason::Reason,
 };
 
 const REQUESTS: &str = "coupond_requests_total";

@@ -3,6 +3,7 @@
 
 mod dependencies;
 mod determinism;
+mod pages;
 mod test_names;
 
 use std::{
@@ -361,6 +362,7 @@ fn the_audit_does_not_use_what_it_judges() {
     let judged = [
         "crate::domain::campaign",
         "crate::domain::holders",
+        "crate::domain::reason::Situation",
         "crate::partition",
         "crate::answer::position",
         "crate::answer::admission",
@@ -416,31 +418,6 @@ fn files_are_short_and_say_what_they_are() {
         }
     }
     assert_none(&complaints, "a file has a //! header and at most 500 lines");
-}
-
-#[test]
-fn the_readme_documents_every_invariant() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let ids = crate::domain::invariant::Invariant::ALL.map(|invariant| invariant.id());
-    let missing: Vec<_> =
-        ids.into_iter().filter(|id| !mentions(&readme, id)).map(String::from).collect();
-    assert_none(&missing, "README.md has to say what these are");
-}
-
-#[test]
-fn every_metric_is_documented() {
-    let page = fs::read_to_string(root().join("docker/METRICS.md")).unwrap();
-    let row = |name: &str| page.contains(&format!("\n| `{name}` |"));
-    let missing: Vec<_> =
-        crate::telemetry::metrics::names().filter(|name| !row(name)).map(String::from).collect();
-    assert_none(&missing, "docker/METRICS.md needs a row for each of these");
-}
-
-/// Whether `text` holds `name` as a whole: INV-1 is not in INV-10.
-fn mentions(text: &str, name: &str) -> bool {
-    text.match_indices(name).any(|(at, _)| {
-        !text[at + name.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
-    })
 }
 
 #[test]

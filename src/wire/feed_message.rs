@@ -117,11 +117,7 @@ impl FeedCodec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        answer::CouponFace,
-        decision::{Reason, Refusal},
-        ids::Timestamp,
-    };
+    use crate::domain::{answer::CouponFace, decision::Refusal, ids::Timestamp, reason::Reason};
 
     fn codec(secret: &[u8]) -> FeedCodec {
         FeedCodec::new(Arc::new(Keys::derive(secret)))

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use coupond::domain::{
-    decision::Reason,
     definition::Terms,
     ids::{CampaignId, IdempotencyKey, Offset, Timestamp, UserId},
+    reason::Reason,
     record::{Change, Record},
 };
 

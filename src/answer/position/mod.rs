@@ -4,11 +4,11 @@
 use super::request_id::RequestContent;
 use crate::{
     domain::{
-        campaign::closed_reason,
         coupon::Coupon,
-        decision::{Decision, Reason, Refusal},
+        decision::{Decision, Refusal},
         definition::{Definition, DefinitionVersion, RULES_VERSION},
         ids::Position,
+        reason::{Reason, Situation},
         record::{Change, Control},
     },
     planted,
@@ -80,7 +80,10 @@ pub(crate) fn answer_at<'a>(
     {
         return Answered::AlreadyIssued(coupon);
     }
-    Answered::Rejected(closed_reason(definition, request.time).unwrap_or(Reason::SoldOut))
+    // Rows do not tell how many coupons were issued below the position. A request without a coupon
+    // that no earlier reason rejects found the campaign sold out.
+    let situation = Situation::at(definition, u32::MAX, request.time);
+    Answered::Rejected(situation.reason().unwrap_or(Reason::SoldOut))
 }
 
 /// Returns the decision of `control` at `position`, which must be settled, from the versions of its

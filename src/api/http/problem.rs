@@ -6,34 +6,51 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::views::{self, NO_STORE};
 use crate::{
     api::service::{NotReady, ServiceError},
-    domain::{decision::Reason, definition::Term, fault::Fault},
+    domain::{definition::Term, fault::Fault, reason::Reason},
 };
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// Declares the kinds of problems. Each kind is one row: its status, the end of its `type`, its
 /// title, and the outcome under which `coupond_requests_total` counts an issue request that ends so.
-/// Outcomes are few and fixed, because they are values of a label.
+/// Outcomes are few and fixed, because they are values of a label. The reasons of a rejection are
+/// declared in `domain/reason.rs`.
 macro_rules! kinds {
     ($($kind:ident: $status:ident, $slug:literal, $title:literal, $outcome:literal;)*) => {
         /// What went wrong.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Kind {
             $($kind,)*
+            /// The campaign rejects for this reason.
+            Rejected(Reason),
         }
 
         impl Kind {
-            const ROWS: &[Row] = &[$(Row {
-                status: StatusCode::$status,
-                r#type: concat!("/problems/", $slug),
-                title: $title,
-                outcome: $outcome,
-            },)*];
+            fn all() -> impl Iterator<Item = Self> {
+                [$(Self::$kind,)*].into_iter().chain(Reason::ALL.map(Self::Rejected))
+            }
+
+            fn row(self) -> Row {
+                match self {
+                    $(Self::$kind => Row {
+                        status: StatusCode::$status,
+                        slug: $slug,
+                        title: $title,
+                        outcome: $outcome,
+                    },)*
+                    Self::Rejected(reason) => Row {
+                        status: StatusCode::CONFLICT,
+                        slug: reason.slug(),
+                        title: reason.title(),
+                        outcome: reason.name(),
+                    },
+                }
+            }
         }
     };
 }
@@ -49,10 +66,6 @@ kinds! {
     UnknownRequest: NOT_FOUND, "unknown-request", "Unknown request id", "invalid";
     MethodNotAllowed: METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "invalid";
     RequestTimeout: REQUEST_TIMEOUT, "request-timeout", "Request body timed out", "invalid";
-    Closed: CONFLICT, "closed", "Campaign closed", "closed";
-    Paused: CONFLICT, "paused", "Campaign paused", "paused";
-    NotOpenYet: CONFLICT, "not-open-yet", "Campaign not open yet", "not_open_yet";
-    SoldOut: CONFLICT, "sold-out", "Sold out", "sold_out";
     AlreadyDefined: CONFLICT, "already-defined", "Campaign already defined", "invalid";
     QuotaBelowIssued: CONFLICT, "quota-below-issued", "Quota below issued coupons", "invalid";
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body-too-large", "Request body too large", "invalid";
@@ -70,31 +83,14 @@ kinds! {
 
 struct Row {
     status: StatusCode,
-    r#type: &'static str,
+    slug: &'static str,
     title: &'static str,
     outcome: &'static str,
 }
 
-impl Kind {
-    fn row(self) -> &'static Row {
-        &Self::ROWS[self as usize]
-    }
-}
-
-impl From<Reason> for Kind {
-    fn from(reason: Reason) -> Self {
-        match reason {
-            Reason::Closed => Self::Closed,
-            Reason::Paused => Self::Paused,
-            Reason::NotOpenYet => Self::NotOpenYet,
-            Reason::SoldOut => Self::SoldOut,
-        }
-    }
-}
-
 /// Lists the outcomes under which failed issue requests are counted. Some come more than once.
 pub(super) fn outcomes() -> impl Iterator<Item = &'static str> {
-    Kind::ROWS.iter().map(|row| row.outcome)
+    Kind::all().map(|kind| kind.row().outcome)
 }
 
 /// An invalid field of a body, a query, or the headers.
@@ -132,7 +128,8 @@ struct Content {
 /// The document, in the order of its members.
 #[derive(Serialize)]
 struct Document<'a> {
-    r#type: &'a str,
+    #[serde(serialize_with = "problem_type")]
+    r#type: &'static str,
     title: &'a str,
     status: u16,
     detail: &'a str,
@@ -150,6 +147,10 @@ struct Document<'a> {
 struct NotReadyPart<'a> {
     part: &'a str,
     reason: &'a str,
+}
+
+fn problem_type<S: Serializer>(slug: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("/problems/{slug}"))
 }
 
 impl Problem {
@@ -221,7 +222,7 @@ impl From<ServiceError> for Problem {
         match error {
             ServiceError::UnknownCampaign => Self::new(Kind::UnknownCampaign, detail),
             ServiceError::UnknownRequest => Self::new(Kind::UnknownRequest, detail),
-            ServiceError::CertainRejection(reason) => Self::new(reason.into(), detail),
+            ServiceError::CertainRejection(reason) => Self::new(Kind::Rejected(reason), detail),
             ServiceError::UserRateLimited { retry_after } => {
                 Self::new(Kind::TooManyRequests, detail).retry_after(retry_after)
             }
@@ -240,7 +241,7 @@ impl From<ServiceError> for Problem {
                 problem.0.issued = Some(issued);
                 problem
             }
-            ServiceError::CampaignClosed => Self::new(Kind::Closed, detail),
+            ServiceError::CampaignClosed => Self::new(Kind::Rejected(Reason::Closed), detail),
             ServiceError::Invalid(faults) => {
                 Self::invalid(faults.into_iter().map(FieldFault::from).collect())
             }
@@ -273,10 +274,10 @@ pub(super) fn unknown_request() -> Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content = *self.0;
-        let Row { status, r#type, title, .. } = content.kind.row();
+        let Row { status, slug, title, .. } = content.kind.row();
         let not_ready = content.not_ready.iter();
         let document = Document {
-            r#type,
+            r#type: slug,
             title,
             status: status.as_u16(),
             detail: &content.detail,
@@ -287,7 +288,7 @@ impl IntoResponse for Problem {
                 .map(|part| NotReadyPart { part: part.part, reason: &part.reason })
                 .collect(),
         };
-        let mut response = (*status, views::to_bytes(&document)).into_response();
+        let mut response = (status, views::to_bytes(&document)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(header::CACHE_CONTROL, NO_STORE);
@@ -323,10 +324,10 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_own_type_and_title() {
-        for (at, row) in Kind::ROWS.iter().enumerate() {
-            let is_taken = |other: &Row| other.r#type == row.r#type || other.title == row.title;
-            assert!(!Kind::ROWS[..at].iter().any(is_taken), "{}", row.r#type);
-            let slug = row.r#type.strip_prefix("/problems/").unwrap();
+        let rows: Vec<Row> = Kind::all().map(Kind::row).collect();
+        for (at, Row { slug, title, .. }) in rows.iter().enumerate() {
+            let is_taken = |other: &Row| other.slug == *slug || other.title == *title;
+            assert!(!rows[..at].iter().any(is_taken), "{slug}");
             assert!(slug.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase()), "{slug}");
         }
     }

@@ -8,10 +8,10 @@ pub(crate) use crate::answer::admission::CampaignState;
 use crate::{
     domain::{
         answer::{Answer, CouponFace},
-        decision::Reason,
         definition::{Amendment, Definition, Terms},
         fault::Fault,
         ids::{CampaignId, Position, UserId},
+        reason::Reason,
         record::Request,
         rows::Hold,
     },

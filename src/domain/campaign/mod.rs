@@ -4,11 +4,12 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use super::{
     coupon::Coupon,
-    decision::{Decision, DerivedRow, Held, Outcome, Reason, Refusal},
+    decision::{Decision, DerivedRow, Held, Outcome, Refusal},
     definition::{Amendment, Definition, DefinitionVersion, Terms},
     holders::Holders,
     ids::{CampaignId, Offset, Partition, Position, Timestamp},
     keys::Keys,
+    reason::Situation,
     record::{Change, Control, Record, Request},
 };
 use crate::{check_invariant, planted};
@@ -224,11 +225,8 @@ impl Campaign {
         {
             return answered(Decision::AlreadyIssued(holding.latest));
         }
-        if let Some(reason) = closed_reason(definition, at.time) {
+        if let Some(reason) = Situation::at(definition, self.issued, at.time).reason() {
             return answered(Decision::Rejected(reason));
-        }
-        if self.issued >= definition.terms.quota + u32::from(planted!(OneSeatTooMany)) {
-            return answered(Decision::Rejected(Reason::SoldOut));
         }
         let limit = definition.terms.per_user_limit;
         check_invariant!(PerUserLimit, count < limit, "{count} held of {limit}");
@@ -332,20 +330,6 @@ impl Campaign {
 
     fn position(&self, at: At) -> Position {
         Position { log_epoch: self.log_epoch, partition: self.partition, offset: at.offset }
-    }
-}
-
-/// Returns the first reason for which `definition` issues nothing at `time`, the quota aside.
-#[must_use]
-pub fn closed_reason(definition: &Definition, time: Timestamp) -> Option<Reason> {
-    if definition.is_closed_at(time) && !(planted!(ReasonsSwapped) && definition.paused) {
-        Some(Reason::Closed)
-    } else if definition.paused && !planted!(PauseIgnored) {
-        Some(Reason::Paused)
-    } else if definition.is_before_window(time) {
-        Some(Reason::NotOpenYet)
-    } else {
-        None
     }
 }
 

@@ -32,6 +32,7 @@ use crate::{
         code::CodeFormat,
         definition::{Amendment, Definition, Terms},
         ids::{CampaignId, Position, Timestamp, UserId},
+        reason::Reason,
         record::Request as IssueRequest,
     },
     partition::actor_view::ActorView,
@@ -200,21 +201,20 @@ pub(super) fn found(user: &str, status: RequestStatus) -> RequestView {
 }
 
 /// Returns every decision of a request, with the members of its JSON that follow the user.
-pub(super) fn decisions() -> [(Answer, &'static str); 6] {
-    use crate::domain::decision::Reason::{Closed, NotOpenYet, Paused, SoldOut};
+pub(super) fn decisions() -> Vec<(Answer, String)> {
     let shown =
         r#""coupon":{"sequence":17,"code":"SALE-17","issued_at":"2026-11-27T12:00:00.123Z"}"#;
-    let issued = format!(r#""status":"issued",{shown}"#).leak();
-    let already = format!(r#""status":"already_issued",{shown}"#).leak();
-    let rejected = |reason| Answer::Rejected { reason };
-    [
+    let issued = format!(r#""status":"issued",{shown}"#);
+    let already = format!(r#""status":"already_issued",{shown}"#);
+    let mut decisions = vec![
         (Answer::Issued { coupon: coupon(17) }, issued),
         (Answer::AlreadyIssued { coupon: coupon(17) }, already),
-        (rejected(Closed), r#""status":"rejected","reason":"closed""#),
-        (rejected(Paused), r#""status":"rejected","reason":"paused""#),
-        (rejected(NotOpenYet), r#""status":"rejected","reason":"not_open_yet""#),
-        (rejected(SoldOut), r#""status":"rejected","reason":"sold_out""#),
-    ]
+    ];
+    decisions.extend(Reason::ALL.map(|reason| {
+        let told = format!(r#""status":"rejected","reason":"{}""#, reason.name());
+        (Answer::Rejected { reason }, told)
+    }));
+    decisions
 }
 
 pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {

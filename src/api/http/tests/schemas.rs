@@ -1,7 +1,8 @@
 //! Real answers match the schemas of `openapi.json`, and have no member that no schema names.
 
+use serde_json::json;
+
 use super::*;
-use crate::domain::decision::Reason;
 
 /// `openapi.json`.
 struct Description(Value);
@@ -103,6 +104,17 @@ async fn issue_answers_match_the_description() {
         let site = Site::new(Script { issue, ..Script::default() });
         description.check("post", "/coupon/issue", &site.public(waiting()).await);
     }
+}
+
+#[test]
+fn every_reason_and_state_is_described() {
+    let Description(document) = Description::load();
+    let listed = |schema: &str, member: &str| {
+        document["components"]["schemas"][schema]["properties"][member]["enum"].clone()
+    };
+    assert_eq!(listed("Decision", "reason"), json!(Reason::ALL.map(Reason::name)));
+    let states: Vec<_> = CampaignState::all().map(CampaignState::name).collect();
+    assert_eq!(listed("Campaign", "state"), json!(states));
 }
 
 #[tokio::test]

@@ -12,9 +12,9 @@ use crate::{
     api::service::{CampaignState, ChangeCampaigns, ControlVerb, IssueCoupons, ServiceError},
     domain::{
         code::CodeFormat,
-        decision::Reason,
         definition::{Amendment, Terms},
         ids::Timestamp,
+        reason::Reason,
         record::{Change, Control, Record},
         rows::HoldState,
     },

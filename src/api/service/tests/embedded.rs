@@ -16,9 +16,9 @@ use crate::{
     clock::SystemClock,
     domain::{
         answer::Answer,
-        decision::Reason,
         ids::Partition,
         keys::Keys,
+        reason::Reason,
         rows::{Progress, Row},
     },
     embedded::{EmbeddedDatabase, testing},
@@ -172,7 +172,10 @@ async fn a_restart_changes_no_answer() {
         assert_eq!(found.status, RequestStatus::Decided(answer.clone()));
     }
     let view = node.service.campaign(&spring).await.unwrap();
-    assert_eq!((view.issued, view.remaining, view.state), (60, 0, CampaignState::Closed));
+    assert_eq!(
+        (view.issued, view.remaining, view.state),
+        (60, 0, CampaignState::Shut(Reason::Closed))
+    );
     let issued = before.iter().find_map(|(id, answer)| match answer {
         Answer::Issued { coupon } => Some((id, coupon)),
         _ => None,

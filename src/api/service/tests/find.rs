@@ -12,8 +12,8 @@ use crate::{
     },
     domain::{
         answer::Answer,
-        decision::Reason,
         ids::CampaignId,
+        reason::Reason,
         record::{Change, Control, Record, Request},
         rows::HoldState,
     },

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::service::{IssueCoupons, IssueReply, ServiceError},
     domain::{
-        answer::Answer, decision::Reason, definition::Amendment, ids::Timestamp, record::Change,
+        answer::Answer, definition::Amendment, ids::Timestamp, reason::Reason, record::Change,
         rows::HoldState,
     },
 };

@@ -4,8 +4,9 @@ use super::*;
 use crate::{
     domain::{
         answer::Answer,
-        decision::{Decision, Held, Reason},
+        decision::{Decision, Held},
         ids::UserId,
+        reason::Reason,
         record::Request,
         rows::HoldKind,
     },

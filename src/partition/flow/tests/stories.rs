@@ -2,12 +2,7 @@
 
 use super::*;
 use crate::{
-    domain::{
-        answer::Answer,
-        decision::{Decision, Reason},
-        ids::UserId,
-        record::Request,
-    },
+    domain::{answer::Answer, decision::Decision, ids::UserId, reason::Reason, record::Request},
     partition::fold::FoldedRecord,
     wire::feed_message::FeedDecision,
 };

@@ -1,0 +1,54 @@
+//! Pages for operators name every invariant, metric and rejection reason.
+
+use std::fs;
+
+use super::{assert_none, root};
+use crate::{
+    domain::{invariant::Invariant, reason::Reason},
+    telemetry::metrics,
+};
+
+fn page(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+#[test]
+fn the_readme_documents_every_invariant() {
+    let readme = page("README.md");
+    let ids = Invariant::ALL.map(|invariant| invariant.id());
+    let missing: Vec<_> =
+        ids.into_iter().filter(|id| !mentions(&readme, id)).map(String::from).collect();
+    assert_none(&missing, "README.md has to say what these are");
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let text = page("docker/METRICS.md");
+    let row = |name: &str| text.contains(&format!("\n| `{name}` |"));
+    let missing: Vec<_> = metrics::names().filter(|name| !row(name)).map(String::from).collect();
+    assert_none(&missing, "docker/METRICS.md needs a row for each of these");
+}
+
+#[test]
+fn every_rejection_reason_is_documented() {
+    let names = Reason::ALL.map(|reason| format!("`{}`", reason.name()));
+    let (last, others) = names.split_last().unwrap();
+    let readme = page("README.md");
+    let words: Vec<_> = readme.split_whitespace().collect();
+    let sentence = format!("`rejected` with {} or {last}.", others.join(", "));
+    assert!(words.join(" ").contains(&sentence), "README.md has to say: {sentence}");
+    let metrics = page("docker/METRICS.md");
+    let outcomes = metrics.lines().find(|line| line.contains("`coupond_requests_total`")).unwrap();
+    let missing: Vec<_> = names.iter().filter(|name| !outcomes.contains(*name)).cloned().collect();
+    assert_none(
+        &missing,
+        "the row of coupond_requests_total in docker/METRICS.md has to list these",
+    );
+}
+
+/// Whether `text` holds `name` as a whole: INV-1 is not in INV-10.
+fn mentions(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(at, _)| {
+        !text[at + name.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
+    })
+}
