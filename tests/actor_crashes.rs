@@ -1,4 +1,4 @@
-//! Coupon actors and partition consumers that panic under load, in a node of this very process.
+//! Coupon actors and partition consumers that panic under load, in a node inside this process.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 const USERS: usize = 400;
 const QUOTA: usize = 300;
 
-async fn press(api: String, campaign: &str, user: usize) -> Value {
+/// Requests a coupon until there is a final answer.
+async fn request(api: String, campaign: &str, user: usize) -> Value {
     let body = json!({ "campaign_id": campaign, "user_id": format!("user-{user}") });
     let client = reqwest::Client::new();
-    let pressing = async {
+    let repeated = async {
         loop {
             let request = client
                 .post(format!("{api}/coupon/issue"))
@@ -23,16 +24,16 @@ async fn press(api: String, campaign: &str, user: usize) -> Value {
             let answer = request.send().await.expect("the node answers");
             match answer.status().as_u16() {
                 200 => return answer.json().await.expect("JSON"),
-                // While its consumer starts again a partition may answer nothing for a moment.
+                // A partition does not answer while its consumer restarts.
                 202 | 503 => tokio::time::sleep(Duration::from_millis(20)).await,
                 other => panic!("user {user} was answered {other}"),
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), pressing).await.expect("answered in time")
+    tokio::time::timeout(Duration::from_secs(60), repeated).await.expect("answered in time")
 }
 
-/// Has everybody press, while `crash` is done after every tenth answer.
+/// Sends the requests of all users, and calls `crash` after every tenth answer.
 async fn crashed_under_load(crash: impl Fn(&Node, usize)) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = Config { demo: false, ..Config::default() };
@@ -48,24 +49,24 @@ async fn crashed_under_load(crash: impl Fn(&Node, usize)) {
     }
     let api = format!("http://{}", node.api);
     for campaign in ["spring", "summer"] {
-        let mut pressing = tokio::task::JoinSet::new();
+        let mut requests = tokio::task::JoinSet::new();
         let mut sequences = BTreeSet::new();
         let mut rejected = 0;
         let mut answers = 0;
         for user in 0..USERS {
-            if pressing.len() == 16 {
-                let answer: Value = pressing.join_next().await.expect("one").expect("it ends");
+            if requests.len() == 16 {
+                let answer: Value = requests.join_next().await.expect("one").expect("it ends");
                 answers += 1;
-                tell(&answer, &mut sequences, &mut rejected);
+                count(&answer, &mut sequences, &mut rejected);
                 if answers % 10 == 0 {
                     crash(&node, answers);
                 }
             }
             let api = api.clone();
-            pressing.spawn(async move { press(api, campaign, user).await });
+            requests.spawn(async move { request(api, campaign, user).await });
         }
-        while let Some(answer) = pressing.join_next().await {
-            tell(&answer.expect("it ends"), &mut sequences, &mut rejected);
+        while let Some(answer) = requests.join_next().await {
+            count(&answer.expect("it ends"), &mut sequences, &mut rejected);
         }
         assert_eq!((sequences.len(), rejected), (QUOTA, USERS - QUOTA), "of {campaign}");
         assert_eq!(sequences.last(), Some(&(QUOTA as u64)));
@@ -73,10 +74,10 @@ async fn crashed_under_load(crash: impl Fn(&Node, usize)) {
     node.stop().await;
 }
 
-fn tell(answer: &Value, sequences: &mut BTreeSet<u64>, rejected: &mut usize) {
+fn count(answer: &Value, sequences: &mut BTreeSet<u64>, rejected: &mut usize) {
     if answer["status"] == "issued" {
         let sequence = answer["coupon"]["sequence"].as_u64().expect("a number");
-        assert!(sequences.insert(sequence), "sequence {sequence} was given twice");
+        assert!(sequences.insert(sequence), "sequence {sequence} was issued twice");
     } else {
         assert_eq!(answer["reason"], "sold_out", "{answer}");
         *rejected += 1;
@@ -84,7 +85,7 @@ fn tell(answer: &Value, sequences: &mut BTreeSet<u64>, rejected: &mut usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panicking_actor_gives_each_seat_once() {
+async fn a_panicking_actor_issues_each_coupon_once() {
     crashed_under_load(|node, _| {
         let spring = CampaignId::parse("spring").expect("an id");
         node.crash(SupervisorMessage::Crash(spring));
@@ -93,7 +94,7 @@ async fn a_panicking_actor_gives_each_seat_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_whose_consumer_dies_starts_again_from_progress() {
+async fn a_panicking_consumer_restarts_from_progress() {
     crashed_under_load(|node, answers| {
         if answers % 100 == 0 {
             (0..4).for_each(|partition| node.crash(SupervisorMessage::CrashConsumer(partition)));

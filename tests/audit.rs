@@ -1,5 +1,5 @@
-//! The audit of what real embedded nodes left behind: sound, whatever happened to them, and
-//! found out where somebody touched it.
+//! Audits the data of real embedded nodes: without findings after crashes and holds, and with
+//! findings after a row was changed.
 
 mod quiet;
 
@@ -45,10 +45,10 @@ async fn admin(node: &Node, method: &str, path: &str, body: Value) -> u16 {
     request.send().await.expect("the node answers").status().as_u16()
 }
 
-/// Asks for a coupon, until the node says what came of it or refuses; gives what clients were
-/// told, a line each.
+/// Requests a coupon until there is a decision or a refusal. Returns all answers as lines of the
+/// file of answers.
 async fn ask(node: &Node, campaign: &str, user: &str, key: Option<&str>) -> Vec<Value> {
-    let mut told = Vec::new();
+    let mut answers = Vec::new();
     let body = json!({ "campaign_id": campaign, "user_id": user });
     for _ in 0..500 {
         let url = format!("http://{}/coupon/issue", node.api);
@@ -59,23 +59,24 @@ async fn ask(node: &Node, campaign: &str, user: &str, key: Option<&str>) -> Vec<
         let answer = request.send().await.expect("the node answers");
         let status = answer.status().as_u16();
         let body: Value = answer.json().await.expect("JSON");
-        told.push(json!({
+        answers.push(json!({
             "time": "2026-11-26T12:00:00Z", "user": user, "campaign": campaign, "key": key,
             "status": status, "body": body,
         }));
         if status == 200 || status == 409 {
-            return told;
+            return answers;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{user} was never answered: {told:?}");
+    panic!("{user} got no decision: {answers:?}");
 }
 
-/// A node on which every user asked, while the campaign was steered and its actor crashed.
-async fn lived(folder: &Path) -> (Config, PathBuf) {
+/// Runs a node that decides many requests while an operator changes campaigns and actors crash.
+/// Returns its settings and the file of answers.
+async fn data_of_a_node(folder: &Path) -> (Config, PathBuf) {
     let config = config(folder);
     let node = Node::start(&config).await.expect("it starts");
-    let mut told = Vec::new();
+    let mut lines = Vec::new();
     for campaign in ["spring", "summer"] {
         let limit = if campaign == "summer" { 2 } else { 1 };
         let terms = json!({ "quota": QUOTA, "per_user_limit": limit });
@@ -83,9 +84,9 @@ async fn lived(folder: &Path) -> (Config, PathBuf) {
     }
     for user in 0..USERS {
         let name = format!("user-{}", user % 50);
-        told.extend(ask(&node, "spring", &name, None).await);
+        lines.extend(ask(&node, "spring", &name, None).await);
         let key = format!("key-{}", user % 7);
-        told.extend(ask(&node, "summer", &name, Some(&key)).await);
+        lines.extend(ask(&node, "summer", &name, Some(&key)).await);
         match user {
             10 => assert_eq!(admin(&node, "POST", "spring/pause", Value::Null).await, 200),
             15 => assert_eq!(admin(&node, "POST", "spring/resume", Value::Null).await, 200),
@@ -98,7 +99,7 @@ async fn lived(folder: &Path) -> (Config, PathBuf) {
     }
     node.stop().await;
     let answers = folder.join("answers.jsonl");
-    let lines: Vec<_> = told.iter().map(Value::to_string).collect();
+    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
     std::fs::write(&answers, lines.join("\n")).expect("it is written");
     (config, answers)
 }
@@ -112,7 +113,7 @@ fn kinds(report: &Report) -> Vec<&'static str> {
     report.broken.iter().map(|it| it.kind).collect()
 }
 
-/// The store of a stopped node, to be damaged.
+/// Writes the rows that `damage` returns to the store of a stopped node.
 async fn damage(
     config: &EmbeddedConfig,
     damage: impl AsyncFnOnce(&EmbeddedStore, Vec<Coupon>) -> Vec<Row>,
@@ -129,12 +130,12 @@ async fn damage(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_nodes_data_passes_the_audit() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (config, answers) = lived(folder.path()).await;
+    let (config, answers) = data_of_a_node(folder.path()).await;
     let report = audit(&config, Some(&answers)).await;
     assert!(report.holds() && report.exit_code() == 0, "{}", report.text());
     let spring = report.campaigns.iter().find(|it| it.campaign == spring()).expect("it is there");
     assert_eq!((spring.issued, spring.rows, spring.remaining), (41, 41, 0));
-    let counts = report.answers.expect("answers were judged");
+    let counts = report.answers.expect("answers were audited");
     assert!(counts.decided >= 2 * USERS as u64 - 20, "{counts:?}");
     for partition in &report.partitions {
         assert_eq!((partition.from, partition.settled), (0, partition.end), "{partition:?}");
@@ -142,7 +143,7 @@ async fn a_crashed_nodes_data_passes_the_audit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_campaign_that_was_on_hold_and_released_is_sound() {
+async fn a_released_campaign_passes_the_audit() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config(folder.path());
     let node = Node::start(&config).await.expect("it starts");
@@ -159,7 +160,7 @@ async fn a_campaign_that_was_on_hold_and_released_is_sound() {
 
     let node = Node::start(&config).await.expect("it starts");
     let held = async || {
-        // Whoever asks has the campaign loaded; held, it takes nothing.
+        // A request makes the node load the campaign, which puts it on hold.
         let body = json!({ "campaign_id": "spring", "user_id": "ben" });
         let url = format!("http://{}/coupon/issue", node.api);
         reqwest::Client::new().post(url).json(&body).send().await.expect("the node answers");
@@ -179,7 +180,7 @@ async fn a_campaign_that_was_on_hold_and_released_is_sound() {
     damage(&config.embedded, async |_, _| whole.into_iter().map(Row::Coupon).collect()).await;
     let node = Node::start(&config).await.expect("it starts");
     let released = async {
-        // Until its partition is taken over, nothing is released.
+        // A release fails until the partition is taken over.
         while admin(&node, "POST", "spring/release", Value::Null).await != 200 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -193,9 +194,9 @@ async fn a_campaign_that_was_on_hold_and_released_is_sound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_whose_start_is_gone_is_judged_from_there_by_the_rows() {
+async fn below_a_trimmed_log_rows_are_audited() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (config, answers) = lived(folder.path()).await;
+    let (config, answers) = data_of_a_node(folder.path()).await;
     let partition = routing::partition_of(&spring(), config.embedded.partitions);
     trim(&config.embedded, partition).await;
     let report = audit(&config, Some(&answers)).await;
@@ -216,7 +217,7 @@ async fn a_log_whose_start_is_gone_is_judged_from_there_by_the_rows() {
     );
 }
 
-/// Removes what is settled from the start of a partition's log.
+/// Trims the settled records of a partition's log.
 async fn trim(config: &EmbeddedConfig, partition: Partition) {
     let database = EmbeddedDatabase::open(config, Arc::new(SystemClock)).expect("it opens");
     let store = EmbeddedStore::new(database.clone());
@@ -228,9 +229,9 @@ async fn trim(config: &EmbeddedConfig, partition: Partition) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_changed_behind_a_nodes_back_is_found() {
+async fn changed_rows_are_found() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (config, answers) = lived(folder.path()).await;
+    let (config, answers) = data_of_a_node(folder.path()).await;
     damage(&config.embedded, async |_, coupons| {
         let mut more = coupons.last().expect("coupons").clone();
         more.sequence += 1;
@@ -253,12 +254,12 @@ async fn a_locked_or_empty_folder_is_refused() {
     let config = config(folder.path());
     let refused = async || {
         let audit = node::audit(&config, None, Arc::new(Meter::default())).await;
-        let error = audit.expect_err("there is nothing to be audited");
+        let error = audit.expect_err("the audit is refused");
         (error.exit_code(), error.to_string())
     };
     let (code, text) = refused().await;
     assert!(code == 2 && text.contains("no node has ever used"), "{code} {text}");
-    assert!(!config.embedded.dir.exists(), "an audit makes nothing");
+    assert!(!config.embedded.dir.exists(), "an audit creates nothing");
     let node = Node::start(&config).await.expect("it starts");
     let (code, text) = refused().await;
     assert!(code == 1 && text.contains("a node is using the data folder"), "{code} {text}");

@@ -1,4 +1,4 @@
-//! The program itself: what it prints where, and its exit codes.
+//! The program: its output and its exit codes.
 
 use std::{
     io::{BufRead, BufReader},
@@ -38,7 +38,7 @@ fn check(
 }
 
 #[test]
-fn usage_is_refused_with_2_and_help_is_no_error() {
+fn wrong_usage_exits_with_2_and_help_with_0() {
     check(&[], &["nonsense"], 2, "", "error: unrecognized subcommand 'nonsense'");
     check(&[], &["campaign", "create", "spring"], 2, "", "error: ");
     check(&[], &["--help"], 0, "Issues a limited number of coupons", "");
@@ -46,9 +46,9 @@ fn usage_is_refused_with_2_and_help_is_no_error() {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_2_by_every_command() {
+fn a_wrong_configuration_exits_with_2() {
     let set = ["--set", "mode=both"];
-    let told = "coupond: the configuration has a problem:\n  mode: is \"both\", must be ";
+    let error = "coupond: the configuration has a problem:\n  mode: is \"both\", must be ";
     for command in [
         &["serve"][..],
         &["check-config"],
@@ -57,25 +57,25 @@ fn a_wrong_configuration_is_refused_with_2_by_every_command() {
         &["campaign", "list"],
         &["issue", "spring", "ada"],
     ] {
-        check(&[], &[&set[..], command].concat(), 2, "", told);
-        check(&[], &[command, &set[..]].concat(), 2, "", told);
-        check(&[("COUPOND_MODE", "both")], command, 2, "", told);
+        check(&[], &[&set[..], command].concat(), 2, "", error);
+        check(&[], &[command, &set[..]].concat(), 2, "", error);
+        check(&[("COUPOND_MODE", "both")], command, 2, "", error);
     }
-    check(&[], &set, 2, "", told);
+    check(&[], &set, 2, "", error);
     check(&[("COUPOND_MOD", "x")], &[], 2, "", "coupond: the configuration has a problem:\n  COUP");
-    let told = "coupond: the configuration has a problem:\n  \"\": is empty; use --set key=value";
-    check(&[], &["check-config", "--set", ""], 2, "", told);
+    let error = "coupond: the configuration has a problem:\n  \"\": is empty; use --set key=value";
+    check(&[], &["check-config", "--set", ""], 2, "", error);
     let log = [("COUPOND_LOG", "coupond=loud")];
-    let told =
+    let error =
         "coupond: the configuration has a problem:\n  COUPOND_LOG: is \"coupond=loud\", must";
-    check(&log, &[], 2, "", told);
-    check(&log, &["check-config"], 2, "", told);
+    check(&log, &[], 2, "", error);
+    check(&log, &["check-config"], 2, "", error);
     let both = [log[0], ("COUPOND_MODE", "both")];
     check(&both, &["check-config"], 2, "", "coupond: the configuration has 2 problems:\n  mode: ");
 }
 
 #[test]
-fn the_default_file_is_read_where_it_is() {
+fn the_default_file_is_read_if_it_exists() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("config")).unwrap();
     std::fs::write(folder.path().join("config/coupond.toml"), "[kafka]\ngroup = 'g'\n").unwrap();
@@ -86,7 +86,7 @@ fn the_default_file_is_read_where_it_is() {
 }
 
 #[test]
-fn a_sound_configuration_is_told_and_printed() {
+fn a_valid_configuration_is_printed() {
     check(&[], &["check-config"], 0, "built-in defaults, 0 from the environment, 0 by --set:", "");
     check(
         &[("COUPOND_DEMO", "false")],
@@ -99,7 +99,7 @@ fn a_sound_configuration_is_told_and_printed() {
 }
 
 #[test]
-fn a_node_that_is_not_there_is_told_with_1() {
+fn an_unreachable_node_exits_with_1() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
     drop(socket);
@@ -109,20 +109,20 @@ fn a_node_that_is_not_there_is_told_with_1() {
         ("api.listen", &["issue", "spring", "ada"]),
     ] {
         let set = format!("{key}={address}");
-        let told = format!("coupond: no answer from http://{address}/: Connection refused");
-        check(&[], &[command, &["--set", &set]].concat(), 1, "", &told);
+        let error = format!("coupond: no answer from http://{address}/: Connection refused");
+        check(&[], &[command, &["--set", &set]].concat(), 1, "", &error);
     }
 }
 
 #[test]
-fn an_interrupted_simulation_tells_what_it_came_to_so_far() {
+fn an_interrupted_simulation_prints_its_totals() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_coupond"))
         .args(["simulate", "--seeds", "1000000", "--jobs", "1", "--trace"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program was built for this test");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-    // Whoever prints has begun, and whoever has begun can be interrupted.
+    // After its first line the simulation runs, and its signal handler is installed.
     lines.next().expect("a line").expect("text");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");

@@ -1,5 +1,5 @@
-//! The embedded node's disk under fire: processes killed in the middle, journals cut where a
-//! power cut might have, writes that the operating system refuses.
+//! The embedded database after crashes: killed processes, journals cut as by a power cut, and
+//! writes that the operating system refuses.
 
 #![allow(clippy::unwrap_used, reason = "everything here is a test")]
 
@@ -26,7 +26,7 @@ use coupond::{
 };
 use futures_util::TryStreamExt;
 
-/// Tells a test that it is the child process, and which folder is its own.
+/// Environment variable that marks the child process, with its data folder.
 const CHILD_FOLDER: &str = "COUPOND_TEST_CHILD_FOLDER";
 
 const PARTITIONS: u32 = 2;
@@ -60,7 +60,7 @@ fn record(partition: Partition, number: u64) -> NewRecord {
     }
 }
 
-/// The coupon of the record at `offset`: its sequence is the offset + 1.
+/// Returns the coupon of the record at `offset`. Its sequence is `offset + 1`.
 fn coupon(partition: Partition, offset: Offset) -> Coupon {
     Coupon {
         campaign: campaign(partition),
@@ -80,7 +80,7 @@ fn progress(partition: Partition, next: Offset) -> Row {
     Row::Progress(Progress { partition, log_epoch: 1, next, last: None })
 }
 
-/// Reads the whole partition and checks that nothing is missing; how many records there are.
+/// Reads the whole partition, and checks that its offsets have no gap.
 async fn records(node: &Node, partition: Partition) -> Vec<Vec<u8>> {
     let high = node.log.bounds(partition).await.unwrap().high;
     let mut reader = node.log.open(partition, 0).await.unwrap();
@@ -94,9 +94,8 @@ async fn records(node: &Node, partition: Partition) -> Vec<Vec<u8>> {
     values
 }
 
-/// Whatever was lost, what is left fits together: progress only over rows and records that are
-/// there. How far progress is.
-async fn check_that_rows_fit_the_log(node: &Node, partition: Partition) -> Offset {
+/// Checks that progress covers only stored rows and existing records. Returns progress.
+async fn check_rows_fit_the_log(node: &Node, partition: Partition) -> Offset {
     let end = records(node, partition).await.len() as u64;
     let progress = node.store.partition(partition).await.unwrap().progress;
     let next = progress.map_or(0, |progress| progress.next);
@@ -106,11 +105,11 @@ async fn check_that_rows_fit_the_log(node: &Node, partition: Partition) -> Offse
     let dense = coupons.iter().zip(0..).all(|(found, offset)| *found == coupon(partition, offset));
     assert!(dense, "a coupon of partition {partition} is missing or changed");
     assert!(coupons.len() as u64 >= next, "{} coupons below progress {next}", coupons.len());
-    assert!(coupons.len() as u64 <= end, "a coupon stands above the end of the log");
+    assert!(coupons.len() as u64 <= end, "a coupon is above the end of the log");
     next
 }
 
-/// Runs a test of this file as a process of its own, in `folder`.
+/// Runs a test of this file in a separate process on `folder`.
 fn child(test: &str, folder: &Path, wrap: &[&str]) -> Child {
     let this = std::env::current_exe().unwrap();
     let mut words = wrap.iter().map(Into::into).chain([this.into_os_string()]);
@@ -128,8 +127,8 @@ fn child_folder() -> Option<PathBuf> {
     std::env::var_os(CHILD_FOLDER).map(PathBuf::from)
 }
 
-/// Not a test: what a killed process does until it is killed. Appends with many writers at once,
-/// says on its output what was acknowledged, and settles behind them as an owner does.
+/// Not a test: the work of the process that is killed. Many writers append and print each
+/// acknowledged record. Another task stores coupons and progress, as an owner does.
 #[tokio::test(flavor = "multi_thread")]
 async fn child_that_writes_until_it_is_killed() {
     let Some(folder) = child_folder() else { return };
@@ -168,8 +167,7 @@ async fn child_that_writes_until_it_is_killed() {
     }
 }
 
-/// Lines until `count` acknowledged appends were seen, then, after the kill, whatever was still
-/// on its way.
+/// Reads up to `count` acknowledged appends from the output of the child.
 fn acknowledged(
     output: &mut BufReader<ChildStdout>,
     count: usize,
@@ -181,7 +179,7 @@ fn acknowledged(
         if output.read_line(&mut line).unwrap() == 0 {
             break;
         }
-        // The harness writes its own words before the first line, without an end of line.
+        // The test harness prints text before the first line, without a line break.
         let Some(from) = line.find("acked\t") else { continue };
         // A kill may cut the last line.
         let Some(whole) = line[from..].strip_suffix('\n') else { continue };
@@ -194,7 +192,7 @@ fn acknowledged(
 #[tokio::test]
 async fn a_killed_process_loses_no_acknowledged_record() {
     let folder = tempfile::tempdir().unwrap();
-    let mut acked = Vec::new();
+    let (mut acked, mut settled) = (Vec::new(), 0);
     for round in 0..5 {
         let mut child = child("child_that_writes_until_it_is_killed", folder.path(), &[]);
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -210,14 +208,14 @@ async fn a_killed_process_loses_no_acknowledged_record() {
                 let found = records.get(usize::try_from(*offset).unwrap());
                 assert_eq!(found, Some(&value.clone().into_bytes()), "{partition}/{offset}");
             }
-            let next = check_that_rows_fit_the_log(&node, partition).await;
-            assert!(next > 0, "nothing was settled, so nothing was tested");
+            settled += check_rows_fit_the_log(&node, partition).await;
         }
     }
     assert!(acked.len() >= 5 * 500, "{} records", acked.len());
+    assert!(settled > 0, "no progress was stored, so the rows were not checked");
 }
 
-/// The only journal of a fresh database, and how much of it was written.
+/// Returns the only journal of a new database, without the zeros at its end.
 fn journal(folder: &Path) -> (PathBuf, Vec<u8>) {
     let entries = std::fs::read_dir(folder.join("database")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -229,15 +227,14 @@ fn journal(folder: &Path) -> (PathBuf, Vec<u8>) {
     (journals[0].clone(), bytes[..end].to_vec())
 }
 
-/// What a power cut leaves of the journal: it ends anywhere, and the last pages may have reached
-/// the disk in any order.
+/// After a power cut the journal may end anywhere, and its last pages may be missing in any order.
 #[tokio::test]
-async fn a_journal_cut_anywhere_leaves_a_log_and_rows_that_fit() {
+async fn rows_fit_the_log_after_a_cut_of_the_journal() {
     const PAGE: usize = 4_096;
     let folder = tempfile::tempdir().unwrap();
     let node = open(folder.path());
     let high_water = folder.path().join("high_water");
-    // A power cut may leave the high_water of long ago: nothing waits until it is on disk.
+    // A power cut may leave an old high_water file, because no write waits until it is on disk.
     let early = std::fs::read(&high_water).unwrap();
     for step in 0..60_u64 {
         let appends = (0..10).map(|number| node.log.append(0, record(0, number)));
@@ -261,17 +258,17 @@ async fn a_journal_cut_anywhere_leaves_a_log_and_rows_that_fit() {
             std::fs::write(&path, &bytes).unwrap();
             std::fs::write(&high_water, &early).unwrap();
             let node = open(folder.path());
-            let next = check_that_rows_fit_the_log(&node, 0).await;
+            let next = check_rows_fit_the_log(&node, 0).await;
             ends.insert(next);
             let high = node.log.bounds(0).await.unwrap().high;
             let appended = node.log.append(0, record(0, 0)).await.unwrap();
             assert_eq!(appended.offset, high, "the log goes on where it ended");
         }
     }
-    assert!(ends.len() > 20, "the cuts came to {ends:?} only");
+    assert!(ends.len() > 20, "the cuts gave only {ends:?}");
 }
 
-/// Not a test: appends until a write fails, which must end the process.
+/// Not a test: the child process. Appends until a write fails, which must end the process.
 #[tokio::test(flavor = "multi_thread")]
 async fn child_that_writes_until_it_cannot() {
     let Some(folder) = child_folder() else { return };
@@ -281,8 +278,8 @@ async fn child_that_writes_until_it_cannot() {
         let line = format!("acked\t0\t{}\tshort\n", appended.offset);
         std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
     }
-    // Seven of them leave the journal short of the 64 MiB at which a new one is begun, and the next
-    // is too much for the file, however they are grouped.
+    // Seven of these records stay below the 64 MiB at which the database starts a new journal. One
+    // more exceeds the limit of the file size, in any grouping.
     let appends = (0..20).map(|number| {
         let value = vec![b'x'; 9_000_000];
         node.log.append(0, NewRecord { value, ..record(0, number) })
@@ -291,11 +288,11 @@ async fn child_that_writes_until_it_cannot() {
     panic!("the process goes on: {:?}", answers.last());
 }
 
-/// The operating system refuses to let the file grow: a real failed write, not a pretended one.
+/// A limit of the file size makes a real write fail.
 #[tokio::test]
 async fn a_failed_write_ends_the_process_with_exit_code_1() {
     let folder = tempfile::tempdir().unwrap();
-    // A process limit of 70 MB (in blocks of 512 bytes): the journal is laid out with 64 MiB.
+    // 70 MB in blocks of 512 bytes. The journal is preallocated with 64 MiB.
     let limit = "trap '' XFSZ; ulimit -f 140000; exec \"$@\"";
     let wrap = ["sh", "-c", limit, "sh"];
     let mut child = child("child_that_writes_until_it_cannot", folder.path(), &wrap);

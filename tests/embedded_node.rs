@@ -1,4 +1,4 @@
-//! An embedded node as its users meet it: killed under load, started again, nothing lost.
+//! An embedded node over HTTP: under load while it is killed and restarted, and administered.
 
 #[path = "nodes/mod.rs"]
 mod nodes;
@@ -17,25 +17,25 @@ async fn define(node: &Node, campaign: &str, quota: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_killed_under_load_changes_no_answer_and_loses_no_seat() {
+async fn a_node_killed_under_load_changes_no_answer() {
     let folder = tempfile::tempdir().unwrap();
     let mut node = Node::start(&settings(&folder)).await;
     define(&node, "spring", 400).await;
     let crowd = Crowd::new("spring", &[&node]);
-    let pressing = tokio::spawn(crowd.clone().press(600));
+    let requests = tokio::spawn(crowd.clone().press(600));
     for answered in [60, 200, 350] {
         until("some are answered", || async { (crowd.answered() >= answered).then_some(()) }).await;
         node.kill();
         node = Node::start(&settings(&folder)).await;
-        crowd.turn_to(&[&node]);
+        crowd.use_nodes(&[&node]);
     }
-    pressing.await.unwrap();
+    requests.await.unwrap();
     crowd.check(&node, 400).await;
     assert_eq!(node.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_steers_a_campaign_and_every_answer_says_so() {
+async fn answers_follow_the_operators_changes() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start(&settings(&folder)).await;
     define(&node, "spring", 2).await;

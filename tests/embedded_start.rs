@@ -1,5 +1,5 @@
-//! What an embedded node finds at a start and does not start on, what it says then, and that it
-//! leaves the data folder as it was; and a disk without space, on which it does start.
+//! Data folders and disks at the start of an embedded node. A refused start names the reason and
+//! changes no file. A node also starts on a full disk.
 
 mod quiet;
 
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use quiet::config;
 
-/// A folder on which a node ran that issued one coupon.
+/// Runs a node that issues one coupon. Returns its settings.
 async fn used(folder: &Path) -> Config {
     let config = config(folder);
     let node = Node::start(&config).await.expect("it starts");
@@ -37,14 +37,15 @@ async fn used(folder: &Path) -> Config {
     config
 }
 
-/// Every file below `folder` with its content, without the database's own: opening it changes them.
+/// Returns the files below `folder` with their content, without those of the database, because
+/// opening the database changes them.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = all_files(folder);
     found.retain(|path, _| !path.iter().any(|name| name == "database"));
     found
 }
 
-/// Every file below `folder` with its content.
+/// Returns all files below `folder` with their content.
 fn all_files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).expect("it is a folder") {
@@ -59,7 +60,7 @@ fn all_files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Which files differ from what they were.
+/// Returns the files that differ from `before`.
 fn changed(folder: &Path, before: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<PathBuf> {
     let now = files(folder);
     let paths: BTreeSet<_> = before.keys().chain(now.keys()).collect();
@@ -67,7 +68,7 @@ fn changed(folder: &Path, before: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<PathBuf> {
     changed.cloned().collect()
 }
 
-/// How many coupons the campaign has issued, by a node that starts and stops.
+/// Starts a node, and returns the number of coupons that it shows.
 async fn issued(config: &Config) -> u64 {
     let node = Node::start(config).await.expect("it starts");
     let url = format!("http://{}/campaigns/spring", node.api);
@@ -76,7 +77,7 @@ async fn issued(config: &Config) -> u64 {
     view["issued"].as_u64().expect("a number")
 }
 
-/// The exit code of a start, and what it says.
+/// Starts a node that is refused. Returns its exit code and message.
 async fn refused(config: &Config) -> (u8, String) {
     match Node::start(config).await {
         Err(error) => (error.exit_code(), error.to_string()),
@@ -91,33 +92,33 @@ async fn another_partition_count_is_no_damage() {
     let before = files(folder.path());
     for partitions in [1, 2, 8] {
         config.embedded.partitions = partitions;
-        let said = format!(
+        let message = format!(
             "embedded.partitions is {partitions}, but the data folder has 4; set embedded.partitions \
              to 4"
         );
-        assert_eq!(refused(&config).await, (2, said.clone()));
+        assert_eq!(refused(&config).await, (2, message.clone()));
         let audit = node::audit(&config, None, Arc::new(Meter::default())).await;
         let error = audit.expect_err("it is not audited");
-        assert_eq!((error.exit_code(), error.to_string()), (2, said));
+        assert_eq!((error.exit_code(), error.to_string()), (2, message));
         assert_eq!(changed(folder.path(), &before), Vec::<PathBuf>::new());
     }
     config.embedded.partitions = 4;
     assert_eq!(issued(&config).await, 1);
 }
 
-/// Starts a node and an audit on a folder that both refuse for its format, and checks that no byte
-/// below it changed.
+/// Checks that a node and an audit refuse the folder for its format, and that no file in it
+/// changes.
 async fn refused_for_its_format(config: &Config, found: &str) {
     let before = all_files(&config.embedded.dir);
-    let said = format!(
+    let message = format!(
         "data folder {} has {found}; set embedded.dir to a new folder, or start the version that \
          made this one; README \"Moving between formats\" says what can be taken along",
         config.embedded.dir.display()
     );
-    assert_eq!(refused(config).await, (2, said.clone()));
+    assert_eq!(refused(config).await, (2, message.clone()));
     let audit = node::audit(config, None, Arc::new(Meter::default())).await;
     let error = audit.expect_err("it is not audited");
-    assert_eq!((error.exit_code(), error.to_string()), (2, said));
+    assert_eq!((error.exit_code(), error.to_string()), (2, message));
     assert!(all_files(&config.embedded.dir) == before, "a file changed");
 }
 
@@ -132,7 +133,7 @@ async fn a_folder_of_format_1_is_refused_and_left_alone() {
     std::fs::rename(dir.join("high_water"), dir.join("witness")).expect("it is renamed");
     refused_for_its_format(&config, found).await;
 
-    // Nor is it repaired, or the lock and the admin token made in it.
+    // A damaged journal is not repaired, and no lock or admin token is created.
     let journal = dir.join("database/0.jnl");
     let bytes = std::fs::read(&journal).expect("it is read");
     std::fs::write(&journal, &bytes[..bytes.len() / 2]).expect("it is written");
@@ -159,40 +160,40 @@ async fn a_folder_of_another_format_or_fold_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_file_that_is_too_short_is_refused_like_the_setting() {
+async fn a_secret_file_that_is_too_short_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config(folder.path());
     let file = config.embedded.dir.join("secret.key");
     std::fs::create_dir(&config.embedded.dir).expect("it is made");
     for content in ["", "hush\n", "31 bytes, which is one too few."] {
         std::fs::write(&file, content).expect("it is written");
-        let (code, said) = refused(&config).await;
+        let (code, message) = refused(&config).await;
         let what = format!(
             "{} is {} bytes long, must be text of at least 32 bytes; restore",
             file.display(),
             content.trim().len()
         );
-        assert!(code == 2 && said.starts_with(&what), "{code} {said}");
+        assert!(code == 2 && message.starts_with(&what), "{code} {message}");
         assert_eq!(std::fs::read_to_string(&file).expect("it is read"), content);
     }
     std::fs::remove_file(&file).expect("it is removed");
-    Node::start(&config).await.expect("nothing was made under it").stop().await;
+    Node::start(&config).await.expect("no data depends on the old secret").stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_was_lost_is_not_replaced() {
+async fn a_lost_secret_is_not_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = used(folder.path()).await;
     let file = config.embedded.dir.join("secret.key");
     let secret = std::fs::read_to_string(&file).expect("it was kept");
     std::fs::remove_file(&file).expect("it is removed");
-    let said = format!(
+    let message = format!(
         "{} is missing, and the instance was created with it; restore the file, or set \
          secret.key to its content",
         file.display()
     );
     for _ in 0..2 {
-        assert_eq!(refused(&config).await, (2, said.clone()));
+        assert_eq!(refused(&config).await, (2, message.clone()));
         assert!(!file.exists(), "a new secret was made");
     }
     config.secret.key = Some(secret.trim().into());
@@ -203,7 +204,7 @@ async fn a_secret_that_was_lost_is_not_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_folder_that_cannot_be_made_is_told_as_that() {
+async fn an_unusable_data_folder_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = config(folder.path());
     std::fs::write(&config.embedded.dir, "a file").expect("it is written");
@@ -214,18 +215,18 @@ async fn a_data_folder_that_cannot_be_made_is_told_as_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_admin_token_file_is_told_as_that() {
+async fn an_empty_admin_token_file_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config(folder.path());
     let file = config.embedded.dir.join("admin.token");
     std::fs::create_dir(&config.embedded.dir).expect("it is made");
     std::fs::write(&file, "\n").expect("it is written");
-    let said = format!(
+    let message = format!(
         "{} is 0 bytes long, must be text of at least 1 bytes; write a token into the file, or \
          remove it so that a new one is generated",
         file.display()
     );
-    assert_eq!(refused(&config).await, (2, said));
+    assert_eq!(refused(&config).await, (2, message));
     std::fs::remove_file(&file).expect("it is removed");
     Node::start(&config).await.expect("it makes another").stop().await;
 }
@@ -242,7 +243,7 @@ async fn a_full_disk_makes_a_node_unready() {
         let answer = reqwest::get(&health).await.expect("the node answers");
         assert_eq!(answer.status(), 503);
         ready = answer.json().await.expect("JSON");
-        // The others are not ready yet.
+        // Other components may still be starting.
         if ready["detail"] == "not ready: request_log" {
             break;
         }
@@ -259,10 +260,10 @@ async fn a_full_disk_makes_a_node_unready() {
         (503, &HeaderValue::from(10))
     );
     let problem: Value = answer.json().await.expect("JSON");
-    let said = "overloaded: free space of the data folder is below embedded.reserve_bytes";
+    let message = "overloaded: free space of the data folder is below embedded.reserve_bytes";
     assert_eq!(
         (&problem["type"], &problem["detail"]),
-        (&json!("/problems/overloaded"), &json!(said))
+        (&json!("/problems/overloaded"), &json!(message))
     );
     node.stop().await;
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use super::{
     how_many,
-    image::{Draw, Image, folder, heads, judge_all},
+    image::{Draw, Image, folder, judge_all, print_header},
     judge::{Fate, read},
     origin::{Files, with_tables},
     runtime,
@@ -13,7 +13,7 @@ use super::{
 /// Most bits flipped in one file. Of larger files, a random sample is flipped.
 const EVERY_BIT_MAX: usize = 4_096;
 
-/// Bits to flip: `count`, so that small files have each of theirs, and the rest by size.
+/// Returns `count` bits to flip: all bits of small files, and a sample of large files by size.
 fn flips(files: &Files, count: usize) -> Vec<(PathBuf, usize)> {
     let mut flips = Vec::new();
     let mut large = Vec::new();
@@ -26,7 +26,7 @@ fn flips(files: &Files, count: usize) -> Vec<(PathBuf, usize)> {
     }
     let total: usize = large.iter().map(|(_, bits)| bits).sum();
     let mut draw = Draw(7);
-    // A few of the small ones where only a few are wanted.
+    // At most a third of the bits come from small files.
     while flips.len() > count / 3 {
         let place = draw.below(flips.len());
         flips.swap_remove(place);
@@ -44,14 +44,14 @@ fn flips(files: &Files, count: usize) -> Vec<(PathBuf, usize)> {
     flips
 }
 
-/// The database may panic over a damaged file, on threads of its own or of a reader: that is
-/// counted, and not told a thousand times. What the tests themselves have to say is.
-fn be_quiet_about_damage() {
-    let tell = std::panic::take_hook();
+/// Hides panics of the database over damaged files, which the tests only count. Panics of the tests
+/// are printed.
+fn hide_panics_of_the_database() {
+    let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let is_ours = panic.location().is_none_or(|place| place.file().starts_with("tests/"));
         if is_ours {
-            tell(panic);
+            print(panic);
         }
     }));
 }
@@ -61,8 +61,8 @@ fn a_flipped_bit_is_noticed_or_harmless() {
     let origin = folder();
     let [journal_only, _, with_tables] =
         runtime().block_on(with_tables(origin.path(), how_many(60, 200)));
-    be_quiet_about_damage();
-    heads();
+    hide_panics_of_the_database();
+    print_header();
     for (what, files, few, all) in [
         ("bits flipped, journal only", &journal_only, 200, 50_000),
         ("bits flipped, tables and journal", &with_tables, 300, 60_000),
@@ -87,7 +87,7 @@ fn a_flipped_bit_is_noticed_or_harmless() {
                 acknowledged: acknowledged.clone(),
             }
         });
-        tally.tell(what, started);
+        tally.print(what, started);
         assert!(tally.count(Fate::Refused) > 0, "nothing was refused");
     }
 }

@@ -16,8 +16,8 @@ use super::{
     origin::Files,
 };
 
-/// Most wrong answers printed one by one.
-const TOLD_MAX: usize = 10;
+/// Most wrong answers that are printed.
+const SHOWN_MAX: usize = 10;
 
 /// Files that replace those of a good folder.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ impl Tally {
     }
 
     /// Prints one line of the table, and fails if an answer was wrong.
-    pub(crate) fn tell(&self, what: &str, started: Instant) {
+    pub(crate) fn print(&self, what: &str, started: Instant) {
         let images: usize = self.fates.values().sum::<usize>() + self.wrong.len();
         let count = |fate| self.count(fate);
         println!(
@@ -56,13 +56,13 @@ impl Tally {
             self.wrong.len(),
             images as f64 / started.elapsed().as_secs_f64(),
         );
-        let told = self.wrong.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join("\n");
-        assert!(self.wrong.is_empty(), "{what}: {} wrong\n{told}", self.wrong.len());
+        let shown = self.wrong.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join("\n");
+        assert!(self.wrong.is_empty(), "{what}: {} wrong\n{shown}", self.wrong.len());
     }
 }
 
-/// The headings of the table that [`Tally::tell`] prints.
-pub(crate) fn heads() {
+/// Prints the header of the table that [`Tally::print`] fills.
+pub(crate) fn print_header() {
     println!(
         "{:<34} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6}",
         "", "images", "whole", "shorter", "refused", "reported", "panicked", "wrong"
@@ -129,7 +129,7 @@ pub(crate) fn judge_all(
     tally.into_inner().unwrap()
 }
 
-/// Returns the fate of one image; an error is a wrong answer.
+/// Returns the fate of one image. An error is a wrong answer.
 pub(crate) fn judge_one(files: &Files, truth: &Contents, image: &Image) -> Result<Fate, String> {
     let folder = folder();
     lay_out(folder.path(), files, image);

@@ -1,12 +1,12 @@
-//! A second reader of the journal, to know which batches each fsync covered. It shares no code with
-//! the product's reader, so that one mistake can't hide in both.
+//! A second reader of the journal. It finds the batches that each fsync covered. It shares no code
+//! with the product's reader, so that no mistake is in both.
 
 use coupond::wire::FORMAT;
 
-/// Keyspaces in the order in which they are made.
+/// Number of the log's keyspace.
 const LOG: u64 = 1;
 
-/// Rows of the store that are made durable by themselves: layout, trim marks, holds, dead letters.
+/// First key byte of the rows that wait for fsync: layout, trim marks, holds, dead letters.
 const DURABLE_ROWS: [u8; 4] = *b"lthd";
 
 /// One commit.

@@ -41,7 +41,7 @@ pub(crate) struct Contents {
     pub(crate) campaigns: BTreeMap<CampaignId, CampaignContents>,
 }
 
-/// What the store has of a campaign.
+/// The rows of a campaign.
 #[derive(Debug, Clone)]
 pub(crate) struct CampaignContents {
     pub(crate) rows: CampaignRows,
@@ -97,8 +97,7 @@ async fn contents(
 ) -> Result<Contents, Error> {
     let secret = kept_secret(folder, SecretFile { name: "secret.key", bytes_min: 32 })?;
     let fingerprint = Keys::derive(secret.as_bytes()).fingerprint().to_owned();
-    // Proposed is what no folder has, the number of its partitions aside: what comes back was
-    // there, or nothing was.
+    // No folder has this layout. If the store returns another one, the folder had it.
     let proposed = Layout {
         instance: "nobody".to_owned(),
         log_epoch: 9,
@@ -136,7 +135,7 @@ async fn contents(
     Ok(Contents { layout, fingerprint, records, rows, dead_letters, campaigns })
 }
 
-/// The partition of a campaign.
+/// Returns the partition of a campaign.
 pub(crate) fn home(campaign: &CampaignId) -> Partition {
     coupond::wire::routing::partition_of(campaign, PARTITIONS)
 }
@@ -187,7 +186,7 @@ pub(crate) fn judge(
     }
     for (campaign, contents) in &found.campaigns {
         let Some(was) = truth.campaigns.get(campaign) else {
-            return Err(format!("campaign {campaign} never was"));
+            return Err(format!("campaign {campaign} was never defined"));
         };
         let partition = home(campaign) as usize;
         let end = found.records[partition].len() as u64;
@@ -198,7 +197,7 @@ pub(crate) fn judge(
         let settled = settled(found, home(campaign) as usize);
         let defined = was.rows.versions.first().map(|version| version.position.offset);
         if defined.is_some_and(|at| at < settled) && !found.campaigns.contains_key(campaign) {
-            return Err(format!("campaign {campaign} is gone"));
+            return Err(format!("campaign {campaign} is missing"));
         }
     }
     Ok(fate)
@@ -214,7 +213,7 @@ fn judge_partition(found: &Contents, truth: &Contents, partition: usize) -> Resu
         return Err(format!("partition {partition}: progress {settled} above its end {end}"));
     }
     if !found.rows[partition].holds.is_empty() {
-        return Err(format!("partition {partition}: a hold that never was"));
+        return Err(format!("partition {partition}: a hold that was never opened"));
     }
     if let Some(progress) = &found.rows[partition].progress
         && progress.log_epoch != 1
@@ -250,7 +249,7 @@ fn judge_campaign(
         return Err(format!("{count} coupons of {due} below {certain}"));
     }
     if below(coupons, end) < coupons.len() {
-        return Err("a coupon stands above the end of the log".to_owned());
+        return Err("a coupon is above the end of the log".to_owned());
     }
     for (user, shown) in &found.by_user {
         let held: Vec<_> = coupons.iter().filter(|coupon| coupon.user == *user).cloned().collect();
@@ -264,10 +263,10 @@ fn judge_campaign(
         return Err(format!("{} versions of {due}", versions.len()));
     }
     if versions.last().is_some_and(|version| version.position.offset >= end) {
-        return Err("a version stands above the end of the log".to_owned());
+        return Err("a version is above the end of the log".to_owned());
     }
     if !found.rows.holds.is_empty() {
-        return Err("a hold that never was".to_owned());
+        return Err("a hold that was never opened".to_owned());
     }
     match &found.rows.mark {
         Some(Mark { offset, issued, .. }) if *issued as usize != below(&was.coupons, *offset) => {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 
 use super::{
     how_many,
-    image::{Draw, Image, folder, heads, judge_all},
+    image::{Draw, Image, folder, judge_all, print_header},
     journal::{Batch, batches, high_water},
     judge::{Contents, Fate, read},
     origin::{Files, PARTITIONS, in_one_journal, with_tables},
@@ -122,18 +122,18 @@ impl Run {
 }
 
 #[test]
-fn a_power_cut_loses_nothing_that_was_acknowledged() {
+fn a_power_cut_loses_no_acknowledged_record() {
     let run = Run::new(15);
     let cuts: Vec<_> =
         (0..run.durable.len()).flat_map(|cut| run.tail(cut).map(move |at| (cut, at))).collect();
     let count = how_many(300, cuts.len());
-    heads();
+    print_header();
     let started = Instant::now();
     let tally = judge_all(&run.files, &run.truth, count, |number| {
         let (cut, at) = cuts[number * cuts.len() / count];
         run.cut(cut, at)
     });
-    tally.tell("journal cut at every byte", started);
+    tally.print("journal cut at every byte", started);
     assert_eq!(tally.count(Fate::Shorter) + tally.count(Fate::Whole), count, "one did not start");
     let run = Run::new(how_many(60, 300));
     for (what, make, all) in [
@@ -143,17 +143,17 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         let count = how_many(150, all);
         let started = Instant::now();
         let tally = judge_all(&run.files, &run.truth, count, |number| make(&run, number));
-        tally.tell(what, started);
+        tally.print(what, started);
         let opened = tally.count(Fate::Shorter) + tally.count(Fate::Whole);
         assert_eq!(opened, count, "one did not start");
     }
 }
 
-/// The database writes a table, then the manifest that lists it, then the name of that manifest,
-/// each on disk before the next: whatever is there of the one that was being written, the journal
-/// still has everything.
+/// The database writes a table, then the manifest that lists the table, then the name of that
+/// manifest. Each is on disk before the next. The journal keeps everything until all three are
+/// there.
 #[test]
-fn a_power_cut_while_tables_are_written_loses_nothing() {
+fn a_power_cut_during_a_flush_loses_nothing() {
     let origin = folder();
     let [before, after, _] = runtime().block_on(with_tables(origin.path(), how_many(40, 200)));
     let folder = folder();
@@ -185,7 +185,7 @@ fn a_power_cut_while_tables_are_written_loses_nothing() {
         }
         Image { name: format!("flush {number}"), changed, acknowledged: acknowledged.clone() }
     });
-    heads();
-    tally.tell("tables half written", started);
+    print_header();
+    tally.print("tables half written", started);
     assert_eq!(tally.count(Fate::Whole), count, "one did not start");
 }

@@ -1,4 +1,4 @@
-//! Runs a real node on images: with any subset of the rows, it decides all records as before.
+//! Runs a real node on images. It decides all records as before, whichever rows are missing.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,8 +20,8 @@ use super::{
 /// Most nodes running at once.
 const AT_ONCE: usize = 2;
 
-/// Starts a node on the folder, asks once more for each campaign, and stops it: an answer says
-/// that everything before it is decided.
+/// Starts a node on the folder, requests one more coupon of each campaign, and stops the node. An
+/// answer shows that all earlier records are decided.
 async fn replay(folder: &Path, truth: &Contents) {
     let node = Node::start(&config(folder)).await.unwrap();
     for campaign in truth.campaigns.keys() {
@@ -63,7 +63,7 @@ fn check(found: &Contents, truth: &Contents, image: &Image) {
 }
 
 #[test]
-fn a_node_after_a_power_cut_decides_every_record_as_before() {
+fn a_power_cut_changes_no_decision() {
     let run = Arc::new(Run::new(60));
     runtime().block_on(async {
         let mut replays = tokio::task::JoinSet::new();
@@ -103,10 +103,10 @@ fn a_damaged_folder_exits_with_3() {
     std::fs::write(&journal, &bytes).unwrap();
     runtime().block_on(async {
         let config = config(folder.path());
-        let Err(error) = Node::start(&config).await else { panic!("it serves") };
+        let Err(error) = Node::start(&config).await else { panic!("the node started") };
         assert_eq!(error.exit_code(), 3, "{error}");
         let audited = node::audit(&config, None, Arc::new(Meter::default())).await;
-        let error = audited.expect_err("there is nothing to be audited");
+        let error = audited.expect_err("the audit is refused");
         assert_eq!(error.exit_code(), 3, "{error}");
     });
     assert!(std::fs::read(&journal).unwrap() == bytes, "the journal was changed");

@@ -4,7 +4,7 @@
 //! `host:port`, comma-separated); a container engine that answers, with the images of
 //! `docker/compose.yaml`; Java 17 and Maven, through `docker/engines/engines`.
 //!
-//! Each engine is started once, on first use, and shared by all tests of the process, which use
+//! Each engine is started on first use, and shared by all tests of the process, which use
 //! [`unique`] names. No engine outlives the process: its runner stops when its stdin closes, and
 //! the system closes that pipe even if this process is killed.
 
@@ -79,7 +79,8 @@ pub(crate) fn unique(what: &str) -> String {
 /// A running engine with the handle that keeps it alive.
 struct Running {
     endpoints: Endpoints,
-    /// Ends with the process; held in a static, it is never dropped.
+    /// Stops the engine. Never dropped, because it is held in a static: the engine ends with the
+    /// process.
     _own: Option<Own>,
 }
 
@@ -98,5 +99,5 @@ fn find(engine: Engine) -> Result<Running, String> {
         }
     }
     let variable = engine.variable();
-    Err(format!("{engine} is not to be had: {variable} is not set; {}", reasons.join("; ")))
+    Err(format!("{engine} is not available: {variable} is not set; {}", reasons.join("; ")))
 }

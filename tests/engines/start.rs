@@ -15,7 +15,7 @@ use super::{Endpoints, Engine};
 /// Longest start, with the first download of the jars or the image on a slow line.
 const READY_WITHIN: Duration = Duration::from_secs(600);
 
-/// Longest wait for a container engine: a working one answers at once.
+/// Longest wait for an answer of the container engine.
 const PROBE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Lines of each node's log that a failed test shows.
@@ -39,26 +39,26 @@ impl Own {
         run_script(engine, nodes, true)
     }
 
-    /// `host:port` of each node.
+    /// Returns `host:port` of each node.
     pub(crate) fn endpoints(&self) -> &[String] {
         &self.endpoints
     }
 
-    /// Kills a node, from 1, with -9; returns when it is gone.
+    /// Kills a node (counted from 1) with SIGKILL, and returns when it has exited.
     pub(crate) fn kill_node(&self, node: u32) {
         let status = self.command("kill-node", node).status().expect("the script was run before");
         assert!(status.success(), "kill of node {node}: {status}");
     }
 
-    /// Restarts killed nodes on their data; returns when all answer. Starts them together, because
-    /// one alone may be no majority and never become ready.
+    /// Restarts killed nodes on their data, and returns when all are ready. Starts them together,
+    /// because a single node without a majority never becomes ready.
     pub(crate) fn restart_nodes(&self, nodes: &[u32]) {
         let starts: Vec<_> = nodes
             .iter()
             .map(|node| {
                 let before = self.pid(*node);
                 let start = self.command("restart-node", *node).spawn();
-                // The runner takes one request at a time.
+                // The runner handles one request at a time.
                 let asked = self.data().join(format!("node-{node}.restart"));
                 let deadline = Instant::now() + READY_WITHIN;
                 while (self.pid(*node) == before || asked.exists()) && Instant::now() < deadline {
@@ -77,23 +77,24 @@ impl Own {
         std::fs::read_to_string(self.data().join(format!("node-{node}.pid"))).unwrap_or_default()
     }
 
-    /// What the nodes said of trouble and of each other: the folder that has it goes with this.
+    /// Prints warnings and membership changes from the logs of the nodes. The folder of the logs is
+    /// deleted on drop.
     fn show_logs(&self) {
         let Some(folder) = &self.data else { return };
-        let tells = [" WARN ", " ERROR ", "is now UP", "is now DOWN", "has restarted"];
+        let markers = [" WARN ", " ERROR ", "is now UP", "is now DOWN", "has restarted"];
         for node in 1..=self.endpoints.len() {
             let log = folder.path().join(format!("node-{node}.log"));
             let text = std::fs::read(&log).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
-            let told: Vec<_> =
-                text.lines().filter(|line| tells.iter().any(|tell| line.contains(tell))).collect();
-            let last = &told[told.len().saturating_sub(SHOWN_LINES)..];
-            eprintln!("engines: the last of {}:\n{}", log.display(), last.join("\n"));
+            let shown: Vec<_> =
+                text.lines().filter(|line| markers.iter().any(|it| line.contains(it))).collect();
+            let last = &shown[shown.len().saturating_sub(SHOWN_LINES)..];
+            eprintln!("engines: last lines of {}:\n{}", log.display(), last.join("\n"));
         }
     }
 
     fn data(&self) -> &Path {
-        self.data.as_ref().expect("an engine of a test's own has a folder").path()
+        self.data.as_ref().expect("an engine that a test controls has a folder").path()
     }
 
     fn command(&self, command: &str, node: u32) -> Command {
@@ -111,7 +112,7 @@ impl Drop for Own {
         }
         drop(self.runner.stdin.take());
         if let Err(error) = self.runner.wait() {
-            eprintln!("engines: waiting for the end of an engine: {error}");
+            eprintln!("engines: could not wait for an engine to end: {error}");
         }
     }
 }
@@ -147,7 +148,8 @@ pub(super) fn container(engine: Engine) -> Result<Own, String> {
     hold(command, None)
 }
 
-/// Runs a container until its stdin ends: name, marker of readiness, port, then `docker`'s words.
+/// Shell script that runs a container until its stdin ends. Arguments: name, log line that marks
+/// readiness, port, arguments of `docker`.
 const CONTAINER: &str = r#"
 name=$1 marker=$2 port=$3
 shift 3
@@ -163,7 +165,7 @@ echo "ready $name 127.0.0.1:$port"
 cat >/dev/null
 "#;
 
-/// A single broker that tells its clients the address that they reach it by.
+/// Returns the settings of a single broker that advertises a port of this host.
 fn kafka_options(port: u16) -> Vec<String> {
     let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
     let settings = [
@@ -195,7 +197,7 @@ fn image_of(engine: Engine) -> Result<String, String> {
     };
     let path = repository().join("docker/compose.yaml");
     let text = std::fs::read_to_string(&path)
-        .map_err(|error| format!("{} can't be read: {error}", path.display()))?;
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("image:"))
         .map(|image| image.trim().trim_matches('"').to_owned())
@@ -203,7 +205,7 @@ fn image_of(engine: Engine) -> Result<String, String> {
         .ok_or_else(|| format!("{} names no image of {wanted}", path.display()))
 }
 
-/// If another process takes it before the engine does, the start fails.
+/// Returns a free port. The start fails if another process takes the port before the engine does.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -213,7 +215,8 @@ pub(super) fn from_jars(engine: Engine) -> Result<Own, String> {
     run_script(engine, 1, false)
 }
 
-/// With `control`, single nodes can be killed and restarted: the folder must be known for that.
+/// Runs the script. With `control`, single nodes can be killed and restarted, which needs a known
+/// data folder.
 fn run_script(engine: Engine, nodes: u32, control: bool) -> Result<Own, String> {
     let script = script();
     if !script.exists() {
@@ -226,7 +229,7 @@ fn run_script(engine: Engine, nodes: u32, control: bool) -> Result<Own, String> 
     let mut command = Command::new(script);
     command.arg(name).args(["--port", "0", "--until-eof", "--nodes", &nodes.to_string()]);
     if !control {
-        // The script's own temporary folder goes with the engine also when this process can't.
+        // The script deletes its own temporary folder, even if this process is killed.
         return hold(command, None);
     }
     let data = tempfile::Builder::new()
@@ -237,16 +240,16 @@ fn run_script(engine: Engine, nodes: u32, control: bool) -> Result<Own, String> 
     hold(command, Some(data))
 }
 
-/// Runs `command`, which ends at the end of its stdin, and waits for its line `ready NAME NODES`.
+/// Runs `command` until its stdin is closed, and waits for its line `ready NAME NODES`.
 fn hold(mut command: Command, data: Option<tempfile::TempDir>) -> Result<Own, String> {
     let shown = command.get_program().to_string_lossy().into_owned();
     let mut runner = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // Ctrl-C at a terminal reaches this process, and the pipe tells the runner.
+        // Ctrl-C at a terminal ends only this process. The runner then sees its stdin close.
         .process_group(0)
         .spawn()
-        .map_err(|error| format!("{shown} can't be started: {error}"))?;
+        .map_err(|error| format!("{shown} cannot be started: {error}"))?;
     let stdout = runner.stdout.take().expect("stdout is piped");
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
@@ -263,7 +266,7 @@ fn hold(mut command: Command, data: Option<tempfile::TempDir>) -> Result<Own, St
     let own = Own { endpoints, data, runner };
     match ready {
         Ok(_) => Ok(own),
-        Err(_) => Err(format!("{shown} did not bring the engine up (its words are above)")),
+        Err(_) => Err(format!("{shown} did not start the engine (its output is above)")),
     }
 }
 

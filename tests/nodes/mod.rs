@@ -155,11 +155,11 @@ pub(crate) struct Crowd {
     apis: Mutex<Vec<String>>,
     next: AtomicUsize,
     has_ended: AtomicBool,
-    told: Mutex<BTreeMap<String, Vec<Value>>>,
+    answers: Mutex<BTreeMap<String, Vec<Value>>>,
 }
 
-/// Why a lock can't be poisoned: nothing panics while it is held.
-const UNBROKEN: &str = "nobody panicked";
+/// Why a lock cannot be poisoned.
+const UNBROKEN: &str = "no panic while the lock is held";
 
 /// Most requests of the crowd in flight at once.
 const PRESSING_AT_ONCE: usize = 24;
@@ -171,21 +171,21 @@ impl Crowd {
             apis: Mutex::new(nodes.iter().map(|node| node.api.clone()).collect()),
             next: AtomicUsize::new(0),
             has_ended: AtomicBool::new(false),
-            told: Mutex::default(),
+            answers: Mutex::default(),
         })
     }
 
     /// Sends further requests to these nodes.
-    pub(crate) fn turn_to(&self, nodes: &[&Node]) {
-        self.turn_to_apis(nodes.iter().map(|node| node.api.clone()).collect());
+    pub(crate) fn use_nodes(&self, nodes: &[&Node]) {
+        self.use_apis(nodes.iter().map(|node| node.api.clone()).collect());
     }
 
     /// Sends further requests to the nodes with these public addresses.
-    pub(crate) fn turn_to_apis(&self, apis: Vec<String>) {
+    pub(crate) fn use_apis(&self, apis: Vec<String>) {
         *self.apis.lock().expect(UNBROKEN) = apis;
     }
 
-    /// Sends no request for a further user.
+    /// Sends requests of no further user.
     #[allow(dead_code, reason = "only some of the binaries with this module need it")]
     pub(crate) fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
@@ -193,7 +193,7 @@ impl Crowd {
 
     /// Counts the requests with a final answer so far.
     pub(crate) fn answered(&self) -> usize {
-        self.told.lock().expect(UNBROKEN).len()
+        self.answers.lock().expect(UNBROKEN).len()
     }
 
     /// Sends one request with an idempotency key for each user up to number `users` that has sent
@@ -202,7 +202,7 @@ impl Crowd {
         self.press_by(PRESSING_AT_ONCE, users).await;
     }
 
-    /// As [`Self::press`], with at most `at_once` requests under way.
+    /// Like [`Self::press`], with at most `at_once` requests in flight.
     pub(crate) async fn press_by(self: Arc<Self>, at_once: usize, users: usize) {
         let workers: Vec<_> = (0..at_once)
             .map(|_| {
@@ -250,16 +250,17 @@ impl Crowd {
             }
         })
         .await;
-        self.told.lock().expect(UNBROKEN).entry(user.to_owned()).or_default().push(answer);
+        self.answers.lock().expect(UNBROKEN).entry(user.to_owned()).or_default().push(answer);
     }
 
-    /// Checks at `node` that all answers are still true: no coupon lost, duplicated or oversold.
+    /// Checks at `node` that all answers still hold, and that no coupon was lost, issued twice or
+    /// issued beyond the quota.
     pub(crate) async fn check(&self, node: &Node, quota: usize) {
-        let told = self.told.lock().expect(UNBROKEN).clone();
+        let answers = self.answers.lock().expect(UNBROKEN).clone();
         let mut sequences = BTreeSet::new();
         let mut codes = BTreeSet::new();
-        for (user, answers) in &told {
-            for answer in answers {
+        for (user, of_user) in &answers {
+            for answer in of_user {
                 let id = answer["request_id"].as_str().expect("an id");
                 let (status, again) = node.get(&format!("/coupon/requests/{id}?wait=10")).await;
                 assert_eq!((status, &again), (200, answer), "the answer of {user} changed");
@@ -267,17 +268,17 @@ impl Crowd {
                 let (_, held) = node.get(&path).await;
                 let held = held["coupons"].as_array().cloned().unwrap_or_default();
                 if answer["status"] == "issued" {
-                    assert_eq!(held, vec![answer["coupon"].clone()], "what {user} holds");
+                    assert_eq!(held, vec![answer["coupon"].clone()], "the coupons of {user}");
                     sequences.insert(answer["coupon"]["sequence"].as_u64().expect("a number"));
                     codes.insert(answer["coupon"]["code"].as_str().expect("a code").to_owned());
                 } else {
                     assert_eq!(answer["status"], "rejected", "{user}: {answer}");
                     assert_eq!(answer["reason"], "sold_out", "{user}: {answer}");
-                    assert_eq!(held, Vec::<Value>::new(), "what {user} holds");
+                    assert_eq!(held, Vec::<Value>::new(), "the coupons of {user}");
                 }
             }
         }
-        let expected = quota.min(told.len());
+        let expected = quota.min(answers.len());
         assert_eq!(sequences.len(), expected, "sequences issued");
         assert_eq!(sequences.last().copied(), Some(expected as u64), "they have no gap");
         assert_eq!(codes.len(), expected, "codes issued");

@@ -1,7 +1,7 @@
-//! Tests on a real Kafka and a real CQL database, and the only place that starts them.
+//! Tests on a real Kafka and a real CQL database.
 //!
-//! One binary, so that each engine is started once per `cargo test`. Tests without an available
-//! engine are reported as ignored, with the reason; under `CI=true` they fail.
+//! They are one binary, so that `cargo test` starts each engine only once. Tests without an
+//! available engine are reported as ignored, with the reason. Under `CI=true` they fail.
 
 mod cql;
 #[path = "../engines/mod.rs"]
@@ -87,7 +87,7 @@ where
     Ok(Completion::Completed)
 }
 
-/// Lists tests by their names: `trials!(&[Engine::Kafka]; a_sentence, another_sentence)`.
+/// Returns trials of functions: `trials!(&[Engine::Kafka]; one_function, another_function)`.
 macro_rules! trials {
     ($engines:expr; $($name:ident),+ $(,)?) => {
         vec![$(crate::trial(

@@ -19,13 +19,13 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials!(BOTH;
         every_node_answers_for_every_request,
         a_killed_node_is_replaced_without_loss,
-        a_node_under_another_secret_is_refused_with_exit_code_2,
+        a_node_with_another_secret_is_refused,
         a_topic_of_another_instance_is_refused,
         a_deleted_row_holds_its_campaign,
     )
 }
 
-/// Settings of one instance that no other test shares.
+/// Returns the settings of an instance that no other test uses.
 fn instance() -> Vec<String> {
     settings(&unique("nodes"), endpoints(Engine::Kafka), endpoints(Engine::Cql))
 }
@@ -34,7 +34,7 @@ fn endpoints(engine: Engine) -> &'static [String] {
     shared(engine).expect("the trial asked for it")
 }
 
-/// Settings of an instance of this name on these engines.
+/// Returns the settings of an instance of this name on these engines.
 pub(crate) fn settings(name: &str, brokers: &[String], database: &[String]) -> Vec<String> {
     let list = |endpoints: &[String]| {
         let quoted: Vec<_> = endpoints.iter().map(|endpoint| format!("'{endpoint}'")).collect();
@@ -53,7 +53,7 @@ pub(crate) fn settings(name: &str, brokers: &[String], database: &[String]) -> V
 
 pub(crate) async fn define(node: &Node, campaign: &str, quota: usize) {
     let path = format!("/admin/campaigns/{campaign}");
-    // A partition that is being taken over answers a moment later.
+    // A partition that is being taken over does not answer yet.
     until("the campaign is defined", || async {
         let (status, _) = node.admin("PUT", &path, json!({ "quota": quota })).await;
         matches!(status, 200 | 201).then_some(())
@@ -71,15 +71,15 @@ async fn every_node_answers_for_every_request() {
     }
     for campaign in campaigns {
         for user in 0..5 {
-            let (asked, told) = if user % 2 == 0 { (&one, &other) } else { (&other, &one) };
+            let (asked, polled) = if user % 2 == 0 { (&one, &other) } else { (&other, &one) };
             let user = format!("user-{user}");
             let (status, answer) = asked.issue(campaign, &user).await;
             if status == 409 {
-                continue; // the edge knew already
+                continue; // The edge refused the request: the campaign is sold out.
             }
             assert_eq!(status, 200, "{answer}");
             let id = answer["request_id"].as_str().expect("an id");
-            let (status, again) = told.get(&format!("/coupon/requests/{id}?wait=10")).await;
+            let (status, again) = polled.get(&format!("/coupon/requests/{id}?wait=10")).await;
             assert_eq!((status, &again), (200, &answer));
         }
         for node in [&one, &other] {
@@ -99,25 +99,25 @@ async fn a_killed_node_is_replaced_without_loss() {
     let other = Node::start(&settings).await;
     define(&one, "spring", 300).await;
     let crowd = Crowd::new("spring", &[&one, &other]);
-    let pressing = tokio::spawn(crowd.clone().press(500));
+    let requests = tokio::spawn(crowd.clone().press(500));
     until("some are answered", || async { (crowd.answered() >= 100).then_some(()) }).await;
     one.kill();
-    crowd.turn_to(&[&other]);
+    crowd.use_nodes(&[&other]);
     until("the other goes on", || async { (crowd.answered() >= 250).then_some(()) }).await;
     let back = Node::start(&settings).await;
-    crowd.turn_to(&[&back, &other]);
-    pressing.await.expect("the crowd ends well");
+    crowd.use_nodes(&[&back, &other]);
+    requests.await.expect("the crowd ends well");
     crowd.check(&back, 300).await;
     crowd.check(&other, 300).await;
 }
 
-async fn a_node_under_another_secret_is_refused_with_exit_code_2() {
+async fn a_node_with_another_secret_is_refused() {
     let mut settings = instance();
     let first = Node::start(&settings).await;
     assert_eq!(first.stop().await, Some(0));
     settings.push(format!("secret.key={}", "another-secret-of-thirty-two-bytes"));
-    let told = refused(settings).await;
-    assert!(told.contains("secret.key"), "{told}");
+    let error = refused(settings).await;
+    assert!(error.contains("secret.key"), "{error}");
 }
 
 async fn a_topic_of_another_instance_is_refused() {
@@ -127,11 +127,11 @@ async fn a_topic_of_another_instance_is_refused() {
     define(&first, "spring", 3).await;
     assert_eq!(first.stop().await, Some(0));
     let keyspace = format!("cql.keyspace={name}_new");
-    let told = refused([settings.as_slice(), &[keyspace]].concat()).await;
+    let error = refused([settings.as_slice(), &[keyspace]].concat()).await;
     let what = format!("topic {name}.request belongs to another instance: its record at partition");
-    assert!(told.contains(&what), "{told}");
-    assert!(told.contains("set kafka.topic_prefix to a new name, or cql.keyspace"), "{told}");
-    // Its own keyspace is still good.
+    assert!(error.contains(&what), "{error}");
+    assert!(error.contains("set kafka.topic_prefix to a new name, or cql.keyspace"), "{error}");
+    // The instance still starts on its own keyspace.
     let again = Node::start(&settings).await;
     assert_eq!(again.issue("spring", "ada").await.0, 200);
 }
@@ -146,29 +146,30 @@ async fn refused(settings: Vec<String>) -> String {
     command.current_dir(std::env::temp_dir());
     let output = tokio::task::spawn_blocking(move || command.output()).await;
     let output = output.expect("it ends").expect("it starts");
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    told
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    error
 }
 
-/// In CQL a `DELETE` hides a row also from whoever writes it again with its record's time.
+/// A CQL `DELETE` hides a row even after the row is written again, because the new write has the
+/// earlier time of the record.
 async fn a_deleted_row_holds_its_campaign() {
     let name = unique("deleted");
     let nodes = endpoints(Engine::Cql);
     let settings = settings(&name, endpoints(Engine::Kafka), nodes);
     let node = Node::start(&settings).await;
     define(&node, "spring", 9).await;
-    let mut told = Vec::new();
+    let mut answers = Vec::new();
     for user in ["ada", "bob", "cid"] {
         let (status, answer) = node.issue("spring", user).await;
         assert_eq!((status, &answer["status"]), (200, &json!("issued")), "{answer}");
-        told.push(answer);
+        answers.push(answer);
     }
     assert_eq!(node.stop().await, Some(0));
     let database = SessionBuilder::new().known_nodes(nodes).use_keyspace(name, false);
     let database = database.build().await.expect("a session");
     let query = async |text: String, values: Vec<Option<CqlValue>>| {
-        database.query_unpaged(text, values).await.expect("it is carried out")
+        database.query_unpaged(text, values).await.expect("the query succeeds")
     };
     let row = "campaign_id = 'spring' AND bucket = 0 AND sequence = 2";
     let cells = "sequence, user_id, code, issued_at, log_epoch, partition, offset, user_bucket, \
@@ -178,7 +179,7 @@ async fn a_deleted_row_holds_its_campaign() {
     query(format!("DELETE FROM coupons WHERE {row}"), Vec::new()).await;
 
     let node = Node::start(&settings).await;
-    // Whoever asks has the campaign loaded.
+    // A request makes the node load the campaign.
     let body = json!({ "campaign_id": "spring", "user_id": "dan" });
     let asked = reqwest::Client::new().post(format!("{}/coupon/issue", node.api)).json(&body);
     assert_eq!(asked.send().await.expect("the node answers").status(), 202);
@@ -205,7 +206,7 @@ async fn a_deleted_row_holds_its_campaign() {
         (status == 200).then_some(())
     })
     .await;
-    for answer in told {
+    for answer in answers {
         let id = answer["request_id"].as_str().expect("an id");
         let (status, again) = node.get(&format!("/coupon/requests/{id}?wait=10")).await;
         assert_eq!((status, again), (200, answer));

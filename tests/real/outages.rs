@@ -1,4 +1,5 @@
-//! Two nodes under load while the engines below them are killed: a minority, then a majority.
+//! Two nodes under load while nodes of Kafka and of the database are killed: first a minority, then
+//! a majority.
 
 use libtest_mimic::Trial;
 
@@ -10,35 +11,34 @@ use crate::{
     run,
 };
 
-/// Users of each outage: more than are answered before the kill takes effect.
+/// Users of each outage: more than get an answer before the kill.
 const USERS: usize = 400;
 
-/// Outages: a minority of both engines, all brokers, a majority of the database: [`killed`].
+/// Number of outages: a minority of both engines, all brokers, a majority of the database. See
+/// [`killed`].
 const OUTAGES: usize = 3;
 
-/// Coupons of the campaign: the end of the quota lies in the last outage.
+/// Coupons of the campaign. They are sold out in the last outage.
 const QUOTA: usize = USERS * OUTAGES - USERS / 2;
 
-/// Answers before an engine is killed, so that the crowd is in full flow.
+/// Answers to wait for before a kill, so that many requests are in flight.
 const ANSWERED_BEFORE: usize = 50;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let name = concat!(module_path!(), "::", "engines_die_under_load_and_nothing_is_lost_or_twice");
+    let name = concat!(module_path!(), "::", "no_coupon_is_lost_in_engine_outages");
     vec![Trial::ignorable_test(name, || {
         let brokers = match Own::start(Engine::Kafka, 3) {
             Ok(own) => own,
             Err(reason) => return absent(&reason),
         };
         match Own::start(Engine::Cql, 3) {
-            Ok(database) => {
-                run(|| engines_die_under_load_and_nothing_is_lost_or_twice(brokers, database))
-            }
+            Ok(database) => run(|| no_coupon_is_lost_in_engine_outages(brokers, database)),
             Err(reason) => absent(&reason),
         }
     })]
 }
 
-async fn engines_die_under_load_and_nothing_is_lost_or_twice(brokers: Own, database: Own) {
+async fn no_coupon_is_lost_in_engine_outages(brokers: Own, database: Own) {
     let settings = settings(&unique("outages"), brokers.endpoints(), database.endpoints());
     let one = Node::start(&settings).await;
     let other = Node::start(&settings).await;
@@ -46,20 +46,20 @@ async fn engines_die_under_load_and_nothing_is_lost_or_twice(brokers: Own, datab
     let crowd = Crowd::new("spring", &[&one, &other]);
     for number in 1..=OUTAGES {
         let before = crowd.answered();
-        let pressing = tokio::spawn(crowd.clone().press(number * USERS));
-        until("the crowd is in full flow", || async {
+        let requests = tokio::spawn(crowd.clone().press(number * USERS));
+        until("many requests are in flight", || async {
             (crowd.answered() >= before + ANSWERED_BEFORE).then_some(())
         })
         .await;
-        // Waiting for an engine blocks a thread, so it must not run on the crowd's.
+        // Waiting for an engine blocks a thread, which must not be one of the clients' threads.
         let at_kill = tokio::task::block_in_place(|| {
             kill(number, &brokers, &database);
             let at_kill = crowd.answered();
             restart(number, &brokers, &database);
             at_kill
         });
-        assert!(at_kill < number * USERS, "outage {number} came after the crowd");
-        pressing.await.expect("everybody is answered");
+        assert!(at_kill < number * USERS, "outage {number} came after the last answer");
+        requests.await.expect("everybody is answered");
         assert_eq!(crowd.answered(), number * USERS);
     }
 
@@ -78,7 +78,7 @@ fn kill(outage: usize, brokers: &Own, database: &Own) {
 fn restart(outage: usize, brokers: &Own, database: &Own) {
     let (of_brokers, of_database) = killed(outage);
     brokers.restart_nodes(of_brokers);
-    // Database nodes that join at the same moment may fail to see each other.
+    // Database nodes that start at the same time may fail to see each other.
     of_database.iter().for_each(|node| database.restart_nodes(&[*node]));
 }
 

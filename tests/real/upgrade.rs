@@ -1,4 +1,4 @@
-//! Nodes of two versions on one instance: the newer one knows one step of the schema more.
+//! Nodes of two versions in one instance. The newer version has one more schema step.
 
 use std::sync::Arc;
 
@@ -18,20 +18,20 @@ use crate::{
     trials,
 };
 
-/// More than are asked for while nodes come and go: coupons are written in every phase.
+/// More coupons than the test requests, so that coupons are written in every phase.
 const QUOTA: usize = 1_000_000;
 
-/// Requests under way at once: load in every phase, and few enough to check each answer.
+/// Concurrent requests: load in every phase, but few enough answers to check each of them.
 const PRESSING_AT_ONCE: usize = 3;
 
-/// Answers that show that a phase goes on.
+/// Answers to wait for in each phase.
 const PHASE: usize = 50;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    trials!(&[Engine::Kafka, Engine::Cql]; nodes_follow_a_schema_step_one_by_one)
+    trials!(&[Engine::Kafka, Engine::Cql]; nodes_are_upgraded_one_by_one)
 }
 
-/// The steps of the newer version.
+/// Returns the schema steps of the newer version.
 fn newer_steps() -> Vec<Step> {
     let number = STEPS[STEPS.len() - 1].number + 1;
     let change = Change::Column { table: "coupons", name: "test_only", cql_type: "text" };
@@ -50,8 +50,8 @@ async fn start_newer(config: &Config) -> node::Node {
     node
 }
 
-/// Waits for more answers, and checks that the nodes at these admin addresses have halted no
-/// partition, held no campaign and seen no invariant broken.
+/// Waits for more answers. Checks that the nodes at these admin addresses have no halted partition,
+/// no campaign on hold and no violated invariant.
 async fn goes_on(crowd: &Crowd, admins: &[String]) {
     let before = crowd.answered();
     until("answers come", || async { (crowd.answered() >= before + PHASE).then_some(()) }).await;
@@ -68,10 +68,10 @@ async fn goes_on(crowd: &Crowd, admins: &[String]) {
         assert_eq!(bad.collect::<Vec<_>>(), Vec::<&str>::new(), "{admin}");
         pages += &metrics;
     }
-    assert!(pages.contains("coupond_partition_halted{"), "no node says whether it halts");
+    assert!(pages.contains("coupond_partition_halted{"), "the metric is missing");
 }
 
-async fn nodes_follow_a_schema_step_one_by_one() {
+async fn nodes_are_upgraded_one_by_one() {
     let (name, database) = (unique("upgrade"), shared(Engine::Cql).expect("asked for"));
     let settings = settings(&name, shared(Engine::Kafka).expect("asked for"), database);
     let newer = ["api.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", "admin.token=of-the-newer"];
@@ -82,30 +82,30 @@ async fn nodes_follow_a_schema_step_one_by_one() {
     let other = Node::start(&settings).await;
     define(&one, "spring", QUOTA).await;
     let crowd = Crowd::new("spring", &[&one, &other]);
-    let pressing = tokio::spawn(crowd.clone().press_by(PRESSING_AT_ONCE, QUOTA));
+    let requests = tokio::spawn(crowd.clone().press_by(PRESSING_AT_ONCE, QUOTA));
     goes_on(&crowd, &[one.admin.clone(), other.admin.clone()]).await;
 
-    // One is stopped, and a newer node takes the step and joins the old one.
-    crowd.turn_to(&[&other]);
+    // One node is stopped. A newer node takes the step and joins the old one.
+    crowd.use_nodes(&[&other]);
     assert_eq!(one.stop().await, Some(0));
     let first = start_newer(&newer).await;
     let address = |address| format!("http://{address}");
-    crowd.turn_to_apis(vec![other.api.clone(), address(first.api)]);
+    crowd.use_apis(vec![other.api.clone(), address(first.api)]);
     goes_on(&crowd, &[other.admin.clone(), address(first.admin)]).await;
 
-    // The other follows.
-    crowd.turn_to_apis(vec![address(first.api)]);
+    // The other node is replaced too.
+    crowd.use_apis(vec![address(first.api)]);
     assert_eq!(other.stop().await, Some(0));
     let second = start_newer(&newer).await;
-    crowd.turn_to_apis(vec![address(first.api), address(second.api)]);
+    crowd.use_apis(vec![address(first.api), address(second.api)]);
     goes_on(&crowd, &[address(first.admin), address(second.admin)]).await;
 
-    // An old node can start beside the step, as after a rollback.
+    // An old node can still start after the step, as after a rollback.
     let old = Node::start(&settings).await;
-    crowd.turn_to_apis(vec![old.api.clone(), address(first.api), address(second.api)]);
+    crowd.use_apis(vec![old.api.clone(), address(first.api), address(second.api)]);
     goes_on(&crowd, &[old.admin.clone(), address(first.admin), address(second.admin)]).await;
     crowd.end();
-    pressing.await.expect("the crowd ends well");
+    requests.await.expect("the crowd ends well");
     first.stop().await;
     second.stop().await;
     crowd.check(&old, QUOTA).await;

@@ -1,9 +1,9 @@
-//! The store while nodes of its database die.
+//! The store while database nodes are killed.
 
 use super::*;
 
-/// Whoever connects through another of three nodes meets one schema and one layout, and every row
-/// that was answered is read, whichever two nodes are left.
+/// Stores that connect through different database nodes have one schema and one layout. Every
+/// written row can be read from any two of the three nodes.
 pub(super) async fn a_minority_of_the_nodes_may_die(cluster: engines::Own) {
     let keyspace = engines::unique("cql");
     let connections = cluster.endpoints().iter().map(|node| {

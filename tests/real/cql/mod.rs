@@ -1,6 +1,6 @@
 //! The coupon store against a real CQL database.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 pub(super) mod damaged;
 mod minority;
@@ -40,11 +40,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials!(&[Engine::Cql];
         coupons_are_plain_cql,
         other_rows_are_plain_cql,
-        a_late_lower_progress_keeps_nothing_of_its_own,
+        a_late_lower_progress_changes_no_cell,
         a_contradiction_outweighs_a_failure,
         batches_of_the_longest_rows_are_accepted,
-        a_row_above_a_hole_is_found_in_the_next_bucket,
-        numbers_that_no_column_holds_are_errors,
+        a_row_above_a_gap_is_still_read,
+        a_number_too_large_for_cql_is_an_error,
     );
     trials.push(crate::trial_with_own(
         format!("{}::a_minority_of_the_nodes_may_die", module_path!()),
@@ -59,7 +59,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A keyspace of its own.
+/// A keyspace that only one test uses.
 struct Scratch {
     config: CqlConfig,
     bare: Session,
@@ -78,7 +78,8 @@ impl Scratch {
         (scratch, store)
     }
 
-    /// Runs plain CQL, in which `$` stands before each table, and gives the rows by column.
+    /// Runs a CQL statement, and returns its rows by column. A `$` before a table is replaced by
+    /// the keyspace.
     async fn query(&self, text: &str) -> Vec<HashMap<String, CqlValue>> {
         let text = text.replace('$', &format!("{}.", self.config.keyspace));
         let result = self.bare.query_unpaged(text, ()).await.unwrap();
@@ -103,21 +104,22 @@ fn config(keyspace: String) -> CqlConfig {
     CqlConfig { nodes, keyspace, replication_factor: 0 }
 }
 
-/// The store of a keyspace that tests share; whoever comes first makes its schema.
+/// Returns the store of a keyspace that tests share. The first caller creates the schema.
 async fn shared() -> Patient {
     static KEYSPACE: OnceLock<String> = OnceLock::new();
     let keyspace = KEYSPACE.get_or_init(|| engines::unique("cql_shared"));
     Patient(connect(&config(keyspace.clone())).await.unwrap())
 }
 
-/// How long a write is repeated: nodes of the database may take as long to see each other again.
+/// Limit for the repetition of a write. Restarted database nodes may need this long to see each
+/// other.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(150);
 
 /// Pause between two attempts.
 const REPEAT_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// A store whose callers repeat a write, as the coupon actor does: a database on a busy machine
-/// gives one up now and then, and one whose node just came back may not believe it yet.
+/// A store that repeats failed writes, as the coupon actor does. A database on a busy machine may
+/// give up a write, or may not have noticed yet that a node is back.
 struct Patient(CqlStore);
 
 #[async_trait]
@@ -296,7 +298,7 @@ async fn other_rows_are_plain_cql() {
     assert_eq!(found[0]["quota"], int(100_000_000));
     assert_eq!(found[0]["offset"], big(6));
     assert_eq!(found[0]["opens_at"], time(1_700_000_000_000));
-    assert!(!found[0].contains_key("closes_at"), "what is not there is not bound");
+    assert!(!found[0].contains_key("closes_at"), "a missing value is not bound");
     assert_eq!(found[0]["title"], text("Frühling"));
     assert_eq!(found[0].len(), 18);
     let found = scratch.query("SELECT campaign_id, kind, reason, state FROM $holds").await;
@@ -326,10 +328,10 @@ async fn other_rows_are_plain_cql() {
     scratch.drop_keyspace().await;
 }
 
-async fn a_late_lower_progress_keeps_nothing_of_its_own() {
+async fn a_late_lower_progress_changes_no_cell() {
     let store = shared().await;
     let higher = progress(71, 10, None);
-    // Its last record's digest would win over any other, if it were compared.
+    // At equal timestamps CQL keeps the higher value, which would be this digest.
     let late = progress(71, 7, Some(LastRecord { offset: 6, digest: [255; 16] }));
     for row in [late.clone(), higher.clone(), late, progress(71, 0, None)] {
         store.write(&[Row::Progress(row)]).await.unwrap();
@@ -383,7 +385,7 @@ async fn batches_of_the_longest_rows_are_accepted() {
     assert_eq!(found, rows);
 }
 
-async fn a_row_above_a_hole_is_found_in_the_next_bucket() {
+async fn a_row_above_a_gap_is_still_read() {
     let store = shared().await;
     let hole = campaign("hole");
     let rows = [coupon(&hole, 7, "a"), coupon(&hole, SEQUENCES_PER_BUCKET + 1, "b")];
@@ -391,7 +393,7 @@ async fn a_row_above_a_hole_is_found_in_the_next_bucket() {
     assert_eq!(all(&store, &hole).await, rows);
 }
 
-async fn numbers_that_no_column_holds_are_errors() {
+async fn a_number_too_large_for_cql_is_an_error() {
     let store = shared().await.0;
     let error = store.write(&[Row::Progress(progress(73, u64::MAX, None))]).await.unwrap_err();
     assert!(error.to_string().starts_with("writing progress"), "{error}");

@@ -1,4 +1,4 @@
-//! The schema on a real CQL database: who makes it, and what is refused.
+//! The schema on a real CQL database: its creation, its steps, and refused keyspaces.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ use crate::{engines::Engine, trials};
 pub(crate) fn trials() -> Vec<Trial> {
     trials!(&[Engine::Cql];
         stores_that_connect_at_once_agree,
-        the_schema_of_a_node_that_died_is_finished,
-        older_and_newer_stores_share_a_new_column,
+        a_partial_schema_is_completed,
+        stores_with_and_without_a_step_coexist,
         a_table_with_other_columns_is_refused,
         a_keyspace_of_format_1_is_refused_unchanged,
         a_keyspace_of_another_fold_is_refused_unchanged,
         an_audit_takes_no_schema_step,
-        a_database_that_is_not_there_is_no_refusal,
+        an_unreachable_database_is_not_a_refusal,
     )
 }
 
@@ -55,11 +55,11 @@ async fn stores_that_connect_at_once_agree() {
     let steps = scratch.query("SELECT step FROM $schema_steps").await;
     assert_eq!(steps.len(), STEPS.len());
     let lock = scratch.query("SELECT holder FROM $layout WHERE name = 'schema lock'").await;
-    assert!(lock.is_empty(), "the lock was given back");
+    assert!(lock.is_empty(), "the lock was released");
     scratch.drop_keyspace().await;
 }
 
-async fn the_schema_of_a_node_that_died_is_finished() {
+async fn a_partial_schema_is_completed() {
     let (scratch, _) = Scratch::with_store().await;
     scratch.query("DROP TABLE $marks").await;
     scratch.query("DELETE FROM $schema_steps WHERE step IN (6, 7, 9)").await;
@@ -76,7 +76,7 @@ async fn the_schema_of_a_node_that_died_is_finished() {
     scratch.drop_keyspace().await;
 }
 
-async fn older_and_newer_stores_share_a_new_column() {
+async fn stores_with_and_without_a_step_coexist() {
     let (scratch, older) = Scratch::with_store().await;
     let note = Change::Column { table: "marks", name: "note", cql_type: "text" };
     let number = STEPS[STEPS.len() - 1].number + 1;
@@ -86,7 +86,7 @@ async fn older_and_newer_stores_share_a_new_column() {
     let newer: Vec<_> = join_all(newer).await.into_iter().map(Result::unwrap).collect();
     let recorded = scratch.query(&format!("SELECT name {of_step}")).await;
     assert_eq!(recorded, [row(&[("name", text(&format!("{number:03}_marks_note")))])]);
-    // Where a node died before the step was recorded, the column is there already.
+    // As if a node had died after adding the column and before recording the step.
     scratch.query(&format!("DELETE {of_step}")).await;
     let again = connect_with(&scratch.config, &steps).await.unwrap();
     let restarted = connect(&scratch.config).await.unwrap();
@@ -102,7 +102,7 @@ async fn older_and_newer_stores_share_a_new_column() {
 
 async fn a_table_with_other_columns_is_refused() {
     let (scratch, _) = Scratch::with_store().await;
-    // The table was there before the schema: the step is not recorded as taken.
+    // A foreign table exists, and the step is not recorded.
     scratch.query("DROP TABLE $marks").await;
     scratch.query("DELETE FROM $schema_steps WHERE step = 7").await;
     scratch.query("CREATE TABLE $marks (campaign_id text PRIMARY KEY, issued text)").await;
@@ -116,8 +116,8 @@ async fn a_table_with_other_columns_is_refused() {
     scratch.drop_keyspace().await;
 }
 
-/// Checks that a node and an audit are refused with `expected`, and that the layout and the recorded
-/// steps are as before.
+/// Checks that a node and an audit are refused with `expected`, and that tables, layout and
+/// recorded steps are unchanged.
 async fn refused_unchanged(scratch: &Scratch, expected: OtherFormat) {
     let keyspace = scratch.config.keyspace.clone();
     let expected = Refusal::Format { keyspace, other: expected };
@@ -140,7 +140,7 @@ async fn refused_unchanged(scratch: &Scratch, expected: OtherFormat) {
     assert_eq!((rows().await, scratch.query(&tables).await), before);
 }
 
-/// The layout as format 1 made it.
+/// The layout table of format 1.
 const LAYOUT_OF_FORMAT_1: &str = "CREATE TABLE $layout (name text, instance text, log_epoch int, \
     partitions int, format int, fingerprint text, secret text, holder text, PRIMARY KEY (name))";
 
@@ -148,7 +148,7 @@ async fn a_keyspace_of_format_1_is_refused_unchanged() {
     let (scratch, _) = Scratch::with_store().await;
     scratch.query("DROP TABLE $layout").await;
     scratch.query(LAYOUT_OF_FORMAT_1).await;
-    // Nor is a step taken that is missing.
+    // A missing step must not be taken either.
     scratch.query("DELETE FROM $schema_steps WHERE step = 9").await;
     scratch
         .query(
@@ -180,13 +180,13 @@ async fn an_audit_takes_no_schema_step() {
     scratch.drop_keyspace().await;
 }
 
-async fn a_database_that_is_not_there_is_no_refusal() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nodes = vec![nobody.to_string()];
+async fn an_unreachable_database_is_not_a_refusal() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nodes = vec![closed.to_string()];
     let config = CqlConfig { nodes, keyspace: "k".to_owned(), replication_factor: 0 };
     let error = connect(&config).await.unwrap_err();
     assert!(!error.is_refusal());
-    assert!(error.to_string().contains(&nobody.to_string()), "{error}");
+    assert!(error.to_string().contains(&closed.to_string()), "{error}");
     let config = CqlConfig { keyspace: "Not one".to_owned(), ..Scratch::new().await.config };
     assert!(connect(&config).await.unwrap_err().is_refusal());
 }

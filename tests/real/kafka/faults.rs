@@ -1,4 +1,4 @@
-//! Brokers that go and come back.
+//! Brokers that are killed and restarted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,16 +21,16 @@ use crate::{
 const PARTITIONS: u32 = 3;
 
 pub(super) fn trials() -> Vec<Trial> {
-    let name = "one_broker_less_is_not_felt_and_none_is_survived";
+    let name = "the_log_survives_lost_brokers";
     vec![trial_with_own(
         format!("{}::{name}", module_path!()),
         Engine::Kafka,
         3,
-        one_broker_less_is_not_felt_and_none_is_survived,
+        the_log_survives_lost_brokers,
     )]
 }
 
-async fn one_broker_less_is_not_felt_and_none_is_survived(kafka: Own) {
+async fn the_log_survives_lost_brokers(kafka: Own) {
     let config = on(kafka.endpoints(), PARTITIONS);
     let found = ensure_topics(&config, None).await.expect("topics are made");
     assert_eq!((found.replication_factor, found.warnings), (3, vec![]));
@@ -56,9 +56,9 @@ async fn one_broker_less_is_not_felt_and_none_is_survived(kafka: Own) {
     kafka.kill_node(3);
     let lost = timeout(PATIENCE, world.log.append(0, record(0))).await.expect("answered");
     assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
-    timeout(PATIENCE, world.log.bounds(0)).await.expect("answered").expect_err("nobody knows");
+    timeout(PATIENCE, world.log.bounds(0)).await.expect("answered").expect_err("no broker runs");
     let gap = async { while followed.recv().await.expect("the feed goes on") != FeedEvent::Gap {} };
-    timeout(PATIENCE, gap).await.expect("a follower is told");
+    timeout(PATIENCE, gap).await.expect("the follower gets a gap");
 
     kafka.restart_nodes(&[1, 2, 3]);
     world.append_some().await;
@@ -67,29 +67,29 @@ async fn one_broker_less_is_not_felt_and_none_is_survived(kafka: Own) {
     own_all(&mut changes, &mut owned).await;
 }
 
-/// Until every partition is this member's, whatever happens before.
+/// Waits until the member owns every partition.
 async fn own_all(
     changes: &mut tokio::sync::mpsc::Receiver<Ownership>,
     owned: &mut BTreeSet<Partition>,
 ) {
-    let hear = async {
+    let change = async {
         while owned.len() < PARTITIONS as usize {
-            match changes.recv().await.expect("the member lives") {
+            match changes.recv().await.expect("the member is in the group") {
                 Ownership::Assigned(partition) => assert!(owned.insert(partition)),
                 Ownership::Revoked(partition) => assert!(owned.remove(&partition)),
             }
         }
     };
-    timeout(PATIENCE, hear).await.expect("every partition is owned");
+    timeout(PATIENCE, change).await.expect("every partition is owned");
 }
 
-/// Publishes until one message has come: single ones may be lost.
+/// Publishes repeatedly until a message arrives, because single messages may be lost.
 async fn arrives(
     feed: &KafkaFeed,
     followed: &mut tokio::sync::mpsc::Receiver<FeedEvent>,
     epoch: u32,
 ) {
-    let said = FeedMessage {
+    let message = FeedMessage {
         log_epoch: epoch,
         partition: 0,
         from: 0,
@@ -99,10 +99,10 @@ async fn arrives(
         decisions: Vec::new(),
     };
     let arrive = async {
-        let mut say = tokio::time::interval(std::time::Duration::from_millis(200));
+        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(200));
         loop {
             tokio::select! {
-                _ = say.tick() => drop(feed.publish(said.clone()).await),
+                _ = ticks.tick() => drop(feed.publish(message.clone()).await),
                 event = followed.recv() => match event.expect("the feed goes on") {
                     FeedEvent::Message(message) if message.log_epoch == epoch => break,
                     _ => {}
@@ -110,18 +110,18 @@ async fn arrives(
             }
         }
     };
-    timeout(PATIENCE, arrive).await.expect("a message comes");
+    timeout(PATIENCE, arrive).await.expect("a message arrives");
 }
 
 struct World {
     log: KafkaLog,
-    /// Every acknowledged record that was not read yet, by its place.
+    /// Acknowledged records that were not read yet, by partition and offset.
     appended: BTreeMap<(Partition, u64), Appended>,
     readers: Vec<Box<dyn LogReader>>,
 }
 
 impl World {
-    /// A few records to each partition, each repeated until it is acknowledged.
+    /// Appends 20 records to each partition. Repeats each until it is acknowledged.
     async fn append_some(&mut self) {
         for partition in 0..PARTITIONS {
             for number in 0..20 {
@@ -136,19 +136,19 @@ impl World {
                 };
                 let appended = timeout(PATIENCE, acknowledged).await.expect("acknowledged");
                 let before = self.appended.insert((partition, appended.offset), appended);
-                assert_eq!(before, None, "two records in one place");
+                assert_eq!(before, None, "two records have one offset");
             }
         }
     }
 
-    /// Every acknowledged record is read, with the time that was told, by the same readers.
+    /// Checks that the open readers return every acknowledged record with its time.
     async fn read_all(&mut self) {
         for (partition, reader) in (0..PARTITIONS).zip(&mut self.readers) {
             while self.appended.keys().any(|(other, _)| *other == partition) {
-                let read = timeout(PATIENCE, reader.read(7)).await.expect("records come");
+                let read = timeout(PATIENCE, reader.read(7)).await.expect("records are read");
                 for record in read.expect("the reader goes on") {
-                    if let Some(told) = self.appended.remove(&(partition, record.offset)) {
-                        assert_eq!(record.time, told.time);
+                    if let Some(appended) = self.appended.remove(&(partition, record.offset)) {
+                        assert_eq!(record.time, appended.time);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Figures, printed and never asserted.
+//! Measures the throughput of the log. Prints figures, and asserts nothing about them.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,14 +8,14 @@ use libtest_mimic::Trial;
 use super::{log, read_some, record, shared};
 use crate::{engines::Engine, trials};
 
-/// Multiplies the work, for somebody who measures: `COUPOND_TEST_FIGURES=20`.
+/// Environment variable that multiplies the work, for measurements: `COUPOND_TEST_FIGURES=20`.
 const SCALE: &str = "COUPOND_TEST_FIGURES";
 
 pub(super) fn trials() -> Vec<Trial> {
-    trials!(&[Engine::Kafka]; how_fast_records_go_in_and_out)
+    trials!(&[Engine::Kafka]; throughput_of_appends_and_reads)
 }
 
-async fn how_fast_records_go_in_and_out() {
+async fn throughput_of_appends_and_reads() {
     let scale: usize = std::env::var(SCALE).ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let config = shared(12);
     let log = Arc::new(log(&config).await);

@@ -1,4 +1,4 @@
-//! Records of other people's producers, and the log seen from outside.
+//! Records of other producers, and the log as other clients see it.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ pub(super) fn trials() -> Vec<Trial> {
     trials!(
         &[Engine::Kafka];
         foreign_records_are_read_as_they_are,
-        a_header_that_is_no_text_stops_nobody,
-        transactions_leave_holes_and_hide_nothing,
-        records_of_an_instance_are_told_by_their_header,
-        a_trimmed_log_is_out_of_range_and_not_skipped,
-        a_dead_letter_tells_where_it_came_from,
+        a_header_that_is_not_utf8_is_ignored,
+        transactions_leave_gaps_in_offsets,
+        own_records_are_found_by_their_header,
+        a_start_below_the_log_is_out_of_range,
+        a_dead_letter_names_its_position,
     )
 }
 
@@ -56,7 +56,7 @@ async fn foreign_records_are_read_as_they_are() {
     let no_key: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(0).payload("{}");
     let no_value: BaseRecord<'_, str, str> =
         BaseRecord::to(&topic).partition(0).key("k").headers(headers);
-    // Years ahead of everybody: the broker's time counts.
+    // A time in the far future, which the broker replaces by its own.
     let dated: BaseRecord<'_, str, str> =
         BaseRecord::to(&topic).partition(0).key("k").payload("v").timestamp(9_999_999_999_999);
     for record in [no_key, no_value, dated] {
@@ -74,8 +74,9 @@ async fn foreign_records_are_read_as_they_are() {
     assert!(read[2].time.is_representable());
 }
 
-/// The client library panics at such a name, and offers no way to write one.
-async fn a_header_that_is_no_text_stops_nobody() {
+/// The header's name is not UTF-8. The client library would panic if it read the name, and cannot
+/// write it.
+async fn a_header_that_is_not_utf8_is_ignored() {
     let config = shared(1);
     let log = log(&config).await;
     log.append(0, record(1)).await.expect("appended");
@@ -90,7 +91,7 @@ async fn a_header_that_is_no_text_stops_nobody() {
     assert_eq!(read[2].mac, Some(record(2).mac));
 }
 
-/// One record, byte by byte, with a header name that is not UTF-8.
+/// Writes a record with a header name that is not UTF-8, with raw requests.
 mod raw {
     use std::{
         io::{self, Read, Write},
@@ -146,7 +147,7 @@ mod raw {
     }
 }
 
-async fn transactions_leave_holes_and_hide_nothing() {
+async fn transactions_leave_gaps_in_offsets() {
     let config = shared(1);
     let log = log(&config).await;
     let topic = request_topic(&config);
@@ -185,7 +186,7 @@ async fn transactions_leave_holes_and_hide_nothing() {
     assert_eq!(read_some(&mut *reader, 1).await[0].offset, 4);
 }
 
-async fn records_of_an_instance_are_told_by_their_header() {
+async fn own_records_are_found_by_their_header() {
     let config = shared(2);
     let log = log(&config).await;
     let topic = request_topic(&config);
@@ -207,12 +208,12 @@ async fn records_of_an_instance_are_told_by_their_header() {
     send(1, 250);
     assert_eq!(found().await, None, "other producers write no header");
 
-    // Near the end of a partition, with more of others behind it.
+    // Near the end of a partition, below records of other producers.
     log.append(1, record(1)).await.expect("appended");
     send(1, 90);
     assert_eq!(found().await, Some(RecordWithMac { partition: 1, offset: 251 }));
     send(1, 200);
-    assert_eq!(found().await, None, "only the ends are looked at");
+    assert_eq!(found().await, None, "only the ends are searched");
     // At the start.
     let config = shared(1);
     let first = super::log(&config).await;
@@ -228,7 +229,7 @@ async fn records_of_an_instance_are_told_by_their_header() {
     assert_eq!(found, Some(RecordWithMac { partition: 0, offset: 0 }));
 }
 
-async fn a_trimmed_log_is_out_of_range_and_not_skipped() {
+async fn a_start_below_the_log_is_out_of_range() {
     let config = shared(1);
     let log = log(&config).await;
     for number in 0..5 {
@@ -242,7 +243,7 @@ async fn a_trimmed_log_is_out_of_range_and_not_skipped() {
         .expect("the broker trims");
     assert_eq!(log.bounds(0).await.expect("bounds"), Bounds { low: 3, high: 5 });
     for from in [2, 100] {
-        // One that is dropped unread leaves nothing to the next.
+        // A reader that is dropped unread must not affect the next one.
         let unread = log.open(0, from).await.expect("opened");
         let mut reader = log.open(0, from).await.expect("opened");
         let read = tokio::time::timeout(PATIENCE, reader.read(1)).await.expect("answered");
@@ -250,7 +251,7 @@ async fn a_trimmed_log_is_out_of_range_and_not_skipped() {
             matches!(read, Err(ReadError::OutOfRange { wanted, .. }) if wanted == from),
             "{from}: {read:?}"
         );
-        assert!(matches!(reader.read(1).await, Err(ReadError::Closed)), "spent");
+        assert!(matches!(reader.read(1).await, Err(ReadError::Closed)), "the reader has ended");
         drop((unread, reader));
         let mut readers = Vec::new();
         for _ in 0..2 {
@@ -265,7 +266,7 @@ async fn a_trimmed_log_is_out_of_range_and_not_skipped() {
     assert_eq!(read_some(&mut *reader, 1).await[0].offset, appended.offset);
 }
 
-async fn a_dead_letter_tells_where_it_came_from() {
+async fn a_dead_letter_names_its_position() {
     let config = shared(3);
     let log = log(&config).await;
     let letter = LogRecord {

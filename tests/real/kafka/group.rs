@@ -1,4 +1,4 @@
-//! The consumer group: who owns what, and what lag tools see.
+//! The consumer group: ownership of partitions, and the lag that tools show.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,13 +19,13 @@ use crate::{engines::Engine, trials};
 pub(super) fn trials() -> Vec<Trial> {
     trials!(
         &[Engine::Kafka];
-        two_members_share_the_partitions_and_one_inherits,
-        a_reader_outlives_the_loss_of_its_partition,
-        what_is_settled_is_what_lag_tools_see,
+        two_members_share_the_partitions,
+        a_reader_survives_a_revoked_partition,
+        progress_is_committed_for_lag_tools,
     )
 }
 
-/// What a member owns, as it was told.
+/// A member of the group with its partitions.
 struct Member {
     changes: mpsc::Receiver<Ownership>,
     owned: BTreeSet<Partition>,
@@ -36,8 +36,8 @@ impl Member {
         Self { changes: log.join().await.expect("joined"), owned: BTreeSet::new() }
     }
 
-    async fn hear(&mut self) {
-        match self.changes.recv().await.expect("the member lives") {
+    async fn change(&mut self) {
+        match self.changes.recv().await.expect("the member is in the group") {
             Ownership::Assigned(partition) => assert!(self.owned.insert(partition)),
             Ownership::Revoked(partition) => assert!(self.owned.remove(&partition)),
         }
@@ -46,14 +46,14 @@ impl Member {
     async fn owns(&mut self, count: usize) {
         let wait = async {
             while self.owned.len() != count {
-                self.hear().await;
+                self.change().await;
             }
         };
         timeout(PATIENCE, wait).await.expect("the partitions are shared out");
     }
 }
 
-async fn two_members_share_the_partitions_and_one_inherits() {
+async fn two_members_share_the_partitions() {
     let config = shared(4);
     let one = log(&config).await;
     let mut first = Member::join(&one).await;
@@ -70,7 +70,7 @@ async fn two_members_share_the_partitions_and_one_inherits() {
     first.owns(4).await;
 }
 
-async fn a_reader_outlives_the_loss_of_its_partition() {
+async fn a_reader_survives_a_revoked_partition() {
     let config = shared(2);
     let one = log(&config).await;
     let mut first = Member::join(&one).await;
@@ -88,7 +88,7 @@ async fn a_reader_outlives_the_loss_of_its_partition() {
     }
 }
 
-async fn what_is_settled_is_what_lag_tools_see() {
+async fn progress_is_committed_for_lag_tools() {
     let config = shared(2);
     let log = log(&config).await;
     let mut member = Member::join(&log).await;
@@ -117,7 +117,7 @@ async fn what_is_settled_is_what_lag_tools_see() {
             if seen == Offset::Offset(2) {
                 break;
             }
-            assert_eq!(seen, Offset::Invalid, "nothing else was ever settled");
+            assert_eq!(seen, Offset::Invalid, "no other progress was reported");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

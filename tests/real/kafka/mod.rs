@@ -26,13 +26,13 @@ use crate::{
     trial, trials,
 };
 
-/// How long a test waits for what must happen, on a busy machine.
+/// Limit for an event that must happen, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials!(&[Engine::Kafka]; the_feed_keeps_its_contract);
     trials.extend(log_contract::checks().into_iter().map(|(name, check)| {
-        let name = format!("{}::the_log_keeps_its_contract::{name}", module_path!());
+        let name = format!("{}::log_contract::{name}", module_path!());
         trial(name, &[Engine::Kafka], async move || {
             static TOPICS: OnceLock<KafkaConfig> = OnceLock::new();
             let topics = TOPICS.get_or_init(|| shared(log_contract::PARTITIONS)).clone();
@@ -48,7 +48,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// One after another on one feed: the check that fills a follower makes gaps for all.
+/// Runs the checks one after another, because the check of the slow follower causes gaps for all.
 async fn the_feed_keeps_its_contract() {
     let feed = feed(&shared(feed_contract::PARTITIONS)).await;
     for (_, check) in feed_contract::checks() {
@@ -56,7 +56,7 @@ async fn the_feed_keeps_its_contract() {
     }
 }
 
-/// Names of a test's own on the shared broker.
+/// Returns settings for the shared broker, with topics and a group that only one test uses.
 fn shared(partitions: u32) -> KafkaConfig {
     let brokers = engines::shared(Engine::Kafka).expect("asked for by the trial");
     on(brokers, partitions)

@@ -1,4 +1,4 @@
-//! Topics that are made, and topics that are refused.
+//! Creation of topics, and refused topics.
 
 use coupond::{
     config::KafkaConfig,
@@ -14,17 +14,17 @@ use rdkafka::{
 use super::shared;
 use crate::{engines::Engine, trials};
 
-/// How long a broker may take to tell of a topic.
+/// Limit for the broker's answer about a topic.
 const BROKER_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(super) fn trials() -> Vec<Trial> {
     trials!(
         &[Engine::Kafka];
-        topics_are_made_once_by_nodes_that_start_at_once,
-        a_topic_that_does_not_fit_is_refused_with_every_problem,
-        more_partitions_than_the_layout_are_an_alarm,
+        concurrent_nodes_create_topics_once,
+        every_problem_of_a_topic_is_reported,
+        additional_partitions_cause_a_warning,
         an_existing_topic_sets_the_partitions,
-        more_replicas_than_brokers_are_refused,
+        too_many_replicas_are_refused,
     )
 }
 
@@ -43,7 +43,7 @@ async fn make(config: &KafkaConfig, partitions: i32, settings: &[(&str, &str)]) 
     assert_eq!(made.expect("the broker answers"), [Ok(name)]);
 }
 
-async fn topics_are_made_once_by_nodes_that_start_at_once() {
+async fn concurrent_nodes_create_topics_once() {
     let config = shared(5);
     let nodes = (0..4).map(async |_| ensure_topics(&config, None).await);
     for found in futures_util::future::join_all(nodes).await {
@@ -56,7 +56,7 @@ async fn topics_are_made_once_by_nodes_that_start_at_once() {
     assert_eq!(found.partitions, 5);
 }
 
-async fn a_topic_that_does_not_fit_is_refused_with_every_problem() {
+async fn every_problem_of_a_topic_is_reported() {
     let config = shared(5);
     let wrong = [
         ("cleanup.policy", "compact"),
@@ -83,7 +83,7 @@ async fn a_topic_that_does_not_fit_is_refused_with_every_problem() {
     println!("{error}");
 }
 
-async fn more_partitions_than_the_layout_are_an_alarm() {
+async fn additional_partitions_cause_a_warning() {
     let config = shared(5);
     make(&config, 7, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")]).await;
     let found = ensure_topics(&config, Some(5)).await.expect("it fits");
@@ -102,9 +102,9 @@ async fn an_existing_topic_sets_the_partitions() {
     assert_eq!(metadata.expect("the broker answers").topics()[0].partitions().len(), 7);
 }
 
-async fn more_replicas_than_brokers_are_refused() {
+async fn too_many_replicas_are_refused() {
     let config = KafkaConfig { replication_factor: 5, ..shared(5) };
-    let error = ensure_topics(&config, None).await.expect_err("there are not so many");
+    let error = ensure_topics(&config, None).await.expect_err("there is one broker");
     let TopicsError::Unfit(problems) = &error else { panic!("{error}") };
     assert_eq!(problems[0].setting, "kafka.replication_factor");
 }
