@@ -75,3 +75,20 @@ async fn answers_follow_the_operators_changes() {
     assert_eq!((status, &view["state"], &view["remaining"]), (200, &json!("closed"), &json!(0)));
     assert_eq!(view["actor"]["state"], "live");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_of_0_stops_the_sale() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(&settings(&folder)).await;
+    define(&node, "spring", 0).await;
+    let path = "/admin/campaigns/spring";
+    let (_, view) = node.admin("GET", path, Value::Null).await;
+    assert_eq!((&view["state"], &view["remaining"]), (&json!("sold_out"), &json!(0)));
+    let (status, answer) = node.issue("spring", "ada").await;
+    let by_edge = status == 409 && answer["type"].as_str().unwrap().ends_with("/sold-out");
+    assert!(by_edge || answer["reason"] == "sold_out", "{answer}");
+    let (status, _) = node.admin("PATCH", path, json!({ "quota": 1 })).await;
+    assert_eq!(status, 200);
+    let (_, ada) = node.issue("spring", "ada").await;
+    assert_eq!(ada["coupon"]["sequence"], 1);
+}

@@ -24,7 +24,7 @@ pub(super) fn is_sound(terms: &Terms) -> bool {
         (Some(opens_at), Some(closes_at)) => opens_at < closes_at,
         _ => true,
     };
-    (1..=100_000_000).contains(quota)
+    *quota <= 100_000_000
         && (1..=1_000).contains(per_user_limit)
         && representable(opens_at)
         && representable(closes_at)

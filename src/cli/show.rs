@@ -166,13 +166,13 @@ hold         from 5, kind failure, reason store?[31m
             "type": "/problems/invalid", "title": "Invalid definition", "status": 422,
             "detail": "2 rules are broken, see errors", "issued": 17,
             "errors": [
-                {"field": "quota", "rule": "1 to 100000000", "remedy": "give a number"},
+                {"field": "quota", "rule": "0 to 100000000", "remedy": "give a number"},
                 {"field": "code.charset", "rule": "distinct", "remedy": "name each once"},
             ],
         });
         let expected = "\
 Invalid definition (422)
-  quota: must be 1 to 100000000; give a number
+  quota: must be 0 to 100000000; give a number
   code.charset: must be distinct; name each once
   issued: 17";
         assert_eq!(problem(422, &body), expected);

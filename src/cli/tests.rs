@@ -210,19 +210,19 @@ fn each_verb_has_its_endpoint() {
 fn problems_are_shown_as_text_or_json() {
     let invalid = json!({
         "type": "/problems/invalid", "title": "Invalid definition", "status": 422,
-        "detail": "quota must be 1 to 100000000",
-        "errors": [{"field": "quota", "rule": "1 to 100000000", "remedy": "give such a number"}],
+        "detail": "quota must be 0 to 100000000",
+        "errors": [{"field": "quota", "rule": "0 to 100000000", "remedy": "give such a number"}],
     });
-    let asked = ("PUT /admin/campaigns/spring", json!({"quota": 0}));
+    let asked = ("PUT /admin/campaigns/spring", json!({"quota": 100000001}));
     check(
-        "campaign create spring --quota 0 --admin URL",
+        "campaign create spring --quota 100000001 --admin URL",
         (422, invalid.clone()),
         asked.clone(),
-        "coupond: Invalid definition (422)\n  quota: must be 1 to 100000000; give such a number",
+        "coupond: Invalid definition (422)\n  quota: must be 0 to 100000000; give such a number",
         1,
     );
     check(
-        "campaign create spring --quota 0 --admin URL --json",
+        "campaign create spring --quota 100000001 --admin URL --json",
         (422, invalid.clone()),
         asked,
         &format!("{invalid}\n"),

@@ -279,7 +279,7 @@ macro_rules! terms {
 
 terms! {
     amendable {
-        Quota quota: u32 = 0, TermKind::Whole(1..=QUOTA_MAX), Public, "Coupons in all";
+        Quota quota: u32 = 0, TermKind::Whole(0..=QUOTA_MAX), Public, "Coupons in all";
         PerUserLimit per_user_limit: u16 = 1, TermKind::Whole(1..=PER_USER_LIMIT_MAX.into()), Public,
             "Coupons that one user may hold";
         OpensAt opens_at: Option<Timestamp> = None, TermKind::Time { none: "at once" }, Public,

@@ -85,7 +85,7 @@ pub(super) struct Campaign {
 impl Terms {
     fn is_sound(&self) -> bool {
         let window = self.opens.zip(self.closes).is_none_or(|(opens, closes)| opens < closes);
-        (1..=100_000_000).contains(&self.quota) && (1..=1_000).contains(&self.limit) && window
+        (0..=100_000_000).contains(&self.quota) && (1..=1_000).contains(&self.limit) && window
     }
 
     /// Why nobody is given a coupon at `time`, seats aside.

@@ -105,7 +105,7 @@ impl Naive {
             (Some(_), Change::Resumed) => self.paused = false,
             (Some(terms), Change::Amended { amendment }) => {
                 let quota = amendment.quota.unwrap_or(terms.quota);
-                if (quota as usize) < self.seats.len() || quota == 0 {
+                if (quota as usize) < self.seats.len() {
                     return Verdict::Refused;
                 }
                 terms.quota = quota;

@@ -235,11 +235,22 @@ fn closing_is_final_and_idempotent() {
 }
 
 #[test]
+fn a_quota_of_0_stops_the_sale() {
+    check(
+        "t=1 DEFINE quota=0 -> accepted
+         t=2 ada            -> sold_out
+         t=3 AMEND quota=1  -> accepted
+         t=4 ada            -> issued 1
+         t=5 AMEND quota=0  -> refused QuotaBelowIssued { issued: 1 }",
+    );
+}
+
+#[test]
 fn an_undefined_campaign_decides_nothing() {
     check(
         "t=1 ada                      -> undefined
          t=2 PAUSE                    -> undefined
-         t=3 DEFINE quota=0           -> refused Invalid
+         t=3 DEFINE quota=100000001   -> refused Invalid
          t=4 ada                      -> undefined
          t=5 DEFINE opens=5 closes=5  -> refused Invalid
          t=6 DEFINE                   -> accepted

@@ -152,7 +152,7 @@ async fn a_definition_at_fault_names_every_field() {
     let site = Site::new(Script::default());
     for (body, fields) in [
         ("{}", &["quota"][..]),
-        (r#"{"quota":0}"#, &["quota"]),
+        (r#"{"quota":null}"#, &["quota"]),
         (r#"{"quota":100000001}"#, &["quota"]),
         (r#"{"quota":-1}"#, &["quota"]),
         (r#"{"quota":1.0}"#, &["quota"]),
@@ -217,7 +217,7 @@ async fn null_in_an_amendment_removes_an_end() {
     let site = Site::new(Script::default());
     let noon = Some(Some(NOON));
     for (body, amendment) in [
-        (r#"{"quota":5}"#, Amendment { quota: Some(5), ..Amendment::default() }),
+        (r#"{"quota":0}"#, Amendment { quota: Some(0), ..Amendment::default() }),
         (r#"{"per_user_limit":2}"#, Amendment { per_user_limit: Some(2), ..Amendment::default() }),
         (
             r#"{"opens_at":null,"closes_at":"2026-11-27T12:00:00.123Z"}"#,
@@ -239,7 +239,7 @@ async fn an_amendment_at_fault_names_every_field() {
         ("{}", &["quota", "per_user_limit", "opens_at", "closes_at", "title"][..]),
         (r#"{"title":""}"#, &["title"]),
         (r#"{"quota":null}"#, &["quota"]),
-        (r#"{"quota":0,"per_user_limit":1001}"#, &["quota", "per_user_limit"]),
+        (r#"{"quota":-1,"per_user_limit":1001}"#, &["quota", "per_user_limit"]),
         (r#"{"opens_at":0,"closes_at":"later"}"#, &["opens_at", "closes_at"]),
         (r#"{"code":{}}"#, &["code"]),
         (
@@ -287,7 +287,7 @@ async fn a_title_is_counted_in_characters() {
 #[tokio::test]
 async fn existence_comes_before_the_body() {
     let site = Site::new(refusing(ServiceError::UnknownCampaign));
-    for body in ["{}", "{", r#"{"quota":0}"#, r#"{"quota":1}"#, &" ".repeat(4_097)] {
+    for body in ["{}", "{", r#"{"quota":-1}"#, r#"{"quota":1}"#, &" ".repeat(4_097)] {
         ask(&site, "PATCH", SPRING, body).await.problem(404, "unknown-campaign");
     }
     for (method, path) in [

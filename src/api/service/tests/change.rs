@@ -12,7 +12,7 @@ use crate::{
     api::service::{CampaignState, ChangeCampaigns, ControlVerb, IssueCoupons, ServiceError},
     domain::{
         code::CodeFormat,
-        definition::{Amendment, Terms},
+        definition::{Amendment, QUOTA_MAX, Terms},
         ids::Timestamp,
         reason::Reason,
         record::{Change, Control, Record},
@@ -135,7 +135,7 @@ async fn the_log_refuses_a_quota_below_issued() {
         let refused = world.service.amend(&spring, quota(2)).await;
         assert_eq!(refused, Err(ServiceError::QuotaBelowIssued { issued: 3 }), "{settle:?}");
         assert_eq!(world.service.amend(&spring, quota(3)).await.unwrap().remaining, 0);
-        let invalid = world.service.amend(&spring, quota(0)).await;
+        let invalid = world.service.amend(&spring, quota(QUOTA_MAX + 1)).await;
         assert!(matches!(invalid, Err(ServiceError::Invalid(faults)) if faults.len() == 1));
     }
 }
