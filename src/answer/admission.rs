@@ -189,6 +189,14 @@ impl AdmissionView {
         self.mark.1.max(self.latest().map_or(0, |version| version.issued))
     }
 
+    /// Whether every later definition has the latest one's number of user buckets, because a coupon
+    /// was issued. The mark was read before the versions, so a coupon that it counts was issued
+    /// under one of these versions.
+    #[must_use]
+    pub(crate) fn has_fixed_user_buckets(&self) -> bool {
+        self.issued() > 0 && self.definition().is_some()
+    }
+
     /// Whether the version in effect at `offset` is certainly among [`Self::versions`]: a version
     /// lies below the offset, and no later read can find one in between.
     #[must_use]
@@ -372,6 +380,18 @@ mod tests {
         (state.is_quarantined, state.unsettled_from) = (true, Some(110));
         let figures = state.figures(Timestamp(0)).unwrap();
         assert_eq!((figures.as_of, figures.state), (110, CampaignState::Quarantined));
+    }
+
+    #[test]
+    fn user_buckets_are_fixed_once_a_coupon_is_known() {
+        assert!(!state(0, |_| {}).has_fixed_user_buckets());
+        assert!(state(1, |_| {}).has_fixed_user_buckets());
+        let mut counted = state(0, |_| {});
+        counted.versions[0].issued = 1;
+        assert!(counted.has_fixed_user_buckets());
+        assert!(
+            !AdmissionView { versions: Vec::new(), ..state(1, |_| {}) }.has_fixed_user_buckets()
+        );
     }
 
     #[test]

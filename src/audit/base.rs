@@ -131,11 +131,16 @@ impl Base<'_> {
                 Some(before) if before.terms.code != definition.terms.code => {
                     Some("the code format changed, which no amendment can do")
                 }
-                Some(before) if before.user_buckets != definition.user_buckets => {
-                    Some("the number of buckets changed, which no amendment can do")
+                Some(before) if found > 0 && before.user_buckets != definition.user_buckets => {
+                    Some("the number of buckets changed after the first coupon")
                 }
                 Some(before) if before.closed && !definition.closed => {
                     Some("it reopens a closed campaign")
+                }
+                _ if found == 0
+                    && definition.user_buckets != rules::user_buckets(definition.terms.quota) =>
+                {
+                    Some("the number of buckets does not follow from the quota")
                 }
                 _ if !rules::is_sound(&definition.terms) => Some("its terms are invalid"),
                 _ if definition.terms.quota < found => {

@@ -62,14 +62,18 @@ fn is_sound_code(code: &CodeFormat) -> bool {
 
 /// Returns a campaign's first definition.
 pub(super) fn first(terms: &Terms) -> Definition {
-    let buckets = terms.quota.div_ceil(100_000).clamp(1, 16);
     Definition {
         terms: terms.clone(),
         paused: false,
         closed: false,
         rules_version: RULES,
-        user_buckets: u8::try_from(buckets).unwrap_or(16),
+        user_buckets: user_buckets(terms.quota),
     }
+}
+
+/// Returns the number of buckets that a campaign without coupons has.
+pub(super) fn user_buckets(quota: u32) -> u8 {
+    (1..16).find(|buckets| quota <= u32::from(*buckets) * 100_000).unwrap_or(16)
 }
 
 /// Returns the definition after `change` with `issued` coupons, or `None` if it is refused.
@@ -86,6 +90,9 @@ pub(super) fn changed(before: &Definition, change: &Change, issued: u32) -> Opti
             }
         }
         _ => return None,
+    }
+    if issued == 0 {
+        after.user_buckets = user_buckets(after.terms.quota);
     }
     Some(after)
 }
@@ -168,6 +175,14 @@ mod tests {
                 let theirs = format.spell(&keys, &campaign, 1, sequence, &user);
                 assert_eq!(code(&format, &keys, &campaign, 1, sequence, &user), *theirs);
             }
+        }
+    }
+
+    #[test]
+    fn buckets_follow_the_quota_as_in_the_product() {
+        for quota in [0, 1, 100_000, 100_001, 1_500_000, 1_500_001, 100_000_000] {
+            let theirs = Definition::first(Terms::of(quota));
+            assert_eq!(first(&theirs.terms), theirs, "{quota}");
         }
     }
 

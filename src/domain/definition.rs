@@ -365,7 +365,7 @@ pub struct Definition {
     pub closed: bool,
     /// Which rules decide it.
     pub rules_version: u16,
-    /// Buckets of the by-user view, fixed by the first definition: 1 to 16.
+    /// Buckets of the by-user view, 1 to 16. Fixed by the last version before the first coupon.
     pub user_buckets: u8,
 }
 
@@ -373,10 +373,20 @@ impl Definition {
     /// A new campaign's definition: neither paused nor closed.
     #[must_use]
     pub fn first(terms: Terms) -> Self {
-        let buckets = terms.quota.div_ceil(USERS_PER_BUCKET).clamp(1, USER_BUCKETS_MAX);
-        let user_buckets = u8::try_from(buckets).unwrap_or(u8::MAX);
+        let user_buckets = user_buckets(terms.quota);
         Self { terms, paused: false, closed: false, rules_version: RULES_VERSION, user_buckets }
     }
+
+    /// Sets the number of buckets by the quota. Call it only before the first coupon: the by-user
+    /// row of a coupon is found by this number.
+    pub(super) fn choose_user_buckets(&mut self) {
+        self.user_buckets = user_buckets(self.terms.quota);
+    }
+}
+
+fn user_buckets(quota: u32) -> u8 {
+    let buckets = quota.div_ceil(USERS_PER_BUCKET).clamp(1, USER_BUCKETS_MAX);
+    u8::try_from(buckets).unwrap_or(u8::MAX)
 }
 
 /// The whole definition after an accepted control record: an immutable row keyed by its position.

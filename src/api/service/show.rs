@@ -57,12 +57,12 @@ impl ShowCampaigns for NodeService {
         campaign: &CampaignId,
         user: &UserId,
     ) -> Result<Vec<CouponFace>, ServiceError> {
-        // Only the number of buckets is needed, and it never changes: any cached snapshot with a
-        // definition will do.
+        // Only the number of buckets is needed. It never changes once a coupon was issued; before,
+        // an amendment may have changed it since the snapshot was read.
         let cached = self.campaigns.cached(campaign);
-        let snapshot = match cached.filter(|snapshot| snapshot.edge.definition().is_some()) {
+        let snapshot = match cached.filter(|snapshot| snapshot.edge.has_fixed_user_buckets()) {
             Some(snapshot) => Some(snapshot),
-            None => self.campaigns.for_view(campaign).await?,
+            None => self.campaigns.current(campaign).await?,
         };
         let definition = snapshot.as_ref().and_then(|snapshot| snapshot.edge.definition());
         let user_buckets = definition.ok_or(ServiceError::UnknownCampaign)?.user_buckets;

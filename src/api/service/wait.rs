@@ -192,9 +192,10 @@ impl NodeService {
         settled: bool,
     ) -> Result<Option<Answer>, ServiceError> {
         let RequestContent { position, campaign, user, .. } = content;
-        // Only a coupon can answer an unsettled position. The bucket of the user's coupons is the
-        // same in every version, so any cached snapshot will do.
-        let snapshot = match self.campaigns.cached(campaign).filter(|_| !settled) {
+        // Only a coupon can answer an unsettled position. Its bucket is the same in every version
+        // after the first coupon, so any cached snapshot that knows of a coupon will do.
+        let cached = self.campaigns.cached(campaign).filter(|_| !settled);
+        let snapshot = match cached.filter(|snapshot| snapshot.edge.has_fixed_user_buckets()) {
             Some(snapshot) => Some(snapshot),
             None => self.campaigns.at(campaign, position.offset).await?,
         };

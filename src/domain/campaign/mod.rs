@@ -314,6 +314,9 @@ impl Campaign {
             Change::Amended { amendment } => next.terms = self.amended(definition, amendment)?,
             Change::Released => {}
         }
+        if self.issued == 0 {
+            next.choose_user_buckets();
+        }
         Ok(next)
     }
 

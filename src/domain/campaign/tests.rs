@@ -235,6 +235,25 @@ fn closing_is_final_and_idempotent() {
 }
 
 #[test]
+fn the_first_coupon_fixes_the_number_of_user_buckets() {
+    let buckets = |story: &str| check(story).definition().unwrap().user_buckets;
+    let mut story = "t=1 DEFINE quota=0 -> accepted".to_owned();
+    assert_eq!(buckets(&story), 1);
+    for (line, expected) in [
+        ("t=2 AMEND quota=1000000 -> accepted", 10),
+        ("t=3 AMEND quota=250000  -> accepted", 3),
+        ("t=4 PAUSE               -> accepted", 3),
+        ("t=5 RESUME              -> accepted", 3),
+        ("t=6 ada                 -> issued 1", 3),
+        ("t=7 AMEND quota=1       -> accepted", 3),
+        ("t=8 AMEND quota=1000000 -> accepted", 3),
+    ] {
+        story = format!("{story}\n{line}");
+        assert_eq!(buckets(&story), expected, "{line}");
+    }
+}
+
+#[test]
 fn a_quota_of_0_stops_the_sale() {
     check(
         "t=1 DEFINE quota=0 -> accepted

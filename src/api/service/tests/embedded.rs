@@ -16,6 +16,7 @@ use crate::{
     clock::SystemClock,
     domain::{
         answer::Answer,
+        definition::{Amendment, QUOTA_MAX},
         ids::Partition,
         keys::Keys,
         reason::Reason,
@@ -189,6 +190,34 @@ async fn a_restart_changes_no_answer() {
     assert_eq!(node.service.coupons_of(&spring, &user("nobody")).await.unwrap(), []);
     let refused = node.service.issue(request(&spring, "late"), None).await;
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Closed)));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_early_amendment_hides_no_coupon() {
+    let folder = tempfile::tempdir().unwrap();
+    let spring = campaign("spring");
+    let node = Node::on(folder.path(), true);
+    node.service.define(spring.clone(), terms(0)).await.unwrap();
+    let amendment = Amendment { quota: Some(QUOTA_MAX), ..Amendment::default() };
+    node.service.amend(&spring, amendment).await.unwrap();
+    for index in 0..5 {
+        let asked = request(&spring, &format!("u{index}"));
+        node.service.issue(asked, Some(PATIENCE)).await.unwrap();
+    }
+    node.service
+        .amend(&spring, Amendment { quota: Some(5), ..Amendment::default() })
+        .await
+        .unwrap();
+    node.stop().await;
+
+    let node = Node::on(folder.path(), false);
+    for index in 0..5 {
+        let coupons = node.service.coupons_of(&spring, &user(&format!("u{index}"))).await.unwrap();
+        assert_eq!(coupons.len(), 1, "u{index}");
+    }
+    let view = node.service.campaign(&spring).await.unwrap();
+    assert_eq!((view.definition.user_buckets, view.remaining), (16, 0));
     node.stop().await;
 }
 

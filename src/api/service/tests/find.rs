@@ -12,6 +12,7 @@ use crate::{
     },
     domain::{
         answer::Answer,
+        definition::{Amendment, QUOTA_MAX},
         ids::CampaignId,
         reason::Reason,
         record::{Change, Control, Record, Request},
@@ -287,6 +288,24 @@ async fn a_view_counts_every_record_below_as_of() {
     assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     let admin = world.service.admin_view(&spring).await.unwrap();
     assert_eq!((admin.view, admin.actor.state), (view, "live"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_amendment_hides_no_coupon() {
+    let world = World::new().await;
+    let spring = world.defined("spring", |_| {}).await;
+    let nodes = [world.another_service().await, world.another_service().await];
+    for node in &nodes {
+        node.campaign(&spring).await.unwrap();
+    }
+    let amendment = Amendment { quota: Some(QUOTA_MAX), ..Amendment::default() };
+    world.changed(&spring, Change::Amended { amendment }).await;
+    let id = asked(&world, request(&spring, "u1")).await;
+    world.decide(Settle::RowsAlone).await;
+    let bucket = world.store.rows().coupons.values().next().unwrap().user_bucket;
+    assert_ne!(bucket, 0, "the bucket of the first definition would find the coupon");
+    assert_eq!(issued_sequence(&answer(nodes[0].find(&id, WAIT).await)), Some(1));
+    assert_eq!(nodes[1].coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
