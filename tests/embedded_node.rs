@@ -92,3 +92,28 @@ async fn a_quota_of_0_stops_the_sale() {
     let (_, ada) = node.issue("spring", "ada").await;
     assert_eq!(ada["coupon"]["sequence"], 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlisted_campaign_is_in_the_admin_list_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(&settings(&folder)).await;
+    define(&node, "open", 1).await;
+    let path = "/admin/campaigns/secret";
+    let body = json!({ "quota": 1, "listed": false, "title": "Für Gäste" });
+    let (status, secret) = node.admin("PUT", path, body).await;
+    assert_eq!((status, &secret["listed"]), (201, &json!(false)));
+    let ids = |page: &Value| -> Vec<String> {
+        let campaigns = page["campaigns"].as_array().unwrap().iter();
+        campaigns.map(|campaign| campaign["campaign_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let (_, public) = node.get("/campaigns?limit=1").await;
+    assert_eq!((ids(&public), &public["next"]), (vec!["open".to_owned()], &Value::Null));
+    let (_, admin) = node.admin("GET", "/admin/campaigns", Value::Null).await;
+    assert_eq!(ids(&admin), ["open", "secret"]);
+    let (status, by_id) = node.get("/campaigns/secret").await;
+    assert_eq!((status, &by_id["title"]), (200, &json!("Für Gäste")));
+    let (status, _) = node.admin("PATCH", path, json!({ "listed": true })).await;
+    assert_eq!(status, 200);
+    let (_, public) = node.get("/campaigns").await;
+    assert_eq!(ids(&public), ["open", "secret"]);
+}

@@ -18,7 +18,7 @@ const CODE_BITS: u32 = 64;
 
 /// Returns whether the terms are valid.
 pub(super) fn is_sound(terms: &Terms) -> bool {
-    let Terms { quota, per_user_limit, opens_at, closes_at, title, code } = terms;
+    let Terms { quota, per_user_limit, opens_at, closes_at, title, listed: _, code } = terms;
     let representable = |time: &Option<Timestamp>| time.is_none_or(Timestamp::is_representable);
     let ordered = match (opens_at, closes_at) {
         (Some(opens_at), Some(closes_at)) => opens_at < closes_at,
@@ -98,7 +98,7 @@ pub(super) fn changed(before: &Definition, change: &Change, issued: u32) -> Opti
 }
 
 fn amend(terms: &mut Terms, amendment: &Amendment) {
-    let Amendment { quota, per_user_limit, opens_at, closes_at, title } = amendment.clone();
+    let Amendment { quota, per_user_limit, opens_at, closes_at, title, listed } = amendment.clone();
     terms.quota = quota.unwrap_or(terms.quota);
     terms.per_user_limit = per_user_limit.unwrap_or(terms.per_user_limit);
     terms.opens_at = opens_at.unwrap_or(terms.opens_at);
@@ -106,6 +106,7 @@ fn amend(terms: &mut Terms, amendment: &Amendment) {
     if let Some(title) = title {
         terms.title = title;
     }
+    terms.listed = listed.unwrap_or(terms.listed);
 }
 
 /// The order in which reasons are tried. The product's order is not used, because the audit checks

@@ -107,6 +107,11 @@ fn definition_flag(term: Term) -> Arg {
             let help = format!("{about}, as in 2027-01-01T12:00:00Z [default: {none}]");
             flag.value_name("TIME").value_parser(time).help(help)
         }
+        TermKind::Flag => {
+            let default = matches!(Terms::of(0).get(term), Some(TermValue::Flag(true)));
+            let help = format!("{about} [default: {default}]");
+            flag.value_name("true|false").value_parser(yes_or_no).help(help)
+        }
         TermKind::Text { .. } => {
             flag.value_name("TEXT").value_parser(text).allow_hyphen_values(true).help(about)
         }
@@ -122,6 +127,7 @@ fn amendment_flag(term: Term) -> Arg {
             let help = format!("{about}; none: {none}");
             flag.value_name("TIME|none").value_parser(time_or_none).help(help)
         }
+        TermKind::Flag => flag.value_name("true|false").value_parser(yes_or_no).help(about),
         TermKind::Text { .. } => {
             let help = format!("{about}; none removes it");
             let flag = flag.value_name("TEXT|none").value_parser(text_or_none);
@@ -156,6 +162,10 @@ fn text(text: &str) -> Result<Value, String> {
 
 fn text_or_none(text: &str) -> Result<Value, String> {
     Ok(if text == "none" { Value::Null } else { Value::from(text) })
+}
+
+fn yes_or_no(text: &str) -> Result<Value, String> {
+    text.parse::<bool>().map(Value::from).map_err(|_| "must be true or false".to_owned())
 }
 
 /// Reads a whole number. Its range is checked by the node, which names the rule.
@@ -212,8 +222,8 @@ mod tests {
         let expected = serde_json::json!({ "opens_at": null, "title": null });
         let flags = parsed::<AmendmentFlags>("--opens-at none --title none").unwrap();
         assert_eq!(Value::Object(flags), expected);
-        let expected = serde_json::json!({ "title": "-Spring-" });
-        let flags = parsed::<AmendmentFlags>("--title -Spring-").unwrap();
+        let expected = serde_json::json!({ "title": "-Spring-", "listed": false });
+        let flags = parsed::<AmendmentFlags>("--title -Spring- --listed false").unwrap();
         assert_eq!(Value::Object(flags), expected);
     }
 
@@ -222,7 +232,7 @@ mod tests {
         for line in ["", "--quota -1", "--quota x", "--quota 1 --opens-at none"] {
             assert!(parsed::<DefinitionFlags>(line).is_err(), "{line}");
         }
-        for line in ["", "--code-length 20", "--quota"] {
+        for line in ["", "--code-length 20", "--quota", "--listed", "--listed no"] {
             assert!(parsed::<AmendmentFlags>(line).is_err(), "{line}");
         }
     }

@@ -112,6 +112,7 @@ impl RowHasher {
                 TermValue::Whole(number) => self.write(&number.to_le_bytes()),
                 TermValue::Time(time) => self.write(&time.0.to_le_bytes()),
                 TermValue::Text(text) => self.text(&text),
+                TermValue::Flag(flag) => self.write(&[u8::from(flag)]),
                 TermValue::Code(CodeFormat { prefix, length, charset }) => {
                     self.text(&prefix);
                     self.write(&length.to_le_bytes());

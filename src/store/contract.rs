@@ -106,6 +106,7 @@ fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
         per_user_limit: 3,
         opens_at: Some(Timestamp(1_760_000_000_000)),
         title: Some("Frühling".to_owned()),
+        listed: false,
         code,
         ..Terms::of(quota)
     };

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     api::service::{ControlVerb, Service},
-    domain::{definition::Terms, ids::CampaignId},
+    domain::{
+        definition::{Audience, Terms},
+        ids::CampaignId,
+    },
 };
 
 /// Paths that need no token: monitoring reads them.
@@ -70,7 +73,7 @@ async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Nex
 }
 
 async fn list(State(state): State<Arc<AdminState>>, uri: Uri) -> Result<Response, Problem> {
-    public::page(&*state.service, &uri).await
+    public::page(&*state.service, Audience::Admin, &uri).await
 }
 
 async fn show(

@@ -75,6 +75,7 @@ fn given(fields: &mut Fields<'_>, term: Term) -> Option<Option<TermValue>> {
             Some(fields.optional(name, fields::time_or_null)?.map(TermValue::Time))
         }
         TermKind::Text { .. } => Some(fields.optional(name, text_or_null)?.map(TermValue::Text)),
+        TermKind::Flag => Some(Some(TermValue::Flag(fields.optional(name, fields::flag)?))),
         TermKind::Code => {
             let (format, faults) = code(fields.optional(name, fields::nested)?);
             fields.extend(faults);
@@ -100,9 +101,10 @@ impl Serialize for TermsBody<'_> {
                     members.serialize_entry(name, &Rfc3339(time))?;
                 }
                 (_, Some(TermValue::Text(text))) => members.serialize_entry(name, &text)?,
+                (_, Some(TermValue::Flag(flag))) => members.serialize_entry(name, &flag)?,
                 (_, Some(TermValue::Code(format))) => members.serialize_entry(name, &format)?,
                 (TermKind::Time { .. }, None) => members.serialize_entry(name, &())?,
-                (TermKind::Whole(_) | TermKind::Text { .. } | TermKind::Code, None) => {}
+                (_, None) => {}
             }
         }
         members.end()

@@ -28,6 +28,8 @@ pub(super) enum Member<'a> {
     Text(#[serde(borrow)] Cow<'a, str>),
     /// A number without sign, fraction or exponent that fits 64 bits.
     Whole(u64),
+    /// `true` or `false`.
+    Flag(bool),
     /// `null`.
     Null,
     /// An object.
@@ -236,6 +238,14 @@ pub(super) fn text(member: Member<'_>) -> Result<String, Broken> {
     match member {
         Member::Text(text) => Ok(text.into_owned()),
         _ => Err(Broken::new("a string", "use a string")),
+    }
+}
+
+/// Reads `true` or `false`.
+pub(super) fn flag(member: Member<'_>) -> Result<bool, Broken> {
+    match member {
+        Member::Flag(flag) => Ok(flag),
+        _ => Err(Broken::new("true or false", "use one of them, without quotes")),
     }
 }
 

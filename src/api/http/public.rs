@@ -23,6 +23,7 @@ use crate::{
     answer::request_id::REQUEST_ID_BYTES_MAX,
     api::service::{RequestStatus, Service, ServiceError},
     domain::{
+        definition::Audience,
         ids::{CampaignId, UserId},
         record::Request as IssueRequest,
     },
@@ -182,21 +183,23 @@ async fn find(
 }
 
 async fn list(State(state): State<Arc<PublicState>>, uri: Uri) -> Result<Response, Problem> {
-    page(&*state.service, &uri).await
+    page(&*state.service, Audience::Public, &uri).await
 }
 
-/// Answers with a page of campaigns, the same on both listeners.
-pub(super) async fn page(service: &dyn Service, uri: &Uri) -> Result<Response, Problem> {
+/// Answers with a page of the campaigns that `audience` sees.
+pub(super) async fn page(
+    service: &dyn Service,
+    audience: Audience,
+    uri: &Uri,
+) -> Result<Response, Problem> {
     let mut query = query(uri, &["limit", "after"])?;
     let limit = query.optional("limit", fields::digits(1..=PAGE_MAX as u64));
     let after = query.optional("after", fields::campaign_id);
     query.finish()?;
     let limit = limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
-    // One more than asked for shows whether another page follows.
-    let found = service.campaigns(after.as_ref(), limit + 1).await?;
-    let shown = found.get(..limit).unwrap_or(&found);
-    let next = if found.len() > limit { shown.last() } else { None };
-    let campaigns = shown.iter().map(CampaignBody::from).collect();
+    let page = service.campaigns(audience, after.as_ref(), limit).await?;
+    let next = if page.has_more { page.campaigns.last() } else { None };
+    let campaigns = page.campaigns.iter().map(CampaignBody::from).collect();
     let body = CampaignsBody { campaigns, next: next.map(|last| &last.campaign) };
     Ok(views::json(StatusCode::OK, &body))
 }

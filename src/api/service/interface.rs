@@ -8,7 +8,7 @@ pub(crate) use crate::answer::admission::CampaignState;
 use crate::{
     domain::{
         answer::{Answer, CouponFace},
-        definition::{Amendment, Definition, Terms},
+        definition::{Amendment, Audience, Definition, Terms},
         fault::Fault,
         ids::{CampaignId, Position, UserId},
         reason::Reason,
@@ -101,15 +101,18 @@ pub(crate) trait ShowCampaigns: Send + Sync + 'static {
     /// answer.
     async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, ServiceError>;
 
-    /// Lists at most `limit` campaigns in the order of their ids, starting after `after`.
+    /// Lists at most `limit` campaigns in the order of their ids, starting after `after`. The list
+    /// for the public has only campaigns that are `listed`.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`] when the store does not answer.
+    /// [`ServiceError::Unavailable`] when the store does not answer, or when thousands of campaigns
+    /// in a row are not listed.
     async fn campaigns(
         &self,
+        audience: Audience,
         after: Option<&CampaignId>,
         limit: usize,
-    ) -> Result<Vec<CampaignView>, ServiceError>;
+    ) -> Result<CampaignPage, ServiceError>;
 
     /// Lists the coupons of a user in a campaign, in sequence order.
     ///
@@ -145,6 +148,15 @@ pub(crate) struct CampaignView {
     pub as_of: Position,
     /// The hold that quarantines the campaign, if any.
     pub hold: Option<Hold>,
+}
+
+/// A page of the list of campaigns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CampaignPage {
+    /// Campaigns in the order of their ids.
+    pub campaigns: Vec<CampaignView>,
+    /// Whether more campaigns may follow the last one.
+    pub has_more: bool,
 }
 
 /// A campaign as the admin listener shows it.

@@ -32,8 +32,8 @@ pub(crate) use self::interface::{
 };
 #[cfg(test)]
 pub(crate) use self::interface::{
-    CampaignState, ChangeCampaigns, FindRequests, IssueCoupons, IssueReply, ReportHealth,
-    RequestView, ShowCampaigns,
+    CampaignPage, CampaignState, ChangeCampaigns, FindRequests, IssueCoupons, IssueReply,
+    ReportHealth, RequestView, ShowCampaigns,
 };
 use self::{
     campaigns::Campaigns, health::Health, partitions::Partitions, tasks::Tasks, waiters::Waiters,

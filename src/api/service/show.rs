@@ -7,19 +7,24 @@ use super::{
     NodeService, ReadError, STORE_TIMEOUT,
     campaigns::CampaignSnapshot,
     chain,
-    interface::{AdminView, CampaignView, ServiceError, ShowCampaigns},
+    interface::{AdminView, CampaignPage, CampaignView, ServiceError, ShowCampaigns},
 };
 use crate::{
     answer::rows::face,
     domain::{
         answer::CouponFace,
+        definition::Audience,
         ids::{CampaignId, Position, UserId},
     },
     store::LISTING_MAX,
 };
 
-/// Most campaigns of one listing: a full page, and one more that shows whether another follows.
-const VIEWS_MAX: usize = LISTING_MAX + 1;
+/// Most campaigns that one page reads. A node is sized for 10,000 campaigns, so the public list is
+/// complete even if only the last of them is listed.
+const SCANNED_MAX: usize = 10_000;
+
+/// Fewest ids that are asked for at once: a page may have to pass many unlisted campaigns.
+const SCAN_STEP: usize = 100;
 
 /// Campaigns of one listing that are read at the same time.
 const LISTING_READS_MAX: usize = 16;
@@ -33,23 +38,44 @@ impl ShowCampaigns for NodeService {
 
     async fn campaigns(
         &self,
+        audience: Audience,
         after: Option<&CampaignId>,
         limit: usize,
-    ) -> Result<Vec<CampaignView>, ServiceError> {
-        let mut ids: Vec<CampaignId> = Vec::new();
-        let limit = limit.min(VIEWS_MAX);
-        while ids.len() < limit {
-            let wanted = (limit - ids.len()).min(LISTING_MAX);
-            let page = self.page_of_ids(ids.last().or(after), wanted).await?;
-            let is_last = page.len() < wanted;
-            ids.extend(page);
-            if is_last {
-                break;
+    ) -> Result<CampaignPage, ServiceError> {
+        let limit = limit.min(LISTING_MAX);
+        let is_shown =
+            |view: &CampaignView| audience == Audience::Admin || view.definition.terms.listed;
+        let mut campaigns = Vec::new();
+        let mut after = after.cloned();
+        let mut scanned = 0;
+        let mut is_end = false;
+        // One more than asked for shows whether another page follows.
+        while campaigns.len() <= limit && !is_end {
+            if scanned >= SCANNED_MAX {
+                // The next page begins after a campaign that is shown, never after an unlisted one,
+                // whose id would be told. So there has to be one.
+                if campaigns.is_empty() {
+                    let detail = format!("{SCANNED_MAX} campaigns in a row are not listed");
+                    return Err(ServiceError::Unavailable { detail });
+                }
+                return Ok(CampaignPage { campaigns, has_more: true });
+            }
+            let wanted = (limit + 1 - campaigns.len()).clamp(SCAN_STEP, LISTING_MAX);
+            let ids = self.page_of_ids(after.as_ref(), wanted).await?;
+            is_end = ids.len() < wanted;
+            scanned += ids.len();
+            after = ids.last().cloned();
+            let reads = ids.into_iter().map(|id| self.view_for_listing(id));
+            let mut views = stream::iter(reads).buffered(LISTING_READS_MAX);
+            while campaigns.len() <= limit
+                && let Some(view) = views.try_next().await?
+            {
+                campaigns.extend(view.filter(is_shown));
             }
         }
-        let reads = ids.into_iter().map(|id| self.listed(id));
-        let views = stream::iter(reads).buffered(LISTING_READS_MAX);
-        views.try_filter_map(|view| std::future::ready(Ok(view))).try_collect().await
+        let has_more = campaigns.len() > limit;
+        campaigns.truncate(limit);
+        Ok(CampaignPage { campaigns, has_more })
     }
 
     async fn coupons_of(
@@ -90,7 +116,10 @@ impl NodeService {
         }
     }
 
-    async fn listed(&self, campaign: CampaignId) -> Result<Option<CampaignView>, ServiceError> {
+    async fn view_for_listing(
+        &self,
+        campaign: CampaignId,
+    ) -> Result<Option<CampaignView>, ServiceError> {
         match self.campaigns.for_listing(&campaign).await? {
             Some(snapshot) => self.view(&campaign, &snapshot).map(Some),
             None => Ok(None),

@@ -42,6 +42,8 @@ pub enum TermKind {
         /// Most Unicode scalar values.
         chars_max: u16,
     },
+    /// Yes or no.
+    Flag,
     /// A [`CodeFormat`].
     Code,
 }
@@ -64,6 +66,8 @@ pub enum TermValue {
     Time(Timestamp),
     /// Of [`TermKind::Text`].
     Text(String),
+    /// Of [`TermKind::Flag`].
+    Flag(bool),
     /// Of [`TermKind::Code`].
     Code(CodeFormat),
 }
@@ -130,6 +134,16 @@ impl TermType for Option<String> {
             Some(TermValue::Text(text)) => Some(Some(text)),
             Some(_) => None,
         }
+    }
+}
+
+impl TermType for bool {
+    fn to_value(&self) -> Option<TermValue> {
+        Some(TermValue::Flag(*self))
+    }
+
+    fn from_value(value: Option<TermValue>) -> Option<Self> {
+        if let Some(TermValue::Flag(flag)) = value { Some(flag) } else { None }
     }
 }
 
@@ -288,6 +302,7 @@ terms! {
             "First time at which no coupon is issued any more";
         Title title: Option<String> = None, TermKind::Text { chars_max: TITLE_CHARS_MAX }, Public,
             "Name of the campaign for people, 1 to 120 characters";
+        Listed listed: bool = true, TermKind::Flag, Admin, "Whether the public list has the campaign";
     }
     fixed {
         Code code: CodeFormat = CodeFormat::default(), TermKind::Code, Admin, "Format of codes";
@@ -334,7 +349,7 @@ impl Term {
             }
             (TermKind::Code, Some(TermValue::Code(format))) => format.faults(),
             (TermKind::Whole(_) | TermKind::Time { .. }, _) => Vec::new(),
-            (TermKind::Text { .. } | TermKind::Code, _) => Vec::new(),
+            (TermKind::Text { .. } | TermKind::Flag | TermKind::Code, _) => Vec::new(),
         }
     }
 }

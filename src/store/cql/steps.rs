@@ -130,6 +130,7 @@ pub const STEPS: &[Step] = &[
                 ("opens_at", "timestamp"),
                 ("closes_at", "timestamp"),
                 ("title", "text"),
+                ("listed", "boolean"),
                 ("code_prefix", "text"),
                 ("code_length", "int"),
                 ("code_charset", "text"),

@@ -196,6 +196,7 @@ fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
         per_user_limit: 1_000,
         opens_at: Some(Timestamp(1_700_000_000_000)),
         title: Some("Frühling".to_owned()),
+        listed: false,
         ..Terms::of(100_000_000)
     };
     DefinitionVersion {
@@ -300,7 +301,8 @@ async fn other_rows_are_plain_cql() {
     assert_eq!(found[0]["opens_at"], time(1_700_000_000_000));
     assert!(!found[0].contains_key("closes_at"), "a missing value is not bound");
     assert_eq!(found[0]["title"], text("Frühling"));
-    assert_eq!(found[0].len(), 18);
+    assert_eq!(found[0]["listed"], CqlValue::Boolean(false));
+    assert_eq!(found[0].len(), 19);
     let found = scratch.query("SELECT campaign_id, kind, reason, state FROM $holds").await;
     let hold = [
         ("campaign_id", text("spring")),

@@ -9,7 +9,7 @@ const BODY: &str = concat!(
     r#"{"campaign_id":"spring","state":"open","quota":100,"per_user_limit":1,"#,
     r#""opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
     r#""issued":17,"remaining":83,"as_of":{"log_epoch":1,"partition":2,"offset":40},"#,
-    r#""code":{"prefix":"","length":26,"charset":"0123456789ABCDEFGHJKMNPQRSTVWXYZ"}}"#
+    r#""listed":true,"code":{"prefix":"","length":26,"charset":"0123456789ABCDEFGHJKMNPQRSTVWXYZ"}}"#
 );
 
 /// What the public listener shows of the same campaign.
@@ -129,7 +129,7 @@ async fn a_new_definition_is_201_a_repeated_one_200() {
     let site = Site::new(Script { define: Ok((false, view("spring"))), ..Script::default() });
     let body = concat!(
         r#"{"quota":100000000,"per_user_limit":1000,"opens_at":"2026-11-27T12:00:00.123Z","#,
-        r#""closes_at":"2026-11-28T00:00:00+09:00","title":"Fr\u00fchling","#,
+        r#""closes_at":"2026-11-28T00:00:00+09:00","title":"Fr\u00fchling","listed":false,"#,
         r#""code":{"prefix":"SALE-","length":20,"charset":"0123456789"}}"#,
     );
     let reply = ask(&site, "PUT", SPRING, body).await;
@@ -142,6 +142,7 @@ async fn a_new_definition_is_201_a_repeated_one_200() {
         opens_at: Some(NOON),
         closes_at: Some(Timestamp(1_795_791_600_000)),
         title: Some("Frühling".to_owned()),
+        listed: false,
         code: CodeFormat::with(Some("SALE-".to_owned()), Some(20), charset),
     };
     assert_eq!(site.service.asked(), [format!("define {:?}", (&spring, &terms))]);
@@ -178,6 +179,9 @@ async fn a_definition_at_fault_names_every_field() {
         (r#"{"quota":1,"title":"\u0000"}"#, &["title"]),
         (r#"{"quota":1,"title":["a"]}"#, &["title"]),
         (r#"{"quota":1,"title":"a","title":"b"}"#, &["title"]),
+        (r#"{"quota":1,"listed":"true"}"#, &["listed"]),
+        (r#"{"quota":1,"listed":null}"#, &["listed"]),
+        (r#"{"quota":1,"listed":1}"#, &["listed"]),
         (r#"{"quota":1,"state":"open"}"#, &["state"]),
         (r#"{"quota":1,"code":"A"}"#, &["code"]),
         (r#"{"quota":1,"code":null}"#, &["code"]),
@@ -224,6 +228,7 @@ async fn null_in_an_amendment_removes_an_end() {
             Amendment { opens_at: Some(None), closes_at: noon, ..Amendment::default() },
         ),
         (r#"{"closes_at":null}"#, Amendment { closes_at: Some(None), ..Amendment::default() }),
+        (r#"{"listed":false}"#, Amendment { listed: Some(false), ..Amendment::default() }),
         (r#"{"title":null}"#, Amendment { title: Some(None), ..Amendment::default() }),
     ] {
         ask(&site, "PATCH", SPRING, body).await.expect(200, BODY);
@@ -236,7 +241,7 @@ async fn null_in_an_amendment_removes_an_end() {
 async fn an_amendment_at_fault_names_every_field() {
     let site = Site::new(Script::default());
     for (body, fields) in [
-        ("{}", &["quota", "per_user_limit", "opens_at", "closes_at", "title"][..]),
+        ("{}", &["quota", "per_user_limit", "opens_at", "closes_at", "title", "listed"][..]),
         (r#"{"title":""}"#, &["title"]),
         (r#"{"quota":null}"#, &["quota"]),
         (r#"{"quota":-1,"per_user_limit":1001}"#, &["quota", "per_user_limit"]),

@@ -22,15 +22,15 @@ use tower::ServiceExt;
 use super::{HttpParts, admin_router, fields, prefer, public_router, times};
 use crate::{
     api::service::{
-        AdminView, CampaignState, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
-        IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView, ServiceError,
-        ShowCampaigns,
+        AdminView, CampaignPage, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
+        FindRequests, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView,
+        ServiceError, ShowCampaigns,
     },
     config::{ApiConfig, Identity},
     domain::{
         answer::{Answer, CouponFace},
         code::CodeFormat,
-        definition::{Amendment, Definition, Terms},
+        definition::{Amendment, Audience, Definition, Terms},
         ids::{CampaignId, Position, Timestamp, UserId},
         reason::Reason,
         record::Request as IssueRequest,
@@ -118,11 +118,15 @@ impl ShowCampaigns for Script {
 
     async fn campaigns(
         &self,
+        audience: Audience,
         after: Option<&CampaignId>,
         limit: usize,
-    ) -> Result<Vec<CampaignView>, ServiceError> {
-        self.ask("campaigns", (after, limit));
-        self.campaigns.clone()
+    ) -> Result<CampaignPage, ServiceError> {
+        self.ask("campaigns", (audience, after, limit));
+        let mut campaigns = self.campaigns.clone()?;
+        let has_more = campaigns.len() > limit;
+        campaigns.truncate(limit);
+        Ok(CampaignPage { campaigns, has_more })
     }
 
     async fn coupons_of(

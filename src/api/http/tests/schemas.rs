@@ -152,7 +152,9 @@ async fn issue_errors_match_the_description() {
 #[tokio::test]
 async fn reads_match_the_description() {
     let description = Description::load();
-    let campaigns = Ok(vec![view("a"), view("b")]);
+    let mut titled = view("a");
+    titled.definition.terms.title = Some("Frühling".to_owned());
+    let campaigns = Ok(vec![titled, view("b")]);
     let site = Site::new(Script { campaigns, ..Script::default() });
     for (path, url) in [
         ("/coupon/requests/{request_id}", "/coupon/requests/r-1"),

@@ -7,12 +7,12 @@ use tokio::time::advance;
 use super::world::{Settle, World, campaign, keyed, request, terms, until, user};
 use crate::{
     api::service::{
-        CampaignState, CampaignView, FindRequests, IssueCoupons, NotReady, ReportHealth,
-        RequestStatus, RequestView, ServiceError, ShowCampaigns,
+        CampaignPage, CampaignState, CampaignView, FindRequests, IssueCoupons, NotReady,
+        ReportHealth, RequestStatus, RequestView, ServiceError, ShowCampaigns,
     },
     domain::{
         answer::Answer,
-        definition::{Amendment, QUOTA_MAX},
+        definition::{Amendment, Audience, QUOTA_MAX, Terms},
         ids::CampaignId,
         reason::Reason,
         record::{Change, Control, Record, Request},
@@ -317,26 +317,77 @@ async fn campaigns_are_listed_by_id_page_by_page() {
     let ids = |views: Vec<CampaignView>| -> Vec<String> {
         views.into_iter().map(|view| view.campaign.to_string()).collect()
     };
-    let first = world.service.campaigns(None, 2).await.unwrap();
-    assert_eq!(ids(first), ["a", "b"]);
-    let rest = world.service.campaigns(Some(&campaign("b")), 2).await.unwrap();
-    assert_eq!(ids(rest), ["c"]);
+    let first = public_page(&world, None, 2).await.unwrap();
+    assert_eq!(
+        (ids(first.campaigns), first.has_more),
+        (vec!["a".to_owned(), "b".to_owned()], true)
+    );
+    let after = campaign("b");
+    let rest = public_page(&world, Some(&after), 2).await.unwrap();
+    assert_eq!((ids(rest.campaigns), rest.has_more), (vec!["c".to_owned()], false));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listing_has_room_for_one_more_than_a_page() {
+async fn a_full_page_says_that_another_follows() {
     let world = World::new().await;
-    for index in 0..LISTING_MAX + 5 {
-        let change = Change::Defined { terms: terms(1) };
+    many(&world, LISTING_MAX + 5, |_| true).await;
+    let first = public_page(&world, None, LISTING_MAX).await.unwrap();
+    assert_eq!((first.campaigns.len(), first.has_more), (LISTING_MAX, true));
+    assert!(first.campaigns.is_sorted_by(|one, next| one.campaign < next.campaign));
+    let last = &first.campaigns[LISTING_MAX - 1].campaign;
+    let rest = public_page(&world, Some(last), LISTING_MAX).await.unwrap();
+    assert_eq!((rest.campaigns.len(), rest.has_more), (5, false));
+}
+
+async fn public_page(
+    world: &World,
+    after: Option<&CampaignId>,
+    limit: usize,
+) -> Result<CampaignPage, ServiceError> {
+    world.service.campaigns(Audience::Public, after, limit).await
+}
+
+/// Defines `count` campaigns at once. Those whose number `is_listed` rejects are not listed.
+async fn many(world: &World, count: usize, is_listed: impl Fn(usize) -> bool) {
+    for index in 0..count {
+        let terms = Terms { listed: is_listed(index), ..terms(1) };
         let campaign = campaign(&format!("c{index:05}"));
+        let change = Change::Defined { terms };
         world.append(&Record::from(Control { campaign, based_on: None, change })).await;
     }
     world.decide(Settle::RowsAlone).await;
-    let all = world.service.campaigns(None, LISTING_MAX + 1).await.unwrap();
-    assert_eq!(all.len(), LISTING_MAX + 1);
-    assert!(all.is_sorted_by(|one, next| one.campaign < next.campaign));
-    let last = &all[LISTING_MAX].campaign;
-    assert_eq!(world.service.campaigns(Some(last), LISTING_MAX + 1).await.unwrap().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_public_list_passes_unlisted_campaigns() {
+    let world = World::new().await;
+    many(&world, 450, |index| [3, 210, 440].contains(&index)).await;
+    let mut shown = Vec::new();
+    let mut after = None;
+    loop {
+        let page = public_page(&world, after.as_ref(), 1).await.unwrap();
+        assert_eq!(page.campaigns.len(), 1);
+        after = page.campaigns.last().map(|view| view.campaign.clone());
+        shown.extend(after.as_ref().map(ToString::to_string));
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(shown, ["c00003", "c00210", "c00440"]);
+    let all = world.service.campaigns(Audience::Admin, None, LISTING_MAX).await.unwrap();
+    assert_eq!((all.campaigns.len(), all.has_more), (450, false));
+    assert!(world.service.campaign(&campaign("c00000")).await.is_ok(), "its id is enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_of_unlisted_campaigns_is_bounded() {
+    let world = World::new().await;
+    many(&world, 10_200, |index| [0, 10_150].contains(&index)).await;
+    let first = public_page(&world, None, 5).await.unwrap();
+    assert_eq!((first.campaigns.len(), first.has_more), (1, true));
+    let after = &first.campaigns[0].campaign;
+    let refused = public_page(&world, Some(after), 5).await;
+    assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]

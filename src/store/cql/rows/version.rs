@@ -38,6 +38,7 @@ fn term_columns(term: Term) -> Vec<(&'static str, &'static str)> {
         TermKind::Whole(_) => vec![(term.name(), "int")],
         TermKind::Time { .. } => vec![(term.name(), "timestamp")],
         TermKind::Text { .. } => vec![(term.name(), "text")],
+        TermKind::Flag => vec![(term.name(), "boolean")],
         TermKind::Code => {
             vec![("code_prefix", "text"), ("code_length", "int"), ("code_charset", "text")]
         }
@@ -69,6 +70,9 @@ fn version_cells(version: &DefinitionVersion) -> Result<BTreeMap<&str, CqlValue>
             }
             Some(TermValue::Text(text)) => {
                 cells.insert(term.name(), CqlValue::Text(text));
+            }
+            Some(TermValue::Flag(flag)) => {
+                cells.insert(term.name(), CqlValue::Boolean(flag));
             }
             Some(TermValue::Code(CodeFormat { prefix, length, charset })) => {
                 cells.insert("code_prefix", CqlValue::Text(prefix));
@@ -137,6 +141,7 @@ impl Cells {
         Ok(match term.kind() {
             TermKind::Whole(_) => Some(TermValue::Whole(self.int(name)?)),
             TermKind::Time { .. } => self.time(name)?.map(TermValue::Time),
+            TermKind::Flag => Some(TermValue::Flag(self.needed(name, |cell| cell.as_boolean())?)),
             TermKind::Text { .. } => self.given(name, CqlValue::into_string)?.map(TermValue::Text),
             TermKind::Code => Some(TermValue::Code(CodeFormat {
                 prefix: self.needed("code_prefix", CqlValue::into_string)?,
@@ -224,7 +229,7 @@ mod tests {
     fn a_version_is_read_as_it_was_written() {
         let window =
             Terms { opens_at: Some(Timestamp(7)), closes_at: Some(Timestamp(8)), ..Terms::of(5) };
-        let titled = Terms { title: Some("Frühling".to_owned()), ..Terms::of(5) };
+        let titled = Terms { title: Some("Frühling".to_owned()), listed: false, ..Terms::of(5) };
         for terms in [Terms::of(5), window, titled] {
             let version = defined(terms);
             assert_eq!(decode_version(&version.campaign, written(&version)), Ok(version));
