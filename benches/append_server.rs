@@ -25,8 +25,8 @@ fn commit(mut file: File, mut appends: mpsc::Receiver<Append>) {
     let mut group = Vec::with_capacity(GROUP_MAX);
     while appends.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
         let bytes: Vec<u8> = group.iter().flat_map(|(bytes, _)| bytes.iter().copied()).collect();
-        file.write_all(&bytes).expect("the disk takes it");
-        file.sync_data().expect("the disk keeps it");
+        file.write_all(&bytes).expect("the write succeeds");
+        file.sync_data().expect("the fdatasync succeeds");
         for (_, reply) in group.drain(..) {
             let _ = reply.send(());
         }

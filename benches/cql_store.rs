@@ -31,7 +31,7 @@ use futures_util::TryStreamExt;
 const ROUNDS: usize = 3;
 const CALLERS: usize = 16;
 const COUPONS_PER_CALL: usize = 512;
-/// More often than this, the database is gone.
+/// Most attempts of a write. After them, the database counts as unavailable.
 const REPEATS_MAX: usize = 20;
 const COUPONS_DEFAULT: u32 = 200_000;
 

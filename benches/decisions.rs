@@ -1,6 +1,7 @@
-//! The pure core, the actor, and the whole way of a record: decisions a second, and memory.
+//! Measures decisions per second in the pure core, through the actor and through a whole node with
+//! ports in memory, and the memory of holders.
 //!
-//! `cargo bench --bench decisions`. Medians of five rounds; the first one is not counted.
+//! `cargo bench --bench decisions` prints medians of five rounds, after a warm-up round.
 
 use std::{collections::VecDeque, ops::ControlFlow, sync::Arc, time::Instant};
 
@@ -51,7 +52,7 @@ fn definition() -> Record {
 }
 
 fn request(user: u64) -> Record {
-    // As long as the ids that people use: a UUID's 36 characters.
+    // 36 characters, the length of a UUID.
     let user = UserId::parse(&format!("user-{user:031}")).expect("it is an id");
     Record::Request(Request { campaign: spring(), user, idempotency_key: None })
 }
@@ -60,9 +61,9 @@ fn at(offset: u64) -> At {
     At { offset, time: Timestamp(1_760_000_000_000 + offset as i64 / 100) }
 }
 
-/// Folds every record; gives millions a second.
+/// Folds every record. Returns millions of decisions per second.
 fn fold(campaign: &mut Campaign, records: &[Record], offset: &mut u64) -> f64 {
-    // Records come from the log: copied as they are decoded there, before the clock starts.
+    // Batches are copied before the clock starts, because in a node the log allocates them.
     let mut seconds = 0.0;
     for batch in records.chunks(BATCH_RECORDS_MAX) {
         let batch: Vec<_> = (*offset + 1..).map(at).zip(batch.iter().cloned()).collect();
@@ -104,14 +105,14 @@ fn core() {
             refused.push(figures[2]);
         }
     }
-    println!("pure core, {USERS} users, millions a second");
+    println!("pure core, {USERS} users, millions per second");
     println!("  issued, with code and digest  {:6.2}", median(issued));
     println!("  repeated                      {:6.2}", median(repeated));
     println!("  refused, sold out             {:6.2}", median(refused));
     println!("  memory per issued user        {:6.1} bytes", bytes as f64 / USERS as f64);
 }
 
-/// A log of one partition that is already full.
+/// A log of one partition with all records.
 struct FullLog {
     records: Arc<Vec<LogRecord>>,
 }
@@ -137,7 +138,7 @@ impl LogReader for FullReader {
 #[async_trait]
 impl RequestLog for FullLog {
     async fn append(&self, _: Partition, _: NewRecord) -> Result<Appended, AppendError> {
-        Err(AppendError::Overloaded("it is full".to_owned()))
+        Err(AppendError::Overloaded("the benchmark appends nothing".to_owned()))
     }
     async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
         Ok(mpsc::channel(1).1)
@@ -161,7 +162,7 @@ impl RequestLog for FullLog {
     }
 }
 
-/// A store that takes everything and keeps nothing.
+/// A store that discards all rows.
 struct NoStore;
 
 #[async_trait]
@@ -191,7 +192,7 @@ impl CouponStore for NoStore {
     }
 }
 
-/// A feed that tells when everything below an offset is settled.
+/// A feed that reports when everything below an offset is settled.
 struct EndFeed {
     end: Offset,
     done: mpsc::Sender<()>,
@@ -210,7 +211,8 @@ impl DecisionFeed for EndFeed {
     }
 }
 
-/// Reads, decodes, routes, decides, stores into nothing, reports and publishes every record.
+/// Reads, decodes, routes, decides and publishes every record, with a store that discards rows.
+/// Returns millions of records per second.
 async fn through_everything(records: Arc<Vec<LogRecord>>) -> f64 {
     let (done, mut settled) = mpsc::channel(1);
     let end = records.len() as u64;
@@ -245,15 +247,15 @@ fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Envi
     })
 }
 
-/// Hands decoded batches to one coupon actor, as many at once as a partition does, and takes its
-/// reports.
+/// Sends decoded batches to one coupon actor, as many concurrently as a partition does, and
+/// receives its reports.
 struct Batches;
 
 struct BatchesState {
     batches: VecDeque<Batch>,
     handle: Option<CouponHandle>,
     started: Instant,
-    told: u64,
+    reported: u64,
     done: Option<oneshot::Sender<f64>>,
 }
 
@@ -287,7 +289,7 @@ impl Actor for Batches {
         let arguments = (environment, start);
         Actor::spawn_linked(None, CouponActor, arguments, myself.get_cell()).await?;
         let (started, done) = (Instant::now(), Some(done));
-        Ok(BatchesState { batches, handle: None, started, told: 0, done })
+        Ok(BatchesState { batches, handle: None, started, reported: 0, done })
     }
 
     async fn handle(
@@ -303,11 +305,11 @@ impl Actor for Batches {
                 (0..BATCHES_MAX).for_each(|_| state.send());
             }
             PartitionMessage::Event(Event::Report(report)) => {
-                state.told += report.records.len() as u64;
+                state.reported += report.records.len() as u64;
                 state.handle.iter_mut().for_each(CouponHandle::reported);
                 state.send();
-                let figure = state.told as f64 / state.started.elapsed().as_secs_f64() / 1e6;
-                if state.told > USERS
+                let figure = state.reported as f64 / state.started.elapsed().as_secs_f64() / 1e6;
+                if state.reported > USERS
                     && let Some(done) = state.done.take()
                 {
                     let _ = done.send(figure);
@@ -319,7 +321,8 @@ impl Actor for Batches {
     }
 }
 
-/// Decides decoded batches, stores into nothing, reports.
+/// Decides decoded batches in one actor, with a store that discards rows. Returns millions of
+/// records per second.
 async fn through_the_actor(records: &[(At, Record)]) -> f64 {
     let batch = |records: &[(At, Record)]| Batch {
         passed: records.last().map_or(0, |(at, _)| at.offset + 1),
@@ -350,7 +353,7 @@ fn actor() {
         std::hint::black_box(codec.decode(0, record));
     }
     let figure = records.len() as f64 / started.elapsed().as_secs_f64() / 1e6;
-    println!("read from JSON and MAC        {figure:6.2} million a second");
+    println!("decoded from JSON and MAC     {figure:6.2} million per second");
     for workers in [1, 2] {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
@@ -368,9 +371,9 @@ fn actor() {
                 whole.push(figures.1);
             }
         }
-        println!("millions issued a second, {workers} worker(s)");
+        println!("millions issued per second, {workers} worker(s)");
         println!("  through the actor, in batches {:6.2}", median(actor));
-        println!("  read, routed, decided, told   {:6.2}", median(whole));
+        println!("  through the whole node        {:6.2}", median(whole));
     }
 }
 

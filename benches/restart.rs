@@ -1,7 +1,7 @@
-//! How long a campaign is silent when its actor panics: from the panic to the next answer over
-//! HTTP, at a campaign that has just begun and at one with 100,000 coupons issued.
+//! Measures the outage of a campaign after a panic of its actor: from the panic to the next answer
+//! over HTTP, for a new campaign and for one with 100,000 issued coupons.
 //!
-//! `cargo bench --bench restart`. Prints the median and the longest of the panics.
+//! `cargo bench --bench restart` prints the median and the longest outage.
 
 use std::time::{Duration, Instant};
 

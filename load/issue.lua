@@ -1,5 +1,5 @@
--- For wrk: each request is of another user, so that each costs a coupon.
--- CAMPAIGN names the campaign; WAIT, if set, is sent as Prefer: wait.
+-- For wrk: each request has a different user, so that each issues a coupon.
+-- CAMPAIGN is the campaign. WAIT, if set, is sent as `Prefer: wait`.
 local campaign = os.getenv("CAMPAIGN") or "demo"
 local wait = os.getenv("WAIT")
 local run = os.getenv("RUN") or tostring(os.time())

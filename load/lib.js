@@ -56,10 +56,10 @@ export function openCampaign(kind, quotaByDefault) {
       headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${__ENV.TOKEN}` },
     });
     if (answer.status !== 201 && answer.status !== 200) {
-      fail(`campaign ${campaign} could not be made: ${answer.status} ${answer.error} ${answer.body}`);
+      fail(`campaign ${campaign} could not be created: ${answer.status} ${answer.error} ${answer.body}`);
     }
   } else if (!__ENV.CAMPAIGN) {
-    fail('give TOKEN (the admin token), so that a campaign can be made, or CAMPAIGN, the id of an open one');
+    fail('set TOKEN (the admin token) to create a campaign, or CAMPAIGN to the id of an open campaign');
   }
   for (const node of nodes) {
     const answer = http.get(`${node}/campaigns/${campaign}`);

@@ -28,7 +28,7 @@ const BATCH_ROWS: usize = 128;
 /// Batches in flight, each in both views.
 const IN_FLIGHT: usize = 16;
 
-/// Most attempts of a write. After them, the database is taken for dead.
+/// Most attempts of a write. After them, the database counts as unavailable.
 const REPEATS_MAX: usize = 20;
 
 /// Most buckets read at once.
