@@ -25,6 +25,7 @@ pub mod kafka;
 pub mod log;
 pub mod node;
 pub mod partition;
+pub mod random;
 mod retry;
 mod simulation;
 pub mod store;

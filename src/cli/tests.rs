@@ -1,10 +1,6 @@
 //! Client commands against a scripted listener: the request, the output and the exit code.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{
     Router,
@@ -13,6 +9,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri},
 };
 use clap::Parser;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{arguments::Arguments, *};
@@ -55,7 +52,7 @@ impl Listener {
     }
 
     fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().clone()
     }
 }
 
@@ -67,8 +64,8 @@ async fn answer(
     body: Bytes,
 ) -> (StatusCode, String) {
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    asked.lock().unwrap().push(Asked { line: format!("{method} {uri}"), body, headers });
-    let (status, body) = answers.lock().unwrap().pop().unwrap_or((500, "asked twice".into()));
+    asked.lock().push(Asked { line: format!("{method} {uri}"), body, headers });
+    let (status, body) = answers.lock().pop().unwrap_or((500, "asked twice".into()));
     (StatusCode::from_u16(status).unwrap(), body)
 }
 

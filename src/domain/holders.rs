@@ -264,16 +264,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::random::Random;
 
-    /// Returns a well-spread digest without a key: the finaliser of `SplitMix64`, twice.
+    /// Returns a well-spread digest without a key.
     fn digest(index: u64) -> u128 {
-        let mix = |seed: u64| {
-            let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        };
-        u128::from(mix(index)) << 64 | u128::from(mix(!index))
+        u128::from(Random(index).next()) << 64 | u128::from(Random(!index).next())
     }
 
     fn held(sequence: Sequence) -> Held {

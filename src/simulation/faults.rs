@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::random::Random;
+use crate::random::Random;
 
 /// How a kind strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl Faults {
     ) -> Self {
         let mut faults = Self {
             chances: [0; Fault::COUNT],
-            streams: (0..Fault::COUNT).map(|_| Random::new(random.next())).collect(),
+            streams: (0..Fault::COUNT).map(|_| Random::of_world(random.next())).collect(),
             scheduled: Vec::new(),
             halting: None,
             fired: [0; Fault::COUNT],

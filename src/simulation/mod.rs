@@ -24,7 +24,6 @@ mod log;
 mod model;
 mod owner;
 mod phases;
-mod random;
 mod run;
 pub(crate) mod shrink;
 mod store;

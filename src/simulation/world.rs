@@ -21,7 +21,6 @@ use super::{
     faults::{Fault, Faults, Kinds},
     log::Log,
     owner::Owner,
-    random::Random,
     store::{Store, Undo},
     writes::Job,
 };
@@ -31,6 +30,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition, UserId},
         keys::Keys,
     },
+    random::Random,
     wire::codec::Codec,
 };
 
@@ -177,7 +177,7 @@ pub(super) struct Trouble {
 
 impl World {
     pub(super) fn new(setup: &Setup, shared: Rc<Shared>) -> Self {
-        let mut random = Random::new(setup.seed);
+        let mut random = Random::of_world(setup.seed);
         let is_embedded = random.one_in(4);
         let faults = Faults::draw(&mut random, is_embedded, &setup.kinds, setup.spared.clone());
         let nodes = if is_embedded { 1 } else { random.between(2, 3) };

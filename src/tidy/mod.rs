@@ -25,7 +25,7 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Modules beside the layers: any layer that is not pure may use them; they use the lowest only.
-const BESIDE: [&str; 5] = ["clock", "columns", "config", "retry", "telemetry"];
+const BESIDE: [&str; 6] = ["clock", "columns", "config", "random", "retry", "telemetry"];
 
 /// Layers without async, clock, randomness and I/O.
 const PURE: [&str; 4] = ["answer", "partition", "wire", "domain"];

@@ -2,9 +2,11 @@
 
 use std::{path::PathBuf, time::Instant};
 
+use coupond::random::Random;
+
 use super::{
     how_many,
-    image::{Draw, Image, folder, judge_all, print_header},
+    image::{Image, folder, judge_all, print_header},
     judge::{Fate, read},
     origin::{Files, with_tables},
     runtime,
@@ -25,14 +27,14 @@ fn flips(files: &Files, count: usize) -> Vec<(PathBuf, usize)> {
         }
     }
     let total: usize = large.iter().map(|(_, bits)| bits).sum();
-    let mut draw = Draw(7);
+    let mut draw = Random(7);
     // At most a third of the bits come from small files.
     while flips.len() > count / 3 {
-        let place = draw.below(flips.len());
+        let place = draw.index(flips.len());
         flips.swap_remove(place);
     }
     while flips.len() < count {
-        let mut bit = draw.below(total);
+        let mut bit = draw.index(total);
         for (path, bits) in &large {
             if bit < *bits {
                 flips.push(((*path).clone(), bit));

@@ -3,9 +3,11 @@
 
 use std::{path::PathBuf, time::Instant};
 
+use coupond::random::Random;
+
 use super::{
     how_many,
-    image::{Draw, Image, folder, judge_all, print_header},
+    image::{Image, folder, judge_all, print_header},
     journal::{Batch, batches, high_water},
     judge::{Contents, Fate, read},
     origin::{Files, PARTITIONS, in_one_journal, with_tables},
@@ -52,12 +54,12 @@ impl Run {
         self.batches[self.durable[cut]].end..end
     }
 
-    fn image(&self, name: String, cut: usize, journal: Vec<u8>, draw: &mut Draw) -> Image {
+    fn image(&self, name: String, cut: usize, journal: Vec<u8>, draw: &mut Random) -> Image {
         // The current version, an earlier one, or one with a torn slot.
-        let said = if draw.below(2) == 0 { cut } else { draw.below(cut + 1) };
+        let said = if draw.one_in(2) { cut } else { draw.index(cut + 1) };
         let mut high_water = high_water(&self.batches[self.durable[said]]);
-        if draw.below(4) == 0 {
-            let slot = draw.below(2) * 4_096;
+        if draw.one_in(4) {
+            let slot = draw.index(2) * 4_096;
             high_water[slot..slot + SECTOR].fill(0);
         }
         let changed =
@@ -68,9 +70,9 @@ impl Run {
 
     /// Cuts the tail at a byte, with or without the zeros of the preallocated journal behind it.
     fn cut(&self, cut: usize, at: usize) -> Image {
-        let mut draw = Draw((cut * 1_000_003 + at) as u64);
+        let mut draw = Random((cut * 1_000_003 + at) as u64);
         let mut bytes = self.journal[..at].to_vec();
-        let laid_out = draw.below(2) == 0;
+        let laid_out = draw.one_in(2);
         if laid_out {
             bytes.resize(at + LAID_OUT_BYTES, 0);
         }
@@ -79,22 +81,22 @@ impl Run {
 
     /// Replaces random sectors of the tail by zeros.
     pub(crate) fn torn(&self, number: usize) -> Image {
-        let cut = Draw(!(number as u64)).below(self.durable.len());
-        let mut draw = Draw(number as u64);
+        let cut = Random(!(number as u64)).index(self.durable.len());
+        let mut draw = Random(number as u64);
         let tail = self.tail(cut);
         let mut bytes = self.journal[..tail.end].to_vec();
-        let kind = draw.below(4);
+        let kind = draw.index(4);
         let sectors = tail.start / SECTOR..tail.end.div_ceil(SECTOR);
-        let lonely = sectors.start + draw.below(sectors.len());
+        let lonely = sectors.start + draw.index(sectors.len());
         for sector in sectors {
             let arrived = match kind {
-                0 => draw.below(2) == 0,
+                0 => draw.one_in(2),
                 1 => sector != lonely,
                 2 => sector == lonely,
                 _ => sector > lonely,
             };
             let lost = (sector * SECTOR).max(tail.start)..((sector + 1) * SECTOR).min(tail.end);
-            if !arrived && draw.below(8) == 0 {
+            if !arrived && draw.one_in(8) {
                 bytes[lost].iter_mut().for_each(|byte| *byte = draw.next() as u8);
             } else if !arrived {
                 bytes[lost].fill(0);
@@ -106,13 +108,13 @@ impl Run {
 
     /// As [`Self::torn`], with the start of the journal in one that was closed before.
     fn torn_after_another(&self, number: usize) -> Image {
-        let cut = Draw(!(number as u64)).below(self.durable.len());
-        let mut draw = Draw(number as u64 ^ 0x5555);
+        let cut = Random(!(number as u64)).index(self.durable.len());
+        let mut draw = Random(number as u64 ^ 0x5555);
         let mut image = self.torn(number);
         let bytes = image.changed[0].1.take().unwrap();
-        let split = self.batches[self.durable[draw.below(cut + 1)]].end;
+        let split = self.batches[self.durable[draw.index(cut + 1)]].end;
         let mut closed = bytes[..split].to_vec();
-        if draw.below(2) == 0 {
+        if draw.one_in(2) {
             closed.resize(split + LAID_OUT_BYTES, 0);
         }
         image.changed[0].1 = Some(closed);
@@ -172,13 +174,13 @@ fn a_power_cut_during_a_flush_loses_nothing() {
     let count = how_many(60, 2_000);
     let started = Instant::now();
     let tally = judge_all(&before, &truth, count, |number| {
-        let mut draw = Draw(number as u64);
+        let mut draw = Random(number as u64);
         let mut changed = Vec::new();
         for (path, bytes) in &new {
-            let content = match draw.below(4) {
+            let content = match draw.index(4) {
                 0 => None,
-                1 => Some(bytes[..draw.below(bytes.len())].to_vec()),
-                2 => Some(vec![0; draw.below(bytes.len())]),
+                1 => Some(bytes[..draw.index(bytes.len())].to_vec()),
+                2 => Some(vec![0; draw.index(bytes.len())]),
                 _ => Some((*bytes).clone()),
             };
             changed.push(((*path).clone(), content));

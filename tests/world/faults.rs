@@ -1,21 +1,15 @@
 //! Injects faults before and after every call of a port, and at every message of an actor.
-//! actor.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    panic,
-    sync::{Mutex, Once},
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once, time::Duration};
 
 use coupond::{
     actors::Probe,
     domain::ids::{CampaignId, Partition, Sequence},
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Random, lock};
+use super::Random;
 
 /// How often faults happen at a point: each once in so many passes. 0 means never.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,16 +84,16 @@ impl Faults {
 
     /// Replaces the plan.
     pub(crate) fn plan(&self, plan: Plan) {
-        lock(&self.state).plan = plan;
+        self.state.lock().plan = plan;
     }
 
     /// Ends all faults.
     pub(crate) fn heal(&self) {
         self.plan(Plan::default());
-        lock(&self.state).panic_at_message = None;
-        lock(&self.panicking).clear();
-        lock(&self.failing).clear();
-        *lock(&self.damaged) = None;
+        self.state.lock().panic_at_message = None;
+        self.panicking.lock().clear();
+        self.failing.lock().clear();
+        *self.damaged.lock() = None;
         self.hang(Vec::new());
     }
 
@@ -110,49 +104,49 @@ impl Faults {
 
     /// Makes every call of this campaign panic from now on.
     pub(crate) fn make_panic(&self, campaign: CampaignId) {
-        lock(&self.panicking).push(campaign);
+        self.panicking.lock().push(campaign);
     }
 
     /// Ends the panics of [`Self::make_panic`].
     pub(crate) fn stop_panics(&self, campaign: &CampaignId) {
-        lock(&self.panicking).retain(|panicking| panicking != campaign);
+        self.panicking.lock().retain(|panicking| panicking != campaign);
     }
 
     /// Makes every call of this campaign fail from now on.
     pub(crate) fn make_fail(&self, campaign: CampaignId) {
-        lock(&self.failing).push(campaign);
+        self.failing.lock().push(campaign);
     }
 
     /// Damages a row, instead of the one that was damaged before.
     pub(crate) fn damage(&self, row: Damaged) {
-        *lock(&self.damaged) = Some(row);
+        *self.damaged.lock() = Some(row);
     }
 
     pub(crate) fn is_damaged(&self, row: &Damaged) -> bool {
-        lock(&self.damaged).as_ref() == Some(row)
+        self.damaged.lock().as_ref() == Some(row)
     }
 
     /// Makes an actor panic at every message of this name from now on.
     pub(crate) fn panic_at_message(&self, actor: &'static str, message: &'static str) {
-        lock(&self.state).panic_at_message = Some((actor, message));
+        self.state.lock().panic_at_message = Some((actor, message));
     }
 
     pub(crate) fn points(&self) -> u64 {
-        lock(&self.state).points
+        self.state.lock().points
     }
 
     pub(crate) fn panics(&self) -> u64 {
-        lock(&self.state).panics
+        self.state.lock().panics
     }
 
     /// Returns how often each point was passed, and how often it panicked.
     pub(crate) fn places(&self) -> BTreeMap<(&'static str, &'static str), (u64, u64)> {
-        lock(&self.state).places.clone()
+        self.state.lock().places.clone()
     }
 
     /// Passes a point at which a panic may happen.
     fn maybe_panic(&self, part: &'static str, place: &'static str) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.points += 1;
         let plan = state.plan;
         let chance = if part == "supervisor" { plan.supervisor_panics } else { plan.panics };
@@ -180,16 +174,16 @@ impl Faults {
             let mut hung = self.hung.subscribe();
             // Never fails: `self` keeps the sender.
             let _ = hung.wait_for(|hung| !hung.contains(campaign)).await;
-            if lock(&self.panicking).contains(campaign) {
-                lock(&self.state).panics += 1;
+            if self.panicking.lock().contains(campaign) {
+                self.state.lock().panics += 1;
                 panic!("injected at {part} {place} for {campaign}");
             }
-            if lock(&self.failing).contains(campaign) {
+            if self.failing.lock().contains(campaign) {
                 return Err(Injected(place));
             }
         }
         let (delay, error) = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let plan = state.plan;
             let delayed = state.random.one_in(plan.delays);
             let delay = delayed.then(|| Duration::from_millis(1 + state.random.below(300)));

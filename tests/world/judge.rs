@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
 };
 
 use coupond::{
@@ -17,11 +17,9 @@ use coupond::{
     partition::flow::{BATCH_RECORDS_MAX, WINDOW_RECORDS_MAX},
     wire::{LogRecord, feed_message::FeedMessage},
 };
+use parking_lot::{Mutex, MutexGuard};
 
-use super::{
-    lock,
-    model::{Model, Verdict},
-};
+use super::model::{Model, Verdict};
 
 /// The expected outcome of one record.
 #[derive(Debug, Clone)]
@@ -81,7 +79,7 @@ impl Truth {
     }
 
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
-        lock(&self.0)
+        self.0.lock()
     }
 }
 

@@ -11,11 +11,9 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod store;
 
-use std::{
-    future::Future,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::future::Future;
 
+pub(crate) use coupond::random::Random;
 use coupond::{
     clock::Clock,
     domain::ids::{CampaignId, Timestamp},
@@ -23,29 +21,6 @@ use coupond::{
 
 /// Wall-clock time at the start of every world, in summer 2024.
 const BEGIN_MS: i64 = 1_720_000_000_000;
-
-/// A random generator (`SplitMix64`) whose numbers follow from a seed.
-#[derive(Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Returns true once in `chance` calls on average. Never for 0.
-    pub(crate) fn one_in(&mut self, chance: u64) -> bool {
-        chance > 0 && self.below(chance) == 0
-    }
-}
 
 /// The paused clock.
 pub(crate) struct TestClock(tokio::time::Instant);
@@ -76,10 +51,4 @@ pub(crate) fn run<T>(story: impl Future<Output = T>) -> T {
 
 pub(crate) fn campaign(index: usize) -> CampaignId {
     CampaignId::parse(&format!("c{index}")).expect("an id")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Injected panics happen outside of locks. A failed assertion may poison a lock, but its data
-    // stays readable.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,6 @@
 //! A coupon store in memory. On demand its calls fail, are delayed, apply in part, hang or panic.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use coupond::{
@@ -16,11 +13,11 @@ use coupond::{
     store::{CouponPages, CouponStore, Layout, Selection, StoreError, Unreadable},
 };
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 
 use super::{
     faults::{Damaged, Faults, Injected},
     judge::{Facts, Truth},
-    lock,
 };
 
 /// Rows of a page: few, so that a load has many points at which it may fail.
@@ -75,7 +72,7 @@ impl FakeStore {
 
     fn count_write(&self, campaign: CampaignId) -> Undo<impl FnMut() + use<>> {
         let in_flight = {
-            let mut writes = lock(&self.writes);
+            let mut writes = self.writes.lock();
             let count = writes.entry(campaign.clone()).or_default();
             *count += 1;
             *count
@@ -85,13 +82,13 @@ impl FakeStore {
         }
         let writes = self.writes.clone();
         Undo(move || {
-            lock(&writes).entry(campaign.clone()).and_modify(|count| *count -= 1);
+            writes.lock().entry(campaign.clone()).and_modify(|count| *count -= 1);
         })
     }
 
     fn count_load(&self) -> Undo<impl FnMut() + use<>> {
         let in_flight = {
-            let mut loads = lock(&self.loads);
+            let mut loads = self.loads.lock();
             *loads += 1;
             *loads
         };
@@ -99,7 +96,7 @@ impl FakeStore {
             self.truth.facts().violation(format!("INV-9: {in_flight} concurrent loads"));
         }
         let loads = self.loads.clone();
-        Undo(move || *lock(&loads) -= 1)
+        Undo(move || *loads.lock() -= 1)
     }
 }
 

@@ -3,7 +3,6 @@
 use axum::http::{HeaderMap, HeaderName, header};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use tracing::error;
 
 use super::{
     fields::{self, Broken, Fields, Member},
@@ -32,7 +31,10 @@ impl UserIdentity {
             Identity::Header(name) => {
                 let header = HeaderName::try_from(name.as_str()).ok();
                 if header.is_none() {
-                    error!(header = name, "invalid header name in api.identity, all calls refused");
+                    tracing::error!(
+                        header = name,
+                        "invalid header name in api.identity, all calls refused"
+                    );
                 }
                 Self::Header(header)
             }

@@ -16,7 +16,6 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower::Service;
-use tracing::{debug, error, warn};
 
 /// Connections of one listener at once. More than `api.waiters_max`, so that waiters run out first;
 /// at about 20 KiB each, 320 MiB at worst. Further connections wait in the kernel's backlog.
@@ -98,7 +97,7 @@ pub(super) async fn serve_within(
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "accepting a connection failed");
+                    tracing::warn!(%error, "accepting a connection failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -113,7 +112,10 @@ pub(super) async fn serve_within(
     };
     let drained = timeout(limits.drain_time, async { tokio::join!(graceful.shutdown(), ended) });
     if drained.await.is_err() {
-        warn!(connections = connections.len(), "connections did not end in time, closing them");
+        tracing::warn!(
+            connections = connections.len(),
+            "connections did not end in time, closing them"
+        );
         connections.shutdown().await;
     }
 }
@@ -122,14 +124,14 @@ fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        error!(%error, "HTTP handler panicked, connection closed");
+        tracing::error!(%error, "HTTP handler panicked, connection closed");
     }
 }
 
 /// Serves one connection until its client, its time or the listener ends it.
 async fn connection(limits: Limits, stream: TcpStream, router: Router, watcher: Watcher) {
     if let Err(error) = tune(&stream) {
-        debug!(%error, "connection closed before its first request");
+        tracing::debug!(%error, "connection closed before its first request");
         return;
     }
     let service = service_fn(move |request: Request<Incoming>| router.clone().call(request));
@@ -141,7 +143,7 @@ async fn connection(limits: Limits, stream: TcpStream, router: Router, watcher: 
         .max_buf_size(2 * HEAD_BYTES_MAX);
     let served = builder.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(served).await {
-        debug!(%error, "connection failed");
+        tracing::debug!(%error, "connection failed");
     }
 }
 

@@ -14,7 +14,6 @@ use scylla::{
     client::session::Session, deserialize::value::DeserializeValue, statement::Consistency,
 };
 use tokio::time::Instant;
-use tracing::info;
 
 use super::{
     error::{ConnectError, Refusal},
@@ -132,7 +131,7 @@ impl<'a> Schema<'a> {
         if !(sharded && self.setup.change(&without_tablets).await.is_ok()) {
             self.setup.change(&create).await?;
         }
-        info!(keyspace, copies, datacenter, "keyspace created");
+        tracing::info!(keyspace, copies, datacenter, "keyspace created");
         self.placement().await?.ok_or_else(|| {
             let operation = format!("finding keyspace {keyspace} after creating it");
             ConnectError::unavailable(operation, "the database does not list it")
@@ -177,7 +176,7 @@ impl<'a> Schema<'a> {
             }
             self.take(step).await?;
             self.check(step).await?;
-            info!(keyspace, step = step.name(), "schema step taken");
+            tracing::info!(keyspace, step = step.name(), "schema step taken");
             match step.number {
                 // Recorded with step 2, which makes the table of records.
                 1 => {}
@@ -317,7 +316,12 @@ impl<'a> Schema<'a> {
             let unknown = self.compare(table, expected).await?;
             if !unknown.is_empty() {
                 let (keyspace, columns) = (&self.config.keyspace, unknown.join(", "));
-                info!(keyspace, table, columns, "table has columns of a newer version, ignored");
+                tracing::info!(
+                    keyspace,
+                    table,
+                    columns,
+                    "table has columns of a newer version, ignored"
+                );
             }
         }
         Ok(())

@@ -21,7 +21,6 @@ use scylla::{
     },
     statement::{Consistency, SerialConsistency, Statement},
 };
-use tracing::{debug, warn};
 
 use super::error::ConnectError;
 use crate::config::CqlConfig;
@@ -97,9 +96,10 @@ impl Placement {
     /// Warns if the loss of one node stops the keyspace.
     pub(super) fn warn_if_thin(&self, keyspace: &str) {
         if let Some(replicas) = self.replicas.filter(|replicas| *replicas < REPLICAS_WANTED) {
-            warn!(
+            tracing::warn!(
                 keyspace,
-                replicas, "keyspace keeps fewer than 3 copies, losing one node stops it"
+                replicas,
+                "keyspace keeps fewer than 3 copies, losing one node stops it"
             );
         }
     }
@@ -233,13 +233,13 @@ pub(super) async fn warn_if_acknowledged_early(session: &Session, sharded: bool)
         });
         let node = node.address.to_string();
         match value {
-            Some(value) if value.contains("periodic") => warn!(
+            Some(value) if value.contains("periodic") => tracing::warn!(
                 node,
                 "commitlog_sync is periodic: a power cut of a majority of nodes loses acknowledged \
                  writes; set it to batch or group"
             ),
-            Some(value) => debug!(node, value, "commitlog_sync read"),
-            None => debug!(node, "commitlog_sync could not be read"),
+            Some(value) => tracing::debug!(node, value, "commitlog_sync read"),
+            None => tracing::debug!(node, "commitlog_sync could not be read"),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use self::stage::{CAMPAIGNS, Random, Store, campaign, differs, keys, log_of, read_of, value_at};
+use self::stage::{CAMPAIGNS, Store, campaign, differs, keys, log_of, read_of, value_at};
 use super::*;
 use crate::{
     domain::{
@@ -25,6 +25,7 @@ use crate::{
         fold::{Batch, Folded, Folder, tests::PLACE},
         recovery::Recovery,
     },
+    random::Random,
     wire::{LogRecord, feed_message::FeedDecision},
 };
 

@@ -14,31 +14,12 @@ use crate::{
         rows::{Hold, HoldState, Mark, Progress},
     },
     partition::{fold::Folded, recovery::Contradiction},
+    random::Random,
     wire::{LogRecord, decode_step::ReadRecord},
 };
 
 pub(super) const CAMPAIGNS: u64 = 3;
 pub(super) const USERS: u64 = 40;
-
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(super) fn one_in(&mut self, chance: u64) -> bool {
-        self.below(chance) == 0
-    }
-}
 
 #[derive(Default)]
 pub(super) struct Store {
