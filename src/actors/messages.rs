@@ -112,7 +112,7 @@ pub enum CouponMessage {
 }
 
 impl SupervisorMessage {
-    /// The name under which probes see the message.
+    /// Returns the name of the message for probes.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Ownership(_) => "ownership",
@@ -130,7 +130,7 @@ impl SupervisorMessage {
 }
 
 impl PartitionMessage {
-    /// The name under which probes see the message.
+    /// Returns the name of the message for probes.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Event(event) => event.name(),
@@ -144,7 +144,7 @@ impl PartitionMessage {
 }
 
 impl CouponMessage {
-    /// The name under which probes see the message.
+    /// Returns the name of the message for probes.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Loaded(_) => "loaded",

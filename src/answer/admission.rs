@@ -152,7 +152,8 @@ impl AdmissionView {
         })
     }
 
-    /// Whether the latest version of `before` is missing here, so a version row has vanished.
+    /// Returns whether the latest version of `before` is missing here, so a version row has
+    /// vanished.
     #[must_use]
     pub(crate) fn lost_versions(&self, before: &Self) -> bool {
         let latest = |state: &Self| state.latest().map(|latest| latest.position);
@@ -177,7 +178,7 @@ impl AdmissionView {
         now.saturating_sub(self.read_at)
     }
 
-    /// Whether requests may be refused by this state.
+    /// Returns whether requests may be refused by this state.
     #[must_use]
     pub(crate) fn is_fresh(&self, now: Moment) -> bool {
         self.age(now) <= EDGE_AGE_MAX || planted!(EdgeStateTooOld)
@@ -189,16 +190,16 @@ impl AdmissionView {
         self.mark.1.max(self.latest().map_or(0, |version| version.issued))
     }
 
-    /// Whether every later definition has the latest one's number of user buckets, because a coupon
-    /// was issued. The mark was read before the versions, so a coupon that it counts was issued
-    /// under one of these versions.
+    /// Returns whether every later definition has the latest one's number of user buckets, because
+    /// a coupon was issued. The mark was read before the versions, so a coupon that it counts was
+    /// issued under one of these versions.
     #[must_use]
     pub(crate) fn has_fixed_user_buckets(&self) -> bool {
         self.issued() > 0 && self.definition().is_some()
     }
 
-    /// Whether the version in effect at `offset` is certainly among [`Self::versions`]: a version
-    /// lies below the offset, and no later read can find one in between.
+    /// Returns whether the version in effect at `offset` is certainly among [`Self::versions`]: a
+    /// version lies below the offset, and no later read can find one in between.
     #[must_use]
     pub(crate) fn knows_version_at(&self, offset: Offset) -> bool {
         let first = self.versions.first();

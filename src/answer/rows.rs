@@ -26,7 +26,8 @@ pub(crate) fn progress(rows: &PartitionRows, log_epoch: u32) -> Offset {
     progress.filter(|progress| progress.log_epoch == log_epoch).map_or(0, |progress| progress.next)
 }
 
-/// Whether the position of `campaign` at `offset` is settled: below progress and under no hold.
+/// Returns whether the position of `campaign` at `offset` is settled: below progress and under no
+/// hold.
 #[must_use]
 pub(crate) fn is_settled(
     rows: &PartitionRows,
@@ -122,7 +123,7 @@ pub(crate) fn unsound<'a>(
     coupons.iter().find(|coupon| !sound(coupon))
 }
 
-/// Whether a decision of the feed belongs to the record that was appended at its position.
+/// Returns whether a decision of the feed belongs to the record that was appended at its position.
 #[must_use]
 pub(crate) fn is_of(decision: &FeedDecision, campaign: &CampaignId, user: Option<&UserId>) -> bool {
     decision.campaign_id == *campaign && decision.user_id.as_ref() == user

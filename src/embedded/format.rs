@@ -84,7 +84,8 @@ fn read(folder: &Path) -> Result<Option<String>, OpenError> {
     }
 }
 
-/// Under its name only when it is on disk: a power cut leaves the whole file or none.
+/// Writes the file under another name, and renames it once it is on disk: a power cut leaves the
+/// whole file or none.
 fn write(folder: &Path) -> io::Result<()> {
     let draft = folder.join(DRAFT);
     let mut options = OpenOptions::new();

@@ -33,12 +33,12 @@ pub(super) struct Holds {
 }
 
 impl Holds {
-    /// Whether the campaign has a hold to catch up.
+    /// Returns whether the campaign has a hold to catch up.
     pub(super) fn is_held(&self) -> bool {
         !self.current.is_empty()
     }
 
-    /// Whether this owner extends a closed hold.
+    /// Returns whether this owner extends a closed hold.
     pub(super) fn has_closed(&self) -> bool {
         !self.closed.is_empty()
     }
@@ -53,30 +53,30 @@ impl Holds {
         self.current.iter().chain(&self.closed).map(Hold::unsettled_from).min()
     }
 
-    /// Whether the owner may catch up without an operator's release.
+    /// Returns whether the owner may catch up without an operator's release.
     pub(super) fn may_retry(&self) -> bool {
         let may = |hold: &Hold| hold.state != HoldState::Open || hold.kind == HoldKind::Failure;
         self.is_held() && self.current.iter().all(may)
     }
 
-    /// Whether a hold of this kind is in force from `from` or below.
+    /// Returns whether a hold of this kind is in force from `from` or below.
     pub(super) fn covers(&self, kind: HoldKind, from: Offset) -> bool {
         let covers = |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
         self.current.iter().any(covers)
     }
 
-    /// Whether `hold` is in force here. Another owner may have closed it meanwhile.
+    /// Returns whether this owner knows `hold` as in force. Another owner may have closed it.
     pub(super) fn is_in_force(&self, hold: &Hold) -> bool {
         self.current.iter().any(|known| known.is_same(hold) && known.is_in_force())
     }
 
-    /// Whether `hold` is known in this state or a later one.
+    /// Returns whether `hold` is known in this state or a later one.
     pub(super) fn knows(&self, hold: &Hold) -> bool {
         let same = |known: &Hold| known.is_same(hold) && known.state >= hold.state;
         self.current.iter().chain(&self.closed).any(same)
     }
 
-    /// Whether this owner extends `hold`.
+    /// Returns whether this owner extends `hold`.
     pub(super) fn is_closed(&self, hold: &Hold) -> bool {
         self.closed.iter().any(|known| known.is_same(hold))
     }
@@ -114,7 +114,7 @@ impl Holds {
         self.current.push(hold.clone());
     }
 
-    /// The hold is written open. Release records of the window wait for it from now on; returns
+    /// Notes that the hold is written open. Release records of the window wait from now on. Returns
     /// whether there is one.
     pub(super) fn written_open(&mut self, hold: &Hold, window: &Window) -> bool {
         self.take(hold);
@@ -127,7 +127,7 @@ impl Holds {
         self.releasing.push(offset);
     }
 
-    /// Whether the release record at `offset` waits.
+    /// Returns whether the release record at `offset` waits.
     pub(super) fn is_releasing(&self, offset: Offset) -> bool {
         self.releasing.contains(&offset)
     }
@@ -138,8 +138,8 @@ impl Holds {
         in_force.map(|hold| Hold { state: HoldState::Released, ..hold.clone() }).collect()
     }
 
-    /// The hold is written released. Returns the release records that pass now, or `None` while
-    /// another hold is open.
+    /// Notes that the hold is written released. Returns the release records that pass now, or
+    /// `None` while another hold is open.
     pub(super) fn written_released(&mut self, hold: &Hold) -> Option<Vec<Offset>> {
         // The store may have shown the release before, and the hold may be closed by now.
         if !self.is_closed(hold) {
@@ -162,7 +162,7 @@ impl Holds {
         self.closed.clone()
     }
 
-    /// A close is written.
+    /// Notes that a close is written.
     pub(super) fn written_closed(&mut self) {
         self.closing = self.closing.saturating_sub(1);
     }
@@ -172,7 +172,7 @@ impl Holds {
         self.closed.push(hold.clone());
     }
 
-    /// Whether a closed hold ends below `watermark`, and may be extended to it.
+    /// Returns whether a closed hold ends below `watermark`, and may be extended to it.
     pub(super) fn may_extend(&self, watermark: Offset) -> bool {
         !self.is_held()
             && self.closing == 0

@@ -241,7 +241,7 @@ pub(super) mod tests {
         (at(offset), Record::Request(Request { campaign, user, idempotency_key: None }))
     }
 
-    /// The record as a reader gives it, with `bytes` bytes of its own.
+    /// Returns the record as a reader returns it, with `bytes` bytes.
     pub(in super::super) fn read_of((at, record): (At, Record), bytes: usize) -> ReadRecord {
         let At { offset, time } = at;
         let key = record.campaign().as_str().as_bytes().to_vec();

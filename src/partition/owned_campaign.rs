@@ -138,17 +138,17 @@ impl OwnedCampaign {
         self.window.restart();
     }
 
-    /// The hold is durable: records pass from now on.
+    /// Notes that the hold is durable. Records pass undecided from now on.
     pub(super) fn held(&mut self) {
         self.phase = Phase::Held;
     }
 
-    /// An operator has released the hold: earlier failures no longer count.
+    /// Notes that an operator has released the hold. Earlier failures no longer count.
     pub(super) fn released(&mut self) {
         self.failures = Failures::default();
     }
 
-    /// The last hold is closed: nothing is wrong any more.
+    /// Forgets the reason of the last failure, because the last hold is closed.
     pub(super) fn hold_closed(&mut self) {
         self.reason = None;
     }
@@ -185,7 +185,7 @@ impl OwnedCampaign {
         self.over_from = over_from;
     }
 
-    /// The actor has loaded its rows. Returns where a replay begins, if one is needed.
+    /// Notes that the actor has loaded its rows. Returns the start of the replay, if one is needed.
     pub(super) fn started(&mut self, expects: Option<Offset>) -> Option<Offset> {
         if let Phase::CatchingUp { from, expects_until, .. } = &mut self.phase {
             *expects_until = expects;
@@ -193,7 +193,7 @@ impl OwnedCampaign {
         }
         self.phase = Phase::Live { expects_until: expects };
         if self.window.is_empty() && expects.is_none() {
-            // With nothing left to decide, this start is past whatever failed.
+            // No record is left to decide, so this start has passed the failure.
             self.failures = Failures::default();
         }
         None
@@ -261,7 +261,7 @@ impl OwnedCampaign {
         Some(self.window.send(max, position))
     }
 
-    /// Whether [`Self::next_batch`] may give something later without a further event.
+    /// Returns whether [`Self::next_batch`] may give something later without a further event.
     pub(super) fn has_unsent(&self) -> bool {
         let expects = match &self.phase {
             Phase::Live { expects_until }
@@ -272,7 +272,7 @@ impl OwnedCampaign {
         expects || self.window.has_unsent()
     }
 
-    /// Whether the replay waits for its next chunk.
+    /// Returns whether the replay waits for its next chunk.
     pub(super) fn expects_chunk(&self) -> bool {
         matches!(self.phase, Phase::CatchingUp { chunk: None, .. })
     }
@@ -294,7 +294,7 @@ impl OwnedCampaign {
         }
     }
 
-    /// Whether a chunk of a replay is in flight.
+    /// Returns whether a chunk of a replay is in flight.
     pub(super) fn is_replaying(&self) -> bool {
         matches!(self.phase, Phase::CatchingUp { chunk: Some(_), .. } | Phase::Meeting { .. })
     }
@@ -314,26 +314,26 @@ impl OwnedCampaign {
         Some(chunk.raw.swap_remove(at))
     }
 
-    /// Whether the chunk in flight waits for no dead letter.
+    /// Returns whether the chunk in flight waits for no dead letter.
     pub(super) fn is_chunk_kept(&mut self) -> bool {
         self.phase.chunk().is_some_and(|(chunk, _)| chunk.undefined.is_empty())
     }
 
-    /// A dead letter is durable. Returns whether it was the last one that the chunk waited for.
+    /// Notes that a dead letter is durable. Returns whether the chunk waited only for this one.
     pub(super) fn dead_letter_kept(&mut self, offset: Offset) -> bool {
         self.phase
             .chunk()
             .is_some_and(|(chunk, _)| chunk.undefined.remove(&offset) && chunk.undefined.is_empty())
     }
 
-    /// A contradiction ended the chunk: it is never stored, and waits for nothing.
+    /// Drops a chunk that a contradiction ended. Its dead letters are no longer awaited.
     pub(super) fn abandon_chunk(&mut self) {
         if let Some((chunk, _)) = self.phase.chunk() {
             chunk.undefined.clear();
         }
     }
 
-    /// The chunk in flight is stored, with its dead letters.
+    /// Notes that the chunk in flight and its dead letters are durable.
     pub(super) fn chunk_stored(&mut self) -> ChunkStored {
         match &mut self.phase {
             Phase::Meeting { issued, expects_until, .. } => {
@@ -354,7 +354,7 @@ impl OwnedCampaign {
         self.floor
     }
 
-    /// Whether the campaign is over and has had no record for `idle_ms`.
+    /// Returns whether the campaign is over and has had no record for `idle_ms`.
     pub(super) fn is_idle(&self, wall: Timestamp, now_ms: u64, idle_ms: u64) -> bool {
         let over = self.over_from.is_some_and(|over| over <= wall);
         let idle = now_ms.saturating_sub(self.active_ms) >= idle_ms;

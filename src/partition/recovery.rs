@@ -303,13 +303,13 @@ mod tests {
         CampaignId::parse("spring").unwrap()
     }
 
-    /// A definition at 0, then a request of another user at each offset.
+    /// Returns a definition at 0, then a request of a different user at each offset.
     fn log() -> Vec<(At, Record)> {
         let asks = (1..=7).map(|offset| request(offset, &format!("u{offset}")));
         std::iter::once(defined()).chain(asks).collect()
     }
 
-    /// The rows that the log gives.
+    /// Returns the rows that the log derives.
     fn rows() -> (Vec<DefinitionVersion>, Vec<Coupon>) {
         let mut campaign = Campaign::new(spring(), 1, 0, keys());
         let (mut versions, mut coupons) = (Vec::new(), Vec::new());

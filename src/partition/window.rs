@@ -58,12 +58,12 @@ impl Window {
         self.records.push_back(Waiting { at, record, raw: Some(raw), credit, issued: None });
     }
 
-    /// Whether the window holds no record.
+    /// Returns whether the window holds no record.
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// Whether some record was not sent yet.
+    /// Returns whether some record was not sent yet.
     pub(super) fn has_unsent(&self) -> bool {
         self.sent < self.records.len()
     }
@@ -199,7 +199,7 @@ impl Window {
     }
 }
 
-/// Whether the record releases a hold.
+/// Returns whether the record releases a hold.
 pub(super) fn is_release(record: &Record) -> bool {
     matches!(record, Record::Control(control) if control.change == Change::Released)
 }
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::partition::fold::tests::{read_of, request};
 
-    /// A window with requests at 10, 11, … of one user each.
+    /// Returns a window with requests at 10, 11, …, each of a different user.
     fn window(count: u64) -> Window {
         let mut window = Window::default();
         for offset in 10..10 + count {

@@ -1,13 +1,13 @@
-//! What a simulated world runs takes the same course twice.
+//! The code that simulated worlds run is deterministic.
 
 use super::{assert_none, below, paths, sources};
 
-/// The shells that a world runs: everything in them that is timed or ordered must be decided by the
-/// clock and the order of calls.
+/// The shells that a world runs. Time and order in them must depend only on the node's clock and on
+/// the order of calls.
 const SHELLS: [&str; 2] = ["src/actors", "src/api/service"];
 
-/// What draws lots or asks the machine: time beside the node's clock, threads, and `watch`, which
-/// wakes several receivers in a drawn order.
+/// Sources of nondeterminism: other clocks, threads, and `watch`, which wakes its receivers in a
+/// random order.
 const DRAWN: [&str; 4] =
     ["tokio::time", "tokio::sync::watch", "tokio::task::spawn_blocking", "std::time::Instant::now"];
 

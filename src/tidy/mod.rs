@@ -1,4 +1,4 @@
-//! The tree checks itself: direction of layers, purity, sizes, headers, documentation, unused
+//! Tests of the source tree: direction of layers, purity, sizes, headers, documentation, unused
 //! dependencies.
 
 mod dependencies;
@@ -39,7 +39,7 @@ const ADAPTERS_NAMED_BY: [&str; 6] = ["node", "log", "store", "feed", "embedded"
 /// Adapters in memory, which the audit's self-test damages row by row.
 const IN_MEMORY: [&str; 2] = ["crate::log::memory", "crate::store::memory"];
 
-/// Words that no pure layer holds.
+/// Words that are forbidden in pure layers.
 const IMPURE_WORDS: [&str; 8] =
     ["async", "await", "tokio", "getrandom", "rand", "tracing", "metrics", "ractor"];
 
@@ -86,14 +86,14 @@ impl Source {
         self.module().first().cloned().unwrap_or_default()
     }
 
-    /// Whether it holds nothing but tests and what they need.
+    /// Returns whether the file has only tests and their equipment.
     fn is_test(&self) -> bool {
         self.module().iter().any(|name| {
             ["tests", "testing", "contract", "tidy"].contains(&&**name) || name.ends_with("_tests")
         })
     }
 
-    /// What is compiled into the product: no comments, no text literals, no inline tests.
+    /// Returns the code of the product, without comments, text literals and inline tests.
     fn product(&self) -> String {
         if self.is_test() {
             return String::new();
@@ -127,7 +127,7 @@ fn sources(folders: &[&str]) -> Vec<Source> {
     sources
 }
 
-/// Blanks comments and what stands between quotes; line ends stay.
+/// Returns `text` without comments and literals. Line breaks stay.
 fn code(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = String::with_capacity(text.len());
@@ -164,7 +164,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// Length of the raw string that `rest` starts with.
+/// Returns the length of the raw string that `rest` starts with.
 fn raw_string(rest: &str, inside_word: bool) -> Option<usize> {
     let after = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r'))?;
     let hashes = after.bytes().take_while(|byte| *byte == b'#').count();
@@ -174,7 +174,7 @@ fn raw_string(rest: &str, inside_word: bool) -> Option<usize> {
     Some(rest.len() - body.len() + (body_length + end.len()).min(body.len()))
 }
 
-/// Length of a quoted body with its closing `quote`.
+/// Returns the length of a quoted body with its closing `quote`.
 fn quoted(body: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, letter) in body.char_indices() {
@@ -189,7 +189,7 @@ fn quoted(body: &str, quote: char) -> usize {
     body.len()
 }
 
-/// Tells `'a'` from the lifetime `'a`.
+/// Distinguishes the literal `'a'` from the lifetime `'a`.
 fn is_char_literal(rest: &str) -> bool {
     let mut letters = rest.chars();
     letters.next() == Some('\'')
@@ -200,7 +200,7 @@ fn is_char_literal(rest: &str) -> bool {
         }
 }
 
-/// Every path that starts with `first`, with the groups of `use` written out.
+/// Returns every path that starts with `first`. Groups of `use` are expanded.
 fn paths(code: &str, first: &str) -> Vec<String> {
     let start = format!("{first}::");
     let mut found = Vec::new();
@@ -213,7 +213,7 @@ fn paths(code: &str, first: &str) -> Vec<String> {
     found
 }
 
-/// Writes out one tree of paths below `above`; returns what follows it.
+/// Expands one tree of paths below `above`. Returns the text after it.
 fn tree<'a>(above: &str, text: &'a str, found: &mut Vec<String>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut inside) = text.strip_prefix('{') {
@@ -243,7 +243,7 @@ fn tree<'a>(above: &str, text: &'a str, found: &mut Vec<String>) -> &'a str {
     }
 }
 
-/// `path` is `prefix` or stands below it.
+/// Returns whether `path` is `prefix` or below it.
 fn below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
@@ -252,7 +252,7 @@ fn depth(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// Whether code of `user` may name `used`, both top-level modules.
+/// Returns whether code of `user` may name `used`, both top-level modules.
 fn may_use(user: &str, used: &str) -> bool {
     if user == used {
         return true;
@@ -269,8 +269,7 @@ fn may_use(user: &str, used: &str) -> bool {
     }
 }
 
-/// Every path of `source` within the crate, as `crate::…`: those that start so, and those that
-/// climb with `super`.
+/// Returns every path of `source` within the crate as `crate::…`, including paths with `super`.
 fn own_paths(source: &Source, code: &str) -> Vec<String> {
     let mut found = paths(code, "crate");
     found.extend(paths(code, "coupond").iter().map(|path| path.replacen("coupond", "crate", 1)));
@@ -371,7 +370,7 @@ fn the_audit_does_not_use_what_it_judges() {
     let mut complaints = Vec::new();
     let of_audit = |source: &&Source| {
         let module = source.module();
-        // What makes the data that the audit is tested by is the product's own fold.
+        // The self-test makes its good data with the product's own fold.
         source.top() == "audit" && module.get(1).is_none_or(|name| name != "self_test")
     };
     for source in sources(&["src"]).iter().filter(of_audit) {

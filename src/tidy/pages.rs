@@ -46,7 +46,7 @@ fn every_rejection_reason_is_documented() {
     );
 }
 
-/// Whether `text` holds `name` as a whole: INV-1 is not in INV-10.
+/// Returns whether `text` holds `name` as a whole: INV-1 is not in INV-10.
 fn mentions(text: &str, name: &str) -> bool {
     text.match_indices(name).any(|(at, _)| {
         !text[at + name.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')

@@ -1,4 +1,4 @@
-//! Names of tests fit a list of failures that is scanned.
+//! Names of tests are short, so that a list of failures can be scanned.
 
 use super::{assert_none, code, sources};
 
@@ -44,7 +44,7 @@ fn test_names(text: &str) -> Vec<String> {
     }
     for (at, start) in code.match_indices("trials!(") {
         let list = code[at + start.len()..].split(')').next().unwrap_or_default();
-        // The engines that these tests need stand before the semicolon.
+        // The part before the semicolon lists the engines.
         let listed = list.split(';').next_back().unwrap_or_default().split(',').map(str::trim);
         names.extend(listed.filter(|name| !name.is_empty()).map(String::from));
     }

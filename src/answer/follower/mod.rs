@@ -368,13 +368,14 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         None
     }
 
-    /// Whether a partition's owner has been silent for [`OWNER_SILENT_AFTER`].
+    /// Returns whether a partition's owner has been silent for [`OWNER_SILENT_AFTER`].
     #[must_use]
     pub(crate) fn is_silent(&self, now: Moment, partition: Partition) -> bool {
         self.is_silent_for(now, partition, OWNER_SILENT_AFTER)
     }
 
-    /// Whether a partition's owner has been silent for longer than `within`, or was never heard.
+    /// Returns whether a partition's owner has been silent for longer than `within`, or was never
+    /// heard.
     #[must_use]
     pub(crate) fn is_silent_for(
         &self,

@@ -135,7 +135,7 @@ fn content(keys: &Keys, at: At, request: &Request) -> RequestContent {
     }
 }
 
-/// The outcome that the rows give, spelled as the fold spells it.
+/// Returns the outcome that the rows give, as the text that the fold's outcome has.
 fn from_rows(history: &History, at: At, record: &Record, issued: u32) -> Option<Decision> {
     use crate::domain::decision::Held;
     let held = |coupon: &Coupon| Held { sequence: coupon.sequence, issued_at: coupon.issued_at };

@@ -70,7 +70,7 @@ impl UserIdentity {
     }
 }
 
-/// Checks that an identified caller acts for nobody else.
+/// Checks that an identified caller acts only for itself.
 ///
 /// # Errors
 /// 403 if body or path name another user.
@@ -109,8 +109,8 @@ impl AdminToken {
         Self(Self::digest(token.as_bytes()))
     }
 
-    /// Whether the request bears the token. Digests are compared, in constant time, so that the
-    /// time of the answer tells neither the token nor its length.
+    /// Returns whether the request bears the token. Digests are compared, in constant time, so that
+    /// the time of the answer tells neither the token nor its length.
     pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return false };

@@ -1,4 +1,5 @@
-//! Checks the members of a JSON object, or the parameters of a query, and reports every fault at once.
+//! Checks the members of a JSON object, or the parameters of a query, and reports every fault at
+//! once.
 
 use std::{borrow::Cow, fmt, ops::RangeInclusive};
 
@@ -150,7 +151,7 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Whether there are no members.
+    /// Returns whether there are no members.
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -198,7 +199,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether `field`, by its name in faults, is at fault.
+    /// Returns whether `field`, by its name in faults, is at fault.
     pub(super) fn is_at_fault(&self, field: &str) -> bool {
         self.faults.iter().any(|fault| fault.field == field)
     }

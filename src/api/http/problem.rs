@@ -17,9 +17,9 @@ use crate::{
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// Declares the kinds of problems. Each kind is one row: its status, the end of its `type`, its
-/// title, and the outcome under which `coupond_requests_total` counts an issue request that ends so.
-/// Outcomes are few and fixed, because they are values of a label. The reasons of a rejection are
-/// declared in `domain/reason.rs`.
+/// title, and the outcome under which `coupond_requests_total` counts an issue request that ends
+/// so. Outcomes are few and fixed, because they are values of a label. The reasons of a rejection
+/// are declared in `domain/reason.rs`.
 macro_rules! kinds {
     ($($kind:ident: $status:ident, $slug:literal, $title:literal, $outcome:literal;)*) => {
         /// What went wrong.
@@ -261,12 +261,12 @@ fn already_defined(detail: &str, differing: &[&'static str]) -> Problem {
     })
 }
 
-/// The problem of an id that no campaign has, or can have.
+/// Returns the problem of a campaign id that is unknown or invalid.
 pub(super) fn unknown_campaign() -> Problem {
     ServiceError::UnknownCampaign.into()
 }
 
-/// The problem of an id that no request has, or that the caller may not see.
+/// Returns the problem of a request id that is unknown, or that belongs to another user.
 pub(super) fn unknown_request() -> Problem {
     ServiceError::UnknownRequest.into()
 }

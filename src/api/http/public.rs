@@ -244,7 +244,7 @@ fn undecodable(rejection: &PathRejection) -> Option<&str> {
     }
 }
 
-/// The problem of an id that no user can have.
+/// Returns the problem of an invalid user id.
 fn unknown_user() -> Problem {
     Problem::new(Kind::UnknownUser, format!("a user id must be {}", UserId::RULE))
 }
@@ -309,7 +309,7 @@ fn coupons_url(campaign: &CampaignId, user: &UserId) -> String {
     format!("/campaigns/{campaign}/users/{user}/coupons")
 }
 
-/// The problem of a request that was answered like a control record: its outcome is unknown.
+/// Returns the problem of a request with the decision of a control record. Its outcome is unknown.
 fn no_request() -> Problem {
     Problem::new(Kind::OutcomeUnknown, "the record at the request's position is no request")
 }

@@ -49,8 +49,8 @@ pub(crate) fn parse(text: &str) -> Option<Timestamp> {
     time.is_representable().then_some(time)
 }
 
-/// Whether the text is `0000-00-00T00:00:00`, 1 to 9 fractional digits if any, and `Z` or `+00:00`,
-/// in any digits.
+/// Returns whether the text is `0000-00-00T00:00:00`, 1 to 9 fractional digits if any, and `Z` or
+/// `+00:00`, in any digits.
 fn has_rfc_3339_shape(text: &str) -> bool {
     let zeros = text.replace(|c: char| c.is_ascii_digit(), "0").to_ascii_uppercase();
     let Some((date, time)) = zeros.split_once(['T', ' ']) else { return false };

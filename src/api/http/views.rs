@@ -18,15 +18,15 @@ use crate::{
     },
 };
 
-/// Everything here changes or names somebody: nobody between may keep it.
+/// Forbids caches to store an answer. Answers change, and they contain user ids.
 pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Bytes that most answers fit: a decision is about 350.
+/// Capacity of a body before it is written. A decision has about 350 bytes.
 const BODY_BYTES_USUAL: usize = 512;
 
-/// A JSON answer.
+/// Returns a JSON answer.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     let mut response = (status, to_bytes(body)).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -34,7 +34,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     response
 }
 
-/// `body` as JSON.
+/// Returns `body` as JSON.
 pub(super) fn to_bytes(body: &impl Serialize) -> Bytes {
     let mut bytes = Vec::with_capacity(BODY_BYTES_USUAL);
     serde_json::to_writer(&mut bytes, body)
@@ -42,7 +42,7 @@ pub(super) fn to_bytes(body: &impl Serialize) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// An issue request and what is known of it.
+/// An issue request with its status.
 #[derive(Serialize)]
 pub(super) struct RequestBody<'a> {
     request_id: &'a str,
@@ -64,7 +64,7 @@ impl RequestBody<'_> {
 }
 
 impl<'a> RequestBody<'a> {
-    /// A request that is not decided yet.
+    /// Returns the body of a request that is not decided yet.
     pub(super) fn pending(
         request_id: &'a str,
         campaign_id: &'a CampaignId,
@@ -74,12 +74,12 @@ impl<'a> RequestBody<'a> {
         Self { request_id, campaign_id, user_id, status: "pending", coupon, reason, queue_ahead }
     }
 
-    /// The same with how many records are before it.
+    /// Adds the number of records before the request.
     pub(super) fn behind(self, queue_ahead: u64) -> Self {
         Self { queue_ahead: Some(queue_ahead), ..self }
     }
 
-    /// The same, decided. `None` where `answer` is one that a request can't have.
+    /// Adds the decision. Returns `None` if `answer` belongs to a control record.
     pub(super) fn decided(self, answer: &'a Answer) -> Option<Self> {
         let (status, coupon, reason) = match answer {
             Answer::Issued { coupon } => ("issued", Some(coupon), None),
@@ -90,7 +90,7 @@ impl<'a> RequestBody<'a> {
         Some(Self { status, coupon: coupon.map(CouponBody::from), reason, ..self })
     }
 
-    /// `pending`, `issued`, `already_issued` or `rejected`.
+    /// Returns `pending`, `issued`, `already_issued` or `rejected`.
     pub(super) fn status(&self) -> &'static str {
         self.status
     }

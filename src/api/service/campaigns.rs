@@ -99,7 +99,7 @@ impl Load {
         Self { state: Mutex::new(LoadState::Queued), done: Notify::new() }
     }
 
-    /// Whether the load has left the queue.
+    /// Returns whether the load has left the queue.
     fn was_reading(&self) -> bool {
         !matches!(*self.state.lock(), LoadState::Queued)
     }

@@ -331,7 +331,7 @@ fn differing(one: &Terms, other: &Terms) -> Vec<&'static str> {
     differing.map(|term| term.name()).collect()
 }
 
-/// Whether `hold` is still open, given the campaign's holds that are not closed.
+/// Returns whether `hold` is still open, given the campaign's holds that are not closed.
 fn is_open(hold: &Hold, not_closed: &[Hold]) -> bool {
     not_closed.iter().any(|other| {
         (other.from, other.number, other.state) == (hold.from, hold.number, HoldState::Open)

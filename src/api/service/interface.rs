@@ -68,7 +68,7 @@ pub(crate) trait FindRequests: Send + Sync + 'static {
     async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError>;
 }
 
-/// A request and what is known of it.
+/// A request with its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RequestView {
     /// The campaign of the request.
@@ -220,7 +220,7 @@ macro_rules! control_verbs {
             /// Every verb.
             pub(crate) const ALL: &[Self] = &[$(Self::$verb,)*];
 
-            /// The verb in URLs and on the command line.
+            /// Returns the verb in URLs and on the command line.
             #[must_use]
             pub(crate) fn name(self) -> &'static str {
                 match self {

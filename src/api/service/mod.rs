@@ -241,7 +241,7 @@ enum ReadError {
 }
 
 impl ReadError {
-    /// A read that took longer than [`STORE_TIMEOUT`].
+    /// Returns the error of a read that took longer than [`STORE_TIMEOUT`].
     fn timed_out(read: String) -> Self {
         Self::Store(format!("{read} took longer than {} s", STORE_TIMEOUT.as_secs()))
     }

@@ -71,7 +71,7 @@ impl Partitions {
         rows::progress(rows, self.log_epoch)
     }
 
-    /// Whether `offset` is settled for `campaign`.
+    /// Returns whether `offset` is settled for `campaign`.
     pub(super) fn is_settled(
         &self,
         rows: &PartitionRows,

@@ -61,8 +61,8 @@ pub(super) enum Signal {
     AskStore,
 }
 
-/// Holds the latest signal of a waiter. Only the latest counts: a decision follows `AskStore`, never
-/// the other way round.
+/// Holds the latest signal of a waiter. Only the latest counts: a decision follows `AskStore`,
+/// never the other way round.
 #[derive(Debug, Default)]
 struct SignalSlot {
     signal: Mutex<Option<Signal>>,
@@ -167,7 +167,7 @@ impl Waiters {
         }
     }
 
-    /// Whether the feed is followed now.
+    /// Returns whether the feed is followed now.
     pub(super) fn is_followed(&self) -> bool {
         self.followed.load(Ordering::Relaxed)
     }
@@ -233,7 +233,7 @@ impl Waiters {
         self.follower.lock().watermark(partition)
     }
 
-    /// Whether the owner of a partition has been silent for
+    /// Returns whether the owner of a partition has been silent for
     /// [`OWNER_SILENT_AFTER`](crate::answer::follower::OWNER_SILENT_AFTER).
     pub(super) fn is_silent(&self, partition: Partition) -> bool {
         self.follower.lock().is_silent(self.clock.now(), partition)

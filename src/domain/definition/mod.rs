@@ -83,7 +83,7 @@ trait TermType: Sized {
 
     fn from_value(value: Option<TermValue>) -> Option<Self>;
 
-    /// Whether there is no value, so that JSON leaves the member out.
+    /// Returns whether there is no value, so that JSON leaves the member out.
     fn is_none(&self) -> bool {
         self.to_value().is_none()
     }
@@ -319,7 +319,7 @@ where
 }
 
 impl Term {
-    /// Whether a definition has to state the term.
+    /// Returns whether a definition has to state the term.
     #[must_use]
     pub fn is_required(self) -> bool {
         self == Self::Quota

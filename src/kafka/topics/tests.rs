@@ -1,4 +1,4 @@
-//! What is found wrong with topics, and said of it.
+//! Problems of topics and their texts.
 
 use super::*;
 

@@ -56,12 +56,12 @@ impl Durability {
         Some(Due { sweep })
     }
 
-    /// A write begins.
+    /// Notes that a write begins.
     pub(super) fn begin(&mut self) {
         self.writing = true;
     }
 
-    /// The write of `progress` is durable.
+    /// Notes that `progress` is durable.
     pub(super) fn written(&mut self, progress: Offset, now_ms: u64) {
         self.writing = false;
         self.written_ms = now_ms;

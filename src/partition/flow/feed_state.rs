@@ -20,7 +20,7 @@ impl FeedState {
         self.outbox.push(decision);
     }
 
-    /// Whether the heartbeat is due. Followers count an owner as silent without it.
+    /// Returns whether the heartbeat is due. Followers count an owner as silent without it.
     pub(super) fn heartbeat(&mut self, now_ms: u64) -> bool {
         let silent_ms = self.heartbeat_ms.map(|sent| now_ms.saturating_sub(sent));
         let due = silent_ms.is_none_or(|silent| silent >= HEARTBEAT_INTERVAL_MS);

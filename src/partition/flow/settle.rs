@@ -73,7 +73,8 @@ impl Flow {
         }
     }
 
-    /// The rows of a replayed chunk are stored. The chunk is done once its dead letters are kept.
+    /// Handles the report of a replayed chunk: its rows are stored. The chunk is done once its dead
+    /// letters are durable.
     fn report_replayed(
         &mut self,
         campaign: &CampaignId,
@@ -100,8 +101,8 @@ impl Flow {
         }
     }
 
-    /// A replayed chunk is done. Once the live position is met, the holds are closed: from then
-    /// on nothing of the campaign may pass undecided.
+    /// Ends a replayed chunk. If it reaches the live position, closes the holds: from then on no
+    /// record of the campaign may pass undecided.
     fn chunk_stored(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
         let Some((owned, holds)) = self.owned(campaign) else { return };
         let stored = owned.chunk_stored();

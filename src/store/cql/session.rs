@@ -203,7 +203,7 @@ async fn build(config: &CqlConfig, builder: SessionBuilder) -> Result<Session, C
     })
 }
 
-/// Whether the database is ScyllaDB.
+/// Returns whether the database is ScyllaDB.
 pub(super) fn is_sharded(session: &Session) -> bool {
     session.get_cluster_state().get_nodes_info().iter().any(|node| node.sharder().is_some())
 }

@@ -119,8 +119,8 @@ fn database_error(error: &ExecutionError) -> Option<&DbError> {
     }
 }
 
-/// Whether repeating a statement is pointless. "Invalid" is not final, because a database node
-/// answers it for a keyspace that it does not know yet.
+/// Returns whether repeating a statement is pointless. "Invalid" is not final, because a database
+/// node answers it for a keyspace that it does not know yet.
 fn is_final(error: &ExecutionError) -> bool {
     matches!(database_error(error), Some(DbError::SyntaxError | DbError::Unauthorized))
 }

@@ -333,7 +333,7 @@ mod tests {
         }
     }
 
-    /// The files are for people, who can read and run them.
+    /// Operators can read the files and run them.
     #[test]
     fn the_files_in_cql_say_what_the_steps_do() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cql");

@@ -1,5 +1,5 @@
-//! Ends of holds: a record that asks for a release passes when its hold is marked and not before,
-//! and a hold that a zombie has closed is caught up from where the zombie had come to.
+//! Ends of holds. A release record passes only after its hold is marked released. A campaign whose
+//! hold an earlier owner has closed is replayed from the end of that hold.
 
 use super::{
     holds::{folded, owner, request},
@@ -53,7 +53,7 @@ fn report(incarnation: u64, records: Vec<FoldedRecord>) -> Event {
     Event::Report(Report { campaign, incarnation, records, contradicted, over_from })
 }
 
-/// What the flow wants done about `events`.
+/// Returns the effects of `events`.
 fn steps(flow: &mut Flow, events: Vec<Event>) -> Vec<Effect> {
     let mut effects = Vec::new();
     for event in events {
@@ -117,7 +117,7 @@ fn a_late_release_reopens_nothing() {
     steps(&mut flow, vec![Event::HoldWritten(released)]);
     assert_eq!(flow.watermark(), FROM + 1);
     assert_eq!(flow.view(&campaign(0)).map(|(state, _)| state), Some("live"));
-    // A failure starts it from progress, as a campaign that is held no more.
+    // After a failure the campaign starts from progress, because it is no longer on hold.
     let (id, reason) = (campaign(0), "it panicked".to_owned());
     let failed = Event::Failed { campaign: id, incarnation, reason };
     let effects = steps(&mut flow, vec![failed]);
@@ -211,7 +211,7 @@ fn an_earlier_owners_hold_ends_too() {
         until,
         ..held(HoldState::Closed)
     };
-    // Below progress something may have passed under the first one, and nothing under the second.
+    // The first hold ends below progress, so records may have passed under it. The second does not.
     let mut flow = owner(vec![failure(1, FROM - 2), failure(2, FROM)]);
     let chunk = vec![ready(1), replayed(1, Vec::new(), FROM), report(1, Vec::new())];
     let effects = steps(&mut flow, chunk);

@@ -1,4 +1,4 @@
-//! Closed holds that somebody must extend, and dead letters that passed under a hold.
+//! Closed holds that the owner extends, and dead letters that passed under a hold.
 
 use super::*;
 use crate::{
@@ -38,7 +38,7 @@ pub(super) fn request() -> Record {
 }
 
 pub(super) fn folded(offset: Offset, decision: Option<Decision>) -> FoldedRecord {
-    let answer = Answer::Accepted; // the flow passes answers on without looking at them
+    let answer = Answer::Accepted; // Any answer: the flow only passes it on.
     let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
     FoldedRecord { offset, issued: None, outcome: decision.map(|decision| (decision, feed)) }
 }
@@ -49,7 +49,7 @@ fn report(offset: Offset, decision: Option<Decision>) -> Event {
     Event::Report(Report { campaign, incarnation: 1, records, contradicted, over_from })
 }
 
-/// An owner that decides and settles the record at 10; what it makes durable then.
+/// Decides and settles the record at 10. Returns the last effects.
 fn settle_one(flow: &mut Flow) -> Vec<Effect> {
     let mut effects = Vec::new();
     let record = LastRecord { offset: 10, digest: [0; 16] };
@@ -150,7 +150,7 @@ fn an_idle_campaigns_hold_is_extended() {
     let mut flow = owner(vec![hold(1, HoldState::Closed, 10)]);
     let mut effects = Vec::new();
     let record = LastRecord { offset: 10, digest: [0; 16] };
-    // Of nobody: what moves progress on is not the campaign's.
+    // A record of no campaign advances progress.
     let incoming = Incoming { record, content: None };
     flow.step(Event::Read(vec![incoming]), &mut effects);
     flow.step(Event::DeadLettered { offset: 10, undefined: None }, &mut effects);

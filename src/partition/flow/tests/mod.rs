@@ -1,5 +1,5 @@
-//! The flow in a small world of its own: owners that die, overlap and fail at random, over one
-//! log and one store. Whatever happens, the store ends as a plain fold of the log says.
+//! Tests the flow with random owners that die, overlap and fail, on one log and one store. At the
+//! end the store must equal a plain fold of the log.
 
 mod endings;
 mod holds;
@@ -29,7 +29,7 @@ use crate::{
     wire::{LogRecord, feed_message::FeedDecision},
 };
 
-/// A write or a load that is under way; it may complete in any order, or never.
+/// A write or load in flight. Tasks complete in any order, or never.
 enum Task {
     Load { campaign: CampaignId, incarnation: u64, from: Offset },
     Store { campaign: CampaignId, incarnation: u64, number: usize },
@@ -63,7 +63,7 @@ struct World {
     log: Vec<(At, Record)>,
     store: Store,
     owners: Vec<Owner>,
-    /// A campaign that fails whenever it decides this offset, so many more times.
+    /// An offset whose decision fails, and how many more times.
     poison: Option<(Offset, u32)>,
     holds_seen: usize,
     letters: usize,
@@ -325,7 +325,7 @@ impl World {
                 content: Some(read_of(*at, record.clone())),
             })
             .collect();
-        // A large record may cost more than is there: the reader pays before it reads on.
+        // A large record may cost more than the credit that is left. The debt delays the next read.
         owner.credit -= records.iter().map(credit_of).sum::<usize>() as i64;
         owner.read_to = until;
         if !records.is_empty() {
@@ -362,17 +362,17 @@ impl World {
         self.step(at, Event::Tick { now_ms, wall: Timestamp(0) });
     }
 
-    /// One random thing happens.
-    fn happen(&mut self, faults: bool) {
+    /// Performs one random action.
+    fn act(&mut self, faults: bool) {
         if self.owners.is_empty() {
             self.take_over();
         }
         let at = self.random.below(self.owners.len() as u64) as usize;
         match self.random.below(100) {
             0 if faults => {
-                self.owners.swap_remove(at); // dies, with everything under way
+                self.owners.swap_remove(at); // The owner dies with its tasks.
             }
-            1 if faults && self.owners.len() < 3 => self.take_over(), // two owners at once
+            1 if faults && self.owners.len() < 3 => self.take_over(), // Owners overlap.
             2..=4 if faults => {
                 let id = campaign(self.random.below(CAMPAIGNS));
                 self.fail(at, &id);
@@ -387,7 +387,7 @@ impl World {
         }
     }
 
-    /// A position below progress and no open hold has what follows from it in the store.
+    /// Checks that every position below progress and under no hold has its row in the store.
     fn check_settled_is_stored(&self) {
         let next = self.store.progress.as_ref().map_or(0, |progress| progress.next);
         let mut folds = BTreeMap::new();
@@ -416,7 +416,7 @@ impl World {
         }
     }
 
-    /// Everything heals: one owner, no faults, and whoever is still held is released.
+    /// Ends all faults: one owner is left, and every campaign is released.
     fn heal(&mut self) {
         self.owners.clear();
         self.poison = None;
@@ -431,7 +431,7 @@ impl World {
         }
         self.take_over();
         for _ in 0..100_000 {
-            self.happen(false);
+            self.act(false);
             let owner = &self.owners[0];
             let all_read = owner.read_to == self.log.len();
             let idle = owner.tasks.is_empty();
@@ -440,11 +440,11 @@ impl World {
                 return;
             }
         }
-        panic!("it never settled: {:?}", self.owners[0].flow);
+        panic!("the flow never settled: {:?}", self.owners[0].flow);
     }
 
-    /// The store is what a plain fold of the log gives, and every published answer stands.
-    fn judge(&self) {
+    /// Checks that the store equals a plain fold of the log, and that all credit was returned.
+    fn check_end(&self) {
         let mut folds = BTreeMap::new();
         let mut coupons = BTreeMap::new();
         for (at, record) in &self.log {
@@ -468,7 +468,7 @@ impl World {
         }
         assert_eq!(self.store.progress.as_ref().map(|it| it.next), Some(self.end()));
         let credit = self.owners[0].credit;
-        assert_eq!(credit, WINDOW_RECORDS_MAX as i64, "credit is given back once, and all of it");
+        assert_eq!(credit, WINDOW_RECORDS_MAX as i64, "all credit is returned, once");
     }
 }
 
@@ -477,16 +477,16 @@ fn the_store_ends_as_a_fold_of_the_log() {
     let seeds = std::env::var("COUPOND_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let (mut holds, mut letters) = (0, 0);
     for seed in 0..seeds.unwrap_or(300) {
-        let judged = std::panic::catch_unwind(|| {
+        let ended = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, 250);
             for _ in 0..1_200 {
-                world.happen(true);
+                world.act(true);
             }
             world.heal();
-            world.judge();
+            world.check_end();
             (world.holds_seen, world.letters)
         });
-        let Ok((held, lettered)) = judged else { panic!("seed {seed} broke") };
+        let Ok((held, lettered)) = ended else { panic!("seed {seed} failed") };
         holds += held;
         letters += lettered;
     }

@@ -1,4 +1,4 @@
-//! What the world of the flow's tests stands on: chance, a store, a log.
+//! The random generator, store and log of the flow's tests.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -69,20 +69,20 @@ pub(super) fn campaign(index: u64) -> CampaignId {
     CampaignId::parse(&format!("c{index}")).unwrap()
 }
 
-/// The contradiction that the log derives another row at `from`.
+/// Returns the contradiction that the log derives another row at `from`.
 pub(super) fn differs(from: Offset) -> Contradiction {
     let detail = "another row".to_owned();
     Contradiction { from, reason: HoldReason::RowNotDerived, detail }
 }
 
-/// Bytes that name their record, so that dead letters can be compared. Some are large.
+/// Returns a value that names its offset, so that dead letters can be compared. Some are large.
 pub(super) fn value_at(offset: Offset) -> Vec<u8> {
     let mut value = format!("record at {offset}").into_bytes();
     value.resize(if offset.is_multiple_of(7) { 3_000 } else { 100 }, b' ');
     value
 }
 
-/// A record as a reader gives it.
+/// Returns a record as a reader returns it.
 pub(super) fn read_of(at: At, record: Record) -> ReadRecord {
     let (offset, time) = (at.offset, at.time);
     let key = record.campaign().as_str().as_bytes().to_vec();
@@ -94,7 +94,7 @@ pub(super) fn keys() -> Arc<Keys> {
     Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
 }
 
-/// A log of requests and changes, with holes between the offsets.
+/// Returns a log of requests and changes, with gaps between the offsets.
 pub(super) fn log_of(random: &mut Random, length: u64) -> Vec<(At, Record)> {
     let mut versions: BTreeMap<CampaignId, Campaign> = BTreeMap::new();
     let mut offset = 0;

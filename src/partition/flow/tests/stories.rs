@@ -1,4 +1,4 @@
-//! Short stories about one partition: its effects are carried out at once and in order.
+//! Short stories of one partition, whose effects are carried out immediately and in order.
 
 use super::*;
 use crate::{
@@ -189,7 +189,8 @@ fn a_restart_in_a_full_window_gives_its_credit_back() {
     for _ in 0..WINDOW_RECORDS_MAX {
         story.asks(SPRING);
     }
-    // Everything is decided, and the campaign fails while the last progress is being written.
+    // Every record is decided. The campaign fails while the write of the last progress is in
+    // flight.
     let persist = story.goes_on_but_for_progress();
     let (campaign, incarnation) = (campaign(SPRING), story.incarnation(SPRING));
     story.step(Event::Failed { campaign, incarnation, reason: "it panicked".to_owned() });

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::store::cql::steps::{STEPS, tables_after};
 
-    /// The row that is read where `version` was written.
+    /// Returns the row that is read after `version` was written.
     fn written(version: &DefinitionVersion) -> Row {
         let values = super::version(version).unwrap();
         let columns = values[1..values.len() - 1].iter().map(|value| match value {
