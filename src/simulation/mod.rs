@@ -22,6 +22,8 @@ mod faults;
 mod happen;
 mod log;
 mod model;
+#[cfg(test)]
+mod nodes;
 mod owner;
 mod phases;
 mod run;

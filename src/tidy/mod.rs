@@ -15,8 +15,8 @@ use std::{
 const LAYERS: [&[&str]; 9] = [
     &["main"],
     &["cli"],
-    &["node"],
-    &["api", "actors", "audit", "simulation"],
+    &["node", "simulation"],
+    &["api", "actors", "audit"],
     &["log", "store", "feed"],
     &["embedded", "kafka"],
     &["answer", "partition"],
@@ -33,8 +33,9 @@ const PURE: [&str; 4] = ["answer", "partition", "wire", "domain"];
 /// The ports. Whatever else lies in their folders is an adapter, but for the contract suite.
 const PORTS: [&str; 3] = ["log", "store", "feed"];
 
-/// The layers that may name an adapter: the composition root, and the folders of the adapters.
-const ADAPTERS_NAMED_BY: [&str; 6] = ["node", "log", "store", "feed", "embedded", "kafka"];
+/// The layers that may name an adapter: the composition roots, and the folders of the adapters.
+const ADAPTERS_NAMED_BY: [&str; 7] =
+    ["node", "simulation", "log", "store", "feed", "embedded", "kafka"];
 
 /// Adapters in memory, which the audit's self-test damages row by row.
 const IN_MEMORY: [&str; 2] = ["crate::log::memory", "crate::store::memory"];

@@ -9,7 +9,7 @@ mod campaigns;
 mod change;
 mod find;
 mod health;
-mod interface;
+pub(crate) mod interface;
 mod issue;
 mod partitions;
 mod show;
