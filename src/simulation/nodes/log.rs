@@ -85,6 +85,8 @@ impl Brokers {
 
     fn join(&mut self, world: &World, address: Address) -> mpsc::Receiver<Ownership> {
         let (changes, receiver) = mpsc::channel(CHANGES_MAX);
+        // What an earlier membership of the node was told is not known to this one.
+        self.owners.retain(|_, owner| owner.node != address.node);
         self.members.insert(address.node, (address, changes));
         self.rebalance(world);
         receiver
