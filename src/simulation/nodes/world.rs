@@ -16,10 +16,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::super::random::Random;
 use crate::{
     clock::{Clock, Sleep},
     domain::ids::Timestamp,
+    random::Random,
 };
 
 /// Wall-clock time at which every world begins.
@@ -89,7 +89,7 @@ impl World {
                 now_us: 0,
                 events: BTreeMap::new(),
                 numbered: 0,
-                random: Random::new(seed),
+                random: Random::of_world(seed),
                 trace: seed,
                 happened: 0,
                 nodes: (0..nodes).map(|_| NodeState::default()).collect(),
