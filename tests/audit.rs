@@ -11,7 +11,7 @@ use std::{
 
 use coupond::{
     actors::messages::SupervisorMessage,
-    audit::{Meter, Report},
+    audit::{AuditReport, Meter},
     clock::SystemClock,
     config::{Config, EmbeddedConfig},
     domain::{
@@ -104,12 +104,12 @@ async fn data_of_a_node(folder: &Path) -> (Config, PathBuf) {
     (config, answers)
 }
 
-async fn audit(config: &Config, answers: Option<&Path>) -> Report {
+async fn audit(config: &Config, answers: Option<&Path>) -> AuditReport {
     let answers = answers.map(Path::to_owned);
     node::audit(config, answers, Arc::new(Meter::default())).await.expect("it is audited")
 }
 
-fn kinds(report: &Report) -> Vec<&'static str> {
+fn kinds(report: &AuditReport) -> Vec<&'static str> {
     report.broken.iter().map(|it| it.kind).collect()
 }
 

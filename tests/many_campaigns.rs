@@ -4,7 +4,7 @@
 mod world;
 
 use coupond::domain::ids::Timestamp;
-use world::{campaign, faults::Plan, node::World};
+use world::{campaign, faults::Plan, node::NodeWorld};
 
 const CAMPAIGNS: usize = 10_000;
 
@@ -22,7 +22,7 @@ fn resident() -> Option<u64> {
 #[test]
 fn ten_thousand_campaigns_live_on_one_node() {
     world::run(async {
-        let mut world = World::start(1, 12, Plan::default()).await;
+        let mut world = NodeWorld::start(1, 12, Plan::default()).await;
         (0..world.partitions).for_each(|partition| world.revoke(partition));
         (0..CAMPAIGNS).for_each(|index| world.define(&campaign(index), 2, 1));
         world.wait_ms(100).await;

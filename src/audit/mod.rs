@@ -33,7 +33,7 @@ use futures_util::{StreamExt, stream};
 pub use self::{
     answers::{AnswerCounts, AnswersError},
     finding::{Finding, FindingKind},
-    report::{CampaignReport, PartitionReport, Report},
+    report::{AuditReport, CampaignReport, PartitionReport},
     self_test::{Corruption, SelfTest, self_test},
 };
 use self::{
@@ -164,7 +164,7 @@ pub async fn audit(
     audited: Audited,
     answers: Option<Box<dyn BufRead + Send>>,
     meter: Arc<Meter>,
-) -> Result<Report, AuditError> {
+) -> Result<AuditReport, AuditError> {
     let Audited { log, store, inspection, layout, keys } = audited;
     let partitions = layout.partitions;
     let reader = AnswerReader {
@@ -237,7 +237,7 @@ impl Whole {
         }
     }
 
-    fn report(mut self, mut findings: Findings, answers: Option<AnswerCounts>) -> Report {
+    fn report(mut self, mut findings: Findings, answers: Option<AnswerCounts>) -> AuditReport {
         self.find_codes_twice(&mut findings);
         self.partitions.sort_unstable_by_key(|it| it.partition);
         self.campaigns.sort_unstable_by(|one, other| one.campaign.cmp(&other.campaign));
@@ -250,7 +250,7 @@ impl Whole {
             count: *count,
         });
         let broken = broken.collect();
-        Report {
+        AuditReport {
             partitions: self.partitions,
             campaigns: self.campaigns,
             answers,

@@ -61,7 +61,7 @@ struct Chunk {
 }
 
 /// Replays a partition's log into models.
-struct Replay<'a> {
+struct LogReplay<'a> {
     context: &'a Context,
     place: PartitionContext,
     /// The lowest offset of the log.
@@ -89,7 +89,7 @@ pub(super) async fn audit(
     let listed = context.listed(partition).await?;
     let bounds = context.ports.log.bounds(partition).await?;
     let settled = progress.as_ref().map_or(0, |progress| progress.next);
-    let mut replay = Replay {
+    let mut replay = LogReplay {
         context: &context,
         place: context.place(partition),
         from: bounds.low,
@@ -129,12 +129,12 @@ pub(super) async fn audit(
 
 /// Compares every campaign of the partition with its rows.
 async fn compare(
-    replay: Replay<'_>,
+    replay: LogReplay<'_>,
     settled: Offset,
     listed: &BTreeSet<CampaignId>,
     holds: Vec<Hold>,
 ) -> Result<PartitionAudit, AuditError> {
-    let Replay { context, place, from, end, models, mut findings, .. } = replay;
+    let LogReplay { context, place, from, end, models, mut findings, .. } = replay;
     let mut claims = context.answers.claims(place.partition);
     let comparisons = models.into_values().map(|model| {
         let claims: Vec<Claim> = claims.remove(&model.id).unwrap_or_default();
@@ -195,7 +195,7 @@ async fn compare(
     })
 }
 
-impl Replay<'_> {
+impl LogReplay<'_> {
     fn here(&self, offset: Offset) -> Location {
         let partition = Some(self.place.partition);
         Location { partition, offset: Some(offset), ..Location::default() }

@@ -111,7 +111,7 @@ pub struct KindCount {
 
 /// The result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct AuditReport {
     /// All partitions, in order.
     pub partitions: Vec<PartitionReport>,
     /// All campaigns, ordered by id.
@@ -126,7 +126,7 @@ pub struct Report {
     pub unread: Vec<String>,
 }
 
-impl Report {
+impl AuditReport {
     /// Returns whether no invariant was found broken.
     #[must_use]
     pub fn holds(&self) -> bool {

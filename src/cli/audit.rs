@@ -8,7 +8,7 @@ use std::{
 
 use super::{CliError, Done, arguments::AuditArguments};
 use crate::{
-    audit::{self, Meter, Report},
+    audit::{self, AuditReport, Meter},
     config::Config,
     node::{self, AuditFailure},
 };
@@ -50,7 +50,7 @@ pub(super) fn run(config: &Config, arguments: AuditArguments) -> Result<Done, Cl
     Ok(done(&report, json))
 }
 
-fn done(report: &Report, json: bool) -> Done {
+fn done(report: &AuditReport, json: bool) -> Done {
     let text = if json { line(report) } else { report.text() };
     Done { text, exit_code: report.exit_code() }
 }

@@ -32,7 +32,7 @@ use self::{
     client::ClientError,
 };
 use crate::{
-    config::{self, Loaded, Origin, Problem, Problems, Sources},
+    config::{self, ConfigProblem, Loaded, Origin, Problems, Sources},
     node::{AuditFailure, ServeError},
     telemetry::LogFilter,
 };
@@ -175,7 +175,7 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
 /// Adds the log filter to a configuration. `serve` refuses an invalid filter, so it is reported with
 /// the problems of the settings.
 fn with_logs(loaded: Result<Loaded, Problems>) -> Result<(Loaded, LogFilter), Problems> {
-    let logs = LogFilter::from_environment().map_err(|error| Problem {
+    let logs = LogFilter::from_environment().map_err(|error| ConfigProblem {
         key: error.variable.to_owned(),
         fault: format!("is {:?}, must be a log filter ({})", error.filter, error.source),
         remedy: "write for example \"warn\" or \"info,coupond=debug\"".to_owned(),

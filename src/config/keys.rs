@@ -1,7 +1,7 @@
 //! Names of settings: as TOML keys, as environment variables, and what a misspelt one may mean.
 
 use super::{
-    problem::{Origin, Problem},
+    problem::{ConfigProblem, Origin},
     settings::{KEYS, Key},
 };
 
@@ -40,7 +40,7 @@ pub(super) fn of_table(table: &str) -> Vec<&'static str> {
 }
 
 /// Describes a key that no setting has.
-pub(super) fn unknown_key(name: &str, origin: Origin) -> Problem {
+pub(super) fn unknown_key(name: &str, origin: Origin) -> ConfigProblem {
     let inside = of_table(name);
     let fault = if inside.is_empty() { "unknown setting" } else { "is a table, not a setting" };
     let table = name.split_once('.').map_or("", |(table, _)| table);
@@ -54,17 +54,17 @@ pub(super) fn unknown_key(name: &str, origin: Origin) -> Problem {
     } else {
         "run `coupond print-config --defaults` for a list of all settings".to_owned()
     };
-    Problem { key: name.to_owned(), fault: fault.to_owned(), remedy, origin }
+    ConfigProblem { key: name.to_owned(), fault: fault.to_owned(), remedy, origin }
 }
 
 /// Describes an environment variable that has our prefix but sets nothing.
-pub(super) fn unknown_variable(name: &str, origin: Origin) -> Problem {
+pub(super) fn unknown_variable(name: &str, origin: Origin) -> ConfigProblem {
     let remedy = match nearest(name, KEYS.iter().map(Key::variable)) {
         Some(near) => format!("did you mean {near}?"),
         None => "unset it, or name a setting: COUPOND_API__LISTEN sets api.listen".to_owned(),
     };
     let fault = "unknown environment variable".to_owned();
-    Problem { key: name.to_owned(), fault, remedy, origin }
+    ConfigProblem { key: name.to_owned(), fault, remedy, origin }
 }
 
 /// Returns the candidate that `name` was probably meant to be: one with a similar spelling, else

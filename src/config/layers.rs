@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     keys::{self, PREFIX},
-    problem::{Origin, Problem},
+    problem::{ConfigProblem, Origin},
     value::{Input, Value},
 };
 
@@ -57,12 +57,12 @@ pub(super) struct Given {
 }
 
 /// Reads all layers, the weakest first.
-pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Given> {
+pub(super) fn read(sources: &Sources, problems: &mut Vec<ConfigProblem>) -> Vec<Given> {
     let mut given = Vec::new();
     if let Some(path) = &sources.file {
         match read_file(path) {
             Ok(text) => given.extend(parse_file(path, &text, problems)),
-            Err(error) => problems.push(Problem {
+            Err(error) => problems.push(ConfigProblem {
                 key: path.display().to_string(),
                 fault: format!("cannot be read: {error}"),
                 remedy: "check the path and its permissions".to_owned(),
@@ -84,12 +84,12 @@ fn read_file(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn parse_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Given> {
+fn parse_file(path: &Path, text: &str, problems: &mut Vec<ConfigProblem>) -> Vec<Given> {
     let line = |at: usize| text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
     let origin = |at: usize| Origin::File { path: path.to_owned(), line: line(at) };
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        problems.extend(errors.iter().take(SYNTAX_ERRORS_MAX).map(|error| Problem {
+        problems.extend(errors.iter().take(SYNTAX_ERRORS_MAX).map(|error| ConfigProblem {
             key: path.display().to_string(),
             fault: format!("invalid TOML: {}", error.message().trim()),
             remedy: "correct this line".to_owned(),
@@ -152,7 +152,7 @@ fn parse_word(word: &str) -> Input {
 
 fn parse_environment(
     environment: &[(OsString, OsString)],
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
 ) -> Vec<Given> {
     let mut given = Vec::new();
     for (name, value) in environment {
@@ -162,7 +162,7 @@ fn parse_environment(
         }
         let origin = Origin::Environment(name.to_string());
         let Some(word) = value.to_str().map(str::trim) else {
-            problems.push(Problem {
+            problems.push(ConfigProblem {
                 key: name.to_string(),
                 fault: "invalid UTF-8".to_owned(),
                 remedy: "set it to a text in UTF-8".to_owned(),
@@ -191,10 +191,10 @@ fn is_other_variable(name: &str) -> bool {
     OTHER_VARIABLES.contains(&name) || name.starts_with(TEST_PREFIX) || of_service
 }
 
-fn parse_set(text: &str, problems: &mut Vec<Problem>) -> Option<Given> {
+fn parse_set(text: &str, problems: &mut Vec<ConfigProblem>) -> Option<Given> {
     let letter = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_');
     let mut problem = |key: String, fault: &str| {
-        problems.push(Problem {
+        problems.push(ConfigProblem {
             key,
             fault: fault.to_owned(),
             remedy: "use --set key=value".to_owned(),

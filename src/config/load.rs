@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 use super::{
     keys,
     layers::{self, Given, Sources},
-    problem::{Origin, Problem, Problems},
+    problem::{ConfigProblem, Origin, Problems},
     settings::Config,
     types::{Identity, Mode},
 };
@@ -33,7 +33,7 @@ impl Origins {
 /// Merges `sources` and checks everything.
 ///
 /// # Errors
-/// Returns every [`Problem`], in the order of the layers; rules between keys come last.
+/// Returns every [`ConfigProblem`], in the order of the layers; rules between keys come last.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
     let given = layers::read(sources, &mut problems);
@@ -53,7 +53,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let sound = |keys: &[&str]| !keys.iter().any(|key| broken.iter().any(|one| one == key));
     for (keys, problem) in between_keys(&config) {
         if sound(keys) {
-            problems.push(Problem { origin: origins.of(&problem.key), ..problem });
+            problems.push(ConfigProblem { origin: origins.of(&problem.key), ..problem });
         }
     }
     if problems.is_empty() {
@@ -63,13 +63,13 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     }
 }
 
-fn assign(config: &mut Config, origins: &mut Origins, given: &Given) -> Result<(), Problem> {
+fn assign(config: &mut Config, origins: &mut Origins, given: &Given) -> Result<(), ConfigProblem> {
     let Some(key) = keys::find(&given.key) else {
         return Err(keys::unknown_key(&given.key, given.origin.clone()));
     };
     // Rules between keys name the origin even if the value itself is refused.
     origins.0.insert(key.name, given.origin.clone());
-    (key.assign)(config, &given.input).map_err(|refused| Problem {
+    (key.assign)(config, &given.input).map_err(|refused| ConfigProblem {
         key: given.key.clone(),
         fault: refused.fault,
         remedy: refused.remedy,
@@ -78,10 +78,10 @@ fn assign(config: &mut Config, origins: &mut Origins, given: &Given) -> Result<(
 }
 
 /// Returns the broken rules between keys, each with the keys that it depends on.
-fn between_keys(config: &Config) -> Vec<(&'static [&'static str], Problem)> {
-    let mut broken: Vec<(&'static [&'static str], Problem)> = Vec::new();
+fn between_keys(config: &Config) -> Vec<(&'static [&'static str], ConfigProblem)> {
+    let mut broken: Vec<(&'static [&'static str], ConfigProblem)> = Vec::new();
     let mut broke = |keys: &'static [&'static str], fault: String, remedy: &str| {
-        let problem = Problem {
+        let problem = ConfigProblem {
             key: keys[0].to_owned(),
             fault,
             remedy: remedy.to_owned(),

@@ -20,7 +20,7 @@ pub use self::{
     layers::{DEFAULT_FILE, Sources},
     load::{Loaded, load},
     print::documented,
-    problem::{Origin, Problem, Problems},
+    problem::{ConfigProblem, Origin, Problems},
     settings::{
         AdminConfig, AdmissionConfig, ApiConfig, Config, CqlConfig, EmbeddedConfig, KafkaConfig,
         SecretConfig,

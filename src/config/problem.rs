@@ -36,7 +36,7 @@ impl fmt::Display for Origin {
 
 /// A problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The key as the user wrote it, or the name of a file or variable.
     pub key: String,
     /// The value that was found and the rule that it breaks; never the value of a secret.
@@ -47,7 +47,7 @@ pub struct Problem {
     pub origin: Origin,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, fault, remedy, origin } = self;
         write!(f, "{key}: {fault}; {remedy} ({origin})")
@@ -56,7 +56,7 @@ impl fmt::Display for Problem {
 
 /// All problems of a configuration; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Problems(pub Vec<ConfigProblem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

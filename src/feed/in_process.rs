@@ -13,17 +13,17 @@ use crate::wire::feed_message::FeedMessage;
 /// gets a gap.
 #[derive(Debug, Default)]
 pub struct InProcessFeed {
-    followers: Mutex<Vec<Follower>>,
+    followers: Mutex<Vec<Subscriber>>,
 }
 
 #[derive(Debug)]
-struct Follower {
+struct Subscriber {
     events: mpsc::Sender<FeedEvent>,
     /// Whether the last event was a gap. That gap also covers what is lost until the next message.
     in_gap: bool,
 }
 
-impl Follower {
+impl Subscriber {
     /// Sends a message, or a gap if there is no room. Returns whether the receiver still exists.
     fn send(&mut self, message: &Arc<FeedMessage>) -> bool {
         // The last place in the channel is reserved for a gap, so that a gap always fits where
@@ -53,7 +53,7 @@ impl DecisionFeed for InProcessFeed {
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
         let (events, receiver) = mpsc::channel(FOLLOWER_MESSAGES_MAX + 1);
         let mut followers = self.followers.lock();
-        followers.push(Follower { events, in_gap: false });
+        followers.push(Subscriber { events, in_gap: false });
         Ok(receiver)
     }
 }

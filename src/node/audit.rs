@@ -14,7 +14,7 @@ use super::{
     instance::check_format,
 };
 use crate::{
-    audit::{self, AuditError, Audited, Meter, Report},
+    audit::{self, AuditError, AuditReport, Audited, Meter},
     clock::SystemClock,
     config::{Config, Mode},
     domain::keys::Keys,
@@ -59,7 +59,7 @@ pub async fn audit(
     config: &Config,
     answers: Option<PathBuf>,
     meter: Arc<Meter>,
-) -> Result<Report, AuditFailure> {
+) -> Result<AuditReport, AuditFailure> {
     let answers = answers.as_deref().map(open_answers).transpose()?;
     match config.mode {
         Mode::Embedded => {

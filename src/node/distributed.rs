@@ -14,7 +14,7 @@ use crate::{
     retry::{Backoff, Bounded},
     store::{
         StoreInspection,
-        cql::{self, ConnectError, CqlStore, Refusal, Step},
+        cql::{self, ConnectError, CqlStore, SetupRefusal, Step},
     },
 };
 
@@ -114,13 +114,13 @@ async fn refuse_used_topic(
 }
 
 /// Turns a refusal of the store into an error with its remedy.
-pub(super) fn refused(refusal: &Refusal) -> ServeError {
+pub(super) fn refused(refusal: &SetupRefusal) -> ServeError {
     let remedy = match refusal {
-        Refusal::Format { .. } => NEW_NAMES,
-        Refusal::KeyspaceName { .. }
-        | Refusal::SeveralDatacenters { .. }
-        | Refusal::MissingStep { .. }
-        | Refusal::Columns { .. } => "follow the remedy above, then start again",
+        SetupRefusal::Format { .. } => NEW_NAMES,
+        SetupRefusal::KeyspaceName { .. }
+        | SetupRefusal::SeveralDatacenters { .. }
+        | SetupRefusal::MissingStep { .. }
+        | SetupRefusal::Columns { .. } => "follow the remedy above, then start again",
     };
     ServeError::unfit(refusal.to_string(), remedy)
 }
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_keyspace_of_format_1_needs_new_names() {
         let other = OtherFormat::Number { found: 1 };
-        let error = refused(&Refusal::Format { keyspace: "k".to_owned(), other });
+        let error = refused(&SetupRefusal::Format { keyspace: "k".to_owned(), other });
         assert_eq!(error.exit_code(), 2);
         let said = error.to_string();
         let expected = "keyspace k has format 1, this version of coupond reads and writes only \

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    flow::{Event, Report},
+    flow::{BatchReport, Event},
     fold::{Batch, Folded, Folder},
     recovery::Contradiction,
 };
@@ -36,7 +36,7 @@ pub struct ToStore {
 #[derive(Debug)]
 struct Storing {
     number: u64,
-    report: Report,
+    report: BatchReport,
     contradiction: Option<Contradiction>,
     stored: bool,
     /// No row of a later batch may be stored before the rows of this one.
@@ -76,7 +76,7 @@ impl Pipeline {
         self.batches += 1;
         let number = self.batches;
         let stored = versions.is_empty() && coupons.is_empty();
-        let report = Report {
+        let report = BatchReport {
             campaign: self.campaign.clone(),
             incarnation: self.incarnation,
             records,

@@ -11,17 +11,17 @@ use coupond::{
     },
 };
 
-use crate::world::{self, campaign, faults::Plan, node::World};
+use crate::world::{self, campaign, faults::Plan, node::NodeWorld};
 
 pub(crate) const NO_VIOLATIONS: Vec<String> = Vec::new();
 
 /// Starts a world without faults.
-pub(crate) async fn healthy(partitions: u32) -> World {
-    World::start(1, partitions, Plan::default()).await
+pub(crate) async fn healthy(partitions: u32) -> NodeWorld {
+    NodeWorld::start(1, partitions, Plan::default()).await
 }
 
 /// Returns whether every record of `campaign` so far has a published decision.
-pub(crate) fn is_decided(world: &World, campaign: &CampaignId) -> bool {
+pub(crate) fn is_decided(world: &NodeWorld, campaign: &CampaignId) -> bool {
     let facts = world.truth.facts();
     facts.parts.iter().all(|part| {
         let its = part.expected.iter().filter(|(_, it)| it.campaign.as_ref() == Some(campaign));
@@ -30,7 +30,7 @@ pub(crate) fn is_decided(world: &World, campaign: &CampaignId) -> bool {
 }
 
 /// Waits until every record of `campaign` has a published decision. Returns the milliseconds.
-pub(crate) async fn answered_in_ms(world: &mut World, campaign: &CampaignId) -> i64 {
+pub(crate) async fn answered_in_ms(world: &mut NodeWorld, campaign: &CampaignId) -> i64 {
     let begun = world.now();
     world.until("answered", |world| is_decided(world, campaign)).await;
     world.now().0 - begun.0
@@ -48,7 +48,7 @@ fn the_fifth_failure_is_a_hold() {
         }
         let begun = world.now();
         assert!(answered_in_ms(&mut world, &other).await <= 20);
-        let held = |world: &World| !world.truth.facts().holds_in_force().is_empty();
+        let held = |world: &NodeWorld| !world.truth.facts().holds_in_force().is_empty();
         world.until("on hold", held).await;
         // Retries: immediately, then after 50, 100 and 200 ms.
         let took = world.now().0 - begun.0;
@@ -327,7 +327,7 @@ fn a_failing_partition_backs_off() {
         world.define(&id, 1_000, 1);
         world.settle().await;
         let mut user = 0;
-        let mut missed = async |world: &mut World| {
+        let mut missed = async |world: &mut NodeWorld| {
             user += 1;
             world.send(SupervisorMessage::CrashConsumer(0));
             world.request(&id, user);

@@ -7,7 +7,7 @@ use coupond::{
     domain::{definition::Amendment, record::Change},
 };
 
-use crate::world::{self, Random, campaign, faults::Plan, node::World};
+use crate::world::{self, Random, campaign, faults::Plan, node::NodeWorld};
 
 type Places = BTreeMap<(&'static str, &'static str), (u64, u64)>;
 
@@ -23,7 +23,7 @@ fn add(all: &mut Places, more: Places) {
 }
 
 /// Appends a random record to one of `campaigns`.
-fn random_record(world: &mut World, campaigns: usize) {
+fn random_record(world: &mut NodeWorld, campaigns: usize) {
     let id = campaign(world.random.below(campaigns as u64) as usize);
     let change = match world.random.below(120) {
         0 => Change::Paused,
@@ -49,7 +49,7 @@ fn random_record(world: &mut World, campaigns: usize) {
 }
 
 /// Causes a random fault other than a panic at a point.
-async fn trouble(world: &mut World, campaigns: usize) {
+async fn trouble(world: &mut NodeWorld, campaigns: usize) {
     let partition = world.random.below(u64::from(world.partitions)) as u32;
     match world.random.below(8) {
         0 => {
@@ -99,7 +99,7 @@ fn storm(seed: u64) -> (Vec<String>, u64, Places) {
     };
     let troubles = [0, 5, 20][chance.below(3) as usize];
     world::run(async move {
-        let mut world = World::start(seed, 4, plan).await;
+        let mut world = NodeWorld::start(seed, 4, plan).await;
         for index in 0..campaigns {
             if world.random.below(10) > 0 {
                 world.define(&campaign(index), 10 + (seed % 20) as u32, 1 + (seed % 3) as u16);
@@ -145,8 +145,8 @@ fn storms_of_panics_change_no_answer() {
 }
 
 /// Runs a short story in which every kind of call and message occurs.
-async fn story(plan: Plan) -> World {
-    let mut world = World::start(7, 1, plan).await;
+async fn story(plan: Plan) -> NodeWorld {
+    let mut world = NodeWorld::start(7, 1, plan).await;
     let (spring, summer) = (campaign(0), campaign(1));
     world.define(&spring, 5, 1);
     world.request(&summer, 1);
@@ -211,7 +211,7 @@ fn a_panic_at_any_point_changes_no_answer() {
 fn a_faultless_story_repeats_exactly() {
     let outcome = |seed| {
         world::run(async move {
-            let mut world = World::start(seed, 4, Plan::default()).await;
+            let mut world = NodeWorld::start(seed, 4, Plan::default()).await;
             (0..20).for_each(|index| world.define(&campaign(index), 10, 1));
             for _ in 0..20 {
                 (0..20).for_each(|_| random_record(&mut world, 20));

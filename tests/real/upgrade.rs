@@ -6,7 +6,7 @@ use coupond::{
     audit::Meter,
     config::{self, Config, Sources},
     node,
-    store::cql::{Change, STEPS, Step},
+    store::cql::{STEPS, SchemaChange, Step},
 };
 use libtest_mimic::Trial;
 use scylla::client::session_builder::SessionBuilder;
@@ -34,7 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// Returns the schema steps of the newer version.
 fn newer_steps() -> Vec<Step> {
     let number = STEPS[STEPS.len() - 1].number + 1;
-    let change = Change::Column { table: "coupons", name: "test_only", cql_type: "text" };
+    let change = SchemaChange::Column { table: "coupons", name: "test_only", cql_type: "text" };
     [STEPS, &[Step { number, change }]].concat()
 }
 

@@ -48,7 +48,7 @@ struct Alive {
 }
 
 /// A node with its log, store, feed and faults.
-pub(crate) struct World {
+pub(crate) struct NodeWorld {
     pub(crate) truth: Arc<Truth>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) random: Random,
@@ -66,7 +66,7 @@ pub(crate) struct World {
     alive: Option<Alive>,
 }
 
-impl World {
+impl NodeWorld {
     /// Starts a node that owns all of `partitions`.
     pub(crate) async fn start(seed: u64, partitions: u32, plan: Plan) -> Self {
         let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));

@@ -27,7 +27,7 @@ use crate::{
     },
     partition::{
         assignment,
-        flow::{Event, Flow, Report},
+        flow::{BatchReport, Event, Flow},
         recovery::Contradiction,
     },
     telemetry::metrics,
@@ -335,7 +335,7 @@ impl PartitionState {
             }
             _ => None,
         };
-        if let Event::Report(Report { campaign, incarnation, .. }) = &event
+        if let Event::Report(BatchReport { campaign, incarnation, .. }) = &event
             && let Some(handle) = running.handles.get_mut(campaign)
             && handle.incarnation == *incarnation
         {

@@ -115,7 +115,7 @@ struct Truncated {
 }
 
 #[derive(Debug)]
-struct PartitionState<D, W> {
+struct FollowedPartition<D, W> {
     watermark: Option<Offset>,
     end: Offset,
     acknowledged: Option<(Offset, Offset)>,
@@ -130,7 +130,7 @@ struct PartitionState<D, W> {
     asking: BTreeMap<(Offset, u64), W>,
 }
 
-impl<D, W> Default for PartitionState<D, W> {
+impl<D, W> Default for FollowedPartition<D, W> {
     fn default() -> Self {
         Self {
             watermark: None,
@@ -151,7 +151,7 @@ impl<D, W> Default for PartitionState<D, W> {
 #[derive(Debug)]
 pub(crate) struct Follower<D, W> {
     limits: Limits,
-    partitions: Vec<PartitionState<D, W>>,
+    partitions: Vec<FollowedPartition<D, W>>,
     order: VecDeque<(Partition, Offset)>,
     waiters: usize,
     measured: usize,
@@ -165,7 +165,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         let limits = Limits { decisions: limits.decisions.max(1), ..limits };
         Self {
             limits,
-            partitions: (0..partitions).map(|_| PartitionState::default()).collect(),
+            partitions: (0..partitions).map(|_| FollowedPartition::default()).collect(),
             order: VecDeque::new(),
             waiters: 0,
             measured: 0,
@@ -383,7 +383,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         partition: Partition,
         within: Duration,
     ) -> bool {
-        let silent = |state: &PartitionState<D, W>| state.is_silent_for(now, within);
+        let silent = |state: &FollowedPartition<D, W>| state.is_silent_for(now, within);
         self.partitions.get(partition as usize).is_none_or(silent)
     }
 
@@ -394,7 +394,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     }
 }
 
-impl<D: Clone, W: Clone> PartitionState<D, W> {
+impl<D: Clone, W: Clone> FollowedPartition<D, W> {
     /// Applies the owner's halt. An owner leaves a halt only after it has checked the log again, so
     /// that also ends a truncation found here.
     fn owner_says(&mut self, halted: Option<String>) {

@@ -35,15 +35,15 @@ macro_rules! kinds {
                 [$(Self::$kind,)*].into_iter().chain(Reason::ALL.map(Self::Rejected))
             }
 
-            fn row(self) -> Row {
+            fn row(self) -> KindRow {
                 match self {
-                    $(Self::$kind => Row {
+                    $(Self::$kind => KindRow {
                         status: StatusCode::$status,
                         slug: $slug,
                         title: $title,
                         outcome: $outcome,
                     },)*
-                    Self::Rejected(reason) => Row {
+                    Self::Rejected(reason) => KindRow {
                         status: StatusCode::CONFLICT,
                         slug: reason.slug(),
                         title: reason.title(),
@@ -81,7 +81,7 @@ kinds! {
     NotReady: SERVICE_UNAVAILABLE, "not-ready", "Node not ready", "unavailable";
 }
 
-struct Row {
+struct KindRow {
     status: StatusCode,
     slug: &'static str,
     title: &'static str,
@@ -274,7 +274,7 @@ pub(super) fn unknown_request() -> Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content = *self.0;
-        let Row { status, slug, title, .. } = content.kind.row();
+        let KindRow { status, slug, title, .. } = content.kind.row();
         let not_ready = content.not_ready.iter();
         let document = Document {
             r#type: slug,
@@ -324,9 +324,9 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_own_type_and_title() {
-        let rows: Vec<Row> = Kind::all().map(Kind::row).collect();
-        for (at, Row { slug, title, .. }) in rows.iter().enumerate() {
-            let is_taken = |other: &Row| other.slug == *slug || other.title == *title;
+        let rows: Vec<KindRow> = Kind::all().map(Kind::row).collect();
+        for (at, KindRow { slug, title, .. }) in rows.iter().enumerate() {
+            let is_taken = |other: &KindRow| other.slug == *slug || other.title == *title;
             assert!(!rows[..at].iter().any(is_taken), "{slug}");
             assert!(slug.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase()), "{slug}");
         }

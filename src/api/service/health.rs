@@ -46,15 +46,15 @@ pub(super) struct Health {
     free_space: Option<FreeSpaceCheck>,
     clock: NodeClock,
     partitions: u32,
-    log_probe: Mutex<Probe>,
-    store_probe: Mutex<Probe>,
+    log_probe: Mutex<LatestProbe>,
+    store_probe: Mutex<LatestProbe>,
     /// Why the log takes no records, if free space is short.
     space_short: Mutex<Option<String>>,
 }
 
 /// The latest answer of a part, and why the latest probe failed.
 #[derive(Debug, Default)]
-struct Probe {
+struct LatestProbe {
     answered_at: Option<Moment>,
     failure: Option<String>,
 }
@@ -99,7 +99,7 @@ impl Health {
         *self.space_short.lock() = short;
     }
 
-    fn record<T, E>(&self, probe: &Mutex<Probe>, result: Result<Result<T, String>, E>) {
+    fn record<T, E>(&self, probe: &Mutex<LatestProbe>, result: Result<Result<T, String>, E>) {
         let mut probe = probe.lock();
         probe.failure = match result {
             Ok(Ok(_)) => {
@@ -119,7 +119,7 @@ impl Health {
         log.into_iter().chain(store).collect()
     }
 
-    fn silent(&self, part: &'static str, probe: &Mutex<Probe>) -> Option<NotReady> {
+    fn silent(&self, part: &'static str, probe: &Mutex<LatestProbe>) -> Option<NotReady> {
         let probe = probe.lock();
         let now = self.clock.now();
         // One failed probe is no silence: a slow second must not take a node out of balancing.

@@ -1,7 +1,8 @@
 //! The kinds of damage, each with the finding that it must give.
 
 use super::{
-    damage_answers as answers, damage_log as log, damage_rows as rows, good::Good, world::World,
+    damage_answers as answers, damage_log as log, damage_rows as rows, good::Good,
+    world::AuditWorld,
 };
 use crate::audit::finding::FindingKind;
 
@@ -35,7 +36,7 @@ macro_rules! corruptions {
             }
 
             /// Damages the world.
-            pub(super) fn plant(self, world: &mut World) {
+            pub(super) fn plant(self, world: &mut AuditWorld) {
                 match self { $(Self::$kind => $plant(world),)* }
             }
         }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     good::{id, user},
-    world::World,
+    world::AuditWorld,
 };
 use crate::{
     answer::request_id::{RequestContent, RequestIds},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Returns the first answer with this status of campaign "plain".
-fn answer<'a>(world: &'a mut World, status: &str) -> &'a mut Value {
+fn answer<'a>(world: &'a mut AuditWorld, status: &str) -> &'a mut Value {
     let mut of_plain = world.answers.iter_mut().filter(|line| line["campaign"] == "plain");
     of_plain
         .find(|line| line["body"]["status"] == status)
@@ -20,7 +20,7 @@ fn answer<'a>(world: &'a mut World, status: &str) -> &'a mut Value {
 }
 
 /// Returns a valid request id without a request.
-fn sealed(world: &World, campaign: &CampaignId, user: &UserId, offset: Offset) -> String {
+fn sealed(world: &AuditWorld, campaign: &CampaignId, user: &UserId, offset: Offset) -> String {
     let ids = RequestIds::new(world.keys.clone(), &world.layout.instance);
     let partition = world.codec.partition_of(campaign);
     ids.seal(&RequestContent {
@@ -32,23 +32,23 @@ fn sealed(world: &World, campaign: &CampaignId, user: &UserId, offset: Offset) -
     })
 }
 
-pub(super) fn request_id_invented(world: &mut World) {
+pub(super) fn request_id_invented(world: &mut AuditWorld) {
     answer(world, "issued")["body"]["request_id"] = json!("AQEinvented");
 }
 
-pub(super) fn request_id_of_another(world: &mut World) {
+pub(super) fn request_id_of_another(world: &mut AuditWorld) {
     answer(world, "issued")["user"] = json!("eve");
 }
 
-pub(super) fn answer_coupon_lost(world: &mut World) {
+pub(super) fn answer_coupon_lost(world: &mut AuditWorld) {
     world.remove(&id("plain"), 5);
 }
 
-pub(super) fn answer_other_coupon(world: &mut World) {
+pub(super) fn answer_other_coupon(world: &mut AuditWorld) {
     answer(world, "issued")["body"]["coupon"]["sequence"] = json!(7);
 }
 
-pub(super) fn answer_sold_out(world: &mut World) {
+pub(super) fn answer_sold_out(world: &mut AuditWorld) {
     answer(world, "issued")["body"]["status"] = json!("rejected");
     let line = world.answers.iter_mut().find(|line| line["body"]["status"] == "rejected");
     if let Some(line) = line {
@@ -56,28 +56,28 @@ pub(super) fn answer_sold_out(world: &mut World) {
     }
 }
 
-pub(super) fn answer_issued(world: &mut World) {
+pub(super) fn answer_issued(world: &mut AuditWorld) {
     let coupon = answer(world, "issued")["body"]["coupon"].clone();
     let rejected = answer(world, "rejected");
     rejected["body"]["status"] = json!("issued");
     rejected["body"]["coupon"] = coupon;
 }
 
-pub(super) fn answer_other_reason(world: &mut World) {
+pub(super) fn answer_other_reason(world: &mut AuditWorld) {
     answer(world, "rejected")["body"]["reason"] = json!("paused");
 }
 
-pub(super) fn answer_other_code(world: &mut World) {
+pub(super) fn answer_other_code(world: &mut AuditWorld) {
     answer(world, "issued")["body"]["coupon"]["code"] = json!("ANOTHER");
 }
 
-pub(super) fn answer_twice(world: &mut World) {
+pub(super) fn answer_twice(world: &mut AuditWorld) {
     let mut again = answer(world, "rejected").clone();
     again["body"]["reason"] = json!("closed");
     world.answers.push(again);
 }
 
-pub(super) fn answer_two_for_key(world: &mut World) {
+pub(super) fn answer_two_for_key(world: &mut AuditWorld) {
     let keyed = world
         .answers
         .iter_mut()
@@ -90,13 +90,13 @@ pub(super) fn answer_two_for_key(world: &mut World) {
     }
 }
 
-pub(super) fn answer_request_lost(world: &mut World) {
+pub(super) fn answer_request_lost(world: &mut AuditWorld) {
     let id = sealed(world, &id("plain"), &user("eve"), 1_000_000);
     answer(world, "pending")["body"]["request_id"] = json!(id);
     answer(world, "pending")["user"] = json!("eve");
 }
 
-pub(super) fn answer_of_undefined(world: &mut World) {
+pub(super) fn answer_of_undefined(world: &mut AuditWorld) {
     let campaign = id("never-defined");
     let partition = world.codec.partition_of(&campaign);
     let of_it = |key: &[u8]| key == campaign.as_str().as_bytes();

@@ -2,7 +2,7 @@
 
 use super::{
     good::{id, user},
-    world::World,
+    world::AuditWorld,
 };
 use crate::domain::{
     campaign::user_bucket,
@@ -15,17 +15,17 @@ use crate::domain::{
 /// A coupon in the middle of a campaign.
 const MIDDLE: Sequence = 5;
 
-fn coupon(world: &World, campaign: &str, sequence: Sequence) -> Coupon {
+fn coupon(world: &AuditWorld, campaign: &str, sequence: Sequence) -> Coupon {
     world.rows.coupons[&(id(campaign), sequence)].clone()
 }
 
-fn last(world: &World, campaign: &str) -> Sequence {
+fn last(world: &AuditWorld, campaign: &str) -> Sequence {
     let all = world.rows.coupons.keys().filter(|(of, _)| *of == id(campaign));
     all.map(|(_, sequence)| *sequence).max().unwrap_or(0)
 }
 
 /// Returns a coupon with a valid digest, which needs the secret.
-fn signed(world: &World, mut coupon: Coupon) -> Coupon {
+fn signed(world: &AuditWorld, mut coupon: Coupon) -> Coupon {
     let digest = world.keys.user_digest(&coupon.user);
     let buckets = world.rows.versions.iter().find(|((of, _), _)| *of == coupon.campaign);
     let buckets = buckets.map_or(1, |(_, version)| version.definition.user_buckets);
@@ -35,41 +35,41 @@ fn signed(world: &World, mut coupon: Coupon) -> Coupon {
 }
 
 /// Replaces the coupon of its sequence in both views.
-fn replace(world: &mut World, coupon: Coupon) {
+fn replace(world: &mut AuditWorld, coupon: Coupon) {
     let coupon = signed(world, coupon);
     world.remove(&coupon.campaign, coupon.sequence);
     world.put(coupon);
 }
 
-fn change(world: &mut World, sequence: Sequence, change: impl FnOnce(&mut Coupon)) {
+fn change(world: &mut AuditWorld, sequence: Sequence, change: impl FnOnce(&mut Coupon)) {
     let mut coupon = coupon(world, "plain", sequence);
     change(&mut coupon);
     replace(world, coupon);
 }
 
-pub(super) fn coupon_lost(world: &mut World) {
+pub(super) fn coupon_lost(world: &mut AuditWorld) {
     world.remove(&id("plain"), MIDDLE);
 }
 
-pub(super) fn last_coupon_lost(world: &mut World) {
+pub(super) fn last_coupon_lost(world: &mut AuditWorld) {
     world.remove(&id("plain"), last(world, "plain"));
 }
 
-pub(super) fn all_coupons_lost(world: &mut World) {
+pub(super) fn all_coupons_lost(world: &mut AuditWorld) {
     for sequence in 1..=last(world, "plain") {
         world.remove(&id("plain"), sequence);
     }
 }
 
-pub(super) fn coupon_row_lost(world: &mut World) {
+pub(super) fn coupon_row_lost(world: &mut AuditWorld) {
     world.rows.coupons.remove(&(id("plain"), MIDDLE));
 }
 
-pub(super) fn by_user_row_lost(world: &mut World) {
+pub(super) fn by_user_row_lost(world: &mut AuditWorld) {
     world.rows.by_user.retain(|(of, _, _, sequence), _| *of != id("plain") || *sequence != MIDDLE);
 }
 
-pub(super) fn by_user_row_added(world: &mut World) {
+pub(super) fn by_user_row_added(world: &mut AuditWorld) {
     let mut more = coupon(world, "plain", MIDDLE);
     more.sequence = last(world, "plain") + 1;
     more.user = user("eve");
@@ -78,7 +78,7 @@ pub(super) fn by_user_row_added(world: &mut World) {
     world.rows.by_user.insert(key, more);
 }
 
-pub(super) fn by_user_row_changed(world: &mut World) {
+pub(super) fn by_user_row_changed(world: &mut AuditWorld) {
     let found = world
         .rows
         .by_user
@@ -89,49 +89,49 @@ pub(super) fn by_user_row_changed(world: &mut World) {
     }
 }
 
-pub(super) fn by_user_row_moved(world: &mut World) {
+pub(super) fn by_user_row_moved(world: &mut AuditWorld) {
     let row = coupon(world, "plain", MIDDLE);
     by_user_row_lost(world);
     let key = (row.campaign.clone(), row.user_bucket, user("eve"), row.sequence);
     world.rows.by_user.insert(key, row);
 }
 
-pub(super) fn code_changed(world: &mut World) {
+pub(super) fn code_changed(world: &mut AuditWorld) {
     let mut coupon = coupon(world, "plain", MIDDLE);
     coupon.code = "ANOTHER".into();
     world.put(coupon);
 }
 
-pub(super) fn code_signed_again(world: &mut World) {
+pub(super) fn code_signed_again(world: &mut AuditWorld) {
     change(world, MIDDLE, |coupon| coupon.code = "ANOTHER".into());
 }
 
-pub(super) fn user_replaced(world: &mut World) {
+pub(super) fn user_replaced(world: &mut AuditWorld) {
     change(world, MIDDLE, |coupon| coupon.user = user("eve"));
 }
 
-pub(super) fn time_changed(world: &mut World) {
+pub(super) fn time_changed(world: &mut AuditWorld) {
     change(world, MIDDLE, |coupon| coupon.issued_at.0 += 1);
 }
 
-pub(super) fn key_changed(world: &mut World) {
+pub(super) fn key_changed(world: &mut AuditWorld) {
     let key = IdempotencyKey::parse("k").expect("a fixed key is valid");
     let digest = world.keys.key_digest(&user("eve"), &key).to_le_bytes();
     change(world, MIDDLE, |coupon| coupon.key_digest = Some(digest));
 }
 
-pub(super) fn coupons_swapped(world: &mut World) {
+pub(super) fn coupons_swapped(world: &mut AuditWorld) {
     let (mut one, mut other) = (coupon(world, "plain", MIDDLE), coupon(world, "plain", MIDDLE + 1));
     std::mem::swap(&mut one.sequence, &mut other.sequence);
     replace(world, one);
     replace(world, other);
 }
 
-pub(super) fn position_changed(world: &mut World) {
+pub(super) fn position_changed(world: &mut AuditWorld) {
     change(world, MIDDLE, |coupon| coupon.position.log_epoch = 2);
 }
 
-pub(super) fn coupon_copied(world: &mut World) {
+pub(super) fn coupon_copied(world: &mut AuditWorld) {
     let mut twice = coupon(world, "plain", MIDDLE);
     twice.sequence = MIDDLE + 1;
     replace(world, twice);
@@ -140,7 +140,7 @@ pub(super) fn coupon_copied(world: &mut World) {
 /// Adds a coupon that the log does not derive: a copy of the one of `sequence` with a changed
 /// sequence and code, and what `change` changes.
 fn one_more(
-    world: &mut World,
+    world: &mut AuditWorld,
     campaign: &str,
     sequence: Sequence,
     change: impl FnOnce(&mut Coupon),
@@ -152,11 +152,11 @@ fn one_more(
     replace(world, more);
 }
 
-pub(super) fn second_for_request(world: &mut World) {
+pub(super) fn second_for_request(world: &mut AuditWorld) {
     one_more(world, "coded", MIDDLE, |_| {});
 }
 
-pub(super) fn beyond_quota(world: &mut World) {
+pub(super) fn beyond_quota(world: &mut AuditWorld) {
     let sequence = last(world, "plain");
     one_more(world, "plain", sequence, |coupon| {
         coupon.user = user("eve");
@@ -164,12 +164,12 @@ pub(super) fn beyond_quota(world: &mut World) {
     });
 }
 
-pub(super) fn beyond_limit(world: &mut World) {
+pub(super) fn beyond_limit(world: &mut AuditWorld) {
     let sequence = last(world, "coded");
     one_more(world, "coded", sequence, |coupon| coupon.position.offset += 1);
 }
 
-pub(super) fn issued_while_paused(world: &mut World) {
+pub(super) fn issued_while_paused(world: &mut AuditWorld) {
     let paused = world.rows.versions.values().find(|version| version.definition.paused);
     let offset = paused.map_or(0, |version| version.position.offset + 1);
     one_more(world, "steered", 1, |coupon| {
@@ -178,13 +178,13 @@ pub(super) fn issued_while_paused(world: &mut World) {
     });
 }
 
-pub(super) fn code_of_another(world: &mut World) {
+pub(super) fn code_of_another(world: &mut AuditWorld) {
     let code = coupon(world, "coded", 1).code;
     change(world, MIDDLE, |coupon| coupon.code = code);
 }
 
 fn change_version(
-    world: &mut World,
+    world: &mut AuditWorld,
     campaign: &str,
     number: usize,
     change: impl FnOnce(&mut DefinitionVersion),
@@ -197,7 +197,7 @@ fn change_version(
     campaign
 }
 
-fn sign_versions(world: &mut World, campaign: &CampaignId) {
+fn sign_versions(world: &mut AuditWorld, campaign: &CampaignId) {
     let keys = world.keys.clone();
     for version in world.rows.versions.values_mut().filter(|version| version.campaign == *campaign)
     {
@@ -205,29 +205,29 @@ fn sign_versions(world: &mut World, campaign: &CampaignId) {
     }
 }
 
-pub(super) fn version_lost(world: &mut World) {
+pub(super) fn version_lost(world: &mut AuditWorld) {
     let second = world.rows.versions.keys().filter(|(of, _)| *of == id("amended")).nth(1).cloned();
     if let Some(key) = second {
         world.rows.versions.remove(&key);
     }
 }
 
-pub(super) fn version_changed(world: &mut World) {
+pub(super) fn version_changed(world: &mut AuditWorld) {
     change_version(world, "amended", 1, |version| version.definition.terms.quota += 1);
 }
 
-pub(super) fn quota_signed_again(world: &mut World) {
+pub(super) fn quota_signed_again(world: &mut AuditWorld) {
     let campaign =
         change_version(world, "amended", 1, |version| version.definition.terms.quota += 1);
     sign_versions(world, &campaign);
 }
 
-pub(super) fn version_count_changed(world: &mut World) {
+pub(super) fn version_count_changed(world: &mut AuditWorld) {
     let campaign = change_version(world, "amended", 0, |version| version.issued += 1);
     sign_versions(world, &campaign);
 }
 
-pub(super) fn version_added(world: &mut World) {
+pub(super) fn version_added(world: &mut AuditWorld) {
     let first =
         world.rows.versions.values().find(|version| version.campaign == id("plain")).cloned();
     if let Some(mut version) = first {
@@ -238,33 +238,33 @@ pub(super) fn version_added(world: &mut World) {
     }
 }
 
-pub(super) fn listing_lost(world: &mut World) {
+pub(super) fn listing_lost(world: &mut AuditWorld) {
     world.rows.listing.remove(&id("plain"));
 }
 
-pub(super) fn listing_added(world: &mut World) {
+pub(super) fn listing_added(world: &mut AuditWorld) {
     world.rows.listing.insert(id("invented"));
 }
 
-fn change_mark(world: &mut World, change: impl FnOnce(&mut Mark)) {
+fn change_mark(world: &mut AuditWorld, change: impl FnOnce(&mut Mark)) {
     if let Some(mark) = world.rows.marks.get_mut(&id("plain")) {
         change(mark);
     }
 }
 
-pub(super) fn mark_raised(world: &mut World) {
+pub(super) fn mark_raised(world: &mut AuditWorld) {
     change_mark(world, |mark| mark.issued += 1);
 }
 
-pub(super) fn mark_lowered(world: &mut World) {
+pub(super) fn mark_lowered(world: &mut AuditWorld) {
     change_mark(world, |mark| mark.issued -= 1);
 }
 
-pub(super) fn mark_lost(world: &mut World) {
+pub(super) fn mark_lost(world: &mut AuditWorld) {
     world.rows.marks.remove(&id("plain"));
 }
 
-pub(super) fn mark_old(world: &mut World) {
+pub(super) fn mark_old(world: &mut AuditWorld) {
     let offset = coupon(world, "plain", MIDDLE).position.offset;
     change_mark(world, |mark| {
         mark.offset = offset;
@@ -272,18 +272,18 @@ pub(super) fn mark_old(world: &mut World) {
     });
 }
 
-pub(super) fn mark_above(world: &mut World) {
+pub(super) fn mark_above(world: &mut AuditWorld) {
     change_mark(world, |mark| mark.offset += 1_000);
 }
 
-pub(super) fn coupon_above(world: &mut World) {
+pub(super) fn coupon_above(world: &mut AuditWorld) {
     one_more(world, "coded", 1, |coupon| {
         coupon.user = user("eve");
         coupon.position.offset += 1_000_000;
     });
 }
 
-pub(super) fn wrong_above_progress(world: &mut World) {
+pub(super) fn wrong_above_progress(world: &mut AuditWorld) {
     let mut above = world.rows.coupons.values().filter(|coupon| {
         coupon.position.offset >= world.rows.progress[&coupon.position.partition].next
     });
@@ -293,23 +293,23 @@ pub(super) fn wrong_above_progress(world: &mut World) {
     }
 }
 
-pub(super) fn limit_below_log(world: &mut World) {
+pub(super) fn limit_below_log(world: &mut AuditWorld) {
     let holder = coupon(world, "plain", MIDDLE - 1).user;
     change(world, MIDDLE, |coupon| coupon.user = holder);
 }
 
-pub(super) fn early_below_log(world: &mut World) {
+pub(super) fn early_below_log(world: &mut AuditWorld) {
     let mut early = coupon(world, "steered", 1);
     early.issued_at = Timestamp(early.issued_at.0 - 10_000);
     replace(world, early);
 }
 
-pub(super) fn twice_below_log(world: &mut World) {
+pub(super) fn twice_below_log(world: &mut AuditWorld) {
     let position = coupon(world, "plain", MIDDLE - 1).position;
     change(world, MIDDLE, |coupon| coupon.position = position);
 }
 
-pub(super) fn quota_below_log(world: &mut World) {
+pub(super) fn quota_below_log(world: &mut AuditWorld) {
     let campaign =
         change_version(world, "plain", 0, |version| version.definition.terms.quota = MIDDLE);
     sign_versions(world, &campaign);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::world::{PARTITIONS, World};
+use super::world::{AuditWorld, PARTITIONS};
 use crate::{
     answer::request_id::{RequestContent, RequestIds},
     domain::{
@@ -77,9 +77,9 @@ impl Good {
     }
 
     /// Makes the data.
-    pub(super) fn make(self) -> World {
+    pub(super) fn make(self) -> AuditWorld {
         if self == Self::Empty {
-            return World::new();
+            return AuditWorld::new();
         }
         let mut world = Maker::new().made();
         match self {
@@ -104,7 +104,7 @@ pub(super) fn user(name: &str) -> UserId {
 
 /// Makes a world record by record, as one owner would.
 struct Maker {
-    world: World,
+    world: AuditWorld,
     ids: RequestIds,
     folders: BTreeMap<CampaignId, Folder>,
     time: i64,
@@ -113,7 +113,7 @@ struct Maker {
 
 impl Maker {
     fn new() -> Self {
-        let world = World::new();
+        let world = AuditWorld::new();
         let ids = RequestIds::new(world.keys.clone(), &world.layout.instance);
         Self { world, ids, folders: BTreeMap::new(), time: START, dice: 7 }
     }
@@ -123,7 +123,7 @@ impl Maker {
         (self.dice >> 33) % sides
     }
 
-    fn made(mut self) -> World {
+    fn made(mut self) -> AuditWorld {
         self.dead_letters();
         for campaign in CAMPAIGNS {
             self.define(campaign);
@@ -345,7 +345,7 @@ fn line(request: &Request, status: u16, body: Value) -> Value {
 }
 
 /// Sets progress to `next` with the last record below it.
-pub(super) fn set_progress(world: &mut World, partition: Partition, next: Offset) {
+pub(super) fn set_progress(world: &mut AuditWorld, partition: Partition, next: Offset) {
     let last = world.logs[partition as usize].records.range(..next).next_back();
     let last = last.map(|(offset, record)| LastRecord {
         offset: *offset,
@@ -355,7 +355,7 @@ pub(super) fn set_progress(world: &mut World, partition: Partition, next: Offset
 }
 
 /// Sets progress to two thirds of the log, and removes every third coupon above it.
-fn behind(world: &mut World) {
+fn behind(world: &mut AuditWorld) {
     for partition in 0..PARTITIONS {
         let next = world.logs[partition as usize].high * 2 / 3;
         set_progress(world, partition, next);
@@ -373,12 +373,12 @@ fn behind(world: &mut World) {
     }
 }
 
-fn mark_at_progress(world: &mut World, campaign: &CampaignId) {
+fn mark_at_progress(world: &mut AuditWorld, campaign: &CampaignId) {
     let offset = world.rows.progress[&world.codec.partition_of(campaign)].next;
     set_mark(world, campaign, offset);
 }
 
-fn set_mark(world: &mut World, campaign: &CampaignId, offset: Offset) {
+fn set_mark(world: &mut AuditWorld, campaign: &CampaignId, offset: Offset) {
     let below = world
         .rows
         .coupons
@@ -390,7 +390,7 @@ fn set_mark(world: &mut World, campaign: &CampaignId, offset: Offset) {
 }
 
 /// Adds a hold that starts at the twelfth coupon of "held", and removes the coupons from there on.
-fn hold(world: &mut World, state: HoldState) {
+fn hold(world: &mut AuditWorld, state: HoldState) {
     let campaign = id("held");
     let from = world.rows.coupons[&(campaign.clone(), 12)].position.offset;
     let above: Vec<_> = world
@@ -416,7 +416,7 @@ fn hold(world: &mut World, state: HoldState) {
     world.rows.holds.push(one_hold(world, &campaign, from, state, until));
 }
 
-fn close_hold(world: &mut World) {
+fn close_hold(world: &mut AuditWorld) {
     let campaign = id("held");
     let from = world.rows.coupons[&(campaign.clone(), 12)].position.offset;
     let until = world.rows.progress[&world.codec.partition_of(&campaign)].next;
@@ -424,7 +424,7 @@ fn close_hold(world: &mut World) {
 }
 
 fn one_hold(
-    world: &World,
+    world: &AuditWorld,
     campaign: &CampaignId,
     from: Offset,
     state: HoldState,
@@ -443,7 +443,7 @@ fn one_hold(
 }
 
 /// Removes the first half of each partition.
-fn trim(world: &mut World) {
+fn trim(world: &mut AuditWorld) {
     for log in &mut world.logs {
         let low = log.records.keys().nth(log.records.len() / 2).copied().unwrap_or(0);
         log.records.retain(|offset, _| *offset >= low);

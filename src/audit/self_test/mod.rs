@@ -13,8 +13,8 @@ use std::{fmt::Write as _, io::Cursor, sync::Arc};
 use serde::Serialize;
 
 pub use self::corruption::Corruption;
-use self::{good::Good, world::World};
-use super::{AuditError, Audited, Meter, Report, audit};
+use self::{good::Good, world::AuditWorld};
+use super::{AuditError, AuditReport, Audited, Meter, audit};
 use crate::columns;
 
 /// The result of auditing damaged data.
@@ -125,7 +125,7 @@ pub async fn self_test() -> Result<SelfTest, AuditError> {
     Ok(SelfTest { sound, planted })
 }
 
-async fn audited(world: World) -> Result<Report, AuditError> {
+async fn audited(world: AuditWorld) -> Result<AuditReport, AuditError> {
     let lines: Vec<_> = world.answers.iter().map(serde_json::Value::to_string).collect();
     let (layout, keys) = (world.layout.clone(), world.keys.clone());
     let (log, store) = world.ports();

@@ -24,7 +24,7 @@ pub(super) const PARTITIONS: u32 = 3;
 
 /// Everything that an audit reads.
 #[derive(Debug, Clone)]
-pub(super) struct World {
+pub(super) struct AuditWorld {
     pub(super) keys: Arc<Keys>,
     pub(super) layout: Layout,
     pub(super) codec: Codec,
@@ -34,7 +34,7 @@ pub(super) struct World {
     pub(super) answers: Vec<serde_json::Value>,
 }
 
-impl World {
+impl AuditWorld {
     pub(super) fn new() -> Self {
         let keys = Arc::new(Keys::derive(b"a secret of the self-test, and of nothing else"));
         let layout = Layout::new("self-test".to_owned(), PARTITIONS, keys.fingerprint().to_owned());

@@ -107,7 +107,7 @@ async fn ensure(
     partitions_of_layout: Option<u32>,
 ) -> Result<TopicsFound, TopicsError> {
     let Topics { request, result, dead_letter } = Topics::under(&config.topic_prefix);
-    let mut findings = Findings::default();
+    let mut findings = TopicFindings::default();
     let needed = match partitions_of_layout {
         Some(partitions) => Needed { partitions, because: "as in the instance's layout" },
         None => Needed { partitions: config.partitions, because: "as kafka.partitions says" },
@@ -141,7 +141,7 @@ async fn create_missing(
     admin: &Admin,
     config: &KafkaConfig,
     plan: Vec<(Purpose, String, Needed)>,
-) -> Result<Vec<(Purpose, Facts)>, TopicsError> {
+) -> Result<Vec<(Purpose, TopicFacts)>, TopicsError> {
     let mut brokers = 0;
     let (mut absent, mut others) = (Vec::new(), Vec::new());
     for (purpose, name, needed) in &plan {
@@ -226,20 +226,20 @@ struct Metadata {
 
 /// Problems and warnings of all topics.
 #[derive(Debug, Default)]
-struct Findings {
+struct TopicFindings {
     problems: Vec<TopicProblem>,
     warnings: Vec<String>,
 }
 
 /// The checked properties of a topic.
 #[derive(Debug, Clone)]
-struct Facts {
+struct TopicFacts {
     topic: String,
     replicas: Vec<u32>,
     settings: HashMap<String, String>,
 }
 
-impl Facts {
+impl TopicFacts {
     fn partitions(&self) -> u32 {
         u32::try_from(self.replicas.len()).unwrap_or(u32::MAX)
     }
@@ -248,7 +248,7 @@ impl Facts {
         self.replicas.iter().copied().min().unwrap_or(0)
     }
 
-    fn check(&self, purpose: Purpose, needed: Needed, findings: &mut Findings) {
+    fn check(&self, purpose: Purpose, needed: Needed, findings: &mut TopicFindings) {
         self.check_partitions(purpose, needed, findings);
         self.setting(findings, "cleanup.policy", "delete", "delete", |value| value == "delete");
         let bytes = MESSAGE_BYTES_MIN.to_string();
@@ -261,7 +261,7 @@ impl Facts {
         self.check_replication(purpose, findings);
     }
 
-    fn check_partitions(&self, purpose: Purpose, needed: Needed, findings: &mut Findings) {
+    fn check_partitions(&self, purpose: Purpose, needed: Needed, findings: &mut TopicFindings) {
         let (topic, found) = (&self.topic, self.partitions());
         let Needed { partitions: needed, because } = needed;
         if found < needed {
@@ -279,7 +279,7 @@ impl Facts {
         }
     }
 
-    fn check_durability(&self, findings: &mut Findings) {
+    fn check_durability(&self, findings: &mut TopicFindings) {
         let time = "message.timestamp.type";
         self.setting(findings, time, "LogAppendTime", "LogAppendTime", |value| {
             value == "LogAppendTime"
@@ -295,7 +295,7 @@ impl Facts {
         self.setting(findings, unclean, "false", "false", |value| value == "false");
     }
 
-    fn check_replication(&self, purpose: Purpose, findings: &mut Findings) {
+    fn check_replication(&self, purpose: Purpose, findings: &mut TopicFindings) {
         let (topic, replication) = (&self.topic, self.replication());
         let name = "min.insync.replicas";
         let needed = format!("at most {replication}, the replicas that there are");
@@ -327,7 +327,7 @@ impl Facts {
 
     fn setting(
         &self,
-        findings: &mut Findings,
+        findings: &mut TopicFindings,
         name: &str,
         needed: &str,
         remedy: &str,
@@ -441,7 +441,7 @@ impl Admin {
     /// Reads the facts about `topic`. For a topic that was just created, waits until at least that
     /// many partitions have leaders: a broker may learn of a topic later than the one that created
     /// it.
-    async fn facts(&self, topic: &str, created: Option<u32>) -> Result<Facts, ClientError> {
+    async fn facts(&self, topic: &str, created: Option<u32>) -> Result<TopicFacts, ClientError> {
         let deadline = Instant::now() + CREATED_WITHIN;
         let expected = created.map_or(1, |partitions| partitions as usize);
         loop {
@@ -449,7 +449,7 @@ impl Admin {
             let settings = self.settings(topic).await?;
             let complete = replicas.len() >= expected && (led || created.is_none());
             if complete && !settings.is_empty() {
-                return Ok(Facts { topic: topic.to_owned(), replicas, settings });
+                return Ok(TopicFacts { topic: topic.to_owned(), replicas, settings });
             }
             if Instant::now() >= deadline {
                 let operation = format!("waiting for topic {topic} to be known to every broker");

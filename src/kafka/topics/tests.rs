@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn facts(purpose: Purpose, replication: u32, changes: &[(&str, &str)]) -> Facts {
+fn facts(purpose: Purpose, replication: u32, changes: &[(&str, &str)]) -> TopicFacts {
     let mut settings: HashMap<_, _> = purpose
         .settings(replication)
         .into_iter()
@@ -12,12 +12,12 @@ fn facts(purpose: Purpose, replication: u32, changes: &[(&str, &str)]) -> Facts 
     for (name, value) in changes {
         settings.insert((*name).to_owned(), (*value).to_owned());
     }
-    Facts { topic: "t".to_owned(), replicas: vec![replication; 12], settings }
+    TopicFacts { topic: "t".to_owned(), replicas: vec![replication; 12], settings }
 }
 
 /// Names of the settings that are refused, and how many warnings there are.
-fn check(facts: &Facts, purpose: Purpose, partitions: u32) -> (Vec<String>, usize) {
-    let mut findings = Findings::default();
+fn check(facts: &TopicFacts, purpose: Purpose, partitions: u32) -> (Vec<String>, usize) {
+    let mut findings = TopicFindings::default();
     let because = "as in the instance's layout";
     facts.check(purpose, Needed { partitions, because }, &mut findings);
     let names = findings.problems.iter().map(|problem| problem.setting.clone()).collect();

@@ -32,7 +32,7 @@ pub enum Event {
         expects_until: Option<Offset>,
     },
     /// The rows of a batch are durable.
-    Report(Report),
+    Report(BatchReport),
     /// A campaign's rows and the log contradict each other.
     Contradicted {
         /// The campaign.
@@ -109,7 +109,7 @@ impl Event {
 
 /// A batch of one campaign whose rows are durable.
 #[derive(Debug)]
-pub struct Report {
+pub struct BatchReport {
     /// The campaign.
     pub campaign: CampaignId,
     /// The incarnation of its actor.

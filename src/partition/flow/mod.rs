@@ -34,7 +34,7 @@ mod tests;
 
 use self::{durability::Durability, feed_state::FeedState};
 
-pub use event::{Effect, Event, Report};
+pub use event::{BatchReport, Effect, Event};
 
 /// Returns the credit that a reader needs for a record: what [`Effect::Credit`] gives back once
 /// the record has left the window.

@@ -2,7 +2,7 @@
 
 use super::{
     super::{fold::FoldedRecord, owned_campaign::ChunkStored},
-    BATCH_RECORDS_MAX, BATCHES_MAX, Effect, Flow, Report,
+    BATCH_RECORDS_MAX, BATCHES_MAX, BatchReport, Effect, Flow,
 };
 use crate::{
     domain::{
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Flow {
-    pub(super) fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
-        let Report { campaign, incarnation, records, contradicted, over_from } = report;
+    pub(super) fn report(&mut self, report: BatchReport, effects: &mut Vec<Effect>) {
+        let BatchReport { campaign, incarnation, records, contradicted, over_from } = report;
         if !self.is_current(&campaign, incarnation) {
             return;
         }

@@ -29,12 +29,12 @@ pub enum ConnectError {
     },
     /// A setting or the keyspace has to be changed first. Retrying does not help.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] SetupRefusal),
 }
 
 /// A setting or a keyspace that coupond refuses.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
+pub enum SetupRefusal {
     /// The keyspace's name is not valid.
     #[error(
         "cql.keyspace is {found:?}; it must be 1 to 48 of a-z, 0-9 and '_', starting with a letter"

@@ -24,8 +24,8 @@ use tokio::{
 };
 
 pub use self::{
-    error::{ConnectError, Refusal},
-    steps::{Change, STEPS, Step},
+    error::{ConnectError, SetupRefusal},
+    steps::{STEPS, SchemaChange, Step},
 };
 use self::{
     schema::Schema,

@@ -16,10 +16,10 @@ use scylla::{
 use tokio::time::Instant;
 
 use super::{
-    error::{ConnectError, Refusal},
+    error::{ConnectError, SetupRefusal},
     session::{self, Placement},
     setup::Setup,
-    steps::{Change, Column, Columns, Step, tables_after},
+    steps::{Column, Columns, SchemaChange, Step, tables_after},
 };
 use crate::{
     config::CqlConfig,
@@ -94,7 +94,7 @@ impl<'a> Schema<'a> {
         }
         if let Some(step) = missing.first() {
             let (keyspace, step) = (self.config.keyspace.clone(), step.name());
-            return Err(Refusal::MissingStep { keyspace, step }.into());
+            return Err(SetupRefusal::MissingStep { keyspace, step }.into());
         }
         self.check_all().await?;
         Ok(Some(placement))
@@ -115,7 +115,9 @@ impl<'a> Schema<'a> {
         let mut names = datacenters.iter();
         let (Some(datacenter), None) = (names.next(), names.next()) else {
             let found = datacenters.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(Refusal::SeveralDatacenters { keyspace: keyspace.clone(), found }.into());
+            return Err(
+                SetupRefusal::SeveralDatacenters { keyspace: keyspace.clone(), found }.into()
+            );
         };
         let nodes = self.setup.session.get_cluster_state().get_nodes_info().len();
         let copies = session::replication_factor(self.config.replication_factor, nodes);
@@ -193,7 +195,7 @@ impl<'a> Schema<'a> {
     /// Creates the table or adds the column of `step`, unless it exists.
     async fn take(&self, step: &Step) -> Result<(), ConnectError> {
         let text = step.statement(&self.keyspace_name());
-        let Change::Column { table, name, .. } = step.change else {
+        let SchemaChange::Column { table, name, .. } = step.change else {
             return self.setup.change(&text).await;
         };
         // Adding a column twice is an error, and an attempt that timed out may have added it. So
@@ -279,7 +281,7 @@ impl<'a> Schema<'a> {
         let columns = self.columns(self.steps[0].table()).await?;
         let refused = |other| {
             let keyspace = self.config.keyspace.clone();
-            ConnectError::from(Refusal::Format { keyspace, other })
+            ConnectError::from(SetupRefusal::Format { keyspace, other })
         };
         // Format 1 has no column of the fold, so the number is read first and by itself.
         if columns.contains_key("format")
@@ -340,7 +342,7 @@ impl<'a> Schema<'a> {
         let found = self.columns(table).await?;
         match differences(&found, expected) {
             None => Ok(found.into_keys().filter(|name| !expected.contains_key(name)).collect()),
-            Some(differences) => Err(Refusal::Columns {
+            Some(differences) => Err(SetupRefusal::Columns {
                 keyspace: self.config.keyspace.clone(),
                 table: table.to_owned(),
                 differences,
@@ -362,14 +364,14 @@ impl<'a> Schema<'a> {
     }
 }
 
-fn check_name(keyspace: &str) -> Result<(), Refusal> {
+fn check_name(keyspace: &str) -> Result<(), SetupRefusal> {
     let letters = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
     let bytes = keyspace.as_bytes();
     let starts_well = bytes.first().is_some_and(u8::is_ascii_lowercase);
     if starts_well && bytes.len() <= 48 && bytes.iter().all(letters) {
         Ok(())
     } else {
-        Err(Refusal::KeyspaceName { found: keyspace.to_owned() })
+        Err(SetupRefusal::KeyspaceName { found: keyspace.to_owned() })
     }
 }
 

@@ -11,12 +11,12 @@ pub struct Step {
     /// Place in the order, from 1 without a gap.
     pub number: i32,
     /// The table or column that the step adds.
-    pub change: Change,
+    pub change: SchemaChange,
 }
 
 /// A change of the schema. Types are spelled as in `system_schema.columns`.
 #[derive(Debug, Clone, Copy)]
-pub enum Change {
+pub enum SchemaChange {
     /// A table.
     Table {
         /// Its name.
@@ -44,7 +44,7 @@ pub enum Change {
 pub const STEPS: &[Step] = &[
     Step {
         number: 1,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "layout",
             columns: &[
                 ("name", "text"),
@@ -63,7 +63,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 2,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "schema_steps",
             columns: &[("step", "int"), ("name", "text"), ("applied_at", "timestamp")],
             partition_key: &["step"],
@@ -72,7 +72,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 3,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "coupons",
             columns: &[
                 ("campaign_id", "text"),
@@ -95,7 +95,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 4,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "coupons_by_user",
             columns: &[
                 ("campaign_id", "text"),
@@ -117,7 +117,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 5,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "definition_versions",
             columns: &[
                 ("campaign_id", "text"),
@@ -147,7 +147,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 6,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "holds",
             columns: &[
                 ("partition", "int"),
@@ -165,7 +165,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 7,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "marks",
             columns: &[("campaign_id", "text"), ("below_offset", "bigint"), ("issued", "int")],
             partition_key: &["campaign_id"],
@@ -174,7 +174,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 8,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "progress",
             columns: &[
                 ("partition", "int"),
@@ -189,7 +189,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         number: 9,
-        change: Change::Table {
+        change: SchemaChange::Table {
             table: "campaigns",
             columns: &[("listing", "int"), ("campaign_id", "text"), ("partition", "int")],
             partition_key: &["listing"],
@@ -230,7 +230,7 @@ impl Step {
     /// Returns the table that the step creates or extends.
     pub(super) const fn table(&self) -> &'static str {
         match self.change {
-            Change::Table { table, .. } | Change::Column { table, .. } => table,
+            SchemaChange::Table { table, .. } | SchemaChange::Column { table, .. } => table,
         }
     }
 
@@ -238,15 +238,15 @@ impl Step {
     pub(super) fn name(&self) -> String {
         let Step { number, change } = self;
         match change {
-            Change::Table { table, .. } => format!("{number:03}_{table}"),
-            Change::Column { table, name, .. } => format!("{number:03}_{table}_{name}"),
+            SchemaChange::Table { table, .. } => format!("{number:03}_{table}"),
+            SchemaChange::Column { table, name, .. } => format!("{number:03}_{table}_{name}"),
         }
     }
 
     /// Returns the statement for `keyspace`, a name as CQL spells it.
     pub(super) fn statement(&self, keyspace: &str) -> String {
         match self.change {
-            Change::Table { table, columns, partition_key, clustering } => {
+            SchemaChange::Table { table, columns, partition_key, clustering } => {
                 let mut text = format!("CREATE TABLE IF NOT EXISTS {keyspace}.{table} (\n");
                 for (name, cql_type) in columns {
                     text += &format!("  {name} {cql_type},\n");
@@ -256,7 +256,7 @@ impl Step {
                 text + &format!("  PRIMARY KEY ({})\n);\n", key.join(", "))
             }
             // ScyllaDB has no `ADD IF NOT EXISTS`, so the caller checks whether the column exists.
-            Change::Column { table, name, cql_type } => {
+            SchemaChange::Column { table, name, cql_type } => {
                 format!("ALTER TABLE {keyspace}.{table} ADD {name} {cql_type};\n")
             }
         }
@@ -271,7 +271,7 @@ impl Step {
             position: position.map_or(-1, |place| i32::try_from(place).unwrap_or(i32::MAX)),
         };
         match self.change {
-            Change::Table { columns, partition_key, clustering, .. } => columns
+            SchemaChange::Table { columns, partition_key, clustering, .. } => columns
                 .iter()
                 .map(|(name, cql_type)| {
                     let (kind, position) =
@@ -283,7 +283,9 @@ impl Step {
                     (*name, column(cql_type, kind, position))
                 })
                 .collect(),
-            Change::Column { name, cql_type, .. } => vec![(name, column(cql_type, REGULAR, None))],
+            SchemaChange::Column { name, cql_type, .. } => {
+                vec![(name, column(cql_type, REGULAR, None))]
+            }
         }
     }
 }
@@ -312,7 +314,7 @@ mod tests {
         for (number, step) in (1..).zip(STEPS) {
             assert_eq!(step.number, number);
             let known = tables.entry(step.table()).or_default();
-            let is_table = matches!(step.change, Change::Table { .. });
+            let is_table = matches!(step.change, SchemaChange::Table { .. });
             assert_eq!(known.is_empty(), is_table, "{}", step.name());
             for (name, _) in step.columns() {
                 assert!(known.insert(name), "{} has {name} already", step.table());
@@ -323,7 +325,7 @@ mod tests {
     #[test]
     fn every_part_of_a_key_is_a_column() {
         for step in STEPS {
-            let Change::Table { columns, partition_key, clustering, .. } = step.change else {
+            let SchemaChange::Table { columns, partition_key, clustering, .. } = step.change else {
                 continue;
             };
             assert!(!partition_key.is_empty(), "{}", step.name());
@@ -356,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_table_has_the_columns_of_all_its_steps() {
-        let note = Change::Column { table: "marks", name: "note", cql_type: "text" };
+        let note = SchemaChange::Column { table: "marks", name: "note", cql_type: "text" };
         let note = Step { number: 10, change: note };
         let tables = tables_after(STEPS.iter().chain(&[note]));
         let described = |table: &str, column: &str| tables[table][column].to_string();

@@ -7,7 +7,9 @@ use coupond::{
     domain::rows::{Mark, Row},
     store::{
         CouponStore,
-        cql::{Change, ConnectError, Refusal, STEPS, Step, connect, connect_with, inspect},
+        cql::{
+            ConnectError, STEPS, SchemaChange, SetupRefusal, Step, connect, connect_with, inspect,
+        },
     },
     wire::format::OtherFormat,
 };
@@ -78,7 +80,7 @@ async fn a_partial_schema_is_completed() {
 
 async fn stores_with_and_without_a_step_coexist() {
     let (scratch, older) = Scratch::with_store().await;
-    let note = Change::Column { table: "marks", name: "note", cql_type: "text" };
+    let note = SchemaChange::Column { table: "marks", name: "note", cql_type: "text" };
     let number = STEPS[STEPS.len() - 1].number + 1;
     let steps = [STEPS, &[Step { number, change: note }]].concat();
     let of_step = format!("FROM $schema_steps WHERE step = {number}");
@@ -120,7 +122,7 @@ async fn a_table_with_other_columns_is_refused() {
 /// recorded steps are unchanged.
 async fn refused_unchanged(scratch: &Scratch, expected: OtherFormat) {
     let keyspace = scratch.config.keyspace.clone();
-    let expected = Refusal::Format { keyspace, other: expected };
+    let expected = SetupRefusal::Format { keyspace, other: expected };
     let rows = async || {
         [
             scratch.query("SELECT * FROM $layout").await,

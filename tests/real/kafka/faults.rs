@@ -38,7 +38,7 @@ async fn the_log_survives_lost_brokers(kafka: Own) {
     let feed = feed(&config).await;
     let mut followed = feed.follow().await.expect("followed");
     let mut changes = log.join().await.expect("joined");
-    let mut world = World { log, appended: BTreeMap::new(), readers: Vec::new() };
+    let mut world = FaultyKafka { log, appended: BTreeMap::new(), readers: Vec::new() };
     for partition in 0..PARTITIONS {
         world.readers.push(world.log.open(partition, 0).await.expect("opened"));
     }
@@ -113,14 +113,14 @@ async fn arrives(
     timeout(PATIENCE, arrive).await.expect("a message arrives");
 }
 
-struct World {
+struct FaultyKafka {
     log: KafkaLog,
     /// Acknowledged records that were not read yet, by partition and offset.
     appended: BTreeMap<(Partition, u64), Appended>,
     readers: Vec<Box<dyn LogReader>>,
 }
 
-impl World {
+impl FaultyKafka {
     /// Appends 20 records to each partition. Repeats each until it is acknowledged.
     async fn append_some(&mut self) {
         for partition in 0..PARTITIONS {

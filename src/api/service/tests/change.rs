@@ -6,7 +6,7 @@ use tokio::time::advance;
 
 use super::{
     fakes::AppendFault,
-    world::{Settle, World, campaign, request, terms, until},
+    world::{ServiceWorld, Settle, campaign, request, terms, until},
 };
 use crate::{
     api::service::{CampaignState, ChangeCampaigns, ControlVerb, IssueCoupons, ServiceError},
@@ -27,7 +27,7 @@ fn quota(quota: u32) -> Amendment {
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_definition_is_no_error() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let _owner = world.owner_at_work(Settle::All);
     let (new, view) = world.service.define(campaign("spring"), terms(10)).await.unwrap();
     assert_eq!((new, view.remaining, view.state), (true, 10, CampaignState::Open));
@@ -49,7 +49,7 @@ async fn a_repeated_definition_is_no_error() {
 async fn of_two_concurrent_definitions_one_wins() {
     let other = ServiceError::AlreadyDefined { differing: vec!["quota"] };
     for (second, expected) in [(terms(10), Ok(false)), (terms(20), Err(other))] {
-        let world = World::new().await;
+        let world = ServiceWorld::new().await;
         let (log, codec) = (world.log.clone(), world.codec.clone());
         *world.log.before_append.lock() = Some(Box::new(move || {
             let change = Change::Defined { terms: terms(10) };
@@ -66,7 +66,7 @@ async fn of_two_concurrent_definitions_one_wins() {
 
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_change_is_repeated() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let (log, codec) = (world.log.clone(), world.codec.clone());
     let first = world.log.records()[0].1.offset;
@@ -89,7 +89,7 @@ async fn an_overtaken_change_is_repeated() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_is_in_effect_for_later_calls() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
@@ -102,7 +102,7 @@ async fn a_change_is_in_effect_for_later_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_without_effect_appends_nothing() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
     let resumed = world.service.control(&spring, ControlVerb::Resume).await.unwrap();
@@ -125,7 +125,7 @@ async fn a_change_without_effect_appends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn the_log_refuses_a_quota_below_issued() {
     for settle in [Settle::All, Settle::FeedLost] {
-        let world = World::new().await;
+        let world = ServiceWorld::new().await;
         let spring = world.defined("spring", |_| {}).await;
         for index in 0..3 {
             world.service.issue(request(&spring, &format!("u{index}")), None).await.unwrap();
@@ -142,7 +142,7 @@ async fn the_log_refuses_a_quota_below_issued() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_safe_to_repeat() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let began = tokio::time::Instant::now();
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
@@ -161,7 +161,7 @@ async fn an_unknown_outcome_is_safe_to_repeat() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unsent_change_has_a_known_outcome() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.log.faults.lock().push_back(AppendFault::Overloaded);
     let refused = world.service.control(&spring, ControlVerb::Pause).await;
@@ -183,7 +183,7 @@ async fn an_unsent_change_has_a_known_outcome() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_failure_after_append_is_unknown() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
     let paused = tokio::spawn(async move { service.control(&spring, ControlVerb::Pause).await });
@@ -196,7 +196,7 @@ async fn a_store_failure_after_append_is_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn only_a_release_passes_a_hold_or_halt() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;
     for verb in [ControlVerb::Pause, ControlVerb::Close] {
@@ -223,7 +223,7 @@ async fn only_a_release_passes_a_hold_or_halt() {
 
 #[tokio::test(start_paused = true)]
 async fn releasing_without_a_hold_appends_nothing() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Closed).await;
     assert_eq!(
@@ -237,7 +237,7 @@ async fn releasing_without_a_hold_appends_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unmarked_release_is_unknown() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;
     let unknown = world.service.control(&spring, ControlVerb::Release).await;

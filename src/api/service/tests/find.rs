@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::advance;
 
-use super::world::{Settle, World, campaign, keyed, request, terms, until, user};
+use super::world::{ServiceWorld, Settle, campaign, keyed, request, terms, until, user};
 use crate::{
     api::service::{
         CampaignPage, CampaignState, CampaignView, FindRequests, IssueCoupons, NotReady,
@@ -24,7 +24,7 @@ use crate::{
 const AT_ONCE: Duration = Duration::ZERO;
 const WAIT: Duration = Duration::from_secs(10);
 
-async fn asked(world: &World, request: Request) -> String {
+async fn asked(world: &ServiceWorld, request: Request) -> String {
     world.service.issue(request, None).await.unwrap().request_id
 }
 
@@ -53,7 +53,7 @@ fn issued_sequence(answer: &Answer) -> Option<u32> {
 
 #[tokio::test(start_paused = true)]
 async fn an_id_is_answered_from_remembered_decisions() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let id = asked(&world, request(&spring, "u1")).await;
     assert_eq!(queue_ahead(world.service.find(&id, AT_ONCE).await), 1, "a hole counts");
@@ -67,7 +67,7 @@ async fn an_id_is_answered_from_remembered_decisions() {
 
 #[tokio::test(start_paused = true)]
 async fn an_altered_id_is_unknown() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let id = asked(&world, request(&spring, "u1")).await;
     for id in ["", "x", &id[1..], &format!("{id}A")] {
@@ -77,7 +77,7 @@ async fn an_altered_id_is_unknown() {
 }
 
 /// Makes one request for each answer that a request can have, in one campaign.
-async fn history(world: &World) -> (CampaignId, Vec<String>) {
+async fn history(world: &ServiceWorld) -> (CampaignId, Vec<String>) {
     let spring = world.defined("spring", |terms| terms.quota = 2).await;
     let mut ids = Vec::new();
     for user in ["u1", "u1", "u2", "u3"] {
@@ -104,7 +104,7 @@ fn told(answer: &Answer) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_node_answers_from_the_store() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let (_, ids) = history(&world).await;
     let service = world.another_service().await;
     let mut answers = Vec::new();
@@ -124,7 +124,7 @@ async fn a_new_node_answers_from_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn store_and_feed_give_the_same_answer() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let ids = [
         asked(&world, request(&spring, "u1")).await,
@@ -141,7 +141,7 @@ async fn store_and_feed_give_the_same_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_ends_with_the_decision() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let id = asked(&world, request(&spring, "u1")).await;
     let service = world.service.clone();
@@ -153,7 +153,7 @@ async fn a_long_poll_ends_with_the_decision() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_row_is_no_answer_above_progress() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let issued = asked(&world, request(&spring, "u1")).await;
     let sold_out = asked(&world, request(&spring, "u2")).await;
@@ -172,7 +172,7 @@ async fn a_missing_row_is_no_answer_above_progress() {
 
 #[tokio::test(start_paused = true)]
 async fn a_held_request_stays_pending() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let before = asked(&world, request(&spring, "u1")).await;
     world.decide(Settle::All).await;
@@ -196,7 +196,7 @@ async fn a_held_request_stays_pending() {
 
 #[tokio::test(start_paused = true)]
 async fn pollers_read_no_rows_of_a_live_owner() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let id = asked(&world, request(&spring, "u1")).await;
     world.heard().await;
@@ -208,7 +208,7 @@ async fn pollers_read_no_rows_of_a_live_owner() {
 
 #[tokio::test(start_paused = true)]
 async fn waiters_on_a_hold_share_reads() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let mut ids = Vec::new();
     for index in 0..50 {
@@ -237,7 +237,7 @@ async fn waiters_on_a_hold_share_reads() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_store_there_is_no_guess() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let (_, ids) = history(&world).await;
     let service = world.another_service().await;
     world.store_away(true);
@@ -251,7 +251,7 @@ async fn without_the_store_there_is_no_guess() {
 
 #[tokio::test(start_paused = true)]
 async fn an_altered_or_lost_row_is_no_answer() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let (spring, ids) = history(&world).await;
     let service = world.another_service().await;
     world.store.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
@@ -269,7 +269,7 @@ async fn an_altered_or_lost_row_is_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_view_counts_every_record_below_as_of() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     for index in 0..3 {
         asked(&world, request(&spring, &format!("u{index}"))).await;
@@ -292,7 +292,7 @@ async fn a_view_counts_every_record_below_as_of() {
 
 #[tokio::test(start_paused = true)]
 async fn an_early_amendment_hides_no_coupon() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let nodes = [world.another_service().await, world.another_service().await];
     for node in &nodes {
@@ -310,7 +310,7 @@ async fn an_early_amendment_hides_no_coupon() {
 
 #[tokio::test(start_paused = true)]
 async fn campaigns_are_listed_by_id_page_by_page() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     for id in ["c", "a", "b"] {
         world.defined(id, |_| {}).await;
     }
@@ -329,7 +329,7 @@ async fn campaigns_are_listed_by_id_page_by_page() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_page_says_that_another_follows() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     many(&world, LISTING_MAX + 5, |_| true).await;
     let first = public_page(&world, None, LISTING_MAX).await.unwrap();
     assert_eq!((first.campaigns.len(), first.has_more), (LISTING_MAX, true));
@@ -340,7 +340,7 @@ async fn a_full_page_says_that_another_follows() {
 }
 
 async fn public_page(
-    world: &World,
+    world: &ServiceWorld,
     after: Option<&CampaignId>,
     limit: usize,
 ) -> Result<CampaignPage, ServiceError> {
@@ -348,7 +348,7 @@ async fn public_page(
 }
 
 /// Defines `count` campaigns at once. Those whose number `is_listed` rejects are not listed.
-async fn many(world: &World, count: usize, is_listed: impl Fn(usize) -> bool) {
+async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> bool) {
     for index in 0..count {
         let terms = Terms { listed: is_listed(index), ..terms(1) };
         let campaign = campaign(&format!("c{index:05}"));
@@ -360,7 +360,7 @@ async fn many(world: &World, count: usize, is_listed: impl Fn(usize) -> bool) {
 
 #[tokio::test(start_paused = true)]
 async fn the_public_list_passes_unlisted_campaigns() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     many(&world, 450, |index| [3, 210, 440].contains(&index)).await;
     let mut shown = Vec::new();
     let mut after = None;
@@ -381,7 +381,7 @@ async fn the_public_list_passes_unlisted_campaigns() {
 
 #[tokio::test(start_paused = true)]
 async fn a_scan_of_unlisted_campaigns_is_bounded() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     many(&world, 10_200, |index| [0, 10_150].contains(&index)).await;
     let first = public_page(&world, None, 5).await.unwrap();
     assert_eq!((first.campaigns.len(), first.has_more), (1, true));
@@ -392,7 +392,7 @@ async fn a_scan_of_unlisted_campaigns_is_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_users_coupons_come_in_sequence_order() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |terms| terms.per_user_limit = 3).await;
     for user in ["u1", "u2", "u1"] {
         asked(&world, request(&spring, user)).await;
@@ -414,7 +414,7 @@ fn parts(not_ready: Vec<NotReady>) -> Vec<&'static str> {
 
 #[tokio::test(start_paused = true)]
 async fn unready_parts_are_named_and_recover() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     until(|| world.service.not_ready().is_empty()).await;
     world.store_away(true);
     world.log.away.store(true, Ordering::Relaxed);
@@ -438,7 +438,7 @@ async fn unready_parts_are_named_and_recover() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejection_keeps_the_reason_of_its_position() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.changed(&spring, Change::Paused).await;
     let paused = asked(&world, keyed(&spring, "u1", "k")).await;

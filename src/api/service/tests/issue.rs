@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, time::advance};
 
 use super::{
     fakes::{AppendFault, START},
-    world::{Settle, World, campaign, keyed, request, until},
+    world::{ServiceWorld, Settle, campaign, keyed, request, until},
 };
 use crate::{
     api::service::{IssueCoupons, IssueReply, ServiceError},
@@ -31,7 +31,7 @@ fn sequence(taken: Result<IssueReply, ServiceError>) -> u32 {
 
 #[tokio::test(start_paused = true)]
 async fn an_answered_request_is_in_the_log() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let taken = world.service.issue(request(&spring, "u1"), None).await.unwrap();
     assert_eq!((taken.answer, taken.waited, world.log.len()), (None, true, 2));
@@ -42,7 +42,7 @@ async fn an_answered_request_is_in_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_with_the_feeds_decision() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
@@ -54,7 +54,7 @@ async fn a_wait_ends_with_the_feeds_decision() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timed_out_wait_leaves_a_pending_request() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let before = tokio::time::Instant::now();
     let taken = world.service.issue(request(&spring, "u1"), WAIT).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_timed_out_wait_leaves_a_pending_request() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_decisions_come_from_the_store() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let _owner = world.owner_at_work(Settle::FeedLost);
     let silent = Duration::from_secs(5);
@@ -79,7 +79,7 @@ async fn lost_decisions_come_from_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn a_passed_waiter_asks_the_store() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
     let asked = request(&spring, "u1");
@@ -93,7 +93,7 @@ async fn a_passed_waiter_asks_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_gap_a_coupon_answers_at_once() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let ask = |user: &str| {
         let (service, asked) = (world.service.clone(), request(&spring, user));
@@ -114,7 +114,7 @@ async fn after_a_gap_a_coupon_answers_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_call_frees_its_waiter() {
-    let world = World::with(|api, _| api.waiters_max = 1).await;
+    let world = ServiceWorld::with(|api, _| api.waiters_max = 1).await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
     let asked = request(&spring, "u1");
@@ -130,7 +130,7 @@ async fn a_cancelled_call_frees_its_waiter() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_releases_waiters_with_their_ids() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let (service, asked) = (world.service.clone(), request(&spring, "u1"));
     let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
@@ -144,7 +144,7 @@ async fn a_shutdown_releases_waiters_with_their_ids() {
 
 #[tokio::test(start_paused = true)]
 async fn unknown_campaigns_are_looked_up_in_the_store() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let asked = request(&campaign("spring"), "u1");
     let refused = world.service.issue(asked.clone(), None).await;
     assert_eq!(refused, Err(ServiceError::UnknownCampaign));
@@ -163,7 +163,7 @@ async fn unknown_campaigns_are_looked_up_in_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn an_earlier_read_does_not_deny_a_definition() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let gate = Arc::new(Semaphore::new(0));
     *world.store.gate.lock() = Some(gate.clone());
     let ask = |user: &str| {
@@ -185,7 +185,7 @@ async fn an_earlier_read_does_not_deny_a_definition() {
 
 #[tokio::test(start_paused = true)]
 async fn traffic_costs_one_read_a_second() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let before = world.store.reads_of_campaigns();
     for index in 0..500 {
@@ -199,7 +199,7 @@ async fn traffic_costs_one_read_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_known_campaign_needs_no_store() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.store_away(true);
@@ -212,7 +212,7 @@ async fn a_known_campaign_needs_no_store() {
 
 #[tokio::test(start_paused = true)]
 async fn certain_refusals_skip_the_log() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.changed(&spring, Change::Paused).await;
@@ -232,7 +232,7 @@ async fn certain_refusals_skip_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shut_campaign_refuses_rare_requests_too() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.changed(&spring, Change::Closed).await;
     let length = world.log.len();
@@ -250,7 +250,7 @@ async fn a_shut_campaign_refuses_rare_requests_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_raised_quota_admits_within_a_second() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
@@ -265,7 +265,7 @@ async fn a_raised_quota_admits_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hold_or_halt_refuses_requests() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.hold(&spring, 5, HoldState::Open).await;
     let length = world.log.len();
@@ -284,7 +284,7 @@ async fn a_hold_or_halt_refuses_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn only_unconfirmed_appends_are_unknown() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.log.faults.lock().extend([AppendFault::Unknown(true), AppendFault::Overloaded]);
     let unknown = world.service.issue(request(&spring, "u1"), None).await;
@@ -295,7 +295,7 @@ async fn only_unconfirmed_appends_are_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn an_append_below_the_watermark_is_unknown() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.heard().await;
     let watermark = world.watermark(world.codec.partition_of(&spring));
@@ -309,7 +309,7 @@ async fn an_append_below_the_watermark_is_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn an_appended_request_is_never_denied() {
-    let world = World::new().await;
+    let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::FeedLost);
     advance(Duration::from_secs(5)).await;
@@ -323,7 +323,7 @@ async fn an_appended_request_is_never_denied() {
 
 #[tokio::test(start_paused = true)]
 async fn the_user_rate_limits_one_user_in_one_campaign() {
-    let world = World::with(|_, admission| {
+    let world = ServiceWorld::with(|_, admission| {
         (admission.user_rate, admission.user_burst) = (10, 2);
     })
     .await;
@@ -343,7 +343,7 @@ async fn the_user_rate_limits_one_user_in_one_campaign() {
 
 #[tokio::test(start_paused = true)]
 async fn lag_and_appends_in_flight_are_bounded() {
-    let world = World::with(|_, admission| {
+    let world = ServiceWorld::with(|_, admission| {
         (admission.max_lag, admission.inflight_max) = (20, 1);
     })
     .await;

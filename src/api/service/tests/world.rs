@@ -63,7 +63,7 @@ struct State {
     watermarks: BTreeMap<Partition, Offset>,
 }
 
-pub(super) struct World {
+pub(super) struct ServiceWorld {
     pub(super) log: Arc<FakeLog>,
     pub(super) store: Arc<FakeStore>,
     pub(super) feed: Arc<FakeFeed>,
@@ -74,7 +74,7 @@ pub(super) struct World {
     state: Mutex<State>,
 }
 
-impl World {
+impl ServiceWorld {
     /// Builds a world whose service has started and has heard of the owner.
     pub(super) async fn new() -> Arc<Self> {
         Self::with(|_, _| {}).await

@@ -50,7 +50,7 @@ fn replayed(incarnation: u64, records: Vec<(At, Record)>, read_to: Offset) -> Ev
 
 fn report(incarnation: u64, records: Vec<FoldedRecord>) -> Event {
     let (campaign, contradicted, over_from) = (campaign(0), false, None);
-    Event::Report(Report { campaign, incarnation, records, contradicted, over_from })
+    Event::Report(BatchReport { campaign, incarnation, records, contradicted, over_from })
 }
 
 /// Returns the effects of `events`.

@@ -46,7 +46,7 @@ pub(super) fn folded(offset: Offset, decision: Option<Decision>) -> FoldedRecord
 fn report(offset: Offset, decision: Option<Decision>) -> Event {
     let (campaign, records) = (campaign(0), vec![folded(offset, decision)]);
     let (contradicted, over_from) = (false, None);
-    Event::Report(Report { campaign, incarnation: 1, records, contradicted, over_from })
+    Event::Report(BatchReport { campaign, incarnation: 1, records, contradicted, over_from })
 }
 
 /// Decides and settles the record at 10. Returns the last effects.

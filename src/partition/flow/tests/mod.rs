@@ -57,7 +57,7 @@ struct Owner {
     now_ms: u64,
 }
 
-struct World {
+struct FlowWorld {
     random: Random,
     keys: Arc<Keys>,
     log: Vec<(At, Record)>,
@@ -70,7 +70,7 @@ struct World {
     published: BTreeMap<Offset, FeedDecision>,
 }
 
-impl World {
+impl FlowWorld {
     fn new(seed: u64, length: u64) -> Self {
         let mut random = Random(seed);
         let log = log_of(&mut random, length);
@@ -301,7 +301,7 @@ impl World {
         while actor.storing.front().is_some_and(|(.., stored)| *stored) {
             let (_, folded, _) = actor.storing.pop_front().expect("there is a front");
             assert_eq!(folded.contradiction, None, "nothing was tampered with");
-            reports.push(Report {
+            reports.push(BatchReport {
                 campaign: campaign.clone(),
                 incarnation,
                 records: folded.records,
@@ -478,7 +478,7 @@ fn the_store_ends_as_a_fold_of_the_log() {
     let (mut holds, mut letters) = (0, 0);
     for seed in 0..seeds.unwrap_or(300) {
         let ended = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed, 250);
+            let mut world = FlowWorld::new(seed, 250);
             for _ in 0..1_200 {
                 world.act(true);
             }

@@ -94,7 +94,8 @@ impl Story {
             Effect::Send { campaign, incarnation, batch } => {
                 let records = batch.records.iter().map(|(at, _)| self.rejects(*at)).collect();
                 let (contradicted, over_from) = (false, None);
-                let report = Report { campaign, incarnation, records, contradicted, over_from };
+                let report =
+                    BatchReport { campaign, incarnation, records, contradicted, over_from };
                 self.step(Event::Report(report));
             }
             Effect::Replay { campaign, incarnation, from } => {
