@@ -290,7 +290,7 @@ async fn child_that_writes_until_it_cannot() {
 
 /// A limit of the file size makes a real write fail.
 #[tokio::test]
-async fn a_failed_write_ends_the_process_with_exit_code_1() {
+async fn a_failed_write_exits_with_1() {
     let folder = tempfile::tempdir().unwrap();
     // 70 MB in blocks of 512 bytes. The journal is preallocated with 64 MiB.
     let limit = "trap '' XFSZ; ulimit -f 140000; exec \"$@\"";

@@ -123,7 +123,7 @@ async fn refused_for_its_format(config: &Config, found: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_format_1_is_refused_and_left_alone() {
+async fn a_folder_of_format_1_is_refused_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = used(folder.path()).await;
     let dir = &config.embedded.dir;

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn campaigns_are_counted_by_the_state_that_views_show() {
+    fn campaigns_are_counted_by_their_state() {
         let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
         let directory = Directory::new(Codec::new(keys.clone(), 1, 1));
         directory.own(0, None);

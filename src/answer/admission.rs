@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_as_of_progress_or_mark_but_never_past_a_hold() {
+    fn figures_never_pass_a_hold() {
         let mut state = state(3, |_| {});
         assert_eq!(state.figures(Timestamp(0)).unwrap().as_of, 120);
         state.mark.0 = 125;

@@ -73,7 +73,7 @@ mod tests {
     const START: Moment = Duration::from_secs(100);
 
     #[test]
-    fn a_burst_is_taken_then_one_request_each_interval() {
+    fn a_burst_passes_then_one_per_interval() {
         let mut table = RateTable::new(10, 3);
         for _ in 0..3 {
             assert_eq!(table.take(START, 7), Ok(()));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_content_keeps_the_promised_length_and_alphabet() {
+    fn the_longest_id_keeps_length_and_alphabet() {
         let id = ids("secret", &"i".repeat(64)).seal(&longest());
         assert!(id.len() <= REQUEST_ID_BYTES_MAX, "{} bytes", id.len());
         let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -218,7 +218,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_sealed_is_what_opens_and_one_request_has_one_id(
+        fn a_sealed_id_opens_to_its_content(
             (log_epoch, partition, offset) in any::<(u32, u32, u64)>(),
             time in any::<i64>(),
             campaign in "[a-z0-9][a-z0-9-]{0,63}",

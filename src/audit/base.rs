@@ -71,7 +71,7 @@ impl Base<'_> {
         }
         self.skip_to(sequence);
         if let Some(fault) = definition.and_then(|definition| {
-            let reason = rules::shut(&definition, sequence - 1, coupon.issued_at)?;
+            let reason = rules::rejection(&definition, sequence - 1, coupon.issued_at)?;
             Some(format!("coupon {sequence} was issued while the campaign was {}", reason.name()))
         }) {
             self.find(FindingKind::CouponUnderivable, offset, Some(sequence), fault);
@@ -142,7 +142,7 @@ impl Base<'_> {
                 {
                     Some("the number of buckets does not follow from the quota")
                 }
-                _ if !rules::is_sound(&definition.terms) => Some("its terms are invalid"),
+                _ if !rules::is_valid(&definition.terms) => Some("its terms are invalid"),
                 _ if definition.terms.quota < found => {
                     Some("its quota is below the coupons issued")
                 }

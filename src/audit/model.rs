@@ -158,7 +158,7 @@ impl Model {
     fn request(&mut self, offset: Offset, time: Timestamp, request: &Request) -> RecordOutcome {
         let Some(definition) = self.definition() else { return RecordOutcome::Undefined };
         let limit = u32::from(definition.terms.per_user_limit);
-        let shut = rules::shut(definition, self.issued(), time);
+        let rejection = rules::rejection(definition, self.issued(), time);
         self.counts.requests += 1;
         // A key is looked up before limit and window: a repeated request gets its coupon again,
         // even after the campaign was closed.
@@ -176,7 +176,7 @@ impl Model {
             self.counts.already_issued += 1;
             return RecordOutcome::AlreadyIssued(holding.latest);
         }
-        if let Some(reason) = shut {
+        if let Some(reason) = rejection {
             self.counts.rejected.add(reason);
             return RecordOutcome::Rejected(reason);
         }
@@ -243,7 +243,7 @@ impl Model {
             // A release ends a hold and leaves the definition as it is.
             (_, Change::Released) => return RecordOutcome::Control,
             (None, Change::Defined { terms }) => {
-                rules::is_sound(terms).then(|| rules::first(terms))
+                rules::is_valid(terms).then(|| rules::first(terms))
             }
             (None, _) => return RecordOutcome::Undefined,
             (Some(last), change) if control.based_on == Some(last.position.offset) => {

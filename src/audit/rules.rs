@@ -17,7 +17,7 @@ const RULES: u16 = 1;
 const CODE_BITS: u32 = 64;
 
 /// Returns whether the terms are valid.
-pub(super) fn is_sound(terms: &Terms) -> bool {
+pub(super) fn is_valid(terms: &Terms) -> bool {
     let Terms { quota, per_user_limit, opens_at, closes_at, title, listed: _, code } = terms;
     let representable = |time: &Option<Timestamp>| time.is_none_or(Timestamp::is_representable);
     let ordered = match (opens_at, closes_at) {
@@ -29,16 +29,16 @@ pub(super) fn is_sound(terms: &Terms) -> bool {
         && representable(opens_at)
         && representable(closes_at)
         && ordered
-        && title.as_deref().is_none_or(is_sound_title)
-        && is_sound_code(code)
+        && title.as_deref().is_none_or(is_valid_title)
+        && is_valid_code(code)
 }
 
-fn is_sound_title(title: &str) -> bool {
+fn is_valid_title(title: &str) -> bool {
     let length = title.chars().count();
     length > 0 && length <= 120 && title.chars().all(|letter| !letter.is_control())
 }
 
-fn is_sound_code(code: &CodeFormat) -> bool {
+fn is_valid_code(code: &CodeFormat) -> bool {
     let mut letters: Vec<char> = code.charset.chars().collect();
     let count = letters.len();
     letters.sort_unstable();
@@ -85,7 +85,7 @@ pub(super) fn changed(before: &Definition, change: &Change, issued: u32) -> Opti
         Change::Resumed if !before.closed => after.paused = false,
         Change::Amended { amendment } if !before.closed => {
             amend(&mut after.terms, amendment);
-            if !is_sound(&after.terms) || after.terms.quota < issued {
+            if !is_valid(&after.terms) || after.terms.quota < issued {
                 return None;
             }
         }
@@ -114,8 +114,8 @@ fn amend(terms: &mut Terms, amendment: &Amendment) {
 const PRECEDENCE: [Reason; Reason::ALL.len()] =
     [Reason::Closed, Reason::Paused, Reason::NotOpenYet, Reason::SoldOut];
 
-/// Returns why no user gets a coupon at `time`, if so: the first reason that applies.
-pub(super) fn shut(definition: &Definition, issued: u32, time: Timestamp) -> Option<Reason> {
+/// Returns the first reason for which no user gets a coupon at `time`, if there is one.
+pub(super) fn rejection(definition: &Definition, issued: u32, time: Timestamp) -> Option<Reason> {
     let Terms { quota, opens_at, closes_at, .. } = &definition.terms;
     PRECEDENCE.into_iter().find(|reason| match reason {
         Reason::Closed => definition.closed || closes_at.is_some_and(|end| end <= time),
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_spelled_as_the_product_spells_them() {
+    fn codes_equal_those_of_the_product() {
         let keys = Keys::derive(b"a secret of thirty-two bytes or more");
         let campaign = CampaignId::parse("spring").unwrap();
         let user = UserId::parse("ada").unwrap();
@@ -173,8 +173,8 @@ mod tests {
         {
             let format = CodeFormat::with(Some("SALE-".into()), Some(length), Some(charset.into()));
             for sequence in 1..50 {
-                let theirs = format.spell(&keys, &campaign, 1, sequence, &user);
-                assert_eq!(code(&format, &keys, &campaign, 1, sequence, &user), *theirs);
+                let product = format.spell(&keys, &campaign, 1, sequence, &user);
+                assert_eq!(code(&format, &keys, &campaign, 1, sequence, &user), *product);
             }
         }
     }
@@ -182,13 +182,13 @@ mod tests {
     #[test]
     fn buckets_follow_the_quota_as_in_the_product() {
         for quota in [0, 1, 100_000, 100_001, 1_500_000, 1_500_001, 100_000_000] {
-            let theirs = Definition::first(Terms::of(quota));
-            assert_eq!(first(&theirs.terms), theirs, "{quota}");
+            let product = Definition::first(Terms::of(quota));
+            assert_eq!(first(&product.terms), product, "{quota}");
         }
     }
 
     #[test]
-    fn terms_are_sound_exactly_where_the_product_finds_no_fault() {
+    fn terms_are_valid_as_in_the_product() {
         let base = Terms::of(1);
         let code = |length, charset: &str, prefix: &str| Terms {
             code: CodeFormat { prefix: prefix.into(), length, charset: charset.into() },
@@ -227,7 +227,7 @@ mod tests {
             code(64, "a", ""),
         ];
         for terms in cases {
-            assert_eq!(is_sound(&terms), terms.faults().is_empty(), "{terms:?}");
+            assert_eq!(is_valid(&terms), terms.faults().is_empty(), "{terms:?}");
         }
     }
 }

@@ -39,12 +39,12 @@ pub struct Held {
 pub enum Refusal {
     /// It was made from another definition version than the one in effect.
     StaleVersion,
-    /// The quota would be below what is issued.
+    /// The quota would be below the number of issued coupons.
     QuotaBelowIssued {
         /// Coupons issued at that position.
         issued: u32,
     },
-    /// The campaign is closed for ever.
+    /// The campaign is closed for good.
     Closed,
     /// The terms break a rule.
     Invalid,

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{definition::Definition, ids::Timestamp};
 use crate::planted;
 
-/// Declares the reasons of a rejection in the order of precedence. Each reason is one row: its name,
-/// the state of a campaign that rejects for it, and the slug and title of the problem document.
+/// Declares the reasons of a rejection in the order of precedence. Each reason is one row: its
+/// name, the state of a campaign that rejects for it, and the slug and title of the problem
+/// document.
 macro_rules! rejection_reasons {
     ($($(#[$doc:meta])* $reason:ident: $name:literal, $state:literal, $slug:literal, $title:literal;)*) => {
         /// The reason of a rejection: the first that holds, in this order.
@@ -60,8 +61,8 @@ rejection_reasons! {
     SoldOut: "sold_out", "sold_out", "sold-out", "Sold out";
 }
 
-// Rows do not tell how many coupons were issued below a position. Answers from rows take a request
-// without a coupon for sold out when no earlier reason holds.
+// Rows do not show how many coupons were issued below a position. A request without a coupon row is
+// therefore answered "sold out" if no earlier reason holds.
 const _: () = assert!(matches!(Reason::ALL[Reason::ALL.len() - 1], Reason::SoldOut));
 
 /// The facts by which a campaign rejects a request.
@@ -124,19 +125,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_that_holds_is_told() {
+    fn the_first_reason_that_holds_is_returned() {
         let opens_at = Some(Timestamp(100));
         let mut definition = Definition::first(Terms { opens_at, ..Terms::of(1) });
-        let told = |definition: &_, issued, time| {
+        let reason = |definition: &_, issued, time| {
             Situation::at(definition, issued, Timestamp(time)).reason()
         };
-        assert_eq!(told(&definition, 0, 100), None);
-        assert_eq!(told(&definition, 1, 100), Some(Reason::SoldOut));
-        assert_eq!(told(&definition, 1, 99), Some(Reason::NotOpenYet));
+        assert_eq!(reason(&definition, 0, 100), None);
+        assert_eq!(reason(&definition, 1, 100), Some(Reason::SoldOut));
+        assert_eq!(reason(&definition, 1, 99), Some(Reason::NotOpenYet));
         definition.paused = true;
-        assert_eq!(told(&definition, 1, 99), Some(Reason::Paused));
+        assert_eq!(reason(&definition, 1, 99), Some(Reason::Paused));
         definition.closed = true;
-        assert_eq!(told(&definition, 1, 99), Some(Reason::Closed));
+        assert_eq!(reason(&definition, 1, 99), Some(Reason::Closed));
     }
 
     #[test]
@@ -147,13 +148,13 @@ mod tests {
             ..Terms::of(1)
         };
         let definition = Definition::first(window);
-        let told = |earliest, latest| {
+        let reason = |earliest, latest| {
             let (earliest, latest) = (Timestamp(earliest), Timestamp(latest));
             Situation { definition: &definition, issued: 0, earliest, latest }.reason()
         };
-        assert_eq!(told(98, 99), Some(Reason::NotOpenYet));
-        assert_eq!(told(98, 100), None);
-        assert_eq!(told(199, 201), None);
-        assert_eq!(told(200, 202), Some(Reason::Closed));
+        assert_eq!(reason(98, 99), Some(Reason::NotOpenYet));
+        assert_eq!(reason(98, 100), None);
+        assert_eq!(reason(199, 201), None);
+        assert_eq!(reason(200, 202), Some(Reason::Closed));
     }
 }

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_hold_is_extended_once_its_close_is_written() {
+    fn a_hold_is_extended_after_its_close() {
         let mut holds = Holds::default();
         opened(&mut holds, 40, FAILED);
         holds.close(60);

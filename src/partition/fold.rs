@@ -265,7 +265,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn after_a_contradiction_no_later_batch_comes_to_a_row() {
+    fn a_contradiction_ends_the_folding() {
         let log = vec![defined(), request(1, "ada"), request(2, "bob"), request(3, "cid")];
         let mut folder = recovered(CampaignRows::default(), Vec::new());
         let mut coupons = folder.fold(Batch { records: log.clone(), passed: 4 }).coupons;
@@ -276,7 +276,7 @@ pub(super) mod tests {
         let mut folder = recovered(CampaignRows::default(), coupons);
         let first = folder.fold(Batch { records: log[..3].to_vec(), passed: 3 });
         assert_eq!(first.contradiction.map(|found| found.from), Some(1));
-        // It was under way before anybody heard of the contradiction; bob was not decided.
+        // The next batch was in flight already. Its state lacks bob, so it must not be folded.
         let second = folder.fold(Batch { records: log[3..].to_vec(), passed: 4 });
         assert_eq!(second, Folded::default());
     }

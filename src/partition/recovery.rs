@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_missing_below_the_start_are_noticed_by_a_mark_above_it() {
+    fn a_mark_shows_rows_missing_below_the_start() {
         assert!(start(7, &[1, 2, 3, 4, 5, 6, 7], Vec::new()).is_ok());
         // Its owner died between mark and progress, and somebody took 3 to 6: coupon 7 alone
         // would only be found to differ when another had been derived in its place.
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_that_was_released_derives_what_is_missing() {
+    fn a_released_hold_derives_missing_rows() {
         let hold = Hold {
             campaign: spring(),
             partition: 0,

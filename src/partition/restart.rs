@@ -60,8 +60,8 @@ impl Failures {
     }
 }
 
-/// First pause before a failed partition consumer is restarted. Short, because requests of the whole
-/// partition wait; doubled each time.
+/// First pause before a failed partition consumer is restarted. Short, because requests of the
+/// whole partition wait; doubled each time.
 pub const CONSUMER_PAUSE_FIRST: Duration = Duration::from_millis(200);
 
 /// Longest pause: long enough not to flood the log, short enough for an operator who has removed
@@ -78,7 +78,8 @@ pub struct ConsumerFailures {
 }
 
 impl ConsumerFailures {
-    /// Counts the failure of a consumer that had run for `ran`. Returns the pause before the restart.
+    /// Counts the failure of a consumer that had run for `ran`. Returns the pause before the
+    /// restart.
     pub fn failed(&mut self, ran: Duration) -> Duration {
         if ran >= CONSUMER_WELL {
             self.count = 0;
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_campaign_that_keeps_failing_at_one_position_is_given_up() {
+    fn repeated_failures_at_a_position_give_up() {
         let mut failures = Failures::default();
         let verdicts: Vec<_> = (0..5).map(|_| failures.failed(7)).collect();
         let delays = [0, 50, 100, 200].map(|delay_ms| Verdict::Restart { delay_ms });

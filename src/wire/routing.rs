@@ -47,7 +47,7 @@ mod tests {
     const VECTORS: &str = include_str!("murmur2.tsv");
 
     #[test]
-    fn a_campaign_goes_where_every_java_producer_sends_it() {
+    fn routing_agrees_with_java_producers() {
         let mut checked = 0;
         for line in VECTORS.lines().filter(|line| !line.starts_with('#')) {
             let fields: Vec<_> = line.split('\t').collect();

@@ -33,7 +33,7 @@ fn wait(follower: &mut Tested, partition: Partition, offset: Offset, waiter: cha
 }
 
 #[test]
-fn a_waiter_is_told_its_decision_whenever_it_comes() {
+fn waiters_get_their_decision() {
     let mut follower = Tested::new(2, LIMITS);
     wait(&mut follower, 1, 5, 'a');
     wait(&mut follower, 1, 5, 'b');
@@ -60,7 +60,7 @@ fn a_passed_waiter_asks_the_store_once() {
 }
 
 #[test]
-fn a_decision_in_the_message_that_passes_it_is_no_gap() {
+fn a_decision_in_the_passing_message_is_no_gap() {
     let mut follower = Tested::new(1, LIMITS);
     wait(&mut follower, 0, 5, 'a');
     let effects = follower.step(NOW, message(0, 9, &[(5, "issued")]));
@@ -68,7 +68,7 @@ fn a_decision_in_the_message_that_passes_it_is_no_gap() {
 }
 
 #[test]
-fn lost_messages_send_everybody_to_the_store() {
+fn a_gap_sends_all_waiters_to_the_store() {
     let mut follower = Tested::new(2, LIMITS);
     wait(&mut follower, 0, 5, 'a');
     wait(&mut follower, 1, 7, 'b');
@@ -209,7 +209,7 @@ fn a_halt_holds_as_long_as_its_owner_is_heard_of() {
 }
 
 #[test]
-fn a_partition_that_the_layout_does_not_have_is_nobodys() {
+fn an_unknown_partition_has_no_owner() {
     let mut follower = Tested::new(1, LIMITS);
     assert_eq!(follower.step(NOW, message(1, 5, &[(3, "x")])), []);
     assert_eq!(follower.register(1, 3, 'a', true), Registered::Full);

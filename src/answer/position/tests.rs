@@ -187,7 +187,7 @@ proptest! {
 }
 
 #[test]
-fn the_histories_of_the_property_reach_every_kind_of_answer() {
+fn the_histories_have_every_kind_of_answer() {
     let ask = |user, key| Step::Ask { user, key };
     let change = |change| Step::Change { change, stale: false };
     let quota = |quota| Amendment { quota: Some(quota), ..Amendment::default() };

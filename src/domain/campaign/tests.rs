@@ -235,7 +235,7 @@ fn closing_is_final_and_idempotent() {
 }
 
 #[test]
-fn the_first_coupon_fixes_the_number_of_user_buckets() {
+fn the_first_coupon_fixes_the_user_buckets() {
     let buckets = |story: &str| check(story).definition().unwrap().user_buckets;
     let mut story = "t=1 DEFINE quota=0 -> accepted".to_owned();
     assert_eq!(buckets(&story), 1);

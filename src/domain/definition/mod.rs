@@ -27,14 +27,14 @@ pub const RULES_VERSION: u16 = 1;
 const USERS_PER_BUCKET: u32 = 100_000;
 const USER_BUCKETS_MAX: u32 = 16;
 
-/// What values a term takes.
+/// The kind of a term's values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TermKind {
     /// A whole number in a range.
     Whole(RangeInclusive<u32>),
-    /// A time, or none. The text says what none means.
+    /// A time, or none.
     Time {
-        /// For people: "never".
+        /// The meaning of no time for people, for example "never".
         none: &'static str,
     },
     /// Text of at least one character and without control characters, or none.
@@ -72,7 +72,7 @@ pub enum TermValue {
     Code(CodeFormat),
 }
 
-/// A term was given a value of another kind, or none where one is needed.
+/// A value of another kind than the term's, or a missing value of a term that needs one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{} does not take this value", .0.name())]
 pub struct WrongValue(pub Term);
@@ -167,7 +167,7 @@ macro_rules! terms {
     };
     (@terms $($term:ident $field:ident: $type:ty = $default:expr,
         $kind:expr, $audience:ident, $about:literal;)+) => {
-        /// What an operator chooses for a campaign.
+        /// The settings of a campaign that an operator chooses.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct Terms {
@@ -187,28 +187,28 @@ macro_rules! terms {
         impl Term {
             /// Every term, in the order in which they are shown.
             pub const ALL: &[Self] = &[$(Self::$term),+];
-            /// The name of each, as JSON and columns have it.
+            /// The names of all terms in JSON and in columns.
             pub const NAMES: &[&str] = &[$(stringify!($field)),+];
 
-            /// The term's name in JSON, and in snake case everywhere else.
+            /// Returns the term's name in JSON, columns and messages.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$term => stringify!($field),)+ }
             }
 
-            /// What values the term takes.
+            /// Returns the kind of the term's values.
             #[must_use]
             pub fn kind(self) -> TermKind {
                 match self { $(Self::$term => $kind,)+ }
             }
 
-            /// Who sees the term.
+            /// Returns who sees the term.
             #[must_use]
             pub fn audience(self) -> Audience {
                 match self { $(Self::$term => Audience::$audience,)+ }
             }
 
-            /// What the term means, in a few words.
+            /// Describes the term in a few words.
             #[must_use]
             pub fn about(self) -> &'static str {
                 match self { $(Self::$term => $about,)+ }
@@ -231,7 +231,7 @@ macro_rules! terms {
             /// Sets one term.
             ///
             /// # Errors
-            /// [`WrongValue`].
+            /// [`WrongValue`] if the value is of another kind, or missing.
             pub fn set(&mut self, term: Term, value: Option<TermValue>) -> Result<(), WrongValue> {
                 let wrong = WrongValue(term);
                 match term {
@@ -319,13 +319,13 @@ where
 }
 
 impl Term {
-    /// Returns whether a definition has to state the term.
+    /// Returns whether a definition must contain the term.
     #[must_use]
     pub fn is_required(self) -> bool {
         self == Self::Quota
     }
 
-    /// The rules of the term itself that `value` breaks.
+    /// Returns the rules of this term that `value` breaks.
     fn faults(self, value: Option<TermValue>) -> Vec<Fault> {
         let fault = |rule: String, remedy| vec![Fault::new(self.name(), rule, remedy)];
         match (self.kind(), value) {
@@ -355,7 +355,7 @@ impl Term {
 }
 
 impl Terms {
-    /// Returns every rule that these terms break; empty when they are sound.
+    /// Returns every rule that these terms break. Empty if they are valid.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let of_term = |term: &Term| term.faults(self.get(*term));
@@ -369,31 +369,31 @@ impl Terms {
     }
 }
 
-/// The whole of what a campaign decides by.
+/// Everything that determines a campaign's decisions, besides its records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
-    /// What the operator decided.
+    /// The terms in effect.
     pub terms: Terms,
-    /// Paused: nothing is issued until it is resumed.
+    /// Whether the campaign is paused. It then issues nothing until it is resumed.
     pub paused: bool,
-    /// Closed for ever.
+    /// Whether the campaign is closed for good.
     pub closed: bool,
-    /// Which rules decide it.
+    /// Version of the rules that decide the campaign.
     pub rules_version: u16,
     /// Buckets of the by-user view, 1 to 16. Fixed by the last version before the first coupon.
     pub user_buckets: u8,
 }
 
 impl Definition {
-    /// A new campaign's definition: neither paused nor closed.
+    /// Returns the definition of a new campaign: neither paused nor closed.
     #[must_use]
     pub fn first(terms: Terms) -> Self {
         let user_buckets = user_buckets(terms.quota);
         Self { terms, paused: false, closed: false, rules_version: RULES_VERSION, user_buckets }
     }
 
-    /// Sets the number of buckets by the quota. Call it only before the first coupon: the by-user
-    /// row of a coupon is found by this number.
+    /// Sets the number of buckets by the quota. Must not be called after the first coupon, because
+    /// by-user rows are found by this number.
     pub(super) fn choose_user_buckets(&mut self) {
         self.user_buckets = user_buckets(self.terms.quota);
     }
@@ -407,17 +407,17 @@ fn user_buckets(quota: u32) -> u8 {
 /// The whole definition after an accepted control record: an immutable row keyed by its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefinitionVersion {
-    /// Whose definition.
+    /// The campaign.
     pub campaign: CampaignId,
-    /// The control record that it follows from.
+    /// Position of the control record.
     pub position: Position,
-    /// That record's time.
+    /// Time of the control record.
     pub time: Timestamp,
-    /// What holds from the next position on.
+    /// The definition in effect from the next position on.
     pub definition: Definition,
     /// Coupons issued below this position.
     pub issued: u32,
-    /// Keyed digest over all of the above.
+    /// Keyed digest over all fields above.
     pub digest: [u8; 16],
 }
 

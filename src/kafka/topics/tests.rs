@@ -56,13 +56,13 @@ fn every_problem_is_told_at_once() {
 }
 
 #[test]
-fn seven_days_are_enough_and_more_partitions_are_an_alarm_only() {
+fn seven_days_and_more_partitions_fit() {
     let kept = facts(Purpose::Request, 3, &[("retention.ms", "604800000")]);
     assert_eq!(check(&kept, Purpose::Request, 4), (Vec::new(), 1));
 }
 
 #[test]
-fn a_topic_that_survives_no_failure_is_an_alarm_only() {
+fn an_unreplicated_topic_causes_a_warning() {
     for in_sync in ["1", "3"] {
         let found = facts(Purpose::Request, 3, &[("min.insync.replicas", in_sync)]);
         assert_eq!(check(&found, Purpose::Request, 12), (Vec::new(), 1), "{in_sync}");

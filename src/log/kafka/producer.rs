@@ -35,8 +35,8 @@ const LINGER: Duration = Duration::from_millis(1);
 /// topic must have.
 const BATCH_BYTES_MAX: usize = 256 * 1_024;
 
-/// Least time between two replacements of a producer in a fatal state, so that a broker that refuses
-/// each new one is not flooded with them.
+/// Least time between two replacements of a producer in a fatal state, so that a broker that
+/// refuses each new one is not flooded with them.
 const REPLACE_EVERY: Duration = Duration::from_secs(1);
 
 /// A record to be sent.
@@ -79,8 +79,8 @@ impl Producer {
             .set("enable.idempotence", "true")
             .set("linger.ms", millis(LINGER))
             .set("batch.size", BATCH_BYTES_MAX.to_string())
-            // After this time the library drops the record, so that a client that was told "unknown"
-            // cannot find its request decided much later.
+            // After this time the library drops the record, so that a client that was told
+            // "unknown" cannot find its request decided much later.
             .set("message.timeout.ms", millis(config.append_timeout))
             .set("request.timeout.ms", millis(config.append_timeout))
             .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX.to_string())
@@ -114,7 +114,8 @@ impl Producer {
     fn enqueue(&self, record: &Outgoing<'_>, reply: Reply) -> Result<(), AppendError> {
         self.replace_if_fatal();
         let Err((mut error, reply)) = self.try_enqueue(record, reply) else { return Ok(()) };
-        // Some fatal states are noticed only now. The record is in no queue, so it may be sent again.
+        // Some fatal states are noticed only now. The record is in no queue, so it may be sent
+        // again.
         if self.is_fatal() {
             self.replace_if_fatal();
             match self.try_enqueue(record, reply) {
@@ -148,8 +149,9 @@ impl Producer {
         })
     }
 
-    /// Replaces the client if it is in a fatal state, from which it does not recover. The old client
-    /// reports the records in its queue as failed when it is dropped, so their outcome is unknown.
+    /// Replaces the client if it is in a fatal state, from which it does not recover. The old
+    /// client reports the records in its queue as failed when it is dropped, so their outcome is
+    /// unknown.
     fn replace_if_fatal(&self) {
         if !self.is_fatal() {
             return;
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_append_that_nobody_confirms_in_time_is_unknown() {
+    async fn an_unconfirmed_append_is_unknown() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
         let producer =
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_under_way_when_the_producer_ends_is_unknown() {
+    async fn appends_of_an_ended_producer_are_unknown() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
         cluster.broker_down(1).unwrap();

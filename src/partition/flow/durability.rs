@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_written_when_it_is_far_behind_or_late() {
+    fn progress_is_written_when_behind_or_late() {
         let mut durability = Durability::new(100, 0);
         assert_eq!(durability.due(100 + PROGRESS_RECORDS_MAX - 1, 0), None);
         assert!(durability.due(100 + PROGRESS_RECORDS_MAX, 0).is_some());
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn one_write_is_in_flight_and_progress_never_falls() {
+    fn progress_has_one_write_and_never_falls() {
         let mut durability = Durability::new(100, 0);
         durability.begin();
         assert_eq!(durability.due(9_999, 9_999), None);

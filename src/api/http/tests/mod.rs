@@ -385,7 +385,7 @@ async fn unknown_paths_and_methods_are_problems() {
 
 proptest! {
     #[test]
-    fn nothing_that_can_be_sent_is_too_odd_to_be_read(
+    fn parsers_never_panic(
         body in proptest::collection::vec(any::<u8>(), 0..64),
         json in "[{}\\[\\]\",:a-z0-9\\\\. eE+-]{0,64}",
         text in any::<String>(),
@@ -404,7 +404,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_ones() {
+async fn a_wrong_method_gets_the_allowed_ones() {
     let site = Site::new(Script::default());
     let reply = site.public(send("OPTIONS", "/coupon/issue", "")).await;
     assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
