@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -112,17 +113,12 @@ async fn amend(
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let campaign = public::campaign_id(path)?;
-    let (head, body) = request.into_parts();
-    let amendment = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await;
-    let amendment = public::no_query(&head.uri).and(amendment);
-    match amendment.and_then(|body| definition::amendment(&body)) {
-        Ok(amendment) => {
-            let view = state.service.amend(&campaign, amendment).await?;
-            Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
-        }
-        Err(problem) => Err(unless_unknown(&state, &campaign, problem).await),
-    }
+    let (campaign, amendment) = change(&state, path, request, async |headers, body| {
+        definition::amendment(&body::read_json(headers, body, ADMIN_BYTES_MAX).await?)
+    })
+    .await?;
+    let view = state.service.amend(&campaign, amendment).await?;
+    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
 async fn control(
@@ -131,24 +127,27 @@ async fn control(
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let campaign = bare(&state, path, request).await?;
+    // A body is refused: a `close` with a date, for example, would otherwise close at once.
+    let (campaign, ()) = change(&state, path, request, async |headers, body| {
+        definition::nothing(&body::read(headers, body, ADMIN_BYTES_MAX).await?)
+    })
+    .await?;
     let view = state.service.control(&campaign, verb).await?;
     Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
 }
 
-/// Reads the campaign of a call that takes neither query nor body. Anything given is refused: a
-/// `close` with a date, for example, would otherwise close at once.
-async fn bare(
+/// Reads the campaign of a call without a query, and its body by `read`.
+async fn change<T>(
     state: &AdminState,
     path: PathOf<String>,
     request: Request,
-) -> Result<CampaignId, Problem> {
+    read: impl AsyncFnOnce(&HeaderMap, Body) -> Result<T, Problem>,
+) -> Result<(CampaignId, T), Problem> {
     let campaign = public::campaign_id(path)?;
     let (head, body) = request.into_parts();
-    let body = body::read(&head.headers, body, ADMIN_BYTES_MAX).await;
-    let body = public::no_query(&head.uri).and(body);
-    match body.and_then(|body| definition::nothing(&body)) {
-        Ok(()) => Ok(campaign),
+    let value = read(&head.headers, body).await;
+    match public::no_query(&head.uri).and(value) {
+        Ok(value) => Ok((campaign, value)),
         Err(problem) => Err(unless_unknown(state, &campaign, problem).await),
     }
 }
