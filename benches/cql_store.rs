@@ -66,7 +66,7 @@ async fn write(store: &cql::CqlStore, rows: &Arc<Vec<Row>>) {
                 while let Err(error) = store.write(rows).await {
                     println!("repeating a write: {error}: {}", error.source);
                     repeats += 1;
-                    assert!(repeats < REPEATS_MAX, "the database is gone");
+                    assert!(repeats < REPEATS_MAX, "the database is unavailable");
                 }
             }
         });

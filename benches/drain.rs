@@ -168,7 +168,7 @@ fn consume(config: &Config, requests: u64, rows: &mpsc::Sender<Vec<Coupon>>) {
         let time = message.timestamp().to_millis().unwrap_or(0);
         chunk.push(coupon(count, UserId::parse(user).expect("an id"), offset, time));
         if chunk.len() == CHUNK || u64::from(count) == requests {
-            rows.blocking_send(std::mem::take(&mut chunk)).expect("somebody writes");
+            rows.blocking_send(std::mem::take(&mut chunk)).expect("the writer runs");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! coupond issues a limited number of coupons, first come first served, and can prove it.
 
 #![forbid(unsafe_code)]
-// Only the command line prints, and its module says so; everything else logs.
+// Only the command line prints, and its module allows it. Everything else logs.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-/// Batches are allocated on one thread and freed on another, which is slow with the allocator of the
-/// system. Unit tests link the library twice, so that it must not define one there.
+/// Batches are allocated on one thread and freed on another, which is slow with the allocator of
+/// the system. Unit tests link the library twice, so that it must not define one there.
 #[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -61,7 +61,7 @@ async fn answers_follow_the_operators_changes() {
     assert_eq!(status, 200);
     let (_, cy) = node.issue("spring", "cy").await;
     assert_eq!(cy["coupon"]["sequence"], 3);
-    let sold_out = until("the edge or the log says sold out", || async {
+    let sold_out = until("a request is rejected as sold out", || async {
         let (status, answer) = node.issue("spring", "dee").await;
         (status == 409 || answer["reason"] == "sold_out").then_some(answer)
     })

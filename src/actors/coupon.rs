@@ -1,7 +1,7 @@
 //! The actor of one campaign: holds the remaining count and the holders in memory.
 //!
-//! It decides a batch, stores the rows that follow, and reports. Storing overlaps with deciding:
-//! the pipeline says which rows may be stored when, and in which order batches are reported.
+//! It decides a batch, stores its rows, and reports. Storing overlaps with deciding: the pipeline
+//! determines when rows may be stored, and the order in which batches are reported.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -148,7 +148,7 @@ impl CouponState {
     fn report(&mut self) {
         while let Some((report, contradicted)) = self.pipeline.as_mut().and_then(Pipeline::report) {
             self.send(PartitionMessage::Event(report));
-            // After the report: what was decided before the contradiction stands.
+            // After the report, because decisions before the contradiction are valid.
             if let Some(contradicted) = contradicted {
                 self.send(PartitionMessage::Event(contradicted));
             }

@@ -149,8 +149,8 @@ impl Directory {
     }
 }
 
-/// Sets the metric of a partition's halt. Every reason has a series: one that appeared only with
-/// the halt could not be told from a metric that is not there.
+/// Sets the metric of a partition's halt. Every reason has a series, also at 0. Otherwise a
+/// partition that is not halted would look like a missing metric.
 fn show_halt(partition: Partition, now: Option<HaltReason>) {
     for reason in HaltReason::ALL {
         metrics::partition_halted(partition, *reason, now == Some(*reason));

@@ -1,6 +1,6 @@
 //! The messages of a node's actors.
 //!
-//! They stand apart from the actors, so that no two actors need to import each other.
+//! They are separate from the actors, so that no two actors need to import each other.
 
 use std::time::Duration;
 

@@ -199,7 +199,7 @@ impl AdmissionView {
     }
 
     /// Returns whether the version in effect at `offset` is certainly among [`Self::versions`]: a
-    /// version lies below the offset, and no later read can find one in between.
+    /// version is below the offset, and no later read can find one in between.
     #[must_use]
     pub(crate) fn knows_version_at(&self, offset: Offset) -> bool {
         let first = self.versions.first();

@@ -367,7 +367,7 @@ impl ClientAnswer {
             .map(|key| keys.key_digest(&request.user, key).to_le_bytes());
         let found = hashed((&request.campaign, &request.user, time, key_digest));
         if found != self.content {
-            let detail = format!("line {line}: another record stands at the request's position");
+            let detail = format!("line {line}: another record is at the request's position");
             return findings.add(FindingKind::AnswerLost, place, detail);
         }
         let face = |sequence: Sequence| {

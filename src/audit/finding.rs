@@ -43,7 +43,7 @@ macro_rules! finding_kinds {
 }
 
 finding_kinds! {
-    /// Durable progress lies above the end of the log.
+    /// Durable progress is above the end of the log.
     LogEndsEarly = "log_ends_early", NothingLost;
     /// The log begins above durable progress: records were lost undecided.
     LogStartsLate = "log_starts_late", NothingLost;
@@ -75,7 +75,7 @@ finding_kinds! {
     MarkWrong = "mark_wrong", Remaining;
     /// Progress passed coupons that no mark counts.
     MarkBehind = "mark_behind", Remaining;
-    /// A mark lies above the end of the log.
+    /// A mark is above the end of the log.
     MarkBeyondLog = "mark_beyond_log", Remaining;
     /// A settled coupon has no row.
     CouponMissing = "coupon_missing", FinalAnswer;

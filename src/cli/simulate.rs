@@ -167,7 +167,7 @@ fn add(totals: &mut Totals, seed: u64, report: Report, wavers: bool) {
     totals.broken.extend(report.violation.map(|violation| (seed, violation)));
 }
 
-/// Shows the progress on a terminal. Stops all worlds at Ctrl-C, and tells whether that happened.
+/// Shows the progress on a terminal. Stops all worlds at Ctrl-C. Returns whether that happened.
 async fn progress(
     totals: &Mutex<Totals>,
     seeds: u64,

@@ -202,7 +202,7 @@ fn parse_set(text: &str, problems: &mut Vec<ConfigProblem>) -> Option<Given> {
         });
         None
     };
-    // The value may be a secret, so that only the key is shown; quotes stand for a missing key.
+    // The value may be a secret, so only the key is shown. A missing key is shown as empty quotes.
     let Some((key, word)) = text.split_once('=') else {
         let key: String = text.trim_start().chars().take_while(letter).collect();
         return match (text.trim().is_empty(), key.is_empty()) {

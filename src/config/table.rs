@@ -51,8 +51,7 @@ macro_rules! settings {
             }
         )*
 
-        /// Every setting, in the order in which they are printed: the keys of a table stand
-        /// together.
+        /// Every setting in the order of printing, in which the keys of a table are adjacent.
         pub(super) static KEYS: &[Key] = &[
             $(settings!(
                 @key stringify!($top), concat!($($top_doc),+), $top_type, [$top] $(, $top_rule)?

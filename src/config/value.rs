@@ -46,8 +46,8 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Returns the value of a setting that takes text. A word is taken as it stands, so that a
-    /// token of digits needs no quotes.
+    /// Returns the value of a setting that takes text. A word is used unchanged, so that a token of
+    /// digits needs no quotes.
     fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),

@@ -1,4 +1,4 @@
-//! The format file, which tells the format of a data folder without opening its database.
+//! The format file: the format of a data folder can be read without opening its database.
 //!
 //! Opening the database changes it, and the inspection before repairs the end of the journal. A
 //! folder of another format must be refused before both. So the file is on disk before the database
@@ -20,7 +20,7 @@ const DRAFT: &str = "format.draft";
 /// Only the owner reads.
 const MODE: u32 = 0o600;
 
-/// Files and folders that tell a used data folder of format 1 from a new one.
+/// Files and folders that only a used data folder of format 1 has.
 const LEFT_BY_FORMAT_1: [&str; 2] = ["database", "witness"];
 
 /// Refuses a data folder of another format. Changes nothing.

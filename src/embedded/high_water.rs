@@ -4,8 +4,8 @@
 //! the file may lag behind the journal but never claims more than is on disk. A start that finds
 //! less in the database than the file claims refuses, because acknowledged records are missing.
 //!
-//! Two slots are written in turn. Each lies within one sector, on a page of its own, so a power cut
-//! can damage only the slot that was being written.
+//! Two slots are written in turn. Each is within one sector, on a separate page, so a power cut can
+//! damage only the slot that was being written.
 
 use std::{
     fs::{File, OpenOptions},

@@ -97,8 +97,8 @@ fn contents(trailer: &[u8], length: u64) -> Option<(u64, u64, [u8; 16])> {
     let (size, _) = rest.split_first_chunk::<8>()?;
     let (start, size) = (u64::from_le_bytes(*start), u64::from_le_bytes(*size));
     let end = length.checked_sub(TRAILER_BYTES as u64)?;
-    // The table of contents lies directly before the trailer. Checked before the caller allocates
-    // memory for it.
+    // The table of contents is directly before the trailer. Its size is checked before the caller
+    // allocates memory for it.
     let fits = start.checked_add(size) == Some(end) && size <= BYTES_MAX;
     fits.then_some((start, size, *checksum))
 }

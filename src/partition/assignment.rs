@@ -23,7 +23,7 @@ pub struct Start {
 /// Compares a partition's progress with the ends of its log, `[low, high)`.
 ///
 /// # Errors
-/// Progress is of another epoch, or lies outside the log.
+/// If progress has another epoch, or is outside the log.
 pub fn start(
     rows: &PartitionRows,
     log_epoch: u32,

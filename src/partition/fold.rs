@@ -91,8 +91,8 @@ impl Folder {
         self.expectations.until()
     }
 
-    /// Folds a batch. A contradiction ends it: records before it stand, and records after it are
-    /// not folded, also those of later batches.
+    /// Folds a batch. A contradiction ends the folding: records before it keep their outcomes, and
+    /// records after it are not folded, neither in this batch nor in later ones.
     pub fn fold(&mut self, batch: Batch) -> Folded {
         let Batch { records, passed } = batch;
         let mut folded = Folded::default();

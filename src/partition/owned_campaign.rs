@@ -50,7 +50,7 @@ pub(super) enum Phase {
     Meeting { chunk: Chunk, issued: Option<Sequence>, expects_until: Option<Offset> },
 }
 
-/// What a replay has come to when its chunk is stored.
+/// The next step of a replay after a stored chunk.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ChunkStored {
     /// The replay goes on.
@@ -89,12 +89,12 @@ pub(super) struct OwnedCampaign {
     /// Number of the current actor: messages of earlier ones are ignored.
     incarnation: u64,
     window: Window,
-    /// No start lies below: what was replayed is stored and no longer in the window.
+    /// No start is below this offset: replayed records are stored and no longer in the window.
     floor: Offset,
     failures: Failures,
     /// The reason of the last failure or hold.
     reason: Option<String>,
-    /// From this time on nothing is issued any more, as the actor last said.
+    /// From this time on nothing is issued any more, as last reported by the actor.
     over_from: Option<Timestamp>,
     /// The time of the last record or report, in milliseconds of the monotonic clock.
     active_ms: u64,
@@ -249,7 +249,7 @@ impl OwnedCampaign {
     /// far the partition was read.
     pub(super) fn next_batch(&mut self, max: usize, position: Offset) -> Option<Batch> {
         let Phase::Live { expects_until } = &mut self.phase else { return None };
-        // A batch without records still tells the actor that an expectation was passed.
+        // A batch without records still shows the actor that it has passed an expectation.
         let passed = self.window.next_passes(max, position);
         let confirms = expects_until.is_some_and(|expected| expected < passed);
         if !self.window.has_unsent() && !confirms {

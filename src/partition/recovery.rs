@@ -220,7 +220,7 @@ impl Recovery {
         let sequence = coupon.sequence;
         let error = |from, reason, detail| Err(Contradiction { from, reason, detail });
         if self.keys.coupon_digest(coupon) != coupon.digest && !planted!(AlteredRowTaken) {
-            // Its offset may be altered too, so it says nothing about where the damage begins.
+            // Its offset may be altered too, so the start of the damage is unknown.
             let detail = format!("the row of coupon {sequence} was altered");
             return error(self.dense_to, HoldReason::RowAltered, detail);
         }
@@ -341,8 +341,8 @@ mod tests {
     #[test]
     fn a_mark_shows_rows_missing_below_the_start() {
         assert!(start(7, &[1, 2, 3, 4, 5, 6, 7], Vec::new()).is_ok());
-        // Its owner died between mark and progress, and somebody took 3 to 6: coupon 7 alone
-        // would only be found to differ when another had been derived in its place.
+        // The owner died between mark and progress, and rows 3 to 6 were deleted. Without the mark,
+        // another coupon would be derived in place of coupon 7 before the difference is found.
         let found = start(7, &[1, 2, 7], Vec::new()).unwrap_err();
         assert_eq!(found.from, 3, "just above the last dense row: {found}");
         let found = start(7, &[1, 2], Vec::new()).unwrap_err();

@@ -1,7 +1,7 @@
 //! Encodes and decodes the records of the request log.
 //!
-//! A record is versioned JSON, which people can read in a Kafka UI. Records that coupond writes have
-//! a MAC in a header; requests of other producers have none.
+//! A record is versioned JSON, which people can read in a Kafka UI. Records that coupond writes
+//! have a MAC in a header; requests of other producers have none.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +15,12 @@ use crate::{
     planted,
 };
 
-/// Value of `v` in a request. Not the format number: other producers write requests too, and need not
-/// follow our formats.
+/// Value of `v` in a request. Not the format number: other producers write requests too, and need
+/// not follow our formats.
 const REQUEST_VERSION: u32 = 1;
 
-/// Value of `v` in a control record, which only coupond writes. A new kind of control record needs a
-/// higher one: then an older binary halts at the record instead of taking it for a dead letter.
+/// Value of `v` in a control record, which only coupond writes. A new kind of control record needs
+/// a higher one: then an older binary halts at the record instead of taking it for a dead letter.
 const CONTROL_VERSION: u32 = FORMAT as u32;
 
 const MAC_PURPOSE: &str = "record";
@@ -36,8 +36,8 @@ pub enum Decoded {
     Record(Record),
     /// A record that is kept as a dead letter and has no other effect.
     DeadLetter(DeadLetterReason),
-    /// A record of a newer coupond. It may affect decisions about later records, so this binary must
-    /// halt the partition.
+    /// A record of a newer coupond. It may affect decisions about later records, so this binary
+    /// must halt the partition.
     Newer {
         /// Version of the record's format.
         version: u32,
@@ -96,7 +96,7 @@ enum RequestType {
     Request,
 }
 
-/// The fields of every version, which tell how to decode the others.
+/// The fields that every version has. They determine how to decode the others.
 #[derive(Deserialize)]
 struct Envelope {
     v: u32,
@@ -173,7 +173,8 @@ impl Codec {
         (partition, NewRecord { campaign: campaign.clone(), value, mac })
     }
 
-    /// Decodes a log record of `partition`. Never fails: bytes that are no record are a dead letter.
+    /// Decodes a log record of `partition`. Never fails: bytes that are no record are a dead
+    /// letter.
     #[must_use]
     pub fn decode(&self, partition: Partition, record: &LogRecord) -> Decoded {
         match self.try_decode(partition, record) {

@@ -1,4 +1,5 @@
-//! Messages of the decision feed, which a partition's owner sends to every API node, and their codec.
+//! Messages of the decision feed, which a partition's owner sends to every API node, and their
+//! codec.
 
 use std::{cmp::Ordering, sync::Arc};
 
@@ -20,8 +21,8 @@ pub struct FeedMessage {
     pub log_epoch: u32,
     /// Partition.
     pub partition: Partition,
-    /// Watermark in this owner's message before, by which a follower notices a lost message. 0 in the
-    /// owner's first.
+    /// Watermark in this owner's message before, by which a follower notices a lost message. 0 in
+    /// the owner's first.
     pub from: Offset,
     /// Watermark: every position below is decided and stored, except for campaigns on hold.
     pub to: Offset,
@@ -63,7 +64,7 @@ struct Versioned<'a> {
     message: &'a FeedMessage,
 }
 
-/// The fields of every version, which tell how to check and decode the others.
+/// The fields that every version has. They determine how to check and decode the others.
 #[derive(Deserialize)]
 struct Envelope {
     v: u32,

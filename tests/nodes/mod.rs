@@ -43,7 +43,7 @@ impl Node {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the binary is there");
+            .expect("the binary exists");
         let lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let (found, serving) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {

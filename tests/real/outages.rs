@@ -59,7 +59,7 @@ async fn no_coupon_is_lost_in_engine_outages(brokers: Own, database: Own) {
             at_kill
         });
         assert!(at_kill < number * USERS, "outage {number} came after the last answer");
-        requests.await.expect("everybody is answered");
+        requests.await.expect("every user is answered");
         assert_eq!(crowd.answered(), number * USERS);
     }
 

@@ -229,8 +229,7 @@ impl PartitionState {
         }
     }
 
-    /// Halts the partition: stops its reader, replays, writes and coupon actors. Rows that are
-    /// stored stand.
+    /// Halts the partition: stops its reader, replays, writes and coupon actors. Stored rows stay.
     fn halt(&mut self, halt: Halt, myself: &ActorRef<PartitionMessage>) {
         let (partition, consumer) = (self.partition(), myself.get_id());
         self.running = None;

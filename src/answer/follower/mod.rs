@@ -3,8 +3,8 @@
 //!
 //! The feed may lose messages, so it never proves an absence. A waiter must ask the store in two
 //! cases: the watermark passed its position without its decision, or messages were lost. A loss is
-//! reported by the feed, or shows as a message whose `from` lies above our watermark. The waiter
-//! keeps its place meanwhile: its campaign may be on hold, and the decision may still come.
+//! reported by the feed, or shows as a message whose `from` is above our watermark. The waiter
+//! stays registered, because its campaign may be on hold and the decision may still come.
 
 use std::{
     collections::{BTreeMap, VecDeque},

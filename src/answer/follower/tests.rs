@@ -1,4 +1,4 @@
-//! A follower that loses messages tells every waiter all the same.
+//! A follower answers every waiter, even if it loses messages.
 
 use proptest::prelude::*;
 
@@ -86,7 +86,7 @@ fn a_lost_message_makes_all_waiters_ask() {
     let mut follower = Tested::new(2, LIMITS);
     wait(&mut follower, 0, 9, 'a');
     wait(&mut follower, 1, 9, 'b');
-    assert_eq!(follower.step(NOW, from(3, 3)), [], "nobody knows what there was before");
+    assert_eq!(follower.step(NOW, from(3, 3)), [], "the first message is no gap");
     assert_eq!(follower.step(NOW, from(3, 5)), []);
     assert_eq!(follower.step(NOW, from(5, 5)), []);
     // The message that went on from 5 to 6 is lost, and the decision at 9 with it.
@@ -173,7 +173,7 @@ fn an_append_below_the_watermark_halts() {
     follower.step(NOW, message(0, 50, &[]));
     assert_eq!(follower.acknowledged(0, 50, Some(50)), Ok(()));
     assert_eq!(follower.halted(NOW, 0), None);
-    // Sent before the watermark was known, it may well stand below it.
+    // It was sent before the watermark was known, so it may be below the watermark.
     assert_eq!(follower.acknowledged(0, 40, Some(40)), Ok(()));
     assert!(follower.acknowledged(0, 49, Some(50)).is_err());
     assert!(follower.halted(NOW, 0).is_some_and(|reason| reason.contains("offset 49")));

@@ -80,8 +80,8 @@ pub(crate) fn answer_at<'a>(
     {
         return Answered::AlreadyIssued(coupon);
     }
-    // Rows do not tell how many coupons were issued below the position. A request without a coupon
-    // that no earlier reason rejects found the campaign sold out.
+    // Rows do not show how many coupons were issued below the position. But a request without a
+    // coupon that no earlier reason rejects was rejected because the campaign was sold out.
     let situation = Situation::at(definition, u32::MAX, request.time);
     Answered::Rejected(situation.reason().unwrap_or(Reason::SoldOut))
 }

@@ -62,8 +62,8 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     router.layer(middleware::from_fn_with_state(state, guard))
 }
 
-/// Checks the token before anything else (INV-11): without it, even an unknown path is 401, so that
-/// status codes tell nothing about campaigns.
+/// Checks the token before anything else (INV-11). Without it, even an unknown path gets 401, so
+/// that status codes reveal nothing about campaigns.
 async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let open = OPEN_PATHS.contains(&request.uri().path());
     if open || state.token.admits(request.headers()) {

@@ -109,8 +109,8 @@ impl AdminToken {
         Self(Self::digest(token.as_bytes()))
     }
 
-    /// Returns whether the request bears the token. Digests are compared, in constant time, so that
-    /// the time of the answer tells neither the token nor its length.
+    /// Returns whether the request has the token. Compares digests in constant time, so that the
+    /// time of the answer reveals neither the token nor its length.
     pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return false };

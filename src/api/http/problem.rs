@@ -179,7 +179,7 @@ impl Problem {
         problem
     }
 
-    /// Adds an invalid field to a problem whose detail says more than the field's rule.
+    /// Adds an invalid field to a problem whose detail has more than the field's rule.
     pub(super) fn blaming(
         mut self,
         field: impl Into<Cow<'static, str>>,

@@ -245,8 +245,8 @@ impl Campaigns {
         state.cache.get(campaign).map(|cached| (cached.snapshot.clone(), cached.tried_at))
     }
 
-    /// Joins the load of `campaign` in flight, or starts one. The second value says whether the
-    /// joined load was already reading the store.
+    /// Joins the load of `campaign` in flight, or starts one. Also returns whether the joined load
+    /// was already reading the store.
     fn join_load(self: &Arc<Self>, campaign: &CampaignId) -> Result<(Arc<Load>, bool), ReadError> {
         let mut state = self.state.lock();
         if let Some(load) = state.loads.get(campaign) {

@@ -171,7 +171,7 @@ pub(crate) struct AdminView {
 /// Changes of campaigns. Each call returns once its change is in effect.
 ///
 /// # Errors
-/// [`ServiceError::OutcomeUnknown`] when that cannot be told within 5 s;
+/// [`ServiceError::OutcomeUnknown`] if the outcome is not known within 5 s;
 /// [`ServiceError::Halted`] for a quarantined campaign or a halted partition.
 #[async_trait]
 pub(crate) trait ChangeCampaigns: Send + Sync + 'static {

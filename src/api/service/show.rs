@@ -52,8 +52,8 @@ impl ShowCampaigns for NodeService {
         // One more than asked for shows whether another page follows.
         while campaigns.len() <= limit && !is_end {
             if scanned >= SCANNED_MAX {
-                // The next page begins after a campaign that is shown, never after an unlisted one,
-                // whose id would be told. So there has to be one.
+                // The next page begins after a shown campaign. To begin after an unlisted one would
+                // reveal its id, so a page without any campaign is an error.
                 if campaigns.is_empty() {
                     let detail = format!("{SCANNED_MAX} campaigns in a row are not listed");
                     return Err(ServiceError::Unavailable { detail });

@@ -1,8 +1,8 @@
 //! Inspects a data folder before the database opens it, and compares what the database then found
 //! with the high-water file.
 //!
-//! The database repairs a folder as it opens it: it cuts journals and removes files that it does not
-//! know. Damage that must not be "repaired" that way is therefore found first. A folder that is
+//! The database repairs a folder as it opens it: it cuts journals and removes files that it does
+//! not know. Damage that must not be "repaired" that way is therefore found first. A folder that is
 //! refused stays as it is.
 
 use std::{
@@ -43,8 +43,8 @@ pub(super) struct Inspected {
     next_batch: u64,
 }
 
-/// Inspects the data folder and the database in it. Cuts off a batch that a crash left incomplete at
-/// the end of the journal and that was never acknowledged. Removes a database whose creation was
+/// Inspects the data folder and the database in it. Cuts off a batch that a crash left incomplete
+/// at the end of the journal and that was never acknowledged. Removes a database whose creation was
 /// never completed. Changes nothing else.
 ///
 /// # Errors
@@ -73,7 +73,7 @@ pub(super) fn before_open(folder: &Path, database: &Path) -> Result<Inspected, O
         inspected.next_batch = scan.last.map_or(0, |last| last + 1);
         let expected = mark.map_or(0, |mark| mark.next_batch);
         // Journals are removed once their batches are in tables. If no journal has a batch, only
-        // the opened tables can tell; `after_open` compares then.
+        // the opened tables have the number, and `after_open` compares it.
         let may_be_in_tables = scan.last.is_none() && tables > 0;
         if inspected.next_batch < expected && !may_be_in_tables {
             let (path, end, next) = (active.display(), scan.end, inspected.next_batch);
@@ -116,8 +116,8 @@ impl Inspected {
                 "data folder has no high-water file, lost records cannot be detected at this start"
             );
         }
-        // Opening synced the scanned journals, so their batches count as durable. The database's own
-        // `next_batch` is not used: it includes numbers that the database took for itself.
+        // Opening synced the scanned journals, so their batches count as durable. The database's
+        // own `next_batch` is not used: it includes numbers that the database took for itself.
         Ok(HighWaterMark { next_batch: mark.next_batch.max(self.next_batch), records })
     }
 }
@@ -258,8 +258,8 @@ impl Inspection<'_> {
         Ok(Some((active, self.io(journal::scan(active, last))?)))
     }
 
-    /// Cuts the journal behind its last intact batch. The database would cut some incomplete batches
-    /// too, but it fails on one with a hole in the middle.
+    /// Cuts the journal behind its last intact batch. The database would cut some incomplete
+    /// batches too, but it fails on one with a hole in the middle.
     fn cut(&self, journal: &Path, scan: Scan) -> Result<(), OpenError> {
         let cut = || {
             let file = OpenOptions::new().write(true).open(journal)?;

@@ -170,7 +170,7 @@ async fn create_missing(
     let mut found = Vec::new();
     for (purpose, name, needed) in &plan {
         let created = absent.iter().any(|(_, other, _)| other == name);
-        // Another node created it, perhaps with another number of partitions. The check will tell.
+        // Another node created it, perhaps with another number of partitions. The check finds that.
         let least = if others.contains(name) { 1 } else { needed.partitions };
         found.push((*purpose, admin.facts(name, created.then_some(least)).await?));
     }

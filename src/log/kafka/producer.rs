@@ -51,8 +51,8 @@ pub(super) struct Outgoing<'a> {
 /// The broker's acknowledgement of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Delivered {
-    /// Offset of the record. `None` if a retry found the record in the log already: then the broker
-    /// does not tell its offset.
+    /// Offset of the record. `None` if a retry found the record in the log already, because the
+    /// broker then reports no offset.
     pub(super) offset: Option<u64>,
     /// Record time in milliseconds since the epoch by the broker's clock. `None` if the topic keeps
     /// the producer's time.
@@ -79,8 +79,8 @@ impl Producer {
             .set("enable.idempotence", "true")
             .set("linger.ms", millis(LINGER))
             .set("batch.size", BATCH_BYTES_MAX.to_string())
-            // After this time the library drops the record, so that a client that was told
-            // "unknown" cannot find its request decided much later.
+            // After this time the library drops the record. Otherwise a client that got "outcome
+            // unknown" could find its request decided much later.
             .set("message.timeout.ms", millis(config.append_timeout))
             .set("request.timeout.ms", millis(config.append_timeout))
             .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX.to_string())
@@ -100,7 +100,7 @@ impl Producer {
     ///
     /// # Errors
     /// [`AppendError::Overloaded`] if the record was not queued. [`AppendError::Unknown`] on every
-    /// later failure: the library does not tell whether it came before the write.
+    /// later failure: the library does not report whether the record was written before it.
     pub(super) async fn send(&self, record: &Outgoing<'_>) -> Result<Delivered, AppendError> {
         let (reply, replied) = oneshot::channel();
         self.enqueue(record, Box::new(reply))?;

@@ -69,7 +69,7 @@ const CONSUMERS_WARM: usize = 2;
 const SERVE_EVERY: Duration = Duration::from_millis(100);
 
 /// Longest wait for an event of one consumer. The library returns one event at a time and does not
-/// tell whether there are more.
+/// report whether there are more.
 const SERVE_FOR: Duration = Duration::from_millis(1);
 
 /// Most events of one consumer that are served in a row, so that many events do not delay commands.

@@ -45,8 +45,8 @@ pub fn credit_of(incoming: &Incoming) -> usize {
 }
 
 /// Credit of a partition's window, one for each record of up to 1 KiB. At 40,000 decisions a second
-/// these are 0.4 s of records, far more than a store's latency. Decoded and as bytes a request takes
-/// about 500 bytes, so that the window takes 8 MiB; with larger records, 16 MiB.
+/// these are 0.4 s of records, far more than a store's latency. Decoded and as bytes a request
+/// takes about 500 bytes, so that the window takes 8 MiB; with larger records, 16 MiB.
 pub const WINDOW_RECORDS_MAX: usize = 16_384;
 
 /// Records in one batch: half a millisecond of decisions.
@@ -61,7 +61,7 @@ const PROGRESS_RECORDS_MAX: u64 = 1_000;
 /// … or this many milliseconds.
 const PROGRESS_INTERVAL_MS: u64 = 100;
 
-/// The watermark is published at least this often, so that followers can tell a silent owner.
+/// The watermark is published at least this often, so that followers can detect a silent owner.
 const HEARTBEAT_INTERVAL_MS: u64 = 1_000;
 
 /// A campaign that is over and had no record for this long is stopped, to free its memory.
@@ -205,7 +205,8 @@ impl Flow {
         Some((owned.phase().name(), owned.reason().map(str::to_owned)))
     }
 
-    /// Returns whether this is the campaign's latest incarnation: messages of earlier ones are stale.
+    /// Returns whether this is the campaign's latest incarnation: messages of earlier ones are
+    /// stale.
     #[must_use]
     pub fn is_current(&self, campaign: &CampaignId, incarnation: u64) -> bool {
         self.campaigns

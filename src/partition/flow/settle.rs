@@ -41,14 +41,15 @@ impl Flow {
                 continue;
             };
             owned.record_stored(offset, issued);
-            // A record that is decided again after a restart is neither counted nor told twice.
+            // A record that is decided again after a restart is neither counted nor published
+            // twice.
             if self.acks.done(offset) {
                 effects.push(Effect::Count(decision));
                 self.feed.push(answer);
             }
         }
         // Progress may have passed these records while a new actor decided them again. Nothing else
-        // would give their credit back: without credit nothing is read, and progress stands still.
+        // would return their credit. Without credit nothing is read, and progress would stop.
         effects.push(Effect::Credit(owned.trim(self.durability.progress())));
         self.sendable.insert(campaign);
     }

@@ -176,7 +176,7 @@ async fn transactions_leave_gaps_in_offsets() {
     assert_eq!(
         seen,
         [(0, &b"committed"[..]), (2, b"aborted"), (4, b"open"), (5, own.as_slice())],
-        "markers stand at 1 and 3"
+        "markers are at 1 and 3"
     );
     assert_eq!(appended.offset, 5);
     let bounds = log.bounds(0).await.expect("bounds");
@@ -203,7 +203,7 @@ async fn own_records_are_found_by_their_header() {
         other.commit_transaction(PATIENCE).expect("committed");
     };
     let found = async || record_with_mac(&config, 2).await.expect("the broker answers");
-    assert_eq!(found().await, None, "nothing is there");
+    assert_eq!(found().await, None, "the log is empty");
     send(0, 3);
     send(1, 250);
     assert_eq!(found().await, None, "other producers write no header");
