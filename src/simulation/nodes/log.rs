@@ -25,13 +25,21 @@ const CHANGES_MAX: usize = 1_024;
 /// Time until the owner of a partition hears that it has changed, in microseconds.
 const TOLD_AFTER_US: u64 = 200_000;
 
+/// A member of the group.
+struct Member {
+    address: Address,
+    changes: mpsc::Sender<Ownership>,
+    /// When it hears the last change so far: later ones come behind it.
+    told_us: u64,
+}
+
 /// What the brokers have.
 #[derive(Default)]
 pub(super) struct Brokers {
     pub(super) partitions: Vec<MemoryPartition>,
     /// Readers that wait for a record.
     waiting: Vec<(Partition, Address, oneshot::Sender<()>)>,
-    members: BTreeMap<usize, (Address, mpsc::Sender<Ownership>)>,
+    members: BTreeMap<usize, Member>,
     owners: BTreeMap<Partition, Address>,
     pub(super) dead_letters: BTreeMap<(Partition, Offset), String>,
 }
@@ -87,14 +95,15 @@ impl Brokers {
         let (changes, receiver) = mpsc::channel(CHANGES_MAX);
         // What an earlier membership of the node was told is not known to this one.
         self.owners.retain(|_, owner| owner.node != address.node);
-        self.members.insert(address.node, (address, changes));
+        let member = Member { address, changes, told_us: world.now_us() };
+        self.members.insert(address.node, member);
         self.rebalance(world);
         receiver
     }
 
     /// Removes a member that is dead, or that was not heard of for too long.
     pub(super) fn leave(&mut self, world: &World, address: Address) {
-        if self.members.get(&address.node).is_some_and(|(member, _)| *member == address) {
+        if self.members.get(&address.node).is_some_and(|member| member.address == address) {
             let member = self.members.remove(&address.node);
             // The node hears of it, unless it is dead; then nobody does.
             world.after(TOLD_AFTER_US, Some(address), move || drop(member));
@@ -104,7 +113,7 @@ impl Brokers {
 
     /// Gives each partition to a member, in turn.
     fn rebalance(&mut self, world: &World) {
-        let members: Vec<_> = self.members.values().map(|(address, _)| *address).collect();
+        let members: Vec<_> = self.members.values().map(|member| member.address).collect();
         if members.is_empty() {
             self.owners.clear();
             return;
@@ -117,7 +126,7 @@ impl Brokers {
 
     /// Moves a partition to another member, if there is one.
     pub(super) fn move_partition(&mut self, world: &World, partition: Partition) {
-        let others = self.members.values().map(|(address, _)| *address);
+        let others = self.members.values().map(|member| member.address);
         let owner = self.owners.get(&partition).copied();
         let others: Vec<_> = others.filter(|other| Some(*other) != owner).collect();
         if !others.is_empty() {
@@ -136,11 +145,11 @@ impl Brokers {
             .into_iter()
             .chain([(owner, Ownership::Assigned(partition))])
         {
-            let Some((member, changes)) = self.members.get(&address.node) else { continue };
-            if *member == address {
-                let changes = changes.clone();
-                let us = world.below(TOLD_AFTER_US);
-                world.after(us, Some(address), move || {
+            let Some(member) = self.members.get_mut(&address.node) else { continue };
+            if member.address == address {
+                let (changes, now) = (member.changes.clone(), world.now_us());
+                member.told_us = member.told_us.max(now + world.below(TOLD_AFTER_US));
+                world.after(member.told_us - now, Some(address), move || {
                     let _gone = changes.try_send(change);
                 });
             }
