@@ -69,10 +69,17 @@ impl DecisionFeed for WorldFeed {
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
-        let (feed, address) = (Arc::new(InProcessFeed::default()), self.link.address);
-        let events = feed.follow().await?;
-        let follower = Follower { address, feed, last_us: BTreeMap::new() };
-        self.followers.lock().0.insert(address.node, follower);
-        Ok(events)
+        let address = self.link.address;
+        let feed = {
+            let mut followers = self.followers.lock();
+            // An earlier life of the node does not follow any more.
+            let stale = |follower: &&Follower| follower.address != address;
+            if followers.0.get(&address.node).as_ref().is_none_or(stale) {
+                let follower = Follower { address, feed: Arc::default(), last_us: BTreeMap::new() };
+                followers.0.insert(address.node, follower);
+            }
+            followers.0[&address.node].feed.clone()
+        };
+        feed.follow().await
     }
 }

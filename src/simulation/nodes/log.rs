@@ -13,8 +13,8 @@ use super::{
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
     log::{
-        AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog,
-        memory::MemoryPartition,
+        AppendError, Appended, Bounds, LogError, LogReader, Ownership, READ_RECORDS_MAX, ReadError,
+        RequestLog, memory::MemoryPartition,
     },
     wire::{LogRecord, NewRecord},
 };
@@ -81,8 +81,12 @@ impl Brokers {
             let detail = format!("the log has {} to {}", log.low, log.high);
             return Err(ReadError::OutOfRange { wanted, detail });
         }
-        let found: Vec<_> =
-            log.records.range(wanted..).take(max).map(|(_, it)| it.clone()).collect();
+        let found: Vec<_> = log
+            .records
+            .range(wanted..)
+            .take(max.min(READ_RECORDS_MAX))
+            .map(|(_, it)| it.clone())
+            .collect();
         if !found.is_empty() {
             return Ok(Found::Records(found));
         }

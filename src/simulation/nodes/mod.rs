@@ -5,6 +5,8 @@
 //! `feed` are the ports · `node` puts a node together · `story` is what happens · `judge` lets the
 //! audit look at log, rows and answers.
 
+#[cfg(test)]
+mod contract;
 mod feed;
 mod judge;
 mod link;

@@ -139,7 +139,7 @@ impl World {
 
     /// Lets the next event happen, and now and then a few more at once. Returns whether there was
     /// one.
-    fn happen(&self) -> bool {
+    pub(super) fn happen(&self) -> bool {
         let together = if self.one_in(4) { 1 + self.below(TOGETHER_MAX) } else { 1 };
         let due = (0..together).map_while(|_| self.next_event()).collect::<Vec<_>>();
         let any = !due.is_empty();
