@@ -61,9 +61,9 @@ pub enum SupervisorMessage {
 pub struct CouponStart {
     /// The actor's campaign.
     pub campaign: CampaignId,
-    /// Tells the actor's messages from those of earlier actors of the campaign.
+    /// Distinguishes the actor's messages from those of earlier actors of the campaign.
     pub incarnation: u64,
-    /// Where the log is read again: rows below are loaded, rows from here on are derived again.
+    /// Rows below this offset are loaded. Rows from here on are derived from the log again.
     pub from: Offset,
     /// The campaign's partition.
     pub partition: Partition,

@@ -133,10 +133,10 @@ text_id!(
     }
 );
 
-/// One partition in one life of the log.
+/// A partition in one epoch of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogPartition {
-    /// Counts lives of the log; see [`Position`].
+    /// Epoch of the log. See [`Position`].
     pub log_epoch: u32,
     /// The partition.
     pub partition: Partition,
@@ -145,7 +145,7 @@ pub struct LogPartition {
 /// A record's place in the log. It identifies a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// Counts lives of the log: a log that was lost starts with a new epoch. Always 1 today.
+    /// Epoch of the log: a log that replaces a lost one has a new epoch. Always 1 today.
     pub log_epoch: u32,
     /// Partition within the log.
     pub partition: Partition,

@@ -218,7 +218,7 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             let found = scan_of(&path, &flipped);
             if bit / 8 < last && found.end == whole.end {
-                // Only a number that keeps the order may differ.
+                // Only a flip in a batch number that keeps the order is harmless.
                 assert!((5..13).contains(&(bit / 8 % (bytes.len() / 3))), "bit {bit}");
                 harmless += 1;
             }

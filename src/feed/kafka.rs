@@ -255,7 +255,7 @@ impl FollowerThread {
             if consumer.context().take_lost() {
                 self.note_gap();
             }
-            // Also without a message: the partitions may be silent for long.
+            // Even without a message, because the next one may take long.
             self.send_gap();
             if self.position_lost {
                 self.seek_to_end(consumer);

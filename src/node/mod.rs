@@ -289,7 +289,7 @@ async fn close(closer: Closer, deadline: Instant) {
     };
     if closed.is_err() {
         tracing::warn!("log and store not closed in time, acknowledged records are durable");
-        // Its destructor would wait for the thread that hangs.
+        // Dropping `closer` would wait for the thread that hangs.
         std::mem::forget(closer);
         return;
     }

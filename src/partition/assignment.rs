@@ -10,7 +10,7 @@ use crate::{
     planted,
 };
 
-/// Where an owner starts, if the log is still the one that was settled.
+/// The start of an owner whose log is still the one that was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
     /// The first offset to be read.

@@ -48,7 +48,7 @@ pub struct Folded {
     pub coupons: Vec<Coupon>,
     /// The records that were folded, in order. Published only after the rows are stored.
     pub records: Vec<FoldedRecord>,
-    /// Where log and store were found to differ; the records from there on were not folded.
+    /// The difference of log and store, if one was found. Records from there on were not folded.
     pub contradiction: Option<Contradiction>,
 }
 

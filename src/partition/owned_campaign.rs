@@ -173,7 +173,7 @@ impl OwnedCampaign {
 
     /// Returns where a start begins, given durable progress.
     pub(super) fn start_from(&self, durable: Offset) -> Offset {
-        // What a replay has stored above progress is not in the window any more.
+        // Records that a replay has stored above progress are not in the window any more.
         durable.max(self.floor)
     }
 

@@ -38,7 +38,7 @@ pub struct LogFilter(EnvFilter);
 pub struct LogFilterError {
     /// The environment variable.
     pub variable: &'static str,
-    /// Its value.
+    /// The value of the variable.
     pub filter: String,
     /// The syntax error.
     #[source]

@@ -46,9 +46,9 @@ pub struct Incoming {
 /// A decoded record together with the bytes that it was decoded from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRecord {
-    /// What the log holds. A dead letter repeats these bytes.
+    /// The record as the log has it. A dead letter repeats its bytes.
     pub raw: LogRecord,
-    /// What they say.
+    /// The decoded record.
     pub record: Record,
 }
 

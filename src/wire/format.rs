@@ -12,16 +12,16 @@ pub const IDENTITY_FOLD: &str = "none";
 /// Stored data that this version neither reads nor changes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OtherFormat {
-    /// Its format number is another.
+    /// The format number differs.
     #[error("has format {found}, this version of coupond reads and writes only format {FORMAT}")]
     Number {
-        /// As stored.
+        /// The stored number.
         found: u32,
     },
-    /// Its user ids are folded in another way.
+    /// User ids are folded in another way.
     #[error("has identity_fold {found:?}, this version of coupond knows only {IDENTITY_FOLD:?}")]
     IdentityFold {
-        /// As stored.
+        /// The stored fold.
         found: String,
     },
 }

@@ -88,7 +88,7 @@ fn record(step: &Step, version: Option<Offset>) -> Record {
     }
 }
 
-/// What the fold made of a history: each record with its outcome, and all rows.
+/// A folded history: each record with its outcome, and all rows.
 struct History {
     keys: Arc<Keys>,
     folded: Vec<(At, Record, Outcome, u32)>,

@@ -122,7 +122,8 @@ impl Health {
     fn silent(&self, part: &'static str, probe: &Mutex<LatestProbe>) -> Option<NotReady> {
         let probe = probe.lock();
         let now = self.clock.now();
-        // One failed probe is no silence: a slow second must not take a node out of balancing.
+        // A single failed probe does not count: one slow second must not make a load balancer
+        // remove the node.
         if probe.answered_at.is_some_and(|at| now.saturating_sub(at) <= SILENT_AFTER) {
             return None;
         }

@@ -52,7 +52,7 @@ impl PartialEq for HeardDecision {
     }
 }
 
-/// What wakes a waiter.
+/// An event that wakes a waiter.
 #[derive(Debug)]
 pub(super) enum Signal {
     /// The decision arrived.

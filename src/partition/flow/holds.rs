@@ -171,13 +171,13 @@ impl Flow {
         let holds = self.holds.entry(hold.campaign.clone()).or_default();
         holds.number_seen(hold.number);
         let phase = self.campaigns.get(&hold.campaign).map(OwnedCampaign::phase);
-        // Where records passed under a hold that another owner has closed, those above its end are
-        // undecided, and only this owner knows of them.
+        // If records passed here under a hold that another owner has closed, those above its end
+        // are undecided, and only this owner knows of them.
         let passed_here = matches!(phase, Some(Phase::Held)) && holds.is_in_force(hold);
         if over && !passed_here {
-            // The owner that closed the hold may be gone, and no other would say how far it
-            // reaches. On assignment nothing of the campaign has passed here yet; later it must be
-            // deciding, with no hold of its own.
+            // The owner that closed the hold may be gone, and then no other owner extends it. On
+            // assignment no record of the campaign has passed here yet. Later the campaign must be
+            // deciding, without a hold that this owner opened.
             let decides = matches!(phase, Some(Phase::Starting | Phase::Live { .. }));
             if is_new {
                 holds.adopt(hold);
@@ -191,7 +191,7 @@ impl Flow {
             .campaigns
             .entry(hold.campaign.clone())
             .or_insert_with(|| OwnedCampaign::new(Phase::Held, now_ms));
-        // What waits below the hold is not covered by it: it is decided first.
+        // The hold does not cover records below its start. They must be decided first.
         let unstored = owned.window().first_unstored();
         let uncovered = unstored.is_some_and(|unstored| unstored < hold.unsettled_from());
         if matches!(owned.phase(), Phase::Opening) || uncovered || holds.knows(hold) {

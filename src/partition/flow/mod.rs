@@ -276,7 +276,7 @@ impl Flow {
             .or_insert_with(|| OwnedCampaign::new(Phase::Starting, now_ms));
         owned.restart(incarnation, Phase::Starting);
         let from = owned.start_from(self.durability.progress());
-        // What is below was stored by an earlier incarnation and is loaded, not decided again.
+        // Records below were stored by an earlier incarnation. They are loaded, not decided again.
         effects.push(Effect::Credit(owned.drop_below(from)));
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
     }

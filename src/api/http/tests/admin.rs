@@ -12,7 +12,7 @@ const BODY: &str = concat!(
     r#""listed":true,"code":{"prefix":"","length":26,"charset":"0123456789ABCDEFGHJKMNPQRSTVWXYZ"}}"#
 );
 
-/// What the public listener shows of the same campaign.
+/// The body of the same campaign on the public listener.
 const PUBLIC_BODY: &str = concat!(
     r#"{"campaign_id":"spring","state":"open","quota":100,"per_user_limit":1,"#,
     r#""opens_at":"2026-11-27T12:00:00.123Z","closes_at":null,"#,
