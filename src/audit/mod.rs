@@ -16,6 +16,7 @@ mod codes;
 mod finding;
 mod model;
 mod partition;
+mod rejections;
 mod report;
 mod rows;
 mod rules;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{finding::Location, report::Rejections, rules};
+use super::{finding::Location, rejections::Rejections, rules};
 use crate::domain::{
     coupon::Coupon,
     definition::{Definition, DefinitionVersion},

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::{answers::AnswerCounts, finding::Finding};
+use super::{answers::AnswerCounts, finding::Finding, rejections::Rejections};
 use crate::{
     columns,
     domain::{
@@ -38,28 +38,6 @@ pub struct PartitionReport {
     pub holds_in_force: usize,
     /// Why the partition was audited only in part, if so.
     pub note: Option<String>,
-}
-
-/// Counts rejected requests by their reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Rejections([u64; Reason::ALL.len()]);
-
-impl Rejections {
-    /// Counts one more request that was rejected for `reason`.
-    pub(super) fn add(&mut self, reason: Reason) {
-        self.0[reason as usize] += 1;
-    }
-
-    /// Lists every reason with its number of requests.
-    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL.into_iter().zip(self.0)
-    }
-}
-
-impl Serialize for Rejections {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter().map(|(reason, count)| (reason.name(), count)))
-    }
 }
 
 /// One campaign, as the log derives it.

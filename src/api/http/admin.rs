@@ -16,10 +16,10 @@ use super::{
     HttpParts, RenderMetrics,
     body::{self, ADMIN_BYTES_MAX},
     caller::AdminToken,
-    definition,
+    definition, json,
     problem::{Kind, Problem},
     public::{self, PathOf},
-    views::{self, AdminBody, HealthBody},
+    views::{AdminBody, HealthBody},
 };
 use crate::{
     api::service::{ControlVerb, Service},
@@ -85,7 +85,7 @@ async fn show(
     let campaign = public::campaign_id(path)?;
     public::no_query(&uri)?;
     let view = state.service.admin_view(&campaign).await?;
-    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+    Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
 }
 
 async fn define(
@@ -101,7 +101,7 @@ async fn define(
     let location = HeaderValue::try_from(format!("/admin/campaigns/{campaign}"));
     let (created, view) = state.service.define(campaign, terms).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = views::json(status, &AdminBody::from(&view));
+    let mut response = json::answer(status, &AdminBody::from(&view));
     if let (true, Ok(location)) = (created, location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -118,7 +118,7 @@ async fn amend(
     })
     .await?;
     let view = state.service.amend(&campaign, amendment).await?;
-    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+    Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
 }
 
 async fn control(
@@ -133,7 +133,7 @@ async fn control(
     })
     .await?;
     let view = state.service.control(&campaign, verb).await?;
-    Ok(views::json(StatusCode::OK, &AdminBody::from(&view)))
+    Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
 }
 
 /// Reads the campaign of a call without a query, and its body by `read`.
@@ -167,13 +167,13 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
 }
 
 async fn live() -> Response {
-    views::json(StatusCode::OK, &HealthBody { status: "live" })
+    json::answer(StatusCode::OK, &HealthBody { status: "live" })
 }
 
 async fn ready(State(state): State<Arc<AdminState>>) -> Result<Response, Problem> {
     let not_ready = state.service.not_ready();
     if not_ready.is_empty() {
-        return Ok(views::json(StatusCode::OK, &HealthBody { status: "ready" }));
+        return Ok(json::answer(StatusCode::OK, &HealthBody { status: "ready" }));
     }
     Err(Problem::not_ready(not_ready))
 }

@@ -8,6 +8,7 @@ mod body;
 mod caller;
 mod definition;
 mod fields;
+mod json;
 mod prefer;
 mod problem;
 mod public;

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::{Serialize, Serializer};
 
-use super::views::{self, NO_STORE};
+use super::json::{self, NO_STORE};
 use crate::{
     api::service::{NotReady, ServiceError},
     domain::{definition::Term, fault::Fault, reason::Reason},
@@ -288,7 +288,7 @@ impl IntoResponse for Problem {
                 .map(|part| NotReadyPart { part: part.part, reason: &part.reason })
                 .collect(),
         };
-        let mut response = (status, views::to_bytes(&document)).into_response();
+        let mut response = (status, json::to_bytes(&document)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(header::CACHE_CONTROL, NO_STORE);

@@ -15,9 +15,10 @@ use super::{
     body::{self, PUBLIC_BYTES_MAX},
     caller::{self, UserIdentity},
     fields::{self, Fields, Member, Members},
+    json,
     prefer::{self, WAIT_SECONDS_MAX},
     problem::{self, Kind, Problem},
-    views::{self, CampaignBody, CampaignsBody, CouponBody, CouponsBody, RequestBody},
+    views::{CampaignBody, CampaignsBody, CouponBody, CouponsBody, RequestBody},
 };
 use crate::{
     answer::request_id::REQUEST_ID_BYTES_MAX,
@@ -100,7 +101,7 @@ async fn try_issue(
     let pending = RequestBody::pending(&reply.request_id, &campaign, &user);
     let (Some(seconds), Some(answer)) = (wait, &reply.answer) else {
         let outcome = pending.status();
-        let mut response = views::json(StatusCode::ACCEPTED, &pending);
+        let mut response = json::answer(StatusCode::ACCEPTED, &pending);
         let location = format!("/coupon/requests/{}", reply.request_id);
         // Request ids are URL-safe, so this cannot fail; the body has the id in any case.
         if let Ok(location) = HeaderValue::try_from(location) {
@@ -109,7 +110,7 @@ async fn try_issue(
         return Ok((outcome, response));
     };
     let decided = pending.decided(answer).ok_or_else(no_request)?;
-    let mut response = views::json(StatusCode::OK, &decided);
+    let mut response = json::answer(StatusCode::OK, &decided);
     if let Ok(applied) = HeaderValue::try_from(format!("wait={seconds}")) {
         response.headers_mut().insert("preference-applied", applied);
     }
@@ -172,10 +173,10 @@ async fn find(
     match &found.status {
         RequestStatus::Decided(answer) => {
             let decided = pending.decided(answer).ok_or_else(no_request)?;
-            Ok(views::json(StatusCode::OK, &decided))
+            Ok(json::answer(StatusCode::OK, &decided))
         }
         RequestStatus::Pending { queue_ahead } => {
-            let mut response = views::json(StatusCode::ACCEPTED, &pending.behind(*queue_ahead));
+            let mut response = json::answer(StatusCode::ACCEPTED, &pending.behind(*queue_ahead));
             response.headers_mut().insert(header::RETRY_AFTER, PENDING_RETRY);
             Ok(response)
         }
@@ -201,7 +202,7 @@ pub(super) async fn page(
     let next = if page.has_more { page.campaigns.last() } else { None };
     let campaigns = page.campaigns.iter().map(CampaignBody::from).collect();
     let body = CampaignsBody { campaigns, next: next.map(|last| &last.campaign) };
-    Ok(views::json(StatusCode::OK, &body))
+    Ok(json::answer(StatusCode::OK, &body))
 }
 
 async fn campaign(
@@ -212,7 +213,7 @@ async fn campaign(
     let campaign = campaign_id(path)?;
     no_query(&uri)?;
     let view = state.service.campaign(&campaign).await?;
-    Ok(views::json(StatusCode::OK, &CampaignBody::from(&view)))
+    Ok(json::answer(StatusCode::OK, &CampaignBody::from(&view)))
 }
 
 async fn coupons(
@@ -232,7 +233,7 @@ async fn coupons(
     no_query(&uri)?;
     let coupons = state.service.coupons_of(&campaign, &user).await?;
     let coupons = coupons.iter().map(CouponBody::from).collect();
-    Ok(views::json(StatusCode::OK, &CouponsBody { coupons }))
+    Ok(json::answer(StatusCode::OK, &CouponsBody { coupons }))
 }
 
 /// Returns the name of the id in a path that is not UTF-8.

@@ -1,10 +1,5 @@
 //! What is shown, in the shapes and spellings that the outside relies on.
 
-use axum::{
-    body::Bytes,
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
 use serde::Serialize;
 
 use super::{definition::TermsBody, times::Rfc3339};
@@ -17,30 +12,6 @@ use crate::{
         rows::{Hold, HoldKind},
     },
 };
-
-/// Forbids caches to store an answer. Answers change, and they contain user ids.
-pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// Capacity of a body before it is written. A decision has about 350 bytes.
-const BODY_BYTES_USUAL: usize = 512;
-
-/// Returns a JSON answer.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let mut response = (status, to_bytes(body)).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
-    response
-}
-
-/// Returns `body` as JSON.
-pub(super) fn to_bytes(body: &impl Serialize) -> Bytes {
-    let mut bytes = Vec::with_capacity(BODY_BYTES_USUAL);
-    serde_json::to_writer(&mut bytes, body)
-        .expect("bodies have names and finite numbers only, and memory takes every write");
-    Bytes::from(bytes)
-}
 
 /// An issue request with its status.
 #[derive(Serialize)]
