@@ -61,7 +61,7 @@ impl DecisionFeed for WorldFeed {
                 false => *last = due,
             }
             let (feed, message) = (follower.feed.clone(), message.clone());
-            world.after(due - now, Some(follower.address), move || {
+            world.at(due, Some(follower.address), move || {
                 drop(feed.publish(message).now_or_never());
             });
         }

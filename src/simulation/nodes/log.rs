@@ -153,7 +153,7 @@ impl Brokers {
             if member.address == address {
                 let (changes, now) = (member.changes.clone(), world.now_us());
                 member.told_us = member.told_us.max(now + world.below(TOLD_AFTER_US));
-                world.after(member.told_us - now, Some(address), move || {
+                world.at(member.told_us, Some(address), move || {
                     let _gone = changes.try_send(change);
                 });
             }

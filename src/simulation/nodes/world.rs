@@ -176,9 +176,16 @@ impl World {
 
     /// Lets `run` happen after `us` microseconds, unless the life `to` has ended by then.
     pub(super) fn after(&self, us: u64, to: Option<Address>, run: impl FnOnce() + Send + 'static) {
+        let due_us = self.now_us() + us;
+        self.at(due_us, to, run);
+    }
+
+    /// Lets `run` happen at a time of the world, unless the life `to` has ended by then. Of two
+    /// events of one time, the first one given happens first.
+    pub(super) fn at(&self, due_us: u64, to: Option<Address>, run: impl FnOnce() + Send + 'static) {
         let mut state = self.state.lock();
         state.numbered += 1;
-        let key = (state.now_us + us, state.numbered);
+        let key = (due_us, state.numbered);
         state.events.insert(key, Event { to, run: Box::new(run) });
     }
 
