@@ -143,7 +143,7 @@ mod tests {
         let theirs = reqwest::Client::new().put(url).bearer_auth(&node.admin_token);
         let defined = theirs.json(&serde_json::json!({ "quota": 7 })).send().await.unwrap();
         assert_eq!(defined.status(), 201);
-        let defining = define(node.service.clone());
+        let defining = define(node.core.service.clone());
         let within = ATTEMPT_PAUSE * (ATTEMPTS_MAX / 2);
         tokio::time::timeout(within, defining).await.expect("no second attempt");
         node.stop().await;

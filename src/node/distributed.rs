@@ -79,7 +79,7 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
         log: log.clone(),
         store: Arc::new(store),
         feed: Arc::new(feed),
-        space: None,
+        free_space: None,
         instance,
         future_max_ms: Some(FUTURE_MAX_MS),
         closer: Closer::Kafka(log),

@@ -43,7 +43,7 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
         store,
         feed: Arc::new(InProcessFeed::default()),
-        space: Some(free_space(&database)),
+        free_space: Some(free_space(&database)),
         instance,
         future_max_ms: None,
         closer: Closer::Embedded(database),

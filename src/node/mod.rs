@@ -2,6 +2,7 @@
 //! order. No other module names an adapter.
 
 mod audit;
+pub(crate) mod core;
 mod demo;
 mod distributed;
 mod embedded;
@@ -10,27 +11,26 @@ mod instance;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorRef};
 use tokio::{
     net::TcpListener,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::instance::Instance;
 pub use self::{
     audit::{AuditFailure, audit},
     error::ServeError,
 };
+use self::{
+    core::{Core, CoreParts},
+    instance::Instance,
+};
 use crate::{
-    actors::{
-        Directory, Environment, Shared, membership, messages::SupervisorMessage,
-        supervisor::Supervisor,
-    },
+    actors::messages::SupervisorMessage,
     api::{
         http::{self, HttpParts},
-        service::{FreeSpaceCheck, NodeService, Service, ServiceParts},
+        service::{FreeSpaceCheck, Service},
     },
     clock::{SharedClock, SystemClock},
     config::{Config, Mode},
@@ -41,7 +41,6 @@ use crate::{
         cql::{STEPS, Step},
     },
     telemetry,
-    wire::codec::Codec,
 };
 
 /// Time that requests in flight have to finish when the node stops.
@@ -69,7 +68,7 @@ struct Adapters {
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
     /// Tells why the log refuses records when disk space is short.
-    space: Option<FreeSpaceCheck>,
+    free_space: Option<FreeSpaceCheck>,
     instance: Instance,
     future_max_ms: Option<i64>,
     /// Closed last, after all other parts have dropped the ports.
@@ -90,10 +89,7 @@ pub struct Node {
     pub admin: SocketAddr,
     /// Bearer token of admin requests.
     pub admin_token: String,
-    service: Arc<NodeService>,
-    supervisor: ActorRef<SupervisorMessage>,
-    supervised: JoinHandle<()>,
-    joined: JoinHandle<()>,
+    core: Core,
     listeners: JoinSet<()>,
     background: JoinSet<()>,
     stop: CancellationToken,
@@ -153,49 +149,17 @@ impl Node {
             Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
             Mode::Distributed => distributed::adapters(config, steps).await?,
         };
-        let Adapters { log, store, feed, space, instance, future_max_ms, closer } = adapters;
+        let Adapters { log, store, feed, free_space, instance, future_max_ms, closer } = adapters;
         let Instance { layout, keys } = instance;
-        let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
-        let directory = Arc::new(Directory::new(codec.clone()));
-        let environment = Arc::new(Environment {
-            log: log.clone(),
-            store: store.clone(),
-            feed: feed.clone(),
-            codec: codec.clone(),
-            keys: keys.clone(),
-            log_epoch: layout.log_epoch,
-            clock: clock.clone(),
-            future_max_ms,
-            directory: directory.clone(),
-            shared: Shared::new(&clock),
-        });
-        let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment.clone())
+        let parts = CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms };
+        let core = Core::start(parts, config)
             .await
             .map_err(|error| ServeError::failed("starting the supervisor", error))?;
-        let joined = tokio::spawn(membership::join(environment, supervisor.clone()));
-        let service = NodeService::new(ServiceParts {
-            log,
-            store,
-            feed,
-            codec,
-            keys,
-            layout,
-            free_space: space,
-            api: config.api.clone(),
-            admission: config.admission.clone(),
-            actors: directory,
-            clock,
-        });
-        service.start();
-        let service = Arc::new(service);
         let mut node = Self {
             api: local(&api)?,
             admin: local(&admin)?,
             admin_token,
-            service,
-            supervisor,
-            supervised,
-            joined,
+            core,
             listeners: JoinSet::new(),
             background: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -203,14 +167,14 @@ impl Node {
         };
         node.listen(config, api, admin);
         if config.demo {
-            node.background.spawn(demo::define(node.service.clone()));
+            node.background.spawn(demo::define(node.core.service.clone()));
         }
         Ok(node)
     }
 
     fn listen(&mut self, config: &Config, api: TcpListener, admin: TcpListener) {
         let metrics = telemetry::install_metrics();
-        let service: Arc<dyn Service> = self.service.clone();
+        let service: Arc<dyn Service> = self.core.service.clone();
         let parts = HttpParts {
             service,
             api: config.api.clone(),
@@ -226,13 +190,13 @@ impl Node {
 
     /// Makes an actor panic as a bug would, for chaos tests.
     pub fn crash(&self, message: SupervisorMessage) {
-        let _ended = self.supervisor.cast(message);
+        let _ended = self.core.supervisor.cast(message);
     }
 
     /// Waits until the supervisor or a listener ends, without which the node cannot go on.
     pub async fn failed(&mut self) -> ServeError {
         tokio::select! {
-            ended = &mut self.supervised => {
+            ended = &mut self.core.supervised => {
                 let reason = ended.map_or_else(|error| error.to_string(), |()| "no error".into());
                 ServeError::Ended { part: "the supervisor", reason }
             }
@@ -263,21 +227,18 @@ impl Node {
 
     async fn settle(&mut self) {
         self.stop.cancel();
-        self.service.shut_down().await;
+        self.core.service.shut_down().await;
         let listeners = async { while self.listeners.join_next().await.is_some() {} };
         if timeout(HTTP_DRAIN, listeners).await.is_err() {
             tracing::warn!("requests in flight were cut off, their outcome is unknown to clients");
         }
         self.listeners.abort_all();
         self.background.abort_all();
-        let drained = self.supervisor.call(SupervisorMessage::Drain, Some(SETTLE_DRAIN)).await;
+        let drained = self.core.supervisor.call(SupervisorMessage::Drain, Some(SETTLE_DRAIN)).await;
         if !matches!(drained, Ok(ractor::rpc::CallResult::Success(()))) {
             tracing::warn!("records not settled in time, the next owner settles them");
         }
-        self.joined.abort();
-        let _ended = (&mut self.joined).await;
-        self.supervisor.kill();
-        let _ended = (&mut self.supervised).await;
+        self.core.end_actors().await;
     }
 }
 

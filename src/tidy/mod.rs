@@ -12,10 +12,11 @@ use std::{
 };
 
 /// Top-level modules from the top down; a module uses only modules of the layers below its own.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["cli"],
-    &["node", "simulation"],
+    &["simulation"],
+    &["node"],
     &["api", "actors", "audit"],
     &["log", "store", "feed"],
     &["embedded", "kafka"],

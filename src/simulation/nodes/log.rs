@@ -109,7 +109,7 @@ impl Brokers {
     pub(super) fn leave(&mut self, world: &World, address: Address) {
         if self.members.get(&address.node).is_some_and(|member| member.address == address) {
             let member = self.members.remove(&address.node);
-            // The node hears of it, unless it is dead; then nobody does.
+            // Closes the receiver of a live node. A dead node ignores it.
             world.after(TOLD_AFTER_US, Some(address), move || drop(member));
             self.rebalance(world);
         }

@@ -1,9 +1,9 @@
 //! Worlds of real nodes: supervisor, partition consumers, coupon actors, API service and feed
 //! follower of production, several nodes in one world, on simulated ports.
 //!
-//! `world` has time, chance and events · `link` carries calls to the engines · `log`, `store` and
-//! `feed` are the ports · `node` puts a node together · `story` is what happens · `judge` lets the
-//! audit look at log, rows and answers.
+//! `world` has time, chance and events. `link` carries calls to the engines. `log`, `store` and
+//! `feed` are the ports. `node` runs the core of a node on them. `story` draws requests, changes and
+//! faults. `judge` runs the audit on log, rows and answers.
 
 #[cfg(test)]
 mod contract;
@@ -27,7 +27,7 @@ use self::{
     world::World,
 };
 
-/// Violations that are told of one world: one fault often breaks the promise to many clients.
+/// Most violations reported for one world. One bug often affects many clients.
 const VIOLATIONS_MAX: usize = 3;
 
 /// How a world went.

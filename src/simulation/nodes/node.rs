@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use ractor::{Actor, ActorRef};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use super::{
     feed::{Followers, WorldFeed},
@@ -14,18 +13,13 @@ use super::{
     world::{Address, LifeClock, World},
 };
 use crate::{
-    actors::{
-        Directory, Environment, Shared, membership, messages::SupervisorMessage,
-        supervisor::Supervisor,
-    },
-    api::service::{NodeService, ServiceParts},
     clock::SharedClock,
     config::Config,
     domain::keys::Keys,
     feed::DecisionFeed,
     log::RequestLog,
+    node::core::{Core, CoreParts},
     store::{CouponStore, Layout, memory::MemoryStore},
-    wire::codec::Codec,
 };
 
 /// What outlives every node.
@@ -57,12 +51,9 @@ impl Engines {
 /// One life of a node.
 pub(super) struct Node {
     pub(super) address: Address,
-    pub(super) service: Arc<NodeService>,
-    pub(super) supervisor: ActorRef<SupervisorMessage>,
+    pub(super) core: Core,
     /// Calls of clients, which end with the node.
     pub(super) calls: JoinSet<()>,
-    supervised: JoinHandle<()>,
-    joined: JoinHandle<()>,
 }
 
 impl Node {
@@ -80,49 +71,18 @@ impl Node {
         let log: Arc<dyn RequestLog> = Arc::new(WorldLog { link: link.clone(), brokers });
         let store: Arc<dyn CouponStore> = Arc::new(WorldStore { link: link.clone(), rows });
         let feed: Arc<dyn DecisionFeed> = Arc::new(WorldFeed { link, followers });
-        let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
-        let directory = Arc::new(Directory::new(codec.clone()));
-        let environment = Arc::new(Environment {
-            log: log.clone(),
-            store: store.clone(),
-            feed: feed.clone(),
-            codec: codec.clone(),
-            keys: keys.clone(),
-            log_epoch: layout.log_epoch,
-            clock: clock.clone(),
-            future_max_ms: None,
-            directory: directory.clone(),
-            shared: Shared::new(&clock),
-        });
-        let started = Actor::spawn(None, Supervisor, environment.clone()).await;
-        let (supervisor, supervised) = started.expect("a supervisor starts without any call");
-        let joined = tokio::spawn(membership::join(environment, supervisor.clone()));
-        let Config { api, admission, .. } = Config::default();
-        let service = Arc::new(NodeService::new(ServiceParts {
-            log,
-            store,
-            feed,
-            codec,
-            keys,
-            layout,
-            free_space: None,
-            api,
-            admission,
-            actors: directory,
-            clock,
-        }));
-        service.start();
-        Self { address, service, supervisor, calls: JoinSet::new(), supervised, joined }
+        let (free_space, future_max_ms) = (None, None);
+        let parts = CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms };
+        let core = Core::start(parts, &Config::default()).await;
+        let core = core.expect("a supervisor starts without any call");
+        Self { address, core, calls: JoinSet::new() }
     }
 
     /// Ends the node between any two steps of it, as `kill -9` does.
     pub(super) async fn kill(mut self, world: &World) {
         world.end_life(self.address.node);
         self.calls.shutdown().await;
-        self.joined.abort();
-        let _aborted = self.joined.await;
-        self.supervisor.kill();
-        let _killed = self.supervised.await;
-        self.service.shut_down().await;
+        self.core.end_actors().await;
+        self.core.service.shut_down().await;
     }
 }

@@ -126,7 +126,7 @@ impl Story {
     /// Returns the service of any node that lives.
     fn service(&self) -> Arc<NodeService> {
         let alive: Vec<_> = self.nodes.iter().flatten().collect();
-        alive[self.world.below(alive.len() as u64) as usize].service.clone()
+        alive[self.world.below(alive.len() as u64) as usize].core.service.clone()
     }
 
     fn any_campaign(&self) -> CampaignId {
@@ -216,7 +216,7 @@ impl Story {
         }
         let any = self.world.below(alive.len() as u64) as usize;
         let node = &mut alive[any];
-        node.calls.spawn(call(node.service.clone()));
+        node.calls.spawn(call(node.core.service.clone()));
         while node.calls.try_join_next().is_some() {}
     }
 
@@ -260,7 +260,7 @@ impl Story {
                 }
                 _ => return,
             };
-            let supervisor = node.supervisor.clone();
+            let supervisor = node.core.supervisor.clone();
             self.world.after(0, Some(node.address), move || drop(supervisor.cast(message)));
         }
     }

@@ -107,7 +107,7 @@ impl World {
         self: &Arc<Self>,
         story: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        // Set whenever nobody can go on; then it is time for the next event.
+        // The flag is set when no task can run. Then the next event is due.
         let idle: Arc<Mutex<(bool, Option<Waker>)>> = Arc::default();
         let parked = idle.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -189,7 +189,7 @@ impl World {
         state.events.insert(key, Event { to, run: Box::new(run) });
     }
 
-    /// Waits for `us` microseconds; for ever, if the life `to` has ended by then.
+    /// Waits for `us` microseconds. Never returns if the life `to` has ended by then.
     pub(super) async fn wait(&self, us: u64, to: Option<Address>) {
         let (wake, woken) = oneshot::channel();
         self.after(us, to, move || {
@@ -280,7 +280,7 @@ impl World {
     }
 }
 
-/// Waits for a value; for ever, if it will never come.
+/// Waits for a value. Never returns if the sender is dropped.
 pub(super) async fn heard<T>(value: oneshot::Receiver<T>) -> T {
     match value.await {
         Ok(value) => value,

@@ -1,0 +1,92 @@
+//! The part of a node that is the same on all ports: actors, membership and API service.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorRef, SpawnErr};
+use tokio::task::JoinHandle;
+
+use crate::{
+    actors::{
+        Directory, Environment, Shared, membership, messages::SupervisorMessage,
+        supervisor::Supervisor,
+    },
+    api::service::{FreeSpaceCheck, NodeService, ServiceParts},
+    clock::SharedClock,
+    config::Config,
+    domain::keys::Keys,
+    feed::DecisionFeed,
+    log::RequestLog,
+    store::{CouponStore, Layout},
+    wire::codec::Codec,
+};
+
+/// What a core is built from, besides its settings.
+pub(crate) struct CoreParts {
+    pub(crate) log: Arc<dyn RequestLog>,
+    pub(crate) store: Arc<dyn CouponStore>,
+    pub(crate) feed: Arc<dyn DecisionFeed>,
+    pub(crate) layout: Layout,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) clock: SharedClock,
+    /// Checks free space, where the log is on this node's disk.
+    pub(crate) free_space: Option<FreeSpaceCheck>,
+    /// See [`Environment::future_max_ms`].
+    pub(crate) future_max_ms: Option<i64>,
+}
+
+/// The running core of a node. Simulated worlds run it on ports of their own.
+pub(crate) struct Core {
+    pub(crate) service: Arc<NodeService>,
+    pub(crate) supervisor: ActorRef<SupervisorMessage>,
+    pub(crate) supervised: JoinHandle<()>,
+    pub(crate) joined: JoinHandle<()>,
+}
+
+impl Core {
+    /// Starts the supervisor, joins the log's members and starts the API service.
+    ///
+    /// # Errors
+    /// If the supervisor does not start.
+    pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
+        let CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms } = parts;
+        let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
+        let directory = Arc::new(Directory::new(codec.clone()));
+        let environment = Arc::new(Environment {
+            log: log.clone(),
+            store: store.clone(),
+            feed: feed.clone(),
+            codec: codec.clone(),
+            keys: keys.clone(),
+            log_epoch: layout.log_epoch,
+            clock: clock.clone(),
+            future_max_ms,
+            directory: directory.clone(),
+            shared: Shared::new(&clock),
+        });
+        let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment.clone()).await?;
+        let joined = tokio::spawn(membership::join(environment, supervisor.clone()));
+        let service = Arc::new(NodeService::new(ServiceParts {
+            log,
+            store,
+            feed,
+            codec,
+            keys,
+            layout,
+            free_space,
+            api: config.api.clone(),
+            admission: config.admission.clone(),
+            actors: directory,
+            clock,
+        }));
+        service.start();
+        Ok(Self { service, supervisor, supervised, joined })
+    }
+
+    /// Ends membership and actors. The API service is shut down by itself, before or after.
+    pub(crate) async fn end_actors(&mut self) {
+        self.joined.abort();
+        let _ended = (&mut self.joined).await;
+        self.supervisor.kill();
+        let _ended = (&mut self.supervised).await;
+    }
+}
