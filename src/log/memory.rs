@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::SharedClock,
-    domain::ids::{Offset, Partition},
+    domain::ids::{Offset, Partition, Timestamp},
     wire::{LogRecord, NewRecord},
 };
 
@@ -34,7 +34,25 @@ impl MemoryPartition {
         Self { low: start, high: start, records: BTreeMap::new() }
     }
 
-    fn read(&self, from: Offset, max: usize) -> Result<Vec<LogRecord>, ReadError> {
+    /// Appends a record at the `offset`, which is not below [`Self::high`].
+    pub(crate) fn append(
+        &mut self,
+        offset: Offset,
+        time: Timestamp,
+        record: NewRecord,
+    ) -> Appended {
+        let NewRecord { campaign, value, mac } = record;
+        let key = campaign.as_str().as_bytes().to_vec();
+        self.high = offset + 1;
+        self.records.insert(offset, LogRecord { offset, time, key, value, mac: Some(mac) });
+        Appended { offset, time }
+    }
+
+    /// Reads at most `max` records from `from` on; none at the end.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] if `from` lies outside the bounds.
+    pub(crate) fn read(&self, from: Offset, max: usize) -> Result<Vec<LogRecord>, ReadError> {
         if !(self.low..=self.high).contains(&from) {
             let detail = format!("the log has {} to {}", self.low, self.high);
             return Err(ReadError::OutOfRange { wanted: from, detail });
@@ -122,15 +140,8 @@ impl RequestLog for MemoryLog {
         partition: Partition,
         record: NewRecord,
     ) -> Result<Appended, AppendError> {
-        let NewRecord { campaign, value, mac } = record;
-        let key = campaign.as_str().as_bytes().to_vec();
         let time = self.clock.now();
-        let append = |log: &mut MemoryPartition| {
-            let offset = log.high + 1;
-            log.high = offset + 1;
-            log.records.insert(offset, LogRecord { offset, time, key, value, mac: Some(mac) });
-            Appended { offset, time }
-        };
+        let append = |log: &mut MemoryPartition| log.append(log.high + 1, time, record);
         let appended = self.with(partition, append);
         self.shared.appended.notify_waiters();
         appended.map_err(|error| AppendError::Overloaded(error.to_string()))

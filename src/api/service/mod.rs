@@ -9,7 +9,7 @@ mod campaigns;
 mod change;
 mod find;
 mod health;
-pub(crate) mod interface;
+mod interface;
 mod issue;
 mod partitions;
 mod show;

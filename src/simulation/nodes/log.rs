@@ -13,8 +13,8 @@ use super::{
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
     log::{
-        AppendError, Appended, Bounds, LogError, LogReader, Ownership, READ_RECORDS_MAX, ReadError,
-        RequestLog, memory::MemoryPartition,
+        AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog,
+        memory::MemoryPartition,
     },
     wire::{LogRecord, NewRecord},
 };
@@ -58,11 +58,7 @@ impl Brokers {
         let log = &mut self.partitions[partition as usize];
         let time = Timestamp(BEGIN_MS + (world.now_us() / 1_000) as i64);
         let hole = u64::from(world.one_in(8));
-        let offset = log.high + hole;
-        log.high = offset + 1;
-        let NewRecord { campaign, value, mac } = record;
-        let key = campaign.as_str().as_bytes().to_vec();
-        log.records.insert(offset, LogRecord { offset, time, key, value, mac: Some(mac) });
+        let appended = log.append(log.high + hole, time, record);
         for (of, reader, wake) in std::mem::take(&mut self.waiting) {
             match of == partition {
                 true => world.after(100 + world.below(1_000), Some(reader), || {
@@ -71,22 +67,11 @@ impl Brokers {
                 false => self.waiting.push((of, reader, wake)),
             }
         }
-        Appended { offset, time }
+        appended
     }
 
     fn read(&mut self, reader: &Reader, max: usize) -> Result<Found, ReadError> {
-        let log = &self.partitions[reader.partition as usize];
-        let wanted = reader.next;
-        if !(log.low..=log.high).contains(&wanted) {
-            let detail = format!("the log has {} to {}", log.low, log.high);
-            return Err(ReadError::OutOfRange { wanted, detail });
-        }
-        let found: Vec<_> = log
-            .records
-            .range(wanted..)
-            .take(max.min(READ_RECORDS_MAX))
-            .map(|(_, it)| it.clone())
-            .collect();
+        let found = self.partitions[reader.partition as usize].read(reader.next, max)?;
         if !found.is_empty() {
             return Ok(Found::Records(found));
         }

@@ -13,8 +13,7 @@ use super::{
 use crate::{
     actors::messages::SupervisorMessage,
     api::service::{
-        ControlVerb, NodeService, RequestStatus,
-        interface::{ChangeCampaigns, FindRequests, IssueCoupons},
+        ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService, RequestStatus,
     },
     domain::{
         definition::{Amendment, Terms},
