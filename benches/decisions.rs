@@ -16,11 +16,11 @@ use coupond::{
     clock::{SharedClock, SystemClock},
     domain::{
         campaign::{At, Campaign},
-        definition::Terms,
+        definition::{DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Partition, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
-        rows::{CampaignRows, PartitionRows, Row},
+        rows::{Hold, Mark, Progress, Row},
     },
     feed::{DecisionFeed, FeedError, FeedEvent},
     log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog},
@@ -174,11 +174,20 @@ impl CouponStore for NoStore {
         std::hint::black_box(rows);
         Ok(())
     }
-    async fn partition(&self, _: Partition) -> Result<PartitionRows, StoreError> {
-        Ok(PartitionRows::default())
+    async fn progress(&self, _: Partition) -> Result<Option<Progress>, StoreError> {
+        Ok(None)
     }
-    async fn campaign(&self, _: &CampaignId, _: Partition) -> Result<CampaignRows, StoreError> {
-        Ok(CampaignRows::default())
+    async fn holds(&self, _: Partition) -> Result<Vec<Hold>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn campaign_holds(&self, _: &CampaignId, _: Partition) -> Result<Vec<Hold>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn mark(&self, _: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        Ok(None)
+    }
+    async fn versions(&self, _: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        Ok(Vec::new())
     }
     fn coupons(&self, _: &CampaignId, _: Selection) -> CouponPages {
         Box::pin(futures_util::stream::empty())

@@ -221,7 +221,7 @@ async fn below_a_trimmed_log_rows_are_audited() {
 async fn trim(config: &EmbeddedConfig, partition: Partition) {
     let database = EmbeddedDatabase::open(config, Arc::new(SystemClock)).expect("it opens");
     let store = EmbeddedStore::new(database.clone());
-    let progress = store.partition(partition).await.expect("it is read").progress;
+    let progress = store.progress(partition).await.expect("it is read");
     let next = progress.expect("it made progress").next;
     let log = EmbeddedLog::new(database.clone(), Duration::ZERO);
     log.report_progress(partition, next, None).await.expect("it is trimmed");

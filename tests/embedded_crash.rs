@@ -97,7 +97,7 @@ async fn records(node: &Node, partition: Partition) -> Vec<Vec<u8>> {
 /// Checks that progress covers only stored rows and existing records. Returns progress.
 async fn check_rows_fit_the_log(node: &Node, partition: Partition) -> Offset {
     let end = records(node, partition).await.len() as u64;
-    let progress = node.store.partition(partition).await.unwrap().progress;
+    let progress = node.store.progress(partition).await.unwrap();
     let next = progress.map_or(0, |progress| progress.next);
     assert!(next <= end, "partition {partition} has progress {next} beyond its end {end}");
     let pages = node.store.coupons(&campaign(partition), Selection::All);
@@ -149,7 +149,7 @@ async fn child_that_writes_until_it_is_killed() {
         }
         let node = node.clone();
         writers.spawn(async move {
-            let at = node.store.partition(partition).await.unwrap().progress;
+            let at = node.store.progress(partition).await.unwrap();
             let mut next = at.map_or(0, |progress| progress.next);
             let mut reader = node.log.open(partition, next).await.unwrap();
             loop {

@@ -111,12 +111,9 @@ pub(super) async fn vanished(
                   insert the row again, then release the campaign";
     let reason = HoldReason::RowNotReadBack;
     if let Some(any) = versions.first() {
-        let (campaign, partition) = (&any.campaign, any.position.partition);
-        let read = async || readable(environment.store.campaign(campaign, partition).await);
-        let found = until_done(environment, "reading versions again", read)
-            .await
-            .unwrap_or_default()
-            .versions;
+        let read = async || readable(environment.store.versions(&any.campaign).await);
+        let found =
+            until_done(environment, "reading versions again", read).await.unwrap_or_default();
         if let Some(version) = versions.iter().find(|version| !found.contains(version)) {
             let from = version.position.offset;
             let detail = format!("the definition version at offset {from} {remedy}");

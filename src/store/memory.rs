@@ -20,7 +20,7 @@ use crate::domain::{
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, Offset, Partition, Sequence, UserId},
-    rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
+    rows::{Hold, Mark, Progress, Row},
 };
 
 /// Rows of one page: few, so that pages end within a campaign and readers must go on.
@@ -139,28 +139,34 @@ impl CouponStore for MemoryStore {
         Ok(())
     }
 
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
-        let rows = self.rows.lock();
-        let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
-        Ok(PartitionRows {
-            progress: rows.progress.get(&partition).cloned(),
-            holds: holds.cloned().collect(),
-        })
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
+        Ok(self.rows.lock().progress.get(&partition).cloned())
     }
 
-    async fn campaign(
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        let rows = self.rows.lock();
+        let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
+        Ok(holds.cloned().collect())
+    }
+
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, StoreError> {
+    ) -> Result<Vec<Hold>, StoreError> {
         let rows = self.rows.lock();
         let of_campaign = |hold: &&Hold| hold.partition == partition && hold.campaign == *campaign;
+        Ok(rows.holds.iter().filter(of_campaign).cloned().collect())
+    }
+
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        Ok(self.rows.lock().marks.get(campaign).cloned())
+    }
+
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        let rows = self.rows.lock();
         let versions = rows.versions.range((campaign.clone(), 0)..=(campaign.clone(), Offset::MAX));
-        Ok(CampaignRows {
-            holds: rows.holds.iter().filter(of_campaign).cloned().collect(),
-            mark: rows.marks.get(campaign).cloned(),
-            versions: versions.map(|(_, version)| version.clone()).collect(),
-        })
+        Ok(versions.map(|(_, version)| version.clone()).collect())
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {

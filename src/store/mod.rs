@@ -7,7 +7,8 @@
 //!   higher one. A hold only goes open → released → closed.
 //! - `write` returns when the rows are as durable as the adapter makes rows. Rows of one call may
 //!   be stored in any order, so a caller that needs an order makes one call after another.
-//! - A read sees every write that returned before the read began, on any node.
+//! - A read sees every write that returned before the read began, on any node. Each method reads
+//!   rows of one kind. The order of several reads is decided here, above the adapters.
 //! - The digest of a row is not checked. Code that decides by a row checks it.
 
 #[cfg(any(test, feature = "contract"))]
@@ -23,8 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::{
         coupon::Coupon,
+        definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence, UserId},
-        rows::{CampaignRows, PartitionRows, Row},
+        rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
     },
     wire::{
         FORMAT,
@@ -199,15 +201,24 @@ pub trait CouponStore: Send + Sync + 'static {
     /// Writes rows in one attempt. A caller that needs them stored retries.
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError>;
 
-    /// Reads a partition's progress, then its holds.
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError>;
+    /// Reads a partition's progress.
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError>;
 
-    /// Reads a campaign's holds, then its mark, then its versions.
-    async fn campaign(
+    /// Reads all holds of a partition's campaigns, closed ones included.
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError>;
+
+    /// Reads all holds of a campaign, closed ones included.
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, StoreError>;
+    ) -> Result<Vec<Hold>, StoreError>;
+
+    /// Reads a campaign's mark.
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError>;
+
+    /// Reads every definition version of a campaign, in the order of offsets.
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError>;
 
     /// Reads coupons page by page, in the order of sequences.
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages;
@@ -219,3 +230,46 @@ pub trait CouponStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<CampaignId>, StoreError>;
 }
+
+/// Reads of several kinds of rows.
+///
+/// An owner writes a row before any other row that relies on it (`wire::write_order`). So the reads
+/// go in the reverse order: whatever the owner writes between two of them, the rows that the first
+/// one relies on are found by the second.
+///
+/// These are methods of the trait object and not of the trait, so that no adapter replaces them.
+impl dyn CouponStore + '_ {
+    /// Reads a partition's progress, then its holds.
+    ///
+    /// # Errors
+    /// The first read that fails.
+    pub async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
+        // A hold is durable before progress passes the positions that it covers. In the other
+        // order, a hold that opens between the reads is missed, and its positions look settled.
+        let progress = self.progress(partition).await?;
+        let holds = self.holds(partition).await?;
+        Ok(PartitionRows { progress, holds })
+    }
+
+    /// Reads a campaign's holds, then its mark, then its versions.
+    ///
+    /// # Errors
+    /// The first read that fails.
+    pub async fn campaign(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<CampaignRows, StoreError> {
+        // A hold is closed after its campaign's mark at its end. In the other order, a closed hold
+        // may come with a mark that does not count what its replay has issued.
+        let holds = self.campaign_holds(campaign, partition).await?;
+        // A version is durable before every mark above it. In the other order, the mark may count
+        // more coupons than the quota of the versions that were read.
+        let mark = self.mark(campaign).await?;
+        let versions = self.versions(campaign).await?;
+        Ok(CampaignRows { holds, mark, versions })
+    }
+}
+
+#[cfg(test)]
+mod tests;

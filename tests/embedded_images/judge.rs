@@ -108,9 +108,10 @@ async fn contents(
         return Err("the node would refuse: another secret".into());
     }
     let (mut records, mut rows, mut dead_letters) = (Vec::new(), Vec::new(), Vec::new());
+    let port: &dyn CouponStore = store;
     for partition in 0..PARTITIONS {
         records.push(all_records(log, partition).await?);
-        rows.push(store.partition(partition).await?);
+        rows.push(port.partition(partition).await?);
         dead_letters.push(log.dead_letters(partition, 0).await?);
     }
     let mut campaigns = BTreeMap::new();
@@ -129,7 +130,7 @@ async fn contents(
             by_user.insert(user, all_coupons(store, &campaign, selection).await?);
         }
         let home = home(&campaign);
-        let rows = store.campaign(&campaign, home).await?;
+        let rows = port.campaign(&campaign, home).await?;
         campaigns.insert(campaign, CampaignContents { rows, coupons, by_user });
     }
     Ok(Contents { layout, fingerprint, records, rows, dead_letters, campaigns })

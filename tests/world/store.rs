@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use coupond::{
     domain::{
         coupon::Coupon,
+        definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence},
-        rows::{CampaignRows, PartitionRows, Row},
+        rows::{Hold, Mark, Progress, Row},
     },
     partition::flow::BATCHES_MAX,
     store::{CouponPages, CouponStore, Layout, Selection, StoreError, Unreadable},
@@ -98,6 +99,19 @@ impl FakeStore {
         let loads = self.loads.clone();
         Undo(move || *loads.lock() -= 1)
     }
+
+    /// Reads rows between two points at which the call may fail.
+    async fn read<T>(
+        &self,
+        places: [&'static str; 2],
+        about: Option<&CampaignId>,
+        rows: impl FnOnce(&Facts) -> T,
+    ) -> Result<T, StoreError> {
+        self.faults.point("store", places[0], about).await.map_err(failed)?;
+        let read = rows(&self.truth.facts());
+        self.faults.point("store", places[1], about).await.map_err(failed)?;
+        Ok(read)
+    }
 }
 
 #[async_trait]
@@ -125,40 +139,48 @@ impl CouponStore for FakeStore {
         self.faults.point("store", place[2], campaign).await.map_err(failed)
     }
 
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
-        self.faults.point("store", "read partition", None).await.map_err(failed)?;
-        let progress = self.truth.facts().progress.get(&partition).cloned();
-        self.faults.point("store", "progress read", None).await.map_err(failed)?;
-        let holds = {
-            let facts = self.truth.facts();
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
+        let places = ["read progress", "progress read"];
+        self.read(places, None, |facts| facts.progress.get(&partition).cloned()).await
+    }
+
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        let of_partition = |facts: &Facts| {
             facts.holds.values().filter(|hold| hold.partition == partition).cloned().collect()
         };
-        self.faults.point("store", "holds read", None).await.map_err(failed)?;
+        let holds = self.read(["read holds", "holds read"], None, of_partition).await?;
         if self.faults.is_damaged(&Damaged::HoldOf(partition)) {
             return Err(StoreError::new("reading holds", Unreadable::new("a hold")));
         }
-        Ok(PartitionRows { progress, holds })
+        Ok(holds)
     }
 
-    async fn campaign(
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         _: Partition,
-    ) -> Result<CampaignRows, StoreError> {
+    ) -> Result<Vec<Hold>, StoreError> {
         let _counted = self.count_load();
-        self.faults.point("store", "read campaign", Some(campaign)).await.map_err(failed)?;
-        let rows = {
-            let facts = self.truth.facts();
-            let holds = facts.holds.values().filter(|hold| hold.campaign == *campaign);
-            let versions = facts.versions.values().filter(|it| it.campaign == *campaign);
-            CampaignRows {
-                holds: holds.cloned().collect(),
-                mark: facts.marks.get(campaign).cloned(),
-                versions: versions.cloned().collect(),
-            }
+        let places = ["read holds of campaign", "holds of campaign read"];
+        let of_campaign = |facts: &Facts| {
+            facts.holds.values().filter(|hold| hold.campaign == *campaign).cloned().collect()
         };
-        self.faults.point("store", "campaign read", Some(campaign)).await.map_err(failed)?;
-        Ok(rows)
+        self.read(places, Some(campaign), of_campaign).await
+    }
+
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        let _counted = self.count_load();
+        let places = ["read mark", "mark read"];
+        self.read(places, Some(campaign), |facts| facts.marks.get(campaign).cloned()).await
+    }
+
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        let _counted = self.count_load();
+        let places = ["read versions", "versions read"];
+        let of_campaign = |facts: &Facts| {
+            facts.versions.values().filter(|it| it.campaign == *campaign).cloned().collect()
+        };
+        self.read(places, Some(campaign), of_campaign).await
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     domain::{
+        definition::DefinitionVersion,
         ids::{CampaignId, Partition},
-        rows::{CampaignRows, PartitionRows, Row},
+        rows::{Hold, Mark, Progress, Row},
     },
     store::{CouponPages, CouponStore, Layout, Selection, StoreError, memory::MemoryStore},
 };
@@ -64,17 +65,32 @@ impl CouponStore for WorldStore {
         }
     }
 
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
-        self.call("partition", move |store| at_once(store.partition(partition))).await?
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
+        self.call("progress", move |store| at_once(store.progress(partition))).await?
     }
 
-    async fn campaign(
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        self.call("holds", move |store| at_once(store.holds(partition))).await?
+    }
+
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, StoreError> {
+    ) -> Result<Vec<Hold>, StoreError> {
         let campaign = campaign.clone();
-        self.call("campaign", move |store| at_once(store.campaign(&campaign, partition))).await?
+        let read = move |store: &MemoryStore| at_once(store.campaign_holds(&campaign, partition));
+        self.call("campaign_holds", read).await?
+    }
+
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        let campaign = campaign.clone();
+        self.call("mark", move |store| at_once(store.mark(&campaign))).await?
+    }
+
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        let campaign = campaign.clone();
+        self.call("versions", move |store| at_once(store.versions(&campaign))).await?
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {

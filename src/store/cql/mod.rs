@@ -38,8 +38,9 @@ use super::{
 use crate::{
     config::CqlConfig,
     domain::{
+        definition::DefinitionVersion,
         ids::{CampaignId, Partition},
-        rows::{CampaignRows, PartitionRows, Row},
+        rows::{Hold, Mark, Progress, Row},
     },
     retry::{Backoff, Bounded},
     telemetry::metrics,
@@ -171,19 +172,37 @@ impl CouponStore for CqlStore {
         timed("write", self.shared.write(rows)).await
     }
 
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
-        let rows = timed("partition", self.shared.partition(partition)).await;
-        let operation = || format!("reading progress and holds of partition {partition}");
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
+        let row = timed("progress", self.shared.progress(partition)).await;
+        let operation = || format!("reading progress of partition {partition}");
+        row.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        let rows = timed("holds", self.shared.holds(partition)).await;
+        let operation = || format!("reading holds of partition {partition}");
         rows.map_err(|source| StoreError::new(operation(), source))
     }
 
-    async fn campaign(
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, StoreError> {
-        let rows = timed("campaign", self.shared.campaign(campaign, partition)).await;
-        let operation = || format!("reading holds, mark and versions of {campaign}");
+    ) -> Result<Vec<Hold>, StoreError> {
+        let rows = timed("campaign_holds", self.shared.campaign_holds(campaign, partition)).await;
+        let operation = || format!("reading holds of {campaign}");
+        rows.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        let row = timed("mark", self.shared.mark(campaign)).await;
+        let operation = || format!("reading the mark of {campaign}");
+        row.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        let rows = timed("versions", self.shared.versions(campaign)).await;
+        let operation = || format!("reading versions of {campaign}");
         rows.map_err(|source| StoreError::new(operation(), source))
     }
 

@@ -24,9 +24,9 @@ use super::{
 use crate::{
     domain::{
         coupon::Coupon,
-        definition::QUOTA_MAX,
+        definition::{DefinitionVersion, QUOTA_MAX},
         ids::{CampaignId, Partition, Sequence, UserId},
-        rows::{CampaignRows, Hold, PartitionRows},
+        rows::{Hold, Mark, Progress},
     },
     store::{
         ByUserPages, ByUserRow, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, StoreError,
@@ -239,39 +239,54 @@ impl Shared {
         pages.map_err(|source| StoreError::new(operation(), source))
     }
 
-    /// Reads a partition's progress, then its holds.
-    pub(super) async fn partition(&self, partition: Partition) -> Result<PartitionRows, Cause> {
-        let key = i32::try_from(partition)?;
-        let (statements, values) = (&self.statements, (key,));
+    /// Reads a partition's progress.
+    pub(super) async fn progress(&self, partition: Partition) -> Result<Option<Progress>, Cause> {
+        let values = (i32::try_from(partition)?,);
         let progress = |page: &QueryRowsResult| {
             decoded(page.rows()?.map(|cells| Ok(rows::decode_progress(partition, cells?)?)))
         };
-        let progress = self.read(&statements.read_progress, values, progress).await?.concat();
-        let holds = |page: &QueryRowsResult| holds(page, partition);
-        let holds = self.read(&statements.read_partition_holds, values, holds).await?.concat();
-        Ok(PartitionRows { progress: progress.into_iter().next(), holds })
+        let found = self.read(&self.statements.read_progress, values, progress).await?.concat();
+        Ok(found.into_iter().next())
     }
 
-    /// Reads a campaign's holds, then its mark, then its versions.
-    pub(super) async fn campaign(
+    /// Reads the holds of a partition's campaigns.
+    pub(super) async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, Cause> {
+        let values = (i32::try_from(partition)?,);
+        let holds = |page: &QueryRowsResult| holds(page, partition);
+        Ok(self.read(&self.statements.read_partition_holds, values, holds).await?.concat())
+    }
+
+    /// Reads a campaign's holds.
+    pub(super) async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, Cause> {
-        let statements = &self.statements;
+    ) -> Result<Vec<Hold>, Cause> {
         let values = (i32::try_from(partition)?, campaign.as_str());
         let holds = |page: &QueryRowsResult| holds(page, partition);
-        let holds = self.read(&statements.read_campaign_holds, values, holds).await?.concat();
-        let values = (campaign.as_str(),);
+        Ok(self.read(&self.statements.read_campaign_holds, values, holds).await?.concat())
+    }
+
+    /// Reads a campaign's mark.
+    pub(super) async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, Cause> {
         let mark = |page: &QueryRowsResult| {
             decoded(page.rows()?.map(|cells| Ok(rows::decode_mark(campaign, cells?)?)))
         };
-        let mark = self.read(&statements.read_mark, values, mark).await?.concat();
+        let values = (campaign.as_str(),);
+        let found = self.read(&self.statements.read_mark, values, mark).await?.concat();
+        Ok(found.into_iter().next())
+    }
+
+    /// Reads a campaign's definition versions in the order of offsets.
+    pub(super) async fn versions(
+        &self,
+        campaign: &CampaignId,
+    ) -> Result<Vec<DefinitionVersion>, Cause> {
         let versions = |page: &QueryRowsResult| {
             decoded(page.rows::<Row>()?.map(|row| Ok(rows::decode_version(campaign, row?)?)))
         };
-        let versions = self.read(&statements.read_versions, values, versions).await?.concat();
-        Ok(CampaignRows { holds, mark: mark.into_iter().next(), versions })
+        let values = (campaign.as_str(),);
+        Ok(self.read(&self.statements.read_versions, values, versions).await?.concat())
     }
 
     /// Lists campaigns by id after the given one.

@@ -24,8 +24,9 @@ use super::{
 use crate::{
     domain::{
         coupon::Coupon,
+        definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence},
-        rows::{CampaignRows, Hold, PartitionRows, Row},
+        rows::{Hold, Mark, Progress, Row},
     },
     embedded::{EmbeddedDatabase, Operation, ReadFailure, ReadHandle, Reading, keys},
     telemetry::metrics,
@@ -103,34 +104,47 @@ impl CouponStore for EmbeddedStore {
         written
     }
 
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
-        let operation = format!("reading progress and holds of partition {partition}");
-        self.read("partition", operation, move |data| {
-            let progress = data.get(keys::progress(partition))?;
-            let progress =
-                progress.map(|value| rows::decode_progress(partition, &value)).transpose()?;
-            let holds = holds(data, partition, keys::partition_holds(partition))?;
-            Ok(PartitionRows { progress, holds })
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
+        let operation = format!("reading progress of partition {partition}");
+        self.read("progress", operation, move |data| {
+            let value = data.get(keys::progress(partition))?;
+            Ok(value.map(|value| rows::decode_progress(partition, &value)).transpose()?)
         })
         .await
     }
 
-    async fn campaign(
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        let operation = format!("reading holds of partition {partition}");
+        let prefix = keys::partition_holds(partition);
+        self.read("holds", operation, move |data| holds(data, partition, prefix)).await
+    }
+
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, StoreError> {
-        let operation = format!("reading holds, mark and versions of campaign {campaign}");
+    ) -> Result<Vec<Hold>, StoreError> {
+        let operation = format!("reading holds of campaign {campaign}");
+        let prefix = keys::campaign_holds(partition, campaign);
+        self.read("campaign_holds", operation, move |data| holds(data, partition, prefix)).await
+    }
+
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        let operation = format!("reading the mark of campaign {campaign}");
         let campaign = campaign.clone();
-        self.read("campaign", operation, move |data| {
-            let holds = holds(data, partition, keys::campaign_holds(partition, &campaign))?;
-            let mark = data.get(keys::mark(&campaign))?;
-            let mark = mark.map(|value| rows::decode_mark(&campaign, &value)).transpose()?;
-            let versions = data
-                .prefix(keys::versions(&campaign))
-                .map(|guard| Ok(rows::decode_version(&campaign, &guard.value()?)?))
-                .collect::<Result<_, ReadFailure>>()?;
-            Ok(CampaignRows { holds, mark, versions })
+        self.read("mark", operation, move |data| {
+            let value = data.get(keys::mark(&campaign))?;
+            Ok(value.map(|value| rows::decode_mark(&campaign, &value)).transpose()?)
+        })
+        .await
+    }
+
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        let operation = format!("reading versions of campaign {campaign}");
+        let campaign = campaign.clone();
+        self.read("versions", operation, move |data| {
+            let versions = data.prefix(keys::versions(&campaign));
+            versions.map(|guard| Ok(rows::decode_version(&campaign, &guard.value()?)?)).collect()
         })
         .await
     }

@@ -14,18 +14,18 @@ async fn a_row_with_a_missing_cell_is_unreadable() {
     rows.push(Row::Version(version(&spring, 6)));
     store.write(&rows).await.unwrap();
     store.write(&[Row::Progress(progress(partition, 40_005, None))]).await.unwrap();
-    assert!(store.campaign(&spring, partition).await.is_ok());
+    assert!(store.versions(&spring).await.is_ok());
 
     let key = "campaign_id = 'spring' AND bucket = 0 AND sequence = 2";
     scratch.query(&format!("DELETE code FROM $coupons WHERE {key}")).await;
     let read: Result<Vec<_>, _> = store.coupons(&spring, Selection::All).try_collect().await;
     assert!(read.unwrap_err().is_unreadable());
     scratch.query("DELETE quota FROM $definition_versions WHERE campaign_id = 'spring' AND log_epoch = 1 AND offset = 6").await;
-    assert!(store.campaign(&spring, partition).await.unwrap_err().is_unreadable());
+    assert!(store.versions(&spring).await.unwrap_err().is_unreadable());
     scratch
         .query(&format!("DELETE next_offset FROM $progress WHERE partition = {partition}"))
         .await;
-    assert!(store.partition(partition).await.unwrap_err().is_unreadable());
+    assert!(store.progress(partition).await.unwrap_err().is_unreadable());
 
     scratch.query("DROP TABLE $coupons").await;
     let read: Result<Vec<_>, _> = store.coupons(&spring, Selection::All).try_collect().await;

@@ -15,9 +15,7 @@ use coupond::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{
-            CampaignRows, Hold, HoldKind, HoldState, LastRecord, Mark, PartitionRows, Progress, Row,
-        },
+        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
     },
     store::{
         CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError, contract,
@@ -141,16 +139,28 @@ impl CouponStore for Patient {
         }
     }
 
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
-        self.0.partition(partition).await
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
+        self.0.progress(partition).await
     }
 
-    async fn campaign(
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        self.0.holds(partition).await
+    }
+
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, StoreError> {
-        self.0.campaign(campaign, partition).await
+    ) -> Result<Vec<Hold>, StoreError> {
+        self.0.campaign_holds(campaign, partition).await
+    }
+
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        self.0.mark(campaign).await
+    }
+
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        self.0.versions(campaign).await
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
@@ -338,7 +348,7 @@ async fn a_late_lower_progress_changes_no_cell() {
     for row in [late.clone(), higher.clone(), late, progress(71, 0, None)] {
         store.write(&[Row::Progress(row)]).await.unwrap();
     }
-    assert_eq!(store.partition(71).await.unwrap().progress, Some(higher));
+    assert_eq!(store.progress(71).await.unwrap(), Some(higher));
 }
 
 async fn a_contradiction_outweighs_a_failure() {
@@ -365,7 +375,7 @@ async fn a_contradiction_outweighs_a_failure() {
     ];
     for (written, in_force) in steps {
         store.write(&[Row::Hold(written.clone())]).await.unwrap();
-        let holds = store.campaign(&id, 72).await.unwrap().holds;
+        let holds = store.campaign_holds(&id, 72).await.unwrap();
         assert_eq!(holds, [in_force], "after {written:?}");
     }
 }

@@ -96,7 +96,7 @@ async fn stores_with_and_without_a_step_coexist() {
     for (issued, store) in (1..).zip(stores) {
         let mark = Mark { campaign: campaign("spring"), offset: issued.into(), issued };
         store.write(&[Row::Mark(mark.clone())]).await.unwrap();
-        assert_eq!(store.campaign(&mark.campaign, 0).await.unwrap().mark, Some(mark));
+        assert_eq!(store.mark(&mark.campaign).await.unwrap(), Some(mark));
     }
     scratch.query("UPDATE $marks SET note = 'kept' WHERE campaign_id = 'spring'").await;
     scratch.drop_keyspace().await;

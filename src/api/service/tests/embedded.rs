@@ -124,7 +124,7 @@ impl Node {
         for partition in 0..PARTITIONS {
             let high = log.bounds(partition).await.unwrap().high;
             let next = || async {
-                let progress = store.partition(partition).await.unwrap().progress;
+                let progress = store.progress(partition).await.unwrap();
                 progress.map_or(0, |progress| progress.next)
             };
             while next().await < high {

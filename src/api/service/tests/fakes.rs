@@ -17,8 +17,9 @@ use crate::{
     clock::Clock,
     domain::{
         coupon::Coupon,
+        definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Timestamp},
-        rows::{CampaignRows, PartitionRows, Row},
+        rows::{Hold, Mark, Progress, Row},
     },
     feed::{DecisionFeed, FeedError, FeedEvent, in_process::InProcessFeed},
     log::{
@@ -196,7 +197,7 @@ pub(super) struct FakeStore {
     pub(super) campaign_reads: AtomicUsize,
     pub(super) partition_reads: AtomicUsize,
     pub(super) coupon_reads: AtomicUsize,
-    /// If set, each read of a campaign waits for a permit.
+    /// If set, each read of a campaign waits for a permit before its first row.
     pub(super) gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
@@ -234,24 +235,41 @@ impl CouponStore for FakeStore {
         self.store.write(rows).await
     }
 
-    async fn partition(&self, partition: Partition) -> Result<PartitionRows, StoreError> {
+    /// Every read of a partition begins with its progress.
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
         self.partition_reads.fetch_add(1, Ordering::Relaxed);
-        self.answering("reading a partition")?;
-        self.store.partition(partition).await
+        self.answering("reading progress")?;
+        self.store.progress(partition).await
     }
 
-    async fn campaign(
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        self.answering("reading holds")?;
+        self.store.holds(partition).await
+    }
+
+    /// Every read of a campaign begins with its holds.
+    async fn campaign_holds(
         &self,
         campaign: &CampaignId,
         partition: Partition,
-    ) -> Result<CampaignRows, StoreError> {
+    ) -> Result<Vec<Hold>, StoreError> {
         self.campaign_reads.fetch_add(1, Ordering::Relaxed);
         let gate = self.gate.lock().clone();
         if let Some(gate) = gate {
             gate.acquire().await.unwrap().forget();
         }
-        self.answering("reading a campaign")?;
-        self.store.campaign(campaign, partition).await
+        self.answering("reading holds")?;
+        self.store.campaign_holds(campaign, partition).await
+    }
+
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        self.answering("reading a mark")?;
+        self.store.mark(campaign).await
+    }
+
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        self.answering("reading versions")?;
+        self.store.versions(campaign).await
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
