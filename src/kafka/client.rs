@@ -12,10 +12,11 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     message::{BorrowedMessage, Headers, Message},
 };
 
+use super::errors::Meaning;
 use crate::config::KafkaConfig;
 
 /// Header with the MAC, on all records and messages that coupond writes.
@@ -119,25 +120,15 @@ pub(crate) async fn watermarks(
             Ok((low, high)) => {
                 return Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)));
             }
-            Err(error) if is_transient(&error) && tokio::time::Instant::now() < deadline => {
+            Err(error)
+                if Meaning::of(&error) == Meaning::NoLeader
+                    && tokio::time::Instant::now() < deadline =>
+            {
                 tokio::time::sleep(ASK_AGAIN).await;
             }
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Returns whether the operation may succeed once the partition has a leader.
-pub(crate) fn is_transient(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::ReplicaNotAvailable
-                | RDKafkaErrorCode::BrokerTransportFailure
-        )
-    )
 }
 
 /// A failed operation of a Kafka client. Retrying may help.
@@ -215,17 +206,19 @@ impl ClientLog {
 
     pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
         let client = self.role;
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => {
+        match Meaning::of(error) {
+            Meaning::Fatal => {
                 self.fatal.store(true, Ordering::Release);
                 tracing::error!(client, reason, "kafka client in a fatal state");
             }
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
+            Meaning::AllBrokersDown => {
                 self.lost.store(true, Ordering::Release);
                 tracing::warn!(client, reason, "all kafka brokers down");
             }
             // Mostly single connections, which the library opens again.
-            _ => tracing::debug!(client, reason, %error, "kafka client"),
+            Meaning::OutsideLog | Meaning::NoLeader | Meaning::Other => {
+                tracing::debug!(client, reason, %error, "kafka client");
+            }
         }
     }
 }

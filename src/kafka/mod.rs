@@ -2,6 +2,7 @@
 //! topics, errors, and the creation and check of topics.
 
 pub(crate) mod client;
+pub(crate) mod errors;
 pub mod topics;
 
 pub use client::ClientError;

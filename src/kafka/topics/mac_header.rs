@@ -18,7 +18,10 @@ use rdkafka::{
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition},
-    kafka::client::{self, ClientError, ClientLog, Topics, failed, millis},
+    kafka::{
+        client::{self, ClientError, ClientLog, Topics, failed, millis},
+        errors::Meaning,
+    },
 };
 
 /// Records searched at either end of a partition. More than a batch of coupond's producer under low
@@ -127,7 +130,7 @@ impl Search {
                     left -= 1;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) if !client::is_transient(&error) => return Err(error),
+                Some(Err(error)) if Meaning::of(&error) != Meaning::NoLeader => return Err(error),
                 Some(Err(_)) | None if Instant::now() >= deadline => {
                     let code = RDKafkaErrorCode::OperationTimedOut;
                     return Err(KafkaError::MessageConsumption(code));

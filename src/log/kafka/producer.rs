@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use rdkafka::{
     ClientConfig, ClientContext,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     message::{Header, Message, OwnedHeaders, Timestamp as NativeTimestamp},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
@@ -16,7 +16,10 @@ use tokio::sync::oneshot;
 use super::failed;
 use crate::{
     config::KafkaConfig,
-    kafka::client::{self, ClientLog, millis, native_partition},
+    kafka::{
+        client::{self, ClientLog, millis, native_partition},
+        errors::Meaning,
+    },
     log::{AppendError, LogError},
 };
 
@@ -142,7 +145,7 @@ impl Producer {
             native = native.key(record.key);
         }
         producer.send(native).map_err(|(error, native)| {
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            if Meaning::of(&error) == Meaning::Fatal {
                 producer.context().log.error(&error, "refused a record");
             }
             (error, native.delivery_opaque)
@@ -220,7 +223,7 @@ impl ProducerContext for Deliveries {
                 },
             }),
             Err((error, _)) => {
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                if Meaning::of(error) == Meaning::Fatal {
                     self.log.error(error, "gave a record up");
                 }
                 Err(error.clone())

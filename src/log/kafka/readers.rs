@@ -25,7 +25,7 @@ use rdkafka::{
     ClientConfig, Message, Offset as NativeOffset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer, base_consumer::PartitionQueue},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     message::BorrowedMessage,
 };
 use tokio::sync::{Notify, oneshot};
@@ -34,7 +34,10 @@ use super::failed;
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition, Timestamp},
-    kafka::client::{self, ClientLog, millis, native_offset, native_partition},
+    kafka::{
+        client::{self, ClientLog, millis, native_offset, native_partition},
+        errors::Meaning,
+    },
     log::{LogError, LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
     wire::LogRecord,
 };
@@ -430,14 +433,10 @@ impl KafkaReader {
     /// report temporary errors there. After a wrong checksum, for example, it continues *behind* the
     /// damaged records, and a reader must not skip.
     fn failed(&self, error: KafkaError) -> ReadError {
-        match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::AutoOffsetReset
-                | RDKafkaErrorCode::OffsetOutOfRange
-                | RDKafkaErrorCode::LogTruncation,
-            ) => ReadError::OutOfRange { wanted: self.next, detail: error.to_string() },
-            _ => failed(format!("reading partition {} at {}", self.partition, self.next), error)
-                .into(),
+        let (partition, wanted) = (self.partition, self.next);
+        match Meaning::of(&error) {
+            Meaning::OutsideLog => ReadError::OutOfRange { wanted, detail: error.to_string() },
+            _ => failed(format!("reading partition {partition} at {wanted}"), error).into(),
         }
     }
 

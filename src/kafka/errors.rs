@@ -1,0 +1,79 @@
+//! What an error of the Kafka library means for the client that reports it.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// The meaning of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// The client is in a fatal state and never recovers. It has to be replaced.
+    Fatal,
+    /// No broker is connected. The library connects again by itself.
+    AllBrokersDown,
+    /// The position to read at does not exist: the log was trimmed, truncated or recreated.
+    OutsideLog,
+    /// The partition has no leader, or its broker is away. The same call may succeed later.
+    NoLeader,
+    /// Anything else. The operation failed.
+    Other,
+}
+
+impl Meaning {
+    pub(crate) fn of(error: &KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => Self::Fatal,
+            Some(RDKafkaErrorCode::AllBrokersDown) => Self::AllBrokersDown,
+            // With `auto.offset.reset=error` the library reports the first. The other two are
+            // causes that it may report instead.
+            Some(
+                RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::LogTruncation,
+            ) => Self::OutsideLog,
+            Some(
+                RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::ReplicaNotAvailable
+                | RDKafkaErrorCode::BrokerTransportFailure,
+            ) => Self::NoLeader,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(meaning: Meaning, codes: &[RDKafkaErrorCode]) {
+        for code in codes {
+            for error in [
+                KafkaError::MessageConsumption(*code),
+                KafkaError::MessageProduction(*code),
+                KafkaError::Global(*code),
+            ] {
+                assert_eq!(Meaning::of(&error), meaning, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_error_has_one_meaning() {
+        use RDKafkaErrorCode as Code;
+        check(Meaning::Fatal, &[Code::Fatal]);
+        check(Meaning::AllBrokersDown, &[Code::AllBrokersDown]);
+        let outside = [Code::AutoOffsetReset, Code::OffsetOutOfRange, Code::LogTruncation];
+        check(Meaning::OutsideLog, &outside);
+        check(Meaning::NoLeader, &[Code::NotLeaderForPartition, Code::LeaderNotAvailable]);
+        check(Meaning::NoLeader, &[Code::ReplicaNotAvailable, Code::BrokerTransportFailure]);
+    }
+
+    /// A reader that took a damaged record for the end of the log would report a trimmed log.
+    #[test]
+    fn damage_is_not_an_end_of_the_log() {
+        use RDKafkaErrorCode as Code;
+        check(Meaning::Other, &[Code::BadMessage, Code::InvalidMessage, Code::NotImplemented]);
+        check(Meaning::Other, &[Code::MessageTimedOut, Code::OperationTimedOut]);
+        assert_eq!(Meaning::of(&KafkaError::Canceled), Meaning::Other);
+    }
+}
