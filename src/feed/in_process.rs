@@ -6,39 +6,14 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent};
+use super::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender};
 use crate::wire::feed_message::FeedMessage;
 
 /// Sends messages to followers in the same process. Never waits: a slow follower loses messages and
 /// gets a gap.
 #[derive(Debug, Default)]
 pub struct InProcessFeed {
-    followers: Mutex<Vec<Subscriber>>,
-}
-
-#[derive(Debug)]
-struct Subscriber {
-    events: mpsc::Sender<FeedEvent>,
-    /// Whether the last event was a gap. That gap also covers what is lost until the next message.
-    in_gap: bool,
-}
-
-impl Subscriber {
-    /// Sends a message, or a gap if there is no room. Returns whether the receiver still exists.
-    fn send(&mut self, message: &Arc<FeedMessage>) -> bool {
-        // The last place in the channel is reserved for a gap, so that a gap always fits where
-        // messages were lost.
-        let room = self.events.capacity();
-        if room > 1 {
-            self.in_gap = false;
-            return self.events.try_send(FeedEvent::Message(message.clone())).is_ok();
-        }
-        if room == 1 && !self.in_gap {
-            self.in_gap = true;
-            return self.events.try_send(FeedEvent::Gap).is_ok();
-        }
-        !self.events.is_closed()
-    }
+    followers: Mutex<Vec<FollowerSender>>,
 }
 
 #[async_trait]
@@ -46,21 +21,21 @@ impl DecisionFeed for InProcessFeed {
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
         let message = Arc::new(message);
         let mut followers = self.followers.lock();
-        followers.retain_mut(|follower| follower.send(&message));
+        followers.iter_mut().for_each(|follower| follower.send(&message));
+        followers.retain(|follower| !follower.is_closed());
         Ok(())
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
-        let (events, receiver) = mpsc::channel(FOLLOWER_MESSAGES_MAX + 1);
-        let mut followers = self.followers.lock();
-        followers.push(Subscriber { events, in_gap: false });
+        let (follower, receiver) = FollowerSender::new();
+        self.followers.lock().push(follower);
         Ok(receiver)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::FOLLOWER_MESSAGES_MAX, *};
 
     async fn fresh() -> (Arc<InProcessFeed>, ()) {
         (Arc::default(), ())
@@ -77,27 +52,6 @@ mod tests {
             end: to,
             halted: None,
             decisions: Vec::new(),
-        }
-    }
-
-    #[tokio::test]
-    async fn each_loss_gives_one_gap_in_its_place() {
-        let feed = InProcessFeed::default();
-        let mut follower = feed.follow().await.unwrap();
-        let max = FOLLOWER_MESSAGES_MAX as u64;
-        let mut to = 0;
-        for round in 0..3 {
-            for _ in 0..max + 10 {
-                to += 1;
-                feed.publish(message(to)).await.unwrap();
-            }
-            assert_eq!(follower.len(), FOLLOWER_MESSAGES_MAX + 1, "round {round}");
-            let mut events = Vec::new();
-            while let Ok(event) = follower.try_recv() {
-                events.push(event);
-            }
-            assert_eq!(events.pop(), Some(FeedEvent::Gap));
-            assert!(!events.contains(&FeedEvent::Gap), "round {round}");
         }
     }
 

@@ -14,17 +14,20 @@ use rdkafka::{
     ClientConfig, ClientContext, Message, Offset as NativeOffset, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     message::{BorrowedMessage, Header, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::mpsc;
 
-use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedError, FeedEvent};
+use super::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender};
 use crate::{
     config::KafkaConfig,
     domain::{ids::Partition, keys::Keys},
-    kafka::client::{self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition},
+    kafka::{
+        client::{self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition},
+        errors::Meaning,
+    },
     telemetry::metrics,
     wire::feed_message::{FeedCodec, FeedMessage},
 };
@@ -52,10 +55,6 @@ const FETCHED_MESSAGES: usize = 256;
 
 /// Most KiB that the Kafka library fetches ahead, over all partitions.
 const FETCHED_KIB: usize = 16 * 1_024;
-
-/// Least time between two gaps of a follower that cannot read. After each gap all waiters read the
-/// store.
-const GAP_EVERY: Duration = Duration::from_secs(1);
 
 /// The decision feed on Kafka.
 pub struct KafkaFeed {
@@ -160,14 +159,12 @@ impl DecisionFeed for KafkaFeed {
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
-        let (events, followed) = mpsc::channel(FOLLOWER_MESSAGES_MAX);
+        let (events, followed) = FollowerSender::new();
         let follower = FollowerThread {
             codec: self.codec.clone(),
             topic: self.topic.clone(),
             partitions: self.partitions,
             events,
-            gap: false,
-            gap_noted: None,
             position_lost: false,
         };
         let context = ClientLog::new("follower");
@@ -215,11 +212,7 @@ struct FollowerThread {
     codec: FeedCodec,
     topic: String,
     partitions: u32,
-    events: mpsc::Sender<FeedEvent>,
-    /// Whether the receiver must get a gap before the next message.
-    gap: bool,
-    /// When the last gap caused by the brokers was noted.
-    gap_noted: Option<Instant>,
+    events: FollowerSender,
     /// Whether the consumer's position in some partition does not exist any more.
     position_lost: bool,
 }
@@ -253,10 +246,8 @@ impl FollowerThread {
                 None => {}
             }
             if consumer.context().take_lost() {
-                self.note_gap();
+                self.events.may_miss(Instant::now());
             }
-            // Even without a message, because the next one may take long.
-            self.send_gap();
             if self.position_lost {
                 self.seek_to_end(consumer);
             }
@@ -269,7 +260,7 @@ impl FollowerThread {
         let value = message.payload().unwrap_or_default();
         let mac = client::mac_of(message).unwrap_or_default();
         match self.codec.decode(partition, value, &mac) {
-            Ok(message) => self.send(FeedEvent::Message(Arc::new(message))),
+            Ok(message) => self.events.send(&Arc::new(message)),
             Err(reason) => {
                 metrics::feed_lost(reason);
                 let offset = message.offset();
@@ -278,39 +269,10 @@ impl FollowerThread {
         }
     }
 
-    fn send(&mut self, event: FeedEvent) {
-        // The gap goes first, so that the receiver learns of a loss where it happened. A message
-        // that comes while the gap does not fit belongs to the gap.
-        if !self.send_gap() {
-            return;
-        }
-        // The thread never waits for a slow receiver: the consumer must be polled.
-        if let Err(TrySendError::Full(_)) = self.events.try_send(event) {
-            self.gap = true;
-        }
-    }
-
-    /// Sends a pending gap. Returns whether none is pending any more.
-    fn send_gap(&mut self) -> bool {
-        if self.gap {
-            self.gap = matches!(self.events.try_send(FeedEvent::Gap), Err(TrySendError::Full(_)));
-        }
-        !self.gap
-    }
-
-    /// Notes that the brokers may have messages that do not arrive.
-    fn note_gap(&mut self) {
-        if self.gap_noted.is_none_or(|at| at.elapsed() >= GAP_EVERY) {
-            self.gap_noted = Some(Instant::now());
-            self.gap = true;
-        }
-    }
-
     fn on_error(&mut self, error: &KafkaError) {
         tracing::debug!(%error, "decision feed not readable");
-        self.note_gap();
-        let code = error.rdkafka_error_code();
-        if let Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::LogTruncation) = code {
+        self.events.may_miss(Instant::now());
+        if Meaning::of(error) == Meaning::OutsideLog {
             self.position_lost = true;
         }
     }
@@ -324,49 +286,9 @@ impl FollowerThread {
         match assigned {
             Ok(()) => {
                 self.position_lost = false;
-                self.gap = true;
+                self.events.lose();
             }
             Err(error) => tracing::warn!(%error, "decision feed not readable at its end, retrying"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(to: u64) -> FeedEvent {
-        FeedEvent::Message(Arc::new(FeedMessage {
-            log_epoch: 1,
-            partition: 0,
-            from: 0,
-            to,
-            end: to,
-            halted: None,
-            decisions: Vec::new(),
-        }))
-    }
-
-    #[test]
-    fn a_slow_follower_gets_a_gap_first() {
-        let (events, mut followed) = mpsc::channel(2);
-        let mut follower = FollowerThread {
-            codec: FeedCodec::new(Arc::new(Keys::derive(&[7; 32]))),
-            topic: String::new(),
-            partitions: 0,
-            events,
-            gap: false,
-            gap_noted: None,
-            position_lost: false,
-        };
-        [1, 2, 3].into_iter().for_each(|to| follower.send(message(to)));
-        assert_eq!(followed.try_recv(), Ok(message(1)), "two messages fit");
-        follower.send(message(4));
-        assert_eq!(followed.try_recv(), Ok(message(2)));
-        assert_eq!(followed.try_recv(), Ok(FeedEvent::Gap), "for the third");
-        follower.send(message(5));
-        assert_eq!(followed.try_recv(), Ok(FeedEvent::Gap), "for the fourth");
-        assert_eq!(followed.try_recv(), Ok(message(5)));
-        assert!(followed.try_recv().is_err());
     }
 }

@@ -6,6 +6,7 @@
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+pub(crate) mod follower;
 pub mod in_process;
 pub mod kafka;
 
