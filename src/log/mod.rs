@@ -15,6 +15,7 @@ pub mod contract;
 pub mod embedded;
 pub mod kafka;
 pub mod memory;
+pub(crate) mod ownership;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;

@@ -5,7 +5,6 @@
 //! start of a reader does not depend on committed offsets. Offsets are committed for lag tools only.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +23,7 @@ use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition},
     kafka::client::{self, ClientLog, millis, native_offset, native_partition},
-    log::{LogError, Ownership},
+    log::{LogError, Ownership, ownership::OwnedPartitions},
 };
 
 /// Silence after which a member loses its partitions: half of the 12 s in which another node takes
@@ -47,13 +46,10 @@ const REJOIN_AFTER: Duration = Duration::from_secs(1);
 /// Most changes of ownership that wait for the receiver: two for each of 512 partitions.
 const CHANGES_MAX: usize = 1_024;
 
-/// Progress that is not yet committed, by partition.
-type ProgressByPartition = Arc<Mutex<BTreeMap<Partition, Offset>>>;
-
 /// Handle of a membership, which lives as long as the receiver of its changes. The handle has no
 /// sender of changes, so the receiver ends with the thread even if that panics.
 pub(super) struct Membership {
-    progress: ProgressByPartition,
+    owned: Arc<Mutex<OwnedPartitions>>,
     left: watch::Receiver<bool>,
 }
 
@@ -66,13 +62,8 @@ impl Membership {
     ) -> Result<(Self, mpsc::Receiver<Ownership>), LogError> {
         let (changes, receiver) = mpsc::channel(CHANGES_MAX);
         let (leaving, left) = watch::channel(false);
-        let progress = ProgressByPartition::default();
-        let state = State {
-            topic: topic.to_owned(),
-            changes,
-            owned: Mutex::default(),
-            progress: Arc::clone(&progress),
-        };
+        let owned = Arc::new(Mutex::new(OwnedPartitions::default()));
+        let state = State { topic: topic.to_owned(), changes, owned: Arc::clone(&owned) };
         let member = Member { settings: settings(config), state: Arc::new(state) };
         // Started here and not on the thread, so that the caller gets an error about a setting.
         let consumer = member.start().map_err(|error| failed("joining the group", error))?;
@@ -87,12 +78,12 @@ impl Membership {
                 source: Box::new(error),
             },
         )?;
-        Ok((Self { progress, left }, receiver))
+        Ok((Self { owned, left }, receiver))
     }
 
     /// Notes the progress of a partition for the next commit.
     pub(super) fn report_progress(&self, partition: Partition, next: Offset) {
-        self.progress.lock().insert(partition, next);
+        self.owned.lock().note_progress(partition, next);
     }
 
     /// Waits until this node has left the group. The receiver of changes must be dropped before.
@@ -118,39 +109,26 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
 struct State {
     topic: String,
     changes: mpsc::Sender<Ownership>,
-    owned: Mutex<BTreeSet<Partition>>,
-    progress: ProgressByPartition,
+    owned: Arc<Mutex<OwnedPartitions>>,
 }
 
 impl State {
-    /// Sends a change of ownership, unless it changes nothing.
-    fn announce(&self, change: Ownership) {
-        let (partition, changed) = match change {
-            Ownership::Assigned(partition) => (partition, self.owned.lock().insert(partition)),
-            Ownership::Revoked(partition) => {
-                // A commit after the revocation could set back the offset of the new owner.
-                self.progress.lock().remove(&partition);
-                (partition, self.owned.lock().remove(&partition))
-            }
-        };
-        if changed {
+    /// Makes a change of ownership and reports it.
+    fn announce(&self, change: impl FnOnce(&mut OwnedPartitions) -> Vec<Ownership>) {
+        let changes = change(&mut self.owned.lock());
+        for change in changes {
+            let (Ownership::Assigned(partition) | Ownership::Revoked(partition)) = change;
             tracing::info!(partition, ?change, "partition ownership changed");
             // An error means that the receiver was dropped; the thread notices and leaves.
             let _ = self.changes.blocking_send(change);
         }
     }
 
-    fn revoke_all(&self) {
-        let owned = self.owned.lock().clone();
-        owned.into_iter().for_each(|partition| self.announce(Ownership::Revoked(partition)));
-    }
-
-    /// Takes the progress to commit now. Drops that of partitions which this node does not own.
+    /// Takes the progress to commit now.
     fn take_progress(&self) -> Option<TopicPartitionList> {
-        let progress = std::mem::take(&mut *self.progress.lock());
-        let owned = self.owned.lock();
+        let progress = self.owned.lock().take_progress();
         let mut list = TopicPartitionList::new();
-        for (partition, next) in progress.into_iter().filter(|(p, _)| owned.contains(p)) {
+        for (partition, next) in progress {
             let offset = NativeOffset::Offset(native_offset(next));
             // Fails only for a negative offset.
             let _ = list.add_partition_offset(&self.topic, native_partition(partition), offset);
@@ -190,7 +168,7 @@ impl Member {
                 },
             }
             // The consumer that owned the partitions was dropped, without a callback.
-            self.state.revoke_all();
+            self.state.announce(OwnedPartitions::revoke_all);
             if !self.state.changes.is_closed() {
                 std::thread::park_timeout(REJOIN_AFTER);
             }
@@ -255,10 +233,9 @@ impl ClientContext for MemberContext {
 impl ConsumerContext for MemberContext {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            // Announced before the partitions are given back, so that two owners overlap little.
-            Rebalance::Revoke(list) => self
-                .partitions(list)
-                .for_each(|partition| self.state.announce(Ownership::Revoked(partition))),
+            Rebalance::Revoke(list) => {
+                self.state.announce(|owned| owned.revoke(self.partitions(list)));
+            }
             Rebalance::Assign(_) => {}
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
         }
@@ -272,8 +249,7 @@ impl ConsumerContext for MemberContext {
             // Harmless: the member discards what it fetches.
             tracing::debug!(%error, "partitions of the group member not paused");
         }
-        self.partitions(list)
-            .for_each(|partition| self.state.announce(Ownership::Assigned(partition)));
+        self.state.announce(|owned| owned.assign(self.partitions(list)));
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
