@@ -34,6 +34,11 @@ impl MemoryPartition {
         Self { low: start, high: start, records: BTreeMap::new() }
     }
 
+    /// Returns the ends of the partition.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { low: self.low, high: self.high }
+    }
+
     /// Appends a record at the `offset`, which is not below [`Self::high`].
     pub(crate) fn append(
         &mut self,
@@ -53,10 +58,7 @@ impl MemoryPartition {
     /// # Errors
     /// [`ReadError::OutOfRange`] if `from` lies outside the bounds.
     pub(crate) fn read(&self, from: Offset, max: usize) -> Result<Vec<LogRecord>, ReadError> {
-        if !(self.low..=self.high).contains(&from) {
-            let detail = format!("the log has {} to {}", self.low, self.high);
-            return Err(ReadError::OutOfRange { wanted: from, detail });
-        }
+        self.bounds().check(from)?;
         let found = self.records.range(from..).take(max.min(READ_RECORDS_MAX));
         Ok(found.map(|(_, record)| record.clone()).collect())
     }
@@ -168,7 +170,7 @@ impl RequestLog for MemoryLog {
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
-        self.with(partition, |log| Bounds { low: log.low, high: log.high })
+        self.with(partition, |log| log.bounds())
     }
 
     async fn report_progress(

@@ -40,6 +40,34 @@ pub struct Appended {
     pub time: Timestamp,
 }
 
+/// A broker's acknowledgement of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Acknowledged {
+    /// Offset of the record. `None` if a retry found the record in the log already, because the
+    /// broker then reports no offset.
+    pub(crate) offset: Option<Offset>,
+    /// Record time by the broker's clock. `None` if the topic keeps the producer's time.
+    pub(crate) time: Option<Timestamp>,
+}
+
+impl Acknowledged {
+    /// Returns the place and time of the record.
+    ///
+    /// # Errors
+    /// [`AppendError::Unknown`] if one is missing. The record is in the log, but without its
+    /// position the request cannot be identified.
+    pub(crate) fn appended(self) -> Result<Appended, AppendError> {
+        match (self.offset, self.time) {
+            (Some(offset), Some(time)) => Ok(Appended { offset, time }),
+            (None, _) => Err(AppendError::Unknown("kafka reported no offset".to_owned())),
+            (_, None) => {
+                let detail = "the topic has message.timestamp.type CreateTime";
+                Err(AppendError::Unknown(detail.to_owned()))
+            }
+        }
+    }
+}
+
 /// Why a record was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
@@ -103,6 +131,35 @@ pub struct Bounds {
     pub high: Offset,
 }
 
+impl Bounds {
+    /// Checks that a reader may go on at `next`. At `high` it waits for the next record.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] below the oldest record, which was trimmed, and above the high
+    /// watermark, which shows that the log lost its tail.
+    pub(crate) fn check(self, next: Offset) -> Result<(), ReadError> {
+        match (self.low..=self.high).contains(&next) {
+            true => Ok(()),
+            false => Err(self.without(next)),
+        }
+    }
+
+    /// Returns the error of a reader whose next record is missing.
+    pub(crate) fn without(self, wanted: Offset) -> ReadError {
+        let Self { low, high } = self;
+        ReadError::OutOfRange { wanted, detail: format!("it has {low} to {high} (exclusive)") }
+    }
+
+    /// Returns the offset below which old records may be trimmed, when progress is `next` and
+    /// `keep_from` is the lowest position of a hold that needs its records.
+    pub(crate) fn trimmable_below(self, next: Offset, keep_from: Option<Offset>) -> Offset {
+        // The last settled record is kept: on assignment its digest is compared with progress, which
+        // detects a log that was rewritten.
+        let last_settled = next.min(self.high).saturating_sub(1);
+        last_settled.min(keep_from.unwrap_or(Offset::MAX))
+    }
+}
+
 /// The log of requests and control records.
 #[async_trait]
 pub trait RequestLog: Send + Sync + 'static {
@@ -157,4 +214,44 @@ pub trait LogReader: Send {
     /// # Errors
     /// [`ReadError`]. A reader is of no use after an error.
     async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_goes_on_within_the_log_or_at_its_end() {
+        let bounds = Bounds { low: 5, high: 8 };
+        for next in [5, 7, 8] {
+            assert!(bounds.check(next).is_ok(), "{next}");
+        }
+        for next in [4, 9] {
+            let Err(ReadError::OutOfRange { wanted, detail }) = bounds.check(next) else {
+                panic!("{next} is not in the log");
+            };
+            assert_eq!((wanted, detail.as_str()), (next, "it has 5 to 8 (exclusive)"));
+        }
+    }
+
+    #[test]
+    fn the_last_settled_record_is_never_trimmed() {
+        let bounds = Bounds { low: 5, high: 8 };
+        let below = |next, keep_from| bounds.trimmable_below(next, keep_from);
+        assert_eq!(below(7, None), 6);
+        assert_eq!(below(7, Some(5)), 5, "a hold needs its records");
+        assert_eq!(below(7, Some(9)), 6);
+        assert_eq!(below(99, None), 7, "progress beyond the log trims no more than the log");
+        assert_eq!(below(0, None), 0);
+    }
+
+    #[test]
+    fn a_record_without_its_place_is_unknown() {
+        let (offset, time) = (Some(3), Some(Timestamp(5)));
+        let whole = Acknowledged { offset, time }.appended().unwrap();
+        assert_eq!(whole, Appended { offset: 3, time: Timestamp(5) });
+        for part in [Acknowledged { offset: None, time }, Acknowledged { offset, time: None }] {
+            assert!(matches!(part.appended(), Err(AppendError::Unknown(_))), "{part:?}");
+        }
+    }
 }

@@ -231,10 +231,7 @@ impl RequestLog for EmbeddedLog {
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
-        let tail = self.tail(partition, "asking for the bounds of")?;
-        // The start first: both ends only rise, so an end that is read later is not below it.
-        let low = tail.start().low;
-        Ok(Bounds { low, high: tail.end().next })
+        Ok(bounds_of(self.tail(partition, "asking for the bounds of")?))
     }
 
     async fn report_progress(
@@ -243,11 +240,8 @@ impl RequestLog for EmbeddedLog {
         next: Offset,
         keep_from: Option<Offset>,
     ) -> Result<(), LogError> {
-        let end = self.tail(partition, "settling")?.end().next;
-        // The last settled record is kept: on assignment its digest is compared with progress, which
-        // detects a log that was rewritten.
-        let last_settled = next.min(end).saturating_sub(1);
-        self.trim(partition, last_settled.min(keep_from.unwrap_or(Offset::MAX))).await
+        let bounds = bounds_of(self.tail(partition, "settling")?);
+        self.trim(partition, bounds.trimmable_below(next, keep_from)).await
     }
 
     async fn dead_letter(
@@ -288,12 +282,9 @@ impl EmbeddedReader {
             operation: format!("reading partition {partition} from {next}"),
             source,
         })?;
-        // Offsets are consecutive here, so a missing one was trimmed or lost. A reader never skips.
-        let gap = (next..).zip(&records).find(|(wanted, record)| record.offset != *wanted);
-        match (gap, records.is_empty()) {
-            (None, false) => Ok(records),
-            (Some((wanted, _)), _) => Err(self.out_of_range(wanted)),
-            (None, true) => Err(self.out_of_range(next)),
+        match first_missing(next, &records) {
+            None => Ok(records),
+            Some(missing) => Err(bounds_of(&self.tail).without(missing)),
         }
     }
 
@@ -306,20 +297,13 @@ impl EmbeddedReader {
         });
         Ok(decoded.collect::<Result<Vec<_>, _>>()?)
     }
-
-    fn out_of_range(&self, wanted: Offset) -> ReadError {
-        let (low, high) = (self.tail.start().low, self.tail.end().next);
-        ReadError::OutOfRange { wanted, detail: format!("it has {low} to {high} (exclusive)") }
-    }
 }
 
 #[async_trait]
 impl LogReader for EmbeddedReader {
     async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
         let max = max.clamp(1, READ_RECORDS_MAX);
-        if self.next > self.tail.end().next || self.next < self.tail.start().low {
-            return Err(self.out_of_range(self.next));
-        }
+        bounds_of(&self.tail).check(self.next)?;
         let next = self.next;
         let ended = self.end.wait_for(|end| end.closed || end.next > next).await;
         let to = ended.map_err(|_| ReadError::Closed)?.next;
@@ -337,6 +321,23 @@ impl LogReader for EmbeddedReader {
         self.next = records.last().map_or(next, |record| record.offset + 1);
         Ok(records)
     }
+}
+
+/// Returns the ends of a partition.
+fn bounds_of(tail: &Tail) -> Bounds {
+    // The start first: both ends only rise, so an end that is read later is not below it.
+    let low = tail.start().low;
+    Bounds { low, high: tail.end().next }
+}
+
+/// Returns the first offset that `records`, read from `next` on, lack. Offsets are consecutive in
+/// the embedded log, so a missing record was trimmed or lost. A reader never skips.
+fn first_missing(next: Offset, records: &[LogRecord]) -> Option<Offset> {
+    if records.is_empty() {
+        return Some(next);
+    }
+    let mut read = (next..).zip(records);
+    read.find(|(wanted, record)| record.offset != *wanted).map(|(wanted, _)| wanted)
 }
 
 /// Reads at most `max` records within `offsets`.

@@ -130,6 +130,19 @@ async fn the_last_settled_record_is_never_trimmed() {
     assert_eq!(log.append(0, record(0)).await.unwrap().offset, 20);
 }
 
+#[test]
+fn a_reader_passes_no_missing_record() {
+    let read = |offsets: &[Offset]| -> Vec<_> {
+        let (time, key, value) = (Timestamp(0), Vec::new(), Vec::new());
+        let record = LogRecord { offset: 0, time, key, value, mac: None };
+        offsets.iter().map(|offset| LogRecord { offset: *offset, ..record.clone() }).collect()
+    };
+    assert_eq!(first_missing(5, &read(&[5, 6, 7])), None);
+    assert_eq!(first_missing(5, &read(&[6, 7])), Some(5));
+    assert_eq!(first_missing(5, &read(&[5, 7])), Some(6));
+    assert_eq!(first_missing(5, &[]), Some(5), "there was a record when the read began");
+}
+
 #[tokio::test]
 async fn a_reader_below_the_start_is_out_of_range() {
     let folder = tempfile::tempdir().unwrap();

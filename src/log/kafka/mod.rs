@@ -23,7 +23,7 @@ use self::{
 use super::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog};
 use crate::{
     config::KafkaConfig,
-    domain::ids::{Offset, Partition, Timestamp},
+    domain::ids::{Offset, Partition},
     kafka::{
         ClientError,
         client::{self, MAC_HEADER, Topics},
@@ -105,7 +105,7 @@ impl RequestLog for KafkaLog {
         partition: Partition,
         record: NewRecord,
     ) -> Result<Appended, AppendError> {
-        let delivered = self
+        let acknowledged = self
             .producer
             .send(&Outgoing {
                 topic: &self.topics.request,
@@ -115,15 +115,7 @@ impl RequestLog for KafkaLog {
                 headers: &[(MAC_HEADER, &record.mac)],
             })
             .await?;
-        match (delivered.offset, delivered.time) {
-            (Some(offset), Some(time)) => Ok(Appended { offset, time: Timestamp(time) }),
-            // The record is in the log, but without its position the request cannot be identified.
-            (None, _) => Err(AppendError::Unknown("kafka reported no offset".to_owned())),
-            (_, None) => {
-                let detail = "the topic has message.timestamp.type CreateTime";
-                Err(AppendError::Unknown(detail.to_owned()))
-            }
-        }
+        acknowledged.appended()
     }
 
     async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {

@@ -16,11 +16,12 @@ use tokio::sync::oneshot;
 use super::failed;
 use crate::{
     config::KafkaConfig,
+    domain::ids::Timestamp,
     kafka::{
         client::{self, ClientLog, millis, native_partition},
         errors::Meaning,
     },
-    log::{AppendError, LogError},
+    log::{Acknowledged, AppendError, LogError},
 };
 
 /// Most records in the producer's queue. Several times what admission lets in at once (10,000 by
@@ -51,19 +52,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) headers: &'a [(&'a str, &'a [u8])],
 }
 
-/// The broker's acknowledgement of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Delivered {
-    /// Offset of the record. `None` if a retry found the record in the log already, because the
-    /// broker then reports no offset.
-    pub(super) offset: Option<u64>,
-    /// Record time in milliseconds since the epoch by the broker's clock. `None` if the topic keeps
-    /// the producer's time.
-    pub(super) time: Option<i64>,
-}
-
 /// Receives the outcome of a send.
-type Reply = Box<oneshot::Sender<Result<Delivered, KafkaError>>>;
+type Reply = Box<oneshot::Sender<Result<Acknowledged, KafkaError>>>;
 
 /// Sends records. Replaces its client when that is in a fatal state.
 pub(super) struct Producer {
@@ -104,11 +94,11 @@ impl Producer {
     /// # Errors
     /// [`AppendError::Overloaded`] if the record was not queued. [`AppendError::Unknown`] on every
     /// later failure: the library does not report whether the record was written before it.
-    pub(super) async fn send(&self, record: &Outgoing<'_>) -> Result<Delivered, AppendError> {
+    pub(super) async fn send(&self, record: &Outgoing<'_>) -> Result<Acknowledged, AppendError> {
         let (reply, replied) = oneshot::channel();
         self.enqueue(record, Box::new(reply))?;
         match replied.await {
-            Ok(Ok(delivered)) => Ok(delivered),
+            Ok(Ok(acknowledged)) => Ok(acknowledged),
             Ok(Err(error)) => Err(AppendError::Unknown(error.to_string())),
             Err(_) => Err(AppendError::Unknown("the producer ended".to_owned())),
         }
@@ -215,10 +205,10 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, reply: Reply) {
         let outcome = match result {
-            Ok(message) => Ok(Delivered {
+            Ok(message) => Ok(Acknowledged {
                 offset: u64::try_from(message.offset()).ok(),
                 time: match message.timestamp() {
-                    NativeTimestamp::LogAppendTime(time) => Some(time),
+                    NativeTimestamp::LogAppendTime(time) => Some(Timestamp(time)),
                     NativeTimestamp::CreateTime(_) | NativeTimestamp::NotAvailable => None,
                 },
             }),
@@ -254,7 +244,7 @@ mod tests {
         }
     }
 
-    async fn send(producer: &Producer) -> Result<Delivered, AppendError> {
+    async fn send(producer: &Producer) -> Result<Acknowledged, AppendError> {
         let headers: &[(&str, &[u8])] = &[("h", b"v")];
         producer.send(&Outgoing { topic: "t", partition: 0, key: b"k", value: b"v", headers }).await
     }
