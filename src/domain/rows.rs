@@ -103,14 +103,22 @@ impl Hold {
         self.reason.split_once(": ").unwrap_or((&self.reason, ""))
     }
 
-    /// Returns a number that rises with each change of a hold, so that the latest row wins.
+    /// Returns a number that rises with each change of a hold. Of two rows of a hold, stores keep
+    /// the one with the higher number.
     #[must_use]
     pub fn rank(&self) -> u64 {
-        match self.state {
-            HoldState::Open => 0,
-            HoldState::Released => 1,
-            HoldState::Closed => self.until.saturating_add(2),
-        }
+        let state = match self.state {
+            HoldState::Open => 1,
+            HoldState::Released => 2,
+            HoldState::Closed => self.until.saturating_add(3),
+        };
+        // Two owners may open one hold for different reasons. In the same state the contradiction
+        // wins, because only an operator may end it.
+        let kind = match self.kind {
+            HoldKind::Failure => 0,
+            HoldKind::Contradiction => 1,
+        };
+        state.saturating_mul(2).saturating_add(kind)
     }
 
     /// Returns whether both rows belong to the same hold of a campaign.

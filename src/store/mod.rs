@@ -4,7 +4,8 @@
 //!
 //! - Writes are idempotent and deterministic. Writing a row again, late, or by another owner
 //!   changes nothing. Marks and progress are max-registers: a lower offset never replaces a
-//!   higher one. A hold only goes open → released → closed.
+//!   higher one. A hold only goes open → released → closed. In one state, a contradiction replaces
+//!   a failure (`Hold::rank`).
 //! - `write` returns when the rows are as durable as the adapter makes rows. Rows of one call may
 //!   be stored in any order, so a caller that needs an order makes one call after another.
 //! - A read sees every write that returned before the read began, on any node. Each method reads

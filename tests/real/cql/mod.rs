@@ -39,7 +39,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         coupons_are_plain_cql,
         other_rows_are_plain_cql,
         a_late_lower_progress_changes_no_cell,
-        a_contradiction_outweighs_a_failure,
         batches_of_the_longest_rows_are_accepted,
         a_row_above_a_gap_is_still_read,
         a_number_too_large_for_cql_is_an_error,
@@ -349,35 +348,6 @@ async fn a_late_lower_progress_changes_no_cell() {
         store.write(&[Row::Progress(row)]).await.unwrap();
     }
     assert_eq!(store.progress(71).await.unwrap(), Some(higher));
-}
-
-async fn a_contradiction_outweighs_a_failure() {
-    let store = shared().await;
-    let id = campaign("outweighed");
-    let hold = |kind, state, reason: &str| Hold {
-        campaign: id.clone(),
-        partition: 72,
-        from: 9,
-        number: 1,
-        kind,
-        reason: reason.to_owned(),
-        state,
-        until: 0,
-    };
-    use HoldKind::{Contradiction, Failure};
-    use HoldState::{Open, Released};
-    let steps = [
-        (hold(Failure, Open, "z"), hold(Failure, Open, "z")),
-        (hold(Contradiction, Open, "a"), hold(Contradiction, Open, "a")),
-        (hold(Failure, Open, "z"), hold(Contradiction, Open, "a")),
-        (hold(Failure, Released, "b"), hold(Failure, Released, "b")),
-        (hold(Contradiction, Open, "z"), hold(Failure, Released, "b")),
-    ];
-    for (written, in_force) in steps {
-        store.write(&[Row::Hold(written.clone())]).await.unwrap();
-        let holds = store.campaign_holds(&id, 72).await.unwrap();
-        assert_eq!(holds, [in_force], "after {written:?}");
-    }
 }
 
 async fn batches_of_the_longest_rows_are_accepted() {

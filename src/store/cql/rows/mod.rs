@@ -194,9 +194,9 @@ type HoldValues<'a> = (i32, &'a str, i64, i32, &'a str, &'a str, &'a str, i64, i
 
 /// Returns the values bound for a hold.
 pub(super) fn hold(hold: &Hold) -> Result<HoldValues<'_>, BadValue> {
-    let (kind, kind_rank) = match hold.kind {
-        HoldKind::Failure => ("failure", 0),
-        HoldKind::Contradiction => ("contradiction", 1),
+    let kind = match hold.kind {
+        HoldKind::Failure => "failure",
+        HoldKind::Contradiction => "contradiction",
     };
     let state = match hold.state {
         HoldState::Open => "open",
@@ -212,9 +212,8 @@ pub(super) fn hold(hold: &Hold) -> Result<HoldValues<'_>, BadValue> {
         &hold.reason,
         state,
         fit("until_offset", hold.until)?,
-        // The write timestamp: the rank, then the kind. Of two holds of one rank the contradiction
-        // must win, because only an operator may end it.
-        fit("until_offset", hold.rank().saturating_add(1).saturating_mul(2) + kind_rank)?,
+        // The write timestamp.
+        fit("until_offset", hold.rank())?,
     ))
 }
 

@@ -5,17 +5,16 @@
 //! check. Each check uses its own campaigns and partitions, so checks may share a store and run
 //! concurrently. `a_layout_is_created_once` needs a store that has no layout yet.
 
+mod fixtures;
+
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
+use self::fixtures::{campaign, coupon, hold, partition, progress, user, version};
 use super::{CouponStore, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, Selection};
 use crate::domain::{
-    code::CodeFormat,
     coupon::Coupon,
-    definition::{Definition, DefinitionVersion, RULES_VERSION, Terms},
-    ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-    rows::{
-        CampaignRows, Hold, HoldKind, HoldState, LastRecord, Mark, PartitionRows, Progress, Row,
-    },
+    ids::{CampaignId, Offset, Partition, Sequence},
+    rows::{CampaignRows, Hold, HoldKind, HoldState, Mark, PartitionRows, Progress, Row},
 };
 
 /// One check of the contract.
@@ -60,6 +59,7 @@ checks!(
     a_mark_never_goes_back,
     a_hold_never_goes_back,
     a_closed_hold_is_only_extended,
+    a_contradiction_outweighs_a_failure,
     a_campaign_keeps_several_holds,
     versions_are_read_in_offset_order,
     campaigns_are_listed_by_id,
@@ -67,76 +67,6 @@ checks!(
     concurrent_writes_keep_every_row,
     an_empty_write_succeeds,
 );
-
-fn campaign(name: &str) -> CampaignId {
-    CampaignId::parse(name).expect("a check's campaign has a valid id")
-}
-
-fn user(name: &str) -> UserId {
-    UserId::parse(name).expect("a check's user has a valid id")
-}
-
-/// Returns the partition of a check. They start at 9,000, above those of the tests that share the
-/// store.
-fn partition(check: Partition) -> Partition {
-    9_000 + check
-}
-
-fn coupon(campaign: &CampaignId, sequence: Sequence, user: &UserId) -> Coupon {
-    let mut digest = [0; 16];
-    digest[..4].copy_from_slice(&sequence.to_le_bytes());
-    Coupon {
-        campaign: campaign.clone(),
-        sequence,
-        user: user.clone(),
-        code: format!("CODE-{sequence:010}").into(),
-        issued_at: Timestamp(1_760_000_000_000 + i64::from(sequence)),
-        position: Position { log_epoch: 1, partition: 3, offset: 10 + 2 * u64::from(sequence) },
-        key_digest: sequence.is_multiple_of(2).then_some([0xAB; 16]),
-        user_bucket: 2,
-        rules_version: RULES_VERSION,
-        digest,
-    }
-}
-
-fn version(campaign: &CampaignId, offset: Offset) -> DefinitionVersion {
-    let code = CodeFormat::with(Some("SALE-".into()), None, Some("0123456789".into()));
-    let quota = 100_000 + u32::try_from(offset % 1_000).expect("a remainder below 1,000");
-    let terms = Terms {
-        per_user_limit: 3,
-        opens_at: Some(Timestamp(1_760_000_000_000)),
-        title: Some("Frühling".to_owned()),
-        listed: false,
-        code,
-        ..Terms::of(quota)
-    };
-    DefinitionVersion {
-        campaign: campaign.clone(),
-        position: Position { log_epoch: 1, partition: 3, offset },
-        time: Timestamp(1_760_000_000_000),
-        definition: Definition { paused: offset % 2 == 1, ..Definition::first(terms) },
-        issued: 42,
-        digest: [0xCD; 16],
-    }
-}
-
-fn hold(campaign: &CampaignId, partition: Partition, number: u32, state: HoldState) -> Hold {
-    Hold {
-        campaign: campaign.clone(),
-        partition,
-        from: 17,
-        number,
-        kind: HoldKind::Contradiction,
-        reason: "coupon 5 is not the one that follows from the log".to_owned(),
-        state,
-        until: 0,
-    }
-}
-
-fn progress(partition: Partition, next: Offset) -> Progress {
-    let last = next.checked_sub(1).map(|offset| LastRecord { offset, digest: [0xEF; 16] });
-    Progress { partition, log_epoch: 1, next, last }
-}
 
 async fn write(store: &dyn CouponStore, rows: &[Row]) {
     for rows in rows.chunks(1_000) {
@@ -407,6 +337,30 @@ pub async fn a_closed_hold_is_only_extended(store: &dyn CouponStore) {
         write(store, &[Row::Hold(closed(until))]).await;
         write(store, &[Row::Hold(hold(&id, at, 1, HoldState::Released))]).await;
         assert_eq!(rows_of(store, &id, at).await.holds, vec![closed(reached)]);
+    }
+}
+
+/// Two owners may open one hold for different reasons. Only an operator may end a contradiction.
+pub async fn a_contradiction_outweighs_a_failure(store: &dyn CouponStore) {
+    use HoldKind::{Contradiction, Failure};
+    use HoldState::{Open, Released};
+    let (id, at) = (campaign("hold-outweighed"), partition(10));
+    // A store that merged two rows cell by cell would mix their reasons.
+    let row = |kind, state, reason: &str| Hold {
+        kind,
+        reason: reason.to_owned(),
+        ..hold(&id, at, 1, state)
+    };
+    let steps = [
+        (row(Failure, Open, "z"), row(Failure, Open, "z")),
+        (row(Contradiction, Open, "a"), row(Contradiction, Open, "a")),
+        (row(Failure, Open, "z"), row(Contradiction, Open, "a")),
+        (row(Failure, Released, "b"), row(Failure, Released, "b")),
+        (row(Contradiction, Open, "z"), row(Failure, Released, "b")),
+    ];
+    for (written, in_force) in steps {
+        write(store, &[Row::Hold(written.clone())]).await;
+        assert_eq!(rows_of(store, &id, at).await.holds, [in_force], "after {written:?}");
     }
 }
 
