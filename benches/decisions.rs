@@ -251,6 +251,7 @@ fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Envi
         log_epoch: 1,
         clock: clock.clone(),
         future_max_ms: None,
+        limits: coupond::partition::flow::Limits::default(),
         directory: Arc::new(Directory::new(codec)),
         shared: Shared::new(&clock),
     })

@@ -13,6 +13,7 @@ use crate::{
     },
     feed::DecisionFeed,
     log::RequestLog,
+    partition::flow::Limits,
     store::CouponStore,
     wire::{codec::Codec, decode_step::DecodeStep},
 };
@@ -40,6 +41,8 @@ pub struct Environment {
     /// A record more than this far ahead of the node's clock halts its partition, in
     /// milliseconds, because the database refuses rows from the far future. None if it does not.
     pub future_max_ms: Option<i64>,
+    /// What an owner keeps in memory, and how often it writes.
+    pub limits: Limits,
     /// States of the actors, for operators.
     pub directory: Arc<Directory>,
     /// State that only actors share.

@@ -17,7 +17,7 @@ use crate::{
     },
     log::{LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
     partition::{
-        flow::{BATCH_RECORDS_MAX, Event, credit_of},
+        flow::{Event, credit_of},
         window::credit,
     },
     telemetry::Chain,
@@ -148,6 +148,7 @@ impl Replay {
         let mut from = self.from;
         let (clock, decode_step) =
             (&self.environment.clock, self.environment.decode_step(self.partition));
+        let batch_records = self.environment.limits.batch_records;
         loop {
             // Only then a reader: another replay may use it meanwhile.
             let Ok(_) = self.chunks.acquire().await.map(drop) else { return };
@@ -160,7 +161,7 @@ impl Replay {
                     Ok(Err(_)) => return,
                     Err(_) => break,
                 };
-                let mut records = match reader.read(READ_RECORDS_MAX.min(BATCH_RECORDS_MAX)).await {
+                let mut records = match reader.read(READ_RECORDS_MAX.min(batch_records)).await {
                     Ok(records) => records,
                     Err(ReadError::OutOfRange { wanted, detail }) => {
                         let campaign = &self.campaign;
@@ -179,7 +180,7 @@ impl Replay {
                         break;
                     }
                 };
-                let is_cut = shorten(&mut records);
+                let is_cut = shorten(&mut records, batch_records);
                 let Some(last) = records.last() else { continue };
                 from = last.offset + 1;
                 permit.forget();
@@ -201,11 +202,11 @@ impl Replay {
 
 /// Shortens a chunk to the credit of one batch, so that many replays of large records stay within
 /// memory. Returns whether records were cut off.
-fn shorten(records: &mut Vec<LogRecord>) -> bool {
+fn shorten(records: &mut Vec<LogRecord>, batch_records: usize) -> bool {
     let mut cost = 0;
     let fits = records.iter().take_while(|record| {
         cost += credit(record);
-        cost <= BATCH_RECORDS_MAX
+        cost <= batch_records
     });
     let fits = fits.count().max(1);
     let is_cut = fits < records.len();

@@ -136,7 +136,10 @@ async fn compare(
 ) -> Result<PartitionAudit, AuditError> {
     let LogReplay { context, place, from, end, models, mut findings, .. } = replay;
     let mut claims = context.answers.claims(place.partition);
-    let comparisons = models.into_values().map(|model| {
+    // In the order of ids, in which the report names them: codes refer to a campaign by its place.
+    let mut models: Vec<_> = models.into_values().collect();
+    models.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    let comparisons = models.into_iter().map(|model| {
         let claims: Vec<Claim> = claims.remove(&model.id).unwrap_or_default();
         let its: Vec<_> = holds.iter().filter(|hold| hold.campaign == model.id).cloned().collect();
         let limit = its.iter().map(Hold::unsettled_from).min().unwrap_or(settled).min(settled);
@@ -153,7 +156,7 @@ async fn compare(
         }
     });
     let comparisons: Vec<_> = comparisons.collect();
-    let mut compared = stream::iter(comparisons).buffer_unordered(CAMPAIGNS_AT_ONCE);
+    let mut compared = stream::iter(comparisons).buffered(CAMPAIGNS_AT_ONCE);
     let (mut campaigns, mut codes, mut unread) = (Vec::new(), Vec::new(), Vec::new());
     while let Some((id, outcome)) = compared.next().await {
         match outcome {
@@ -175,7 +178,6 @@ async fn compare(
             rows::holds_nothing(&campaign, place.partition, claim, &mut findings);
         }
     }
-    campaigns.sort_unstable_by(|one, other| one.campaign.cmp(&other.campaign));
     Ok(PartitionAudit {
         partition: PartitionReport {
             partition: place.partition,

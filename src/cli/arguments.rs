@@ -169,16 +169,18 @@ pub(super) struct SimulateArguments {
     /// Run every world twice and compare: the same seed must give the same events
     #[arg(long)]
     pub(super) twice: bool,
-    /// Fault occurrences to leave out, by number, as a shrunk failure lists them
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub(super) spare: Vec<u32>,
-    /// Print every event
+    /// Play this course instead of worlds drawn from seeds
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "seeds", "faults", "requests"])]
+    pub(super) course: Option<PathBuf>,
+    /// Where the course of a broken world is written, made short
+    #[arg(long, value_name = "FILE")]
+    pub(super) save: Option<PathBuf>,
+    /// Do not make the course of a broken world short
+    #[arg(long)]
+    pub(super) no_shrink: bool,
+    /// Print what happens in each world
     #[arg(long)]
     pub(super) trace: bool,
-    /// Plant one bug after another, and print which invariant caught it after how many seeds
-    #[cfg(feature = "planted-bugs")]
-    #[arg(long)]
-    pub(super) planted: bool,
     /// Continue after a broken invariant, and count the broken worlds
     #[arg(long)]
     pub(super) keep_going: bool,

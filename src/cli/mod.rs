@@ -22,6 +22,7 @@ mod tests;
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -96,12 +97,14 @@ enum CliError {
     Audit(#[from] AuditFailure),
     #[error("unknown kind of fault {0:?}; list them with `coupond simulate --list-faults`")]
     UnknownFault(String),
+    #[error("{} cannot be used as a course", .0.display())]
+    Course(PathBuf, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::UnknownFault(_) => EXIT_USAGE,
+            Self::Configuration(_) | Self::UnknownFault(_) | Self::Course(..) => EXIT_USAGE,
             Self::Runtime(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
@@ -117,7 +120,8 @@ impl CliError {
             | Self::Runtime(_)
             | Self::Serve(_)
             | Self::Audit(_)
-            | Self::UnknownFault(_) => None,
+            | Self::UnknownFault(_)
+            | Self::Course(..) => None,
         }
     }
 

@@ -1,7 +1,9 @@
-//! `coupond simulate`: runs simulated worlds and sums up faults, decisions and broken invariants.
+//! `coupond simulate`: runs simulated worlds and sums up faults, answers and broken invariants.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
     io::{IsTerminal, Write},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -12,8 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CliError, Done, arguments::SimulateArguments, one_thread};
 use crate::simulation::{
-    Fault, Kinds, Report, Setup, Simulator, Violation,
-    shrink::{essence, shrink},
+    Course, Kinds, Outcome, Violation, draw, every_fault, run as play, shrink,
 };
 
 /// Exit code if not all worlds were run.
@@ -22,12 +23,15 @@ const EXIT_INTERRUPTED: u8 = 1;
 /// Exit code if an invariant is broken.
 const EXIT_BROKEN: u8 = 3;
 
-/// Number of worlds after which a kind of fault that never occurred is a failure. The rarest occurs
+/// Number of worlds after which a kind of fault that never struck is a failure. The rarest strikes
 /// once in some hundred worlds.
-const SEEDS_FOR_EVERY_FAULT: u64 = 20_000;
+const SEEDS_FOR_EVERY_FAULT: u64 = 5_000;
 
 /// Most broken worlds that are listed.
 const LISTED_MAX: usize = 60;
+
+/// Lines of a broken world that are shown: what led there is at its end.
+const LINES_MAX: usize = 120;
 
 /// Time between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -38,10 +42,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Sums over all worlds so far.
 #[derive(Default)]
 struct Totals {
-    seeds: u64,
-    fired: Vec<u64>,
-    decisions: [u64; 3],
+    worlds: u64,
+    struck: BTreeMap<String, u64>,
+    told: [u64; 4],
     events: u64,
+    /// Time that worlds took, each on one core.
+    busy: Duration,
     /// Seeds whose two runs differ.
     wavering: Vec<u64>,
     /// Broken invariants, by seed.
@@ -51,32 +57,29 @@ struct Totals {
 }
 
 pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
+    let faults = every_fault();
     if arguments.list_faults {
-        let lines = Fault::ALL.iter().map(|it| format!("{:<24} {}\n", it.name(), it.about()));
+        let lines = faults.iter().map(|(kind, example)| format!("{kind:<24} {example}\n"));
         return Ok(Done::with(lines.collect::<String>()));
     }
-    let kinds = kinds(arguments.faults.as_deref())?;
-    #[cfg(feature = "planted-bugs")]
-    if arguments.planted {
-        return Ok(planted(arguments, &kinds));
+    if let Some(file) = &arguments.course {
+        let unreadable = |source| CliError::Course(file.clone(), source);
+        let text = fs::read_to_string(file).map_err(|error| unreadable(Box::new(error)))?;
+        let course = Course::parse(&text).map_err(|error| unreadable(Box::new(error)))?;
+        return one_course(arguments, &course);
     }
-    // A panic counts as a broken invariant and is reported as one.
-    std::panic::set_hook(Box::new(|_| {}));
+    let kinds = kinds(arguments.faults.as_deref(), &faults)?;
     let started = Instant::now();
-    let totals = simulate(arguments, &kinds);
-    let _ = std::panic::take_hook();
-    let totals = totals?;
-    let elapsed = started.elapsed();
-    let mut text = summary(&totals, elapsed);
+    let totals = simulate(arguments, &kinds)?;
+    let mut text = summary(&totals, started.elapsed());
     let mut exit_code = 0;
     if totals.interrupted {
         text.push_str(&format!("Interrupted before all {} worlds were run\n", arguments.seeds));
         exit_code = EXIT_INTERRUPTED;
     }
-    let silent: Vec<_> = kinds.iter().filter(|kind| totals.fired[**kind as usize] == 0).collect();
-    if !silent.is_empty() && totals.seeds >= SEEDS_FOR_EVERY_FAULT {
-        let names: Vec<_> = silent.iter().map(|kind| kind.name()).collect();
-        text.push_str(&format!("\nThese faults never occurred: {}\n", names.join(", ")));
+    let silent: Vec<_> = kinds.iter().filter(|kind| !totals.struck.contains_key(*kind)).collect();
+    if !silent.is_empty() && totals.worlds >= SEEDS_FOR_EVERY_FAULT {
+        text.push_str(&format!("\nThese faults never struck: {silent:?}\n"));
         exit_code = EXIT_BROKEN;
     }
     if !totals.wavering.is_empty() {
@@ -84,31 +87,44 @@ pub(super) fn run(arguments: &SimulateArguments) -> Result<Done, CliError> {
         exit_code = EXIT_BROKEN;
     }
     if let Some((seed, violation)) = totals.broken.first_key_value() {
+        text.push_str(&broken_line(violation, &format!("world {seed}"), &totals));
         if arguments.keep_going {
             text.push_str(&all_broken(&totals));
         } else {
-            text.push_str(&failure(arguments, &kinds, *seed, violation));
+            text.push_str(&format!("repeat with: coupond simulate --seed {seed} --seeds 1\n"));
+            let course = draw(*seed, &kinds, arguments.requests);
+            text.push_str(&failure(arguments, course)?);
         }
         exit_code = EXIT_BROKEN;
     }
     Ok(Done { text, exit_code })
 }
 
-fn kinds(names: Option<&[String]>) -> Result<Kinds, CliError> {
-    let Some(names) = names else { return Ok(Fault::ALL.iter().copied().collect()) };
-    let named =
-        |name: &String| Fault::named(name).ok_or_else(|| CliError::UnknownFault(name.clone()));
+fn kinds(names: Option<&[String]>, faults: &BTreeMap<String, String>) -> Result<Kinds, CliError> {
+    let Some(names) = names else { return Ok(faults.keys().cloned().collect()) };
+    let named = |name: &String| match faults.contains_key(name) {
+        true => Ok(name.clone()),
+        false => Err(CliError::UnknownFault(name.clone())),
+    };
     names.iter().filter(|name| *name != "none").map(named).collect()
 }
 
-fn setup(arguments: &SimulateArguments, kinds: &Kinds, seed: u64) -> Setup {
-    Setup {
-        seed,
-        kinds: kinds.clone(),
-        requests: arguments.requests,
-        spared: arguments.spare.iter().copied().collect(),
-        traced: arguments.trace,
+fn one_course(arguments: &SimulateArguments, course: &Course) -> Result<Done, CliError> {
+    let started = Instant::now();
+    let outcome = play(course, arguments.trace);
+    let mut totals = Totals::default();
+    let text = story(&outcome, usize::MAX);
+    let violation = outcome.violations.first().cloned();
+    add(&mut totals, 0, outcome, false, started.elapsed());
+    let Some(violation) = violation else {
+        let text = format!("{text}no invariant is broken by {} acts\n", course.acts());
+        return Ok(Done { text, exit_code: 0 });
+    };
+    let mut text = text + &broken_line(&violation, "the course", &totals);
+    if !arguments.no_shrink {
+        text.push_str(&failure(arguments, course.clone())?);
     }
+    Ok(Done { text, exit_code: EXIT_BROKEN })
 }
 
 /// Runs worlds until all are done, one breaks an invariant, or Ctrl-C is pressed.
@@ -118,8 +134,7 @@ fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Result<Totals, CliE
     let next = AtomicU64::new(arguments.seed);
     let end = arguments.seed.saturating_add(arguments.seeds);
     let stop = AtomicBool::new(false);
-    let totals = Totals { fired: vec![0; Fault::COUNT], ..Totals::default() };
-    let totals = Mutex::new(totals);
+    let totals = Mutex::new(Totals::default());
     let watch = one_thread()?;
     let interrupt = {
         let _in_it = watch.enter();
@@ -128,20 +143,21 @@ fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Result<Totals, CliE
     let interrupted = std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                let simulator = Simulator::new();
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
                         return;
                     }
-                    let setup = setup(arguments, kinds, seed);
-                    let report = simulator.run(&setup);
-                    let again = arguments.twice.then(|| simulator.run(&setup).hash);
-                    let wavers = again.is_some_and(|hash| hash != report.hash);
-                    let ends = report.violation.is_some() && !arguments.keep_going;
+                    let course = draw(seed, kinds, arguments.requests);
+                    let started = Instant::now();
+                    let outcome = play(&course, arguments.trace);
+                    let busy = started.elapsed();
+                    let again = arguments.twice.then(|| play(&course, false).trace);
+                    let wavers = again.is_some_and(|trace| trace != outcome.trace);
+                    let ends = !outcome.violations.is_empty() && !arguments.keep_going;
                     stop.fetch_or(ends, Ordering::Relaxed);
-                    let mut totals = totals.lock();
-                    add(&mut totals, seed, report, wavers);
+                    print!("{}", story(&outcome, usize::MAX));
+                    add(&mut totals.lock(), seed, outcome, wavers, busy);
                 }
             });
         }
@@ -151,20 +167,18 @@ fn simulate(arguments: &SimulateArguments, kinds: &Kinds) -> Result<Totals, CliE
     Ok(Totals { interrupted, ..totals })
 }
 
-fn add(totals: &mut Totals, seed: u64, report: Report, wavers: bool) {
-    totals.seeds += 1;
-    for (sum, fired) in totals.fired.iter_mut().zip(report.fired) {
-        *sum += u64::from(fired);
+fn add(totals: &mut Totals, seed: u64, outcome: Outcome, wavers: bool, busy: Duration) {
+    totals.worlds += 1;
+    totals.busy += busy;
+    for (kind, struck) in outcome.struck {
+        *totals.struck.entry(kind).or_default() += struck;
     }
-    for (sum, decided) in totals.decisions.iter_mut().zip(report.decisions) {
-        *sum += u64::from(decided);
+    for (sum, told) in totals.told.iter_mut().zip(outcome.told) {
+        *sum += told;
     }
-    totals.events += report.events;
+    totals.events += outcome.events;
     totals.wavering.extend(wavers.then_some(seed));
-    for line in &report.trace {
-        println!("{line}");
-    }
-    totals.broken.extend(report.violation.map(|violation| (seed, violation)));
+    totals.broken.extend(outcome.violations.into_iter().next().map(|violation| (seed, violation)));
 }
 
 /// Shows the progress on a terminal. Stops all worlds at Ctrl-C. Returns whether that happened.
@@ -183,7 +197,7 @@ async fn progress(
                 stop.store(true, Ordering::Relaxed);
             }
         }
-        let done = totals.lock().seeds;
+        let done = totals.lock().worlds;
         let over = done >= seeds || stop.load(Ordering::Relaxed);
         if std::io::stderr().is_terminal() && (over || said.elapsed() >= PROGRESS_EVERY) {
             said = Instant::now();
@@ -201,118 +215,83 @@ async fn progress(
 }
 
 fn summary(totals: &Totals, elapsed: Duration) -> String {
-    let seeds = totals.seeds.max(1);
-    let mut text = format!("{:<24} {:>12} {:>10}\n", "fault", "occurred", "per seed");
-    for fault in Fault::ALL {
-        let fired = totals.fired[*fault as usize];
-        let each = fired as f64 / seeds as f64;
-        text.push_str(&format!("{:<24} {fired:>12} {each:>10.3}\n", fault.name()));
+    let worlds = totals.worlds.max(1) as f64;
+    let mut text = format!("{:<28} {:>12} {:>10}\n", "what happened", "times", "per world");
+    for (kind, struck) in &totals.struck {
+        let each = *struck as f64 / worlds;
+        let _infallible = writeln!(text, "{kind:<28} {struck:>12} {each:>10.3}");
     }
-    let fired: u64 = totals.fired.iter().sum();
-    let [issued, already, rejected] = totals.decisions;
-    let seconds = elapsed.as_secs_f64().max(1e-6);
-    text.push_str(&format!(
-        "\n{} worlds in {seconds:.1} s: {:.0} a second, {:.0} events, {:.0} decisions and {:.0} \
-         faults each\nissued {issued}, already issued {already}, rejected {rejected}\n",
-        totals.seeds,
-        totals.seeds as f64 / seconds,
-        totals.events as f64 / seeds as f64,
-        (issued + already + rejected) as f64 / seeds as f64,
-        fired as f64 / seeds as f64,
-    ));
+    let [issued, already, rejected, pending] = totals.told;
+    let (seconds, busy) = (elapsed.as_secs_f64(), totals.busy.as_secs_f64());
+    let _infallible = writeln!(
+        text,
+        "\n{} worlds in {seconds:.1} s: {:.1} a second and core, {:.0} events each\nanswers: issued \
+         {issued}, already issued {already}, rejected {rejected}, pending {pending}",
+        totals.worlds,
+        totals.worlds as f64 / busy.max(1e-6),
+        totals.events as f64 / worlds,
+    );
     text
 }
 
-/// Plants one bug after another. Each must be found within the given number of seeds.
-#[cfg(feature = "planted-bugs")]
-fn planted(arguments: &SimulateArguments, kinds: &Kinds) -> Done {
-    use crate::domain::planted::{Bug, plant};
-    std::panic::set_hook(Box::new(|_| {}));
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let found = Mutex::new(BTreeMap::new());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.unwrap_or(cores).max(1) {
-            scope.spawn(|| {
-                let simulator = Simulator::new();
-                while let Some(bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    plant(Some(*bug));
-                    let broken = (0..arguments.seeds).find_map(|number| {
-                        let setup = setup(arguments, kinds, arguments.seed + number);
-                        simulator.run(&setup).violation.map(|it| (number + 1, it))
-                    });
-                    let mut found = found.lock();
-                    found.insert(*bug as usize, broken);
-                }
-            });
-        }
-    });
-    let _ = std::panic::take_hook();
-    let found = found.into_inner();
-    let mut text = format!("{:<24} {:<7} {:>6}  {}\n", "bug", "caught", "seeds", "what is wrong");
-    let mut missed = 0;
-    for bug in Bug::ALL {
-        let (caught, seeds) = match found.get(&(*bug as usize)).and_then(Option::as_ref) {
-            Some((seeds, violation)) => (violation.invariant, seeds.to_string()),
-            None => ("MISSED", "-".to_owned()),
-        };
-        missed += u32::from(caught == "MISSED");
-        text.push_str(&format!(
-            "{:<24} {caught:<7} {seeds:>6}  {}\n",
-            format!("{bug:?}"),
-            bug.about()
-        ));
-    }
-    let all = Bug::ALL.len();
-    text.push_str(&format!("\n{} of {all} planted bugs found\n", all as u32 - missed));
-    Done { text, exit_code: if missed == 0 { 0 } else { EXIT_BROKEN } }
+/// The line that says what is broken, for people and for programs.
+fn broken_line(violation: &Violation, place: &str, totals: &Totals) -> String {
+    let Violation { invariant, detail } = violation;
+    let (worlds, busy) = (totals.worlds, totals.busy.as_secs_f64());
+    format!(
+        "broken: {invariant} in {place}, after {worlds} worlds and {busy:.1} core-seconds: {detail}\n"
+    )
 }
 
 /// Lists the worlds that broke an invariant.
 fn all_broken(totals: &Totals) -> String {
     let mut text = format!("\n{} worlds broke an invariant:\n", totals.broken.len());
     for (seed, Violation { invariant, detail }) in totals.broken.iter().take(LISTED_MAX) {
-        text.push_str(&format!("{seed:>8} {invariant:<7} {detail}\n"));
+        let detail: String = detail.chars().take(300).collect();
+        let _infallible = writeln!(text, "{seed:>8} {invariant:<7} {detail}");
     }
     text
 }
 
-fn failure(
-    arguments: &SimulateArguments,
-    kinds: &Kinds,
-    seed: u64,
-    violation: &Violation,
-) -> String {
-    let Violation { invariant, detail } = violation;
-    let mut text = format!("\n{invariant} is broken by seed {seed}: {detail}\n");
-    std::panic::set_hook(Box::new(|_| {}));
-    let simulator = Simulator::new();
-    let whole = setup(arguments, kinds, seed);
-    let report = simulator.run(&whole);
-    let (short, shown) = shrink(&simulator, &whole, &report);
-    let _ = std::panic::take_hook();
-    let faults: Vec<_> = short
-        .kinds
-        .iter()
-        .filter(|kind| shown.fired[**kind as usize] > 0)
-        .map(|kind| kind.name())
-        .collect();
-    let spared: BTreeSet<_> =
-        short.spared.iter().filter(|it| **it <= shown.firings).map(u32::to_string).collect();
-    let all = |list: Vec<&str>| if list.is_empty() { "none".to_owned() } else { list.join(",") };
-    text.push_str(&format!("repeat with: coupond simulate --seed {seed} --seeds 1\n"));
-    text.push_str(&format!(
-        "shrunk to: {} of {} faults, {} requests, kinds {}{}\n",
-        shown.fired.iter().sum::<u32>(),
-        report.fired.iter().sum::<u32>(),
-        short.requests,
-        all(faults),
-        if spared.is_empty() { String::new() } else { format!(", {} spared", spared.len()) },
-    ));
-    for line in essence(&shown) {
-        let line: String = line.chars().take(400).collect();
-        text.push_str(&line);
-        text.push('\n');
+/// Makes a broken course short, and tells its story.
+fn failure(arguments: &SimulateArguments, course: Course) -> Result<String, CliError> {
+    let is_shown = std::io::stderr().is_terminal();
+    let (acts, faults) = (course.acts(), course.faults());
+    let short = match arguments.no_shrink {
+        true => course,
+        false => shrink(&course, |left| {
+            if is_shown {
+                eprint!("\rmaking it short: {left} of {acts} acts are left ");
+            }
+        }),
+    };
+    if is_shown && !arguments.no_shrink {
+        eprintln!();
+    }
+    let mut text = format!(
+        "{} of {acts} acts are enough, {} of {faults} faults among them\n",
+        short.acts(),
+        short.faults(),
+    );
+    if let Some(file) = &arguments.save {
+        fs::write(file, short.text())
+            .map_err(|error| CliError::Course(file.clone(), Box::new(error)))?;
+        let _infallible = writeln!(text, "the course is in {}", file.display());
+    }
+    let outcome = play(&short, true);
+    text.push_str(&story(&outcome, LINES_MAX));
+    for Violation { invariant, detail } in &outcome.violations {
+        let _infallible = writeln!(text, "{invariant}: {detail}");
+    }
+    Ok(text)
+}
+
+/// Returns the last lines of what happened.
+fn story(outcome: &Outcome, most: usize) -> String {
+    let skipped = outcome.story.len().saturating_sub(most);
+    let mut text = String::new();
+    for (us, line) in &outcome.story[skipped..] {
+        let _infallible = writeln!(text, "{:>9.3} s  {line}", *us as f64 / 1e6);
     }
     text
 }

@@ -16,6 +16,7 @@ use crate::{
     domain::keys::Keys,
     feed::DecisionFeed,
     log::RequestLog,
+    partition::flow::Limits,
     store::{CouponStore, Layout},
     wire::codec::Codec,
 };
@@ -32,11 +33,14 @@ pub(crate) struct CoreParts {
     pub(crate) free_space: Option<FreeSpaceCheck>,
     /// See [`Environment::future_max_ms`].
     pub(crate) future_max_ms: Option<i64>,
+    /// See [`Environment::limits`].
+    pub(crate) limits: Limits,
 }
 
 /// The running core of a node. Simulated worlds run it on ports of their own.
 pub(crate) struct Core {
     pub(crate) service: Arc<NodeService>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) supervisor: ActorRef<SupervisorMessage>,
     pub(crate) supervised: JoinHandle<()>,
     pub(crate) joined: JoinHandle<()>,
@@ -48,7 +52,8 @@ impl Core {
     /// # Errors
     /// If the supervisor does not start.
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
-        let CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms } = parts;
+        let CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms, limits } =
+            parts;
         let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let environment = Arc::new(Environment {
@@ -60,6 +65,7 @@ impl Core {
             log_epoch: layout.log_epoch,
             clock: clock.clone(),
             future_max_ms,
+            limits,
             directory: directory.clone(),
             shared: Shared::new(&clock),
         });
@@ -75,11 +81,11 @@ impl Core {
             free_space,
             api: config.api.clone(),
             admission: config.admission.clone(),
-            actors: directory,
+            actors: directory.clone(),
             clock,
         }));
         service.start();
-        Ok(Self { service, supervisor, supervised, joined })
+        Ok(Self { service, directory, supervisor, supervised, joined })
     }
 
     /// Ends membership and actors. The API service is shut down by itself, before or after.

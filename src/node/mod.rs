@@ -36,6 +36,7 @@ use crate::{
     config::{Config, Mode},
     feed::DecisionFeed,
     log::RequestLog,
+    partition::flow::Limits,
     store::{
         CouponStore,
         cql::{STEPS, Step},
@@ -151,7 +152,9 @@ impl Node {
         };
         let Adapters { log, store, feed, free_space, instance, future_max_ms, closer } = adapters;
         let Instance { layout, keys } = instance;
-        let parts = CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms };
+        let limits = Limits::default();
+        let parts =
+            CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms, limits };
         let core = Core::start(parts, config)
             .await
             .map_err(|error| ServeError::failed("starting the supervisor", error))?;

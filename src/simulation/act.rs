@@ -1,203 +1,446 @@
-//! What can happen next in a world, and to whom it happens.
+//! What happens in a world: what clients and operators do, and what goes wrong. Everything but the
+//! time that messages take is an act, so that a list of acts is a whole story.
 
-use std::rc::Rc;
+use std::fmt;
 
-use super::{
-    appends::{Confirmed, Pending},
-    client::Reply,
-    faults::Fault,
-    world::World,
-};
-use crate::{
-    domain::{
-        ids::{Offset, Partition},
-        rows::Row,
-    },
-    partition::flow::Event,
-    wire::feed_message::FeedMessage,
-};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// One thing that happens.
+use super::course::Setup;
+use super::link::{Call, Engine, Fate};
+
+/// What an operator does to a campaign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Verb {
+    Pause,
+    Resume,
+    Close,
+    Release,
+}
+
+/// What becomes of a feed message on its way to one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Delivery {
+    Lost,
+    /// Late, and later ones behind it.
+    Late,
+    /// Later ones overtake it.
+    Overtaken,
+    Twice,
+    /// The follower is told of a gap.
+    Gap,
+}
+
+impl Delivery {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Lost, Self::Late, Self::Overtaken, Self::Twice, Self::Gap];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Late => "late",
+            Self::Overtaken => "overtaken",
+            Self::Twice => "twice",
+            Self::Gap => "gap",
+        }
+    }
+}
+
+/// A record that no node wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Foreign {
+    /// A valid request.
+    Request,
+    /// A request of a campaign that is defined late or never.
+    Undefined,
+    /// No JSON, or cut off.
+    Malformed,
+    /// A control record without a MAC.
+    NoMac,
+    /// A control record with another MAC.
+    OtherMac,
+    /// A record of a newer format with another MAC.
+    NewerForged,
+    /// A valid request in the partition of other campaigns.
+    OtherPartition,
+    /// Larger than any that is read.
+    Oversized,
+}
+
+impl Foreign {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Request,
+        Self::Undefined,
+        Self::Malformed,
+        Self::NoMac,
+        Self::OtherMac,
+        Self::NewerForged,
+        Self::OtherPartition,
+        Self::Oversized,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Undefined => "undefined",
+            Self::Malformed => "malformed",
+            Self::NoMac => "no-mac",
+            Self::OtherMac => "other-mac",
+            Self::NewerForged => "newer-forged",
+            Self::OtherPartition => "other-partition",
+            Self::Oversized => "oversized",
+        }
+    }
+}
+
+/// Rows that change behind everybody's back. The campaign must be held, or derived again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RowDamage {
+    /// A coupon vanishes.
+    Missing,
+    /// A coupon vanishes, and so does what is written in its place with the same time, as after a
+    /// `DELETE` in CQL.
+    Deleted,
+    Altered,
+    Extra,
+    VersionAltered,
+    /// A campaign's latest coupons vanish.
+    SetBack,
+}
+
+impl RowDamage {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Missing,
+        Self::Deleted,
+        Self::Altered,
+        Self::Extra,
+        Self::VersionAltered,
+        Self::SetBack,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "row-missing",
+            Self::Deleted => "row-deleted",
+            Self::Altered => "row-altered",
+            Self::Extra => "row-extra",
+            Self::VersionAltered => "version-altered",
+            Self::SetBack => "rows-set-back",
+        }
+    }
+}
+
+/// What happens to a partition of the log, after which it must halt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LogDamage {
+    /// Settled records are gone from the end.
+    Truncated,
+    /// Unsettled records are gone from the beginning.
+    Trimmed,
+    /// It is empty and begins again.
+    Recreated,
+    /// The last settled record is another one.
+    Rewritten,
+    /// A record of a newer format, with a valid MAC.
+    Newer,
+    /// A record a month ahead of every clock.
+    FarAhead,
+}
+
+impl LogDamage {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Truncated,
+        Self::Trimmed,
+        Self::Recreated,
+        Self::Rewritten,
+        Self::Newer,
+        Self::FarAhead,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "log-truncated",
+            Self::Trimmed => "log-trimmed",
+            Self::Recreated => "log-recreated",
+            Self::Rewritten => "log-rewritten",
+            Self::Newer => "record-newer",
+            Self::FarAhead => "record-far-ahead",
+        }
+    }
+}
+
+/// Something that happens. Nodes, campaigns, users and keys go by number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Act {
-    // To an owner of a partition, by its number.
-    Tick(usize),
-    Open(usize),
-    Tell(usize, Box<Event>),
-    Read(usize),
-    Letter(usize),
-    Undefined(usize, usize, Offset),
-    Load(usize, usize, u64),
-    Decide(usize, usize, u64),
-    Replay(usize, usize, u64),
-    Look(usize, bool),
-    Commit(usize, Offset),
-    // To the store.
-    Land(Rc<Vec<Row>>, Option<u64>, u32),
-    Ack(u64),
-    Retry(u64),
-    // To the log.
-    Append(Box<Pending>),
-    Sync,
-    Appended(Box<Confirmed>),
-    AppendUnknown(Box<Confirmed>),
-    // To an API node, by its number and life.
-    Feed(usize, u32, Rc<FeedMessage>),
-    Gap(usize, u32),
-    Fly(usize, u32, usize, bool),
-    Question(usize),
-    QuestionEnds(usize),
-    Silence(usize),
-    Arrives { campaign: usize, user: u16, key: Option<u16> },
-    Ask(usize),
-    Get { kept: usize, node: usize, wait: u64, is_final: bool },
-    View { node: usize, campaign: usize },
-    Holdings { node: usize, campaign: usize, user: u16 },
-    // To a client or an administrator.
-    Reply(usize, Reply),
-    TimedOut(usize),
-    Errand(usize),
-    // To the whole.
-    Assign { partition: Partition, overlap: Option<u64> },
-    Revoke(usize),
-    Boot(usize),
-    Trouble(Fault),
-    Heal,
-    Mend,
-    Ruin,
-    Check,
+    /// A client asks for a coupon.
+    Ask {
+        client: u32,
+        node: usize,
+        campaign: u8,
+        user: u8,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<u8>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wait_ms: Option<u64>,
+    },
+    /// A client without an answer asks again.
+    Retry {
+        client: u32,
+        node: usize,
+    },
+    /// A client asks for the answer to its request.
+    Find {
+        client: u32,
+        node: usize,
+        wait_ms: u64,
+    },
+    /// Somebody looks at a campaign.
+    View {
+        node: usize,
+        campaign: u8,
+    },
+    /// A user looks at its coupons.
+    List {
+        node: usize,
+        campaign: u8,
+        user: u8,
+    },
+    /// Somebody looks at the list of campaigns.
+    Browse {
+        node: usize,
+    },
+    /// An operator defines a campaign, again and again until it is.
+    Define {
+        node: usize,
+        campaign: u8,
+        quota: u32,
+        limit: u16,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opens_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        closes_ms: Option<u64>,
+    },
+    /// An operator changes the terms.
+    Amend {
+        node: usize,
+        campaign: u8,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quota: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u16>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opens_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        closes_ms: Option<u64>,
+    },
+    Control {
+        node: usize,
+        campaign: u8,
+        verb: Verb,
+    },
+    /// The next such call, of one node or of any, has this fate.
+    Strike {
+        call: Call,
+        fate: Fate,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<usize>,
+    },
+    /// The next feed message to this node has this fate.
+    Message {
+        node: usize,
+        delivery: Delivery,
+    },
+    /// A node is killed, and starts again.
+    Crash {
+        node: usize,
+        down_ms: u64,
+    },
+    /// A node stands still, and goes on. The group may go on without it.
+    Pause {
+        node: usize,
+        ms: u64,
+        expelled: bool,
+    },
+    /// A partition gets another owner. The old one may hear of it late.
+    Move {
+        partition: u32,
+        told_ms: u64,
+    },
+    /// A node, or every node, does not reach an engine, or one partition of the log.
+    Cut {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<usize>,
+        engine: Engine,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partition: Option<u32>,
+        ms: u64,
+    },
+    CrashActor {
+        campaign: u8,
+    },
+    CrashConsumer {
+        partition: u32,
+    },
+    /// A campaign's next writes of coupons panic.
+    Curse {
+        campaign: u8,
+        times: u32,
+    },
+    /// A node's wall clock jumps.
+    Jump {
+        node: usize,
+        ms: i64,
+    },
+    /// Record times differ from the true time for a while.
+    RecordTimes {
+        skew_ms: i64,
+        ms: u64,
+    },
+    /// A record that no node wrote.
+    Foreign {
+        kind: Foreign,
+        campaign: u8,
+        user: u8,
+    },
+    /// The log forgets what is settled.
+    Trim,
+    /// Every node stops, the store is as it was a while ago, and every node starts.
+    SetBack {
+        ms: u64,
+    },
+    /// Power fails: what was not synced is gone, or a part of it.
+    PowerCut {
+        torn: bool,
+    },
+    /// Free space is short for a while.
+    DiskFull {
+        ms: u64,
+    },
+    DamageRows {
+        damage: RowDamage,
+        campaign: u8,
+        which: u64,
+    },
+    DamageLog {
+        damage: LogDamage,
+        partition: u32,
+    },
 }
 
 impl Act {
-    /// The node that it happens on: one that is paused lets it wait.
-    pub(super) fn node(&self, world: &World) -> Option<usize> {
-        match self {
-            Self::Tick(owner)
-            | Self::Open(owner)
-            | Self::Tell(owner, _)
-            | Self::Read(owner)
-            | Self::Letter(owner)
-            | Self::Undefined(owner, ..)
-            | Self::Load(owner, ..)
-            | Self::Decide(owner, ..)
-            | Self::Replay(owner, ..)
-            | Self::Look(owner, _)
-            | Self::Commit(owner, _)
-            | Self::Revoke(owner) => world.owners[*owner].as_ref().map(|owner| owner.node),
-            Self::Ack(job) | Self::Retry(job) => {
-                let owner = world.jobs.get(job)?.owner;
-                world.owners[owner].as_ref().map(|owner| owner.node)
+    /// Name of its kind in the table of what happened.
+    pub(super) fn kind(&self) -> String {
+        let name = match self {
+            Self::Ask { .. } => "ask",
+            Self::Retry { .. } => "retry",
+            Self::Find { .. } => "find",
+            Self::View { .. } => "view",
+            Self::List { .. } => "list",
+            Self::Browse { .. } => "browse",
+            Self::Define { .. } => "define",
+            Self::Amend { .. } => "amend",
+            Self::Control { verb, .. } => match verb {
+                Verb::Pause => "pause",
+                Verb::Resume => "resume",
+                Verb::Close => "close",
+                Verb::Release => "release",
+            },
+            Self::Strike { call, fate, .. } => return strike_kind(*call, *fate),
+            Self::Message { delivery, .. } => return format!("message-{}", delivery.name()),
+            Self::Crash { .. } => "node-killed",
+            Self::Pause { expelled: false, .. } => "node-paused",
+            Self::Pause { expelled: true, .. } => "node-paused-expelled",
+            Self::Move { told_ms: 0..1_000, .. } => "partition-moved",
+            Self::Move { .. } => "two-owners",
+            Self::Cut { node, engine, partition, .. } => {
+                let whom = if node.is_some() { "node" } else { "all" };
+                let what = if partition.is_some() { "partition" } else { engine.name() };
+                return format!("cut-{whom}-{what}");
             }
-            Self::Appended(confirmed) | Self::AppendUnknown(confirmed) => Some(confirmed.node),
-            Self::Feed(node, ..) | Self::Gap(node, _) | Self::Fly(node, ..) => Some(*node),
-            Self::Question(at) | Self::QuestionEnds(at) | Self::Silence(at) => {
-                world.questions[*at].as_ref().map(|question| question.node)
-            }
-            Self::Ask(ask) => Some(world.asks[*ask].node),
-            Self::Get { node, .. } | Self::View { node, .. } | Self::Holdings { node, .. } => {
-                Some(*node)
-            }
-            _ => None,
-        }
+            Self::CrashActor { .. } => "actor-crashed",
+            Self::CrashConsumer { .. } => "consumer-crashed",
+            Self::Curse { .. } => "campaign-cursed",
+            Self::Jump { .. } => "clock-jump",
+            Self::RecordTimes { skew_ms: ..0, .. } => "record-times-back",
+            Self::RecordTimes { .. } => "record-times-ahead",
+            Self::Foreign { kind, .. } => return format!("foreign-{}", kind.name()),
+            Self::Trim => "log-trimmed-settled",
+            Self::SetBack { .. } => "store-set-back",
+            Self::PowerCut { torn: false } => "power-cut",
+            Self::PowerCut { torn: true } => "power-cut-torn",
+            Self::DiskFull { .. } => "disk-full",
+            Self::DamageRows { damage, .. } => damage.name(),
+            Self::DamageLog { damage, .. } => damage.name(),
+        };
+        name.to_owned()
     }
 
-    /// What it is and to whom, as numbers for the hash of the trace.
-    pub(super) fn fingerprint(&self) -> (u8, u64) {
-        match self {
-            Self::Tick(owner) => (0, *owner as u64),
-            Self::Open(owner) => (1, *owner as u64),
-            Self::Tell(owner, _) => (2, *owner as u64),
-            Self::Read(owner) => (3, *owner as u64),
-            Self::Letter(owner) => (4, *owner as u64),
-            Self::Undefined(_, _, offset) => (5, *offset),
-            Self::Load(_, campaign, incarnation) => (6, incarnation << 8 | *campaign as u64),
-            Self::Decide(_, campaign, incarnation) => (7, incarnation << 8 | *campaign as u64),
-            Self::Replay(_, campaign, incarnation) => (8, incarnation << 8 | *campaign as u64),
-            Self::Look(owner, _) => (9, *owner as u64),
-            Self::Commit(_, next) => (10, *next),
-            Self::Land(rows, job, _) => (11, job.unwrap_or(0) << 16 | rows.len() as u64),
-            Self::Ack(job) => (12, *job),
-            Self::Retry(job) => (13, *job),
-            Self::Append(pending) => (14, u64::from(pending.partition)),
-            Self::Sync => (15, 0),
-            Self::Appended(confirmed) => (16, confirmed.offset),
-            Self::AppendUnknown(confirmed) => (17, confirmed.offset),
-            Self::Feed(node, _, message) => (18, message.to << 8 | *node as u64),
-            Self::Gap(node, _) => (19, *node as u64),
-            Self::Fly(node, _, campaign, _) => (20, (*node << 8 | *campaign) as u64),
-            Self::Question(at) => (21, *at as u64),
-            Self::QuestionEnds(at) => (22, *at as u64),
-            Self::Silence(at) => (23, *at as u64),
-            Self::Ask(ask) => (24, *ask as u64),
-            Self::Get { kept, node, .. } => (25, (*kept << 8 | *node) as u64),
-            Self::View { campaign, .. } => (26, *campaign as u64),
-            Self::Holdings { user, .. } => (27, u64::from(*user)),
-            Self::Reply(ask, _) => (28, *ask as u64),
-            Self::TimedOut(ask) => (29, *ask as u64),
-            Self::Errand(errand) => (30, *errand as u64),
-            Self::Assign { partition, .. } => (31, u64::from(*partition)),
-            Self::Revoke(owner) => (32, *owner as u64),
-            Self::Boot(node) => (33, *node as u64),
-            Self::Trouble(fault) => (34, *fault as u64),
-            Self::Heal => (35, 0),
-            Self::Mend => (36, 0),
-            Self::Check => (37, 0),
-            Self::Ruin => (38, 0),
-            Self::Arrives { user, .. } => (39, u64::from(*user)),
-        }
+    /// What it names by number: the word, the number, and how many there are.
+    pub(super) fn names(&self, setup: &Setup) -> Vec<(&'static str, u64, u64)> {
+        let Ok(Value::Object(fields)) = serde_json::to_value(self) else { return Vec::new() };
+        let known = [
+            ("node", setup.nodes as u64),
+            ("partition", u64::from(setup.partitions)),
+            ("campaign", u64::from(setup.campaigns)),
+            ("user", u64::from(setup.users)),
+        ];
+        let named = known.into_iter().filter_map(|(word, below)| {
+            fields.get(word).and_then(Value::as_u64).map(|number| (word, number, below))
+        });
+        named.collect()
     }
 
-    /// As a line of the trace.
-    pub(super) fn describe(&self) -> String {
+    /// Whether it is what clients and operators do every day, and no fault.
+    pub(super) fn is_daily(&self) -> bool {
+        matches!(
+            self,
+            Self::Ask { .. }
+                | Self::Retry { .. }
+                | Self::Find { .. }
+                | Self::View { .. }
+                | Self::List { .. }
+                | Self::Browse { .. }
+                | Self::Define { .. }
+                | Self::Amend { .. }
+                | Self::Control { .. }
+        )
+    }
+}
+
+/// Name of the kind of a call's fate.
+pub(super) fn strike_kind(call: Call, fate: Fate) -> String {
+    format!("{}-{}", call.name(), fate.name())
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tick(owner) => format!("tick of owner {owner}"),
-            Self::Open(owner) => format!("owner {owner} opens its partition"),
-            Self::Tell(owner, event) => format!("owner {owner} is told {event:?}"),
-            Self::Read(owner) => format!("owner {owner} reads on"),
-            Self::Letter(owner) => format!("owner {owner} keeps a dead letter"),
-            Self::Undefined(owner, _, at) => format!("owner {owner} keeps {at} as undefined"),
-            Self::Load(owner, campaign, number) => {
-                format!("owner {owner} loads c{campaign}, incarnation {number}")
+            Self::Ask { client, node, campaign, user, key, wait_ms } => {
+                let key = key.map(|key| format!(" with key-{key}")).unwrap_or_default();
+                let wait = wait_ms.map(|ms| format!(", waits {ms} ms")).unwrap_or_default();
+                write!(
+                    f,
+                    "client {client}: user-{user} asks node {node} for campaign-{campaign}{key}{wait}"
+                )
             }
-            Self::Decide(owner, campaign, number) => {
-                format!("owner {owner} decides a batch of c{campaign}, incarnation {number}")
+            Self::Retry { client, node } => write!(f, "client {client} asks again at node {node}"),
+            Self::Find { client, node, wait_ms } => {
+                write!(f, "client {client} wants its answer from node {node}, waits {wait_ms} ms")
             }
-            Self::Replay(owner, campaign, _) => format!("owner {owner} replays c{campaign}"),
-            Self::Look(owner, _) => format!("owner {owner} looks at log and holds"),
-            Self::Commit(owner, next) => format!("owner {owner} commits {next}"),
-            Self::Land(rows, _, _) => format!("{} rows land: {:?}", rows.len(), rows.first()),
-            Self::Ack(job) => format!("write {job} is answered"),
-            Self::Retry(job) => format!("write {job} is tried again"),
-            Self::Append(pending) => format!("append arrives: {:?}", pending.fresh.meant),
-            Self::Sync => "the log is synced".to_owned(),
-            Self::Appended(confirmed) => format!("append confirmed: {confirmed:?}"),
-            Self::AppendUnknown(confirmed) => format!("append unknown: {confirmed:?}"),
-            Self::Feed(node, _, message) => format!("node {node} follows {message:?}"),
-            Self::Gap(node, _) => format!("node {node} is told of a gap"),
-            Self::Fly(node, _, campaign, _) => format!("node {node} reads c{campaign}"),
-            Self::Question(at) => format!("question {at} asks the store"),
-            Self::QuestionEnds(at) => format!("question {at} ends"),
-            Self::Silence(at) => format!("question {at} listens for its owner"),
-            Self::Ask(ask) => format!("ask {ask} arrives"),
-            Self::Get { kept, node, .. } => format!("node {node} is asked for request {kept}"),
-            Self::View { node, campaign } => format!("node {node} shows c{campaign}"),
-            Self::Holdings { node, campaign, user } => {
-                format!("node {node} lists the coupons of u{user} in c{campaign}")
+            Self::Strike { call, fate, node } => {
+                let whose = node.map_or("any node".to_owned(), |node| format!("node {node}"));
+                write!(f, "the next {} of {whose}: {}", call.name(), fate.name())
             }
-            Self::Reply(ask, reply) => format!("ask {ask} is answered {reply:?}"),
-            Self::TimedOut(ask) => format!("ask {ask} gives up"),
-            Self::Errand(errand) => format!("errand {errand}"),
-            Self::Assign { partition, overlap } => {
-                format!("partition {partition} is assigned, overlap {overlap:?}")
-            }
-            Self::Revoke(owner) => format!("owner {owner} is revoked"),
-            Self::Boot(node) => format!("node {node} starts"),
-            Self::Trouble(fault) => format!("!! {}", fault.name()),
-            Self::Heal => "everything heals".to_owned(),
-            Self::Mend => "held campaigns are released".to_owned(),
-            Self::Check => "is everything settled?".to_owned(),
-            Self::Ruin => "what must halt".to_owned(),
-            Self::Arrives { campaign, user, key } => {
-                format!("u{user} wants a coupon of c{campaign}, key {key:?}")
+            other => {
+                let text = serde_json::to_string(other).unwrap_or_default();
+                let text = text.replace(['"', '{', '}'], "").replace("act:", "");
+                f.write_str(&text.replace(',', ", ").replace(':', " "))
             }
         }
     }

@@ -1,270 +1,323 @@
-//! Clients: they ask, lose answers, ask again with and without a key, and come back much later,
-//! at another node, with nothing but their request id.
+//! What clients and operators do, and what they are told. A call ends with its node.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use super::{
-    act::Act,
-    appends::Confirmed,
-    asking::{Asker, Concluded, Wanted},
-    faults::Fault,
-    world::{Ms, World},
+    act::{Act, Verb},
+    evidence::{Asked, Evidence, Refusal, Told, View},
+    node::{Engines, Node},
+    world::{BEGIN_MS, World},
 };
-use crate::domain::{
-    answer::Answer,
-    ids::{IdempotencyKey, Offset, Partition},
+use crate::{
+    api::service::{
+        CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
+        RequestStatus, ServiceError, ShowCampaigns,
+    },
+    domain::{
+        definition::{Amendment, Audience, Terms},
+        ids::{CampaignId, IdempotencyKey, Timestamp, UserId},
+        record::Request,
+    },
 };
 
-/// When a client gives up on an answer.
-const PATIENCE_MS: Ms = 2_500;
+/// Longest time until a request reaches its node, in microseconds.
+const TO_NODE_US: u64 = 2_000;
 
-/// Most times that a client asks for one coupon.
-const TRIES: u8 = 4;
+/// Pause between two tries of an operator, in microseconds.
+const AGAIN_US: u64 = 500_000;
 
-/// One call of `POST /coupon/issue`.
+/// Campaigns of a page of the list.
+const PAGE: usize = 3;
+
+pub(super) fn campaign_id(number: u8) -> CampaignId {
+    CampaignId::parse(&format!("campaign-{number}")).expect("a valid id")
+}
+
+pub(super) fn user_id(number: u8) -> UserId {
+    UserId::parse(&format!("user-{number}")).expect("a valid id")
+}
+
+/// Returns a moment of the story as wall-clock time.
+fn wall(ms: Option<u64>) -> Option<Timestamp> {
+    ms.map(|ms| Timestamp(BEGIN_MS + ms as i64))
+}
+
+/// A client, and the id that it got for its request.
 #[derive(Debug, Clone)]
-pub(super) struct Ask {
-    pub(super) campaign: usize,
-    pub(super) user: u16,
-    pub(super) key: Option<u16>,
-    pub(super) node: usize,
-    pub(super) life: u32,
-    wait: Ms,
-    sent_at: Ms,
-    tries: u8,
-    is_done: bool,
+struct Client {
+    request: Request,
+    wait: Option<Duration>,
+    request_id: Option<String>,
+    is_answered: bool,
 }
 
-impl Ask {
-    pub(super) fn idempotency_key(&self) -> Option<IdempotencyKey> {
-        let key = self.key?;
-        IdempotencyKey::parse(&format!("k{key}")).ok()
-    }
+/// Every client and operator.
+#[derive(Clone)]
+pub(super) struct Clients {
+    world: Arc<World>,
+    engines: Engines,
+    pub(super) evidence: Arc<Mutex<Evidence>>,
+    clients: Arc<Mutex<BTreeMap<u32, Client>>>,
 }
 
-/// A request that was answered 2xx, as its client remembers it.
-#[derive(Debug, Clone)]
-pub(super) struct Kept {
-    pub(super) partition: Partition,
-    pub(super) offset: Offset,
-    pub(super) campaign: usize,
-    pub(super) user: u16,
-    pub(super) key: Option<u16>,
-    pub(super) request_id: Rc<str>,
-    /// Whether the client has heard of it.
-    pub(super) is_promised: bool,
-    /// Appended when the log was no longer what it had been: not judged.
-    pub(super) is_void: bool,
+/// A call under way.
+struct Question {
+    clients: Clients,
+    service: Arc<NodeService>,
+    node: usize,
+    begun_us: u64,
+    begun: Timestamp,
 }
 
-/// What a client is told.
-#[derive(Debug, Clone)]
-pub(super) enum Reply {
-    /// 2xx, with the answer if it was waited for.
-    DecodedRecords(usize, Option<Answer>),
-    /// 429 or 503: not in the log, and never will be.
-    NotTaken,
-    /// 503 outcome-unknown.
-    Unknown,
-    /// 409.
-    Refused,
-    /// 404.
-    UnknownCampaign,
-}
-
-impl World {
-    /// A client asks for a coupon.
-    pub(super) fn begin_ask(&mut self, campaign: usize, user: u16, key: Option<u16>, tries: u8) {
-        let node = self.random.index(self.nodes.len());
-        let wait = if self.random.one_in(3) { self.random.between(1, 3) * 1_000 } else { 0 };
-        let sent_at = self.now;
-        let ask = Ask { campaign, user, key, node, life: 0, wait, sent_at, tries, is_done: false };
-        self.asks.push(ask);
-        let number = self.asks.len() - 1;
-        let delay = self.network_ms();
-        self.after(delay, Act::Ask(number));
-        self.after(wait + PATIENCE_MS, Act::TimedOut(number));
+impl Clients {
+    pub(super) fn new(world: Arc<World>, engines: Engines) -> Self {
+        let (evidence, clients) = Default::default();
+        Self { world, engines, evidence, clients }
     }
 
-    /// A request is in the log: it is promised, and waited for if its client wants that.
-    pub(super) fn request_appended(
-        &mut self,
-        number: usize,
-        confirmed: &Confirmed,
-        is_refused: bool,
-    ) {
-        if is_refused {
-            return self.reply(number, Reply::NotTaken);
-        }
-        let wanted = self.wanted_of(number, confirmed);
-        let Wanted::Request(content) = &wanted else { return };
-        let ask = &self.asks[number];
-        let kept = Kept {
-            partition: confirmed.partition,
-            offset: confirmed.offset,
-            campaign: ask.campaign,
-            user: ask.user,
-            key: ask.key,
-            request_id: self.shared.ids.seal(content).into(),
-            is_promised: false,
-            is_void: self.log.shelves[confirmed.partition as usize].is_damaged,
-        };
-        let (node, wait) = (ask.node, ask.wait);
-        self.kept.push(kept);
-        let kept = self.kept.len() - 1;
-        if wait == 0 || self.hit(Fault::WaitersFull) {
-            return self.reply(number, Reply::DecodedRecords(kept, None));
-        }
-        self.question(node, wanted, Asker::Ask(number, kept), wait);
-    }
-
-    /// What a waiting client is told.
-    pub(super) fn waited(&mut self, ask: usize, kept: usize, concluded: Concluded) {
-        if self.hit(Fault::WaiterDropped) {
-            return;
-        }
-        match concluded {
-            Concluded::Answer(answer) => self.reply(ask, Reply::DecodedRecords(kept, Some(answer))),
-            Concluded::NotYet => self.reply(ask, Reply::DecodedRecords(kept, None)),
-            Concluded::Halted => self.reply(ask, Reply::NotTaken),
-        }
-    }
-
-    /// An answer goes back to its client, with luck.
-    pub(super) fn reply(&mut self, ask: usize, reply: Reply) {
-        let Ask { node, life, .. } = self.asks[ask];
-        if !self.is_life(node, life) || self.hit(Fault::AnswerLost) {
-            return;
-        }
-        let delay = self.network_ms();
-        self.after(delay, Act::Reply(ask, reply));
-    }
-
-    /// A client hears.
-    pub(super) fn hears(&mut self, number: usize, reply: Reply) {
-        if std::mem::replace(&mut self.asks[number].is_done, true) {
-            return;
-        }
-        match reply {
-            Reply::DecodedRecords(kept, answer) => {
-                self.kept[kept].is_promised = true;
-                if let Some(answer) = answer {
-                    self.heard(kept, &answer);
-                }
-                self.comes_back(kept);
-                if self.asks[number].key.is_some() && self.hit(Fault::KeyRepeated) {
-                    self.asks_again(number, true);
+    /// Does what a client or an operator does at a node.
+    pub(super) fn act(&self, node: &mut Node, act: &Act) {
+        match *act {
+            Act::Ask { client, campaign, user, key, wait_ms, .. } => {
+                let key = key.and_then(|key| IdempotencyKey::parse(&format!("key-{key}")).ok());
+                let (campaign, user) = (campaign_id(campaign), user_id(user));
+                let request = Request { campaign, user, idempotency_key: key };
+                let wait = wait_ms.map(Duration::from_millis);
+                let (request_id, is_answered) = (None, false);
+                let asked = Client { request, wait, request_id, is_answered };
+                self.clients.lock().insert(client, asked);
+                self.call(node, move |question| question.issue(client));
+            }
+            Act::Retry { client, .. } => {
+                let unanswered = self.clients.lock().get(&client).is_some_and(|it| !it.is_answered);
+                if unanswered {
+                    self.call(node, move |question| question.issue(client));
                 }
             }
-            Reply::Unknown => self.tries_again(number),
-            Reply::UnknownCampaign => {
-                let Ask { campaign, sent_at, .. } = self.asks[number];
-                // A store that was set back knows less until its owner has replayed.
-                let sound = self.trouble.damaged.is_none_or(|(it, _)| it != campaign)
-                    && !self.evidence.was_set_back;
-                if self.evidence.was_defined(campaign, sent_at) && sound {
-                    self.broken("INV-12", format!("c{campaign} is defined and was denied"));
+            Act::Find { client, wait_ms, .. } => {
+                let wait = Duration::from_millis(wait_ms);
+                self.call(node, move |question| question.find(client, wait));
+            }
+            Act::View { campaign, .. } => {
+                self.call(node, move |question| question.view(campaign_id(campaign)));
+            }
+            Act::List { campaign, user, .. } => {
+                let (campaign, user) = (campaign_id(campaign), user_id(user));
+                self.call(node, move |question| question.list(campaign, user));
+            }
+            Act::Browse { .. } => self.call(node, Question::browse),
+            Act::Define { campaign, quota, limit, opens_ms, closes_ms, .. } => {
+                let (opens_at, closes_at) = (wall(opens_ms), wall(closes_ms));
+                let terms =
+                    Terms { per_user_limit: limit, opens_at, closes_at, ..Terms::of(quota) };
+                self.call(node, move |question| question.define(campaign_id(campaign), terms));
+            }
+            Act::Amend { campaign, quota, limit, opens_ms, closes_ms, .. } => {
+                let amendment = Amendment {
+                    quota,
+                    per_user_limit: limit,
+                    opens_at: wall(opens_ms).map(Some),
+                    closes_at: wall(closes_ms).map(Some),
+                    ..Amendment::default()
+                };
+                self.call(node, move |question| question.amend(campaign_id(campaign), amendment));
+            }
+            Act::Control { campaign, verb, .. } => {
+                let verb = match verb {
+                    Verb::Pause => ControlVerb::Pause,
+                    Verb::Resume => ControlVerb::Resume,
+                    Verb::Close => ControlVerb::Close,
+                    Verb::Release => ControlVerb::Release,
+                };
+                self.call(node, move |question| question.control(campaign_id(campaign), verb));
+            }
+            _ => {}
+        }
+    }
+
+    fn call<F>(&self, node: &mut Node, ask: impl FnOnce(Question) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (clients, service) = (self.clone(), node.core.service.clone());
+        let (address, way_us) = (node.address, self.world.below(TO_NODE_US));
+        node.calls.spawn(async move {
+            // A paused node hears of it when it goes on.
+            clients.world.wait(way_us, Some(address)).await;
+            let (node, begun_us) = (address.node, clients.world.now_us());
+            let begun = clients.world.wall(node);
+            ask(Question { clients, service, node, begun_us, begun }).await;
+        });
+        while node.calls.try_join_next().is_some() {}
+    }
+
+    /// Requests of which somebody knows the id.
+    pub(super) fn known(&self) -> BTreeMap<String, Request> {
+        let told = &self.evidence.lock().told;
+        told.iter().map(|told| (told.request_id.clone(), told.request.clone())).collect()
+    }
+
+    pub(super) fn tell(&self, told: Told) {
+        self.world.trace(&format!("{:?}", told.answer), told.at.0 as u64);
+        self.world.say(|| {
+            let Request { campaign, user, .. } = &told.request;
+            let answer = told.answer.as_ref().map_or("pending".to_owned(), |it| format!("{it:?}"));
+            format!("{user} is told of {campaign}: {answer}")
+        });
+        self.evidence.lock().told.push(told);
+    }
+
+    pub(super) fn told(&self, request: Request, request_id: String) -> Told {
+        let landed = self.engines.rows.landed();
+        Told { at: self.world.now(), landed, request, request_id, answer: None, is_final: false }
+    }
+}
+
+impl Question {
+    fn asked(&self) -> Asked {
+        let Self { clients, node, begun_us, begun, .. } = self;
+        Asked { begun_us: *begun_us, begun: *begun, wall: clients.world.wall(*node) }
+    }
+
+    async fn issue(self, number: u32) {
+        let asked = self.clients.clients.lock().get(&number).cloned();
+        let Some(Client { request, wait, .. }) = asked else { return };
+        let result = self.service.issue(request.clone(), wait).await;
+        match result {
+            Ok(reply) => {
+                let told = self.clients.told(request, reply.request_id.clone());
+                if let Some(client) = self.clients.clients.lock().get_mut(&number) {
+                    client.is_answered = true;
+                    client.request_id = Some(reply.request_id);
                 }
+                self.clients.tell(Told { answer: reply.answer, ..told });
             }
-            Reply::NotTaken | Reply::Refused => {}
+            Err(ServiceError::CertainRejection(reason)) => {
+                let partition = self.clients.engines.codec.partition_of(&request.campaign);
+                let end = self.clients.engines.brokers.lock().end(partition);
+                self.clients.world.trace(reason.name(), end);
+                self.clients.evidence.lock().refusals.push(Refusal {
+                    asked: self.asked(),
+                    campaign: request.campaign,
+                    reason: reason.name(),
+                    has_key: request.idempotency_key.is_some(),
+                    end,
+                });
+            }
+            Err(error) => self.failed(&error),
         }
     }
 
-    pub(super) fn timed_out(&mut self, number: usize) {
-        if !std::mem::replace(&mut self.asks[number].is_done, true) {
-            self.tries_again(number);
+    fn failed(&self, error: &ServiceError) {
+        let text = error.to_string();
+        self.clients.world.trace(&text, 0);
+        self.clients.world.say(|| format!("node {} answers: {text}", self.node));
+    }
+
+    async fn find(self, number: u32, wait: Duration) {
+        let asked = self.clients.clients.lock().get(&number).cloned();
+        let Some(Client { request, request_id: Some(id), .. }) = asked else { return };
+        match self.service.find(&id, wait).await {
+            Ok(view) => {
+                let told = self.clients.told(request, id);
+                let answer = match view.status {
+                    RequestStatus::Decided(answer) => Some(answer),
+                    RequestStatus::Pending { .. } => None,
+                };
+                self.clients.tell(Told { answer, ..told });
+            }
+            Err(error) => self.failed(&error),
         }
     }
 
-    fn tries_again(&mut self, number: usize) {
-        let has_key = self.asks[number].key.is_some();
-        if has_key && self.hit(Fault::RetryWithKey) {
-            self.asks_again(number, true);
-        } else if !has_key && self.hit(Fault::RetryWithoutKey) {
-            self.asks_again(number, false);
+    fn seen(&self, seen: CampaignView) {
+        let partition = self.clients.engines.codec.partition_of(&seen.campaign);
+        let end = self.clients.engines.brokers.lock().end(partition);
+        self.clients.world.trace(seen.state.name(), u64::from(seen.issued));
+        let view = View { asked: self.asked(), seen, end };
+        self.clients.evidence.lock().views.push(view);
+    }
+
+    async fn view(self, campaign: CampaignId) {
+        match self.service.campaign(&campaign).await {
+            Ok(seen) => self.seen(seen),
+            Err(error) => self.failed(&error),
         }
     }
 
-    fn asks_again(&mut self, number: usize, with_key: bool) {
-        let Ask { campaign, user, key, tries, .. } = self.asks[number];
-        if tries < TRIES {
-            let key = key.filter(|_| with_key);
-            self.begin_ask(campaign, user, key, tries + 1);
+    async fn browse(self) {
+        match self.service.campaigns(Audience::Public, None, PAGE).await {
+            Ok(page) => page.campaigns.into_iter().for_each(|seen| self.seen(seen)),
+            Err(error) => self.failed(&error),
         }
     }
 
-    /// A client that knows its request id comes back for the answer.
-    fn comes_back(&mut self, kept: usize) {
-        if self.faults.is_over() {
-            return;
+    async fn list(self, campaign: CampaignId, user: UserId) {
+        match self.service.coupons_of(&campaign, &user).await {
+            Ok(coupons) => {
+                self.clients.world.trace("listed", coupons.len() as u64);
+                let listed = coupons.into_iter().map(|face| (campaign.clone(), user.clone(), face));
+                self.clients.evidence.lock().lists.extend(listed);
+            }
+            Err(error) => self.failed(&error),
         }
-        if self.random.one_in(2) {
-            let node = self.random.index(self.nodes.len());
-            let wait = if self.random.one_in(2) { 1_000 } else { 0 };
-            let delay = self.random.between(1, 600);
-            self.after(delay, Act::Get { kept, node, wait, is_final: false });
+    }
+
+    /// An operator is told that a change is in effect.
+    fn changed(&self, result: Result<CampaignView, ServiceError>) {
+        match result {
+            Ok(seen) => {
+                let now_us = self.clients.world.now_us();
+                let fact = (seen.campaign.clone(), now_us, seen.definition.clone());
+                self.clients.evidence.lock().in_effect.push(fact);
+                self.seen(seen);
+            }
+            Err(error) => self.failed(&error),
         }
-        if self.hit(Fault::AskedLater) {
-            let node = self.random.index(self.nodes.len());
-            let delay = self.random.between(2_000, 12_000);
-            self.after(delay, Act::Get { kept, node, wait: 0, is_final: false });
+    }
+
+    async fn define(self, campaign: CampaignId, terms: Terms) {
+        loop {
+            let result = self.service.define(campaign.clone(), terms.clone()).await;
+            let is_unknown = matches!(
+                result,
+                Err(ServiceError::OutcomeUnknown { .. }
+                    | ServiceError::Overloaded { .. }
+                    | ServiceError::Unavailable { .. })
+            );
+            if !is_unknown {
+                return self.changed(result.map(|(_, seen)| seen));
+            }
+            self.clients.world.wait(AGAIN_US, None).await;
         }
-        if self.hit(Fault::AskedElsewhere) {
-            for node in 0..self.nodes.len() {
-                let delay = self.random.between(1, 3_000);
-                self.after(delay, Act::Get { kept, node, wait: 0, is_final: false });
+    }
+
+    async fn amend(self, campaign: CampaignId, amendment: Amendment) {
+        let result = self.service.amend(&campaign, amendment.clone()).await;
+        if let Ok(seen) = &result
+            && amendment.quota.is_some_and(|quota| quota != seen.definition.terms.quota)
+            && !self.was_amended(&campaign, &amendment)
+        {
+            let mut evidence = self.clients.evidence.lock();
+            if !evidence.is_lost(&self.clients.engines, &campaign) {
+                let detail = format!("{campaign} was not amended: {amendment:?} gave {seen:?}");
+                evidence.broken("INV-6", detail);
             }
         }
+        self.changed(result);
     }
 
-    /// `GET /coupon/requests/{id}` arrives.
-    pub(super) fn get(&mut self, kept: usize, node: usize, wait: Ms, is_final: bool) {
-        if !self.nodes[node].is_up {
-            return;
-        }
-        let request_id = self.kept[kept].request_id.clone();
-        let Some(content) = self.shared.ids.open(&request_id) else {
-            return self.broken("INV-7", format!("request {kept} is not known by its id"));
-        };
-        let asker = Asker::Get { kept, is_final };
-        self.question(node, Wanted::Request(Rc::new(content)), asker, wait);
+    /// Whether some version has the quota of the amendment: a later one may be in effect by now.
+    fn was_amended(&self, campaign: &CampaignId, amendment: &Amendment) -> bool {
+        let rows = self.clients.engines.rows.store.rows.lock();
+        let mut versions = rows.versions.values().filter(|version| version.campaign == *campaign);
+        versions.any(|version| Some(version.definition.terms.quota) == amendment.quota)
     }
 
-    /// Whether every client has its answer, or has given up.
-    pub(super) fn clients_are_done(&self) -> bool {
-        self.asks.iter().all(|ask| ask.is_done)
-    }
-
-    /// What came of it.
-    pub(super) fn got(&mut self, kept: usize, concluded: Concluded, is_final: bool) {
-        if is_final {
-            self.finals = self.finals.saturating_sub(1);
-        }
-        match concluded {
-            Concluded::Answer(answer) => self.heard(kept, &answer),
-            Concluded::NotYet if is_final && !self.is_excused(kept) => {
-                let Kept { partition, offset, .. } = self.kept[kept];
-                self.broken("INV-4", format!("{partition}/{offset} has no decision at the end"));
-            }
-            Concluded::NotYet | Concluded::Halted => {}
-        }
-    }
-
-    /// Whether a request may stay without an answer, for its campaign or partition must halt.
-    pub(super) fn is_excused(&self, kept: usize) -> bool {
-        let Kept { partition, campaign, is_void, .. } = self.kept[kept];
-        is_void || self.must_halt(partition) || self.is_damaged(campaign)
-    }
-
-    /// The coupons of a user, as a node lists them.
-    pub(super) fn holdings(&mut self, node: usize, campaign: usize, user: u16) {
-        let is_damaged = self.trouble.damaged.is_some_and(|(damaged, _)| damaged == campaign);
-        if !self.nodes[node].is_up || self.read_fails() || is_damaged {
-            return;
-        }
-        for coupon in self.store.of_user(campaign, user) {
-            let issued = (coupon.sequence, coupon.issued_at.0, coupon.code.clone());
-            self.evidence.listed.push((campaign, user, issued));
-        }
+    async fn control(self, campaign: CampaignId, verb: ControlVerb) {
+        let result = self.service.control(&campaign, verb).await;
+        self.changed(result);
     }
 }

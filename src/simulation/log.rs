@@ -1,147 +1,418 @@
-//! The request log of a world: real encoded records, offsets with holes, and every way to lose
-//! some of them. Beside each record stands what its producer meant, for the judge.
+//! The request log of a world, and its coordinator, which says who owns which partition.
 
-use super::model::Meant;
-use crate::{
-    domain::ids::{Offset, Partition, Timestamp},
-    wire::LogRecord,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-/// A record to be appended, with what it means.
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    act::LogDamage,
+    link::{Call, Failed, Link},
+    store::Rows,
+    world::{Address, World, heard},
+};
+use crate::{
+    domain::ids::{CampaignId, Offset, Partition, Timestamp},
+    log::{
+        AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog,
+        memory::MemoryPartition, ownership::OwnedPartitions,
+    },
+    wire::{LogRecord, NewRecord},
+};
+
+/// Changes of ownership that wait for a member: few partitions, rarely moved.
+const CHANGES_MAX: usize = 1_024;
+
+/// Longest time until a member hears of a change of ownership, in microseconds.
+const TOLD_WITHIN_US: u64 = 200_000;
+
+/// What a story shows of a record, in bytes.
+const RECORD_CHARS_SAID: usize = 160;
+
+/// A member of the group.
+struct Member {
+    address: Address,
+    changes: mpsc::Sender<Ownership>,
+    owned: OwnedPartitions,
+    /// When it hears the last change so far: later ones come behind it.
+    told_us: u64,
+}
+
+/// A record before the log has it: its key may be of no campaign, and its MAC of nobody.
 #[derive(Debug, Clone)]
-pub(super) struct Fresh {
+pub(super) struct Written {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,
     pub(super) mac: Option<Vec<u8>>,
-    pub(super) meant: Meant,
 }
 
-/// One partition.
-#[derive(Debug, Default)]
-pub(super) struct Shelf {
-    records: Vec<LogRecord>,
-    /// What was appended, as it was meant; keeps what the log itself loses after the fact.
-    pub(super) meant: Vec<(Offset, i64, Meant)>,
-    pub(super) low: Offset,
-    pub(super) next: Offset,
-    /// What readers may see: below this everything is synced.
-    pub(super) high: Offset,
-    /// Raised whenever records that readers saw were taken away.
-    pub(super) cuts: u32,
-    pub(super) committed: Offset,
-    /// The log is no longer the one that was appended to; from then on nothing new is judged.
-    pub(super) is_damaged: bool,
-    last_time: i64,
+impl From<NewRecord> for Written {
+    fn from(NewRecord { campaign, value, mac }: NewRecord) -> Self {
+        Self { key: campaign.as_str().as_bytes().to_vec(), value, mac: Some(mac) }
+    }
 }
 
-/// The log.
-#[derive(Debug)]
-pub(super) struct Log {
-    pub(super) shelves: Vec<Shelf>,
-    pub(super) is_embedded: bool,
+/// What the brokers have.
+#[derive(Default)]
+pub(super) struct Brokers {
+    pub(super) partitions: Vec<MemoryPartition>,
+    /// Records that were trimmed after they were settled. The judge still has them.
+    trimmed: BTreeMap<(Partition, Offset), LogRecord>,
+    /// Readers that wait for a record.
+    waiting: Vec<(Partition, Address, oneshot::Sender<()>)>,
+    members: BTreeMap<usize, Member>,
+    pub(super) owners: BTreeMap<Partition, Address>,
+    pub(super) dead_letters: BTreeMap<(Partition, Offset), String>,
+    /// Requests that no node wrote, with their campaigns.
+    pub(super) foreign: BTreeMap<(Partition, Offset), CampaignId>,
+    /// Records that nobody may decide.
+    pub(super) undecidable: BTreeSet<(Partition, Offset)>,
+    /// Difference of record times, and until when.
+    skew: (i64, u64),
+    /// Of a node's own disk: no append lands until then.
+    pub(super) full_until_us: u64,
+    /// When the latest record landed.
+    pub(super) appended_us: u64,
 }
 
-impl Log {
-    pub(super) fn new(partitions: u32, is_embedded: bool) -> Self {
-        Self { shelves: (0..partitions).map(|_| Shelf::default()).collect(), is_embedded }
+impl Brokers {
+    pub(super) fn new(partitions: u32) -> Self {
+        let partitions = (0..partitions).map(|_| MemoryPartition::starting_at(0)).collect();
+        Self { partitions, ..Self::default() }
     }
 
-    pub(super) fn shelf(&mut self, partition: Partition) -> &mut Shelf {
-        &mut self.shelves[partition as usize]
+    pub(super) fn end(&self, partition: Partition) -> Offset {
+        self.partitions[partition as usize].high
     }
 
-    /// Takes a record; `hole` offsets are left out before it. Visible at once, except embedded,
-    /// where a sync makes it so.
+    /// Lets record times differ for a while.
+    pub(super) fn skew(&mut self, ms: i64, until_us: u64) {
+        self.skew = (ms, until_us);
+    }
+
     pub(super) fn append(
         &mut self,
+        world: &World,
         partition: Partition,
-        time: i64,
-        hole: u64,
-        fresh: Fresh,
-    ) -> (Offset, i64) {
-        let embedded = self.is_embedded;
-        let shelf = self.shelf(partition);
-        let time = if embedded { time.max(shelf.last_time) } else { time };
-        shelf.last_time = time;
-        let offset = shelf.next + hole;
-        shelf.next = offset + 1;
-        let Fresh { key, value, mac, meant } = fresh;
-        shelf.records.push(LogRecord { offset, time: Timestamp(time), key, value, mac });
-        if !shelf.is_damaged {
-            shelf.meant.push((offset, time, meant));
+        written: Written,
+    ) -> Appended {
+        let now_us = world.now_us();
+        let skew = if now_us < self.skew.1 { self.skew.0 } else { 0 };
+        let time = Timestamp(world.now().0 + skew);
+        let hole = u64::from(world.one_in(8));
+        self.appended_us = now_us;
+        let log = &mut self.partitions[partition as usize];
+        let offset = log.high + hole;
+        let Written { key, value, mac } = written;
+        world.say(|| {
+            let text = String::from_utf8_lossy(&value[..value.len().min(RECORD_CHARS_SAID)]);
+            format!("record {offset} of partition {partition}: {text}")
+        });
+        log.high = offset + 1;
+        log.records.insert(offset, LogRecord { offset, time, key, value, mac });
+        for (of, reader, wake) in std::mem::take(&mut self.waiting) {
+            match of == partition {
+                true => world.after(100 + world.below(1_000), Some(reader), || {
+                    let _gone = wake.send(());
+                }),
+                false => self.waiting.push((of, reader, wake)),
+            }
         }
-        if !embedded {
-            shelf.high = shelf.next;
-        }
-        (offset, time)
+        Appended { offset, time }
     }
 
-    pub(super) fn sync(&mut self) {
-        for shelf in &mut self.shelves {
-            shelf.high = shelf.next;
+    fn read(&mut self, reader: &Reader, max: usize) -> Result<Found, ReadError> {
+        let found = self.partitions[reader.partition as usize].read(reader.next, max)?;
+        if !found.is_empty() {
+            return Ok(Found::Records(found));
+        }
+        let (wake, woken) = oneshot::channel();
+        self.waiting.push((reader.partition, reader.link.address, wake));
+        Ok(Found::Nothing(woken))
+    }
+
+    /// Forgets records below `end`, which the judge keeps.
+    pub(super) fn trim(&mut self, partition: Partition, end: Offset) {
+        let log = &mut self.partitions[partition as usize];
+        let kept = log.records.split_off(&end);
+        let trimmed = std::mem::replace(&mut log.records, kept);
+        log.low = log.low.max(end);
+        self.trimmed.extend(trimmed.into_iter().map(|(at, record)| ((partition, at), record)));
+    }
+
+    /// Returns the whole log, as if nothing had been trimmed.
+    pub(super) fn whole(&self) -> Vec<MemoryPartition> {
+        let mut partitions = self.partitions.clone();
+        for ((partition, offset), record) in &self.trimmed {
+            let log = &mut partitions[*partition as usize];
+            log.low = 0;
+            log.records.insert(*offset, record.clone());
+        }
+        partitions
+    }
+
+    /// Damages a partition whose records below `settled` are settled. Returns whether there were
+    /// enough. Records of other kinds of damage are appended by the story.
+    pub(super) fn damage(
+        &mut self,
+        damage: LogDamage,
+        partition: Partition,
+        settled: Offset,
+    ) -> bool {
+        let log = &mut self.partitions[partition as usize];
+        let Some(last) = log.records.range(..settled).next_back().map(|(at, _)| *at) else {
+            return false;
+        };
+        match damage {
+            LogDamage::Truncated => {
+                log.records.split_off(&last);
+                log.high = last;
+            }
+            LogDamage::Recreated => *log = MemoryPartition::starting_at(0),
+            LogDamage::Rewritten => {
+                let value = log.records[&last].value.clone();
+                let mut others = log.records.range(..last).map(|(_, record)| record);
+                let Some(other) = others.rfind(|other| other.value != value).cloned() else {
+                    return false;
+                };
+                log.records.insert(last, LogRecord { offset: last, ..other });
+            }
+            LogDamage::Trimmed => {
+                let end = log.high.max(settled) + 1;
+                (log.low, log.high) = (end, end);
+                log.records.clear();
+            }
+            LogDamage::Newer | LogDamage::FarAhead => {}
+        }
+        true
+    }
+
+    fn join(&mut self, world: &World, address: Address) -> mpsc::Receiver<Ownership> {
+        let (changes, receiver) = mpsc::channel(CHANGES_MAX);
+        // What an earlier membership of the node was told is not known to this one.
+        self.owners.retain(|_, owner| owner.node != address.node);
+        let owned = OwnedPartitions::default();
+        let member = Member { address, changes, owned, told_us: world.now_us() };
+        self.members.insert(address.node, member);
+        self.rebalance(world);
+        receiver
+    }
+
+    /// Removes a member that is dead, or that was not heard of for too long.
+    pub(super) fn leave(&mut self, world: &World, address: Address) {
+        if self.members.get(&address.node).is_some_and(|member| member.address == address) {
+            let member = self.members.remove(&address.node);
+            // Closes the receiver of a live node. A dead node ignores it.
+            world.after(TOLD_WITHIN_US, Some(address), move || drop(member));
+            self.rebalance(world);
         }
     }
 
-    /// Takes an unsynced append back, as a power cut does.
-    pub(super) fn take_back(&mut self, partition: Partition) {
-        let shelf = self.shelf(partition);
-        if let Some(record) = shelf.records.pop() {
-            shelf.next = record.offset;
-            if !shelf.is_damaged {
-                shelf.meant.pop();
+    /// Gives each partition to a member, in turn.
+    fn rebalance(&mut self, world: &World) {
+        let members: Vec<_> = self.members.values().map(|member| member.address).collect();
+        if members.is_empty() {
+            self.owners.clear();
+            return;
+        }
+        for partition in 0..self.partitions.len() as Partition {
+            let owner = members[partition as usize % members.len()];
+            self.give(world, partition, owner, 0);
+        }
+    }
+
+    /// Moves a partition to another member, if there is one. The old owner hears of it that much
+    /// later. Returns whether it was moved.
+    pub(super) fn move_partition(
+        &mut self,
+        world: &World,
+        partition: Partition,
+        told_us: u64,
+    ) -> bool {
+        let others = self.members.values().map(|member| member.address);
+        let owner = self.owners.get(&partition).copied();
+        let others: Vec<_> = others.filter(|other| Some(*other) != owner).collect();
+        if others.is_empty() {
+            return false;
+        }
+        let owner = others[world.below(others.len() as u64) as usize];
+        self.give(world, partition, owner, told_us);
+        true
+    }
+
+    fn give(&mut self, world: &World, partition: Partition, owner: Address, told_us: u64) {
+        let before = self.owners.insert(partition, owner);
+        if before == Some(owner) {
+            return;
+        }
+        world.say(|| format!("node {} owns partition {partition}", owner.node));
+        // Each hears of it for itself: for a while both own the partition, or neither does.
+        let told = before.map(|before| (before, told_us)).into_iter().chain([(owner, 0)]);
+        for (address, late) in told {
+            let Some(member) = self.members.get_mut(&address.node) else { continue };
+            if member.address != address {
+                continue;
+            }
+            member.told_us =
+                member.told_us.max(world.now_us() + late + world.below(TOLD_WITHIN_US));
+            let changes = match address == owner {
+                true => member.owned.assign([partition]),
+                false => member.owned.revoke([partition]),
+            };
+            for change in changes {
+                let sender = member.changes.clone();
+                world.at(member.told_us, Some(address), move || {
+                    let _gone = sender.try_send(change);
+                });
             }
         }
     }
+}
 
-    /// At most `most` records from `from` on; none where the log does not hold what follows.
-    pub(super) fn read(
+enum Found {
+    Records(Vec<LogRecord>),
+    Nothing(oneshot::Receiver<()>),
+}
+
+/// The port to the log.
+pub(super) struct WorldLog {
+    pub(super) link: Link,
+    pub(super) brokers: Arc<Mutex<Brokers>>,
+    /// The rows that an append makes durable, where log and store are on one disk.
+    pub(super) synced: Option<Arc<Rows>>,
+}
+
+impl WorldLog {
+    async fn call<T: Send + 'static>(
         &self,
-        partition: Partition,
-        from: Offset,
-        most: usize,
-    ) -> Option<Vec<LogRecord>> {
-        let shelf = &self.shelves[partition as usize];
-        if from < shelf.low || from > shelf.high {
-            return None;
+        call: Call,
+        partition: Option<Partition>,
+        land: impl Fn(&World, &mut Brokers) -> T + Send + Sync + 'static,
+    ) -> Result<T, Failed> {
+        let (brokers, world) = (self.brokers.clone(), self.link.world.clone());
+        self.link.call(call, partition, move || land(&world, &mut brokers.lock())).await
+    }
+
+    fn check(&self, partition: Partition) -> Result<(), LogError> {
+        match (partition as usize) < self.brokers.lock().partitions.len() {
+            true => Ok(()),
+            false => Err(LogError {
+                operation: format!("accessing partition {partition}"),
+                source: "the partition does not exist".into(),
+            }),
         }
-        let first = shelf.records.partition_point(|record| record.offset < from);
-        let visible = shelf.records[first..].iter().take_while(|it| it.offset < shelf.high);
-        Some(visible.take(most).cloned().collect())
     }
 }
 
-impl Shelf {
-    /// Loses everything at or above `end`.
-    pub(super) fn truncate(&mut self, end: Offset) {
-        self.records.retain(|record| record.offset < end);
-        (self.next, self.high) = (end, end);
-        self.is_damaged = true;
-        self.cuts += 1;
-    }
+fn failed(operation: &str) -> impl FnOnce(Failed) -> LogError {
+    let operation = operation.to_owned();
+    move |failed| LogError { operation, source: failed.into() }
+}
 
-    /// Forgets everything below `low`.
-    pub(super) fn trim(&mut self, low: Offset) {
-        self.records.retain(|record| record.offset >= low);
-        self.low = self.low.max(low);
-    }
-
-    /// Begins again at 0, empty.
-    pub(super) fn recreate(&mut self) {
-        self.records.clear();
-        (self.low, self.next, self.high) = (0, 0, 0);
-        self.is_damaged = true;
-        self.cuts += 1;
-    }
-
-    /// Puts other records in the place of the last one below `end` and of all that follow, for what
-    /// was settled may turn out to reach further; false if there is none.
-    pub(super) fn rewrite_tail_from_below(&mut self, end: Offset) -> bool {
-        let Some(last) = self.records.iter().rposition(|record| record.offset < end) else {
-            return false;
+#[async_trait]
+impl RequestLog for WorldLog {
+    async fn append(
+        &self,
+        partition: Partition,
+        record: NewRecord,
+    ) -> Result<Appended, AppendError> {
+        self.check(partition).map_err(|error| AppendError::Overloaded(error.to_string()))?;
+        if self.link.world.now_us() < self.brokers.lock().full_until_us {
+            return Err(AppendError::Overloaded("the disk is full".to_owned()));
+        }
+        let (written, synced) = (Written::from(record), self.synced.clone());
+        let append = move |world: &World, log: &mut Brokers| {
+            synced.iter().for_each(|rows| rows.sync());
+            log.append(world, partition, written.clone())
         };
-        self.records[last..].iter_mut().for_each(|record| record.value.push(b' '));
-        self.is_damaged = true;
-        self.cuts += 1;
-        true
+        let appended = self.call(Call::Append, Some(partition), append).await;
+        appended.map_err(|failed| match failed {
+            Failed::Refused => AppendError::Overloaded(failed.to_string()),
+            Failed::NoAnswer => AppendError::Unknown(failed.to_string()),
+        })
+    }
+
+    async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
+        let address = self.link.address;
+        let joined = self.call(Call::Join, None, move |world, log| log.join(world, address)).await;
+        joined.map_err(failed("joining"))
+    }
+
+    async fn open(
+        &self,
+        partition: Partition,
+        from: Offset,
+    ) -> Result<Box<dyn LogReader>, LogError> {
+        self.check(partition)?;
+        let opened = self.call(Call::Open, Some(partition), |_, _| ()).await;
+        opened.map_err(failed("opening"))?;
+        let (link, brokers) = (self.link.clone(), self.brokers.clone());
+        Ok(Box::new(Reader { link, brokers, partition, next: from }))
+    }
+
+    async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
+        self.check(partition)?;
+        let bounds = self.call(Call::Bounds, Some(partition), move |_, log| {
+            let MemoryPartition { low, high, .. } = log.partitions[partition as usize];
+            Bounds { low, high }
+        });
+        bounds.await.map_err(failed("asking for the bounds"))
+    }
+
+    async fn report_progress(
+        &self,
+        partition: Partition,
+        _: Offset,
+        _: Option<Offset>,
+    ) -> Result<(), LogError> {
+        self.check(partition)
+    }
+
+    async fn dead_letter(
+        &self,
+        partition: Partition,
+        record: &LogRecord,
+        reason: &str,
+    ) -> Result<(), LogError> {
+        let (key, reason) = ((partition, record.offset), reason.to_owned());
+        let keep = move |_: &World, log: &mut Brokers| {
+            log.dead_letters.insert(key, reason.clone());
+        };
+        let kept = self.call(Call::DeadLetter, Some(partition), keep).await;
+        kept.map_err(failed("writing a dead letter"))
+    }
+}
+
+#[derive(Clone)]
+struct Reader {
+    link: Link,
+    brokers: Arc<Mutex<Brokers>>,
+    partition: Partition,
+    next: Offset,
+}
+
+#[async_trait]
+impl LogReader for Reader {
+    async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
+        loop {
+            let reader = self.clone();
+            let read = move || {
+                let brokers = reader.brokers.clone();
+                let mut brokers = brokers.lock();
+                brokers.read(&reader, max)
+            };
+            let found = self.link.call(Call::Read, Some(self.partition), read).await;
+            match found.map_err(failed("reading"))?? {
+                Found::Records(records) => {
+                    self.next = records.last().map_or(self.next, |last| last.offset + 1);
+                    return Ok(records);
+                }
+                Found::Nothing(woken) => heard(woken).await,
+            }
+        }
     }
 }

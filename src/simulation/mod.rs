@@ -1,43 +1,101 @@
-//! The whole system in a world of its own: from one seed, on one thread, under a virtual clock.
+//! Worlds of real nodes: supervisor, partition consumers, coupon actors, API service and feed
+//! follower of production, several nodes in one world, on simulated ports.
 //!
-//! API nodes, owners of partitions, clients and operators run the same pure code as production
-//! (`domain`, `partition`, `answer`, the codecs); log, store, feed and the actors' waiting are
-//! replaced by a world that lets faults strike between any two steps. Then everything heals, must
-//! settle, and is judged by a model that shares no code with what it judges.
-//!
-//! `world` has clock and queue · `owner`, `coupon`, `writes` are the partition consumer and its
-//! coupon actors · `api_node`, `asking`, `appends` an API node · `client`, `admin` who uses it · `log`, `store`
-//! what may be lost · `faults`, `trouble`, `phases` what goes wrong and when · `model`, `evidence`
-//! the judge.
+//! A course is a list of acts. `draw` draws it from a seed; `act` names what may happen. `world` has
+//! time, events and lives. `link` carries calls to the engines; `log`, `store` and `feed` are the
+//! ports, and `strange` appends what no node writes. `node` runs the core of a node on them. `story`
+//! plays a course with its `client`s. `judge` and `order` say what is wrong; `evidence` is what they
+//! judge by. `shrink` makes a failure short.
 
 mod act;
-mod admin;
-mod api_node;
-mod appends;
-mod asking;
 mod client;
-mod coupon;
-mod evidence;
-mod faults;
-mod happen;
-mod log;
-mod model;
 #[cfg(test)]
-mod nodes;
-mod owner;
-mod phases;
-mod run;
-pub(crate) mod shrink;
+mod contract;
+mod course;
+mod draw;
+mod evidence;
+mod feed;
+mod judge;
+mod link;
+mod log;
+mod node;
+mod order;
+mod panics;
+mod shrink;
 mod store;
+mod story;
+mod strange;
 #[cfg(test)]
 mod tests;
-mod trouble;
 mod world;
-mod writes;
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 pub(crate) use self::{
+    course::{Course, Kinds},
+    draw::{draw, every_fault},
     evidence::Violation,
-    faults::{Fault, Kinds},
-    run::{Report, Simulator},
-    world::Setup,
+    shrink::shrink,
 };
+use self::{evidence::Evidence, node::Engines, story::Story, world::World};
+use crate::domain::answer::Answer;
+
+/// Most violations reported for one world. One bug often affects many clients.
+const VIOLATIONS_MAX: usize = 3;
+
+/// How a world went.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Hash of what happened.
+    pub(crate) trace: u64,
+    /// Events that happened.
+    pub(crate) events: u64,
+    /// Answers that clients got: issued, already issued, rejected, pending.
+    pub(crate) told: [u64; 4],
+    /// How often each kind of act struck.
+    pub(crate) struck: BTreeMap<String, u64>,
+    pub(crate) violations: Vec<Violation>,
+    /// What happened, with its time in microseconds, if that was asked for.
+    pub(crate) story: Vec<(u64, String)>,
+}
+
+/// Plays a course. Panics of this process are not printed from then on.
+pub(crate) fn run(course: &Course, is_told: bool) -> Outcome {
+    panics::watch();
+    let setup = course.setup.clone();
+    let world = World::new(setup.seed, setup.nodes, is_told);
+    let engines = Engines::new(setup);
+    let story = Story::new(world.clone(), engines.clone());
+    let course = course.clone();
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut evidence = world.run(story.play(course));
+        let mut violations = std::mem::take(&mut evidence.violations);
+        violations.extend(judge::judge(&engines, &evidence));
+        (evidence, violations)
+    }));
+    let mut violations = panics::take();
+    let evidence = match played {
+        Ok((evidence, found)) => {
+            violations.extend(found);
+            evidence
+        }
+        // What stopped it is among the panics.
+        Err(_) => Evidence::default(),
+    };
+    violations.truncate(VIOLATIONS_MAX);
+    let mut told = [0; 4];
+    for answer in evidence.told.iter().map(|told| &told.answer) {
+        let index = match answer {
+            Some(Answer::Issued { .. }) => 0,
+            Some(Answer::AlreadyIssued { .. }) => 1,
+            Some(_) => 2,
+            None => 3,
+        };
+        told[index] += 1;
+    }
+    let (trace, events) = world.course();
+    Outcome { trace, events, told, struck: world.counts(), violations, story: world.story() }
+}

@@ -1,214 +1,373 @@
-//! The coupon store of a world: rows that land when the world says so, whole or in part.
-//!
-//! Embedded it keeps a journal of what was not synced, so that a power cut can take it back
-//! together with the log.
+//! The coupon store of a world: rows in memory, and the order in which they landed.
 
-use std::collections::BTreeMap;
-
-use crate::domain::{
-    coupon::Coupon,
-    definition::DefinitionVersion,
-    ids::{Offset, Partition, Sequence},
-    rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-/// Which of the two rows of a coupon land.
+use async_trait::async_trait;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+
+use super::{
+    act::RowDamage,
+    link::{Call, Failed, Fate, Link},
+    world::World,
+};
+use crate::{
+    domain::{
+        coupon::Coupon,
+        definition::DefinitionVersion,
+        ids::{CampaignId, Partition, Sequence},
+        rows::{Hold, Mark, Progress, Row},
+    },
+    store::{
+        CouponPages, CouponStore, Layout, Selection, StoreError,
+        memory::{MemoryRows, MemoryStore},
+    },
+};
+
+/// Which rows of a coupon land.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Views {
-    pub(super) by_sequence: bool,
-    pub(super) by_user: bool,
+enum Views {
+    Both,
+    BySequence,
+    ByUser,
 }
 
-pub(super) const BOTH: Views = Views { by_sequence: true, by_user: true };
-
-/// The rows of one campaign.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Table {
-    pub(super) coupons: BTreeMap<Sequence, Coupon>,
-    /// By user number and sequence.
-    pub(super) by_user: BTreeMap<(u16, Sequence), Coupon>,
-    pub(super) versions: BTreeMap<Offset, DefinitionVersion>,
-    pub(super) holds: BTreeMap<(Offset, u32), Hold>,
-    pub(super) mark: Option<Mark>,
-    /// Somebody changed rows behind everybody's back.
-    pub(super) is_damaged: bool,
-}
-
-/// What takes one unsynced change back.
-#[derive(Debug)]
-pub(super) enum Undo {
-    Append(Partition),
-    Coupon(usize, Sequence, Option<Coupon>),
-    ByUser(usize, (u16, Sequence), Option<Coupon>),
-    Version(usize, Offset, Option<DefinitionVersion>),
-    Hold(usize, (Offset, u32), Option<Hold>),
-    Mark(usize, Option<Mark>),
-    Progress(Partition, Option<Progress>),
-}
-
-/// Everything that is stored.
+/// A row that landed.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
-    pub(super) tables: Vec<Table>,
-    pub(super) progress: Vec<Option<Progress>>,
-    /// Writes sent before this changed never land: the store was set back meanwhile.
-    pub(super) generation: u32,
-    /// The first row that was replaced by another one.
-    pub(super) replaced: Option<String>,
+pub(super) struct Landed {
+    pub(super) at_us: u64,
+    pub(super) row: Row,
+    views: Views,
 }
 
-impl Store {
-    pub(super) fn new(campaigns: usize, partitions: u32) -> Self {
-        Self {
-            tables: vec![Table::default(); campaigns],
-            progress: vec![None; partitions as usize],
-            generation: 0,
-            replaced: None,
-        }
-    }
-
-    /// A row lands. What it changes is told to `journal`, if there is one.
-    pub(super) fn put(
-        &mut self,
-        campaign: usize,
-        row: &Row,
-        views: Views,
-        journal: &mut Option<Vec<Undo>>,
-    ) {
-        let table = &mut self.tables[campaign];
-        let undo = match row {
-            Row::Coupon(coupon) => return self.put_coupon(campaign, coupon, views, journal),
+impl Landed {
+    fn text(&self) -> String {
+        let views =
+            if self.is_whole() { String::new() } else { format!(", {:?} only", self.views) };
+        match &self.row {
+            Row::Coupon(Coupon { campaign, sequence, user, position, .. }) => {
+                let offset = position.offset;
+                format!("coupon {sequence} of {campaign} for {user}, from {offset}{views}")
+            }
             Row::Version(version) => {
-                let offset = version.position.offset;
-                let before = table.versions.insert(offset, version.clone());
-                if before.as_ref().is_some_and(|it| it != version) && !table.is_damaged {
-                    self.replaced = Some(format!("version at {offset}"));
-                }
-                Undo::Version(campaign, offset, before)
+                let DefinitionVersion { campaign, position, .. } = version;
+                format!("the version of {campaign} at {}", position.offset)
             }
-            Row::Hold(hold) => {
-                let key = (hold.from, hold.number);
-                let before = table.holds.get(&key);
-                if before.is_some_and(|known| known.rank() >= hold.rank()) {
-                    return;
-                }
-                Undo::Hold(campaign, key, table.holds.insert(key, hold.clone()))
+            Row::Hold(Hold { campaign, from, state, reason, .. }) => {
+                format!("the hold of {campaign} from {from}: {state:?}, {reason}")
             }
-            Row::Mark(mark) => {
-                if table.mark.as_ref().is_some_and(|known| known.offset >= mark.offset) {
-                    return;
-                }
-                Undo::Mark(campaign, table.mark.replace(mark.clone()))
+            Row::Mark(Mark { campaign, offset, issued }) => {
+                format!("the mark of {campaign}: {issued} below {offset}")
             }
-            Row::Progress(progress) => {
-                let slot = &mut self.progress[progress.partition as usize];
-                if slot.as_ref().is_some_and(|known| known.next >= progress.next) {
-                    return;
-                }
-                Undo::Progress(progress.partition, slot.replace(progress.clone()))
+            Row::Progress(Progress { partition, next, .. }) => {
+                format!("progress of partition {partition}: {next}")
             }
+        }
+    }
+
+    /// Whether it is in every view.
+    pub(super) fn is_whole(&self) -> bool {
+        self.views == Views::Both
+    }
+
+    fn apply(&self, rows: &mut MemoryRows, deleted: &BTreeSet<(CampaignId, Sequence)>) {
+        let Row::Coupon(coupon) = &self.row else { return rows.apply(self.row.clone()) };
+        let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
+        let place = (campaign.clone(), *sequence);
+        if deleted.contains(&place) {
+            return;
+        }
+        if self.views != Views::BySequence {
+            let key = (campaign.clone(), *user_bucket, user.clone(), *sequence);
+            rows.by_user.insert(key, coupon.clone());
+        }
+        if self.views != Views::ByUser {
+            rows.coupons.insert(place, coupon.clone());
+        }
+    }
+}
+
+/// How the rows came to be.
+#[derive(Default)]
+struct Ledger {
+    landed: Vec<Landed>,
+    /// Rows that a power cut or an older backup leaves.
+    synced: usize,
+    /// Writes sent before this changed never land.
+    generation: u32,
+    was_set_back: bool,
+    deleted: BTreeSet<(CampaignId, Sequence)>,
+    /// Campaigns whose writes of coupons panic so many more times.
+    cursed: BTreeMap<CampaignId, u32>,
+    /// The first row that was replaced by another one.
+    replaced: Option<String>,
+}
+
+/// The rows of a world.
+#[derive(Default)]
+pub(super) struct Rows {
+    pub(super) store: Arc<MemoryStore>,
+    ledger: Mutex<Ledger>,
+}
+
+impl Rows {
+    fn land(&self, world: &World, changes: &[(Row, Views)], generation: u32) {
+        let mut ledger = self.ledger.lock();
+        if ledger.generation != generation {
+            return;
+        }
+        let (at_us, mut rows) = (world.now_us(), self.store.rows.lock());
+        for (row, views) in changes {
+            if let Row::Coupon(new) = row
+                && let Some(old) = rows.coupons.get(&(new.campaign.clone(), new.sequence))
+                && old != new
+            {
+                ledger.replaced.get_or_insert_with(|| format!("{old:?} became {new:?}"));
+            }
+            let landed = Landed { at_us, row: row.clone(), views: *views };
+            world.say(|| format!("stored: {}", landed.text()));
+            landed.apply(&mut rows, &ledger.deleted);
+            ledger.landed.push(landed);
+        }
+    }
+
+    fn generation(&self) -> u32 {
+        self.ledger.lock().generation
+    }
+
+    /// Number of rows that have landed.
+    pub(super) fn landed(&self) -> usize {
+        self.ledger.lock().landed.len()
+    }
+
+    /// Every row that landed, in order; none if some were taken back.
+    pub(super) fn history(&self) -> Option<Vec<Landed>> {
+        let ledger = self.ledger.lock();
+        (!ledger.was_set_back).then(|| ledger.landed.clone())
+    }
+
+    pub(super) fn replaced(&self) -> Option<String> {
+        self.ledger.lock().replaced.clone()
+    }
+
+    /// Notes that what has landed so far survives a power cut.
+    pub(super) fn sync(&self) {
+        let mut ledger = self.ledger.lock();
+        ledger.synced = ledger.landed.len();
+    }
+
+    /// Rows that a power cut may take.
+    pub(super) fn unsynced(&self) -> usize {
+        let ledger = self.ledger.lock();
+        ledger.landed.len() - ledger.synced
+    }
+
+    /// Number of rows that had landed at a time.
+    pub(super) fn landed_before(&self, us: u64) -> usize {
+        self.ledger.lock().landed.partition_point(|landed| landed.at_us < us)
+    }
+
+    /// Takes back all but the first rows and those that were synced, and every write that is on its
+    /// way.
+    pub(super) fn set_back(&self, kept: usize) {
+        let mut ledger = self.ledger.lock();
+        ledger.generation += 1;
+        let kept = kept.max(ledger.synced);
+        if kept >= ledger.landed.len() {
+            return;
+        }
+        ledger.was_set_back = true;
+        ledger.landed.truncate(kept);
+        let mut rows = self.store.rows.lock();
+        let layout = rows.layout.take();
+        *rows = MemoryRows { layout, ..MemoryRows::default() };
+        ledger.landed.iter().for_each(|landed| landed.apply(&mut rows, &ledger.deleted));
+    }
+
+    pub(super) fn curse(&self, campaign: CampaignId, times: u32) {
+        self.ledger.lock().cursed.insert(campaign, times);
+    }
+
+    pub(super) fn lift_curses(&self) {
+        self.ledger.lock().cursed.clear();
+    }
+
+    /// Panics if the campaign is cursed.
+    fn meet_curse(&self, rows: &[Row]) {
+        let Some(Row::Coupon(Coupon { campaign, .. })) = rows.first() else { return };
+        let is_cursed = {
+            let mut ledger = self.ledger.lock();
+            let left = ledger.cursed.get_mut(campaign).filter(|left| **left > 0);
+            left.map(|left| *left -= 1).is_some()
         };
-        note(journal, undo);
+        assert!(!is_cursed, "injected at a write of {campaign}");
     }
 
-    fn put_coupon(
-        &mut self,
-        campaign: usize,
-        coupon: &Coupon,
-        views: Views,
-        journal: &mut Option<Vec<Undo>>,
-    ) {
-        let table = &mut self.tables[campaign];
-        let sequence = coupon.sequence;
-        if views.by_sequence {
-            let before = table.coupons.insert(sequence, coupon.clone());
-            if before.as_ref().is_some_and(|it| it != coupon) && !table.is_damaged {
-                self.replaced = Some(format!("coupon {sequence}"));
-            }
-            note(journal, Undo::Coupon(campaign, sequence, before));
-        }
-        if views.by_user {
-            let key = (number_of(coupon.user.as_str()), sequence);
-            let before = table.by_user.insert(key, coupon.clone());
-            note(journal, Undo::ByUser(campaign, key, before));
-        }
-    }
-
-    /// Takes a change back.
-    pub(super) fn take_back(&mut self, undo: Undo) {
-        match undo {
-            Undo::Append(_) => {}
-            Undo::Coupon(campaign, key, before) => {
-                restore(&mut self.tables[campaign].coupons, key, before);
-            }
-            Undo::ByUser(campaign, key, before) => {
-                restore(&mut self.tables[campaign].by_user, key, before);
-            }
-            Undo::Version(campaign, key, before) => {
-                restore(&mut self.tables[campaign].versions, key, before);
-            }
-            Undo::Hold(campaign, key, before) => {
-                restore(&mut self.tables[campaign].holds, key, before);
-            }
-            Undo::Mark(campaign, before) => self.tables[campaign].mark = before,
-            Undo::Progress(partition, before) => self.progress[partition as usize] = before,
-        }
-    }
-
-    /// Progress and holds of a partition; `campaigns` are those of the partition.
-    pub(super) fn partition(
+    /// Damages rows of a campaign below its mark and progress. Returns whether there were any.
+    pub(super) fn damage(
         &self,
+        damage: RowDamage,
+        campaign: &CampaignId,
         partition: Partition,
-        campaigns: impl Iterator<Item = usize>,
-    ) -> PartitionRows {
-        let holds = campaigns.flat_map(|campaign| self.tables[campaign].holds.values().cloned());
-        PartitionRows {
-            progress: self.progress[partition as usize].clone(),
-            holds: holds.collect(),
+        which: u64,
+    ) -> bool {
+        let mut ledger = self.ledger.lock();
+        let mut rows = self.store.rows.lock();
+        let settled = rows.progress.get(&partition).map_or(0, |progress| progress.next);
+        let marked = rows.marks.get(campaign).map_or(0, |mark| mark.offset.min(settled));
+        let its = rows.coupons_of(campaign).filter(|coupon| coupon.position.offset < marked);
+        let below: Vec<Sequence> = its.map(|coupon| coupon.sequence).collect();
+        let Some(last) = below.last().copied() else { return false };
+        let chosen = below[(which % below.len() as u64) as usize];
+        let remove = |rows: &mut MemoryRows, sequence| {
+            rows.coupons.remove(&(campaign.clone(), sequence));
+            rows.by_user.retain(|(of, .., it), _| (of, *it) != (campaign, sequence));
+        };
+        match damage {
+            RowDamage::Missing => remove(&mut rows, chosen),
+            RowDamage::Deleted => {
+                remove(&mut rows, chosen);
+                ledger.deleted.insert((campaign.clone(), chosen));
+            }
+            RowDamage::SetBack => (chosen..=last).for_each(|it| remove(&mut rows, it)),
+            RowDamage::Altered => {
+                let altered = |coupon: &mut Coupon| coupon.issued_at.0 += 1;
+                rows.coupons.get_mut(&(campaign.clone(), chosen)).map(altered);
+                let by_user = rows.by_user.iter_mut();
+                let its = by_user.filter(|((of, .., it), _)| (of, *it) == (campaign, chosen));
+                its.for_each(|(_, coupon)| altered(coupon));
+            }
+            RowDamage::Extra => {
+                let last = rows.coupons_of(campaign).last().cloned();
+                let Some(mut extra) = last else { return false };
+                extra.sequence += 1;
+                rows.coupons.insert((campaign.clone(), extra.sequence), extra);
+            }
+            RowDamage::VersionAltered => {
+                let mut versions = rows.versions.iter_mut().filter(|((of, _), _)| of == campaign);
+                let Some((_, version)) = versions.next() else { return false };
+                version.definition.terms.quota += 1;
+            }
+        }
+        true
+    }
+}
+
+/// The port to the store.
+pub(super) struct WorldStore {
+    pub(super) link: Link,
+    pub(super) rows: Arc<Rows>,
+}
+
+impl WorldStore {
+    async fn call<T: Send + 'static>(
+        &self,
+        call: Call,
+        land: impl Fn(&MemoryStore) -> T + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.rows.store.clone();
+        let landed = self.link.call(call, None, move || land(&store)).await;
+        landed.map_err(|failed| StoreError::new(call.name(), failed))
+    }
+}
+
+/// Returns the result of a call of the store in memory, which never waits.
+fn at_once<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    call.now_or_never().unwrap_or_else(|| Err(StoreError::new("waiting", Failed::NoAnswer)))
+}
+
+fn write_of(rows: &[Row]) -> Call {
+    match rows.first() {
+        Some(Row::Coupon(_)) => Call::WriteCoupons,
+        Some(Row::Version(_)) => Call::WriteVersion,
+        Some(Row::Hold(_)) => Call::WriteHold,
+        Some(Row::Mark(_)) => Call::WriteMarks,
+        Some(Row::Progress(_)) | None => Call::WriteProgress,
+    }
+}
+
+#[async_trait]
+impl CouponStore for WorldStore {
+    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
+        let proposed = proposed.clone();
+        self.call(Call::Layout, move |store| at_once(store.layout(&proposed))).await?
+    }
+
+    async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
+        self.rows.meet_curse(rows);
+        let call = write_of(rows);
+        let mut changes: Vec<_> = rows.iter().map(|row| (row.clone(), Views::Both)).collect();
+        let fate = self.link.fate(call, None);
+        if let Some(Fate::Partial { percent, from }) = fate {
+            // Any of the rows may be those that land, and of the last one only one view.
+            let (count, turned) = (changes.len(), usize::from(from) % changes.len().max(1));
+            changes.rotate_left(turned);
+            changes.truncate(count * usize::from(percent) / 100);
+            let views = if from % 2 == 0 { Views::BySequence } else { Views::ByUser };
+            changes.last_mut().into_iter().for_each(|last| last.1 = views);
+        }
+        let (engine, world) = (self.rows.clone(), self.link.world.clone());
+        let generation = engine.generation();
+        let land = move || engine.land(&world, &changes, generation);
+        let landed = self.link.carry(call, None, fate, land).await;
+        landed.map_err(|failed| StoreError::new(call.name(), failed))?;
+        match fate {
+            Some(Fate::Partial { .. }) => Err(StoreError::new(call.name(), Failed::NoAnswer)),
+            _ => Ok(()),
         }
     }
 
-    /// Holds, mark and versions of a campaign.
-    pub(super) fn campaign(&self, campaign: usize) -> CampaignRows {
-        let table = &self.tables[campaign];
-        CampaignRows {
-            holds: table.holds.values().cloned().collect(),
-            mark: table.mark.clone(),
-            versions: table.versions.values().cloned().collect(),
-        }
+    async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
+        self.call(Call::ReadProgress, move |store| at_once(store.progress(partition))).await?
     }
 
-    /// At most `most` coupons above sequence `after`.
-    pub(super) fn page(&self, campaign: usize, after: Sequence, most: usize) -> Vec<Coupon> {
-        let above = self.tables[campaign].coupons.range(after + 1..);
-        above.take(most).map(|(_, coupon)| coupon.clone()).collect()
+    async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        self.call(Call::ReadHolds, move |store| at_once(store.holds(partition))).await?
     }
 
-    pub(super) fn of_user(&self, campaign: usize, user: u16) -> Vec<Coupon> {
-        let rows = self.tables[campaign].by_user.range((user, 0)..=(user, Sequence::MAX));
-        rows.map(|(_, coupon)| coupon.clone()).collect()
+    async fn campaign_holds(
+        &self,
+        campaign: &CampaignId,
+        partition: Partition,
+    ) -> Result<Vec<Hold>, StoreError> {
+        let campaign = campaign.clone();
+        let read = move |store: &MemoryStore| at_once(store.campaign_holds(&campaign, partition));
+        self.call(Call::ReadHolds, read).await?
     }
 
-    /// Whether a hold quarantines the campaign.
-    pub(super) fn is_held(&self, campaign: usize) -> bool {
-        self.tables[campaign].holds.values().any(Hold::is_in_force)
+    async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        let campaign = campaign.clone();
+        self.call(Call::ReadMark, move |store| at_once(store.mark(&campaign))).await?
     }
-}
 
-fn note(journal: &mut Option<Vec<Undo>>, undo: Undo) {
-    if let Some(journal) = journal {
-        journal.push(undo);
+    async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        let campaign = campaign.clone();
+        self.call(Call::ReadVersions, move |store| at_once(store.versions(&campaign))).await?
     }
-}
 
-fn restore<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
-    match before {
-        Some(value) => rows.insert(key, value),
-        None => rows.remove(&key),
-    };
-}
+    fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
+        let port = Self { link: self.link.clone(), rows: self.rows.clone() };
+        let campaign = campaign.clone();
+        let read = async move {
+            let pages = move |store: &MemoryStore| {
+                at_once(store.coupons(&campaign, selection.clone()).try_collect::<Vec<_>>())
+            };
+            let pages = port.call(Call::ReadCoupons, pages).await??;
+            Ok::<_, StoreError>(stream::iter(pages).map(Ok))
+        };
+        stream::once(read).try_flatten().boxed()
+    }
 
-/// The number in a name like `u17`.
-pub(super) fn number_of(name: &str) -> u16 {
-    name.get(1..).and_then(|digits| digits.parse().ok()).unwrap_or(u16::MAX)
+    async fn campaigns(
+        &self,
+        after: Option<&CampaignId>,
+        limit: usize,
+    ) -> Result<Vec<CampaignId>, StoreError> {
+        let after = after.cloned();
+        let read = move |store: &MemoryStore| at_once(store.campaigns(after.as_ref(), limit));
+        self.call(Call::ReadListing, read).await?
+    }
 }

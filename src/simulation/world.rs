@@ -1,349 +1,438 @@
-//! The world of one seed: a virtual clock, a queue of what happens next, nodes, a log, a store.
-//! One thing happens after the other, and chance comes from the seed alone.
+//! Time, chance and events of a world, and who may hear them.
+//!
+//! One thread runs every node. When none of them can go on, the next event is taken and time jumps
+//! to it. Everything that a node waits for is such an event: answers of engines, timers, changes of
+//! membership. So a node can be paused (its events are held) or be dead (they are dropped).
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
-    hash::Hasher,
-    rc::Rc,
+    collections::{BTreeMap, VecDeque},
+    future::{Future, pending, poll_fn},
+    pin::pin,
     sync::Arc,
+    task::{Poll, Waker},
+    time::{Duration, Instant},
 };
 
-use siphasher::sip::SipHasher13;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
-    act::Act,
-    admin::Errand,
-    api_node::Api,
-    asking::Question,
-    client::{Ask, Kept},
-    evidence::{Evidence, Violation},
-    faults::{Fault, Faults, Kinds},
-    log::Log,
-    owner::Owner,
-    store::{Store, Undo},
-    writes::Job,
+    act::Delivery,
+    link::{Armed, Call, Engine, Fate},
 };
 use crate::{
-    answer::request_id::RequestIds,
-    domain::{
-        ids::{CampaignId, Offset, Partition, UserId},
-        keys::Keys,
-    },
+    clock::{Clock, Sleep},
+    domain::ids::{Partition, Timestamp},
     random::Random,
-    wire::codec::Codec,
 };
 
-/// Virtual milliseconds since the world began.
-pub(super) type Ms = u64;
-
 /// Wall-clock time at which every world begins.
-pub(super) const EPOCH_MS: i64 = 1_700_000_000_000;
+pub(super) const BEGIN_MS: i64 = 1_790_000_000_000;
 
-/// Which life of the log a world has.
-pub(super) const LOG_EPOCH: u32 = 1;
+/// Events that now and then happen at one moment: else no two things ever meet.
+const TOGETHER_MAX: u64 = 4;
 
-/// Partitions of a world: two, so that one can halt while the other goes on.
-pub(super) const PARTITIONS: u32 = 2;
+/// Longest time between the first and the last of them, in microseconds: a node is never later.
+const TOGETHER_US: u64 = 3_000;
 
-/// Longest that everything may take to settle once nothing goes wrong any more.
-pub(super) const SETTLE_MS: Ms = 40_000;
-
-/// Things that may happen in one world: some fifty times what is usual.
-const EVENTS_MAX: u64 = 500_000;
-
-/// What every world shares and nobody changes.
-#[derive(Debug, Clone)]
-pub(super) struct Shared {
-    pub(super) keys: Arc<Keys>,
-    pub(super) codec: Codec,
-    pub(super) ids: RequestIds,
-    pub(super) campaigns: Vec<CampaignId>,
-    pub(super) users: Vec<UserId>,
-}
-
-/// What one world is made of.
-#[derive(Debug, Clone)]
-pub(crate) struct Setup {
-    /// Everything that happens follows from it.
-    pub seed: u64,
-    /// Kinds of faults that may strike.
-    pub kinds: Kinds,
-    /// Requests that clients make, retries aside.
-    pub requests: u32,
-    /// Firings of faults that are left out, by number.
-    pub spared: BTreeSet<u32>,
-    /// Whether what happens is written down.
-    pub traced: bool,
-}
-
-/// A process: API node and owner of partitions.
-#[derive(Debug)]
-pub(super) struct Node {
+/// One life of a node: each start begins a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) node: usize,
     pub(super) life: u32,
-    pub(super) is_up: bool,
-    pub(super) booted: Ms,
-    /// Its wall clock against true time.
-    pub(super) skew: i64,
-    pub(super) paused_until: Ms,
-    pub(super) follows_from: Ms,
-    pub(super) api: Api,
 }
 
-/// Something that happens at its time; among equals, the one scheduled first.
-struct Entry {
-    at: Ms,
-    number: u64,
-    act: Act,
+type Run = Box<dyn FnOnce() + Send>;
+
+struct Event {
+    /// The life that must go on for the event to happen; none for events of the world itself.
+    to: Option<Address>,
+    run: Run,
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
+#[derive(Default)]
+struct NodeState {
+    life: u32,
+    is_alive: bool,
+    is_paused: bool,
+    /// Events that came while the node was paused, in order.
+    held: Vec<Event>,
+    /// Difference of the node's wall clock, in milliseconds.
+    skew_ms: i64,
+    /// How much faster the node's clocks run, in millionths.
+    drift_ppm: i64,
+    /// Engines that the node cannot reach, in whole or in one partition, with how many cuts last.
+    cut: BTreeMap<(Engine, Option<Partition>), u32>,
+    /// Fates of the next messages of the feed.
+    deliveries: VecDeque<Delivery>,
 }
 
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+struct State {
+    now_us: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    numbered: u64,
+    random: Random,
+    trace: u64,
+    happened: u64,
+    nodes: Vec<NodeState>,
+    /// Fates that wait for their calls.
+    armed: Vec<Armed>,
+    /// How often each kind of act struck.
+    counts: BTreeMap<String, u64>,
+    /// What happened, with its time, if anybody wants to read it.
+    story: Option<Vec<(u64, String)>>,
 }
 
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-/// The world.
+/// A world.
 pub(super) struct World {
-    pub(super) now: Ms,
-    queue: BinaryHeap<Reverse<Entry>>,
-    scheduled: u64,
-    pub(super) random: Random,
-    pub(super) faults: Faults,
-    pub(super) shared: Rc<Shared>,
-    pub(super) is_embedded: bool,
-    pub(super) log: Log,
-    pub(super) store: Store,
-    /// What a power cut may take back; embedded only.
-    pub(super) journal: Option<Vec<Undo>>,
-    pub(super) nodes: Vec<Node>,
-    pub(super) owners: Vec<Option<Box<Owner>>>,
-    /// Who owns each partition, as far as the group knows.
-    pub(super) owned: Vec<Option<usize>>,
-    pub(super) jobs: BTreeMap<u64, Job>,
-    pub(super) jobs_begun: u64,
-    pub(super) asks: Vec<Ask>,
-    pub(super) kept: Vec<Kept>,
-    pub(super) questions: Vec<Option<Box<Question>>>,
-    pub(super) errands: Vec<Errand>,
-    pub(super) unsynced: VecDeque<super::appends::Unsynced>,
-    pub(super) evidence: Evidence,
-    pub(super) trouble: Trouble,
-    pub(super) finals: usize,
-    pub(super) is_final: bool,
-    hasher: SipHasher13,
-    pub(super) trace: Option<Vec<String>>,
-    pub(super) events: u64,
-}
-
-/// What goes wrong right now.
-#[derive(Debug, Default)]
-pub(super) struct Trouble {
-    pub(super) log_away_until: Ms,
-    pub(super) store_away_until: Ms,
-    pub(super) disk_full_until: Ms,
-    pub(super) overload_until: Ms,
-    /// A campaign that fails whenever it decides this position, so many more times.
-    pub(super) poison: Option<(Partition, Offset, u32)>,
-    /// A campaign whose actor at this owner fails always.
-    pub(super) cursed: Option<(usize, usize)>,
-    /// Record times against true time, until then.
-    pub(super) time_skew: (i64, Ms),
-    pub(super) snapshot: Option<Box<Store>>,
-    pub(super) healed_at: Option<Ms>,
-    /// The campaign whose rows were damaged, and since when a hold says so.
-    pub(super) damaged: Option<(usize, Option<Ms>)>,
-    /// Partitions whose log is no longer what was settled.
-    pub(super) halting: [bool; PARTITIONS as usize],
-    /// Whether the log forgets what is settled before the last questions.
-    pub(super) trims: bool,
-    pub(super) flood_until: Ms,
-    pub(super) appended_at: Ms,
+    state: Mutex<State>,
+    base: Instant,
+    /// A node has died by itself.
+    pub(super) died: Notify,
 }
 
 impl World {
-    pub(super) fn new(setup: &Setup, shared: Rc<Shared>) -> Self {
-        let mut random = Random::of_world(setup.seed);
-        let is_embedded = random.one_in(4);
-        let faults = Faults::draw(&mut random, is_embedded, &setup.kinds, setup.spared.clone());
-        let nodes = if is_embedded { 1 } else { random.between(2, 3) };
-        let campaigns = shared.campaigns.len();
-        let node = || Node {
-            life: 0,
-            is_up: true,
-            booted: 0,
-            skew: 0,
-            paused_until: 0,
-            follows_from: 0,
-            api: Api::new(campaigns, usize::MAX),
-        };
-        let mut world = Self {
-            now: 0,
-            queue: BinaryHeap::with_capacity(2_048),
-            scheduled: 0,
-            random,
-            faults,
-            is_embedded,
-            log: Log::new(PARTITIONS, is_embedded),
-            store: Store::new(campaigns, PARTITIONS),
-            journal: is_embedded.then(Vec::new),
-            nodes: (0..nodes).map(|_| node()).collect(),
-            owners: Vec::new(),
-            owned: vec![None; PARTITIONS as usize],
-            jobs: BTreeMap::new(),
-            jobs_begun: 0,
-            asks: Vec::new(),
-            kept: Vec::new(),
-            questions: Vec::new(),
-            errands: Vec::new(),
-            unsynced: VecDeque::new(),
-            evidence: Evidence::default(),
-            trouble: Trouble::default(),
-            finals: 0,
-            is_final: false,
-            hasher: SipHasher13::new(),
-            trace: setup.traced.then(Vec::new),
-            events: 0,
-            shared,
-        };
-        world.set_out(setup.requests);
-        world
+    pub(super) fn new(seed: u64, nodes: usize, is_told: bool) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                now_us: 0,
+                events: BTreeMap::new(),
+                numbered: 0,
+                random: Random::of_world(seed),
+                trace: seed,
+                happened: 0,
+                nodes: (0..nodes).map(|_| NodeState::default()).collect(),
+                armed: Vec::new(),
+                counts: BTreeMap::new(),
+                story: is_told.then(Vec::new),
+            }),
+            // Only differences of instants are used.
+            base: Instant::now(),
+            died: Notify::new(),
+        })
     }
 
-    /// Makes things happen until everything is over, or an invariant is broken.
-    pub(super) fn run(&mut self) -> Result<(), Violation> {
-        while let Some(Reverse(Entry { at, number, act })) = self.queue.pop() {
-            self.now = self.now.max(at);
-            if let Some(until) = self.paused_until(&act) {
-                // Under its old number: a mailbox keeps its order over a pause.
-                self.queue.push(Reverse(Entry { at: until, number, act }));
-                continue;
-            }
-            self.events += 1;
-            let (kind, of) = act.fingerprint();
-            self.hasher.write_u64(self.now << 8 | u64::from(kind));
-            self.hasher.write_u64(of);
-            if self.trace.is_some() {
-                let text = act.describe();
-                self.note(|| text);
-            }
-            self.happen(act);
-            if let Some(violation) = self.evidence.violation.take() {
-                return Err(violation);
-            }
-            if self.is_over() {
-                return self.judge();
-            }
-            if self.events > EVENTS_MAX {
-                return Err(Violation::new("INV-10", "it goes on and on without an end"));
+    /// Runs a world until `story` has ended.
+    ///
+    /// # Panics
+    /// If nothing can happen any more before that.
+    pub(super) fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        story: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        // The flag is set when no task can run. Then the next event is due.
+        let idle: Arc<Mutex<(bool, Option<Waker>)>> = Arc::default();
+        let parked = idle.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .on_thread_park(move || {
+                let mut idle = parked.lock();
+                idle.0 = true;
+                idle.1.iter().for_each(Waker::wake_by_ref);
+            })
+            .build()
+            .expect("a runtime without I/O and time starts");
+        let world = self.clone();
+        runtime.block_on(async move {
+            let mut story = pin!(tokio::spawn(story));
+            poll_fn(|context| {
+                if let Poll::Ready(ended) = story.as_mut().poll(context) {
+                    return Poll::Ready(ended.unwrap_or_else(|error| panic!("the story {error}")));
+                }
+                let mut idle = idle.lock();
+                idle.1 = Some(context.waker().clone());
+                if std::mem::take(&mut idle.0) {
+                    drop(idle);
+                    assert!(world.happen(), "the world stands still");
+                }
+                Poll::Pending
+            })
+            .await
+        })
+    }
+
+    /// Lets the next event happen, and now and then a few more at once. Returns whether there was
+    /// one.
+    pub(super) fn happen(&self) -> bool {
+        let together = if self.one_in(4) { 1 + self.below(TOGETHER_MAX) } else { 1 };
+        let until = self.state.lock().events.first_key_value().map_or(0, |((due, _), _)| *due);
+        let until = until + TOGETHER_US;
+        let due: Vec<_> = (0..together).map_while(|_| self.next_event(until)).collect();
+        let any = !due.is_empty();
+        for event in due {
+            if let Some(event) = self.addressed(event) {
+                (event.run)();
             }
         }
-        Err(Violation::new("INV-10", "nothing happens any more, and not everything is settled"))
+        any
     }
 
-    /// What stood in the way of settling, and everything that happened, as one number.
-    pub(super) fn hash(&self) -> u64 {
-        self.hasher.finish()
+    fn next_event(&self, until: u64) -> Option<Event> {
+        let mut state = self.state.lock();
+        state.events.first_key_value().filter(|((due, _), _)| *due <= until)?;
+        let ((due, _), event) = state.events.pop_first()?;
+        state.now_us = state.now_us.max(due);
+        state.happened += 1;
+        Some(event)
     }
 
-    fn paused_until(&self, act: &Act) -> Option<Ms> {
-        let node = act.node(self)?;
-        let until = self.nodes[node].paused_until;
-        (until > self.now).then_some(until)
-    }
-
-    /// Makes `act` happen at a time, not before now.
-    pub(super) fn at(&mut self, at: Ms, act: Act) {
-        self.scheduled += 1;
-        let entry = Entry { at: at.max(self.now), number: self.scheduled, act };
-        self.queue.push(Reverse(entry));
-    }
-
-    /// Everything that is to happen, in no order.
-    pub(super) fn coming(&self) -> impl Iterator<Item = &Act> {
-        self.queue.iter().map(|Reverse(entry)| &entry.act)
-    }
-
-    /// Makes `act` happen after so many milliseconds.
-    pub(super) fn after(&mut self, delay: Ms, act: Act) {
-        self.at(self.now + delay, act);
-    }
-
-    /// Whether `fault` strikes at this opportunity.
-    pub(super) fn hit(&mut self, fault: Fault) -> bool {
-        let hit = self.faults.hit(fault);
-        if hit {
-            self.note(|| format!("!! {}", fault.name()));
+    /// Returns the event if its node may hear it now.
+    fn addressed(&self, event: Event) -> Option<Event> {
+        let mut state = self.state.lock();
+        let Some(Address { node, life }) = event.to else { return Some(event) };
+        let node = &mut state.nodes[node];
+        if node.life != life || !node.is_alive {
+            return None;
         }
-        hit
+        if node.is_paused {
+            node.held.push(event);
+            return None;
+        }
+        Some(event)
+    }
+
+    /// Lets `run` happen after `us` microseconds, unless the life `to` has ended by then.
+    pub(super) fn after(&self, us: u64, to: Option<Address>, run: impl FnOnce() + Send + 'static) {
+        let due_us = self.now_us() + us;
+        self.at(due_us, to, run);
+    }
+
+    /// Lets `run` happen at a time of the world, unless the life `to` has ended by then. Of two
+    /// events of one time, the first one given happens first.
+    pub(super) fn at(&self, due_us: u64, to: Option<Address>, run: impl FnOnce() + Send + 'static) {
+        let mut state = self.state.lock();
+        state.numbered += 1;
+        let key = (due_us, state.numbered);
+        state.events.insert(key, Event { to, run: Box::new(run) });
+    }
+
+    /// Waits for `us` microseconds. Never returns if the life `to` has ended by then.
+    pub(super) async fn wait(&self, us: u64, to: Option<Address>) {
+        let (wake, woken) = oneshot::channel();
+        self.after(us, to, move || {
+            let _gone = wake.send(());
+        });
+        heard(woken).await;
+    }
+
+    /// Waits until a time of the world, in microseconds.
+    pub(super) async fn wait_until(&self, us: u64) {
+        let (wake, woken) = oneshot::channel();
+        self.at(us, None, move || {
+            let _gone = wake.send(());
+        });
+        heard(woken).await;
+    }
+
+    pub(super) fn below(&self, bound: u64) -> u64 {
+        self.state.lock().random.below(bound)
+    }
+
+    pub(super) fn one_in(&self, chance: u64) -> bool {
+        chance > 0 && self.below(chance) == 0
+    }
+
+    /// Takes part of the course into the trace: two worlds of one seed must have the same.
+    pub(super) fn trace(&self, what: &str, number: u64) {
+        let mut state = self.state.lock();
+        let words = [state.now_us, number].into_iter().chain(what.bytes().map(u64::from));
+        let fold = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
+        state.trace = words.fold(state.trace, fold);
+    }
+
+    /// Returns the trace so far, and the number of events that happened.
+    pub(super) fn course(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.trace, state.happened)
+    }
+
+    pub(super) fn now_us(&self) -> u64 {
+        self.state.lock().now_us
+    }
+
+    /// Begins a new life of a node.
+    pub(super) fn begin_life(&self, node: usize, skew_ms: i64, drift_ppm: i64) -> Address {
+        let mut state = self.state.lock();
+        let state = &mut state.nodes[node];
+        let life = state.life + 1;
+        let (cut, deliveries) = (std::mem::take(&mut state.cut), VecDeque::new());
+        let (is_alive, is_paused, held) = (true, false, Vec::new());
+        *state = NodeState { life, is_alive, is_paused, held, skew_ms, drift_ppm, cut, deliveries };
+        Address { node, life }
+    }
+
+    /// Ends a life of a node: it hears nothing any more.
+    pub(super) fn end_life(&self, address: Address) {
+        let mut state = self.state.lock();
+        let node = &mut state.nodes[address.node];
+        if node.life == address.life && node.is_alive {
+            node.is_alive = false;
+            node.held.clear();
+            self.died.notify_one();
+        }
+    }
+
+    pub(super) fn is_alive(&self, address: Address) -> bool {
+        let node = &self.state.lock().nodes[address.node];
+        node.is_alive && node.life == address.life
+    }
+
+    pub(super) fn pause(&self, node: usize) {
+        self.state.lock().nodes[node].is_paused = true;
+    }
+
+    /// Lets a paused node go on: it hears at once what came meanwhile.
+    pub(super) fn go_on(&self, node: usize) {
+        let mut state = self.state.lock();
+        state.nodes[node].is_paused = false;
+        for event in std::mem::take(&mut state.nodes[node].held) {
+            state.numbered += 1;
+            let key = (state.now_us, state.numbered);
+            state.events.insert(key, event);
+        }
+    }
+
+    /// Cuts a node off from an engine, or from one partition of the log. Cuts add up.
+    pub(super) fn cut(&self, node: usize, engine: Engine, partition: Option<Partition>) {
+        let cut = &mut self.state.lock().nodes[node].cut;
+        *cut.entry((engine, partition)).or_default() += 1;
+    }
+
+    /// Takes a cut back.
+    pub(super) fn mend(&self, node: usize, engine: Engine, partition: Option<Partition>) {
+        let cut = &mut self.state.lock().nodes[node].cut;
+        cut.entry((engine, partition)).and_modify(|cuts| *cuts = cuts.saturating_sub(1));
+    }
+
+    pub(super) fn is_cut(&self, node: usize, engine: Engine, partition: Option<Partition>) -> bool {
+        let cut = &self.state.lock().nodes[node].cut;
+        let is_cut = |partition| cut.get(&(engine, partition)).is_some_and(|cuts| *cuts > 0);
+        is_cut(None) || partition.is_some() && is_cut(partition)
+    }
+
+    /// Lets the next such call have this fate.
+    pub(super) fn arm(&self, armed: Armed) {
+        self.state.lock().armed.push(armed);
+    }
+
+    /// Takes the fate that waits for this call of a node.
+    pub(super) fn struck(&self, node: usize, call: Call) -> Option<Fate> {
+        let armed = &mut self.state.lock().armed;
+        let of_call = |it: &Armed| it.call == call && it.node.is_none_or(|of| of == node);
+        armed.iter().position(of_call).map(|index| armed.remove(index).fate)
+    }
+
+    /// Lets the next feed message to a node have this fate.
+    pub(super) fn arm_delivery(&self, node: usize, delivery: Delivery) {
+        self.state.lock().nodes[node].deliveries.push_back(delivery);
+    }
+
+    pub(super) fn delivery(&self, node: usize) -> Option<Delivery> {
+        self.state.lock().nodes[node].deliveries.pop_front()
+    }
+
+    /// Ends everything that waits to go wrong, every cut and every pause.
+    pub(super) fn heal(&self) {
+        let nodes = {
+            let mut state = self.state.lock();
+            state.armed.clear();
+            for node in &mut state.nodes {
+                node.deliveries.clear();
+                node.cut.clear();
+            }
+            state.nodes.len()
+        };
+        (0..nodes).for_each(|node| self.go_on(node));
+    }
+
+    /// Counts an act that struck.
+    pub(super) fn count(&self, kind: String) {
+        *self.state.lock().counts.entry(kind).or_default() += 1;
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
+        self.state.lock().counts.clone()
     }
 
     /// Writes down what happens, if anybody wants to read it.
-    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
-        let now = self.now;
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!("{now:>7} {}", text()));
+    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+        if self.state.lock().story.is_none() {
+            return;
         }
+        let text = text();
+        let mut state = self.state.lock();
+        let now_us = state.now_us;
+        state.story.iter_mut().for_each(|story| story.push((now_us, text.clone())));
     }
 
-    /// Time that a message takes.
-    pub(super) fn network_ms(&mut self) -> Ms {
-        if self.is_embedded { 0 } else { self.random.below(3) }
+    pub(super) fn story(&self) -> Vec<(u64, String)> {
+        self.state.lock().story.clone().unwrap_or_default()
     }
 
-    /// Time that an operation of the store takes.
-    pub(super) fn store_ms(&mut self) -> Ms {
-        if self.is_embedded {
-            return self.random.below(2);
-        }
-        if self.hit(Fault::StoreSlow) {
-            return self.random.between(100, 2_000);
-        }
-        self.random.between(1, 4)
+    /// Lets the wall clock of a node jump.
+    pub(super) fn set_skew(&self, node: usize, ms: i64) {
+        self.state.lock().nodes[node].skew_ms = ms;
     }
 
-    /// Whether a read of the store fails now.
-    pub(super) fn read_fails(&mut self) -> bool {
-        self.now < self.trouble.store_away_until || self.hit(Fault::ReadFailed)
+    /// Returns the wall-clock time of a node.
+    pub(super) fn wall(&self, node: usize) -> Timestamp {
+        let (local_us, skew_ms) = self.local(node);
+        Timestamp(BEGIN_MS + skew_ms + (local_us / 1_000) as i64)
     }
 
-    /// A node's wall clock.
-    pub(super) fn wall(&self, node: usize) -> i64 {
-        EPOCH_MS + self.now as i64 + self.nodes[node].skew
+    /// Wall-clock time, as it is.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp(BEGIN_MS + (self.now_us() / 1_000) as i64)
     }
 
-    pub(super) fn partition_of(&self, campaign: usize) -> Partition {
-        self.shared.codec.partition_of(&self.shared.campaigns[campaign])
+    /// Returns the microseconds that have passed by the clocks of a node, and their skew.
+    fn local(&self, node: usize) -> (u64, i64) {
+        let state = self.state.lock();
+        let NodeState { skew_ms, drift_ppm, .. } = &state.nodes[node];
+        let drift = (state.now_us / 1_000_000).saturating_mul(drift_ppm.unsigned_abs());
+        let local = match *drift_ppm < 0 {
+            true => state.now_us.saturating_sub(drift),
+            false => state.now_us + drift,
+        };
+        (local, *skew_ms)
+    }
+}
+
+/// Waits for a value. Never returns if the sender is dropped.
+pub(super) async fn heard<T>(value: oneshot::Receiver<T>) -> T {
+    match value.await {
+        Ok(value) => value,
+        Err(_) => pending().await,
+    }
+}
+
+/// The clocks of one life of a node.
+#[derive(Clone)]
+pub(super) struct LifeClock {
+    pub(super) world: Arc<World>,
+    pub(super) address: Address,
+}
+
+impl Clock for LifeClock {
+    fn now(&self) -> Timestamp {
+        self.world.wall(self.address.node)
     }
 
-    /// Campaigns of a partition.
-    pub(super) fn campaigns_of(&self, partition: Partition) -> impl Iterator<Item = usize> + '_ {
-        (0..self.shared.campaigns.len()).filter(move |it| self.partition_of(*it) == partition)
+    fn instant(&self) -> Instant {
+        self.world.base + Duration::from_micros(self.world.local(self.address.node).0)
     }
 
-    /// A random node that is up, if any.
-    pub(super) fn some_node(&mut self) -> Option<usize> {
-        let up: Vec<usize> = (0..self.nodes.len()).filter(|it| self.nodes[*it].is_up).collect();
-        (!up.is_empty()).then(|| up[self.random.index(up.len())])
-    }
-
-    pub(super) fn broken(&mut self, invariant: &'static str, detail: impl Into<String>) {
-        if self.evidence.violation.is_none() {
-            self.evidence.violation = Some(Violation::new(invariant, detail));
-        }
+    fn sleep_until(&self, until: Instant) -> Sleep {
+        let clock = self.clone();
+        Box::pin(async move {
+            loop {
+                let left = until.saturating_duration_since(clock.instant());
+                if left.is_zero() {
+                    return;
+                }
+                // A slow clock needs more of the world's time: then it is asked again.
+                let us = left.as_micros() as u64 + 1;
+                clock.world.wait(us, Some(clock.address)).await;
+            }
+        })
     }
 }

@@ -113,6 +113,7 @@ impl NodeWorld {
             keys: self.keys.clone(),
             log_epoch: 1,
             future_max_ms: None,
+            limits: coupond::partition::flow::Limits::default(),
             directory: directory.clone(),
             shared: Shared::new(&clock).with_probe(self.faults.clone()),
             clock,

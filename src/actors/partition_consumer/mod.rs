@@ -185,7 +185,7 @@ impl PartitionState {
         let place = environment.place(partition);
         let OpenedPartition { rows, end, reader, position } = opened;
         tracing::info!(partition, position, end, "partition opened");
-        let (flow, effects) = Flow::new(place, rows, end, environment.now_ms());
+        let (flow, effects) = Flow::new(place, rows, end, environment.now_ms(), environment.limits);
         let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
         if self.draining {
             stop.cancel();

@@ -28,12 +28,12 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::interface::{
-    AdminView, CampaignView, ControlVerb, NotReady, RequestStatus, Service, ServiceError,
+    AdminView, CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NotReady,
+    RequestStatus, Service, ServiceError, ShowCampaigns,
 };
 #[cfg(test)]
 pub(crate) use self::interface::{
-    CampaignPage, CampaignState, ChangeCampaigns, FindRequests, IssueCoupons, IssueReply,
-    ReportHealth, RequestView, ShowCampaigns,
+    CampaignPage, CampaignState, IssueReply, ReportHealth, RequestView,
 };
 use self::{
     campaigns::Campaigns, health::Health, partitions::Partitions, tasks::Tasks, waiters::Waiters,

@@ -1,11 +1,12 @@
 //! When progress is written, and when closed holds are extended.
 
-use super::{HOLD_SWEEP_INTERVAL_MS, PROGRESS_INTERVAL_MS, PROGRESS_RECORDS_MAX};
+use super::{HOLD_SWEEP_INTERVAL_MS, Limits};
 use crate::domain::ids::Offset;
 
 /// Durable progress, and the write of the next one.
 #[derive(Debug)]
 pub(super) struct Durability {
+    limits: Limits,
     progress: Offset,
     /// A write is in flight. Progress must be written in order, so there is one at a time.
     writing: bool,
@@ -22,9 +23,9 @@ pub(super) struct Due {
 }
 
 impl Durability {
-    pub(super) fn new(progress: Offset, now_ms: u64) -> Self {
+    pub(super) fn new(progress: Offset, now_ms: u64, limits: Limits) -> Self {
         let (written_ms, swept_ms) = (now_ms, now_ms);
-        Self { progress, writing: false, written_ms, swept_ms, sweep_asked: false }
+        Self { limits, progress, writing: false, written_ms, swept_ms, sweep_asked: false }
     }
 
     /// Returns durable progress.
@@ -42,8 +43,9 @@ impl Durability {
     /// Holds of campaigns without records are extended in sweeps only. A new owner that finds such
     /// a hold short of progress only searches in vain for records that passed under it.
     pub(super) fn due(&mut self, watermark: Offset, now_ms: u64) -> Option<Due> {
-        let behind = watermark.saturating_sub(self.progress) >= PROGRESS_RECORDS_MAX;
-        let late = now_ms.saturating_sub(self.written_ms) >= PROGRESS_INTERVAL_MS;
+        let Limits { progress_records, progress_interval_ms, .. } = self.limits;
+        let behind = watermark.saturating_sub(self.progress) >= progress_records;
+        let late = now_ms.saturating_sub(self.written_ms) >= progress_interval_ms;
         if self.writing || !(behind || late) {
             return None;
         }
@@ -75,15 +77,15 @@ mod tests {
 
     #[test]
     fn progress_is_written_when_behind_or_late() {
-        let mut durability = Durability::new(100, 0);
-        assert_eq!(durability.due(100 + PROGRESS_RECORDS_MAX - 1, 0), None);
-        assert!(durability.due(100 + PROGRESS_RECORDS_MAX, 0).is_some());
-        assert!(durability.due(101, PROGRESS_INTERVAL_MS).is_some());
+        let mut durability = Durability::new(100, 0, Limits::default());
+        assert_eq!(durability.due(100 + Limits::default().progress_records - 1, 0), None);
+        assert!(durability.due(100 + Limits::default().progress_records, 0).is_some());
+        assert!(durability.due(101, Limits::default().progress_interval_ms).is_some());
     }
 
     #[test]
     fn progress_has_one_write_and_never_falls() {
-        let mut durability = Durability::new(100, 0);
+        let mut durability = Durability::new(100, 0, Limits::default());
         durability.begin();
         assert_eq!(durability.due(9_999, 9_999), None);
         durability.written(90, 9_999);
@@ -92,10 +94,16 @@ mod tests {
 
     #[test]
     fn a_sweep_comes_with_time_or_when_asked_for() {
-        let mut durability = Durability::new(100, 0);
-        assert_eq!(durability.due(101, PROGRESS_INTERVAL_MS), Some(Due { sweep: false }));
+        let mut durability = Durability::new(100, 0, Limits::default());
+        assert_eq!(
+            durability.due(101, Limits::default().progress_interval_ms),
+            Some(Due { sweep: false })
+        );
         durability.sweep_soon();
-        assert_eq!(durability.due(101, PROGRESS_INTERVAL_MS), Some(Due { sweep: true }));
+        assert_eq!(
+            durability.due(101, Limits::default().progress_interval_ms),
+            Some(Due { sweep: true })
+        );
         assert_eq!(durability.due(101, HOLD_SWEEP_INTERVAL_MS * 2), Some(Due { sweep: true }));
     }
 }

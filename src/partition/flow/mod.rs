@@ -55,17 +55,8 @@ pub const BATCH_RECORDS_MAX: usize = 1_024;
 /// Batches of one campaign in flight: one is decided while others are being stored.
 pub const BATCHES_MAX: usize = 4;
 
-/// Progress is written when it is this many records behind the watermark …
-const PROGRESS_RECORDS_MAX: u64 = 1_000;
-
-/// … or this many milliseconds.
-const PROGRESS_INTERVAL_MS: u64 = 100;
-
 /// The watermark is published at least this often, so that followers can detect a silent owner.
 const HEARTBEAT_INTERVAL_MS: u64 = 1_000;
-
-/// A campaign that is over and had no record for this long is stopped, to free its memory.
-const IDLE_MS: u64 = 600_000;
 
 /// How often closed holds of campaigns without records are extended.
 const HOLD_SWEEP_INTERVAL_MS: u64 = 10_000;
@@ -75,10 +66,40 @@ const IDLE_CHECK_INTERVAL_MS: u64 = 10_000;
 
 const _: () = assert!(BATCH_RECORDS_MAX * BATCHES_MAX <= WINDOW_RECORDS_MAX);
 
+/// How much an owner keeps in memory and how often it writes. Nodes use the default. Simulated
+/// worlds draw smaller ones, so that a few hundred records reach every bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Credit of the partition's window.
+    pub window_records: usize,
+    /// Most records of one batch.
+    pub batch_records: usize,
+    /// Progress is written when it is this many records behind the watermark …
+    pub progress_records: u64,
+    /// … or this many milliseconds.
+    pub progress_interval_ms: u64,
+    /// A campaign that is over and had no record for this many milliseconds is stopped, to free its
+    /// memory.
+    pub idle_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            window_records: WINDOW_RECORDS_MAX,
+            batch_records: BATCH_RECORDS_MAX,
+            progress_records: 1_000,
+            progress_interval_ms: 100,
+            idle_ms: 600_000,
+        }
+    }
+}
+
 /// The state of one owned partition.
 #[derive(Debug)]
 pub struct Flow {
     place: LogPartition,
+    limits: Limits,
     acks: Acks,
     /// The end of the log as last seen.
     end: Offset,
@@ -106,14 +127,16 @@ impl Flow {
         rows: PartitionRows,
         end: Offset,
         now_ms: u64,
+        limits: Limits,
     ) -> (Self, Vec<Effect>) {
         let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
         let last = rows.progress.and_then(|progress| progress.last);
         let mut flow = Self {
             place,
+            limits,
             acks: Acks::new(next, last),
             end: end.max(next),
-            durability: Durability::new(next, now_ms),
+            durability: Durability::new(next, now_ms, limits),
             feed: FeedState::default(),
             campaigns: BTreeMap::new(),
             holds: BTreeMap::new(),
@@ -124,7 +147,7 @@ impl Flow {
             idle_checked_ms: now_ms,
             is_new: true,
         };
-        let mut effects = vec![Effect::Credit(WINDOW_RECORDS_MAX)];
+        let mut effects = vec![Effect::Credit(limits.window_records)];
         flow.take_holds(&rows.holds, &mut effects);
         flow.is_new = false;
         flow.flush(&mut effects);
@@ -360,10 +383,10 @@ impl Flow {
             return;
         }
         self.idle_checked_ms = self.now_ms;
-        let (now_ms, holds) = (self.now_ms, &self.holds);
+        let (now_ms, holds, idle_ms) = (self.now_ms, &self.holds, self.limits.idle_ms);
         self.campaigns.retain(|campaign, owned| {
             let held = holds.get(campaign).is_some_and(|it| it.is_held() || it.has_closed());
-            let stop = !held && owned.is_idle(wall, now_ms, IDLE_MS);
+            let stop = !held && owned.is_idle(wall, now_ms, idle_ms);
             if stop {
                 effects.push(Effect::Stop { campaign: campaign.clone() });
             }

@@ -2,7 +2,7 @@
 
 use super::{
     super::{fold::FoldedRecord, owned_campaign::ChunkStored},
-    BATCH_RECORDS_MAX, BATCHES_MAX, BatchReport, Effect, Flow,
+    BATCHES_MAX, BatchReport, Effect, Flow,
 };
 use crate::{
     domain::{
@@ -120,12 +120,12 @@ impl Flow {
     }
 
     pub(super) fn send(&mut self, effects: &mut Vec<Effect>) {
-        let position = self.acks.position();
+        let (position, batch_records) = (self.acks.position(), self.limits.batch_records);
         let campaigns = &mut self.campaigns;
         self.sendable.retain(|campaign| {
             let Some(owned) = campaigns.get_mut(campaign) else { return false };
             while owned.window().batches() < BATCHES_MAX
-                && let Some(batch) = owned.next_batch(BATCH_RECORDS_MAX, position)
+                && let Some(batch) = owned.next_batch(batch_records, position)
             {
                 let incarnation = owned.incarnation();
                 effects.push(Effect::Send { campaign: campaign.clone(), incarnation, batch });

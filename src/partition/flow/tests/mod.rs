@@ -101,7 +101,7 @@ impl FlowWorld {
             holds: self.store.holds.values().cloned().collect(),
         };
         let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
-        let (flow, effects) = Flow::new(PLACE, rows, self.end(), 0);
+        let (flow, effects) = Flow::new(PLACE, rows, self.end(), 0, Limits::default());
         let read_to = self.log.partition_point(|(at, _)| at.offset < next);
         let owner = Owner {
             flow,

@@ -29,7 +29,7 @@ fn cost(at: At, record: &Record) -> usize {
 
 impl Story {
     fn new() -> Self {
-        let (flow, effects) = Flow::new(PLACE, PartitionRows::default(), 0, 0);
+        let (flow, effects) = Flow::new(PLACE, PartitionRows::default(), 0, 0, Limits::default());
         Self { flow, log: Vec::new(), effects, decided: Vec::new(), holds: Vec::new(), credit: 0 }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    Kinds, draw,
     feed::WorldFeed,
     link::Link,
     log::WorldLog,
@@ -22,9 +23,11 @@ impl Drop for Driver {
 }
 
 fn fresh_world() -> (Link, Engines, Driver) {
-    let (world, engines) = (World::new(1, 1), Engines::new(PARTITIONS));
+    let mut setup = draw(1, &Kinds::new(), 0).setup;
+    setup.partitions = PARTITIONS;
+    let (world, engines) = (World::new(1, 1, false), Engines::new(setup));
     let address: Address = world.begin_life(0, 0, 0);
-    let link = Link { world: world.clone(), address, weather: engines.weather.clone() };
+    let link = engines.link(&world, address);
     let driver = tokio::spawn(async move {
         loop {
             world.happen();
@@ -38,8 +41,8 @@ mod log {
     use super::*;
 
     async fn fresh() -> (Arc<WorldLog>, Driver) {
-        let (link, Engines { brokers, .. }, driver) = fresh_world();
-        (Arc::new(WorldLog { link, brokers }), driver)
+        let (link, engines, driver) = fresh_world();
+        (Arc::new(engines.log(&link)), driver)
     }
 
     crate::log::contract::request_log_contract!(fresh);
@@ -49,8 +52,8 @@ mod store {
     use super::*;
 
     async fn fresh() -> (Arc<WorldStore>, Driver) {
-        let (link, Engines { rows, .. }, driver) = fresh_world();
-        (Arc::new(WorldStore { link, rows }), driver)
+        let (link, engines, driver) = fresh_world();
+        (Arc::new(engines.store(&link)), driver)
     }
 
     crate::store::contract::coupon_store_contract!(fresh);
@@ -60,8 +63,8 @@ mod feed {
     use super::*;
 
     async fn fresh() -> (Arc<WorldFeed>, Driver) {
-        let (link, Engines { followers, .. }, driver) = fresh_world();
-        (Arc::new(WorldFeed { link, followers }), driver)
+        let (link, engines, driver) = fresh_world();
+        (Arc::new(engines.feed(&link)), driver)
     }
 
     crate::feed::contract::decision_feed_contract!(fresh);

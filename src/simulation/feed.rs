@@ -1,0 +1,136 @@
+//! The decision feed of a world.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::{
+    act::Delivery,
+    link::{Call, Engine, Fate, Link},
+    store::Rows,
+    world::Address,
+};
+use crate::{
+    domain::ids::Partition,
+    feed::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender},
+    wire::feed_message::FeedMessage,
+};
+
+/// Time until a message that comes late is there, in microseconds.
+const LATE_US: u64 = 2_000_000;
+
+/// A follower of one life of a node.
+struct Follower {
+    address: Address,
+    sender: Arc<Mutex<FollowerSender>>,
+    /// When the last message of each partition arrives: later ones arrive behind it.
+    last_us: BTreeMap<Partition, u64>,
+}
+
+/// A message, and how many rows had landed when it was published.
+pub(super) struct Published {
+    pub(super) landed: usize,
+    pub(super) message: FeedMessage,
+}
+
+/// All followers, and what was published.
+#[derive(Default)]
+pub(super) struct Topic {
+    followers: Vec<Follower>,
+    pub(super) published: Vec<Published>,
+}
+
+/// The port to the feed.
+pub(super) struct WorldFeed {
+    pub(super) link: Link,
+    pub(super) topic: Arc<Mutex<Topic>>,
+    pub(super) rows: Arc<Rows>,
+}
+
+impl WorldFeed {
+    fn deliver(&self, follower: &mut Follower, message: &FeedMessage) {
+        let (world, node) = (&self.link.world, follower.address.node);
+        if world.is_cut(node, Engine::Feed, None) {
+            return;
+        }
+        let delivery = world.delivery(node);
+        if let Some(delivery) = delivery {
+            world.count(super::act::Act::Message { node, delivery }.kind());
+            world.say(|| format!("!! a message to node {node}: {delivery:?}"));
+        }
+        let last = follower.last_us.entry(message.partition).or_default();
+        let mut due = (world.now_us() + 100 + world.below(self.link.way_us.0)).max(*last);
+        match delivery {
+            Some(Delivery::Lost) => return,
+            Some(Delivery::Late) => {
+                due += world.below(LATE_US);
+                *last = due;
+            }
+            Some(Delivery::Overtaken) => due += world.below(LATE_US),
+            Some(Delivery::Twice | Delivery::Gap) | None => *last = due,
+        }
+        let times = if delivery == Some(Delivery::Twice) { 2 } else { 1 };
+        for _ in 0..times {
+            let (sender, message) = (follower.sender.clone(), Arc::new(message.clone()));
+            world.at(due, Some(follower.address), move || sender.lock().send(&message));
+        }
+        if delivery == Some(Delivery::Gap) {
+            let sender = follower.sender.clone();
+            world.at(due, Some(follower.address), move || sender.lock().lose());
+        }
+    }
+}
+
+#[async_trait]
+impl DecisionFeed for WorldFeed {
+    async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
+        let Link { world, address, .. } = &self.link;
+        world.trace(Call::Publish.name(), message.to);
+        let fate = self.link.fate(Call::Publish, None);
+        if fate == Some(Fate::Panics) {
+            panic!("injected at publish");
+        }
+        if fate == Some(Fate::Dies) {
+            world.end_life(*address);
+        }
+        let failed = |why: &str| FeedError { operation: "publishing".into(), source: why.into() };
+        if fate == Some(Fate::Refused) {
+            return Err(failed("refused"));
+        }
+        if world.is_cut(address.node, Engine::Feed, None) || !world.is_alive(*address) {
+            return Ok(());
+        }
+        let landed = self.rows.landed();
+        world.say(|| {
+            let FeedMessage { partition, from, to, decisions, .. } = &message;
+            let decided: Vec<_> = decisions.iter().map(|it| it.offset).collect();
+            let node = address.node;
+            format!("node {node} publishes partition {partition}: {from} to {to}, {decided:?}")
+        });
+        let mut topic = self.topic.lock();
+        topic.published.push(Published { landed, message: message.clone() });
+        for follower in topic.followers.iter_mut() {
+            self.deliver(follower, &message);
+        }
+        if fate == Some(Fate::LandsAndDies) {
+            world.end_life(*address);
+        }
+        Ok(())
+    }
+
+    async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
+        let (sender, events) = FollowerSender::new();
+        let (address, sender) = (self.link.address, Arc::new(Mutex::new(sender)));
+        let follower = Follower { address, sender, last_us: BTreeMap::new() };
+        let followers = &mut self.topic.lock().followers;
+        // An earlier life of the node does not follow any more.
+        followers.retain(|it| {
+            it.address.node != address.node
+                || it.address == address && !it.sender.lock().is_closed()
+        });
+        followers.push(follower);
+        Ok(events)
+    }
+}

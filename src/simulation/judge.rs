@@ -1,0 +1,282 @@
+//! Judges a world that has healed and settled. The audit reads its log, its rows and what clients
+//! were told, and derives everything again with its own model. When rows and log agree, the rest is
+//! judged by the rows: refusals, views and lists here, the order in which things became durable in
+//! `order`.
+
+use std::{collections::BTreeSet, io::Cursor, sync::Arc};
+
+use super::{
+    evidence::{Damaged, Evidence, Refusal, Told, View, Violation},
+    node::Engines,
+    order,
+};
+use crate::{
+    audit::{AuditError, AuditReport, Audited, Finding, Meter, audit},
+    clock::SystemClock,
+    domain::{
+        coupon::Coupon,
+        definition::{Definition, DefinitionVersion},
+        ids::{CampaignId, Offset, Timestamp},
+        rows::HoldKind,
+    },
+    log::memory::MemoryLog,
+    store::memory::MemoryRows,
+};
+
+/// Oldest state by which a request is refused, in microseconds.
+const REFUSAL_AGE_US: u64 = 1_000_000;
+
+/// Oldest state that a view shows, with the time of its reads, in microseconds.
+const VIEW_AGE_US: u64 = 4_500_000;
+
+/// Returns what is wrong.
+pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
+    let mut broken = audited(engines, evidence);
+    let rows = engines.rows.store.rows.lock().clone();
+    let judge = Judge { engines, evidence, rows: &rows };
+    broken.extend(judge.holds());
+    broken.extend(judge.letters());
+    broken.extend(evidence.refusals.iter().filter_map(|it| judge.refusal(it)));
+    broken.extend(evidence.views.iter().filter_map(|it| judge.view(it)));
+    broken.extend(judge.lists());
+    let replaced = engines.rows.replaced().filter(|_| evidence.damaged.is_none());
+    broken.extend(replaced.map(|detail| Violation::new("INV-3", detail)));
+    if let Some(history) = engines.rows.history() {
+        broken.extend(order::violations(engines, evidence, &rows, &history));
+    }
+    broken
+}
+
+/// What the audit finds.
+fn audited(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
+    let told = evidence.told.iter();
+    // Of a campaign whose rows are damaged, only what is said once it is on hold.
+    let counts =
+        |told: &Told| told.is_final && matches!(evidence.damaged, Some(Damaged::Campaign(_)));
+    let lines: Vec<String> = told
+        .filter(|told| counts(told) || !evidence.is_lost(engines, &told.request.campaign))
+        .map(|told| told.line().to_string())
+        .collect();
+    match report(engines, lines) {
+        Ok(report) => {
+            let is_excused = |finding: &Finding| match &evidence.damaged {
+                None => false,
+                Some(Damaged::Campaign(damaged)) => {
+                    let is_of_answers = finding.kind.starts_with("answer_")
+                        && finding.kind != "answer_holds_nothing";
+                    is_of_campaign(finding, damaged) && !is_of_answers
+                }
+                Some(Damaged::Partition(damaged)) => {
+                    let of = finding.campaign.as_ref().map(|it| engines.codec.partition_of(it));
+                    of.or(finding.partition) == Some(*damaged)
+                }
+            };
+            let findings = report.findings.iter().filter(|finding| !is_excused(finding));
+            let found = findings.map(|finding| {
+                Violation::new(finding.invariant, format!("{}: {}", finding.kind, finding.detail))
+            });
+            let unread = report.unread.iter().filter(|_| evidence.damaged.is_none());
+            found.chain(unread.map(|unread| Violation::new("INV-10", unread))).collect()
+        }
+        Err(_) if evidence.damaged.is_some() => Vec::new(),
+        Err(error) => vec![Violation::new("INV-7", format!("the audit failed: {error}"))],
+    }
+}
+
+/// Whether the audit finds nothing wrong with a campaign.
+pub(super) fn is_sound(engines: &Engines, campaign: &CampaignId) -> bool {
+    // The audit has a runtime of its own, and the world's is in use on this thread.
+    let report = std::thread::scope(|scope| scope.spawn(|| report(engines, Vec::new())).join());
+    let is_of = |finding: &Finding| is_of_campaign(finding, campaign);
+    matches!(report, Ok(Ok(report)) if !report.findings.iter().any(is_of))
+}
+
+fn is_of_campaign(finding: &Finding, campaign: &CampaignId) -> bool {
+    match &finding.campaign {
+        Some(of) => of == campaign,
+        // Of two coupons with one code, only the detail names the campaign.
+        None => finding.kind == "code_twice" && finding.detail.contains(campaign.as_str()),
+    }
+}
+
+/// Runs the audit on the world's log and rows, and on what clients were told.
+fn report(engines: &Engines, told: Vec<String>) -> Result<AuditReport, AuditError> {
+    let partitions = engines.brokers.lock().whole();
+    let audited = Audited {
+        log: Arc::new(MemoryLog::finished(partitions, Arc::new(SystemClock))),
+        store: engines.rows.store.clone(),
+        inspection: engines.rows.store.clone(),
+        layout: engines.layout.clone(),
+        keys: engines.keys.clone(),
+    };
+    let answers = Box::new(Cursor::new(told.join("\n").into_bytes()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime without I/O starts");
+    runtime.block_on(audit(audited, Some(answers), Arc::new(Meter::default())))
+}
+
+/// Why nobody is given a coupon, in the order of precedence.
+fn refused(definition: &Definition, issued: u64, wall: Timestamp) -> Option<&'static str> {
+    let terms = &definition.terms;
+    if definition.closed || terms.closes_at.is_some_and(|closes| closes <= wall) {
+        Some("closed")
+    } else if definition.paused {
+        Some("paused")
+    } else if terms.opens_at.is_some_and(|opens| wall < opens) {
+        Some("not_open_yet")
+    } else {
+        (issued >= u64::from(terms.quota)).then_some("sold_out")
+    }
+}
+
+struct Judge<'a> {
+    engines: &'a Engines,
+    evidence: &'a Evidence,
+    rows: &'a MemoryRows,
+}
+
+impl Judge<'_> {
+    fn coupons(&self, campaign: &CampaignId) -> Vec<&Coupon> {
+        self.rows.coupons_of(campaign).collect()
+    }
+
+    fn versions(&self, campaign: &CampaignId) -> Vec<&DefinitionVersion> {
+        let all = (campaign.clone(), 0)..=(campaign.clone(), Offset::MAX);
+        self.rows.versions.range(all).map(|(_, version)| version).collect()
+    }
+
+    /// Offset of the latest definition that an operator knew to be in effect at a time.
+    fn known(&self, campaign: &CampaignId, us: u64, versions: &[&DefinitionVersion]) -> Offset {
+        if self.engines.rows.history().is_none() {
+            return 0;
+        }
+        let known = self.evidence.in_effect.iter().filter(|(of, at, _)| of == campaign && *at < us);
+        let offset = |definition: &Definition| {
+            let of = versions.iter().find(|version| version.definition == *definition);
+            of.map_or(0, |version| version.position.offset)
+        };
+        known.map(|(.., definition)| offset(definition)).max().unwrap_or(0)
+    }
+
+    /// INV-12: nothing is held that is sound.
+    fn holds(&self) -> Vec<Violation> {
+        let wrong = self.rows.holds.iter().filter(|hold| hold.kind == HoldKind::Contradiction);
+        wrong
+            .filter(|hold| !self.evidence.is_lost(self.engines, &hold.campaign))
+            .map(|hold| Violation::new("INV-12", format!("held without a reason: {hold:?}")))
+            .collect()
+    }
+
+    /// INV-4: what nobody decides is kept as a dead letter, and nothing else is.
+    fn letters(&self) -> Option<Violation> {
+        let brokers = self.engines.brokers.lock();
+        let damaged = match &self.evidence.damaged {
+            Some(Damaged::Partition(partition)) => Some(*partition),
+            Some(Damaged::Campaign(campaign)) => Some(self.engines.codec.partition_of(campaign)),
+            None => None,
+        };
+        let undefined = brokers.foreign.iter().filter(|((_, offset), campaign)| {
+            self.versions(campaign).first().is_none_or(|first| first.position.offset > *offset)
+        });
+        let due = undefined.map(|(place, _)| *place).chain(brokers.undecidable.iter().copied());
+        let counted = |place: &(u32, Offset)| Some(place.0) != damaged;
+        let due: BTreeSet<_> = due.filter(counted).collect();
+        let kept: BTreeSet<_> = brokers.dead_letters.keys().copied().filter(counted).collect();
+        let wrong: Vec<_> = due.symmetric_difference(&kept).collect();
+        let first = wrong.first()?;
+        let is_kept = kept.contains(first);
+        Some(Violation::new("INV-4", format!("{first:?} is a dead letter: {is_kept}")))
+    }
+
+    /// INV-5: a refusal is true of a state that is at most a second old.
+    fn refusal(&self, refusal: &Refusal) -> Option<Violation> {
+        let Refusal { asked, campaign, reason, has_key, end } = refusal;
+        if self.evidence.is_lost(self.engines, campaign) {
+            return None;
+        }
+        let broken = |why: &str| Some(Violation::new("INV-5", format!("{why}: {refusal:?}")));
+        if *has_key {
+            return broken("a request with a key was refused without a record");
+        }
+        let (coupons, versions) = (self.coupons(campaign), self.versions(campaign));
+        let us = asked.begun_us.saturating_sub(REFUSAL_AGE_US);
+        let from = self.known(campaign, us, &versions);
+        let by_time = matches!(*reason, "closed" | "not_open_yet");
+        if by_time && self.evidence.clocks_lie {
+            return None;
+        }
+        let is_true = |below: Offset| {
+            let Some(version) = versions.iter().rev().find(|it| it.position.offset < below) else {
+                return false;
+            };
+            let issued = coupons.partition_point(|coupon| coupon.position.offset < below) as u64;
+            let terms = &version.definition.terms;
+            let why = |wall| refused(&version.definition, issued, wall);
+            why(asked.wall).is_some()
+                && asked.moments(terms).into_iter().any(|wall| why(wall) == Some(reason))
+        };
+        let versions = versions.iter().map(|version| version.position.offset + 1);
+        let coupons = coupons.iter().map(|coupon| coupon.position.offset + 1);
+        let mut below =
+            versions.chain(coupons).chain([*end]).filter(|it| (from + 1..=*end).contains(it));
+        if below.any(is_true) { None } else { broken("a refusal that is not true") }
+    }
+
+    /// INV-6: a view adds up, has everything below its position, and shows the state that it has.
+    fn view(&self, view: &View) -> Option<Violation> {
+        let View { asked, seen, end } = view;
+        if self.evidence.is_lost(self.engines, &seen.campaign) {
+            return None;
+        }
+        let broken = |why: &str| Some(Violation::new("INV-6", format!("{why}: {view:?}")));
+        let quota = seen.definition.terms.quota;
+        if quota.checked_sub(seen.issued) != Some(seen.remaining) {
+            return broken("a view that does not add up");
+        }
+        let coupons = self.coupons(&seen.campaign);
+        let issued = |below| coupons.partition_point(|it| it.position.offset < below) as u32;
+        let as_of = seen.as_of.offset;
+        if !(issued(as_of)..=issued(*end)).contains(&seen.issued) {
+            return broken("a view with another count");
+        }
+        let versions = self.versions(&seen.campaign);
+        let us = asked.begun_us.saturating_sub(VIEW_AGE_US);
+        let known = self.known(&seen.campaign, us, &versions);
+        let below = versions.iter().rev().find(|version| version.position.offset < as_of);
+        let least = below.map_or(0, |version| version.position.offset).max(known);
+        let shown = versions.iter().find(|it| it.definition == seen.definition);
+        if shown.is_none_or(|shown| shown.position.offset < least) && !self.recurs(view, least) {
+            return broken("a view with another definition");
+        }
+        let state = seen.state.name();
+        let is_state = asked.moments(&seen.definition.terms).into_iter().any(|wall| {
+            let why = refused(&seen.definition, u64::from(seen.issued), wall);
+            state == why.map_or("open", |why| if why == "not_open_yet" { "scheduled" } else { why })
+        });
+        if (state == "quarantined") != seen.hold.is_some() || !is_state && seen.hold.is_none() {
+            return broken("a view with another state");
+        }
+        None
+    }
+
+    /// Whether a later version has the definition too: pause and resume give an equal one.
+    fn recurs(&self, view: &View, least: Offset) -> bool {
+        let versions = self.versions(&view.seen.campaign);
+        let equal = versions.iter().rfind(|it| it.definition == view.seen.definition);
+        equal.is_some_and(|version| version.position.offset >= least)
+    }
+
+    /// INV-3: a list shows coupons as they are stored.
+    fn lists(&self) -> Option<Violation> {
+        let mut lists = self.evidence.lists.iter();
+        let wrong = lists.find(|(campaign, user, face)| {
+            let row = self.rows.coupons.get(&(campaign.clone(), face.sequence));
+            let is_so = row.is_some_and(|row| {
+                (&row.user, &row.code, row.issued_at) == (user, &face.code, face.issued_at)
+            });
+            !is_so && !self.evidence.is_lost(self.engines, campaign)
+        });
+        wrong
+            .map(|wrong| Violation::new("INV-3", format!("a list shows another coupon: {wrong:?}")))
+    }
+}

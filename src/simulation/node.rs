@@ -1,0 +1,163 @@
+//! A production node on the ports of a world.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use super::{
+    course::Setup,
+    feed::{Topic, WorldFeed},
+    link::Link,
+    log::{Brokers, WorldLog},
+    store::{Rows, WorldStore},
+    world::{Address, LifeClock, World},
+};
+use crate::{
+    api::service::FreeSpaceCheck,
+    clock::SharedClock,
+    config::Config,
+    domain::keys::Keys,
+    feed::DecisionFeed,
+    log::RequestLog,
+    node::core::{Core, CoreParts},
+    store::{CouponStore, Layout},
+    wire::codec::Codec,
+};
+
+/// The furthest that a record may be ahead on a CQL database, in milliseconds: a day.
+const FUTURE_MAX_MS: i64 = 86_400_000;
+
+/// Longest ways of calls and answers over a network, and within a process, in microseconds.
+const NETWORK_US: (u64, u64) = (3_000, 2_000);
+const PROCESS_US: (u64, u64) = (1_000, 100);
+
+/// What outlives every node.
+#[derive(Clone)]
+pub(super) struct Engines {
+    pub(super) setup: Setup,
+    pub(super) brokers: Arc<Mutex<Brokers>>,
+    pub(super) rows: Arc<Rows>,
+    pub(super) topic: Arc<Mutex<Topic>>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) codec: Codec,
+    pub(super) layout: Layout,
+}
+
+impl Engines {
+    pub(super) fn new(setup: Setup) -> Self {
+        let keys = Arc::new(Keys::derive(b"the secret of a world, 32 bytes or more"));
+        let (partitions, fingerprint) = (setup.partitions, keys.fingerprint().to_owned());
+        let layout = Layout::new("world".to_owned(), partitions, fingerprint);
+        Self {
+            brokers: Arc::new(Mutex::new(Brokers::new(partitions))),
+            rows: Arc::default(),
+            topic: Arc::default(),
+            codec: Codec::new(keys.clone(), layout.log_epoch, partitions),
+            setup,
+            keys,
+            layout,
+        }
+    }
+
+    pub(super) fn link(&self, world: &Arc<World>, address: Address) -> Link {
+        let is_embedded = self.setup.is_embedded;
+        let way_us = if is_embedded { PROCESS_US } else { NETWORK_US };
+        Link { world: world.clone(), address, way_us, is_embedded }
+    }
+
+    /// The log and the store of a node that has both on its own disk.
+    fn free_space(&self, world: &Arc<World>) -> FreeSpaceCheck {
+        let (world, brokers) = (world.clone(), self.brokers.clone());
+        Arc::new(move || {
+            let is_full = world.now_us() < brokers.lock().full_until_us;
+            Box::pin(async move { is_full.then(|| "the disk is full".to_owned()) })
+        })
+    }
+
+    pub(super) fn log(&self, link: &Link) -> WorldLog {
+        let synced = self.setup.is_embedded.then(|| self.rows.clone());
+        WorldLog { link: link.clone(), brokers: self.brokers.clone(), synced }
+    }
+
+    pub(super) fn store(&self, link: &Link) -> WorldStore {
+        WorldStore { link: link.clone(), rows: self.rows.clone() }
+    }
+
+    pub(super) fn feed(&self, link: &Link) -> WorldFeed {
+        WorldFeed { link: link.clone(), topic: self.topic.clone(), rows: self.rows.clone() }
+    }
+}
+
+/// One life of a node.
+pub(super) struct Node {
+    pub(super) address: Address,
+    pub(super) core: Core,
+    /// Calls of clients, which end with the node.
+    pub(super) calls: JoinSet<()>,
+}
+
+impl Node {
+    /// Starts a node: what `node` does, but for listeners and adapters.
+    pub(super) async fn start(world: &Arc<World>, engines: &Engines, number: usize) -> Self {
+        let Setup { skew_ms, drift_ppm, limits, is_embedded, .. } = &engines.setup;
+        let of_node = |all: &[i64]| all.get(number).copied().unwrap_or_default();
+        let address = world.begin_life(number, of_node(skew_ms), of_node(drift_ppm));
+        world.say(|| format!("node {number} starts"));
+        let link = engines.link(world, address);
+        let clock: SharedClock = Arc::new(LifeClock { world: world.clone(), address });
+        let log: Arc<dyn RequestLog> = Arc::new(engines.log(&link));
+        let store: Arc<dyn CouponStore> = Arc::new(engines.store(&link));
+        let feed: Arc<dyn DecisionFeed> = Arc::new(engines.feed(&link));
+        let (layout, keys) = (engines.layout.clone(), engines.keys.clone());
+        let free_space = is_embedded.then(|| engines.free_space(world));
+        let future_max_ms = (!is_embedded).then_some(FUTURE_MAX_MS);
+        let limits = limits.of_owner();
+        let parts =
+            CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms, limits };
+        let core = Core::start(parts, &engines.setup.limits.config()).await;
+        let core = core.expect("a supervisor starts without any call");
+        Self { address, core, calls: JoinSet::new() }
+    }
+
+    /// Ends the node between any two steps of it, as `kill -9` does.
+    pub(super) async fn kill(mut self, world: &World) {
+        world.end_life(self.address);
+        self.calls.shutdown().await;
+        self.core.end_actors().await;
+        self.core.service.shut_down().await;
+    }
+}
+
+/// Bounds of a node, drawn for each world so that a few hundred requests reach them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Bounds {
+    pub(super) window_records: usize,
+    pub(super) batch_records: usize,
+    pub(super) progress_records: u64,
+    pub(super) progress_interval_ms: u64,
+    pub(super) idle_ms: u64,
+    pub(super) waiters: usize,
+    pub(super) lag: u64,
+    pub(super) user_burst: u32,
+}
+
+impl Bounds {
+    fn of_owner(&self) -> crate::partition::flow::Limits {
+        crate::partition::flow::Limits {
+            window_records: self.window_records,
+            batch_records: self.batch_records,
+            progress_records: self.progress_records,
+            progress_interval_ms: self.progress_interval_ms,
+            idle_ms: self.idle_ms,
+        }
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.api.waiters_max = self.waiters;
+        config.admission.max_lag = self.lag;
+        config.admission.user_burst = self.user_burst;
+        config
+    }
+}

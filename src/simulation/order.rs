@@ -1,0 +1,218 @@
+//! Judges the order in which things became durable and known: versions before the coupons that
+//! follow from them, coupons and marks before progress, and rows before anybody is told of them.
+
+use std::collections::BTreeMap;
+
+use super::{
+    evidence::{Evidence, Told, Violation},
+    feed::Published,
+    node::Engines,
+    store::Landed,
+};
+use crate::{
+    domain::{
+        answer::Answer,
+        ids::{CampaignId, Offset, Partition, Sequence},
+        rows::Row,
+    },
+    store::memory::MemoryRows,
+};
+
+/// When a campaign's rows landed, as places in the history.
+struct Places {
+    /// Offset of each coupon in the order of sequences, and the place by which it and every coupon
+    /// before it had landed in every view.
+    coupons: Vec<(Offset, usize)>,
+    /// Where each coupon first landed in any view, in the order of sequences.
+    anywhere: Vec<usize>,
+    versions: Vec<(Offset, usize)>,
+    /// Place, offset and count of each mark.
+    marks: Vec<(usize, Offset, Sequence)>,
+}
+
+/// Somebody's claim that a partition is decided and stored below an offset.
+struct Claim {
+    partition: Partition,
+    below: Offset,
+    /// Number of rows that had landed.
+    landed: usize,
+    needs_marks: bool,
+}
+
+pub(super) fn violations(
+    engines: &Engines,
+    evidence: &Evidence,
+    rows: &MemoryRows,
+    history: &[Landed],
+) -> Vec<Violation> {
+    let places = places(rows, history);
+    let published = &engines.topic.lock().published;
+    let mut broken = Vec::new();
+    for (campaign, places) in &places {
+        if !evidence.is_lost(engines, campaign) {
+            broken.extend(versions_first(campaign, places));
+        }
+    }
+    for claim in claims(history, published) {
+        for (campaign, places) in &places {
+            let is_of = engines.codec.partition_of(campaign) == claim.partition;
+            if is_of && !evidence.is_lost(engines, campaign) {
+                broken.extend(is_kept(campaign, places, &claim, history));
+            }
+        }
+    }
+    let decisions = published.iter().flat_map(|published| {
+        let decisions = published.message.decisions.iter();
+        decisions.map(|it| (&it.campaign_id, &it.answer, published.landed, "published"))
+    });
+    let answers = evidence.told.iter().filter_map(|told| {
+        let Told { request, answer, landed, .. } = told;
+        answer.as_ref().map(|answer| (&request.campaign, answer, *landed, "told"))
+    });
+    for (campaign, answer, landed, what) in decisions.chain(answers) {
+        let (Answer::Issued { coupon } | Answer::AlreadyIssued { coupon }) = answer else {
+            continue;
+        };
+        let stored =
+            places.get(campaign).and_then(|it| it.anywhere.get(coupon.sequence as usize - 1));
+        if stored.is_none_or(|place| *place >= landed) && !evidence.is_lost(engines, campaign) {
+            let sequence = coupon.sequence;
+            let detail = format!("coupon {sequence} of {campaign} was {what} before it was stored");
+            broken.push(Violation::new("INV-3", detail));
+        }
+    }
+    broken
+}
+
+fn places(rows: &MemoryRows, history: &[Landed]) -> BTreeMap<CampaignId, Places> {
+    let (mut coupons, mut anywhere) = (BTreeMap::new(), BTreeMap::new());
+    let mut versions = BTreeMap::new();
+    let mut marks: BTreeMap<&CampaignId, Vec<_>> = BTreeMap::new();
+    for (place, landed) in history.iter().enumerate() {
+        match &landed.row {
+            Row::Coupon(coupon) => {
+                let key = (&coupon.campaign, coupon.sequence);
+                anywhere.entry(key).or_insert(place);
+                if landed.is_whole() {
+                    coupons.entry(key).or_insert(place);
+                }
+            }
+            Row::Version(version) => {
+                versions.entry((&version.campaign, version.position.offset)).or_insert(place);
+            }
+            Row::Mark(mark) => {
+                marks.entry(&mark.campaign).or_default().push((place, mark.offset, mark.issued));
+            }
+            _ => {}
+        }
+    }
+    let mut places = BTreeMap::new();
+    for (campaign, offset) in rows.versions.keys() {
+        let of = places.entry(campaign.clone()).or_insert_with(|| Places {
+            coupons: Vec::new(),
+            anywhere: Vec::new(),
+            versions: Vec::new(),
+            marks: marks.remove(campaign).unwrap_or_default(),
+        });
+        let landed = versions.get(&(campaign, *offset)).copied().unwrap_or(usize::MAX);
+        of.versions.push((*offset, landed));
+    }
+    for (campaign, of) in &mut places {
+        let mut latest = 0;
+        for coupon in rows.coupons_of(campaign) {
+            let key = (campaign, coupon.sequence);
+            let landed = coupons.get(&key).copied();
+            of.anywhere.push(anywhere.get(&key).copied().unwrap_or(usize::MAX));
+            latest = latest.max(landed.unwrap_or(usize::MAX));
+            of.coupons.push((coupon.position.offset, latest));
+        }
+    }
+    places
+}
+
+/// Every progress that landed and every message of the feed.
+fn claims<'a>(
+    history: &'a [Landed],
+    published: &'a [Published],
+) -> impl Iterator<Item = Claim> + 'a {
+    let progress = history.iter().enumerate().filter_map(|(landed, it)| match &it.row {
+        Row::Progress(progress) => Some(Claim {
+            partition: progress.partition,
+            below: progress.next,
+            landed,
+            needs_marks: true,
+        }),
+        _ => None,
+    });
+    let messages = published.iter().filter(|it| it.message.halted.is_none());
+    let messages = messages.map(|Published { landed, message }| Claim {
+        partition: message.partition,
+        below: message.to,
+        landed: *landed,
+        needs_marks: false,
+    });
+    progress.chain(messages)
+}
+
+/// INV-6: a version is stored before the coupons above it.
+fn versions_first(campaign: &CampaignId, places: &Places) -> Option<Violation> {
+    let wrong = places.versions.iter().find(|(offset, landed)| {
+        let above = places.coupons.partition_point(|(of, _)| of < offset);
+        // Places of coupons only rise.
+        places.coupons.get(above).is_some_and(|(_, place)| place < landed)
+    });
+    wrong.map(|(offset, _)| {
+        let detail = format!("a coupon of {campaign} was stored before the version at {offset}");
+        Violation::new("INV-6", detail)
+    })
+}
+
+/// What is claimed to be settled was stored, unless a hold says that it is not.
+fn is_kept(
+    campaign: &CampaignId,
+    places: &Places,
+    claim: &Claim,
+    history: &[Landed],
+) -> Option<Violation> {
+    let Claim { below, landed, needs_marks, .. } = *claim;
+    let count = places.coupons.partition_point(|(offset, _)| *offset < below);
+    let is_stored = |(_, place): &(Offset, usize)| *place < landed;
+    let stored = places.coupons[..count].partition_point(is_stored);
+    let versions = places.versions.iter().filter(|(offset, _)| *offset < below);
+    let version = versions.into_iter().find(|version| !is_stored(version));
+    let missing = places.coupons[..count].get(stored).into_iter().chain(version);
+    if let Some((offset, _)) = missing.min()
+        && !is_held(campaign, *offset, &history[..landed])
+    {
+        let detail =
+            format!("{offset} of {campaign} was not stored when all below {below} was said to be");
+        return Some(Violation::new("INV-7", detail));
+    }
+    let marks = places.marks.iter().filter(|(place, ..)| *place < landed);
+    let marked = marks.map(|(.., issued)| *issued).max().unwrap_or(0) as usize;
+    if needs_marks
+        && marked < count
+        && !is_held(campaign, places.coupons[marked].0, &history[..landed])
+    {
+        let detail =
+            format!("progress {below} passed {count} coupons of {campaign}, marked are {marked}");
+        return Some(Violation::new("INV-6", detail));
+    }
+    None
+}
+
+/// Whether a hold had landed that leaves `offset` unsettled.
+fn is_held(campaign: &CampaignId, offset: Offset, history: &[Landed]) -> bool {
+    let mut latest = BTreeMap::new();
+    for landed in history {
+        if let Row::Hold(hold) = &landed.row
+            && hold.campaign == *campaign
+        {
+            let old = latest.entry((hold.from, hold.number)).or_insert(hold);
+            if hold.rank() > old.rank() {
+                *old = hold;
+            }
+        }
+    }
+    latest.values().any(|hold| hold.unsettled_from() <= offset)
+}

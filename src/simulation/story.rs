@@ -1,0 +1,546 @@
+//! Plays a course: acts at their times, then an end of all faults, and a last question of everybody.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{
+    act::{Act, LogDamage},
+    client::{Clients, campaign_id, user_id},
+    course::{Course, Setup, Timed},
+    evidence::{Damaged, Evidence, Told},
+    judge,
+    link::{Armed, Engine},
+    node::{Engines, Node},
+    strange,
+    world::World,
+};
+use crate::{
+    actors::messages::SupervisorMessage,
+    api::service::{
+        ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService, RequestStatus,
+        ServiceError,
+    },
+    domain::{
+        ids::{CampaignId, IdempotencyKey, Offset, Partition, UserId},
+        record::Request,
+    },
+    partition::actor_view::ActorViews,
+};
+
+/// Time until what was under way when faults ended has landed, in microseconds.
+const LANDED_US: u64 = 8_000_000;
+
+/// Time in which a world that has healed must settle, in microseconds.
+const SETTLED_WITHIN_US: u64 = 120_000_000;
+
+/// How often it is looked whether everything is settled, in microseconds.
+const LOOK_US: u64 = 200_000;
+
+/// Time until the members of the group notice a dead or paused one, in microseconds.
+const SESSION_US: u64 = 3_000_000;
+
+/// Time in which a healthy node tells a waiter the answer, in microseconds.
+const TOLD_WITHIN_US: u64 = 1_000_000;
+
+/// Time after which no node goes by what it read before, in microseconds.
+const FORGOTTEN_US: u64 = 3_000_000;
+
+/// How often a campaign whose rows are damaged is released: then it stays as it is.
+const RELEASES_MAX: u32 = 3;
+
+/// The story of a world.
+pub(super) struct Story {
+    world: Arc<World>,
+    engines: Engines,
+    clients: Clients,
+    nodes: Vec<Option<Node>>,
+    /// Nodes that are down, and when they start, in microseconds.
+    starts: BTreeMap<usize, u64>,
+    releases: BTreeMap<CampaignId, u32>,
+    /// A node says by itself that what it reads of the damaged campaign cannot be.
+    is_refused: bool,
+}
+
+impl Story {
+    pub(super) fn new(world: Arc<World>, engines: Engines) -> Self {
+        let clients = Clients::new(world.clone(), engines.clone());
+        let nodes = (0..engines.setup.nodes).map(|_| None).collect();
+        let (starts, releases) = Default::default();
+        Self { world, engines, clients, nodes, starts, releases, is_refused: false }
+    }
+
+    /// Plays the course to its end, when every node is dead.
+    pub(super) async fn play(mut self, course: Course) -> Evidence {
+        self.start_all().await;
+        for Timed { at, act } in course.acts {
+            self.pass(at * 1_000).await;
+            self.perform(act).await;
+        }
+        self.heal().await;
+        if self.settle().await {
+            self.ask_all().await;
+            // Nobody goes by a hold any more that is over.
+            self.pass(self.world.now_us() + FORGOTTEN_US).await;
+            self.ask_anew().await;
+            self.settle().await;
+            self.look_at_actors();
+        }
+        self.stop_all().await;
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let mut evidence = std::mem::take(&mut *self.clients.evidence.lock());
+        // The story itself is one.
+        if tasks > 1 {
+            evidence.broken("leak", format!("{} tasks outlive their nodes", tasks - 1));
+        }
+        evidence
+    }
+
+    /// Lets time pass. Nodes that die meanwhile are removed, and those that are down start.
+    async fn pass(&mut self, until_us: u64) {
+        loop {
+            self.bury().await;
+            let due = self.starts.iter().map(|(node, at)| (*at, *node)).min();
+            let due = due.filter(|(at, _)| *at <= until_us);
+            let at = due.map_or(until_us, |(at, _)| at);
+            let world = self.world.clone();
+            tokio::select! {
+                biased;
+                () = world.died.notified() => continue,
+                () = world.wait_until(at) => {}
+            }
+            match due {
+                Some((_, node)) => self.start(node).await,
+                None => return,
+            }
+        }
+    }
+
+    /// Removes nodes that have died by themselves.
+    async fn bury(&mut self) {
+        for number in 0..self.nodes.len() {
+            let died = |node: &Node| !self.world.is_alive(node.address);
+            if self.nodes[number].as_ref().is_some_and(died) {
+                let down_us = self.world.below(SESSION_US);
+                self.kill(number, down_us).await;
+            }
+        }
+    }
+
+    async fn start(&mut self, number: usize) {
+        self.starts.remove(&number);
+        if self.nodes[number].is_none() {
+            self.nodes[number] = Some(Node::start(&self.world, &self.engines, number).await);
+        }
+    }
+
+    async fn start_all(&mut self) {
+        for number in 0..self.nodes.len() {
+            self.start(number).await;
+        }
+    }
+
+    /// Kills a node, which starts again after a while.
+    async fn kill(&mut self, number: usize, down_us: u64) {
+        let Some(node) = self.nodes[number].take() else { return };
+        self.world.say(|| format!("node {number} dies"));
+        let address = node.address;
+        node.kill(&self.world).await;
+        let (world, brokers) = (self.world.clone(), self.engines.brokers.clone());
+        self.world.after(self.world.below(SESSION_US), None, move || {
+            brokers.lock().leave(&world, address);
+        });
+        self.starts.insert(number, self.world.now_us() + down_us);
+    }
+
+    async fn stop_all(&mut self) {
+        for number in 0..self.nodes.len() {
+            self.kill(number, 0).await;
+        }
+    }
+
+    /// Returns a node that lives: this one, or the next.
+    fn alive(&mut self, number: usize) -> Option<&mut Node> {
+        let count = self.nodes.len();
+        let number = (number..number + count).map(|it| it % count);
+        let alive = number.into_iter().find(|it| self.nodes[*it].is_some())?;
+        self.nodes[alive].as_mut()
+    }
+
+    async fn perform(&mut self, act: Act) {
+        if act.is_daily() {
+            let (Act::Ask { node, .. }
+            | Act::Retry { node, .. }
+            | Act::Find { node, .. }
+            | Act::View { node, .. }
+            | Act::List { node, .. }
+            | Act::Browse { node }
+            | Act::Define { node, .. }
+            | Act::Amend { node, .. }
+            | Act::Control { node, .. }) = act
+            else {
+                return;
+            };
+            self.world.say(|| act.to_string());
+            self.world.count(act.kind());
+            let clients = self.clients.clone();
+            if let Some(node) = self.alive(node) {
+                clients.act(node, &act);
+            }
+            return;
+        }
+        let kind = act.kind();
+        let text = act.to_string();
+        self.world.say(|| text);
+        if self.trouble(act).await {
+            self.world.count(kind);
+        }
+    }
+
+    /// Lets something go wrong. Returns whether it struck: what waits for a call or a message is
+    /// counted when it does.
+    async fn trouble(&mut self, act: Act) -> bool {
+        let (world, now_us) = (self.world.clone(), self.world.now_us());
+        match act {
+            Act::Strike { call, fate, node } => {
+                world.arm(Armed { node, call, fate });
+                return false;
+            }
+            Act::Message { node, delivery } => {
+                world.arm_delivery(node, delivery);
+                return false;
+            }
+            Act::Crash { node, down_ms } => {
+                let is_up = self.nodes[node].is_some();
+                self.kill(node, down_ms * 1_000).await;
+                return is_up;
+            }
+            Act::Pause { node, ms, expelled } => return self.pause(node, ms * 1_000, expelled),
+            Act::Move { partition, told_ms } => {
+                let mut brokers = self.engines.brokers.lock();
+                return brokers.move_partition(&world, partition, told_ms * 1_000);
+            }
+            Act::Cut { node, engine, partition, ms } => {
+                self.cut(node, engine, partition, ms * 1_000);
+            }
+            Act::CrashActor { campaign } => {
+                let campaign = campaign_id(campaign);
+                self.tell_supervisors(|| SupervisorMessage::Crash(campaign.clone()));
+            }
+            Act::CrashConsumer { partition } => {
+                self.tell_supervisors(|| SupervisorMessage::CrashConsumer(partition));
+            }
+            Act::Curse { campaign, times } => self.engines.rows.curse(campaign_id(campaign), times),
+            Act::Jump { node, ms } => world.set_skew(node, ms),
+            Act::RecordTimes { skew_ms, ms } => {
+                self.engines.brokers.lock().skew(skew_ms, now_us + ms * 1_000);
+                self.clients.evidence.lock().clocks_lie = true;
+            }
+            Act::Foreign { kind, campaign, user } => {
+                strange::append(
+                    &self.engines,
+                    &world,
+                    kind,
+                    &campaign_id(campaign),
+                    &user_id(user),
+                );
+            }
+            Act::Trim => return self.trim(),
+            Act::SetBack { ms } => {
+                let kept = self.engines.rows.landed_before(now_us.saturating_sub(ms * 1_000));
+                self.stop_all().await;
+                self.engines.rows.set_back(kept);
+            }
+            Act::PowerCut { torn } => {
+                self.stop_all().await;
+                let rows = &self.engines.rows;
+                let unsynced = rows.unsynced() as u64;
+                let lost = if torn { world.below(unsynced + 1) } else { unsynced };
+                rows.set_back(rows.landed() - lost as usize);
+            }
+            Act::DiskFull { ms } => {
+                self.engines.brokers.lock().full_until_us = now_us + ms * 1_000;
+            }
+            Act::DamageRows { damage, campaign, which } => {
+                let campaign = campaign_id(campaign);
+                let partition = self.engines.codec.partition_of(&campaign);
+                let done = self.engines.rows.damage(damage, &campaign, partition, which);
+                if done {
+                    self.clients.evidence.lock().damaged = Some(Damaged::Campaign(campaign));
+                }
+                return done;
+            }
+            Act::DamageLog { damage, partition } => {
+                return self.damage_log(damage, partition).await;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Stops a node for a while. If it is long, the group may go on without it.
+    fn pause(&self, number: usize, us: u64, expelled: bool) -> bool {
+        let Some(node) = &self.nodes[number] else { return false };
+        let (address, world) = (node.address, self.world.clone());
+        world.pause(number);
+        if expelled {
+            let (world, brokers) = (world.clone(), self.engines.brokers.clone());
+            self.world.after(us / 2, None, move || brokers.lock().leave(&world, address));
+        }
+        self.world.after(us, None, move || world.go_on(number));
+        true
+    }
+
+    fn cut(&self, node: Option<usize>, engine: Engine, partition: Option<Partition>, us: u64) {
+        let nodes = node.map_or(0..self.nodes.len(), |node| node..node + 1);
+        for node in nodes {
+            let world = self.world.clone();
+            world.cut(node, engine, partition);
+            self.world.after(us, None, move || world.mend(node, engine, partition));
+        }
+    }
+
+    fn tell_supervisors(&self, message: impl Fn() -> SupervisorMessage) {
+        for node in self.nodes.iter().flatten() {
+            let (supervisor, message) = (node.core.supervisor.clone(), message());
+            self.world.after(0, Some(node.address), move || drop(supervisor.cast(message)));
+        }
+    }
+
+    /// Records below this offset are settled.
+    fn settled(&self, partition: Partition) -> Offset {
+        let rows = self.engines.rows.store.rows.lock();
+        let next = rows.progress.get(&partition).map_or(0, |progress| progress.next);
+        let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
+        holds.map(|hold| hold.unsettled_from()).fold(next, Offset::min)
+    }
+
+    /// The log forgets what is settled, but for the last record, with which a takeover compares.
+    fn trim(&self) -> bool {
+        let mut brokers = self.engines.brokers.lock();
+        let mut done = false;
+        // What a trimmed log goes by is durable, and no backup is older.
+        self.engines.rows.sync();
+        let damaged = self.clients.evidence.lock().damaged.clone();
+        for partition in 0..self.engines.setup.partitions {
+            if damaged == Some(Damaged::Partition(partition)) {
+                continue;
+            }
+            let settled = self.settled(partition);
+            done |= brokers.partitions[partition as usize].low < settled;
+            brokers.trim(partition, settled);
+        }
+        done
+    }
+
+    async fn damage_log(&mut self, damage: LogDamage, partition: Partition) -> bool {
+        self.stop_all().await;
+        // What is still on its way never lands: a later progress would hide the damage.
+        self.engines.rows.set_back(usize::MAX);
+        let rows = self.engines.rows.store.rows.lock().progress.get(&partition).cloned();
+        let next = rows.map_or(0, |progress| progress.next);
+        let done = self.engines.brokers.lock().damage(damage, partition, next);
+        if done {
+            strange::damage(&self.engines, &self.world, damage, partition);
+            self.clients.evidence.lock().damaged = Some(Damaged::Partition(partition));
+        }
+        done
+    }
+
+    /// Ends every fault.
+    async fn heal(&mut self) {
+        self.world.say(|| "all faults end".to_owned());
+        self.world.heal();
+        self.engines.rows.lift_curses();
+        {
+            let mut brokers = self.engines.brokers.lock();
+            brokers.skew(0, 0);
+            brokers.full_until_us = 0;
+        }
+        let is_damaged = self.clients.evidence.lock().damaged.is_some();
+        if self.engines.setup.restarts || is_damaged {
+            self.stop_all().await;
+        }
+        self.bury().await;
+        self.start_all().await;
+        // Calls under way, and what lands late.
+        self.pass(self.world.now_us() + LANDED_US).await;
+    }
+
+    /// Returns the service of any node.
+    fn service(&mut self) -> Option<Arc<NodeService>> {
+        let any = self.world.below(self.nodes.len() as u64) as usize;
+        self.alive(any).map(|node| node.core.service.clone())
+    }
+
+    /// Waits until every record is settled, no campaign is on hold without a reason, and damage is
+    /// noticed. Returns whether that was so in time.
+    async fn settle(&mut self) -> bool {
+        let until = self.world.now_us() + SETTLED_WITHIN_US;
+        loop {
+            self.pass(self.world.now_us() + LOOK_US).await;
+            let held = self.held();
+            let Some(why) = self.unsettled(&held) else { return true };
+            if self.world.now_us() > until {
+                self.clients.evidence.lock().broken("INV-10", format!("not settled: {why}"));
+                return false;
+            }
+            let damaged = self.clients.evidence.lock().damaged.clone();
+            for campaign in held {
+                let releases = self.releases.entry(campaign.clone()).or_default();
+                *releases += 1;
+                let is_damaged = damaged == Some(Damaged::Campaign(campaign.clone()));
+                if (*releases <= RELEASES_MAX || !is_damaged)
+                    && let Some(service) = self.service()
+                {
+                    let _released = service.control(&campaign, ControlVerb::Release).await;
+                }
+            }
+            if let Some(Damaged::Campaign(campaign)) = damaged
+                && let Some(service) = self.service()
+            {
+                // So that it is loaded and looked at. Nobody refuses a key without a record.
+                let idempotency_key = IdempotencyKey::parse("late").ok();
+                let request = Request { idempotency_key, ..request(campaign, 0) };
+                let asked = service.issue(request, None).await;
+                self.is_refused = matches!(asked, Err(ServiceError::Halted { .. }));
+            }
+        }
+    }
+
+    /// Campaigns on hold.
+    fn held(&self) -> Vec<CampaignId> {
+        let rows = self.engines.rows.store.rows.lock();
+        let in_force = rows.holds.iter().filter(|hold| hold.is_in_force());
+        let mut held: Vec<_> = in_force.map(|hold| hold.campaign.clone()).collect();
+        held.dedup();
+        held
+    }
+
+    /// A released hold that begins below a trimmed log halts the partition.
+    fn notice_halt(&self) {
+        let mut evidence = self.clients.evidence.lock();
+        if let Some(Damaged::Campaign(campaign)) = &evidence.damaged {
+            let partition = self.engines.codec.partition_of(campaign);
+            let low = self.engines.brokers.lock().partitions[partition as usize].low;
+            if low > 0 && self.is_halted(partition) {
+                evidence.damaged = Some(Damaged::Partition(partition));
+            }
+        }
+    }
+
+    /// Says what is not settled, if anything.
+    fn unsettled(&self, held: &[CampaignId]) -> Option<String> {
+        self.notice_halt();
+        let damaged = self.clients.evidence.lock().damaged.clone();
+        let of_damaged = |campaign: &CampaignId| match &damaged {
+            None => false,
+            Some(Damaged::Campaign(damaged)) => campaign == damaged,
+            Some(Damaged::Partition(damaged)) => {
+                self.engines.codec.partition_of(campaign) == *damaged
+            }
+        };
+        if let Some(campaign) = held.iter().find(|campaign| !of_damaged(campaign)) {
+            return Some(format!("{campaign} is on hold"));
+        }
+        for partition in 0..self.engines.setup.partitions {
+            if damaged == Some(Damaged::Partition(partition)) {
+                if !self.is_halted(partition) {
+                    return Some(format!("partition {partition} is damaged and not halted"));
+                }
+                continue;
+            }
+            let end = self.engines.brokers.lock().end(partition);
+            let progress = self.engines.rows.store.rows.lock().progress.get(&partition).cloned();
+            let next = progress.map_or(0, |progress| progress.next);
+            if next < end {
+                return Some(format!("partition {partition} is at {next} of {end}"));
+            }
+        }
+        if let Some(Damaged::Campaign(campaign)) = &damaged
+            && !held.contains(campaign)
+            && !self.is_refused
+            && !judge::is_sound(&self.engines, campaign)
+        {
+            return Some(format!("{campaign} is damaged and not on hold"));
+        }
+        None
+    }
+
+    fn is_halted(&self, partition: Partition) -> bool {
+        let names = (0..1_000).map(|number| CampaignId::parse(&format!("any-{number}")));
+        let mut of_partition = names.flatten();
+        let any = of_partition.find(|it| self.engines.codec.partition_of(it) == partition);
+        let view = |node: &Node| any.as_ref().map(|any| node.core.directory.view(any).state);
+        self.nodes.iter().flatten().any(|node| view(node) == Some("halted"))
+    }
+
+    /// Every client asks once more: now each has its answer.
+    async fn ask_all(&mut self) {
+        for (request_id, request) in self.clients.known() {
+            let Some(service) = self.service() else { return };
+            let found = service.find(&request_id, Duration::from_secs(5)).await;
+            let told = self.clients.told(request, request_id);
+            let is_lost =
+                self.clients.evidence.lock().is_lost(&self.engines, &told.request.campaign);
+            match found.map(|view| view.status) {
+                Ok(RequestStatus::Decided(answer)) => {
+                    self.clients.tell(Told { answer: Some(answer), is_final: true, ..told });
+                }
+                _ if is_lost => {}
+                other => {
+                    let detail = format!("{:?} has no answer but {other:?}", told.request);
+                    self.clients.evidence.lock().broken("INV-10", detail);
+                }
+            }
+        }
+    }
+
+    /// Every node is asked for a coupon of every campaign, and answers soon.
+    async fn ask_anew(&mut self) {
+        for number in 0..self.nodes.len() {
+            for campaign in 0..self.engines.setup.campaigns {
+                let request = request(campaign_id(campaign), number);
+                let is_lost =
+                    self.clients.evidence.lock().is_lost(&self.engines, &request.campaign);
+                let Some(node) = self.nodes[number].as_ref().filter(|_| !is_lost) else { continue };
+                let (service, begun_us) = (node.core.service.clone(), self.world.now_us());
+                let wait = Some(Duration::from_secs(5));
+                let reply = service.issue(request.clone(), wait).await;
+                let took_us = self.world.now_us() - begun_us;
+                let why = match reply {
+                    Ok(reply) if reply.answer.is_some() && took_us < TOLD_WITHIN_US => {
+                        let told = self.clients.told(request, reply.request_id);
+                        self.clients.tell(Told { answer: reply.answer, is_final: true, ..told });
+                        continue;
+                    }
+                    Err(ServiceError::CertainRejection(_) | ServiceError::UnknownCampaign) => {
+                        continue;
+                    }
+                    other => format!("{other:?} after {} ms", took_us / 1_000),
+                };
+                let detail = format!("node {number} did not answer {request:?}: {why}");
+                self.clients.evidence.lock().broken("INV-10", detail);
+            }
+        }
+    }
+
+    /// A node has actors for the partitions that it owns, and for no others.
+    fn look_at_actors(&self) {
+        let Setup { partitions, .. } = self.engines.setup;
+        let owners = self.engines.brokers.lock().owners.clone();
+        for node in self.nodes.iter().flatten() {
+            let owned = (0..partitions).filter(|it| owners.get(it) == Some(&node.address)).count();
+            let actors = node.core.supervisor.get_cell().get_children().len();
+            let number = node.address.node;
+            if owned == 0 && actors > 0 {
+                let detail = format!("node {number} owns nothing and has {actors} actors");
+                self.clients.evidence.lock().broken("leak", detail);
+            }
+        }
+    }
+}
+
+/// A request of somebody who has asked for nothing before.
+fn request(campaign: CampaignId, number: usize) -> Request {
+    let user = UserId::parse(&format!("late-{number}")).expect("a valid id");
+    Request { campaign, user, idempotency_key: None }
+}

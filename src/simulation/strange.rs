@@ -1,0 +1,118 @@
+//! Records that no node writes: of other producers, forged, cut off, of a newer format.
+
+use super::{
+    act::{Foreign, LogDamage},
+    log::Written,
+    node::Engines,
+    world::World,
+};
+use crate::{
+    domain::{
+        ids::{CampaignId, Partition, UserId},
+        record::{Change, Control, Record},
+    },
+    wire::RECORD_BYTES_MAX,
+};
+
+/// How far ahead a record is that must halt its partition, in milliseconds.
+const FAR_AHEAD_MS: i64 = 30 * 86_400_000;
+
+/// A request in the documented format, from a producer that has no secret.
+fn request(campaign: &CampaignId, user: &UserId) -> Written {
+    let value =
+        format!(r#"{{"v":1,"type":"request","campaign_id":"{campaign}","user_id":"{user}"}}"#);
+    Written { key: campaign.as_str().as_bytes().to_vec(), value: value.into_bytes(), mac: None }
+}
+
+/// A control record that would close the campaign.
+fn close(engines: &Engines, campaign: &CampaignId) -> Written {
+    let rows = engines.rows.store.rows.lock();
+    let versions = rows.versions.keys().filter(|(of, _)| of == campaign);
+    let based_on = versions.map(|(_, offset)| *offset).max();
+    let control = Control { campaign: campaign.clone(), based_on, change: Change::Closed };
+    let (_, record) = engines.codec.encode(&Record::from(control));
+    record.into()
+}
+
+/// A record of a format that no binary reads yet.
+fn newer(engines: &Engines, campaign: &CampaignId) -> Written {
+    let epoch = engines.layout.log_epoch;
+    let value =
+        format!(r#"{{"v":9,"type":"reshuffled","campaign_id":"{campaign}","epoch":{epoch}}}"#);
+    let key = campaign.as_str().as_bytes().to_vec();
+    let partition = engines.codec.partition_of(campaign);
+    let mac = engines.codec.mac(partition, &key, value.as_bytes());
+    Written { key, value: value.into_bytes(), mac: Some(mac) }
+}
+
+/// Appends a record that no node wrote.
+pub(super) fn append(
+    engines: &Engines,
+    world: &World,
+    kind: Foreign,
+    campaign: &CampaignId,
+    user: &UserId,
+) {
+    let own = engines.codec.partition_of(campaign);
+    let (mut partition, mut is_decided) = (own, false);
+    let written = match kind {
+        Foreign::Request | Foreign::Undefined => {
+            is_decided = true;
+            request(campaign, user)
+        }
+        Foreign::Malformed => {
+            let mut cut = request(campaign, user);
+            cut.value.truncate(world.below(cut.value.len() as u64) as usize);
+            cut
+        }
+        Foreign::NoMac => Written { mac: None, ..close(engines, campaign) },
+        Foreign::OtherMac | Foreign::NewerForged => {
+            let whole = match kind {
+                Foreign::OtherMac => close(engines, campaign),
+                _ => newer(engines, campaign),
+            };
+            let reversed = |mut mac: Vec<u8>| {
+                mac.reverse();
+                mac
+            };
+            Written { mac: whole.mac.clone().map(reversed), ..whole }
+        }
+        Foreign::OtherPartition => {
+            partition = (own + 1) % engines.setup.partitions;
+            request(campaign, user)
+        }
+        Foreign::Oversized => {
+            Written { value: vec![b' '; RECORD_BYTES_MAX + 1], ..request(campaign, user) }
+        }
+    };
+    let mut brokers = engines.brokers.lock();
+    let offset = brokers.append(world, partition, written).offset;
+    // With one partition there is no other.
+    if is_decided || kind == Foreign::OtherPartition && partition == own {
+        brokers.foreign.insert((partition, offset), campaign.clone());
+    } else {
+        brokers.undecidable.insert((partition, offset));
+    }
+}
+
+/// Appends what damages a partition, if it is a record.
+pub(super) fn damage(engines: &Engines, world: &World, damage: LogDamage, partition: Partition) {
+    let names = (0..).map(|number| format!("campaign-{number}"));
+    let mut campaigns = names.filter_map(|name| CampaignId::parse(&name).ok());
+    let Some(campaign) = campaigns.find(|it| engines.codec.partition_of(it) == partition) else {
+        return;
+    };
+    let mut brokers = engines.brokers.lock();
+    match damage {
+        LogDamage::Newer => {
+            brokers.append(world, partition, newer(engines, &campaign));
+        }
+        LogDamage::FarAhead => {
+            let user = UserId::parse("user-0").expect("a valid id");
+            brokers.skew(FAR_AHEAD_MS, u64::MAX);
+            brokers.append(world, partition, request(&campaign, &user));
+            brokers.skew(0, 0);
+        }
+        _ => {}
+    }
+}
