@@ -39,10 +39,6 @@ msrv:
 test:
     .ci/run test
 
-# The simulation finds every planted bug
-planted:
-    .ci/run planted
-
 # The long proofs, or the parts named: `just night worlds twice`
 night *parts:
     .ci/night {{ parts }}

@@ -4,15 +4,12 @@
 use std::time::Duration;
 
 use super::Moment;
-use crate::{
-    domain::{
-        definition::{Definition, DefinitionVersion, RULES_VERSION},
-        ids::{CampaignId, Offset, Sequence, Timestamp},
-        keys::Keys,
-        reason::{Reason, Situation},
-        rows::{CampaignRows, Hold},
-    },
-    planted,
+use crate::domain::{
+    definition::{Definition, DefinitionVersion, RULES_VERSION},
+    ids::{CampaignId, Offset, Sequence, Timestamp},
+    keys::Keys,
+    reason::{Reason, Situation},
+    rows::{CampaignRows, Hold},
 };
 
 /// Maximum age of the state by which a request is refused or a view is shown.
@@ -181,7 +178,7 @@ impl AdmissionView {
     /// Returns whether requests may be refused by this state.
     #[must_use]
     pub(crate) fn is_fresh(&self, now: Moment) -> bool {
-        self.age(now) <= EDGE_AGE_MAX || planted!(EdgeStateTooOld)
+        self.age(now) <= EDGE_AGE_MAX
     }
 
     /// Returns a lower bound of the coupons issued.
@@ -203,7 +200,7 @@ impl AdmissionView {
     #[must_use]
     pub(crate) fn knows_version_at(&self, offset: Offset) -> bool {
         let first = self.versions.first();
-        (offset <= self.decided_below(self.stored_below) || planted!(OldVersionAnswers))
+        offset <= self.decided_below(self.stored_below)
             && first.is_some_and(|version| version.position.offset < offset)
     }
 
@@ -241,11 +238,10 @@ impl AdmissionView {
     ) -> Option<Reason> {
         let definition = self.definition()?;
         let known_rules = definition.rules_version == RULES_VERSION;
-        if has_key && !planted!(EdgeRefusesKeyed) || !known_rules || !self.is_fresh(now) {
+        if has_key || !known_rules || !self.is_fresh(now) {
             return None;
         }
         let margin = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
-        let margin = if planted!(MarginIgnored) { 0 } else { margin };
         let situation = Situation {
             definition,
             issued: self.issued(),
@@ -262,8 +258,7 @@ impl AdmissionView {
         let issued = self.issued();
         let remaining = definition.terms.quota.saturating_sub(issued);
         let state = CampaignState::of(definition, self.is_quarantined, issued, wall);
-        let ahead = if planted!(ViewAhead) { 40 } else { 0 };
-        let as_of = self.decided_below(self.progress.max(self.mark.0) + ahead);
+        let as_of = self.decided_below(self.progress.max(self.mark.0));
         Some(Figures { state, issued, remaining, as_of })
     }
 

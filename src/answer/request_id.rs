@@ -17,7 +17,6 @@ use crate::{
         ids::{CampaignId, Position, Timestamp, UserId},
         keys::{KEY_ID, Keys},
     },
-    planted,
     wire::FORMAT,
 };
 
@@ -144,10 +143,10 @@ fn decode(plain: &[u8]) -> Option<RequestContent> {
             partition: u32::from_le_bytes(*partition),
             offset: u64::from_le_bytes(*offset),
         },
-        time: Timestamp(if planted!(RequestIdLosesTime) { 0 } else { i64::from_le_bytes(*time) }),
+        time: Timestamp(i64::from_le_bytes(*time)),
         campaign: CampaignId::parse(std::str::from_utf8(campaign).ok()?).ok()?,
         user: UserId::parse(std::str::from_utf8(user).ok()?).ok()?,
-        key_digest: key_digest.filter(|_| !planted!(RequestIdLosesKey)),
+        key_digest,
     })
 }
 

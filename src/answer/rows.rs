@@ -13,9 +13,8 @@ use crate::{
         ids::{CampaignId, Offset, Position, UserId},
         keys::Keys,
         record::Control,
-        rows::PartitionRows,
+        rows::{Hold, PartitionRows},
     },
-    planted,
     wire::feed_message::FeedDecision,
 };
 
@@ -35,10 +34,8 @@ pub(crate) fn is_settled(
     campaign: &CampaignId,
     offset: Offset,
 ) -> bool {
-    let held = rows.holds.iter().any(|hold| {
-        hold.campaign == *campaign && hold.unsettled_from() <= offset && !planted!(HoldNotRead)
-    });
-    (offset < progress(rows, log_epoch) || planted!(MissingRowAboveProgress)) && !held
+    let covers = |hold: &Hold| hold.campaign == *campaign && hold.unsettled_from() <= offset;
+    offset < progress(rows, log_epoch) && !rows.holds.iter().any(covers)
 }
 
 /// The answer to a request as far as rows give one.

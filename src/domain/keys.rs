@@ -10,7 +10,6 @@ use super::{
     code_key::{CodeKey, MESSAGE_BYTES},
     ids::{CampaignId, IdempotencyKey, Sequence, UserId},
 };
-use crate::planted;
 
 /// Id of the secret. Only one exists today; every format carries the id, so that old records stay
 /// valid after a later rotation.
@@ -119,7 +118,6 @@ impl Keys {
         input[0] = KEY_ID;
         input[1] = block;
         input[2..6].copy_from_slice(&log_epoch.to_le_bytes());
-        let sequence = if planted!(CodeRepeats) { 0 } else { sequence };
         input[6..10].copy_from_slice(&sequence.to_le_bytes());
         input[10] = u8::try_from(name.len()).unwrap_or(u8::MAX);
         let user_from = 11 + name.len();

@@ -21,7 +21,6 @@ pub mod holders;
 pub mod ids;
 pub mod invariant;
 pub mod keys;
-pub mod planted;
 pub mod reason;
 pub mod record;
 pub mod rows;

@@ -6,7 +6,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{definition::Definition, ids::Timestamp};
-use crate::planted;
 
 /// Declares the reasons of a rejection in the order of precedence. Each reason is one row: its
 /// name, the state of a campaign that rejects for it, and the slug and title of the problem
@@ -97,16 +96,11 @@ impl<'a> Situation<'a> {
         match reason {
             Reason::Closed => {
                 // The window is half-open: no coupon is issued at `closes_at` itself.
-                let late = i64::from(planted!(ClosesLate));
-                let is_past = terms.closes_at.is_some_and(|end| self.earliest.0 >= end.0 + late);
-                (*closed || is_past) && !(planted!(ReasonsSwapped) && *paused)
+                *closed || terms.closes_at.is_some_and(|end| self.earliest >= end)
             }
-            Reason::Paused => *paused && !planted!(PauseIgnored),
-            Reason::NotOpenYet => {
-                let late = i64::from(planted!(OpensLate));
-                terms.opens_at.is_some_and(|start| self.latest.0 < start.0 + late)
-            }
-            Reason::SoldOut => self.issued >= terms.quota + u32::from(planted!(OneSeatTooMany)),
+            Reason::Paused => *paused,
+            Reason::NotOpenYet => terms.opens_at.is_some_and(|start| self.latest < start),
+            Reason::SoldOut => self.issued >= terms.quota,
         }
     }
 }

@@ -1,13 +1,10 @@
 //! Whether a partition may be taken over: compares its progress with the ends of the log, and with
 //! the last record that was settled.
 
-use crate::{
-    domain::{
-        halt::{Halt, HaltReason},
-        ids::Offset,
-        rows::{LastRecord, PartitionRows},
-    },
-    planted,
+use crate::domain::{
+    halt::{Halt, HaltReason},
+    ids::Offset,
+    rows::{LastRecord, PartitionRows},
 };
 
 /// The start of an owner whose log is still the one that was settled.
@@ -59,7 +56,7 @@ fn within(position: Offset, (low, high): (Offset, Offset)) -> Result<Offset, Hal
 /// # Errors
 /// The records differ, or `found` is none.
 pub fn compare(last: LastRecord, found: Option<LastRecord>) -> Result<(), Halt> {
-    if found == Some(last) || planted!(RewrittenTailTaken) {
+    if found == Some(last) {
         return Ok(());
     }
     let detail = format!("the record at {} is not the one that was decided", last.offset);

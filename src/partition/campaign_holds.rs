@@ -1,13 +1,10 @@
 //! The holds of one campaign and their transitions, as the owner of its partition knows them.
 
 use super::window::Window;
-use crate::{
-    domain::{
-        halt::HoldReason,
-        ids::{CampaignId, Offset, Partition},
-        rows::{Hold, HoldKind, HoldState, Mark},
-    },
-    planted,
+use crate::domain::{
+    halt::HoldReason,
+    ids::{CampaignId, Offset, Partition},
+    rows::{Hold, HoldKind, HoldState, Mark},
 };
 
 /// The holds of one campaign.
@@ -176,7 +173,6 @@ impl Holds {
     pub(super) fn may_extend(&self, watermark: Offset) -> bool {
         !self.is_held()
             && self.closing == 0
-            && !planted!(HoldNotExtended)
             && self.closed.iter().any(|hold| hold.until < watermark)
     }
 

@@ -16,7 +16,6 @@ use crate::domain::{
     definition::DefinitionVersion,
     ids::{CampaignId, Timestamp},
 };
-use crate::planted;
 
 /// The rows of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,7 +106,7 @@ impl Pipeline {
             if batch.waiting.is_some() {
                 return batch.waiting.take();
             }
-            if batch.has_versions && !batch.stored && !planted!(VersionNotAwaited) {
+            if batch.has_versions && !batch.stored {
                 return None;
             }
         }
@@ -117,7 +116,7 @@ impl Pipeline {
     /// Returns the report of the oldest batch if its rows are durable, and the contradiction that
     /// ended the batch.
     pub fn report(&mut self) -> Option<(Event, Option<Event>)> {
-        if !self.storing.front()?.stored && !planted!(ReportBeforeStored) {
+        if !self.storing.front()?.stored {
             return None;
         }
         let Storing { report, contradiction, .. } = self.storing.pop_front()?;

@@ -7,17 +7,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{
-    domain::{
-        campaign::Campaign,
-        coupon::Coupon,
-        definition::{DefinitionVersion, RULES_VERSION},
-        halt::HoldReason,
-        ids::{CampaignId, LogPartition, Offset, Sequence},
-        keys::Keys,
-        rows::{CampaignRows, Hold, HoldKind, Mark},
-    },
-    planted,
+use crate::domain::{
+    campaign::Campaign,
+    coupon::Coupon,
+    definition::{DefinitionVersion, RULES_VERSION},
+    halt::HoldReason,
+    ids::{CampaignId, LogPartition, Offset, Sequence},
+    keys::Keys,
+    rows::{CampaignRows, Hold, HoldKind, Mark},
 };
 
 /// Log and store contradict each other from an offset on.
@@ -138,7 +135,7 @@ impl Recovery {
         let mut expectations = Expectations::default();
         for version in &rows.versions {
             let offset = version.position.offset;
-            if keys.version_digest(version) != version.digest && !planted!(AlteredVersionTaken) {
+            if keys.version_digest(version) != version.digest {
                 let detail = format!("the version row at offset {offset} was altered");
                 let reason = HoldReason::RowAltered;
                 return Err(Contradiction { from: offset, reason, detail });
@@ -196,15 +193,12 @@ impl Recovery {
     /// # Errors
     /// The number of coupons below the mark is not the mark's.
     pub fn finish(mut self) -> Result<Recovered, Contradiction> {
-        if !planted!(VersionLostOnRestart) {
-            self.apply_versions_below(self.from)?;
-        }
+        self.apply_versions_below(self.from)?;
         // If rows below the start were missing, the first derived coupon would get the sequence of
         // a missing one. In a repair, rows between start and mark are about to be derived.
         if let Some(mark) = &self.mark
             && (mark.offset <= self.from || !self.is_repair)
             && mark.issued != self.below_mark
-            && !planted!(MarkNotCompared)
         {
             let (said, found) = (mark.issued, self.below_mark);
             let detail =
@@ -219,7 +213,7 @@ impl Recovery {
     fn coupon(&mut self, coupon: &Coupon) -> Result<(), Contradiction> {
         let sequence = coupon.sequence;
         let error = |from, reason, detail| Err(Contradiction { from, reason, detail });
-        if self.keys.coupon_digest(coupon) != coupon.digest && !planted!(AlteredRowTaken) {
+        if self.keys.coupon_digest(coupon) != coupon.digest {
             // Its offset may be altered too, so the start of the damage is unknown.
             let detail = format!("the row of coupon {sequence} was altered");
             return error(self.dense_to, HoldReason::RowAltered, detail);
@@ -228,7 +222,7 @@ impl Recovery {
         if self.mark.as_ref().is_some_and(|mark| offset < mark.offset) {
             self.below_mark += 1;
         }
-        if offset >= self.from + u64::from(planted!(StartTakesTooMuch)) {
+        if offset >= self.from {
             let expected = Expected::Coupon { sequence, digest: coupon.digest };
             if self.expectations.rows.insert(offset, expected).is_some() {
                 let detail = format!("two rows are derived from offset {offset}");
@@ -252,12 +246,7 @@ impl Recovery {
             let detail = format!("coupon {sequence} exceeds the quota of {quota} at its offset");
             return error(offset, HoldReason::RowsConflict, detail);
         }
-        if planted!(KeyForgotten) {
-            let coupon = Coupon { key_digest: None, ..coupon.clone() };
-            self.campaign.apply_coupon(&coupon);
-        } else {
-            self.campaign.apply_coupon(coupon);
-        }
+        self.campaign.apply_coupon(coupon);
         self.dense_to = offset + 1;
         Ok(())
     }

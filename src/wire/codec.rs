@@ -6,13 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, LogRecord, NewRecord, RECORD_BYTES_MAX, routing};
-use crate::{
-    domain::{
-        ids::{CampaignId, IdempotencyKey, Offset, Partition, UserId},
-        keys::{KEY_ID, Keys, MAC_BYTES, hex_digits},
-        record::{Change, Control, Record, Request},
-    },
-    planted,
+use crate::domain::{
+    ids::{CampaignId, IdempotencyKey, Offset, Partition, UserId},
+    keys::{KEY_ID, Keys, MAC_BYTES, hex_digits},
+    record::{Change, Control, Record, Request},
 };
 
 /// Value of `v` in a request. Not the format number: other producers write requests too, and need
@@ -152,7 +149,7 @@ impl Codec {
             r#type: RequestType::Request,
             campaign_id: campaign.clone(),
             user_id: user.clone(),
-            idempotency_key: idempotency_key.clone().filter(|_| !planted!(KeyNotEncoded)),
+            idempotency_key: idempotency_key.clone(),
         };
         self.with_mac(campaign, json(&body))
     }
@@ -202,7 +199,7 @@ impl Codec {
         if record.key != campaign.as_str().as_bytes() {
             return Err(DeadLetterReason::WrongKey);
         }
-        if self.partition_of(campaign) != partition && !planted!(ForeignPartitionTaken) {
+        if self.partition_of(campaign) != partition {
             return Err(DeadLetterReason::ForeignPartition);
         }
         if !record.time.is_representable() {
@@ -225,7 +222,7 @@ impl Codec {
         let known = if is_request { REQUEST_VERSION } else { CONTROL_VERSION };
         if envelope.v > known {
             // Without a MAC, anyone with write access to the topic could halt the partition.
-            return match authentic && !planted!(NewerSkipped) {
+            return match authentic {
                 true => Ok(Decoded::Newer { version: envelope.v }),
                 false => Err(DeadLetterReason::Forged),
             };
@@ -233,7 +230,7 @@ impl Codec {
         if is_request {
             return Err(DeadLetterReason::Malformed);
         }
-        if !authentic && !planted!(ForgedTaken) {
+        if !authentic {
             return Err(DeadLetterReason::Forged);
         }
         // A control record of an older format. No layout is created over such a log, so this is no

@@ -7,16 +7,13 @@ use super::{
     LogRecord,
     codec::{Codec, DeadLetterReason, Decoded},
 };
-use crate::{
-    domain::{
-        campaign::At,
-        halt::{Halt, HaltReason},
-        ids::{CampaignId, Partition, Timestamp},
-        keys::Keys,
-        record::Record,
-        rows::LastRecord,
-    },
-    planted,
+use crate::domain::{
+    campaign::At,
+    halt::{Halt, HaltReason},
+    ids::{CampaignId, Partition, Timestamp},
+    keys::Keys,
+    record::Record,
+    rows::LastRecord,
 };
 
 /// Decodes the records of one partition.
@@ -130,7 +127,7 @@ impl DecodeStep {
         // clock.
         let ahead_ms = record.time.0.saturating_sub(now.0);
         let max_ms = self.future_max_ms?;
-        if ahead_ms <= max_ms || planted!(FutureTaken) {
+        if ahead_ms <= max_ms {
             return None;
         }
         let offset = record.offset;

@@ -2,16 +2,13 @@
 //! never stored; this function recomputes them.
 
 use super::request_id::RequestContent;
-use crate::{
-    domain::{
-        coupon::Coupon,
-        decision::{Decision, Refusal},
-        definition::{Definition, DefinitionVersion, RULES_VERSION},
-        ids::Position,
-        reason::{Reason, Situation},
-        record::{Change, Control},
-    },
-    planted,
+use crate::domain::{
+    coupon::Coupon,
+    decision::{Decision, Refusal},
+    definition::{Definition, DefinitionVersion, RULES_VERSION},
+    ids::Position,
+    reason::{Reason, Situation},
+    record::{Change, Control},
 };
 
 /// The answer to a request, with its coupon.
@@ -63,7 +60,7 @@ pub(crate) fn answer_at<'a>(
     }
     let held = || {
         coupons.iter().filter(|coupon| {
-            (coupon.position < request.position || planted!(LaterCouponsCount))
+            coupon.position < request.position
                 && coupon.user == request.user
                 && coupon.campaign == request.campaign
         })
@@ -71,7 +68,7 @@ pub(crate) fn answer_at<'a>(
     let repeated = request
         .key_digest
         .and_then(|digest| held().find(|coupon| coupon.key_digest == Some(digest)));
-    if let Some(coupon) = repeated.filter(|_| !planted!(KeyUnansweredFromRows)) {
+    if let Some(coupon) = repeated {
         return Answered::Issued(coupon);
     }
     let latest = held().max_by_key(|coupon| coupon.sequence);
@@ -120,10 +117,7 @@ pub(crate) fn in_effect_at(
     position: Position,
     versions: &[DefinitionVersion],
 ) -> Option<&DefinitionVersion> {
-    versions
-        .iter()
-        .filter(|version| version.position < position || planted!(LatestVersionAnswers))
-        .max_by_key(|at| at.position)
+    versions.iter().filter(|version| version.position < position).max_by_key(|at| at.position)
 }
 
 /// Returns why `change` of `definition` was refused. Call it only for a change that was refused.

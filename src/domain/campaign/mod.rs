@@ -12,7 +12,7 @@ use super::{
     reason::Situation,
     record::{Change, Control, Record, Request},
 };
-use crate::{check_invariant, planted};
+use crate::check_invariant;
 
 /// Records prefetched per round: enough for their cache misses to overlap, few enough for the
 /// lines to be still cached when the records are decided.
@@ -214,14 +214,13 @@ impl Campaign {
         // The order of these checks is the contract: a repeated key first, then the limit, then
         // the reasons in their order. `answer/position` gives the same answer from rows.
         let repeated = key_digest.and_then(|digest| self.idempotency_keys.get(digest));
-        if let Some(holding) = repeated.filter(|_| !planted!(KeyIgnored)) {
+        if let Some(holding) = repeated {
             return answered(Decision::Issued(holding.latest));
         }
         let holding = self.users.get(user_digest);
         let count = holding.map_or(0, |holding| holding.count);
         if let Some(holding) = holding
-            && holding.count
-                >= definition.terms.per_user_limit + u16::from(planted!(OneCouponTooMany))
+            && holding.count >= definition.terms.per_user_limit
         {
             return answered(Decision::AlreadyIssued(holding.latest));
         }
@@ -273,9 +272,7 @@ impl Campaign {
         let changed = match (&self.in_effect, &control.change) {
             (None, Change::Defined { terms }) => first_definition(terms),
             (None, _) => return Outcome::Undefined,
-            (Some(in_effect), change)
-                if control.based_on == Some(in_effect.version) || planted!(StaleChangeAccepted) =>
-            {
+            (Some(in_effect), change) if control.based_on == Some(in_effect.version) => {
                 self.changed(&in_effect.definition, change)
             }
             (Some(_), _) => Err(Refusal::StaleVersion),
@@ -306,9 +303,7 @@ impl Campaign {
             Change::Defined { .. } => return Err(Refusal::StaleVersion),
             // Before the check for closed campaigns, so that closing twice is accepted.
             Change::Closed => next.closed = true,
-            _ if definition.closed && !planted!(ResumedAfterClose) => {
-                return Err(Refusal::Closed);
-            }
+            _ if definition.closed => return Err(Refusal::Closed),
             Change::Paused => next.paused = true,
             Change::Resumed => next.paused = false,
             Change::Amended { amendment } => next.terms = self.amended(definition, amendment)?,
@@ -325,7 +320,7 @@ impl Campaign {
         if !terms.faults().is_empty() {
             return Err(Refusal::Invalid);
         }
-        if terms.quota < self.issued && !planted!(QuotaBelowIssued) {
+        if terms.quota < self.issued {
             return Err(Refusal::QuotaBelowIssued { issued: self.issued });
         }
         Ok(terms)

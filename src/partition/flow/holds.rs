@@ -16,7 +16,6 @@ use crate::{
         ids::{CampaignId, Offset},
         rows::{Hold, HoldState},
     },
-    planted,
     wire::decode_step::ReadRecord,
 };
 
@@ -34,7 +33,7 @@ impl Flow {
         let Some(from) = holds.held_from() else { return };
         // Another owner that closed the hold may have read further. What we have not read yet is
         // decided when we read it, not taken from that owner's rows.
-        let from = if planted!(CatchUpFromLive) { position } else { from.min(position) };
+        let from = from.min(position);
         let (chunk, issued, expects_until) = (None, None, None);
         owned.restart(incarnation, Phase::CatchingUp { from, chunk, issued, expects_until });
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
@@ -53,10 +52,7 @@ impl Flow {
         if owned.incarnation() != incarnation || !owned.expects_chunk() {
             return;
         }
-        if planted!(ReplaySkipsOne) && !records.is_empty() {
-            records.remove(0);
-        }
-        let meets = read_to >= position || planted!(ReplayEndsEarly);
+        let meets = read_to >= position;
         if meets {
             // Records beyond the live position will be read live, too.
             records.retain(|read| read.raw.offset < position);
@@ -78,14 +74,12 @@ impl Flow {
     ) {
         effects.push(Effect::Stop { campaign: campaign.clone() });
         let (incarnation, partition) = (self.next_incarnation(), self.place.partition);
-        let position = self.acks.position();
         let Some((owned, holds)) = self.owned(campaign) else { return };
         owned.note_reason(reason.text(detail));
         // The window passes once the hold is durable, so the hold must cover all of it that is
         // not stored.
         let unstored = owned.window().first_unstored();
         let from = unstored.map_or(from, |unstored| from.min(unstored));
-        let from = if planted!(HoldTooHigh) { position } else { from };
         if holds.covers(reason.kind(), from) {
             owned.restart(incarnation, Phase::Held);
             self.pass_window(campaign, effects);

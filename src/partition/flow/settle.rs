@@ -4,12 +4,9 @@ use super::{
     super::{fold::FoldedRecord, owned_campaign::ChunkStored},
     BATCHES_MAX, BatchReport, Effect, Flow,
 };
-use crate::{
-    domain::{
-        ids::{CampaignId, Offset},
-        rows::{Mark, Progress},
-    },
-    planted,
+use crate::domain::{
+    ids::{CampaignId, Offset},
+    rows::{Mark, Progress},
 };
 
 impl Flow {
@@ -31,10 +28,6 @@ impl Flow {
         for FoldedRecord { offset, issued, outcome } in records {
             let Some((decision, answer)) = outcome else {
                 let raw = owned.record_undefined(offset);
-                if planted!(UndefinedForgotten) {
-                    self.acks.done(offset);
-                    continue;
-                }
                 // The record is done when its dead letter is durable.
                 let campaign = campaign.clone();
                 effects.extend(raw.map(|record| Effect::DeadLetter { campaign, record }));
@@ -144,8 +137,7 @@ impl Flow {
         let mut marks = Vec::new();
         for campaign in &self.occupied {
             let owned = self.campaigns.get_mut(campaign);
-            let issued = owned.and_then(|owned| owned.mark(watermark));
-            if let Some(issued) = issued.filter(|_| !planted!(MarkNotWritten)) {
+            if let Some(issued) = owned.and_then(|owned| owned.mark(watermark)) {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
             }
         }
