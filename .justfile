@@ -39,6 +39,10 @@ msrv:
 test:
     .ci/run test
 
+# Every planted bug applies, and simulated worlds find one of them
+bugs:
+    .ci/run bugs
+
 # The long proofs, or the parts named: `just night worlds twice`
 night *parts:
     .ci/night {{ parts }}
