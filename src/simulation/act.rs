@@ -36,16 +36,6 @@ pub(super) enum Delivery {
 impl Delivery {
     pub(super) const ALL: [Self; 5] =
         [Self::Lost, Self::Late, Self::Overtaken, Self::Twice, Self::Gap];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Lost => "lost",
-            Self::Late => "late",
-            Self::Overtaken => "overtaken",
-            Self::Twice => "twice",
-            Self::Gap => "gap",
-        }
-    }
 }
 
 /// A record that no node wrote.
@@ -81,19 +71,6 @@ impl Foreign {
         Self::OtherPartition,
         Self::Oversized,
     ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Undefined => "undefined",
-            Self::Malformed => "malformed",
-            Self::NoMac => "no-mac",
-            Self::OtherMac => "other-mac",
-            Self::NewerForged => "newer-forged",
-            Self::OtherPartition => "other-partition",
-            Self::Oversized => "oversized",
-        }
-    }
 }
 
 /// Rows that change behind everybody's back. The campaign must be held, or derived again.
@@ -121,17 +98,6 @@ impl RowDamage {
         Self::VersionAltered,
         Self::SetBack,
     ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Missing => "row-missing",
-            Self::Deleted => "row-deleted",
-            Self::Altered => "row-altered",
-            Self::Extra => "row-extra",
-            Self::VersionAltered => "version-altered",
-            Self::SetBack => "rows-set-back",
-        }
-    }
 }
 
 /// What happens to a partition of the log, after which it must halt.
@@ -161,17 +127,6 @@ impl LogDamage {
         Self::Newer,
         Self::FarAhead,
     ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Truncated => "log-truncated",
-            Self::Trimmed => "log-trimmed",
-            Self::Recreated => "log-recreated",
-            Self::Rewritten => "log-rewritten",
-            Self::Newer => "record-newer",
-            Self::FarAhead => "record-far-ahead",
-        }
-    }
 }
 
 /// Something that happens. Nodes, campaigns, users and keys go by number.
@@ -309,7 +264,7 @@ pub(super) enum Act {
         user: u8,
     },
     /// The log forgets what is settled.
-    Trim,
+    Trim {},
     /// Every node stops, the store is as it was a while ago, and every node starts.
     SetBack {
         ms: u64,
@@ -336,49 +291,25 @@ pub(super) enum Act {
 impl Act {
     /// Name of its kind in the table of what happened.
     pub(super) fn kind(&self) -> String {
-        let name = match self {
-            Self::Ask { .. } => "ask",
-            Self::Retry { .. } => "retry",
-            Self::Find { .. } => "find",
-            Self::View { .. } => "view",
-            Self::List { .. } => "list",
-            Self::Browse { .. } => "browse",
-            Self::Define { .. } => "define",
-            Self::Amend { .. } => "amend",
-            Self::Control { verb, .. } => match verb {
-                Verb::Pause => "pause",
-                Verb::Resume => "resume",
-                Verb::Close => "close",
-                Verb::Release => "release",
-            },
-            Self::Strike { call, fate, .. } => return strike_kind(*call, *fate),
-            Self::Message { delivery, .. } => return format!("message-{}", delivery.name()),
-            Self::Crash { .. } => "node-killed",
-            Self::Pause { expelled: false, .. } => "node-paused",
-            Self::Pause { expelled: true, .. } => "node-paused-expelled",
-            Self::Move { told_ms: 0..1_000, .. } => "partition-moved",
-            Self::Move { .. } => "two-owners",
+        match self {
+            Self::Control { verb, .. } => word(verb),
+            Self::Strike { call, fate, .. } => strike_kind(*call, *fate),
+            Self::Message { delivery, .. } => format!("message-{}", word(delivery)),
+            Self::Pause { expelled: true, .. } => "pause-expelled".to_owned(),
+            Self::Move { told_ms: 1.., .. } => "two-owners".to_owned(),
             Self::Cut { node, engine, partition, .. } => {
                 let whom = if node.is_some() { "node" } else { "all" };
-                let what = if partition.is_some() { "partition" } else { engine.name() };
-                return format!("cut-{whom}-{what}");
+                let what = if partition.is_some() { "partition".to_owned() } else { word(engine) };
+                format!("cut-{whom}-{what}")
             }
-            Self::CrashActor { .. } => "actor-crashed",
-            Self::CrashConsumer { .. } => "consumer-crashed",
-            Self::Curse { .. } => "campaign-cursed",
-            Self::Jump { .. } => "clock-jump",
-            Self::RecordTimes { skew_ms: ..0, .. } => "record-times-back",
-            Self::RecordTimes { .. } => "record-times-ahead",
-            Self::Foreign { kind, .. } => return format!("foreign-{}", kind.name()),
-            Self::Trim => "log-trimmed-settled",
-            Self::SetBack { .. } => "store-set-back",
-            Self::PowerCut { torn: false } => "power-cut",
-            Self::PowerCut { torn: true } => "power-cut-torn",
-            Self::DiskFull { .. } => "disk-full",
-            Self::DamageRows { damage, .. } => damage.name(),
-            Self::DamageLog { damage, .. } => damage.name(),
-        };
-        name.to_owned()
+            Self::RecordTimes { skew_ms: ..0, .. } => "record-times-back".to_owned(),
+            Self::RecordTimes { .. } => "record-times-ahead".to_owned(),
+            Self::Foreign { kind, .. } => format!("foreign-{}", word(kind)),
+            Self::PowerCut { torn: true } => "power-cut-torn".to_owned(),
+            Self::DamageRows { damage, .. } => format!("rows-{}", word(damage)),
+            Self::DamageLog { damage, .. } => format!("log-{}", word(damage)),
+            _ => word(self),
+        }
     }
 
     /// What it names by number: the word, the number, and how many there are.
@@ -415,7 +346,20 @@ impl Act {
 
 /// Name of the kind of a call's fate.
 pub(super) fn strike_kind(call: Call, fate: Fate) -> String {
-    format!("{}-{}", call.name(), fate.name())
+    format!("{}-{}", word(&call), word(&fate))
+}
+
+/// The name of a variant as files have it, with hyphens.
+pub(super) fn word(value: &impl Serialize) -> String {
+    let name = match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        Ok(Value::Object(fields)) => match fields.get("act").and_then(Value::as_str) {
+            Some(act) => act.to_owned(),
+            None => fields.into_iter().next().map(|(name, _)| name).unwrap_or_default(),
+        },
+        _ => String::new(),
+    };
+    name.replace('_', "-")
 }
 
 impl fmt::Display for Act {
@@ -435,7 +379,7 @@ impl fmt::Display for Act {
             }
             Self::Strike { call, fate, node } => {
                 let whose = node.map_or("any node".to_owned(), |node| format!("node {node}"));
-                write!(f, "the next {} of {whose}: {}", call.name(), fate.name())
+                write!(f, "the next {} of {whose}: {}", word(call), word(fate))
             }
             other => {
                 let text = serde_json::to_string(other).unwrap_or_default();

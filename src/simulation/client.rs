@@ -160,7 +160,7 @@ impl Clients {
     }
 
     pub(super) fn tell(&self, told: Told) {
-        self.world.trace(&format!("{:?}", told.answer), told.at.0 as u64);
+        self.world.trace_text(&format!("{:?}", told.answer));
         self.world.say(|| {
             let Request { campaign, user, .. } = &told.request;
             let answer = told.answer.as_ref().map_or("pending".to_owned(), |it| format!("{it:?}"));
@@ -197,7 +197,7 @@ impl Question {
             Err(ServiceError::CertainRejection(reason)) => {
                 let partition = self.clients.engines.codec.partition_of(&request.campaign);
                 let end = self.clients.engines.brokers.lock().end(partition);
-                self.clients.world.trace(reason.name(), end);
+                self.clients.world.trace_text(reason.name());
                 self.clients.evidence.lock().refusals.push(Refusal {
                     asked: self.asked(),
                     campaign: request.campaign,
@@ -212,7 +212,7 @@ impl Question {
 
     fn failed(&self, error: &ServiceError) {
         let text = error.to_string();
-        self.clients.world.trace(&text, 0);
+        self.clients.world.trace_text(&text);
         self.clients.world.say(|| format!("node {} answers: {text}", self.node));
     }
 
@@ -235,7 +235,7 @@ impl Question {
     fn seen(&self, seen: CampaignView) {
         let partition = self.clients.engines.codec.partition_of(&seen.campaign);
         let end = self.clients.engines.brokers.lock().end(partition);
-        self.clients.world.trace(seen.state.name(), u64::from(seen.issued));
+        self.clients.world.trace_text(seen.state.name());
         let view = View { asked: self.asked(), seen, end };
         self.clients.evidence.lock().views.push(view);
     }
@@ -257,7 +257,7 @@ impl Question {
     async fn list(self, campaign: CampaignId, user: UserId) {
         match self.service.coupons_of(&campaign, &user).await {
             Ok(coupons) => {
-                self.clients.world.trace("listed", coupons.len() as u64);
+                self.clients.world.trace(coupons.len() as u64, 0);
                 let listed = coupons.into_iter().map(|face| (campaign.clone(), user.clone(), face));
                 self.clients.evidence.lock().lists.extend(listed);
             }

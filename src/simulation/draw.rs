@@ -267,7 +267,7 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
 fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     let Setup { is_embedded, nodes, partitions, campaigns, users, .. } = *setup;
     let mut acts = Vec::new();
-    for &call in Call::ALL.iter().filter(|call| **call != Call::Layout) {
+    for call in Call::ALL {
         for fate in fates(random, call, is_embedded) {
             let node = random.one_in(3).then(|| random.index(nodes));
             acts.push(Act::Strike { call, fate, node });
@@ -286,7 +286,7 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     acts.push(Act::CrashConsumer { partition: partition(random) });
     acts.push(Act::Curse { campaign: campaign(random), times: random.between(3, 9) as u32 });
     acts.push(Act::Jump { node: node(random), ms: random.below(401) as i64 - 200 });
-    acts.push(Act::Trim);
+    acts.push(Act::Trim {});
     if is_embedded {
         acts.push(Act::PowerCut { torn: false });
         acts.push(Act::PowerCut { torn: true });

@@ -87,7 +87,7 @@ impl WorldFeed {
 impl DecisionFeed for WorldFeed {
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
         let Link { world, address, .. } = &self.link;
-        world.trace(Call::Publish.name(), message.to);
+        world.trace(Call::Publish as u64, message.to);
         let fate = self.link.fate(Call::Publish, None);
         if fate == Some(Fate::Panics) {
             panic!("injected at publish");

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{
-    act::strike_kind,
+    act::{strike_kind, word},
     world::{Address, World, heard},
 };
 use crate::domain::ids::Partition;
@@ -26,59 +26,62 @@ pub(super) enum Engine {
 
 impl Engine {
     pub(super) const ALL: [Self; 3] = [Self::Log, Self::Store, Self::Feed];
+}
 
-    pub(super) fn name(self) -> &'static str {
+/// A call of a node to an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Call {
+    Append,
+    Join,
+    Open,
+    Read,
+    Bounds,
+    DeadLetter,
+    WriteCoupons,
+    WriteVersion,
+    WriteHold,
+    WriteMarks,
+    WriteProgress,
+    ReadProgress,
+    ReadHolds,
+    ReadMark,
+    ReadVersions,
+    ReadCoupons,
+    ReadListing,
+    Publish,
+}
+
+impl Call {
+    pub(super) const ALL: [Self; 18] = [
+        Self::Append,
+        Self::Join,
+        Self::Open,
+        Self::Read,
+        Self::Bounds,
+        Self::DeadLetter,
+        Self::WriteCoupons,
+        Self::WriteVersion,
+        Self::WriteHold,
+        Self::WriteMarks,
+        Self::WriteProgress,
+        Self::ReadProgress,
+        Self::ReadHolds,
+        Self::ReadMark,
+        Self::ReadVersions,
+        Self::ReadCoupons,
+        Self::ReadListing,
+        Self::Publish,
+    ];
+
+    pub(super) fn engine(self) -> Engine {
         match self {
-            Self::Log => "log",
-            Self::Store => "store",
-            Self::Feed => "feed",
+            Self::Append | Self::Join | Self::Open => Engine::Log,
+            Self::Read | Self::Bounds | Self::DeadLetter => Engine::Log,
+            Self::Publish => Engine::Feed,
+            _ => Engine::Store,
         }
     }
-}
-
-macro_rules! calls {
-    ($($call:ident $name:literal $engine:ident;)*) => {
-        /// A call of a node to an engine.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub(super) enum Call {
-            $($call,)*
-        }
-
-        impl Call {
-            pub(super) const ALL: &[Self] = &[$(Self::$call,)*];
-
-            pub(super) fn name(self) -> &'static str {
-                match self { $(Self::$call => $name,)* }
-            }
-
-            pub(super) fn engine(self) -> Engine {
-                match self { $(Self::$call => Engine::$engine,)* }
-            }
-        }
-    };
-}
-
-calls! {
-    Append "append" Log;
-    Join "join" Log;
-    Open "open" Log;
-    Read "read" Log;
-    Bounds "bounds" Log;
-    DeadLetter "dead-letter" Log;
-    Layout "layout" Store;
-    WriteCoupons "write-coupons" Store;
-    WriteVersion "write-version" Store;
-    WriteHold "write-hold" Store;
-    WriteMarks "write-marks" Store;
-    WriteProgress "write-progress" Store;
-    ReadProgress "read-progress" Store;
-    ReadHolds "read-holds" Store;
-    ReadMark "read-mark" Store;
-    ReadVersions "read-versions" Store;
-    ReadCoupons "read-coupons" Store;
-    ReadListing "read-listing" Store;
-    Publish "publish" Feed;
 }
 
 /// What becomes of a call.
@@ -112,23 +115,6 @@ pub(super) enum Fate {
     LandsAndDies,
     /// The caller panics. Only calls of actors.
     Panics,
-}
-
-impl Fate {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Lost => "lost",
-            Self::AnswerLost => "answer-lost",
-            Self::Late { .. } => "late",
-            Self::Slow { .. } => "slow",
-            Self::Partial { .. } => "partial",
-            Self::Twice { .. } => "twice",
-            Self::Dies => "dies-before",
-            Self::LandsAndDies => "dies-after",
-            Self::Panics => "panics",
-        }
-    }
 }
 
 /// Why a call has no result.
@@ -167,7 +153,7 @@ impl Link {
         let (world, node) = (&self.world, self.address.node);
         let fate = world.struck(node, call)?;
         world.count(strike_kind(call, fate));
-        world.say(|| format!("!! {} of node {node}: {}", call.name(), fate.name()));
+        world.say(|| format!("!! {} of node {node}: {}", word(&call), word(&fate)));
         let cut = world.is_cut(node, call.engine(), partition);
         // A node that reaches nothing can still die.
         (!cut || matches!(fate, Fate::Dies | Fate::Panics)).then_some(fate)
@@ -198,7 +184,7 @@ impl Link {
         let (mut go, back) = (way(self.way_us.0), way(self.way_us.1));
         let (answer, answered) = oneshot::channel();
         let number = self.address.node as u64;
-        world.trace(call.name(), number);
+        world.trace(call as u64, number);
         let cut = world.is_cut(self.address.node, call.engine(), partition);
         let fate = fate.or_else(|| cut.then_some(Fate::Lost));
         let later = |us, land: Arc<_>| {
@@ -206,7 +192,7 @@ impl Link {
             world.after(us, there_to, move || drop(land()));
         };
         match fate {
-            Some(Fate::Panics) => panic!("injected at {}", call.name()),
+            Some(Fate::Panics) => panic!("injected at {}", word(&call)),
             Some(Fate::Dies) => world.end_life(self.address),
             Some(Fate::Refused) => {
                 world.after(go, to, move || drop(answer.send(Err(Failed::Refused))));
@@ -235,7 +221,7 @@ impl Link {
                 let there = world.clone();
                 world.after(go, there_to, move || {
                     let result = land();
-                    there.trace(call.name(), number);
+                    there.trace(call as u64, number);
                     there.after(back, to, move || drop(answer.send(Ok(result))));
                 });
             }

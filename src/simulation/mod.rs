@@ -4,7 +4,7 @@
 //! A course is a list of acts. `draw` draws it from a seed; `act` names what may happen. `world` has
 //! time, events and lives. `link` carries calls to the engines; `log`, `store` and `feed` are the
 //! ports, and `strange` appends what no node writes. `node` runs the core of a node on them. `story`
-//! plays a course with its `client`s. `judge` and `order` say what is wrong; `evidence` is what they
+//! plays a course with its `client`s; `trouble` lets acts happen. `judge` and `order` say what is wrong; `evidence` is what they
 //! judge by. `shrink` makes a failure short.
 
 mod act;
@@ -27,6 +27,7 @@ mod story;
 mod strange;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod world;
 
 use std::{

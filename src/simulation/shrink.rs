@@ -1,5 +1,7 @@
 //! Makes a failure short: the same invariant, broken by as few acts as possible.
 
+use std::collections::BTreeSet;
+
 use super::{
     course::{Course, Timed},
     run,
@@ -15,13 +17,22 @@ pub(crate) fn shrink(course: &Course, progress: impl Fn(usize)) -> Course {
         let violations = run(course, false).violations;
         violations.first().map(|violation| violation.invariant)
     };
-    let Some(invariant) = broken(course) else { return course.clone() };
+    let invariant = broken(course);
+    shrink_by(course, |candidate| invariant.is_some() && broken(candidate) == invariant, progress)
+}
+
+/// Leaves out acts for as long as the course is `broken`.
+pub(super) fn shrink_by(
+    course: &Course,
+    broken: impl Fn(&Course) -> bool,
+    progress: impl Fn(usize),
+) -> Course {
     let mut tries = 0;
     let mut best = course.clone();
     let mut attempt = |best: &mut Course, acts: Vec<Timed>| {
         tries += 1;
         let candidate = Course { setup: best.setup.clone(), acts };
-        let is_shorter = tries < TRIES && broken(&candidate) == Some(invariant);
+        let is_shorter = tries < TRIES && broken(&candidate);
         if is_shorter {
             *best = candidate;
         }
@@ -29,9 +40,7 @@ pub(crate) fn shrink(course: &Course, progress: impl Fn(usize)) -> Course {
         is_shorter
     };
     // All acts of a kind first: they take the most away.
-    let mut kinds: Vec<_> = best.acts.iter().map(|timed| timed.act.kind()).collect();
-    kinds.sort();
-    kinds.dedup();
+    let kinds: BTreeSet<_> = best.acts.iter().map(|timed| timed.act.kind()).collect();
     for kind in kinds {
         let acts = best.acts.iter().filter(|timed| timed.act.kind() != kind).cloned().collect();
         attempt(&mut best, acts);

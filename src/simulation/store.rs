@@ -10,7 +10,7 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
 use super::{
-    act::RowDamage,
+    act::{RowDamage, word},
     link::{Call, Failed, Fate, Link},
     world::World,
 };
@@ -270,7 +270,7 @@ impl WorldStore {
     ) -> Result<T, StoreError> {
         let store = self.rows.store.clone();
         let landed = self.link.call(call, None, move || land(&store)).await;
-        landed.map_err(|failed| StoreError::new(call.name(), failed))
+        landed.map_err(|failed| StoreError::new(word(&call), failed))
     }
 }
 
@@ -293,7 +293,7 @@ fn write_of(rows: &[Row]) -> Call {
 impl CouponStore for WorldStore {
     async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
         let proposed = proposed.clone();
-        self.call(Call::Layout, move |store| at_once(store.layout(&proposed))).await?
+        self.call(Call::ReadProgress, move |store| at_once(store.layout(&proposed))).await?
     }
 
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
@@ -313,9 +313,9 @@ impl CouponStore for WorldStore {
         let generation = engine.generation();
         let land = move || engine.land(&world, &changes, generation);
         let landed = self.link.carry(call, None, fate, land).await;
-        landed.map_err(|failed| StoreError::new(call.name(), failed))?;
+        landed.map_err(|failed| StoreError::new(word(&call), failed))?;
         match fate {
-            Some(Fate::Partial { .. }) => Err(StoreError::new(call.name(), Failed::NoAnswer)),
+            Some(Fate::Partial { .. }) => Err(StoreError::new(word(&call), Failed::NoAnswer)),
             _ => Ok(()),
         }
     }

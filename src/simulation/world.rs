@@ -232,11 +232,17 @@ impl World {
     }
 
     /// Takes part of the course into the trace: two worlds of one seed must have the same.
-    pub(super) fn trace(&self, what: &str, number: u64) {
+    pub(super) fn trace(&self, what: u64, number: u64) {
         let mut state = self.state.lock();
-        let words = [state.now_us, number].into_iter().chain(what.bytes().map(u64::from));
+        let words = [state.now_us, what, number];
         let fold = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
-        state.trace = words.fold(state.trace, fold);
+        state.trace = words.into_iter().fold(state.trace, fold);
+    }
+
+    /// Takes a text into the trace.
+    pub(super) fn trace_text(&self, text: &str) {
+        self.trace(text.len() as u64, 0);
+        text.bytes().for_each(|byte| self.trace(u64::from(byte), 0));
     }
 
     /// Returns the trace so far, and the number of events that happened.

@@ -1,0 +1,200 @@
+//! Lets acts happen: what clients and operators do at a node, and what goes wrong.
+
+use super::{
+    act::{Act, LogDamage},
+    client::{campaign_id, user_id},
+    evidence::Damaged,
+    link::{Armed, Engine},
+    node::Engines,
+    story::Story,
+    strange,
+};
+use crate::{
+    actors::messages::SupervisorMessage,
+    domain::ids::{Offset, Partition},
+};
+
+impl Story {
+    /// Lets an act happen.
+    pub(super) async fn perform(&mut self, act: Act) {
+        if act.is_daily() {
+            let (Act::Ask { node, .. }
+            | Act::Retry { node, .. }
+            | Act::Find { node, .. }
+            | Act::View { node, .. }
+            | Act::List { node, .. }
+            | Act::Browse { node }
+            | Act::Define { node, .. }
+            | Act::Amend { node, .. }
+            | Act::Control { node, .. }) = act
+            else {
+                return;
+            };
+            self.world.say(|| act.to_string());
+            self.world.count(act.kind());
+            let clients = self.clients.clone();
+            if let Some(node) = self.alive(node) {
+                clients.act(node, &act);
+            }
+            return;
+        }
+        let kind = act.kind();
+        let text = act.to_string();
+        self.world.say(|| text);
+        if self.trouble(act).await {
+            self.world.count(kind);
+        }
+    }
+
+    /// Lets something go wrong. Returns whether it struck: what waits for a call or a message is
+    /// counted when it does.
+    async fn trouble(&mut self, act: Act) -> bool {
+        let world = self.world.clone();
+        match act {
+            Act::Strike { call, fate, node } => {
+                world.arm(Armed { node, call, fate });
+                return false;
+            }
+            Act::Message { node, delivery } => {
+                world.arm_delivery(node, delivery);
+                return false;
+            }
+            Act::Crash { node, down_ms } => {
+                let is_up = self.nodes[node].is_some();
+                self.kill(node, down_ms * 1_000).await;
+                return is_up;
+            }
+            Act::Pause { node, ms, expelled } => return self.pause(node, ms * 1_000, expelled),
+            Act::Move { partition, told_ms } => {
+                let mut brokers = self.engines.brokers.lock();
+                return brokers.move_partition(&world, partition, told_ms * 1_000);
+            }
+            Act::Cut { node, engine, partition, ms } => {
+                self.cut(node, engine, partition, ms * 1_000);
+            }
+            Act::CrashActor { campaign } => {
+                let campaign = campaign_id(campaign);
+                self.tell_supervisors(|| SupervisorMessage::Crash(campaign.clone()));
+            }
+            Act::CrashConsumer { partition } => {
+                self.tell_supervisors(|| SupervisorMessage::CrashConsumer(partition));
+            }
+            Act::Curse { campaign, times } => self.engines.rows.curse(campaign_id(campaign), times),
+            Act::Jump { node, ms } => world.set_skew(node, ms),
+            other => return self.trouble_with_data(other).await,
+        }
+        true
+    }
+
+    /// Lets something go wrong with records and rows.
+    async fn trouble_with_data(&mut self, act: Act) -> bool {
+        let (world, now_us) = (self.world.clone(), self.world.now_us());
+        let Engines { rows, brokers, codec, .. } = self.engines.clone();
+        match act {
+            Act::RecordTimes { skew_ms, ms } => {
+                brokers.lock().skew(skew_ms, now_us + ms * 1_000);
+                self.clients.evidence.lock().clocks_lie = true;
+            }
+            Act::Foreign { kind, campaign, user } => {
+                let (campaign, user) = (campaign_id(campaign), user_id(user));
+                strange::append(&self.engines, &world, kind, &campaign, &user);
+            }
+            Act::Trim {} => return self.trim(),
+            Act::SetBack { ms } => {
+                let kept = rows.landed_before(now_us.saturating_sub(ms * 1_000));
+                self.stop_all().await;
+                rows.set_back(kept);
+            }
+            Act::PowerCut { torn } => {
+                self.stop_all().await;
+                let unsynced = rows.unsynced() as u64;
+                let lost = if torn { world.below(unsynced + 1) } else { unsynced };
+                rows.set_back(rows.landed() - lost as usize);
+            }
+            Act::DiskFull { ms } => brokers.lock().full_until_us = now_us + ms * 1_000,
+            Act::DamageRows { damage, campaign, which } => {
+                let campaign = campaign_id(campaign);
+                let partition = codec.partition_of(&campaign);
+                let done = rows.damage(damage, &campaign, partition, which);
+                if done {
+                    self.clients.evidence.lock().damaged = Some(Damaged::Campaign(campaign));
+                }
+                return done;
+            }
+            Act::DamageLog { damage, partition } => {
+                return self.damage_log(damage, partition).await;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Stops a node for a while. If it is long, the group may go on without it.
+    fn pause(&self, number: usize, us: u64, expelled: bool) -> bool {
+        let Some(node) = &self.nodes[number] else { return false };
+        let (address, world) = (node.address, self.world.clone());
+        world.pause(number);
+        if expelled {
+            let (world, brokers) = (world.clone(), self.engines.brokers.clone());
+            self.world.after(us / 2, None, move || brokers.lock().leave(&world, address));
+        }
+        self.world.after(us, None, move || world.go_on(number));
+        true
+    }
+
+    fn cut(&self, node: Option<usize>, engine: Engine, partition: Option<Partition>, us: u64) {
+        let nodes = node.map_or(0..self.nodes.len(), |node| node..node + 1);
+        for node in nodes {
+            let world = self.world.clone();
+            world.cut(node, engine, partition);
+            self.world.after(us, None, move || world.mend(node, engine, partition));
+        }
+    }
+
+    fn tell_supervisors(&self, message: impl Fn() -> SupervisorMessage) {
+        for node in self.nodes.iter().flatten() {
+            let (supervisor, message) = (node.core.supervisor.clone(), message());
+            self.world.after(0, Some(node.address), move || drop(supervisor.cast(message)));
+        }
+    }
+
+    /// Records below this offset are settled.
+    fn settled(&self, partition: Partition) -> Offset {
+        let rows = self.engines.rows.store.rows.lock();
+        let next = rows.progress.get(&partition).map_or(0, |progress| progress.next);
+        let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
+        holds.map(|hold| hold.unsettled_from()).fold(next, Offset::min)
+    }
+
+    /// The log forgets what is settled, but for the last record, with which a takeover compares.
+    fn trim(&self) -> bool {
+        let mut brokers = self.engines.brokers.lock();
+        let mut done = false;
+        // What a trimmed log goes by is durable, and no backup is older.
+        self.engines.rows.sync();
+        let damaged = self.clients.evidence.lock().damaged.clone();
+        for partition in 0..self.engines.setup.partitions {
+            if damaged == Some(Damaged::Partition(partition)) {
+                continue;
+            }
+            let settled = self.settled(partition);
+            done |= brokers.partitions[partition as usize].low < settled;
+            brokers.trim(partition, settled);
+        }
+        done
+    }
+
+    async fn damage_log(&mut self, damage: LogDamage, partition: Partition) -> bool {
+        self.stop_all().await;
+        // What is still on its way never lands: a later progress would hide the damage.
+        self.engines.rows.set_back(usize::MAX);
+        let rows = self.engines.rows.store.rows.lock().progress.get(&partition).cloned();
+        let next = rows.map_or(0, |progress| progress.next);
+        let done = self.engines.brokers.lock().damage(damage, partition, next);
+        if done {
+            strange::damage(&self.engines, &self.world, damage, partition);
+            self.clients.evidence.lock().damaged = Some(Damaged::Partition(partition));
+        }
+        done
+    }
+}
