@@ -22,7 +22,7 @@ use crate::{
 const LATE_US: u64 = 2_000_000;
 
 /// A follower of one life of a node.
-struct Follower {
+pub(super) struct Follower {
     address: Address,
     sender: Arc<Mutex<FollowerSender>>,
     /// When the last message of each partition arrives: later ones arrive behind it.
@@ -38,7 +38,7 @@ pub(super) struct Published {
 /// All followers, and what was published.
 #[derive(Default)]
 pub(super) struct Topic {
-    followers: Vec<Follower>,
+    pub(super) followers: Vec<Follower>,
     pub(super) published: Vec<Published>,
 }
 
@@ -121,6 +121,9 @@ impl DecisionFeed for WorldFeed {
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
+        if self.link.world.is_cut(self.link.address.node, Engine::Feed, None) {
+            return Err(FeedError { operation: "following".into(), source: "cut off".into() });
+        }
         let (sender, events) = FollowerSender::new();
         let (address, sender) = (self.link.address, Arc::new(Mutex::new(sender)));
         let follower = Follower { address, sender, last_us: BTreeMap::new() };

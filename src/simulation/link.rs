@@ -18,7 +18,7 @@ const LOST_AFTER_US: u64 = 1_500_000;
 /// What a node works with outside of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Engine {
+pub(crate) enum Engine {
     Log,
     Store,
     Feed,
@@ -31,7 +31,7 @@ impl Engine {
 /// A call of a node to an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Call {
+pub(crate) enum Call {
     Append,
     Join,
     Open,
@@ -87,7 +87,7 @@ impl Call {
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// It does not land, and the caller knows.
     Refused,
     /// It does not land.
@@ -185,6 +185,8 @@ impl Link {
         let (answer, answered) = oneshot::channel();
         let number = self.address.node as u64;
         world.trace(call as u64, number);
+        #[cfg(test)]
+        world.called(self.address.node, call);
         let cut = world.is_cut(self.address.node, call.engine(), partition);
         let fate = fate.or_else(|| cut.then_some(Fate::Lost));
         let later = |us, land: Arc<_>| {

@@ -26,6 +26,8 @@ mod store;
 mod story;
 mod strange;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod trouble;
 mod world;

@@ -79,6 +79,8 @@ struct State {
     armed: Vec<Armed>,
     /// How often each kind of act struck.
     counts: BTreeMap<String, u64>,
+    #[cfg(test)]
+    calls: BTreeMap<(usize, Call), usize>,
     /// What happened, with its time, if anybody wants to read it.
     story: Option<Vec<(u64, String)>>,
 }
@@ -104,6 +106,8 @@ impl World {
                 nodes: (0..nodes).map(|_| NodeState::default()).collect(),
                 armed: Vec::new(),
                 counts: BTreeMap::new(),
+                #[cfg(test)]
+                calls: BTreeMap::new(),
                 story: is_told.then(Vec::new),
             }),
             // Only differences of instants are used.
@@ -318,6 +322,24 @@ impl World {
     /// Lets the next such call have this fate.
     pub(super) fn arm(&self, armed: Armed) {
         self.state.lock().armed.push(armed);
+    }
+
+    /// Forgets the fates that wait for calls of a node.
+    #[cfg(test)]
+    pub(super) fn disarm(&self, node: usize) {
+        self.state.lock().armed.retain(|armed| armed.node != Some(node));
+    }
+
+    #[cfg(test)]
+    pub(super) fn called(&self, node: usize, call: Call) {
+        *self.state.lock().calls.entry((node, call)).or_default() += 1;
+    }
+
+    /// Returns how many calls were made, of those that are asked for.
+    #[cfg(test)]
+    pub(super) fn calls(&self, asked: impl Fn(usize, Call) -> bool) -> usize {
+        let calls = &self.state.lock().calls;
+        calls.iter().filter(|((node, call), _)| asked(*node, *call)).map(|(_, count)| count).sum()
     }
 
     /// Takes the fate that waits for this call of a node.

@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::advance;
-
-use super::{
-    fakes::AppendFault,
-    world::{ServiceWorld, Settle, campaign, request, terms, until},
-};
+use super::world::{HANGS, ServiceWorld, campaign, request, terms};
 use crate::{
     api::service::{CampaignState, ChangeCampaigns, ControlVerb, IssueCoupons, ServiceError},
     domain::{
@@ -18,7 +13,7 @@ use crate::{
         record::{Change, Control, Record},
         rows::HoldState,
     },
-    log::RequestLog,
+    simulation::testing::{Call, Engine, Fate, Settle},
 };
 
 fn quota(quota: u32) -> Amendment {
@@ -42,7 +37,18 @@ async fn a_repeated_definition_is_no_error() {
     let other = world.service.define(campaign("spring"), other).await;
     let differing = vec!["per_user_limit", "closes_at", "code"];
     assert_eq!(other, Err(ServiceError::AlreadyDefined { differing }));
-    assert_eq!(world.log.len(), 3);
+    assert_eq!(world.len(), 3);
+}
+
+/// Runs a call whose record lands behind that of another node.
+async fn overtaken<T>(world: &ServiceWorld, other: Control, call: impl Future<Output = T>) -> T {
+    world.arm(Call::Append, Fate::Slow { ms: 500 });
+    let before = world.calls(Call::Append);
+    let overtaking = async {
+        world.until(|| world.calls(Call::Append) > before).await;
+        world.append(&Record::from(other));
+    };
+    tokio::join!(call, overtaking).0
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,17 +56,13 @@ async fn of_two_concurrent_definitions_one_wins() {
     let other = ServiceError::AlreadyDefined { differing: vec!["quota"] };
     for (second, expected) in [(terms(10), Ok(false)), (terms(20), Err(other))] {
         let world = ServiceWorld::new().await;
-        let (log, codec) = (world.log.clone(), world.codec.clone());
-        *world.log.before_append.lock() = Some(Box::new(move || {
-            let change = Change::Defined { terms: terms(10) };
-            let control = Control { campaign: campaign("spring"), based_on: None, change };
-            let (partition, new) = codec.encode(&Record::from(control));
-            futures_util::FutureExt::now_or_never(log.append(partition, new)).unwrap().unwrap();
-        }));
+        let change = Change::Defined { terms: terms(10) };
+        let first = Control { campaign: campaign("spring"), based_on: None, change };
         let _owner = world.owner_at_work(Settle::All);
-        let defined = world.service.define(campaign("spring"), second).await;
+        let defining = world.service.define(campaign("spring"), second);
+        let defined = overtaken(&world, first, defining).await;
         assert_eq!(defined.map(|(new, _)| new), expected);
-        assert_eq!(world.log.len(), 2);
+        assert_eq!(world.len(), 2);
     }
 }
 
@@ -68,23 +70,15 @@ async fn of_two_concurrent_definitions_one_wins() {
 async fn an_overtaken_change_is_repeated() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    let (log, codec) = (world.log.clone(), world.codec.clone());
-    let first = world.log.records()[0].1.offset;
-    *world.log.before_append.lock() = Some(Box::new(move || {
-        let amendment = Amendment { per_user_limit: Some(5), ..Amendment::default() };
-        let control = Control {
-            campaign: campaign("spring"),
-            based_on: Some(first),
-            change: Change::Amended { amendment },
-        };
-        let (partition, new) = codec.encode(&Record::from(control));
-        futures_util::FutureExt::now_or_never(log.append(partition, new)).unwrap().unwrap();
-    }));
+    let amendment = Amendment { per_user_limit: Some(5), ..Amendment::default() };
+    let (based_on, change) = (world.version(&spring), Change::Amended { amendment });
+    let other = Control { campaign: spring.clone(), based_on, change };
     let _owner = world.owner_at_work(Settle::All);
-    let view = world.service.amend(&spring, quota(20)).await.unwrap();
+    let amending = world.service.amend(&spring, quota(20));
+    let view = overtaken(&world, other, amending).await.unwrap();
     let terms = &view.definition.terms;
     assert_eq!((terms.quota, terms.per_user_limit), (20, 5), "neither change is lost");
-    assert_eq!(world.log.len(), 4, "defined, overtaking, overtaken, repeated");
+    assert_eq!(world.len(), 4, "defined, overtaking, overtaken, repeated");
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,18 +102,18 @@ async fn a_change_without_effect_appends_nothing() {
     let resumed = world.service.control(&spring, ControlVerb::Resume).await.unwrap();
     assert_eq!(resumed.state, CampaignState::Open);
     world.service.amend(&spring, quota(10)).await.unwrap();
-    assert_eq!(world.log.len(), 1);
+    assert_eq!(world.len(), 1);
     for verb in [ControlVerb::Pause, ControlVerb::Pause, ControlVerb::Close, ControlVerb::Close] {
         world.service.control(&spring, verb).await.unwrap();
     }
-    assert_eq!(world.log.len(), 3);
+    assert_eq!(world.len(), 3);
     for verb in [ControlVerb::Pause, ControlVerb::Resume] {
         let refused = world.service.control(&spring, verb).await;
         assert_eq!(refused, Err(ServiceError::CampaignClosed));
     }
     let refused = world.service.amend(&spring, quota(30)).await;
     assert_eq!(refused, Err(ServiceError::CampaignClosed));
-    assert_eq!(world.log.len(), 3);
+    assert_eq!(world.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +125,7 @@ async fn the_log_refuses_a_quota_below_issued() {
             world.service.issue(request(&spring, &format!("u{index}")), None).await.unwrap();
         }
         let _owner = world.owner_at_work(settle);
-        advance(Duration::from_secs(4)).await;
+        world.pass(Duration::from_secs(4)).await;
         let refused = world.service.amend(&spring, quota(2)).await;
         assert_eq!(refused, Err(ServiceError::QuotaBelowIssued { issued: 3 }), "{settle:?}");
         assert_eq!(world.service.amend(&spring, quota(3)).await.unwrap().remaining, 0);
@@ -143,18 +137,18 @@ async fn the_log_refuses_a_quota_below_issued() {
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_safe_to_repeat() {
     let world = ServiceWorld::new().await;
-    let began = tokio::time::Instant::now();
+    let began = world.now();
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
-    assert_eq!(began.elapsed(), Duration::from_secs(5));
-    world.log.faults.lock().push_back(AppendFault::Hangs);
+    assert_eq!((world.now() - began).as_secs(), 5);
+    world.arm(Call::Append, HANGS);
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
-    world.log.faults.lock().push_back(AppendFault::Unknown(true));
+    world.arm(Call::Append, Fate::AnswerLost);
     let unknown = world.service.define(campaign("spring"), terms(10)).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let _owner = world.owner_at_work(Settle::All);
-    until(|| !world.store.rows().versions.is_empty()).await;
+    world.until(|| !world.rows().versions.is_empty()).await;
     let again = world.service.define(campaign("spring"), terms(10)).await.unwrap();
     assert!(!again.0);
 }
@@ -163,22 +157,22 @@ async fn an_unknown_outcome_is_safe_to_repeat() {
 async fn an_unsent_change_has_a_known_outcome() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    world.log.faults.lock().push_back(AppendFault::Overloaded);
+    world.arm(Call::Append, Fate::Refused);
     let refused = world.service.control(&spring, ControlVerb::Pause).await;
     assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
-    world.store_away(true);
-    advance(Duration::from_secs(1)).await;
+    world.cut(Engine::Store);
+    world.pass(Duration::from_secs(1)).await;
     let refused = world.service.control(&spring, ControlVerb::Pause).await;
     assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
-    world.store_away(false);
-    advance(Duration::from_secs(1)).await;
+    world.mend(Engine::Store);
+    world.pass(Duration::from_secs(1)).await;
     let unknown = world.service.control(&campaign("summer"), ControlVerb::Pause).await;
     assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     let mut unsound = terms(10);
     unsound.per_user_limit = 0;
     let refused = world.service.define(campaign("summer"), unsound).await;
     assert!(matches!(refused, Err(ServiceError::Invalid(_))), "{refused:?}");
-    assert_eq!(world.log.len(), 1);
+    assert_eq!(world.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,9 +181,9 @@ async fn a_store_failure_after_append_is_unknown() {
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
     let paused = tokio::spawn(async move { service.control(&spring, ControlVerb::Pause).await });
-    until(|| world.log.len() == 2).await;
+    world.until(|| world.len() == 2).await;
+    world.cut(Engine::Store);
     world.decide(Settle::All).await;
-    world.store_away(true);
     let unknown = paused.await.unwrap();
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
 }
@@ -198,7 +192,7 @@ async fn a_store_failure_after_append_is_unknown() {
 async fn only_a_release_passes_a_hold_or_halt() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    world.hold(&spring, 5, HoldState::Open).await;
+    world.hold(&spring, 5, HoldState::Open);
     for verb in [ControlVerb::Pause, ControlVerb::Close] {
         let refused = world.service.control(&spring, verb).await;
         assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
@@ -207,15 +201,15 @@ async fn only_a_release_passes_a_hold_or_halt() {
     assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
     let refused = world.service.define(spring.clone(), terms(10)).await;
     assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
-    world.halted(world.codec.partition_of(&spring), "out of range").await;
-    assert_eq!(world.log.len(), 1);
+    world.halted(world.partition_of(&spring), "out of range").await;
+    assert_eq!(world.len(), 1);
     let (service, released) = (world.service.clone(), spring.clone());
     let releasing =
         tokio::spawn(async move { service.control(&released, ControlVerb::Release).await });
-    until(|| world.log.len() == 2).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.until(|| world.len() == 2).await;
+    world.pass(Duration::from_secs(1)).await;
     assert!(!releasing.is_finished(), "the hold is still open");
-    world.hold(&spring, 5, HoldState::Released).await;
+    world.hold(&spring, 5, HoldState::Released);
     let view = releasing.await.unwrap().unwrap();
     assert_eq!(view.state, CampaignState::Quarantined);
     assert_eq!(view.hold.map(|hold| hold.state), Some(HoldState::Released));
@@ -225,21 +219,21 @@ async fn only_a_release_passes_a_hold_or_halt() {
 async fn releasing_without_a_hold_appends_nothing() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    world.hold(&spring, 5, HoldState::Closed).await;
+    world.hold(&spring, 5, HoldState::Closed);
     assert_eq!(
         world.service.control(&spring, ControlVerb::Release).await.unwrap().state,
         CampaignState::Open
     );
     let unknown = world.service.control(&campaign("summer"), ControlVerb::Release).await;
     assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
-    assert_eq!(world.log.len(), 1);
+    assert_eq!(world.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unmarked_release_is_unknown() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    world.hold(&spring, 5, HoldState::Open).await;
+    world.hold(&spring, 5, HoldState::Open);
     let unknown = world.service.control(&spring, ControlVerb::Release).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
 }

@@ -4,32 +4,26 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{
-    owner::Owner,
-    world::{EPOCH, LiveActors, campaign, config, keyed, request, terms, user},
-};
+use super::world::{campaign, keyed, request, terms, user};
 use crate::{
     api::service::{
         CampaignState, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
-        RequestStatus, ServiceError, ServiceParts, ShowCampaigns,
+        RequestStatus, ServiceError, ShowCampaigns,
     },
     clock::SystemClock,
+    config::Config,
     domain::{
         answer::Answer,
         definition::{Amendment, QUOTA_MAX},
-        ids::Partition,
         keys::Keys,
         reason::Reason,
-        rows::{Progress, Row},
     },
     embedded::{EmbeddedDatabase, testing},
-    feed::{DecisionFeed, in_process::InProcessFeed},
-    log::{READ_RECORDS_MAX, RequestLog, embedded::EmbeddedLog},
+    feed::in_process::InProcessFeed,
+    log::{RequestLog, embedded::EmbeddedLog},
+    node::core::{Core, CoreParts},
+    partition::flow::Limits,
     store::{CouponStore, Layout, embedded::EmbeddedStore},
-    wire::{
-        codec::Codec,
-        feed_message::{FeedDecision, FeedMessage},
-    },
 };
 
 const PARTITIONS: u32 = 2;
@@ -37,105 +31,64 @@ const PARTITIONS: u32 = 2;
 /// Time after which a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Decides the records of one partition, and makes rows, feed, marks and progress visible.
-struct PartitionOwner {
-    partition: Partition,
+/// A node on a data folder.
+struct Node {
+    /// None without owners.
+    core: Option<Core>,
+    service: Arc<NodeService>,
     log: Arc<EmbeddedLog>,
     store: Arc<EmbeddedStore>,
-    feed: Arc<InProcessFeed>,
-    owner: Owner,
-}
-
-impl PartitionOwner {
-    async fn work(mut self) {
-        let partition = self.partition;
-        let from = self.log.bounds(partition).await.unwrap().low;
-        let mut reader = self.log.open(partition, from).await.unwrap();
-        let mut to = from;
-        self.publish(from, to, Vec::new()).await;
-        while let Ok(records) = reader.read(READ_RECORDS_MAX).await {
-            let next = records.last().map_or(to, |record| record.offset + 1);
-            let decided: Vec<_> =
-                records.iter().map(|record| self.owner.decide(partition, record)).collect();
-            let (rows, decisions): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
-            self.store.write(&rows.concat()).await.unwrap();
-            self.publish(to, next, decisions.concat()).await;
-            to = next;
-            self.store.write(&self.owner.marks(|_| to)).await.unwrap();
-            let progress = Progress { partition, log_epoch: EPOCH, next: to, last: None };
-            self.store.write(&[Row::Progress(progress)]).await.unwrap();
-        }
-    }
-
-    async fn publish(&self, from: u64, to: u64, decisions: Vec<FeedDecision>) {
-        let (partition, halted) = (self.partition, None);
-        let message =
-            FeedMessage { log_epoch: EPOCH, partition, from, to, end: to, halted, decisions };
-        self.feed.publish(message).await.unwrap();
-    }
-}
-
-/// A node on a data folder: its service, its owners, and its database.
-struct Node {
-    service: Arc<NodeService>,
-    owners: JoinSet<()>,
     database: Arc<EmbeddedDatabase>,
 }
 
 impl Node {
     /// Starts a node. Without owners it decides nothing, and its feed is silent.
-    fn on(folder: &Path, owned: bool) -> Self {
+    async fn on(folder: &Path, owned: bool) -> Self {
         let database = testing::open(folder, PARTITIONS);
         let log = Arc::new(EmbeddedLog::new(database.clone(), Duration::from_secs(3600)));
         let store = Arc::new(EmbeddedStore::new(database.clone()));
-        let feed = Arc::new(InProcessFeed::default());
         let keys = Arc::new(Keys::derive(&[7; 32]));
-        let codec = Codec::new(keys.clone(), EPOCH, PARTITIONS);
-        let (mut api, mut admission) = config();
-        (api.waiters_max, admission.inflight_max) = (1_000, 1_000);
-        let service = Arc::new(NodeService::new(ServiceParts {
+        let parts = CoreParts {
             log: log.clone(),
             store: store.clone(),
-            feed: feed.clone(),
-            codec: codec.clone(),
-            keys: keys.clone(),
+            feed: Arc::new(InProcessFeed::default()),
             layout: Layout::new("instance".to_owned(), PARTITIONS, keys.fingerprint().to_owned()),
-            api,
-            admission,
-            free_space: None,
-            actors: Arc::new(LiveActors),
+            keys,
             clock: Arc::new(SystemClock),
-        }));
-        service.start();
-        let mut owners = JoinSet::new();
-        for partition in (0..PARTITIONS).filter(|_| owned) {
-            let (log, store, feed) = (log.clone(), store.clone(), feed.clone());
-            let owner = Owner::new(codec.clone(), keys.clone());
-            let owner = PartitionOwner { partition, log, store, feed, owner };
-            owners.spawn(owner.work());
+            free_space: None,
+            future_max_ms: None,
+            limits: Limits::default(),
+        };
+        let mut core = Core::start(parts, &Config::default()).await.unwrap();
+        let service = core.service.clone();
+        if !owned {
+            core.end_actors().await;
         }
-        Self { service, owners, database }
+        Self { core: owned.then_some(core), service, log, store, database }
     }
 
     /// Waits until progress has reached the end of the log. Answers come earlier.
     async fn settled(&self) {
-        let log = EmbeddedLog::new(self.database.clone(), Duration::from_secs(3600));
-        let store = EmbeddedStore::new(self.database.clone());
         for partition in 0..PARTITIONS {
-            let high = log.bounds(partition).await.unwrap().high;
+            let high = self.log.bounds(partition).await.unwrap().high;
             let next = || async {
-                let progress = store.progress(partition).await.unwrap();
+                let progress = self.store.progress(partition).await.unwrap();
                 progress.map_or(0, |progress| progress.next)
             };
-            while next().await < high {
-                tokio::task::yield_now().await;
-            }
+            let written = async {
+                while next().await < high {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(PATIENCE, written).await.unwrap();
         }
     }
 
-    async fn stop(mut self) {
+    async fn stop(self) {
         self.service.shut_down().await;
-        self.owners.shutdown().await;
+        if let Some(mut core) = self.core {
+            core.end_actors().await;
+        }
         self.database.close().await;
     }
 }
@@ -144,7 +97,7 @@ impl Node {
 async fn a_restart_changes_no_answer() {
     let folder = tempfile::tempdir().unwrap();
     let spring = campaign("spring");
-    let node = Node::on(folder.path(), true);
+    let node = Node::on(folder.path(), true).await;
     let (new, _) = node.service.define(spring.clone(), terms(60)).await.unwrap();
     assert!(new);
     let mut asking = JoinSet::new();
@@ -165,9 +118,10 @@ async fn a_restart_changes_no_answer() {
     let sold_out = Answer::Rejected { reason: Reason::SoldOut };
     assert_eq!(before.iter().filter(|(_, of)| *of == sold_out).count(), 140 - already);
     node.service.control(&spring, ControlVerb::Close).await.unwrap();
+    node.settled().await;
     node.stop().await;
 
-    let node = Node::on(folder.path(), false);
+    let node = Node::on(folder.path(), false).await;
     for (id, answer) in &before {
         let found = node.service.find(id, Duration::ZERO).await.unwrap();
         assert_eq!(found.status, RequestStatus::Decided(answer.clone()));
@@ -197,7 +151,7 @@ async fn a_restart_changes_no_answer() {
 async fn an_early_amendment_hides_no_coupon() {
     let folder = tempfile::tempdir().unwrap();
     let spring = campaign("spring");
-    let node = Node::on(folder.path(), true);
+    let node = Node::on(folder.path(), true).await;
     node.service.define(spring.clone(), terms(0)).await.unwrap();
     let amendment = Amendment { quota: Some(QUOTA_MAX), ..Amendment::default() };
     node.service.amend(&spring, amendment).await.unwrap();
@@ -209,9 +163,10 @@ async fn an_early_amendment_hides_no_coupon() {
         .amend(&spring, Amendment { quota: Some(5), ..Amendment::default() })
         .await
         .unwrap();
+    node.settled().await;
     node.stop().await;
 
-    let node = Node::on(folder.path(), false);
+    let node = Node::on(folder.path(), false).await;
     for index in 0..5 {
         let coupons = node.service.coupons_of(&spring, &user(&format!("u{index}"))).await.unwrap();
         assert_eq!(coupons.len(), 1, "u{index}");
@@ -225,18 +180,18 @@ async fn an_early_amendment_hides_no_coupon() {
 async fn an_undecided_request_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let spring = campaign("spring");
-    let node = Node::on(folder.path(), true);
+    let node = Node::on(folder.path(), true).await;
     node.service.define(spring.clone(), terms(60)).await.unwrap();
-    tokio::time::timeout(PATIENCE, node.settled()).await.unwrap();
+    node.settled().await;
     node.stop().await;
 
-    let node = Node::on(folder.path(), false);
+    let node = Node::on(folder.path(), false).await;
     let taken = node.service.issue(request(&spring, "u1"), None).await.unwrap();
     let found = node.service.find(&taken.request_id, Duration::from_millis(1)).await.unwrap();
     assert_eq!(found.status, RequestStatus::Pending { queue_ahead: 0 });
     node.stop().await;
 
-    let node = Node::on(folder.path(), true);
+    let node = Node::on(folder.path(), true).await;
     let found = node.service.find(&taken.request_id, PATIENCE).await.unwrap();
     let RequestStatus::Decided(Answer::Issued { coupon }) = found.status else {
         panic!("{found:?}")

@@ -1,10 +1,8 @@
 //! Lookups by request id, views of campaigns, readiness.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
-use tokio::time::advance;
-
-use super::world::{ServiceWorld, Settle, campaign, keyed, request, terms, until, user};
+use super::world::{ServiceWorld, campaign, keyed, request, terms, user};
 use crate::{
     api::service::{
         CampaignPage, CampaignState, CampaignView, FindRequests, IssueCoupons, NotReady,
@@ -18,6 +16,7 @@ use crate::{
         record::{Change, Control, Record, Request},
         rows::HoldState,
     },
+    simulation::testing::{Call, Engine, Settle},
     store::LISTING_MAX,
 };
 
@@ -55,14 +54,18 @@ fn issued_sequence(answer: &Answer) -> Option<u32> {
 async fn an_id_is_answered_from_remembered_decisions() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
+    let partition = world.partition_of(&spring);
+    let watermark = world.end(partition);
+    world.set_end(partition, watermark + 1);
     let id = asked(&world, request(&spring, "u1")).await;
-    assert_eq!(queue_ahead(world.service.find(&id, AT_ONCE).await), 1, "a hole counts");
+    let holes = world.end(partition) - 1 - watermark;
+    assert_eq!(queue_ahead(world.service.find(&id, AT_ONCE).await), holes, "a hole counts");
     world.decide(Settle::All).await;
     world.heard().await;
     let found = world.service.find(&id, AT_ONCE).await.unwrap();
     assert_eq!((&found.campaign, found.user.as_str()), (&spring, "u1"));
     assert_eq!(issued_sequence(&answer(Ok(found))), Some(1));
-    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+    assert_eq!(world.calls(Call::ReadCoupons), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,12 +117,12 @@ async fn a_new_node_answers_from_the_store() {
     let expected =
         ["issued 1", "already 1", "issued 2", "sold_out", "issued 1", "paused", "closed"];
     assert_eq!(answers, expected);
-    let reads = world.store.reads_of_campaigns();
-    advance(Duration::from_secs(100)).await;
+    let reads = world.calls(Call::ReadVersions);
+    world.pass(Duration::from_secs(100)).await;
     for (id, before) in ids.iter().zip(&answers) {
         assert_eq!(told(&answer(service.find(id, WAIT).await)), *before);
     }
-    assert_eq!(world.store.reads_of_campaigns(), reads, "history does not change");
+    assert_eq!(world.calls(Call::ReadVersions), reads, "history does not change");
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,7 +149,7 @@ async fn a_long_poll_ends_with_the_decision() {
     let id = asked(&world, request(&spring, "u1")).await;
     let service = world.service.clone();
     let polling = tokio::spawn(async move { service.find(&id, WAIT).await });
-    until(|| world.service.waiters.waiters() == 1).await;
+    world.until(|| world.service.waiters.waiters() == 1).await;
     world.decide(Settle::All).await;
     assert_eq!(issued_sequence(&answer(polling.await.unwrap())), Some(1));
 }
@@ -165,7 +168,7 @@ async fn a_missing_row_is_no_answer_above_progress() {
         let (service, sold_out) = (service.clone(), sold_out.clone());
         tokio::spawn(async move { service.find(&sold_out, WAIT).await })
     };
-    until(|| service.waiters.waiters() == 1).await;
+    world.until(|| service.waiters.waiters() == 1).await;
     world.make_progress().await;
     assert_eq!(told(&answer(polling.await.unwrap())), "sold_out");
 }
@@ -176,21 +179,21 @@ async fn a_held_request_stays_pending() {
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let before = asked(&world, request(&spring, "u1")).await;
     world.decide(Settle::All).await;
-    let from = world.watermark(world.codec.partition_of(&spring));
-    world.hold(&spring, from, HoldState::Open).await;
+    let from = world.watermark(world.partition_of(&spring));
+    world.hold(&spring, from, HoldState::Open);
     let after = asked(&world, request(&spring, "u2")).await;
     world.decide(Settle::FeedLost).await;
     let service = world.another_service().await;
     for state in [HoldState::Open, HoldState::Released] {
-        world.hold(&spring, from, state).await;
-        advance(Duration::from_secs(2)).await;
+        world.hold(&spring, from, state);
+        world.pass(Duration::from_secs(2)).await;
         assert_eq!(issued_sequence(&answer(service.find(&before, AT_ONCE).await)), Some(1));
         assert_eq!(queue_ahead(service.find(&after, Duration::from_secs(1)).await), 0);
     }
-    world.hold_until(&spring, (from, from), HoldState::Closed).await;
-    advance(Duration::from_secs(2)).await;
+    world.hold_until(&spring, (from, from), HoldState::Closed);
+    world.pass(Duration::from_secs(2)).await;
     assert_eq!(queue_ahead(service.find(&after, AT_ONCE).await), 0, "closed below it");
-    world.hold(&spring, from, HoldState::Closed).await;
+    world.hold(&spring, from, HoldState::Closed);
     assert_eq!(told(&answer(service.find(&after, WAIT).await)), "sold_out");
 }
 
@@ -203,7 +206,7 @@ async fn pollers_read_no_rows_of_a_live_owner() {
     for _ in 0..100 {
         queue_ahead(world.service.find(&id, AT_ONCE).await);
     }
-    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+    assert_eq!(world.calls(Call::ReadCoupons), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,10 +217,10 @@ async fn waiters_on_a_hold_share_reads() {
     for index in 0..50 {
         ids.push(asked(&world, request(&spring, &format!("u{index}"))).await);
     }
-    let from = world.watermark(world.codec.partition_of(&spring));
-    world.hold(&spring, from, HoldState::Open).await;
+    let from = world.watermark(world.partition_of(&spring));
+    world.hold(&spring, from, HoldState::Open);
     world.heard().await;
-    let before = world.store.partition_reads.load(Ordering::Relaxed);
+    let before = world.calls(Call::ReadProgress);
     let polls: Vec<_> = ids
         .into_iter()
         .map(|id| {
@@ -225,14 +228,14 @@ async fn waiters_on_a_hold_share_reads() {
             tokio::spawn(async move { service.find(&id, WAIT).await })
         })
         .collect();
-    until(|| world.service.waiters.waiters() == 50).await;
-    world.feed.cut();
+    world.until(|| world.service.waiters.waiters() == 50).await;
+    world.drop_followers();
     for poll in polls {
         queue_ahead(poll.await.unwrap());
     }
-    let reads = world.store.partition_reads.load(Ordering::Relaxed) - before;
+    let reads = world.calls(Call::ReadProgress) - before;
     assert!(reads <= 130, "{reads} reads of a partition in 10 s");
-    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 50, "each looks once");
+    assert_eq!(world.calls(Call::ReadCoupons), 50, "each looks once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,12 +243,12 @@ async fn without_the_store_there_is_no_guess() {
     let world = ServiceWorld::new().await;
     let (_, ids) = history(&world).await;
     let service = world.another_service().await;
-    world.store_away(true);
-    for wait in [AT_ONCE, Duration::from_secs(1)] {
+    world.cut(Engine::Store);
+    for wait in [AT_ONCE, Duration::from_secs(2)] {
         let found = service.find(&ids[3], wait).await;
         assert!(matches!(found, Err(ServiceError::Unavailable { .. })), "{found:?}");
     }
-    world.store_away(false);
+    world.mend(Engine::Store);
     assert_eq!(told(&answer(service.find(&ids[3], WAIT).await)), "sold_out");
 }
 
@@ -254,15 +257,15 @@ async fn an_altered_or_lost_row_is_no_answer() {
     let world = ServiceWorld::new().await;
     let (spring, ids) = history(&world).await;
     let service = world.another_service().await;
-    world.store.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
+    world.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
     let found = service.find(&ids[0], AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
     let coupons = service.coupons_of(&spring, &user("u1")).await;
     assert!(matches!(coupons, Err(ServiceError::Halted { .. })), "{coupons:?}");
-    world.store.rows().versions.values_mut().next().unwrap().definition.terms.quota = 99;
+    world.rows().versions.values_mut().next().unwrap().definition.terms.quota = 99;
     let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
-    world.store.rows().versions.clear();
+    world.rows().versions.clear();
     let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
 }
@@ -275,15 +278,15 @@ async fn a_view_counts_every_record_below_as_of() {
         asked(&world, request(&spring, &format!("u{index}"))).await;
     }
     world.decide(Settle::All).await;
-    advance(Duration::from_millis(1_100)).await;
+    world.pass(Duration::from_millis(1_100)).await;
     let view = world.service.campaign(&spring).await.unwrap();
     assert_eq!((view.issued, view.remaining, view.state), (3, 7, CampaignState::Open));
-    assert_eq!(view.as_of.offset, world.log.end(view.as_of.partition));
-    let reads = world.store.reads_of_campaigns();
+    assert_eq!(view.as_of.offset, world.end(view.as_of.partition));
+    let reads = world.calls(Call::ReadVersions);
     for _ in 0..100 {
         world.service.campaign(&spring).await.unwrap();
     }
-    assert_eq!(world.store.reads_of_campaigns(), reads, "a second's views share a read");
+    assert_eq!(world.calls(Call::ReadVersions), reads, "a second's views share a read");
     let unknown = world.service.campaign(&campaign("summer")).await;
     assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     let admin = world.service.admin_view(&spring).await.unwrap();
@@ -302,7 +305,7 @@ async fn an_early_amendment_hides_no_coupon() {
     world.changed(&spring, Change::Amended { amendment }).await;
     let id = asked(&world, request(&spring, "u1")).await;
     world.decide(Settle::RowsAlone).await;
-    let bucket = world.store.rows().coupons.values().next().unwrap().user_bucket;
+    let bucket = world.rows().coupons.values().next().unwrap().user_bucket;
     assert_ne!(bucket, 0, "the bucket of the first definition would find the coupon");
     assert_eq!(issued_sequence(&answer(nodes[0].find(&id, WAIT).await)), Some(1));
     assert_eq!(nodes[1].coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
@@ -353,7 +356,7 @@ async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> b
         let terms = Terms { listed: is_listed(index), ..terms(1) };
         let campaign = campaign(&format!("c{index:05}"));
         let change = Change::Defined { terms };
-        world.append(&Record::from(Control { campaign, based_on: None, change })).await;
+        world.append(&Record::from(Control { campaign, based_on: None, change }));
     }
     world.decide(Settle::RowsAlone).await;
 }
@@ -415,20 +418,20 @@ fn parts(not_ready: Vec<NotReady>) -> Vec<&'static str> {
 #[tokio::test(start_paused = true)]
 async fn unready_parts_are_named_and_recover() {
     let world = ServiceWorld::new().await;
-    until(|| world.service.not_ready().is_empty()).await;
-    world.store_away(true);
-    world.log.away.store(true, Ordering::Relaxed);
-    world.feed.away.store(true, Ordering::Relaxed);
-    world.feed.cut();
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.until(|| world.service.not_ready().is_empty()).await;
+    world.cut(Engine::Store);
+    world.cut(Engine::Log);
+    world.cut(Engine::Feed);
+    world.drop_followers();
+    world.pass(Duration::from_secs(5)).await;
     let all = ["request_log", "coupon_store", "decision_feed"];
     assert_eq!(parts(world.service.not_ready()), all);
-    world.store_away(false);
-    world.log.away.store(false, Ordering::Relaxed);
-    world.feed.away.store(false, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    world.mend(Engine::Store);
+    world.mend(Engine::Log);
+    world.mend(Engine::Feed);
+    world.pass(Duration::from_secs(9)).await;
     assert_eq!(world.service.not_ready(), [], "another owner may be about to take over");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.pass(Duration::from_secs(2)).await;
     assert_eq!(parts(world.service.not_ready()), ["partitions"]);
     world.heard().await;
     assert_eq!(world.service.not_ready(), []);

@@ -1,22 +1,15 @@
 //! Requests for coupons: appended, refused, waited for.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-use tokio::{sync::Semaphore, time::advance};
-
-use super::{
-    fakes::{AppendFault, START},
-    world::{ServiceWorld, Settle, campaign, keyed, request, until},
-};
+use super::world::{HANGS, ServiceWorld, campaign, keyed, request};
 use crate::{
-    api::service::{IssueCoupons, IssueReply, ServiceError},
+    api::service::{IssueCoupons, IssueReply, ServiceError, ServiceParts},
     domain::{
         answer::Answer, definition::Amendment, ids::Timestamp, reason::Reason, record::Change,
         rows::HoldState,
     },
+    simulation::testing::{Call, Engine, Fate, Settle},
 };
 
 const WAIT: Option<Duration> = Some(Duration::from_secs(5));
@@ -34,10 +27,10 @@ async fn an_answered_request_is_in_the_log() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let taken = world.service.issue(request(&spring, "u1"), None).await.unwrap();
-    assert_eq!((taken.answer, taken.waited, world.log.len()), (None, true, 2));
+    assert_eq!((taken.answer, taken.waited, world.len()), (None, true, 2));
     let content = world.service.ids.open(&taken.request_id).unwrap();
     assert_eq!((content.campaign, content.user.as_str()), (spring, "u1"));
-    assert_eq!(content.position.offset, world.log.records()[1].1.offset);
+    assert_eq!(content.position.offset, world.end(content.position.partition) - 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,17 +42,17 @@ async fn a_wait_ends_with_the_feeds_decision() {
     let again = world.service.issue(request(&spring, "u1"), WAIT).await.unwrap();
     assert!(matches!(again.answer, Some(Answer::AlreadyIssued { .. })), "{again:?}");
     assert_eq!(world.service.waiters.waiters(), 0);
-    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+    assert_eq!(world.calls(Call::ReadCoupons), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_timed_out_wait_leaves_a_pending_request() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    let before = tokio::time::Instant::now();
+    let before = world.now();
     let taken = world.service.issue(request(&spring, "u1"), WAIT).await.unwrap();
     assert_eq!((taken.answer, taken.waited), (None, true));
-    assert_eq!(before.elapsed(), WAIT.unwrap());
+    assert_eq!((world.now() - before).as_secs(), 5);
     assert_eq!(world.service.waiters.waiters(), 0);
 }
 
@@ -69,7 +62,7 @@ async fn lost_decisions_come_from_the_store() {
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let _owner = world.owner_at_work(Settle::FeedLost);
     let silent = Duration::from_secs(5);
-    advance(silent).await;
+    world.pass(silent).await;
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
     let other = world.service.issue(keyed(&spring, "u2", "k"), WAIT).await.unwrap();
     assert_eq!(other.answer, Some(Answer::Rejected { reason: Reason::SoldOut }));
@@ -84,9 +77,9 @@ async fn a_passed_waiter_asks_the_store() {
     let service = world.service.clone();
     let asked = request(&spring, "u1");
     let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
-    until(|| world.service.waiters.waiters() == 1).await;
+    world.until(|| world.service.waiters.waiters() == 1).await;
     world.decide(Settle::FeedLost).await;
-    assert_eq!(world.store.coupon_reads.load(Ordering::Relaxed), 0);
+    assert_eq!(world.calls(Call::ReadCoupons), 0);
     world.heard().await;
     assert_eq!(sequence(waiting.await.unwrap()), 1);
 }
@@ -100,11 +93,11 @@ async fn after_a_gap_a_coupon_answers_at_once() {
         tokio::spawn(async move { service.issue(asked, WAIT).await })
     };
     let first = ask("u1");
-    until(|| world.service.waiters.waiters() == 1).await;
+    world.until(|| world.service.waiters.waiters() == 1).await;
     let second = ask("u2");
-    until(|| world.service.waiters.waiters() == 2).await;
+    world.until(|| world.service.waiters.waiters() == 2).await;
     world.decide(Settle::RowsAlone).await;
-    world.feed.cut();
+    world.drop_followers();
     assert_eq!(sequence(first.await.unwrap()), 1);
     assert_eq!(world.service.waiters.waiters(), 1, "a missing row is no answer yet");
     world.make_progress().await;
@@ -114,16 +107,16 @@ async fn after_a_gap_a_coupon_answers_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_call_frees_its_waiter() {
-    let world = ServiceWorld::with(|api, _| api.waiters_max = 1).await;
+    let world = ServiceWorld::with(|parts| parts.api.waiters_max = 1).await;
     let spring = world.defined("spring", |_| {}).await;
     let service = world.service.clone();
     let asked = request(&spring, "u1");
     let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
-    until(|| world.service.waiters.waiters() == 1).await;
+    world.until(|| world.service.waiters.waiters() == 1).await;
     let full = world.service.issue(request(&spring, "u2"), WAIT).await.unwrap();
     assert_eq!((full.answer, full.waited), (None, false));
     waiting.abort();
-    until(|| world.service.waiters.waiters() == 0).await;
+    world.until(|| world.service.waiters.waiters() == 0).await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u3"), WAIT).await), 3);
 }
@@ -134,11 +127,11 @@ async fn a_shutdown_releases_waiters_with_their_ids() {
     let spring = world.defined("spring", |_| {}).await;
     let (service, asked) = (world.service.clone(), request(&spring, "u1"));
     let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
-    until(|| world.service.waiters.waiters() == 1).await;
-    let before = tokio::time::Instant::now();
+    world.until(|| world.service.waiters.waiters() == 1).await;
+    let before = world.now();
     world.service.shut_down().await;
     let taken = waiting.await.unwrap().unwrap();
-    assert_eq!((taken.answer, before.elapsed()), (None, Duration::ZERO));
+    assert_eq!((taken.answer, world.now() - before), (None, Duration::ZERO));
     assert!(world.service.ids.open(&taken.request_id).is_some());
 }
 
@@ -148,52 +141,52 @@ async fn unknown_campaigns_are_looked_up_in_the_store() {
     let asked = request(&campaign("spring"), "u1");
     let refused = world.service.issue(asked.clone(), None).await;
     assert_eq!(refused, Err(ServiceError::UnknownCampaign));
-    world.store_away(true);
+    world.cut(Engine::Store);
     let refused = world.service.issue(asked.clone(), None).await;
     assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
-    world.store_away(false);
-    advance(Duration::from_secs(1)).await;
+    world.mend(Engine::Store);
+    world.pass(Duration::from_secs(1)).await;
     world.defined("spring", |_| {}).await;
     assert!(
         world.service.issue(asked, None).await.is_ok(),
         "nothing remembers that it was unknown"
     );
-    assert_eq!(world.log.len(), 2);
+    assert_eq!(world.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_earlier_read_does_not_deny_a_definition() {
     let world = ServiceWorld::new().await;
-    let gate = Arc::new(Semaphore::new(0));
-    *world.store.gate.lock() = Some(gate.clone());
+    // The first read sees the rows before the definition, and the second one those after it.
+    for ms in [500, 1_500] {
+        world.arm(Call::ReadVersions, Fate::Slow { ms });
+    }
     let ask = |user: &str| {
         let (service, asked) = (world.service.clone(), request(&campaign("spring"), user));
         tokio::spawn(async move { service.issue(asked, None).await })
     };
     let early = ask("u1");
-    until(|| world.store.reads_of_campaigns() == 1).await;
+    world.until(|| world.calls(Call::ReadVersions) == 1).await;
     let late: Vec<_> = (0..50).map(|index| ask(&format!("late{index}"))).collect();
-    gate.add_permits(1);
     assert_eq!(early.await.unwrap(), Err(ServiceError::UnknownCampaign));
     world.defined("spring", |_| {}).await;
-    gate.add_permits(1);
     for late in late {
         assert!(late.await.unwrap().is_ok());
     }
-    assert_eq!(world.store.reads_of_campaigns(), 2, "all of them shared the second read");
+    assert_eq!(world.calls(Call::ReadVersions), 2, "all of them shared the second read");
 }
 
 #[tokio::test(start_paused = true)]
 async fn traffic_costs_one_read_a_second() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    let before = world.store.reads_of_campaigns();
+    let before = world.calls(Call::ReadVersions);
     for index in 0..500 {
         let asked = request(&spring, &format!("u{index}"));
         world.service.issue(asked, None).await.unwrap();
-        advance(Duration::from_millis(10)).await;
+        world.pass(Duration::from_millis(10)).await;
     }
-    let reads = world.store.reads_of_campaigns() - before;
+    let reads = world.calls(Call::ReadVersions) - before;
     assert!((4..=6).contains(&reads), "{reads} reads in 5 s");
 }
 
@@ -202,9 +195,9 @@ async fn a_known_campaign_needs_no_store() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
-    world.store_away(true);
+    world.cut(Engine::Store);
     for index in 0..10 {
-        advance(Duration::from_millis(700)).await;
+        world.pass(Duration::from_millis(700)).await;
         let asked = request(&spring, &format!("v{index}"));
         assert!(world.service.issue(asked, None).await.is_ok());
     }
@@ -216,17 +209,17 @@ async fn certain_refusals_skip_the_log() {
     let spring = world.defined("spring", |_| {}).await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.changed(&spring, Change::Paused).await;
-    advance(Duration::from_secs(5)).await;
-    let length = world.log.len();
+    world.pass(Duration::from_secs(5)).await;
+    let length = world.len();
     let refused = world.service.issue(request(&spring, "u2"), None).await;
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Paused)));
-    assert_eq!(world.log.len(), length);
+    assert_eq!(world.len(), length);
     assert!(world.service.issue(keyed(&spring, "u2", "k"), None).await.is_ok());
-    let later = world.defined("later", |terms| terms.opens_at = Some(Timestamp(START + 60_000)));
-    let later = later.await;
+    let opens_at = Some(Timestamp(world.wall().0 + 55_000));
+    let later = world.defined("later", |terms| terms.opens_at = opens_at).await;
     let refused = world.service.issue(request(&later, "u1"), None).await;
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::NotOpenYet)));
-    advance(Duration::from_millis(54_500)).await;
+    world.pass(Duration::from_millis(54_500)).await;
     assert!(world.service.issue(request(&later, "u1"), None).await.is_ok(), "within the margin");
 }
 
@@ -235,9 +228,9 @@ async fn a_shut_campaign_refuses_rare_requests_too() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.changed(&spring, Change::Closed).await;
-    let length = world.log.len();
+    let length = world.len();
     for gap_ms in [0, 900, 1_001, 1_500, 1_999, 2_100, 1_001, 1_001] {
-        advance(Duration::from_millis(gap_ms)).await;
+        world.pass(Duration::from_millis(gap_ms)).await;
         let refused = world.service.issue(request(&spring, "u1"), None).await;
         assert_eq!(
             refused,
@@ -245,7 +238,7 @@ async fn a_shut_campaign_refuses_rare_requests_too() {
             "after {gap_ms} ms"
         );
     }
-    assert_eq!(world.log.len(), length, "none of them went to the log");
+    assert_eq!(world.len(), length, "none of them went to the log");
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,12 +247,12 @@ async fn a_raised_quota_admits_within_a_second() {
     let spring = world.defined("spring", |terms| terms.quota = 1).await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
-    advance(Duration::from_secs(5)).await;
+    world.pass(Duration::from_secs(5)).await;
     let refused = world.service.issue(request(&spring, "u2"), None).await;
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::SoldOut)));
     let amendment = Amendment { quota: Some(2), ..Amendment::default() };
     world.changed(&spring, Change::Amended { amendment }).await;
-    advance(Duration::from_millis(1_001)).await;
+    world.pass(Duration::from_millis(1_001)).await;
     assert_eq!(sequence(world.service.issue(request(&spring, "u2"), WAIT).await), 2);
 }
 
@@ -267,26 +260,27 @@ async fn a_raised_quota_admits_within_a_second() {
 async fn a_hold_or_halt_refuses_requests() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    world.hold(&spring, 5, HoldState::Open).await;
-    let length = world.log.len();
+    world.hold(&spring, 5, HoldState::Open);
+    let length = world.len();
     let refused = world.service.issue(request(&spring, "u1"), None).await;
     let Err(ServiceError::Halted { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("it failed"), "{reason}");
-    world.hold(&spring, 5, HoldState::Closed).await;
-    advance(Duration::from_secs(3)).await;
+    world.hold(&spring, 5, HoldState::Closed);
+    world.pass(Duration::from_secs(3)).await;
     world.heard().await;
     assert!(world.service.issue(request(&spring, "u1"), None).await.is_ok());
-    world.halted(world.codec.partition_of(&spring), "out of range").await;
+    world.halted(world.partition_of(&spring), "out of range").await;
     let refused = world.service.issue(request(&spring, "u1"), None).await;
     assert_eq!(refused, Err(ServiceError::Halted { reason: "out of range".to_owned() }));
-    assert_eq!(world.log.len(), length + 1);
+    assert_eq!(world.len(), length + 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_unconfirmed_appends_are_unknown() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
-    world.log.faults.lock().extend([AppendFault::Unknown(true), AppendFault::Overloaded]);
+    world.arm(Call::Append, Fate::AnswerLost);
+    world.arm(Call::Append, Fate::Refused);
     let unknown = world.service.issue(request(&spring, "u1"), None).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let refused = world.service.issue(request(&spring, "u1"), None).await;
@@ -298,13 +292,13 @@ async fn an_append_below_the_watermark_is_unknown() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     world.heard().await;
-    let watermark = world.watermark(world.codec.partition_of(&spring));
-    world.log.faults.lock().push_back(AppendFault::At(watermark - 1));
+    let partition = world.partition_of(&spring);
+    world.set_end(partition, world.watermark(partition) - 10);
     let unknown = world.service.issue(request(&spring, "u1"), None).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let refused = world.service.issue(request(&spring, "u1"), None).await;
     assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
-    assert_eq!(world.log.len(), 1);
+    assert_eq!(world.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -312,18 +306,18 @@ async fn an_appended_request_is_never_denied() {
     let world = ServiceWorld::new().await;
     let spring = world.defined("spring", |_| {}).await;
     let _owner = world.owner_at_work(Settle::FeedLost);
-    advance(Duration::from_secs(5)).await;
+    world.pass(Duration::from_secs(5)).await;
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
-    world.store.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
-    let length = world.log.len();
+    world.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
+    let length = world.len();
     let taken = world.service.issue(request(&spring, "u1"), WAIT).await;
     assert!(matches!(taken, Ok(IssueReply { answer: None, waited: true, .. })), "{taken:?}");
-    assert_eq!(world.log.len(), length + 1);
+    assert_eq!(world.len(), length + 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_user_rate_limits_one_user_in_one_campaign() {
-    let world = ServiceWorld::with(|_, admission| {
+    let world = ServiceWorld::with(|ServiceParts { admission, .. }| {
         (admission.user_rate, admission.user_burst) = (10, 2);
     })
     .await;
@@ -333,29 +327,29 @@ async fn the_user_rate_limits_one_user_in_one_campaign() {
         world.service.issue(request(&spring, "u1"), None).await.unwrap();
     }
     let refused = world.service.issue(request(&spring, "u1"), None).await;
-    let retry_after = Duration::from_millis(100);
-    assert_eq!(refused, Err(ServiceError::UserRateLimited { retry_after }));
+    let Err(ServiceError::UserRateLimited { retry_after }) = refused else { panic!("{refused:?}") };
+    assert!((90..=100).contains(&retry_after.as_millis()), "{retry_after:?}");
     assert!(world.service.issue(request(&spring, "u2"), None).await.is_ok());
     assert!(world.service.issue(request(&fall, "u1"), None).await.is_ok());
-    advance(retry_after).await;
+    world.pass(retry_after).await;
     assert!(world.service.issue(request(&spring, "u1"), None).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn lag_and_appends_in_flight_are_bounded() {
-    let world = ServiceWorld::with(|_, admission| {
+    let world = ServiceWorld::with(|ServiceParts { admission, .. }| {
         (admission.max_lag, admission.inflight_max) = (20, 1);
     })
     .await;
     let spring = world.defined("spring", |_| {}).await;
-    world.log.faults.lock().push_back(AppendFault::Hangs);
+    world.arm(Call::Append, HANGS);
     let (service, asked) = (world.service.clone(), request(&spring, "u1"));
     let hanging = tokio::spawn(async move { service.issue(asked, None).await });
-    until(|| world.log.faults.lock().is_empty()).await;
+    world.until(|| world.calls(Call::Append) == 1).await;
     let refused = world.service.issue(request(&spring, "u2"), None).await;
     assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
     hanging.abort();
-    until(|| world.service.appends.available_permits() == 1).await;
+    world.until(|| world.service.appends.available_permits() == 1).await;
     let mut taken = 0;
     while world.service.issue(request(&spring, &format!("v{taken}")), None).await.is_ok() {
         taken += 1;

@@ -1,0 +1,290 @@
+//! A world for the tests of the API service: simulated ports for each service, and a real owner of
+//! every partition, which works when a test lets it.
+
+use std::{
+    panic::Location,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::MutexGuard;
+
+pub(crate) use super::link::{Call, Engine, Fate};
+use super::{
+    Kinds, draw,
+    link::{Armed, Link},
+    log::Written,
+    node::{Engines, Node},
+    world::{LifeClock, World},
+};
+use crate::{
+    api::service::ServiceParts,
+    config::Config,
+    domain::{
+        ids::{Offset, Partition, Timestamp},
+        record::Record,
+        rows::{Progress, Row},
+    },
+    feed::DecisionFeed,
+    log::memory::MemoryPartition,
+    store::memory::MemoryRows,
+    wire::{codec::Codec, feed_message::FeedMessage},
+};
+
+pub(crate) const PARTITIONS: u32 = 2;
+
+/// First offset of every partition. Not 0, so that code that takes offsets for counts fails.
+pub(crate) const FIRST_OFFSET: Offset = 1_000;
+
+/// The node of the owner. Services are the nodes after it.
+const OWNER: usize = 0;
+const NODES: usize = 5;
+
+/// Time of the world after which a condition has to hold, in steps of 0.1 ms.
+const STEPS_MAX: usize = 200_000;
+
+/// How the owner settles its decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settle {
+    /// Completely: rows, feed, marks and progress.
+    All,
+    /// Feed messages are lost; later messages have the watermark.
+    FeedLost,
+    /// Feed messages are lost, and progress is not durable yet.
+    RowsAlone,
+}
+
+/// A world with an owner that does not work yet.
+pub(crate) struct OwnedWorld {
+    world: Arc<World>,
+    engines: Engines,
+    owner: Node,
+    services: AtomicUsize,
+    is_at_work: AtomicBool,
+}
+
+impl OwnedWorld {
+    /// Starts a world, whose events happen from now on. The test's runtime must have its time
+    /// paused: then a sleep of tokio ends only when no task can go on.
+    pub(crate) async fn start() -> Self {
+        let mut setup = draw(1, &Kinds::new(), 0).setup;
+        (setup.partitions, setup.is_embedded, setup.restarts) = (PARTITIONS, false, false);
+        (setup.skew_ms, setup.drift_ppm) = (Vec::new(), Vec::new());
+        setup.limits.window_records = 1_024;
+        setup.limits.batch_records = 64;
+        (setup.limits.progress_records, setup.limits.progress_interval_ms) = (1_000, 100);
+        (setup.limits.idle_ms, setup.limits.waiters) = (600_000, 100);
+        let (world, engines) = (World::new(1, NODES, false), Engines::new(setup));
+        let begin = || MemoryPartition::starting_at(FIRST_OFFSET);
+        engines.brokers.lock().partitions = (0..PARTITIONS).map(|_| begin()).collect();
+        let log_epoch = engines.layout.log_epoch;
+        for partition in 0..PARTITIONS {
+            let progress = Progress { partition, log_epoch, next: FIRST_OFFSET, last: None };
+            engines.rows.store.rows.lock().apply(Row::Progress(progress));
+        }
+        let driven = world.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                driven.happen();
+            }
+        });
+        let owner = Node::start(&world, &engines, OWNER).await;
+        let (services, is_at_work) = Default::default();
+        let owned = Self { world, engines, owner, services, is_at_work };
+        owned.decide(Settle::All).await;
+        owned
+    }
+
+    /// Returns what a service of the next node is built from, with default settings.
+    pub(crate) fn parts(&self) -> ServiceParts {
+        let node = 1 + self.services.fetch_add(1, Ordering::Relaxed);
+        let address = self.world.begin_life(node, 0, 0);
+        // Times that tests expect are long against the way of a call.
+        let link = Link { way_us: (1, 1), ..self.engines.link(&self.world, address) };
+        let Config { api, admission, .. } = Config::default();
+        ServiceParts {
+            log: Arc::new(self.engines.log(&link)),
+            store: Arc::new(self.engines.store(&link)),
+            feed: Arc::new(self.engines.feed(&link)),
+            codec: self.engines.codec.clone(),
+            keys: self.engines.keys.clone(),
+            layout: self.engines.layout.clone(),
+            api,
+            admission,
+            free_space: None,
+            actors: self.owner.core.directory.clone(),
+            clock: Arc::new(LifeClock { world: self.world.clone(), address }),
+        }
+    }
+
+    /// Lets the owner decide every record of the log, and stops it.
+    pub(crate) async fn decide(&self, settle: Settle) {
+        let was_at_work = self.is_at_work.load(Ordering::Relaxed);
+        if !was_at_work {
+            self.let_work(settle);
+        }
+        self.until(|| {
+            (0..PARTITIONS).all(|partition| {
+                let end = self.end(partition);
+                let progress = || self.rows().progress.get(&partition).map(|it| it.next);
+                self.published(partition) == Some(end)
+                    && (settle == Settle::RowsAlone || progress() == Some(end))
+            })
+        })
+        .await;
+        if !was_at_work {
+            self.stop_work(settle);
+        }
+    }
+
+    /// Lets the owner make decided records durable as progress.
+    pub(crate) async fn make_progress(&self) {
+        self.decide(Settle::FeedLost).await;
+    }
+
+    /// Lets the owner work until the returned guard is dropped.
+    pub(crate) fn owner_at_work(&self, settle: Settle) -> AtWork<'_> {
+        self.let_work(settle);
+        AtWork(self, settle)
+    }
+
+    fn let_work(&self, settle: Settle) {
+        if settle != Settle::All {
+            self.cut(Engine::Feed);
+        }
+        if settle == Settle::RowsAlone {
+            // Marks are written before progress. Each partition tries once before it is stopped.
+            for call in [Call::WriteMarks, Call::WriteProgress].repeat(PARTITIONS as usize) {
+                self.world.arm(Armed { node: Some(OWNER), call, fate: Fate::Lost });
+            }
+        }
+        self.world.go_on(OWNER);
+        self.is_at_work.store(true, Ordering::Relaxed);
+    }
+
+    fn stop_work(&self, settle: Settle) {
+        self.is_at_work.store(false, Ordering::Relaxed);
+        self.world.pause(OWNER);
+        self.world.disarm(OWNER);
+        if settle != Settle::All {
+            self.mend(Engine::Feed);
+        }
+    }
+
+    /// Returns the owner's watermark, if it has published one.
+    fn published(&self, partition: Partition) -> Option<Offset> {
+        let topic = self.engines.topic.lock();
+        let of_partition = topic.published.iter().map(|it| &it.message);
+        of_partition.filter(|it| it.partition == partition).map(|it| it.to).max()
+    }
+
+    pub(crate) fn watermark(&self, partition: Partition) -> Offset {
+        self.published(partition).unwrap_or(FIRST_OFFSET)
+    }
+
+    /// Publishes the watermark once more, with a halt of the partition if there is a reason.
+    pub(crate) async fn publish(&self, partition: Partition, halted: Option<String>) {
+        let (to, end) = (self.watermark(partition), self.end(partition));
+        let (log_epoch, decisions) = (self.engines.layout.log_epoch, Vec::new());
+        let message = FeedMessage { log_epoch, partition, from: 0, to, end, halted, decisions };
+        let link = self.engines.link(&self.world, self.owner.address);
+        self.engines.feed(&link).publish(message).await.unwrap();
+    }
+
+    /// Drops every follower of the feed. A service follows again, and counts it as a gap.
+    pub(crate) fn drop_followers(&self) {
+        self.engines.topic.lock().followers.clear();
+    }
+
+    /// Cuts every service off from an engine.
+    pub(crate) fn cut(&self, engine: Engine) {
+        (OWNER + 1..NODES).for_each(|node| self.world.cut(node, engine, None));
+    }
+
+    pub(crate) fn mend(&self, engine: Engine) {
+        (OWNER + 1..NODES).for_each(|node| self.world.mend(node, engine, None));
+    }
+
+    /// Lets the next such call of the first service have this fate.
+    pub(crate) fn arm(&self, call: Call, fate: Fate) {
+        self.world.arm(Armed { node: Some(OWNER + 1), call, fate });
+    }
+
+    /// Returns how many such calls the services have made.
+    pub(crate) fn calls(&self, call: Call) -> usize {
+        self.world.calls(|node, made| node != OWNER && made == call)
+    }
+
+    pub(crate) fn codec(&self) -> &Codec {
+        &self.engines.codec
+    }
+
+    /// Appends a record as another node would.
+    pub(crate) fn append(&self, record: &Record) -> Offset {
+        let (partition, new) = self.engines.codec.encode(record);
+        let mut brokers = self.engines.brokers.lock();
+        brokers.append(&self.world, partition, Written::from(new)).offset
+    }
+
+    /// Number of records in the log.
+    pub(crate) fn len(&self) -> usize {
+        self.engines.brokers.lock().partitions.iter().map(|log| log.records.len()).sum()
+    }
+
+    pub(crate) fn end(&self, partition: Partition) -> Offset {
+        self.engines.brokers.lock().end(partition)
+    }
+
+    /// Lets the log end at `end`: behind a hole, or below records that were acknowledged.
+    pub(crate) fn set_end(&self, partition: Partition, end: Offset) {
+        let log = &mut self.engines.brokers.lock().partitions[partition as usize];
+        log.high = end;
+        log.records.split_off(&end);
+    }
+
+    pub(crate) fn rows(&self) -> MutexGuard<'_, MemoryRows> {
+        self.engines.rows.store.rows.lock()
+    }
+
+    /// Time since the world's beginning.
+    pub(crate) fn now(&self) -> Duration {
+        Duration::from_micros(self.world.now_us())
+    }
+
+    pub(crate) fn wall(&self) -> Timestamp {
+        self.world.now()
+    }
+
+    /// Lets time pass.
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.world.wait(time.as_micros() as u64, None).await;
+    }
+
+    /// Lets time pass until the condition holds.
+    #[track_caller]
+    pub(crate) fn until(&self, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+        let from = Location::caller();
+        async move {
+            for _ in 0..STEPS_MAX {
+                if condition() {
+                    return;
+                }
+                self.world.wait(100, None).await;
+            }
+            panic!("the condition of {from} never held");
+        }
+    }
+}
+
+/// Stops the owner when it is dropped.
+pub(crate) struct AtWork<'a>(&'a OwnedWorld, Settle);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.stop_work(self.1);
+    }
+}
