@@ -24,14 +24,14 @@ use crate::{
     api::service::ServiceParts,
     config::Config,
     domain::{
-        ids::{Offset, Partition, Timestamp},
+        ids::{CampaignId, Offset, Partition, Timestamp},
         record::Record,
         rows::{Progress, Row},
     },
     feed::DecisionFeed,
     log::memory::MemoryPartition,
     store::memory::MemoryRows,
-    wire::{codec::Codec, feed_message::FeedMessage},
+    wire::feed_message::FeedMessage,
 };
 
 pub(crate) const PARTITIONS: u32 = 2;
@@ -219,8 +219,8 @@ impl OwnedWorld {
         self.world.calls(|node, made| node != OWNER && made == call)
     }
 
-    pub(crate) fn codec(&self) -> &Codec {
-        &self.engines.codec
+    pub(crate) fn partition_of(&self, campaign: &CampaignId) -> Partition {
+        self.engines.codec.partition_of(campaign)
     }
 
     /// Appends a record as another node would.

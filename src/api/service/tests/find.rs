@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{ServiceWorld, campaign, keyed, request, terms, user};
+use super::world::{ServiceWorld, campaign, keyed, request, user};
 use crate::{
     api::service::{
         CampaignPage, CampaignState, CampaignView, FindRequests, IssueCoupons, NotReady,
@@ -10,11 +10,11 @@ use crate::{
     },
     domain::{
         answer::Answer,
-        definition::{Amendment, Audience, QUOTA_MAX, Terms},
+        definition::{Amendment, Audience, QUOTA_MAX},
         ids::CampaignId,
         reason::Reason,
-        record::{Change, Control, Record, Request},
-        rows::HoldState,
+        record::{Change, Request},
+        rows::{HoldState, Row},
     },
     simulation::testing::{Call, Engine, Settle},
     store::LISTING_MAX,
@@ -309,6 +309,12 @@ async fn an_early_amendment_hides_no_coupon() {
     assert_ne!(bucket, 0, "the bucket of the first definition would find the coupon");
     assert_eq!(issued_sequence(&answer(nodes[0].find(&id, WAIT).await)), Some(1));
     assert_eq!(nodes[1].coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
+    let amendment = Amendment { quota: Some(1), ..Amendment::default() };
+    world.changed(&spring, Change::Amended { amendment }).await;
+    let service = world.another_service().await;
+    assert_eq!(service.coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
+    let view = service.campaign(&spring).await.unwrap();
+    assert_eq!((view.definition.user_buckets, view.remaining), (16, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -350,15 +356,20 @@ async fn public_page(
     world.service.campaigns(Audience::Public, after, limit).await
 }
 
-/// Defines `count` campaigns at once. Those whose number `is_listed` rejects are not listed.
+/// Defines `count` campaigns. Those whose number `is_listed` rejects are not listed. The rows of
+/// all but the first are written by hand: 10,000 actors would take long.
 async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> bool) {
-    for index in 0..count {
-        let terms = Terms { listed: is_listed(index), ..terms(1) };
-        let campaign = campaign(&format!("c{index:05}"));
-        let change = Change::Defined { terms };
-        world.append(&Record::from(Control { campaign, based_on: None, change }));
+    world.defined("c00000", |terms| (terms.quota, terms.listed) = (1, is_listed(0))).await;
+    let mut rows = world.rows();
+    let first = rows.versions.values().next().unwrap().clone();
+    for index in 1..count {
+        let mut version = first.clone();
+        version.campaign = campaign(&format!("c{index:05}"));
+        version.position.partition = world.partition_of(&version.campaign);
+        version.definition.terms.listed = is_listed(index);
+        version.digest = world.service.keys.version_digest(&version);
+        rows.apply(Row::Version(version));
     }
-    world.decide(Settle::RowsAlone).await;
 }
 
 #[tokio::test(start_paused = true)]

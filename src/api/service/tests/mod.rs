@@ -1,7 +1,7 @@
-//! Tests of the service, in simulated worlds and on the embedded engine.
+//! Tests of the service, in simulated worlds.
 
 mod change;
-mod embedded;
 mod find;
 mod issue;
+mod restart;
 mod world;

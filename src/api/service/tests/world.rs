@@ -96,11 +96,7 @@ impl ServiceWorld {
     pub(super) fn version(&self, campaign: &CampaignId) -> Option<Offset> {
         let rows = self.rows();
         let versions = rows.versions.values().filter(|it| it.campaign == *campaign);
-        versions.map(|version| version.position.offset).last()
-    }
-
-    pub(super) fn partition_of(&self, campaign: &CampaignId) -> Partition {
-        self.codec().partition_of(campaign)
+        versions.map(|version| version.position.offset).max()
     }
 
     /// Puts a campaign on hold from `from`. A closed hold covers up to the end of the log.
