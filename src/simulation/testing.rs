@@ -14,17 +14,19 @@ use parking_lot::MutexGuard;
 
 pub(crate) use super::link::{Call, Engine, Fate};
 use super::{
-    Kinds, draw,
+    Kinds,
+    course::Setup,
+    draw,
     link::{Armed, Link},
     log::Written,
-    node::{Engines, Node},
+    node::{Bounds, Engines, Node},
     world::{LifeClock, World},
 };
 use crate::{
     api::service::ServiceParts,
     config::Config,
     domain::{
-        ids::{CampaignId, Offset, Partition, Timestamp},
+        ids::{CampaignId, Offset, Partition},
         record::Record,
         rows::{Progress, Row},
     },
@@ -70,13 +72,11 @@ impl OwnedWorld {
     /// Starts a world, whose events happen from now on. The test's runtime must have its time
     /// paused: then a sleep of tokio ends only when no task can go on.
     pub(crate) async fn start() -> Self {
-        let mut setup = draw(1, &Kinds::new(), 0).setup;
-        (setup.partitions, setup.is_embedded, setup.restarts) = (PARTITIONS, false, false);
-        (setup.skew_ms, setup.drift_ppm) = (Vec::new(), Vec::new());
-        setup.limits.window_records = 1_024;
-        setup.limits.batch_records = 64;
-        (setup.limits.progress_records, setup.limits.progress_interval_ms) = (1_000, 100);
-        (setup.limits.idle_ms, setup.limits.waiters) = (600_000, 100);
+        let drawn = draw(1, &Kinds::new(), 0).setup;
+        let limits = Bounds { progress_interval_ms: 100, idle_ms: 600_000, ..drawn.limits };
+        let (skew_ms, drift_ppm) = (Vec::new(), Vec::new());
+        let (partitions, is_embedded) = (PARTITIONS, false);
+        let setup = Setup { partitions, is_embedded, limits, skew_ms, drift_ppm, ..drawn };
         let (world, engines) = (World::new(1, NODES, false), Engines::new(setup));
         let begin = || MemoryPartition::starting_at(FIRST_OFFSET);
         engines.brokers.lock().partitions = (0..PARTITIONS).map(|_| begin()).collect();
@@ -123,10 +123,8 @@ impl OwnedWorld {
 
     /// Lets the owner decide every record of the log, and stops it.
     pub(crate) async fn decide(&self, settle: Settle) {
-        let was_at_work = self.is_at_work.load(Ordering::Relaxed);
-        if !was_at_work {
-            self.let_work(settle);
-        }
+        let worked = self.is_at_work.load(Ordering::Relaxed);
+        let _work = (!worked).then(|| self.owner_at_work(settle));
         self.until(|| {
             (0..PARTITIONS).all(|partition| {
                 let end = self.end(partition);
@@ -136,23 +134,10 @@ impl OwnedWorld {
             })
         })
         .await;
-        if !was_at_work {
-            self.stop_work(settle);
-        }
-    }
-
-    /// Lets the owner make decided records durable as progress.
-    pub(crate) async fn make_progress(&self) {
-        self.decide(Settle::FeedLost).await;
     }
 
     /// Lets the owner work until the returned guard is dropped.
     pub(crate) fn owner_at_work(&self, settle: Settle) -> AtWork<'_> {
-        self.let_work(settle);
-        AtWork(self, settle)
-    }
-
-    fn let_work(&self, settle: Settle) {
         if settle != Settle::All {
             self.cut(Engine::Feed);
         }
@@ -164,15 +149,7 @@ impl OwnedWorld {
         }
         self.world.go_on(OWNER);
         self.is_at_work.store(true, Ordering::Relaxed);
-    }
-
-    fn stop_work(&self, settle: Settle) {
-        self.is_at_work.store(false, Ordering::Relaxed);
-        self.world.pause(OWNER);
-        self.world.disarm(OWNER);
-        if settle != Settle::All {
-            self.mend(Engine::Feed);
-        }
+        AtWork(self, settle)
     }
 
     /// Returns the owner's watermark, if it has published one.
@@ -255,10 +232,6 @@ impl OwnedWorld {
         Duration::from_micros(self.world.now_us())
     }
 
-    pub(crate) fn wall(&self) -> Timestamp {
-        self.world.now()
-    }
-
     /// Lets time pass.
     pub(crate) async fn pass(&self, time: Duration) {
         self.world.wait(time.as_micros() as u64, None).await;
@@ -285,6 +258,12 @@ pub(crate) struct AtWork<'a>(&'a OwnedWorld, Settle);
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        self.0.stop_work(self.1);
+        let Self(owned, settle) = self;
+        owned.is_at_work.store(false, Ordering::Relaxed);
+        owned.world.pause(OWNER);
+        owned.world.disarm(OWNER);
+        if *settle != Settle::All {
+            owned.mend(Engine::Feed);
+        }
     }
 }

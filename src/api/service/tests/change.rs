@@ -68,8 +68,7 @@ async fn of_two_concurrent_definitions_one_wins() {
 
 #[tokio::test(start_paused = true)]
 async fn an_overtaken_change_is_repeated() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let amendment = Amendment { per_user_limit: Some(5), ..Amendment::default() };
     let (based_on, change) = (world.version(&spring), Change::Amended { amendment });
     let other = Control { campaign: spring.clone(), based_on, change };
@@ -83,8 +82,7 @@ async fn an_overtaken_change_is_repeated() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_is_in_effect_for_later_calls() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let _owner = world.owner_at_work(Settle::All);
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.service.control(&spring, ControlVerb::Pause).await.unwrap();
@@ -96,8 +94,7 @@ async fn a_change_is_in_effect_for_later_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_without_effect_appends_nothing() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let _owner = world.owner_at_work(Settle::All);
     let resumed = world.service.control(&spring, ControlVerb::Resume).await.unwrap();
     assert_eq!(resumed.state, CampaignState::Open);
@@ -119,8 +116,7 @@ async fn a_change_without_effect_appends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn the_log_refuses_a_quota_below_issued() {
     for settle in [Settle::All, Settle::FeedLost] {
-        let world = ServiceWorld::new().await;
-        let spring = world.defined("spring", |_| {}).await;
+        let (world, spring) = ServiceWorld::with_spring().await;
         for index in 0..3 {
             world.service.issue(request(&spring, &format!("u{index}")), None).await.unwrap();
         }
@@ -155,8 +151,7 @@ async fn an_unknown_outcome_is_safe_to_repeat() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unsent_change_has_a_known_outcome() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.arm(Call::Append, Fate::Refused);
     let refused = world.service.control(&spring, ControlVerb::Pause).await;
     assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
@@ -177,8 +172,7 @@ async fn an_unsent_change_has_a_known_outcome() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_failure_after_append_is_unknown() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let service = world.service.clone();
     let paused = tokio::spawn(async move { service.control(&spring, ControlVerb::Pause).await });
     world.until(|| world.len() == 2).await;
@@ -190,8 +184,7 @@ async fn a_store_failure_after_append_is_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn only_a_release_passes_a_hold_or_halt() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.hold(&spring, 5, HoldState::Open);
     for verb in [ControlVerb::Pause, ControlVerb::Close] {
         let refused = world.service.control(&spring, verb).await;
@@ -217,8 +210,7 @@ async fn only_a_release_passes_a_hold_or_halt() {
 
 #[tokio::test(start_paused = true)]
 async fn releasing_without_a_hold_appends_nothing() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.hold(&spring, 5, HoldState::Closed);
     assert_eq!(
         world.service.control(&spring, ControlVerb::Release).await.unwrap().state,
@@ -231,8 +223,7 @@ async fn releasing_without_a_hold_appends_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unmarked_release_is_unknown() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.hold(&spring, 5, HoldState::Open);
     let unknown = world.service.control(&spring, ControlVerb::Release).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");

@@ -1,12 +1,14 @@
 //! Lookups by request id, views of campaigns, readiness.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
 
 use super::world::{ServiceWorld, campaign, keyed, request, user};
 use crate::{
     api::service::{
-        CampaignPage, CampaignState, CampaignView, FindRequests, IssueCoupons, NotReady,
-        ReportHealth, RequestStatus, RequestView, ServiceError, ShowCampaigns,
+        CampaignPage, CampaignState, CampaignView, FindRequests, IssueCoupons, NodeService,
+        NotReady, ReportHealth, RequestStatus, RequestView, ServiceError, ShowCampaigns,
     },
     domain::{
         answer::Answer,
@@ -20,6 +22,8 @@ use crate::{
     store::LISTING_MAX,
 };
 
+type Found = Result<RequestView, ServiceError>;
+
 const AT_ONCE: Duration = Duration::ZERO;
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -27,8 +31,13 @@ async fn asked(world: &ServiceWorld, request: Request) -> String {
     world.service.issue(request, None).await.unwrap().request_id
 }
 
+fn polling(service: &Arc<NodeService>, id: String) -> JoinHandle<Found> {
+    let service = service.clone();
+    tokio::spawn(async move { service.find(&id, WAIT).await })
+}
+
 #[track_caller]
-fn answer(found: Result<RequestView, ServiceError>) -> Answer {
+fn answer(found: Found) -> Answer {
     match found.unwrap().status {
         RequestStatus::Decided(answer) => answer,
         other => panic!("{other:?}"),
@@ -36,7 +45,7 @@ fn answer(found: Result<RequestView, ServiceError>) -> Answer {
 }
 
 #[track_caller]
-fn queue_ahead(found: Result<RequestView, ServiceError>) -> u64 {
+fn queue_ahead(found: Found) -> u64 {
     match found.unwrap().status {
         RequestStatus::Pending { queue_ahead } => queue_ahead,
         other => panic!("{other:?}"),
@@ -52,8 +61,7 @@ fn issued_sequence(answer: &Answer) -> Option<u32> {
 
 #[tokio::test(start_paused = true)]
 async fn an_id_is_answered_from_remembered_decisions() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let partition = world.partition_of(&spring);
     let watermark = world.end(partition);
     world.set_end(partition, watermark + 1);
@@ -70,8 +78,7 @@ async fn an_id_is_answered_from_remembered_decisions() {
 
 #[tokio::test(start_paused = true)]
 async fn an_altered_id_is_unknown() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let id = asked(&world, request(&spring, "u1")).await;
     for id in ["", "x", &id[1..], &format!("{id}A")] {
         let found = world.service.find(id, AT_ONCE).await;
@@ -127,8 +134,7 @@ async fn a_new_node_answers_from_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn store_and_feed_give_the_same_answer() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let (world, spring) = ServiceWorld::with_spring_of(1).await;
     let ids = [
         asked(&world, request(&spring, "u1")).await,
         asked(&world, request(&spring, "u1")).await,
@@ -144,39 +150,32 @@ async fn store_and_feed_give_the_same_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_ends_with_the_decision() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let id = asked(&world, request(&spring, "u1")).await;
-    let service = world.service.clone();
-    let polling = tokio::spawn(async move { service.find(&id, WAIT).await });
-    world.until(|| world.service.waiters.waiters() == 1).await;
+    let polling = polling(&world.service, id);
+    world.waiters(1).await;
     world.decide(Settle::All).await;
     assert_eq!(issued_sequence(&answer(polling.await.unwrap())), Some(1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_row_is_no_answer_above_progress() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let (world, spring) = ServiceWorld::with_spring_of(1).await;
     let issued = asked(&world, request(&spring, "u1")).await;
     let sold_out = asked(&world, request(&spring, "u2")).await;
     world.decide(Settle::RowsAlone).await;
     let service = world.another_service().await;
     assert_eq!(issued_sequence(&answer(service.find(&issued, AT_ONCE).await)), Some(1));
     assert!(queue_ahead(service.find(&sold_out, AT_ONCE).await) > 0);
-    let polling = {
-        let (service, sold_out) = (service.clone(), sold_out.clone());
-        tokio::spawn(async move { service.find(&sold_out, WAIT).await })
-    };
+    let polling = polling(&service, sold_out);
     world.until(|| service.waiters.waiters() == 1).await;
-    world.make_progress().await;
+    world.decide(Settle::FeedLost).await;
     assert_eq!(told(&answer(polling.await.unwrap())), "sold_out");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_held_request_stays_pending() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let (world, spring) = ServiceWorld::with_spring_of(1).await;
     let before = asked(&world, request(&spring, "u1")).await;
     world.decide(Settle::All).await;
     let from = world.watermark(world.partition_of(&spring));
@@ -199,8 +198,7 @@ async fn a_held_request_stays_pending() {
 
 #[tokio::test(start_paused = true)]
 async fn pollers_read_no_rows_of_a_live_owner() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let id = asked(&world, request(&spring, "u1")).await;
     world.heard().await;
     for _ in 0..100 {
@@ -211,8 +209,7 @@ async fn pollers_read_no_rows_of_a_live_owner() {
 
 #[tokio::test(start_paused = true)]
 async fn waiters_on_a_hold_share_reads() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let mut ids = Vec::new();
     for index in 0..50 {
         ids.push(asked(&world, request(&spring, &format!("u{index}"))).await);
@@ -221,14 +218,8 @@ async fn waiters_on_a_hold_share_reads() {
     world.hold(&spring, from, HoldState::Open);
     world.heard().await;
     let before = world.calls(Call::ReadProgress);
-    let polls: Vec<_> = ids
-        .into_iter()
-        .map(|id| {
-            let service = world.service.clone();
-            tokio::spawn(async move { service.find(&id, WAIT).await })
-        })
-        .collect();
-    world.until(|| world.service.waiters.waiters() == 50).await;
+    let polls: Vec<_> = ids.into_iter().map(|id| polling(&world.service, id)).collect();
+    world.waiters(50).await;
     world.drop_followers();
     for poll in polls {
         queue_ahead(poll.await.unwrap());
@@ -272,8 +263,7 @@ async fn an_altered_or_lost_row_is_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_view_counts_every_record_below_as_of() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     for index in 0..3 {
         asked(&world, request(&spring, &format!("u{index}"))).await;
     }
@@ -295,8 +285,7 @@ async fn a_view_counts_every_record_below_as_of() {
 
 #[tokio::test(start_paused = true)]
 async fn an_early_amendment_hides_no_coupon() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let nodes = [world.another_service().await, world.another_service().await];
     for node in &nodes {
         node.campaign(&spring).await.unwrap();
@@ -452,8 +441,7 @@ async fn unready_parts_are_named_and_recover() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejection_keeps_the_reason_of_its_position() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.changed(&spring, Change::Paused).await;
     let paused = asked(&world, keyed(&spring, "u1", "k")).await;
     world.changed(&spring, Change::Resumed).await;

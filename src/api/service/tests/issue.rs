@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{HANGS, ServiceWorld, campaign, keyed, request};
+use super::world::{HANGS, Reply, ServiceWorld, campaign, keyed, request};
 use crate::{
     api::service::{IssueCoupons, IssueReply, ServiceError, ServiceParts},
     domain::{
@@ -15,7 +15,7 @@ use crate::{
 const WAIT: Option<Duration> = Some(Duration::from_secs(5));
 
 #[track_caller]
-fn sequence(taken: Result<IssueReply, ServiceError>) -> u32 {
+fn sequence(taken: Reply) -> u32 {
     match taken.unwrap().answer {
         Some(Answer::Issued { coupon }) => coupon.sequence,
         other => panic!("{other:?}"),
@@ -24,8 +24,7 @@ fn sequence(taken: Result<IssueReply, ServiceError>) -> u32 {
 
 #[tokio::test(start_paused = true)]
 async fn an_answered_request_is_in_the_log() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let taken = world.service.issue(request(&spring, "u1"), None).await.unwrap();
     assert_eq!((taken.answer, taken.waited, world.len()), (None, true, 2));
     let content = world.service.ids.open(&taken.request_id).unwrap();
@@ -35,8 +34,7 @@ async fn an_answered_request_is_in_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_with_the_feeds_decision() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
     let again = world.service.issue(request(&spring, "u1"), WAIT).await.unwrap();
@@ -47,8 +45,7 @@ async fn a_wait_ends_with_the_feeds_decision() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timed_out_wait_leaves_a_pending_request() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let before = world.now();
     let taken = world.service.issue(request(&spring, "u1"), WAIT).await.unwrap();
     assert_eq!((taken.answer, taken.waited), (None, true));
@@ -58,8 +55,7 @@ async fn a_timed_out_wait_leaves_a_pending_request() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_decisions_come_from_the_store() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let (world, spring) = ServiceWorld::with_spring_of(1).await;
     let _owner = world.owner_at_work(Settle::FeedLost);
     let silent = Duration::from_secs(5);
     world.pass(silent).await;
@@ -72,12 +68,9 @@ async fn lost_decisions_come_from_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn a_passed_waiter_asks_the_store() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
-    let service = world.service.clone();
-    let asked = request(&spring, "u1");
-    let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
-    world.until(|| world.service.waiters.waiters() == 1).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
+    let waiting = world.asking(request(&spring, "u1"), WAIT);
+    world.waiters(1).await;
     world.decide(Settle::FeedLost).await;
     assert_eq!(world.calls(Call::ReadCoupons), 0);
     world.heard().await;
@@ -86,21 +79,16 @@ async fn a_passed_waiter_asks_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_gap_a_coupon_answers_at_once() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |terms| terms.quota = 1).await;
-    let ask = |user: &str| {
-        let (service, asked) = (world.service.clone(), request(&spring, user));
-        tokio::spawn(async move { service.issue(asked, WAIT).await })
-    };
-    let first = ask("u1");
-    world.until(|| world.service.waiters.waiters() == 1).await;
-    let second = ask("u2");
-    world.until(|| world.service.waiters.waiters() == 2).await;
+    let (world, spring) = ServiceWorld::with_spring_of(1).await;
+    let first = world.asking(request(&spring, "u1"), WAIT);
+    world.waiters(1).await;
+    let second = world.asking(request(&spring, "u2"), WAIT);
+    world.waiters(2).await;
     world.decide(Settle::RowsAlone).await;
     world.drop_followers();
     assert_eq!(sequence(first.await.unwrap()), 1);
     assert_eq!(world.service.waiters.waiters(), 1, "a missing row is no answer yet");
-    world.make_progress().await;
+    world.decide(Settle::FeedLost).await;
     let second = second.await.unwrap().unwrap();
     assert_eq!(second.answer, Some(Answer::Rejected { reason: Reason::SoldOut }));
 }
@@ -109,25 +97,21 @@ async fn after_a_gap_a_coupon_answers_at_once() {
 async fn a_cancelled_call_frees_its_waiter() {
     let world = ServiceWorld::with(|parts| parts.api.waiters_max = 1).await;
     let spring = world.defined("spring", |_| {}).await;
-    let service = world.service.clone();
-    let asked = request(&spring, "u1");
-    let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
-    world.until(|| world.service.waiters.waiters() == 1).await;
+    let waiting = world.asking(request(&spring, "u1"), WAIT);
+    world.waiters(1).await;
     let full = world.service.issue(request(&spring, "u2"), WAIT).await.unwrap();
     assert_eq!((full.answer, full.waited), (None, false));
     waiting.abort();
-    world.until(|| world.service.waiters.waiters() == 0).await;
+    world.waiters(0).await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u3"), WAIT).await), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_releases_waiters_with_their_ids() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
-    let (service, asked) = (world.service.clone(), request(&spring, "u1"));
-    let waiting = tokio::spawn(async move { service.issue(asked, WAIT).await });
-    world.until(|| world.service.waiters.waiters() == 1).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
+    let waiting = world.asking(request(&spring, "u1"), WAIT);
+    world.waiters(1).await;
     let before = world.now();
     world.service.shut_down().await;
     let taken = waiting.await.unwrap().unwrap();
@@ -161,10 +145,7 @@ async fn an_earlier_read_does_not_deny_a_definition() {
     for ms in [500, 1_500] {
         world.arm(Call::ReadVersions, Fate::Slow { ms });
     }
-    let ask = |user: &str| {
-        let (service, asked) = (world.service.clone(), request(&campaign("spring"), user));
-        tokio::spawn(async move { service.issue(asked, None).await })
-    };
+    let ask = |user: &str| world.asking(request(&campaign("spring"), user), None);
     let early = ask("u1");
     world.until(|| world.calls(Call::ReadVersions) == 1).await;
     let late: Vec<_> = (0..50).map(|index| ask(&format!("late{index}"))).collect();
@@ -178,8 +159,7 @@ async fn an_earlier_read_does_not_deny_a_definition() {
 
 #[tokio::test(start_paused = true)]
 async fn traffic_costs_one_read_a_second() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let before = world.calls(Call::ReadVersions);
     for index in 0..500 {
         let asked = request(&spring, &format!("u{index}"));
@@ -192,8 +172,7 @@ async fn traffic_costs_one_read_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_known_campaign_needs_no_store() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.cut(Engine::Store);
     for index in 0..10 {
@@ -205,8 +184,7 @@ async fn a_known_campaign_needs_no_store() {
 
 #[tokio::test(start_paused = true)]
 async fn certain_refusals_skip_the_log() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.changed(&spring, Change::Paused).await;
     world.pass(Duration::from_secs(5)).await;
@@ -215,7 +193,7 @@ async fn certain_refusals_skip_the_log() {
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Paused)));
     assert_eq!(world.len(), length);
     assert!(world.service.issue(keyed(&spring, "u2", "k"), None).await.is_ok());
-    let opens_at = Some(Timestamp(world.wall().0 + 55_000));
+    let opens_at = Some(Timestamp(world.service.clock.wall().0 + 55_000));
     let later = world.defined("later", |terms| terms.opens_at = opens_at).await;
     let refused = world.service.issue(request(&later, "u1"), None).await;
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::NotOpenYet)));
@@ -225,8 +203,7 @@ async fn certain_refusals_skip_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shut_campaign_refuses_rare_requests_too() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.changed(&spring, Change::Closed).await;
     let length = world.len();
     for gap_ms in [0, 900, 1_001, 1_500, 1_999, 2_100, 1_001, 1_001] {
@@ -243,8 +220,7 @@ async fn a_shut_campaign_refuses_rare_requests_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_raised_quota_admits_within_a_second() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    let (world, spring) = ServiceWorld::with_spring_of(1).await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
     world.pass(Duration::from_secs(5)).await;
@@ -258,8 +234,7 @@ async fn a_raised_quota_admits_within_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hold_or_halt_refuses_requests() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.hold(&spring, 5, HoldState::Open);
     let length = world.len();
     let refused = world.service.issue(request(&spring, "u1"), None).await;
@@ -277,8 +252,7 @@ async fn a_hold_or_halt_refuses_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn only_unconfirmed_appends_are_unknown() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.arm(Call::Append, Fate::AnswerLost);
     world.arm(Call::Append, Fate::Refused);
     let unknown = world.service.issue(request(&spring, "u1"), None).await;
@@ -289,8 +263,7 @@ async fn only_unconfirmed_appends_are_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn an_append_below_the_watermark_is_unknown() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     world.heard().await;
     let partition = world.partition_of(&spring);
     world.set_end(partition, world.watermark(partition) - 10);
@@ -303,8 +276,7 @@ async fn an_append_below_the_watermark_is_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn an_appended_request_is_never_denied() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let _owner = world.owner_at_work(Settle::FeedLost);
     world.pass(Duration::from_secs(5)).await;
     assert_eq!(sequence(world.service.issue(request(&spring, "u1"), WAIT).await), 1);
@@ -343,8 +315,7 @@ async fn lag_and_appends_in_flight_are_bounded() {
     .await;
     let spring = world.defined("spring", |_| {}).await;
     world.arm(Call::Append, HANGS);
-    let (service, asked) = (world.service.clone(), request(&spring, "u1"));
-    let hanging = tokio::spawn(async move { service.issue(asked, None).await });
+    let hanging = world.asking(request(&spring, "u1"), None);
     world.until(|| world.calls(Call::Append) == 1).await;
     let refused = world.service.issue(request(&spring, "u2"), None).await;
     assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");

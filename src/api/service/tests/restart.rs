@@ -18,8 +18,7 @@ const WAIT: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_changes_no_answer() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |terms| terms.quota = 60).await;
+    let (world, spring) = ServiceWorld::with_spring_of(60).await;
     let owner = world.owner_at_work(Settle::All);
     let asking = (0..200).map(|index| {
         // With a key the log decides, also once the edge knows that the campaign is sold out.
@@ -62,8 +61,7 @@ async fn a_restart_changes_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn an_undecided_request_survives_a_restart() {
-    let world = ServiceWorld::new().await;
-    let spring = world.defined("spring", |_| {}).await;
+    let (world, spring) = ServiceWorld::with_spring().await;
     let decided = world.watermark(world.partition_of(&spring));
     let taken = world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.service.shut_down().await;

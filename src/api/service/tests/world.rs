@@ -1,10 +1,12 @@
 //! The service of one node in a world whose owner decides when the test says so.
 
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
 
 use crate::{
     answer::follower,
-    api::service::{NodeService, ServiceParts},
+    api::service::{IssueCoupons, IssueReply, NodeService, ServiceError, ServiceParts},
     domain::{
         coupon::Coupon,
         definition::Terms,
@@ -14,6 +16,8 @@ use crate::{
     },
     simulation::testing::{Fate, OwnedWorld, PARTITIONS, Settle},
 };
+
+pub(super) type Reply = Result<IssueReply, ServiceError>;
 
 /// The fate of a call that gets no answer while a test runs.
 pub(super) const HANGS: Fate = Fate::Slow { ms: 1_000_000 };
@@ -37,6 +41,17 @@ impl ServiceWorld {
         Self::with(|_| {}).await
     }
 
+    /// Builds a world with a campaign of ten coupons.
+    pub(super) async fn with_spring() -> (Self, CampaignId) {
+        Self::with_spring_of(10).await
+    }
+
+    pub(super) async fn with_spring_of(quota: u32) -> (Self, CampaignId) {
+        let world = Self::new().await;
+        let spring = world.defined("spring", |terms| terms.quota = quota).await;
+        (world, spring)
+    }
+
     pub(super) async fn with(configure: impl FnOnce(&mut ServiceParts)) -> Self {
         let world = OwnedWorld::start().await;
         let mut parts = world.parts();
@@ -54,6 +69,17 @@ impl ServiceWorld {
         service.start();
         self.until(|| service.waiters.is_followed()).await;
         service
+    }
+
+    /// Asks the service in a task of its own.
+    pub(super) fn asking(&self, asked: Request, wait: Option<Duration>) -> JoinHandle<Reply> {
+        let service = self.service.clone();
+        tokio::spawn(async move { service.issue(asked, wait).await })
+    }
+
+    /// Waits until the service has so many waiters.
+    pub(super) async fn waiters(&self, count: usize) {
+        self.until(|| self.service.waiters.waiters() == count).await;
     }
 
     /// Publishes the watermarks, and waits until the service has heard them.
