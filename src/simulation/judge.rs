@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     audit::{AuditError, AuditReport, Audited, Finding, Meter, audit},
-    clock::SystemClock,
     domain::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion},
@@ -103,7 +102,7 @@ fn is_of_campaign(finding: &Finding, campaign: &CampaignId) -> bool {
 fn report(engines: &Engines, told: Vec<String>) -> Result<AuditReport, AuditError> {
     let partitions = engines.brokers.lock().whole();
     let audited = Audited {
-        log: Arc::new(MemoryLog::finished(partitions, Arc::new(SystemClock))),
+        log: Arc::new(MemoryLog::finished(partitions)),
         store: engines.rows.store.clone(),
         inspection: engines.rows.store.clone(),
         layout: engines.layout.clone(),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::{
-    clock::SystemClock,
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
@@ -67,7 +66,7 @@ impl AuditWorld {
     /// Returns the log and the store that an audit of this world reads.
     pub(super) fn ports(&self) -> (Arc<MemoryLog>, Arc<MemoryStore>) {
         let rows = MemoryRows { layout: Some(self.layout.clone()), ..self.rows.clone() };
-        let log = MemoryLog::finished(self.logs.clone(), Arc::new(SystemClock));
+        let log = MemoryLog::finished(self.logs.clone());
         (Arc::new(log), Arc::new(rows.into()))
     }
 }

@@ -52,13 +52,6 @@ fn queue_ahead(found: Found) -> u64 {
     }
 }
 
-fn issued_sequence(answer: &Answer) -> Option<u32> {
-    match answer {
-        Answer::Issued { coupon } => Some(coupon.sequence),
-        _ => None,
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_id_is_answered_from_remembered_decisions() {
     let (world, spring) = ServiceWorld::with_spring().await;
@@ -72,7 +65,7 @@ async fn an_id_is_answered_from_remembered_decisions() {
     world.heard().await;
     let found = world.service.find(&id, AT_ONCE).await.unwrap();
     assert_eq!((&found.campaign, found.user.as_str()), (&spring, "u1"));
-    assert_eq!(issued_sequence(&answer(Ok(found))), Some(1));
+    assert_eq!(told(&answer(Ok(found))), "issued 1");
     assert_eq!(world.calls(Call::ReadCoupons), 0);
 }
 
@@ -155,7 +148,7 @@ async fn a_long_poll_ends_with_the_decision() {
     let polling = polling(&world.service, id);
     world.waiters(1).await;
     world.decide(Settle::All).await;
-    assert_eq!(issued_sequence(&answer(polling.await.unwrap())), Some(1));
+    assert_eq!(told(&answer(polling.await.unwrap())), "issued 1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +158,7 @@ async fn a_missing_row_is_no_answer_above_progress() {
     let sold_out = asked(&world, request(&spring, "u2")).await;
     world.decide(Settle::RowsAlone).await;
     let service = world.another_service().await;
-    assert_eq!(issued_sequence(&answer(service.find(&issued, AT_ONCE).await)), Some(1));
+    assert_eq!(told(&answer(service.find(&issued, AT_ONCE).await)), "issued 1");
     assert!(queue_ahead(service.find(&sold_out, AT_ONCE).await) > 0);
     let polling = polling(&service, sold_out);
     world.until(|| service.waiters.waiters() == 1).await;
@@ -186,7 +179,7 @@ async fn a_held_request_stays_pending() {
     for state in [HoldState::Open, HoldState::Released] {
         world.hold(&spring, from, state);
         world.pass(Duration::from_secs(2)).await;
-        assert_eq!(issued_sequence(&answer(service.find(&before, AT_ONCE).await)), Some(1));
+        assert_eq!(told(&answer(service.find(&before, AT_ONCE).await)), "issued 1");
         assert_eq!(queue_ahead(service.find(&after, Duration::from_secs(1)).await), 0);
     }
     world.hold_until(&spring, (from, from), HoldState::Closed);
@@ -296,7 +289,7 @@ async fn an_early_amendment_hides_no_coupon() {
     world.decide(Settle::RowsAlone).await;
     let bucket = world.rows().coupons.values().next().unwrap().user_bucket;
     assert_ne!(bucket, 0, "the bucket of the first definition would find the coupon");
-    assert_eq!(issued_sequence(&answer(nodes[0].find(&id, WAIT).await)), Some(1));
+    assert_eq!(told(&answer(nodes[0].find(&id, WAIT).await)), "issued 1");
     assert_eq!(nodes[1].coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
     let amendment = Amendment { quota: Some(1), ..Amendment::default() };
     world.changed(&spring, Change::Amended { amendment }).await;
@@ -450,5 +443,5 @@ async fn a_rejection_keeps_the_reason_of_its_position() {
     let service = world.another_service().await;
     let rejected = Answer::Rejected { reason: Reason::Paused };
     assert_eq!(answer(service.find(&paused, AT_ONCE).await), rejected);
-    assert_eq!(issued_sequence(&answer(service.find(&issued, AT_ONCE).await)), Some(1));
+    assert_eq!(told(&answer(service.find(&issued, AT_ONCE).await)), "issued 1");
 }

@@ -86,7 +86,9 @@ async fn after_a_gap_a_coupon_answers_at_once() {
     world.waiters(2).await;
     world.decide(Settle::RowsAlone).await;
     world.drop_followers();
+    let before = world.now();
     assert_eq!(sequence(first.await.unwrap()), 1);
+    assert_eq!((world.now() - before).as_secs(), 0, "it waits for no silence of the owner");
     assert_eq!(world.service.waiters.waiters(), 1, "a missing row is no answer yet");
     world.decide(Settle::FeedLost).await;
     let second = second.await.unwrap().unwrap();
