@@ -73,7 +73,14 @@ impl OwnedWorld {
     /// paused: then a sleep of tokio ends only when no task can go on.
     pub(crate) async fn start() -> Self {
         let drawn = draw(1, &Kinds::new(), 0).setup;
-        let limits = Bounds { progress_interval_ms: 100, idle_ms: 600_000, ..drawn.limits };
+        let limits = Bounds {
+            window_records: 1_024,
+            batch_records: 64,
+            progress_records: 1_000,
+            progress_interval_ms: 100,
+            idle_ms: 600_000,
+            ..drawn.limits
+        };
         let (skew_ms, drift_ppm) = (Vec::new(), Vec::new());
         let (partitions, is_embedded) = (PARTITIONS, false);
         let setup = Setup { partitions, is_embedded, limits, skew_ms, drift_ppm, ..drawn };
