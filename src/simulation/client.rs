@@ -11,6 +11,7 @@ use super::{
     world::{BEGIN_MS, World},
 };
 use crate::{
+    answer::request_id::RequestIds,
     api::service::{
         CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
         RequestStatus, ServiceError, ShowCampaigns,
@@ -224,11 +225,34 @@ impl Question {
                 let told = self.clients.told(request, id);
                 let answer = match view.status {
                     RequestStatus::Decided(answer) => Some(answer),
-                    RequestStatus::Pending { .. } => None,
+                    RequestStatus::Pending { queue_ahead } => {
+                        self.waits(&told, queue_ahead);
+                        None
+                    }
                 };
                 self.clients.tell(Told { answer, ..told });
             }
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// A client is told how many records are before its own. Nobody knows of fewer than those that
+    /// no owner has published or stored to be decided.
+    fn waits(&self, told: &Told, queue_ahead: u64) {
+        let Clients { engines, evidence, .. } = &self.clients;
+        let ids = RequestIds::new(engines.keys.clone(), &engines.layout.instance);
+        let Some(position) = ids.open(&told.request_id).map(|content| content.position) else {
+            return;
+        };
+        let published = engines.topic.lock().decided_below(position.partition);
+        let progress = engines.rows.store.rows.lock().progress.get(&position.partition).cloned();
+        let decided = progress.map_or(0, |progress| progress.next).max(published);
+        let least = position.offset.saturating_sub(decided);
+        let mut evidence = evidence.lock();
+        let is_so = (least..=position.offset).contains(&queue_ahead);
+        if !is_so && !evidence.is_lost(engines, &told.request.campaign) {
+            let detail = format!("{queue_ahead} records before {position:?}, at least {least} are");
+            evidence.broken("INV-6", detail);
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     world::Address,
 };
 use crate::{
-    domain::ids::Partition,
+    domain::ids::{Offset, Partition},
     feed::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender},
     wire::feed_message::FeedMessage,
 };
@@ -40,6 +40,14 @@ pub(super) struct Published {
 pub(super) struct Topic {
     pub(super) followers: Vec<Follower>,
     pub(super) published: Vec<Published>,
+}
+
+impl Topic {
+    /// The highest watermark that an owner of the partition has published.
+    pub(super) fn decided_below(&self, partition: Partition) -> Offset {
+        let of_partition = self.published.iter().filter(|it| it.message.partition == partition);
+        of_partition.map(|published| published.message.to).max().unwrap_or(0)
+    }
 }
 
 /// The port to the feed.
