@@ -20,7 +20,7 @@ use crate::{
 
 /// Campaigns that load their rows at once. Each holds a few pages in memory; more loads at once
 /// would share the same store and each end later.
-const LOADS_MAX: usize = 8;
+pub(crate) const LOADS_MAX: usize = 8;
 
 /// Ports, keys and bounds that the actors of one node share.
 pub struct Environment {
@@ -77,7 +77,7 @@ pub struct Shared {
     /// Permits of loads; see [`LOADS_MAX`].
     pub(super) loads: Semaphore,
     started: Instant,
-    #[cfg(any(test, feature = "contract"))]
+    /// None in production.
     probe: Option<Arc<dyn Probe>>,
 }
 
@@ -85,39 +85,25 @@ impl Shared {
     /// Creates the state of a node that starts now.
     #[must_use]
     pub fn new(clock: &SharedClock) -> Self {
-        Self {
-            loads: Semaphore::new(LOADS_MAX),
-            started: clock.instant(),
-            #[cfg(any(test, feature = "contract"))]
-            probe: None,
-        }
+        Self { loads: Semaphore::new(LOADS_MAX), started: clock.instant(), probe: None }
+    }
+
+    /// Lets a probe observe the actors.
+    #[must_use]
+    pub fn observed_by(self, probe: Option<Arc<dyn Probe>>) -> Self {
+        Self { probe, ..self }
     }
 
     /// Tells the probe that an actor is about to handle a message.
-    #[cfg(any(test, feature = "contract"))]
     pub(super) fn handled(&self, actor: &'static str, message: &'static str) {
         if let Some(probe) = &self.probe {
             probe.handled(actor, message);
         }
     }
-
-    /// Does nothing: only tests have a probe.
-    #[cfg(not(any(test, feature = "contract")))]
-    pub(super) fn handled(&self, _actor: &'static str, _message: &'static str) {}
 }
 
-/// Observes actors in tests. A panic of the probe is a panic of the actor.
-#[cfg(any(test, feature = "contract"))]
+/// Observes the actors of a simulated node. A panic of the probe is a panic of the actor.
 pub trait Probe: Send + Sync + 'static {
     /// Called before `actor` handles `message`.
     fn handled(&self, actor: &'static str, message: &'static str);
-}
-
-#[cfg(any(test, feature = "contract"))]
-impl Shared {
-    /// Adds a probe.
-    #[must_use]
-    pub fn with_probe(self, probe: Arc<dyn Probe>) -> Self {
-        Self { probe: Some(probe), ..self }
-    }
 }

@@ -41,7 +41,5 @@ pub mod supervisor;
 mod task;
 
 pub use directory::Directory;
-#[cfg(any(test, feature = "contract"))]
-pub use environment::Probe;
-pub use environment::{Environment, Shared};
+pub use environment::{Environment, Probe, Shared};
 pub use handle::CouponHandle;

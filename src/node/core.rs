@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     actors::{
-        Directory, Environment, Shared, membership, messages::SupervisorMessage,
+        Directory, Environment, Probe, Shared, membership, messages::SupervisorMessage,
         supervisor::Supervisor,
     },
     api::service::{FreeSpaceCheck, NodeService, ServiceParts},
@@ -35,6 +35,8 @@ pub(crate) struct CoreParts {
     pub(crate) future_max_ms: Option<i64>,
     /// See [`Environment::limits`].
     pub(crate) limits: Limits,
+    /// Observes the actors of a simulated node.
+    pub(crate) probe: Option<Arc<dyn Probe>>,
 }
 
 /// The running core of a node. Simulated worlds run it on ports of their own.
@@ -52,8 +54,8 @@ impl Core {
     /// # Errors
     /// If the supervisor does not start.
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
-        let CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms, limits } =
-            parts;
+        let CoreParts { log, store, feed, layout, keys, clock, .. } = parts;
+        let CoreParts { free_space, future_max_ms, limits, probe, .. } = parts;
         let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let environment = Arc::new(Environment {
@@ -67,7 +69,7 @@ impl Core {
             future_max_ms,
             limits,
             directory: directory.clone(),
-            shared: Shared::new(&clock),
+            shared: Shared::new(&clock).observed_by(probe),
         });
         let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment.clone()).await?;
         let joined = tokio::spawn(membership::join(environment, supervisor.clone()));

@@ -153,8 +153,18 @@ impl Node {
         let Adapters { log, store, feed, free_space, instance, future_max_ms, closer } = adapters;
         let Instance { layout, keys } = instance;
         let limits = Limits::default();
-        let parts =
-            CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms, limits };
+        let parts = CoreParts {
+            log,
+            store,
+            feed,
+            layout,
+            keys,
+            clock,
+            free_space,
+            future_max_ms,
+            limits,
+            probe: None,
+        };
         let core = Core::start(parts, config)
             .await
             .map_err(|error| ServeError::failed("starting the supervisor", error))?;

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::course::Setup;
 use super::link::{Call, Engine, Fate};
+use super::probe::ActorKind;
+use super::unreachable::Why;
 
 /// What an operator does to a campaign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,16 +238,29 @@ pub(super) enum Act {
         partition: Option<u32>,
         ms: u64,
     },
+    /// An actor of a node, or of any, panics after so many messages.
+    PanicAt {
+        actor: ActorKind,
+        after: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<usize>,
+    },
     CrashActor {
         campaign: u8,
     },
     CrashConsumer {
         partition: u32,
     },
-    /// A campaign's next writes of coupons panic.
+    /// A campaign's next writes of coupons and its next loads panic.
     Curse {
         campaign: u8,
         times: u32,
+    },
+    /// The rows of one campaign cannot be reached for a while.
+    Unreachable {
+        campaign: u8,
+        why: Why,
+        ms: u64,
     },
     /// A node's wall clock jumps.
     Jump {
@@ -302,6 +317,8 @@ impl Act {
                 let what = if partition.is_some() { "partition".to_owned() } else { word(engine) };
                 format!("cut-{whom}-{what}")
             }
+            Self::PanicAt { actor, .. } => actor.panic_kind(),
+            Self::Unreachable { why, .. } => format!("campaign-{}", word(why)),
             Self::RecordTimes { skew_ms: ..0, .. } => "record-times-back".to_owned(),
             Self::RecordTimes { .. } => "record-times-ahead".to_owned(),
             Self::Foreign { kind, .. } => format!("foreign-{}", word(kind)),

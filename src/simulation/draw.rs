@@ -8,6 +8,8 @@ use super::{
     course::{Course, Kinds, Setup, Timed},
     link::{Call, Engine, Fate},
     node::Bounds,
+    probe::ActorKind,
+    unreachable::Why,
 };
 use crate::random::Random;
 
@@ -236,7 +238,19 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
             | Call::WriteProgress
     );
     let lands = is_write || matches!(call, Call::Append | Call::DeadLetter | Call::Join);
-    let of_actors = is_write || matches!(call, Call::Open | Call::Read | Call::DeadLetter);
+    let of_actors = is_write
+        || matches!(
+            call,
+            Call::Open
+                | Call::Read
+                | Call::Bounds
+                | Call::DeadLetter
+                | Call::ReadProgress
+                | Call::ReadHolds
+                | Call::ReadMark
+                | Call::ReadVersions
+                | Call::ReadCoupons
+        );
     let mut fates = vec![Fate::Dies];
     if call == Call::Publish {
         return vec![Fate::Refused, Fate::Dies, Fate::LandsAndDies, Fate::Panics];
@@ -282,9 +296,17 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         acts.push(Act::Message { node: node(random), delivery });
     }
     acts.push(Act::Crash { node: node(random), down_ms: random.below(3_000) });
+    for actor in ActorKind::ALL {
+        let (after, node) = (random.below(60) as u32, random.one_in(3).then(|| node(random)));
+        acts.push(Act::PanicAt { actor, after, node });
+    }
     acts.push(Act::CrashActor { campaign: campaign(random) });
     acts.push(Act::CrashConsumer { partition: partition(random) });
     acts.push(Act::Curse { campaign: campaign(random), times: random.between(3, 9) as u32 });
+    for why in [Why::Hangs, Why::Fails] {
+        let ms = random.between(200, 6_000);
+        acts.push(Act::Unreachable { campaign: campaign(random), why, ms });
+    }
     acts.push(Act::Jump { node: node(random), ms: random.below(401) as i64 - 200 });
     acts.push(Act::Trim {});
     if is_embedded {

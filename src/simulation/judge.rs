@@ -38,6 +38,9 @@ pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     broken.extend(evidence.refusals.iter().filter_map(|it| judge.refusal(it)));
     broken.extend(evidence.views.iter().filter_map(|it| judge.view(it)));
     broken.extend(judge.lists());
+    let (of_rows, of_brokers) =
+        (engines.rows.counters.exceeded(), engines.brokers.lock().counters.exceeded());
+    broken.extend(of_rows.or(of_brokers).map(|detail| Violation::new("INV-9", detail)));
     let replaced = engines.rows.replaced().filter(|_| evidence.damaged.is_none());
     broken.extend(replaced.map(|detail| Violation::new("INV-3", detail)));
     if let Some(history) = engines.rows.history() {
@@ -182,6 +185,11 @@ impl Judge<'_> {
         let due: BTreeSet<_> = due.filter(counted).collect();
         let kept: BTreeSet<_> = brokers.dead_letters.keys().copied().filter(counted).collect();
         let wrong: Vec<_> = due.symmetric_difference(&kept).collect();
+        if self.evidence.damaged.is_none()
+            && let Some(wrong) = &brokers.wrong_letter
+        {
+            return Some(Violation::new("INV-4", wrong));
+        }
         let first = wrong.first()?;
         let is_kept = kept.contains(first);
         Some(Violation::new("INV-4", format!("{first:?} is a dead letter: {is_kept}")))

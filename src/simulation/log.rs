@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     act::LogDamage,
+    bounds::{Counted, Counters, Few},
     link::{Call, Failed, Link},
     store::Rows,
     world::{Address, World, heard},
@@ -75,6 +76,11 @@ pub(super) struct Brokers {
     skew: (i64, u64),
     /// Of a node's own disk: no append lands until then.
     pub(super) full_until_us: u64,
+    /// The first dead letter that is not its record, byte by byte.
+    pub(super) wrong_letter: Option<String>,
+    pub(super) counters: Counters,
+    /// Readers that were opened.
+    pub(super) opened: u64,
     /// When the latest record landed.
     pub(super) appended_us: u64,
 }
@@ -125,13 +131,19 @@ impl Brokers {
         Appended { offset, time }
     }
 
-    fn read(&mut self, reader: &Reader, max: usize) -> Result<Found, ReadError> {
-        let found = self.partitions[reader.partition as usize].read(reader.next, max)?;
+    fn read(
+        &mut self,
+        partition: Partition,
+        reader: Address,
+        from: Offset,
+        max: usize,
+    ) -> Result<Found, ReadError> {
+        let found = self.partitions[partition as usize].read(from, max)?;
         if !found.is_empty() {
             return Ok(Found::Records(found));
         }
         let (wake, woken) = oneshot::channel();
-        self.waiting.push((reader.partition, reader.link.address, wake));
+        self.waiting.push((partition, reader, wake));
         Ok(Found::Nothing(woken))
     }
 
@@ -282,6 +294,9 @@ enum Found {
 pub(super) struct WorldLog {
     pub(super) link: Link,
     pub(super) brokers: Arc<Mutex<Brokers>>,
+    pub(super) rows: Arc<Rows>,
+    /// Most records that an owner keeps: its window and one batch.
+    pub(super) window: usize,
     /// The rows that an append makes durable, where log and store are on one disk.
     pub(super) synced: Option<Arc<Rows>>,
 }
@@ -351,7 +366,14 @@ impl RequestLog for WorldLog {
         let opened = self.call(Call::Open, Some(partition), |_, _| ()).await;
         opened.map_err(failed("opening"))?;
         let (link, brokers) = (self.link.clone(), self.brokers.clone());
-        Ok(Box::new(Reader { link, brokers, partition, next: from }))
+        let counters = {
+            let mut brokers = brokers.lock();
+            brokers.opened += 1;
+            brokers.counters.clone()
+        };
+        let _counted = counters.one_more(link.address, Few::Readers(partition));
+        let (rows, window) = (self.rows.clone(), self.window);
+        Ok(Box::new(Reader { link, brokers, rows, window, partition, next: from, _counted }))
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
@@ -379,7 +401,13 @@ impl RequestLog for WorldLog {
         reason: &str,
     ) -> Result<(), LogError> {
         let (key, reason) = ((partition, record.offset), reason.to_owned());
+        let letter = record.clone();
         let keep = move |_: &World, log: &mut Brokers| {
+            let record = log.partitions[partition as usize].records.get(&letter.offset);
+            if record.is_some_and(|record| *record != letter) {
+                let wrong = format!("the dead letter {letter:?} is {record:?}");
+                log.wrong_letter.get_or_insert(wrong);
+            }
             log.dead_letters.insert(key, reason.clone());
         };
         let kept = self.call(Call::DeadLetter, Some(partition), keep).await;
@@ -387,28 +415,60 @@ impl RequestLog for WorldLog {
     }
 }
 
-#[derive(Clone)]
 struct Reader {
     link: Link,
     brokers: Arc<Mutex<Brokers>>,
+    rows: Arc<Rows>,
+    window: usize,
     partition: Partition,
     next: Offset,
+    _counted: Counted,
+}
+
+impl Reader {
+    /// INV-9: an owner keeps what it has read above durable progress.
+    fn check_window(&self) {
+        let brokers = self.brokers.lock();
+        let log = &brokers.partitions[self.partition as usize];
+        let kept = {
+            let rows = self.rows.store.rows.lock();
+            let progress = rows.progress.get(&self.partition);
+            let from = progress.map_or(0, |progress| progress.next).min(self.next);
+            let mut defined: BTreeMap<&[u8], Offset> = BTreeMap::new();
+            for (campaign, offset) in rows.versions.keys() {
+                defined.entry(campaign.as_str().as_bytes()).or_insert(*offset);
+            }
+            // Other records leave the window at once, or never enter it.
+            let held = self.rows.held();
+            let is_kept = |record: &&LogRecord| {
+                defined.get(&*record.key).is_some_and(|first| *first <= record.offset)
+                    && !brokers.undecidable.contains(&(self.partition, record.offset))
+                    && !held.contains(&*record.key)
+            };
+            log.records.range(from..self.next).map(|(_, it)| it).filter(is_kept).count()
+        };
+        if kept > self.window {
+            let (node, partition) = (self.link.address.node, self.partition);
+            brokers.counters.exceed(format!(
+                "node {node} keeps {kept} records of partition {partition}, not {}",
+                self.window
+            ));
+        }
+    }
 }
 
 #[async_trait]
 impl LogReader for Reader {
     async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
         loop {
-            let reader = self.clone();
-            let read = move || {
-                let brokers = reader.brokers.clone();
-                let mut brokers = brokers.lock();
-                brokers.read(&reader, max)
-            };
+            let (brokers, reader) = (self.brokers.clone(), self.link.address);
+            let (partition, next) = (self.partition, self.next);
+            let read = move || brokers.lock().read(partition, reader, next, max);
             let found = self.link.call(Call::Read, Some(self.partition), read).await;
             match found.map_err(failed("reading"))?? {
                 Found::Records(records) => {
                     self.next = records.last().map_or(self.next, |last| last.offset + 1);
+                    self.check_window();
                     return Ok(records);
                 }
                 Found::Nothing(woken) => heard(woken).await,

@@ -4,10 +4,15 @@
 //! A course is a list of acts. `draw` draws it from a seed; `act` names what may happen. `world` has
 //! time, events and lives. `link` carries calls to the engines; `log`, `store` and `feed` are the
 //! ports, and `strange` appends what no node writes. `node` runs the core of a node on them. `story`
-//! plays a course with its `client`s; `trouble` lets acts happen. `judge` and `order` say what is wrong; `evidence` is what they
-//! judge by. `shrink` makes a failure short.
+//! plays a course with its `client`s; `trouble` lets acts happen. `probe` lets actors panic,
+//! `unreachable` keeps rows from them, and `bounds` and `leaks` count what they have under way.
+//! `judge` and `order` say what is wrong; `evidence` is what they judge by. `shrink` makes a failure
+//! short.
 
 mod act;
+#[cfg(test)]
+mod actors;
+mod bounds;
 mod client;
 #[cfg(test)]
 mod contract;
@@ -16,11 +21,13 @@ mod draw;
 mod evidence;
 mod feed;
 mod judge;
+mod leaks;
 mod link;
 mod log;
 mod node;
 mod order;
 mod panics;
+mod probe;
 mod shrink;
 mod store;
 mod story;
@@ -30,6 +37,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod unreachable;
 mod world;
 
 use std::{

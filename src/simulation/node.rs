@@ -10,10 +10,12 @@ use super::{
     feed::{Topic, WorldFeed},
     link::Link,
     log::{Brokers, WorldLog},
+    probe::MessageProbe,
     store::{Rows, WorldStore},
     world::{Address, LifeClock, World},
 };
 use crate::{
+    actors::Probe,
     api::service::FreeSpaceCheck,
     clock::SharedClock,
     config::Config,
@@ -77,7 +79,9 @@ impl Engines {
 
     pub(super) fn log(&self, link: &Link) -> WorldLog {
         let synced = self.setup.is_embedded.then(|| self.rows.clone());
-        WorldLog { link: link.clone(), brokers: self.brokers.clone(), synced }
+        let (brokers, rows) = (self.brokers.clone(), self.rows.clone());
+        let window = self.setup.limits.window_records + self.setup.limits.batch_records;
+        WorldLog { link: link.clone(), brokers, rows, synced, window }
     }
 
     pub(super) fn store(&self, link: &Link) -> WorldStore {
@@ -113,8 +117,20 @@ impl Node {
         let free_space = is_embedded.then(|| engines.free_space(world));
         let future_max_ms = (!is_embedded).then_some(FUTURE_MAX_MS);
         let limits = limits.of_owner();
-        let parts =
-            CoreParts { log, store, feed, layout, keys, clock, free_space, future_max_ms, limits };
+        let probe: Option<Arc<dyn Probe>> =
+            Some(Arc::new(MessageProbe { world: world.clone(), address }));
+        let parts = CoreParts {
+            log,
+            store,
+            feed,
+            layout,
+            keys,
+            clock,
+            free_space,
+            future_max_ms,
+            limits,
+            probe,
+        };
         let core = Core::start(parts, &engines.setup.limits.config()).await;
         let core = core.expect("a supervisor starts without any call");
         Self { address, core, calls: JoinSet::new() }

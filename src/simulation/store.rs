@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 
 use super::{
     act::{RowDamage, word},
+    bounds::{Counters, Few},
     link::{Call, Failed, Fate, Link},
+    unreachable::{Unreachable, Whose},
     world::World,
 };
 use crate::{
@@ -100,8 +102,10 @@ struct Ledger {
     generation: u32,
     was_set_back: bool,
     deleted: BTreeSet<(CampaignId, Sequence)>,
-    /// Campaigns whose writes of coupons panic so many more times.
+    /// Campaigns whose writes of coupons and whose loads panic so many more times.
     cursed: BTreeMap<CampaignId, u32>,
+    /// Keys of campaigns of which a node has written a hold.
+    held: BTreeSet<Vec<u8>>,
     /// The first row that was replaced by another one.
     replaced: Option<String>,
 }
@@ -110,6 +114,8 @@ struct Ledger {
 #[derive(Default)]
 pub(super) struct Rows {
     pub(super) store: Arc<MemoryStore>,
+    pub(super) unreachable: Unreachable,
+    pub(super) counters: Counters,
     ledger: Mutex<Ledger>,
 }
 
@@ -153,6 +159,11 @@ impl Rows {
         self.ledger.lock().replaced.clone()
     }
 
+    /// Keys of campaigns that are or were held, also by a hold that is being written.
+    pub(super) fn held(&self) -> BTreeSet<Vec<u8>> {
+        self.ledger.lock().held.clone()
+    }
+
     /// Notes that what has landed so far survives a power cut.
     pub(super) fn sync(&self) {
         let mut ledger = self.ledger.lock();
@@ -193,17 +204,17 @@ impl Rows {
 
     pub(super) fn lift_curses(&self) {
         self.ledger.lock().cursed.clear();
+        self.unreachable.end_all();
     }
 
     /// Panics if the campaign is cursed.
-    fn meet_curse(&self, rows: &[Row]) {
-        let Some(Row::Coupon(Coupon { campaign, .. })) = rows.first() else { return };
+    fn meet_curse(&self, campaign: &CampaignId) {
         let is_cursed = {
             let mut ledger = self.ledger.lock();
             let left = ledger.cursed.get_mut(campaign).filter(|left| **left > 0);
             left.map(|left| *left -= 1).is_some()
         };
-        assert!(!is_cursed, "injected at a write of {campaign}");
+        assert!(!is_cursed, "injected at a call about {campaign}");
     }
 
     /// Damages rows of a campaign below its mark and progress. Returns whether there were any.
@@ -263,6 +274,11 @@ pub(super) struct WorldStore {
 }
 
 impl WorldStore {
+    /// Lets a call about a campaign pass, or not.
+    async fn pass(&self, campaign: &CampaignId, is_read: bool) -> Result<(), StoreError> {
+        self.rows.unreachable.pass(Whose::Campaign(campaign.clone()), is_read).await
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         call: Call,
@@ -297,7 +313,24 @@ impl CouponStore for WorldStore {
     }
 
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
-        self.rows.meet_curse(rows);
+        if let Some(Row::Coupon(Coupon { campaign, .. })) = rows.first() {
+            self.rows.meet_curse(campaign);
+        }
+        let _counted = match rows.first() {
+            Some(
+                Row::Coupon(Coupon { campaign, .. })
+                | Row::Version(DefinitionVersion { campaign, .. }),
+            ) => {
+                let few = Few::Writes(campaign.clone());
+                let counted = self.rows.counters.one_more(self.link.address, few);
+                self.pass(campaign, false).await?;
+                Some(counted)
+            }
+            _ => None,
+        };
+        if let Some(Row::Hold(Hold { campaign, .. })) = rows.first() {
+            self.rows.ledger.lock().held.insert(campaign.as_str().as_bytes().to_vec());
+        }
         let call = write_of(rows);
         let mut changes: Vec<_> = rows.iter().map(|row| (row.clone(), Views::Both)).collect();
         let fate = self.link.fate(call, None);
@@ -325,6 +358,7 @@ impl CouponStore for WorldStore {
     }
 
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
+        self.rows.unreachable.pass(Whose::Holds(partition), true).await?;
         self.call(Call::ReadHolds, move |store| at_once(store.holds(partition))).await?
     }
 
@@ -333,17 +367,20 @@ impl CouponStore for WorldStore {
         campaign: &CampaignId,
         partition: Partition,
     ) -> Result<Vec<Hold>, StoreError> {
+        self.pass(campaign, true).await?;
         let campaign = campaign.clone();
         let read = move |store: &MemoryStore| at_once(store.campaign_holds(&campaign, partition));
         self.call(Call::ReadHolds, read).await?
     }
 
     async fn mark(&self, campaign: &CampaignId) -> Result<Option<Mark>, StoreError> {
+        self.pass(campaign, true).await?;
         let campaign = campaign.clone();
         self.call(Call::ReadMark, move |store| at_once(store.mark(&campaign))).await?
     }
 
     async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        self.pass(campaign, true).await?;
         let campaign = campaign.clone();
         self.call(Call::ReadVersions, move |store| at_once(store.versions(&campaign))).await?
     }
@@ -352,6 +389,13 @@ impl CouponStore for WorldStore {
         let port = Self { link: self.link.clone(), rows: self.rows.clone() };
         let campaign = campaign.clone();
         let read = async move {
+            let is_load = matches!(selection, Selection::All);
+            let (counters, address) = (&port.rows.counters, port.link.address);
+            let _counted = is_load.then(|| counters.one_more(address, Few::Loads));
+            port.pass(&campaign, true).await?;
+            if is_load {
+                port.rows.meet_curse(&campaign);
+            }
             let pages = move |store: &MemoryStore| {
                 at_once(store.coupons(&campaign, selection.clone()).try_collect::<Vec<_>>())
             };

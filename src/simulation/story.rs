@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     client::{Clients, campaign_id},
-    course::{Course, Setup, Timed},
+    course::{Course, Timed},
     evidence::{Damaged, Evidence, Told},
-    judge,
+    judge, leaks,
     node::{Engines, Node},
     world::World,
 };
@@ -40,6 +40,9 @@ const TOLD_WITHIN_US: u64 = 1_000_000;
 /// Time after which no node goes by what it read before, in microseconds.
 const FORGOTTEN_US: u64 = 3_000_000;
 
+/// Time in which a node that has settled runs only what it should, in microseconds.
+const RESTS_WITHIN_US: u64 = 3_000_000;
+
 /// How often a campaign whose rows are damaged is released: then it stays as it is.
 const RELEASES_MAX: u32 = 3;
 
@@ -71,6 +74,11 @@ impl Story {
             self.pass(at * 1_000).await;
             self.perform(act).await;
         }
+        self.end().await
+    }
+
+    /// Ends every fault, asks everybody a last question and stops the nodes.
+    pub(super) async fn end(mut self) -> Evidence {
         self.heal().await;
         if self.settle().await {
             self.ask_all().await;
@@ -78,7 +86,7 @@ impl Story {
             self.pass(self.world.now_us() + FORGOTTEN_US).await;
             self.ask_anew().await;
             self.settle().await;
-            self.look_at_actors();
+            self.look_at_actors().await;
         }
         self.stop_all().await;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -91,7 +99,7 @@ impl Story {
     }
 
     /// Lets time pass. Nodes that die meanwhile are removed, and those that are down start.
-    async fn pass(&mut self, until_us: u64) {
+    pub(super) async fn pass(&mut self, until_us: u64) {
         loop {
             self.bury().await;
             let due = self.starts.iter().map(|(node, at)| (*at, *node)).min();
@@ -128,7 +136,7 @@ impl Story {
         }
     }
 
-    async fn start_all(&mut self) {
+    pub(super) async fn start_all(&mut self) {
         for number in 0..self.nodes.len() {
             self.start(number).await;
         }
@@ -339,18 +347,16 @@ impl Story {
         }
     }
 
-    /// A node has actors for the partitions that it owns, and for no others.
-    fn look_at_actors(&self) {
-        let Setup { partitions, .. } = self.engines.setup;
-        let owners = self.engines.brokers.lock().owners.clone();
-        for node in self.nodes.iter().flatten() {
-            let owned = (0..partitions).filter(|it| owners.get(it) == Some(&node.address)).count();
-            let actors = node.core.supervisor.get_cell().get_children().len();
-            let number = node.address.node;
-            if owned == 0 && actors > 0 {
-                let detail = format!("node {number} owns nothing and has {actors} actors");
-                self.clients.evidence.lock().broken("leak", detail);
+    /// Waits until every node runs exactly the actors that it should run.
+    pub(super) async fn look_at_actors(&mut self) {
+        let until = self.world.now_us() + RESTS_WITHIN_US;
+        loop {
+            let nodes: Vec<_> = self.nodes.iter().flatten().collect();
+            let Some(wrong) = leaks::wrong_actors(&self.engines, &nodes) else { return };
+            if self.world.now_us() > until {
+                return self.clients.evidence.lock().broken("INV-9", wrong);
             }
+            self.pass(self.world.now_us() + LOOK_US / 10).await;
         }
     }
 }

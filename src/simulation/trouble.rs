@@ -6,8 +6,10 @@ use super::{
     evidence::Damaged,
     link::{Armed, Engine},
     node::Engines,
+    probe::ArmedPanic,
     story::Story,
     strange,
+    unreachable::Whose,
 };
 use crate::{
     actors::messages::SupervisorMessage,
@@ -72,12 +74,22 @@ impl Story {
             Act::Cut { node, engine, partition, ms } => {
                 self.cut(node, engine, partition, ms * 1_000);
             }
+            Act::PanicAt { actor, after, node } => {
+                world.arm_panic(ArmedPanic { node, actor, after });
+                return false;
+            }
             Act::CrashActor { campaign } => {
                 let campaign = campaign_id(campaign);
                 self.tell_supervisors(|| SupervisorMessage::Crash(campaign.clone()));
             }
             Act::CrashConsumer { partition } => {
                 self.tell_supervisors(|| SupervisorMessage::CrashConsumer(partition));
+            }
+            Act::Unreachable { campaign, why, ms } => {
+                let whose = Whose::Campaign(campaign_id(campaign));
+                let rows = self.engines.rows.clone();
+                rows.unreachable.set(whose.clone(), why);
+                world.after(ms * 1_000, None, move || rows.unreachable.end(&whose));
             }
             Act::Curse { campaign, times } => self.engines.rows.curse(campaign_id(campaign), times),
             Act::Jump { node, ms } => world.set_skew(node, ms),
@@ -151,7 +163,7 @@ impl Story {
         }
     }
 
-    fn tell_supervisors(&self, message: impl Fn() -> SupervisorMessage) {
+    pub(super) fn tell_supervisors(&self, message: impl Fn() -> SupervisorMessage) {
         for node in self.nodes.iter().flatten() {
             let (supervisor, message) = (node.core.supervisor.clone(), message());
             self.world.after(0, Some(node.address), move || drop(supervisor.cast(message)));

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{
     act::Delivery,
     link::{Armed, Call, Engine, Fate},
+    probe::{ActorKind, ArmedPanic},
 };
 use crate::{
     clock::{Clock, Sleep},
@@ -77,6 +78,8 @@ struct State {
     nodes: Vec<NodeState>,
     /// Fates that wait for their calls.
     armed: Vec<Armed>,
+    /// Panics that wait for messages of actors.
+    panics: Vec<ArmedPanic>,
     /// How often each kind of act struck.
     counts: BTreeMap<String, u64>,
     #[cfg(test)]
@@ -105,6 +108,7 @@ impl World {
                 happened: 0,
                 nodes: (0..nodes).map(|_| NodeState::default()).collect(),
                 armed: Vec::new(),
+                panics: Vec::new(),
                 counts: BTreeMap::new(),
                 #[cfg(test)]
                 calls: BTreeMap::new(),
@@ -349,6 +353,24 @@ impl World {
         armed.iter().position(of_call).map(|index| armed.remove(index).fate)
     }
 
+    /// Lets an actor panic at a later message.
+    pub(super) fn arm_panic(&self, panic: ArmedPanic) {
+        self.state.lock().panics.push(panic);
+    }
+
+    /// Whether an actor of a node panics at the message that it is about to handle.
+    pub(super) fn panics_now(&self, node: usize, actor: ActorKind) -> bool {
+        let panics = &mut self.state.lock().panics;
+        let is_its = |it: &ArmedPanic| it.actor == actor && it.node.is_none_or(|of| of == node);
+        let Some(index) = panics.iter().position(is_its) else { return false };
+        let waits = panics[index].after > 0;
+        match waits {
+            true => panics[index].after -= 1,
+            false => drop(panics.remove(index)),
+        }
+        !waits
+    }
+
     /// Lets the next feed message to a node have this fate.
     pub(super) fn arm_delivery(&self, node: usize, delivery: Delivery) {
         self.state.lock().nodes[node].deliveries.push_back(delivery);
@@ -363,6 +385,7 @@ impl World {
         let nodes = {
             let mut state = self.state.lock();
             state.armed.clear();
+            state.panics.clear();
             for node in &mut state.nodes {
                 node.deliveries.clear();
                 node.cut.clear();

@@ -1,0 +1,246 @@
+//! Campaigns and partitions that fail, and rows that stop them.
+
+use super::*;
+use crate::{
+    domain::{coupon::Coupon, ids::Position},
+    simulation::{
+        act::RowDamage,
+        unreachable::{Whose, Why},
+    },
+};
+
+const FAILING: u8 = 0;
+const OTHER: u8 = 1;
+
+#[test]
+fn the_fifth_failure_is_a_hold() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        stage.curse(FAILING).await;
+        for id in [FAILING, OTHER] {
+            stage.define(id, 10);
+            stage.ask(id, 1);
+        }
+        let begun = stage.now_ms();
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        // Tries: at once, and after 0, 50, 100 and 200 ms.
+        let took = stage.now_ms() - begun;
+        assert!((350..450).contains(&took), "on hold after {took} ms");
+        assert_eq!(stage.state(FAILING), "quarantined");
+        stage.ask(FAILING, 2);
+        stage.ask(OTHER, 2);
+        assert!(stage.answered(OTHER).await <= ANSWERED_MS);
+        stage.passed().await;
+        assert_eq!(stage.undecided(FAILING), 3, "a hold decides nothing");
+        stage.engines().rows.lift_curses();
+        stage.release(FAILING);
+        stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        stage
+    });
+}
+
+#[test]
+fn an_unloadable_campaign_is_held() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 10);
+        stage.define(OTHER, 1_000);
+        stage.passed().await;
+        stage.curse(FAILING).await;
+        stage.crash(FAILING).await;
+        // Others advance progress, and with it the position from which this one starts.
+        for user in 0..50 {
+            stage.ask(OTHER, user);
+            stage.wait_ms(20).await;
+        }
+        assert_eq!(stage.state(FAILING), "quarantined");
+        stage
+    });
+}
+
+#[test]
+fn occasional_crashes_cause_no_hold() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(0, 10);
+        stage.passed().await;
+        for user in 0..20 {
+            stage.crash(0).await;
+            stage.wait_ms(1_000).await;
+            assert_eq!(stage.state(0), "live");
+            // Nor if progress has not yet passed the decisions since the last crash.
+            stage.ask(0, user);
+            stage.wait_ms(20).await;
+            stage.crash(0).await;
+            stage.wait_ms(20).await;
+            assert_eq!(stage.state(0), "live");
+        }
+        assert!(stage.engines().rows.store.rows.lock().holds.is_empty());
+        stage
+    });
+}
+
+#[test]
+fn undefined_under_a_hold_is_a_dead_letter() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.curse(FAILING).await;
+        (0..3).for_each(|user| stage.ask(FAILING, user));
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        stage.ask(FAILING, 3);
+        stage.define(FAILING, 10);
+        stage.ask(FAILING, 4);
+        stage.passed().await;
+        assert!(stage.engines().brokers.lock().dead_letters.is_empty(), "not yet known");
+        stage.engines().rows.lift_curses();
+        stage.release(FAILING);
+        stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        stage.until("kept", |it| it.engines().brokers.lock().dead_letters.len() == 4).await;
+        stage
+    });
+}
+
+/// A coupon that the log does not give.
+fn foreign(stage: &Stage, position: Position) -> Coupon {
+    let mut coupon = Coupon {
+        campaign: campaign_id(FAILING),
+        sequence: 1,
+        user: UserId::parse("eve").unwrap(),
+        code: "FOREIGN".into(),
+        issued_at: stage.story.world.now(),
+        position,
+        key_digest: None,
+        user_bucket: 0,
+        rules_version: 1,
+        digest: [0; 16],
+    };
+    coupon.digest = stage.engines().keys.coupon_digest(&coupon);
+    coupon
+}
+
+#[test]
+fn a_contradicted_replay_keeps_its_hold() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 10);
+        stage.passed().await;
+        stage.curse(FAILING).await;
+        (0..5).for_each(|user| stage.ask(FAILING, user));
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        stage.passed().await;
+        let offset = *stage.engines().brokers.lock().partitions[0].records.keys().nth(1).unwrap();
+        let wrong = foreign(&stage, Position { log_epoch: 1, partition: 0, offset });
+        let key = (campaign_id(FAILING), 1);
+        stage.engines().rows.store.rows.lock().coupons.insert(key.clone(), wrong.clone());
+        stage.damaged(campaign_id(FAILING));
+        stage.engines().rows.lift_curses();
+        stage.release(FAILING);
+        stage.wait_ms(10_000).await;
+        assert_eq!(stage.state(FAILING), "quarantined");
+        let row = stage.engines().rows.store.rows.lock().coupons.remove(&key);
+        assert_eq!((row, stage.coupons(FAILING)), (Some(wrong), 0), "nothing is written");
+        stage.release(FAILING);
+        stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        assert_eq!(stage.coupons(FAILING), 5);
+        stage
+    });
+}
+
+#[test]
+fn a_failing_partition_backs_off() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(0, 1_000);
+        stage.passed().await;
+        let mut user = 0;
+        for pause in [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000, 200] {
+            if user == 8 {
+                // A quiet time ends the series.
+                stage.wait_ms(31_000).await;
+            }
+            user += 1;
+            stage.act(Act::CrashConsumer { partition: 0 }).await;
+            stage.ask(0, user);
+            let took = stage.answered(0).await;
+            assert!((pause..pause + 60).contains(&took), "{took} ms, not {pause}");
+        }
+        stage
+    });
+}
+
+#[test]
+fn a_restart_storm_leaves_others_answering() {
+    play(calm(2, 25), async |mut stage: Stage| {
+        stage.start().await;
+        (0..25).for_each(|id| stage.define(id, 1_000));
+        stage.passed().await;
+        for user in 0..30 {
+            for id in 0..20 {
+                stage.ask(id, user);
+                if stage.story.world.one_in(2) {
+                    stage.crash(id).await;
+                }
+            }
+            (20..25).for_each(|id| stage.ask(id, user));
+            for id in 20..25 {
+                let took = stage.answered(id).await;
+                assert!(took <= 2 * ANSWERED_MS, "{id} answered after {took} ms of a storm");
+            }
+        }
+        stage
+    });
+}
+
+#[test]
+fn an_unreadable_row_stops_its_owner() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        for id in [FAILING, OTHER] {
+            stage.define(id, 10);
+            stage.ask(id, 1);
+        }
+        stage.passed().await;
+        let rows = stage.engines().rows.clone();
+        rows.unreachable.set(Whose::Campaign(campaign_id(FAILING)), Why::Undecodable);
+        stage.damaged(campaign_id(FAILING));
+        stage.crash(FAILING).await;
+        stage.until("on hold", |stage| stage.state(FAILING) == "quarantined").await;
+        stage.ask(FAILING, 2);
+        stage.ask(OTHER, 2);
+        assert!(stage.answered(OTHER).await <= ANSWERED_MS);
+        stage.passed().await;
+        rows.unreachable.set(Whose::Holds(0), Why::Undecodable);
+        stage.until("halted", |stage| stage.state(OTHER) == "halted").await;
+        rows.unreachable.end_all();
+        stage.until("open again", |stage| stage.state(FAILING) == "quarantined").await;
+        stage.release(FAILING);
+        stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        stage
+    });
+}
+
+#[test]
+fn a_hidden_row_keeps_its_hold() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 10);
+        (1..=5).for_each(|user| stage.ask(FAILING, user));
+        stage.passed().await;
+        let damage = RowDamage::Deleted;
+        stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
+        stage.crash(FAILING).await;
+        let missing = "coupon 4 follows coupon 2";
+        stage.until("on hold", |stage| stage.reason(FAILING).contains(missing)).await;
+        stage.ask(FAILING, 6);
+        stage.release(FAILING);
+        let hidden = "coupon 3 was written but cannot be read back";
+        stage.until("on hold again", |stage| stage.reason(FAILING).contains(hidden)).await;
+        assert!(stage.undecided(FAILING) > 0, "nothing is decided while a row is missing");
+        // Nor by a new owner, although the first hold was released.
+        stage.revoke(0);
+        stage.assign(0);
+        stage.wait_ms(1).await;
+        stage.until("on hold here too", |stage| stage.reason(FAILING).contains(hidden)).await;
+        stage
+    });
+}
