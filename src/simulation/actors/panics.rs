@@ -1,4 +1,4 @@
-//! One panic at every message of every actor, and at every call of a port.
+//! One panic at every message of every actor, and one panic or failure at every call of a port.
 
 use super::*;
 use crate::simulation::{
@@ -68,8 +68,8 @@ fn a_panic_at_any_message_changes_no_answer() {
     }
 }
 
-#[test]
-fn a_panic_at_any_call_changes_no_answer() {
+/// Plays the course with this fate of each call once.
+fn at_each_call(fate: Fate) {
     // Clients append, and a node joins before it has actors.
     let of_actors = |call: &Call| !matches!(call, Call::Append | Call::Join | Call::ReadListing);
     for &call in Call::ALL.iter().filter(|call| of_actors(call)) {
@@ -77,13 +77,23 @@ fn a_panic_at_any_call_changes_no_answer() {
         let mut before = 0;
         loop {
             let mut acts = vec![strike(Fate::Slow { ms: 0 }); before];
-            acts.push(strike(Fate::Panics));
+            acts.push(strike(fate));
             let what = format!("{} calls, then {}", before, acts[before]);
-            if !struck(acts, &what).contains_key(&strike(Fate::Panics).kind()) {
+            if !struck(acts, &what).contains_key(&strike(fate).kind()) {
                 break;
             }
             before += 1;
         }
         assert!(before > 0, "{call:?} was not called");
     }
+}
+
+#[test]
+fn a_panic_at_any_call_changes_no_answer() {
+    at_each_call(Fate::Panics);
+}
+
+#[test]
+fn a_failure_of_any_call_changes_no_answer() {
+    at_each_call(Fate::Refused);
 }
