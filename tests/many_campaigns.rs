@@ -14,14 +14,17 @@ use coupond::{
     },
     feed::in_process::InProcessFeed,
     log::{
-        Ownership, RequestLog,
+        Ownership,
         memory::{MemoryLog, MemoryPartition},
     },
     partition::{actor_view::ActorViews, flow::Limits},
     store::memory::MemoryStore,
-    wire::codec::Codec,
+    wire::{LogRecord, codec::Codec},
 };
 use ractor::{Actor, ActorRef};
+
+/// Wall-clock time at the start.
+const BEGIN_MS: i64 = 1_790_000_000_000;
 
 const CAMPAIGNS: usize = 10_000;
 const PARTITIONS: u32 = 12;
@@ -37,9 +40,7 @@ struct PausedClock(tokio::time::Instant);
 
 impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
-        Timestamp(
-            1_790_000_000_000 + i64::try_from(self.0.elapsed().as_millis()).expect("a short test"),
-        )
+        Timestamp(BEGIN_MS + i64::try_from(self.0.elapsed().as_millis()).expect("a short test"))
     }
 
     fn instant(&self) -> std::time::Instant {
@@ -47,30 +48,55 @@ impl Clock for PausedClock {
     }
 }
 
-/// Actors on ports in memory.
+fn keys() -> Arc<Keys> {
+    Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
+}
+
+/// Returns a log in which every campaign is defined and then asked for by so many users.
+fn log(codec: &Codec, users: usize) -> Vec<MemoryPartition> {
+    let empty = |_| MemoryPartition::starting_at(0);
+    let mut partitions: Vec<_> = (0..PARTITIONS).map(empty).collect();
+    let mut append = |record: Record| {
+        let (partition, record) = codec.encode(&record);
+        let log = &mut partitions[partition as usize];
+        let (offset, time) = (log.high, Timestamp(BEGIN_MS));
+        let key = record.campaign.as_str().as_bytes().to_vec();
+        let (value, mac) = (record.value, Some(record.mac));
+        log.records.insert(offset, LogRecord { offset, time, key, value, mac });
+        log.high += 1;
+    };
+    for campaign in (0..CAMPAIGNS).map(campaign) {
+        let change = Change::Defined { terms: Terms::of(2) };
+        append(Record::from(Control { campaign, based_on: None, change }));
+    }
+    for user in 0..users {
+        for campaign in (0..CAMPAIGNS).map(campaign) {
+            let user = UserId::parse(&format!("u{user}")).expect("a valid id");
+            append(Record::Request(Request { campaign, user, idempotency_key: None }));
+        }
+    }
+    partitions
+}
+
+/// Actors that own every partition, on ports in memory.
 struct Actors {
-    log: Arc<MemoryLog>,
+    ends: Vec<u64>,
     store: Arc<MemoryStore>,
-    codec: Codec,
     directory: Arc<Directory>,
     supervisor: ActorRef<SupervisorMessage>,
 }
 
 impl Actors {
-    async fn start() -> Self {
-        let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
-        let codec = Codec::new(keys.clone(), 1, PARTITIONS);
+    async fn start(codec: &Codec, log: Vec<MemoryPartition>, store: &Arc<MemoryStore>) -> Self {
         let clock: SharedClock = Arc::new(PausedClock(tokio::time::Instant::now()));
-        let partitions = (0..PARTITIONS).map(|_| MemoryPartition::starting_at(0)).collect();
-        let log = Arc::new(MemoryLog::new(partitions, clock.clone()));
-        let (store, directory) =
-            (Arc::new(MemoryStore::default()), Arc::new(Directory::new(codec.clone())));
+        let ends = log.iter().map(|log| log.high).collect();
+        let (directory, store) = (Arc::new(Directory::new(codec.clone())), store.clone());
         let environment = Arc::new(Environment {
-            log: log.clone(),
+            log: Arc::new(MemoryLog::finished(log)),
             store: store.clone(),
             feed: Arc::new(InProcessFeed::default()),
             codec: codec.clone(),
-            keys,
+            keys: keys(),
             log_epoch: 1,
             future_max_ms: None,
             limits: Limits::default(),
@@ -79,19 +105,17 @@ impl Actors {
             clock,
         });
         let (supervisor, _) = Actor::spawn(None, Supervisor, environment).await.expect("it starts");
-        Self { log, store, codec, directory, supervisor }
-    }
-
-    async fn append(&self, record: Record) {
-        let (partition, record) = self.codec.encode(&record);
-        self.log.append(partition, record).await.expect("it appends");
+        for partition in 0..PARTITIONS {
+            let assigned = SupervisorMessage::Ownership(Ownership::Assigned(partition));
+            supervisor.cast(assigned).expect("it runs");
+        }
+        Self { ends, store, directory, supervisor }
     }
 
     fn is_settled(&self) -> bool {
         let rows = self.store.rows.lock();
-        (0..PARTITIONS).all(|partition| {
-            let end = self.log.with(partition, |log| log.high).expect("a partition");
-            rows.progress.get(&partition).map_or(0, |progress| progress.next) == end
+        (0..PARTITIONS).zip(&self.ends).all(|(partition, end)| {
+            rows.progress.get(&partition).map_or(0, |progress| progress.next) == *end
         })
     }
 
@@ -124,30 +148,20 @@ fn resident() -> Option<u64> {
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_campaigns_live_on_one_node() {
-    let actors = Actors::start().await;
-    for campaign in (0..CAMPAIGNS).map(campaign) {
-        let change = Change::Defined { terms: Terms::of(2) };
-        actors.append(Record::from(Control { campaign, based_on: None, change })).await;
-    }
+    let (codec, store) = (Codec::new(keys(), 1, PARTITIONS), Arc::new(MemoryStore::default()));
+    let defined = log(&codec, 0);
     let before = resident();
-    for partition in 0..PARTITIONS {
-        let assigned = SupervisorMessage::Ownership(Ownership::Assigned(partition));
-        actors.supervisor.cast(assigned).unwrap();
-    }
+    let actors = Actors::start(&codec, defined, &store).await;
     actors.until(|actors| actors.is_settled() && actors.live() == CAMPAIGNS).await;
     if let (Some(before), Some(after)) = (before, resident()) {
         let each = after.saturating_sub(before) / CAMPAIGNS as u64;
         println!("{CAMPAIGNS} idle campaigns, {each} bytes of memory each");
         assert!(each <= CAMPAIGN_BYTES_MAX, "{each} bytes for each idle campaign");
     }
-    for user in 0..3 {
-        for campaign in (0..CAMPAIGNS).map(campaign) {
-            let user = UserId::parse(&format!("u{user}")).unwrap();
-            let request = Request { campaign, user, idempotency_key: None };
-            actors.append(Record::Request(request)).await;
-        }
-        actors.until(Actors::is_settled).await;
-    }
-    assert_eq!(actors.store.rows.lock().coupons.len(), 2 * CAMPAIGNS);
+    actors.supervisor.kill();
+    // The next owner decides requests of all of them.
+    let actors = Actors::start(&codec, log(&codec, 3), &store).await;
+    actors.until(Actors::is_settled).await;
+    assert_eq!(store.rows.lock().coupons.len(), 2 * CAMPAIGNS);
     actors.supervisor.kill();
 }
