@@ -17,6 +17,7 @@ use crate::{
     },
     log::{LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
     partition::{
+        assignment,
         flow::{Event, credit_of},
         window::credit,
     },
@@ -164,13 +165,7 @@ impl Replay {
                 let mut records = match reader.read(READ_RECORDS_MAX.min(batch_records)).await {
                     Ok(records) => records,
                     Err(ReadError::OutOfRange { wanted, detail }) => {
-                        let campaign = &self.campaign;
-                        let detail = format!(
-                            "the hold of {campaign} needs the record at {wanted}: {detail}"
-                        );
-                        let halt = Halt::new(HaltReason::ReplayOutOfRange, detail);
-                        let _ended = self.consumer.cast(PartitionMessage::Halt(halt));
-                        return;
+                        return self.not_found(wanted, &detail).await;
                     }
                     Err(ReadError::Closed) => return,
                     Err(ReadError::Failed(error)) => {
@@ -197,6 +192,22 @@ impl Replay {
                 }
             }
         }
+    }
+
+    /// Reports that the log has no record at `wanted`.
+    async fn not_found(&self, wanted: Offset, detail: &str) {
+        // The reader's error does not say on which side of the log the record is missing.
+        let bounds = || self.environment.log.bounds(self.partition);
+        let low = until_done(&self.environment, "reading the start of the log", bounds).await.low;
+        let message = match assignment::not_replayed(self.from, wanted, low, detail) {
+            Ok(contradiction) => {
+                let (campaign, incarnation) = (self.campaign.clone(), self.incarnation);
+                let contradicted = Event::Contradicted { campaign, incarnation, contradiction };
+                PartitionMessage::Event(contradicted)
+            }
+            Err(halt) => PartitionMessage::Halt(halt),
+        };
+        let _ended = self.consumer.cast(message);
     }
 }
 

@@ -40,8 +40,6 @@ reasons! {
         LogRewritten => "log_rewritten",
         /// The log refuses an offset that should exist.
         LogOutOfRange => "log_out_of_range",
-        /// The log no longer has the records that the replay of a held campaign needs.
-        ReplayOutOfRange => "replay_out_of_range",
         /// A stored row was derived from a record above the end of the log.
         RowAboveEnd => "row_above_end",
         /// The row of progress or of a hold cannot be decoded.
@@ -72,6 +70,8 @@ reasons! {
         RowNotReadBack => "row_not_read_back",
         /// A definition version has rules that this binary does not know.
         RulesUnknown => "rules_unknown",
+        /// The log no longer has the records that a replay of the campaign needs.
+        RecordsTrimmed => "records_trimmed",
     }
 }
 
@@ -87,7 +87,8 @@ impl HoldReason {
             | Self::RowsConflict
             | Self::RowNotDerived
             | Self::RowNotReadBack
-            | Self::RulesUnknown => HoldKind::Contradiction,
+            | Self::RulesUnknown
+            | Self::RecordsTrimmed => HoldKind::Contradiction,
         }
     }
 

@@ -97,7 +97,7 @@ pub struct LogError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The next record is outside the log, which was trimmed, truncated or recreated. Halts the
-    /// partition.
+    /// partition; a replay that needs trimmed records puts its campaign on hold.
     #[error("the log has no record at {wanted}: {detail}")]
     OutOfRange {
         /// The next offset to read.

@@ -1,8 +1,9 @@
 //! Whether a partition may be taken over: compares its progress with the ends of the log, and with
-//! the last record that was settled.
+//! the last record that was settled. Says what a record means that a replay does not find.
 
+use super::recovery::Contradiction;
 use crate::domain::{
-    halt::{Halt, HaltReason},
+    halt::{Halt, HaltReason, HoldReason},
     ids::Offset,
     rows::{LastRecord, PartitionRows},
 };
@@ -75,6 +76,26 @@ pub fn still_there(position: Offset, high: Offset) -> Result<(), Halt> {
     Err(Halt::new(HaltReason::LogTruncated, detail))
 }
 
+/// Returns the contradiction of a campaign whose replay from `from` on finds no record at `wanted`,
+/// because the log was trimmed up to `low`. `detail` is the error of the log.
+///
+/// # Errors
+/// The log was not trimmed there: it lost its tail, or is another log. That concerns every campaign
+/// of the partition.
+pub fn not_replayed(
+    from: Offset,
+    wanted: Offset,
+    low: Offset,
+    detail: &str,
+) -> Result<Contradiction, Halt> {
+    if wanted < low {
+        let detail = format!("records from {wanted} on are needed, but the log begins at {low}");
+        return Ok(Contradiction { from, reason: HoldReason::RecordsTrimmed, detail });
+    }
+    let detail = format!("the log has no record at {wanted}: {detail}");
+    Err(Halt::new(HaltReason::LogOutOfRange, detail))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +136,16 @@ mod tests {
             assert_eq!(halted(compare(LAST, found)), Some(HaltReason::LogRewritten));
         }
         assert!(compare(LAST, Some(LastRecord { offset: 10, ..LAST })).is_err());
+    }
+
+    #[test]
+    fn only_a_trimmed_record_holds_a_campaign() {
+        let trimmed = not_replayed(3, 7, 8, "out of range").unwrap();
+        assert_eq!((trimmed.from, trimmed.reason), (3, HoldReason::RecordsTrimmed));
+        for low in [0, 7] {
+            let lost = not_replayed(3, 7, low, "out of range");
+            assert_eq!(halted(lost), Some(HaltReason::LogOutOfRange));
+        }
     }
 
     #[test]

@@ -56,9 +56,13 @@ impl Holds {
         self.is_held() && self.current.iter().all(may)
     }
 
-    /// Returns whether a hold of this kind is in force from `from` or below.
-    pub(super) fn covers(&self, kind: HoldKind, from: Offset) -> bool {
-        let covers = |hold: &Hold| hold.is_in_force() && hold.kind == kind && hold.from <= from;
+    /// Returns whether a hold for this reason is in force from `from` or below.
+    pub(super) fn covers(&self, reason: HoldReason, from: Offset) -> bool {
+        // A release that meets another obstacle needs a hold of its own: the released one would be
+        // tried again by each new owner, and names the wrong remedy.
+        let is_for =
+            |hold: &Hold| (hold.kind, hold.reason_parts().0) == (reason.kind(), reason.slug());
+        let covers = |hold: &Hold| hold.is_in_force() && is_for(hold) && hold.from <= from;
         self.current.iter().any(covers)
     }
 
@@ -259,9 +263,9 @@ mod tests {
         holds.written_closed();
         let second = opened(&mut holds, 65, FAILED);
         assert_eq!((second.number, holds.extend(70)), (2, Vec::new()));
-        assert!(holds.covers(HoldKind::Failure, 65));
-        assert!(!holds.covers(HoldKind::Contradiction, 65));
-        assert!(!holds.covers(HoldKind::Failure, 64));
+        assert!(holds.covers(FAILED, 65));
+        assert!(!holds.covers(HoldReason::RowAltered, 65));
+        assert!(!holds.covers(FAILED, 64));
     }
 
     #[test]

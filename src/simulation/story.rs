@@ -239,21 +239,8 @@ impl Story {
         held
     }
 
-    /// A released hold that begins below a trimmed log halts the partition.
-    fn notice_halt(&self) {
-        let mut evidence = self.clients.evidence.lock();
-        if let Some(Damaged::Campaign(campaign)) = &evidence.damaged {
-            let partition = self.engines.codec.partition_of(campaign);
-            let low = self.engines.brokers.lock().partitions[partition as usize].low;
-            if low > 0 && self.is_halted(partition) {
-                evidence.damaged = Some(Damaged::Partition(partition));
-            }
-        }
-    }
-
     /// Says what is not settled, if anything.
     fn unsettled(&self, held: &[CampaignId]) -> Option<String> {
-        self.notice_halt();
         let damaged = self.clients.evidence.lock().damaged.clone();
         let of_damaged = |campaign: &CampaignId| match &damaged {
             None => false,
@@ -271,6 +258,10 @@ impl Story {
                     return Some(format!("partition {partition} is damaged and not halted"));
                 }
                 continue;
+            }
+            // One campaign's damage is not another's.
+            if self.is_halted(partition) {
+                return Some(format!("partition {partition} is halted"));
             }
             let end = self.engines.brokers.lock().end(partition);
             let progress = self.engines.rows.store.rows.lock().progress.get(&partition).cloned();

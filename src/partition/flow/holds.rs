@@ -64,7 +64,8 @@ impl Flow {
         effects.push(Effect::Send { campaign, incarnation, batch });
     }
 
-    /// Puts a campaign on hold, or leaves it on the hold that it has if that reaches as low.
+    /// Puts a campaign on hold, or leaves it on the hold that it has if that has the same reason and
+    /// reaches as low.
     pub(super) fn hold(
         &mut self,
         campaign: &CampaignId,
@@ -80,7 +81,7 @@ impl Flow {
         // not stored.
         let unstored = owned.window().first_unstored();
         let from = unstored.map_or(from, |unstored| from.min(unstored));
-        if holds.covers(reason.kind(), from) {
+        if holds.covers(reason, from) {
             owned.restart(incarnation, Phase::Held);
             self.pass_window(campaign, effects);
             return;

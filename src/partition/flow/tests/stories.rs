@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{answer::Answer, decision::Decision, ids::UserId, reason::Reason, record::Request},
-    partition::fold::FoldedRecord,
+    partition::{assignment, fold::FoldedRecord},
     wire::feed_message::FeedDecision,
 };
 
@@ -14,10 +14,14 @@ const SUMMER: u64 = 1;
 struct Story {
     flow: Flow,
     log: Vec<(At, Record)>,
+    /// Replays find no record below.
+    low: Offset,
     effects: Vec<Effect>,
     /// Offsets in the order of their decisions.
     decided: Vec<Offset>,
     holds: Vec<HoldState>,
+    /// The holds as they are stored.
+    stored: BTreeMap<u32, Hold>,
     /// Credit given since the partition was taken over.
     credit: usize,
 }
@@ -30,7 +34,38 @@ fn cost(at: At, record: &Record) -> usize {
 impl Story {
     fn new() -> Self {
         let (flow, effects) = Flow::new(PLACE, PartitionRows::default(), 0, 0, Limits::default());
-        Self { flow, log: Vec::new(), effects, decided: Vec::new(), holds: Vec::new(), credit: 0 }
+        Self {
+            flow,
+            log: Vec::new(),
+            low: 0,
+            effects,
+            decided: Vec::new(),
+            holds: Vec::new(),
+            stored: BTreeMap::new(),
+            credit: 0,
+        }
+    }
+
+    /// Another owner takes over. It has read as far as this one, and all of that is settled.
+    fn moves(&mut self) {
+        let next = self.flow.position();
+        let progress = Progress { partition: 0, log_epoch: 1, next, last: None };
+        let holds = self.stored.values().cloned().collect();
+        let rows = PartitionRows { progress: Some(progress), holds };
+        (self.flow, self.effects) = Flow::new(PLACE, rows, next, 0, Limits::default());
+    }
+
+    /// The actor of a campaign finds another row at `from`.
+    fn contradicts(&mut self, of: u64, from: Offset) {
+        let (campaign, incarnation) = (campaign(of), self.incarnation(of));
+        self.step(Event::Contradicted { campaign, incarnation, contradiction: differs(from) });
+        self.goes_on();
+    }
+
+    /// Returns the reasons of the stored holds, each with its start and state.
+    fn reasons(&self) -> Vec<(&str, Offset, HoldState)> {
+        let holds = self.stored.values();
+        holds.map(|hold| (hold.reason_parts().0, hold.from, hold.state)).collect()
     }
 
     fn reads(&mut self, record: Record) {
@@ -98,6 +133,10 @@ impl Story {
                     BatchReport { campaign, incarnation, records, contradicted, over_from };
                 self.step(Event::Report(report));
             }
+            Effect::Replay { campaign, incarnation, from } if from < self.low => {
+                let contradiction = assignment::not_replayed(from, from, self.low, "").unwrap();
+                self.step(Event::Contradicted { campaign, incarnation, contradiction });
+            }
             Effect::Replay { campaign, incarnation, from } => {
                 let of_campaign = |(at, record): &&(At, Record)| {
                     at.offset >= from && *record.campaign() == campaign
@@ -109,6 +148,7 @@ impl Story {
             }
             Effect::WriteHold { hold, .. } => {
                 self.holds.push(hold.state);
+                self.stored.insert(hold.number, hold.clone());
                 self.step(Event::HoldWritten(hold));
             }
             Effect::Persist { progress, .. } => self.step(Event::Persisted(progress.next)),
@@ -200,4 +240,98 @@ fn a_restart_in_a_full_window_gives_its_credit_back() {
     assert_eq!(story.flow.watermark(), story.flow.position());
     let paid: usize = story.log.iter().map(|(at, record)| cost(*at, record)).sum();
     assert_eq!(story.credit, WINDOW_RECORDS_MAX + paid, "each record gives its credit back");
+}
+
+const DIFFERS: &str = "row_not_derived";
+const TRIMMED: &str = "records_trimmed";
+
+#[test]
+fn a_release_below_a_trimmed_log_holds_again() {
+    let mut story = Story::new();
+    story.asks(SPRING);
+    story.asks(SUMMER);
+    story.contradicts(SPRING, 0);
+    story.low = 1;
+    story.releases(SPRING);
+    story.asks(SUMMER);
+    story.goes_on();
+    assert_eq!((story.state(SPRING), story.state(SUMMER)), ("quarantined", "live"));
+    assert_eq!((story.decided.clone(), story.flow.watermark()), (vec![1, 3], 4));
+    let (open, released) = (HoldState::Open, HoldState::Released);
+    assert_eq!(story.reasons(), [(DIFFERS, 0, released), (TRIMMED, 0, open)]);
+
+    // No time and no look at the store tries it again. Another release does, and opens no hold.
+    story.holds.clear();
+    story.step(Event::Holds(story.stored.values().cloned().collect()));
+    story.step(Event::Tick { now_ms: 60_000, wall: Timestamp(60_000) });
+    story.goes_on();
+    assert_eq!(story.holds, []);
+    story.releases(SPRING);
+    story.goes_on();
+    assert_eq!(story.reasons(), [(DIFFERS, 0, released), (TRIMMED, 0, released)]);
+    assert_eq!((story.state(SPRING), story.flow.watermark()), ("quarantined", 5));
+
+    // The records are back.
+    story.low = 0;
+    story.releases(SPRING);
+    story.goes_on();
+    assert_eq!((story.state(SPRING), story.flow.watermark()), ("live", 6));
+    assert_eq!(story.decided, [1, 3, 0, 2, 4, 5]);
+}
+
+#[test]
+fn a_failure_below_a_trimmed_log_is_held() {
+    let mut story = Story::new();
+    story.asks(SPRING);
+    for _ in 0..crate::partition::restart::FAILURES_MAX {
+        let (campaign, incarnation) = (campaign(SPRING), story.incarnation(SPRING));
+        story.step(Event::Failed { campaign, incarnation, reason: "it panicked".to_owned() });
+    }
+    story.effects.retain(|effect| matches!(effect, Effect::WriteHold { .. }));
+    story.goes_on();
+    // The next owner tries the failure again, and finds that it needs an operator.
+    story.low = 1;
+    story.moves();
+    story.goes_on();
+    let open = HoldState::Open;
+    assert_eq!(story.reasons(), [("actor_failed", 0, open), (TRIMMED, 0, open)]);
+    assert_eq!(story.state(SPRING), "quarantined");
+    story.moves();
+    let starts = |effect: &Effect| matches!(effect, Effect::Start { .. });
+    assert!(!story.effects.iter().any(starts), "{:?}", story.effects);
+}
+
+#[test]
+fn an_ended_hold_that_was_trimmed_opens_at_its_end() {
+    let mut story = Story::new();
+    for _ in 0..3 {
+        story.asks(SPRING);
+    }
+    story.contradicts(SPRING, 0);
+    story.asks(SPRING);
+    story.goes_on();
+    // Another owner has closed the hold and is gone. What passed here above its end is undecided.
+    let closed = |hold: &mut Hold| (hold.state, hold.until) = (HoldState::Closed, 2);
+    story.stored.values_mut().for_each(closed);
+    story.low = 3;
+    story.moves();
+    story.goes_on();
+    let (closed, open) = (HoldState::Closed, HoldState::Open);
+    assert_eq!(story.reasons(), [(DIFFERS, 0, closed), (TRIMMED, 2, open)]);
+}
+
+#[test]
+fn of_two_replays_only_the_trimmed_one_is_held() {
+    let mut story = Story::new();
+    story.asks(SPRING);
+    story.asks(SUMMER);
+    story.contradicts(SPRING, 0);
+    story.contradicts(SUMMER, 1);
+    story.low = 1;
+    story.decided.clear();
+    story.releases(SPRING);
+    story.releases(SUMMER);
+    story.goes_on();
+    assert_eq!((story.state(SPRING), story.state(SUMMER)), ("quarantined", "live"));
+    assert_eq!((story.decided.clone(), story.flow.watermark()), (vec![1, 3], 4));
 }
