@@ -16,6 +16,9 @@ use crate::random::Random;
 /// Longest time in which clients ask and faults strike, in milliseconds.
 const PHASE_MS: (u64, u64) = (8_000, 16_000);
 
+/// Requests around each end of a campaign's window.
+const RUSH: u32 = 8;
+
 /// How often one kind of fault strikes in a world at most.
 const TIMES_MAX: u64 = 4;
 
@@ -27,9 +30,9 @@ pub(crate) fn draw(seed: u64, kinds: &Kinds, requests: u32) -> Course {
     let mut random = Random::of_world(seed);
     let setup = setup(&mut random, seed);
     let phase = random.between(PHASE_MS.0, PHASE_MS.1);
-    let mut drawn = Drawn { random, acts: Vec::new(), setup, phase };
+    let mut drawn = Drawn { random, acts: Vec::new(), setup, phase, clients: 0 };
     drawn.definitions();
-    drawn.clients(requests);
+    drawn.requests(requests);
     drawn.operators();
     drawn.faults(kinds);
     drawn.acts.sort_by_key(|timed| timed.at);
@@ -89,6 +92,8 @@ struct Drawn {
     acts: Vec<Timed>,
     setup: Setup,
     phase: u64,
+    /// Clients so far.
+    clients: u32,
 }
 
 impl Drawn {
@@ -119,13 +124,29 @@ impl Drawn {
             let opens_ms = self.random.one_in(4).then(|| at + self.random.below(1_500));
             let closes_ms = self.random.one_in(4).then(|| self.phase - self.random.below(3_000));
             self.at(at, Act::Define { node, campaign, quota, limit, opens_ms, closes_ms });
+            for moment in [opens_ms, closes_ms].into_iter().flatten() {
+                self.rush(campaign, moment);
+            }
         }
     }
 
-    fn clients(&mut self, requests: u32) {
+    /// Requests whose records come around a moment, some of them in its very millisecond.
+    fn rush(&mut self, campaign: u8, moment: u64) {
+        for _ in 0..RUSH {
+            let (at, node, user) =
+                (moment.saturating_sub(self.random.below(5)), self.node(), self.user());
+            let client = self.clients;
+            self.clients += 1;
+            self.at(at, Act::Ask { client, node, campaign, user, key: Some(9), wait_ms: None });
+        }
+    }
+
+    fn requests(&mut self, requests: u32) {
         let (bursts, phase) = (self.random.between(2, 8), self.phase);
         let starts: Vec<u64> = (0..bursts).map(|_| self.random.between(200, phase - 700)).collect();
-        for client in 0..requests {
+        for _ in 0..requests {
+            let client = self.clients;
+            self.clients += 1;
             let at = starts[self.random.index(starts.len())] + self.random.below(600);
             let (node, campaign, user) = (self.node(), self.campaign(), self.user());
             let key = self.random.one_in(3).then(|| self.random.below(4) as u8);
