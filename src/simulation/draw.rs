@@ -185,8 +185,16 @@ impl Drawn {
                     self.at(at, control(Verb::Pause));
                     self.at(later, control(Verb::Resume));
                 }
-                2 if self.random.one_in(4) => self.at(at, control(Verb::Close)),
-                2 | 3 => self.at(at, control(Verb::Release)),
+                2 => {
+                    // What is closed is closed for ever.
+                    let (resumed, amended) =
+                        (at + self.random.below(2_000), at + self.random.below(4_000));
+                    let amendment = self.amendment(node, campaign);
+                    self.at(at, control(Verb::Close));
+                    self.at(resumed, control(Verb::Resume));
+                    self.at(amended, amendment);
+                }
+                3 => self.at(at, control(Verb::Release)),
                 4 => {
                     // Two operators change it from one version.
                     let (one, other) = (self.amendment(node, campaign), self.node());
@@ -368,6 +376,8 @@ fn damages(random: &mut Random, setup: &Setup) -> Vec<Act> {
     let partition = random.below(u64::from(setup.partitions)) as u32;
     let mut acts: Vec<_> = RowDamage::ALL
         .into_iter()
+        // Only CQL hides what is written again.
+        .filter(|damage| *damage != RowDamage::Deleted || !setup.is_embedded)
         .map(|damage| Act::DamageRows { damage, campaign, which: random.below(90) })
         .collect();
     if !setup.is_embedded {

@@ -195,7 +195,9 @@ impl Campaigns {
         let Some(load) = load.filter(|_| idle || shut) else { return Ok(Some(cached)) };
         match self.parts.clock.timeout(CURRENT_SNAPSHOT_WAIT, load.finished()).await {
             Ok(Ok(Some(loaded))) => Ok(Some(loaded)),
-            _ => Ok(Some(cached)),
+            // The hold of an undefined campaign has ended: nothing is known of it any more.
+            Ok(Ok(None)) => self.exists(campaign).await,
+            Ok(Err(_)) | Err(_) => Ok(Some(cached)),
         }
     }
 
@@ -298,10 +300,13 @@ impl Campaigns {
             let reason = format!("definition versions of {campaign} vanished from the store");
             return Err(ReadError::Contradiction(reason));
         }
-        if let Some(loaded) = &loaded {
-            let tried_at = loaded.edge.read_at;
-            let cached = CachedSnapshot { snapshot: shortened(loaded), tried_at };
-            state.cache.put(campaign.clone(), cached);
+        match &loaded {
+            Some(loaded) => {
+                let tried_at = loaded.edge.read_at;
+                let cached = CachedSnapshot { snapshot: shortened(loaded), tried_at };
+                state.cache.put(campaign.clone(), cached);
+            }
+            None => drop(state.cache.pop(campaign)),
         }
         Ok(loaded)
     }
