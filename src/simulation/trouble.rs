@@ -16,6 +16,10 @@ use crate::{
     domain::ids::{Offset, Partition},
 };
 
+/// How long the log keeps records, in milliseconds: longer than any write is on its way, as retention
+/// is everywhere.
+const RETENTION_MS: i64 = 8_000;
+
 impl Story {
     /// Lets an act happen.
     pub(super) async fn perform(&mut self, act: Act) {
@@ -178,7 +182,7 @@ impl Story {
         holds.map(|hold| hold.unsettled_from()).fold(next, Offset::min)
     }
 
-    /// The log forgets what is settled, but for the last record, with which a takeover compares.
+    /// The log forgets what is settled and older than any write that is still on its way.
     fn trim(&self) -> bool {
         let mut brokers = self.engines.brokers.lock();
         let mut done = false;
@@ -189,9 +193,12 @@ impl Story {
             if damaged == Some(Damaged::Partition(partition)) {
                 continue;
             }
-            let settled = self.settled(partition);
-            done |= brokers.partitions[partition as usize].low < settled;
-            brokers.trim(partition, settled);
+            let kept_from = self.world.now().0 - RETENTION_MS;
+            let log = &brokers.partitions[partition as usize];
+            let young = log.records.values().find(|record| record.time.0 > kept_from);
+            let end = self.settled(partition).min(young.map_or(Offset::MAX, |it| it.offset));
+            done |= log.low < end;
+            brokers.trim(partition, end);
         }
         done
     }
