@@ -35,6 +35,24 @@ async fn a_node_killed_under_load_changes_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_folder_is_removed_issues_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(&settings(&folder)).await;
+    define(&node, "spring", 400).await;
+    let (_, kept) = node.issue("spring", "ada").await;
+    assert_eq!(kept["status"], "issued");
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    for number in 0..400 {
+        // The process ends meanwhile, and then nothing is answered.
+        match node.try_issue("spring", &format!("ben-{number}"), None).await {
+            Ok((_, lost)) => assert_ne!(lost["status"], "issued", "{number}: {lost}"),
+            Err(_) => break,
+        }
+    }
+    assert_eq!(node.ended().await, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_follow_the_operators_changes() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start(&settings(&folder)).await;

@@ -46,6 +46,10 @@ impl Clock for PausedClock {
     fn instant(&self) -> std::time::Instant {
         tokio::time::Instant::now().into_std()
     }
+
+    fn boot(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 fn keys() -> Arc<Keys> {

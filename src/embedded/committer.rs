@@ -12,6 +12,7 @@ use std::{
 };
 
 use fjall::{Database, Keyspace, PersistMode, UserKey, UserValue};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -19,7 +20,9 @@ use super::{
     high_water::{HighWaterFile, HighWaterMark},
     hooks::Hooks,
     keys,
+    opened::{Changed, OpenedStorage},
     operation::{DataEntry, Operation, RANK_BYTES, SubmitError, TIME_BYTES},
+    record_clock::RecordClock,
     space::Space,
     tail::Tail,
 };
@@ -47,6 +50,8 @@ enum Failure {
     Read(#[source] fjall::Error),
     #[error("writing the high-water file of the embedded database")]
     HighWater(#[source] io::Error),
+    #[error("the storage of the embedded database is not the one that was opened")]
+    Storage(#[source] Changed),
     #[error("the committer of the embedded database panicked")]
     Panicked,
 }
@@ -55,8 +60,6 @@ enum Failure {
 pub(super) struct WritePosition {
     /// Offset of the next record.
     pub(super) next: Offset,
-    /// Time of the last record. The next one is not earlier, even if the clock was set back.
-    pub(super) time: Timestamp,
     pub(super) tail: Arc<Tail>,
 }
 
@@ -67,7 +70,12 @@ pub(super) struct Committer {
     pub(super) data: Keyspace,
     pub(super) partitions: Vec<WritePosition>,
     pub(super) high_water: HighWaterFile,
+    /// Time of the latest record that is on disk.
+    pub(super) written_at: Option<Timestamp>,
     pub(super) clock: SharedClock,
+    pub(super) record_clock: Arc<RecordClock>,
+    /// Also checked by a thread of its own, when nothing is written.
+    pub(super) storage: Arc<Mutex<OpenedStorage>>,
     pub(super) hooks: Hooks,
     pub(super) space: Space,
     /// Runs the replies; without a runtime they run on the committer's thread.
@@ -89,6 +97,8 @@ struct Group {
     /// Consecutive records of each partition, with the offset of the first.
     records: BTreeMap<Partition, (Offset, Vec<UserValue>)>,
     records_count: usize,
+    /// Time of its latest record.
+    written_at: Option<Timestamp>,
     trimmed: Vec<Trimmed>,
     durable: bool,
     replies: Vec<Reply>,
@@ -227,10 +237,16 @@ impl Committer {
             return;
         }
         let offset = position.next;
-        // The clock may be set back; record times must not go back with it.
-        let time = self.clock.now().max(position.time);
+        // The clock may go back within bounds, and record times with it: the order is the log's.
+        let time = match self.record_clock.look() {
+            Ok(time) => time,
+            Err(step) => {
+                let _ = reply.send(Err(SubmitError::ClockStep(step)));
+                return;
+            }
+        };
         position.next += 1;
-        position.time = time;
+        group.written_at = Some(time);
         payload[..TIME_BYTES].copy_from_slice(&time.0.to_be_bytes());
         let (_, records) = group.records.entry(partition).or_insert((offset, Vec::new()));
         records.push(UserValue::from(payload));
@@ -261,7 +277,7 @@ impl Committer {
     }
 
     fn commit(&mut self, group: Group) -> Result<(), Failure> {
-        let Group { data, records, trimmed, durable, replies, .. } = group;
+        let Group { data, records, written_at, trimmed, durable, replies, .. } = group;
         // Rows alone need no fsync: they can be derived again from records that are on disk.
         let mode = if durable { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut batch = self.database.batch().durability(Some(mode));
@@ -294,9 +310,12 @@ impl Committer {
             // After the fsync, so that the file never claims more than is on disk; before the
             // replies, so that it covers every acknowledged record.
             let records = self.partitions.iter().map(|position| position.next).sum();
-            let mark = HighWaterMark { next_batch, records };
+            self.written_at = written_at.or(self.written_at);
+            let mark = HighWaterMark { next_batch, records, written_at: self.written_at };
             self.high_water.write(mark).map_err(Failure::HighWater)?;
         }
+        // Before anyone learns of the group: it may lie in a file that has no name any more.
+        self.storage.lock().check().map_err(Failure::Storage)?;
         self.space.wrote(bytes as u64);
         // Readers see a record only from here on. A decision from a record that a power cut takes
         // back could be contradicted by the record that then gets its offset.

@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc, thread::JoinHandle};
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -16,15 +17,18 @@ use super::{
     high_water::HighWaterFile,
     hooks::Hooks,
     inspect, keys,
-    operation::{DataEntry, Operation, SubmitError, TIME_BYTES},
+    opened::OpenedStorage,
+    operation::{DataEntry, Operation, SubmitError},
     reads::ReadHandle,
+    record_clock::RecordClock,
     space::{Reserve, Space},
     tail::Tail,
+    watcher::Watcher,
 };
 use crate::{
     clock::SharedClock,
     config::EmbeddedConfig,
-    domain::ids::{Offset, Partition, Timestamp},
+    domain::ids::{Offset, Partition},
 };
 
 /// The database's folder in the data folder. Secrets and the lock file lie beside it.
@@ -60,6 +64,7 @@ pub struct EmbeddedDatabase {
     room: Arc<Semaphore>,
     reserve: Reserve,
     committer: Option<JoinHandle<()>>,
+    _watcher: Watcher,
 }
 
 impl std::fmt::Debug for EmbeddedDatabase {
@@ -113,26 +118,23 @@ impl EmbeddedDatabase {
         let lock = locked(&config.dir)?;
         format::establish(&config.dir)?;
         let path = config.dir.join(DATABASE_FOLDER);
-        let failed = |source| OpenError::Database { path: path.clone(), source };
         // First: opening repairs the folder, and would repair damage that must be refused.
         let inspected = inspect::before_open(&config.dir, &path)?;
-        let database = Database::builder(&path)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .open()
-            .map_err(failed)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let log = database.keyspace("log", options).map_err(failed)?;
-        let data = database.keyspace("data", options).map_err(failed)?;
+        let (database, log, data) = open_keyspaces(&path)
+            .map_err(|source| OpenError::Database { path: path.clone(), source })?;
         // Before the comparison with the high-water file, which counts the records of all
         // partitions: with fewer partitions, records would seem to be lost.
         check_partitions(config.partitions, &path, &data)?;
+        let storage = OpenedStorage::note(&config.dir, &path)
+            .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
+        let storage = Arc::new(Mutex::new(storage));
         let ends = PartitionEnds { path: &path, log: &log, data: &data };
         let partitions = (0..config.partitions)
             .map(|partition| ends.find(partition))
             .collect::<Result<Vec<_>, _>>()?;
         let records = partitions.iter().map(|position| position.next).sum();
         let mark = inspected.after_open(&path, database.seqno(), records)?;
+        let record_clock = Arc::new(RecordClock::new(clock.clone(), mark.written_at));
         let high_water = HighWaterFile::open(&config.dir, mark)
             .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
         let (queue, receiver) = mpsc::channel(QUEUE_OPERATIONS_MAX);
@@ -147,7 +149,10 @@ impl EmbeddedDatabase {
             data: data.clone(),
             partitions,
             high_water,
+            written_at: mark.written_at,
             clock: clock.clone(),
+            record_clock: record_clock.clone(),
+            storage: storage.clone(),
             space: Space::new(reserve.clone()),
             hooks,
             // An error means that the caller runs outside of a runtime, as some tests do.
@@ -155,6 +160,9 @@ impl EmbeddedDatabase {
             queue: receiver,
         };
         let tails = committer.partitions.iter().map(|position| position.tail.clone()).collect();
+        let space_short = committer.space.is_short().clone();
+        let watcher = Watcher::start(record_clock.clone(), storage, committer.hooks.fatal.clone())
+            .map_err(OpenError::Thread)?;
         let committer = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run())
@@ -164,10 +172,18 @@ impl EmbeddedDatabase {
             partitions = config.partitions,
             "data folder opened"
         );
-        let reads = Arc::new(ReadHandle { log, data, tails, clock, lock });
+        let reads =
+            Arc::new(ReadHandle { log, data, tails, clock, record_clock, space_short, lock });
         let room = Arc::new(Semaphore::new(ROW_ENTRIES_MAX));
         let committer = Some(committer);
-        Ok(Arc::new(Self { reads, queue: Some(queue), room, reserve, committer }))
+        Ok(Arc::new(Self {
+            reads,
+            queue: Some(queue),
+            room,
+            reserve,
+            committer,
+            _watcher: watcher,
+        }))
     }
 
     /// Refuses a data folder of another format. Changes nothing.
@@ -184,11 +200,11 @@ impl EmbeddedDatabase {
         dir.join(DATABASE_FOLDER).is_dir()
     }
 
-    /// Returns a function that asks the disk whether appends are refused for lack of space, and
-    /// returns a message if so. The function does not keep the database open.
-    pub fn lacking_space(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
-        let reserve = self.reserve.clone();
-        move || reserve.lacking()
+    /// Returns a function that tells why appends are refused now, if they are: space is short, or
+    /// the clock was set. It asks the disk. The function does not keep the database open.
+    pub fn refusal(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let (reserve, clock) = (self.reserve.clone(), self.reads.record_clock.clone());
+        move || reserve.lacking().or_else(|| Some(clock.look().err()?.to_string()))
     }
 
     /// Waits until the database and all its readers are dropped, so that the data folder may be
@@ -262,6 +278,18 @@ impl Drop for EmbeddedDatabase {
     }
 }
 
+/// Opens the database in `path`, with its keyspaces for the log and for all else.
+fn open_keyspaces(path: &Path) -> Result<(Database, Keyspace, Keyspace), fjall::Error> {
+    let database = Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        .max_journaling_size(JOURNAL_BYTES_MAX)
+        .open()?;
+    let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    let log = database.keyspace("log", options)?;
+    let data = database.keyspace("data", options)?;
+    Ok((database, log, data))
+}
+
 /// The part of the layout row that concerns the log.
 #[derive(Deserialize)]
 struct LogLayout {
@@ -291,7 +319,7 @@ struct PartitionEnds<'a> {
 }
 
 impl PartitionEnds<'_> {
-    /// Reads where `partition` starts, where it ends, and the time of its last record.
+    /// Reads where `partition` starts and where it ends.
     fn find(&self, partition: Partition) -> Result<WritePosition, OpenError> {
         let failed = |source| OpenError::Database { path: self.path.to_owned(), source };
         let low = match self.data.get(keys::trimmed(partition)).map_err(failed)? {
@@ -302,27 +330,22 @@ impl PartitionEnds<'_> {
         };
         let all = keys::record(partition, low)..=keys::record(partition, Offset::MAX);
         let last = self.log.range(all).next_back().map(Guard::into_inner);
-        let (next, time) = match last.transpose().map_err(failed)? {
+        let next = match last.transpose().map_err(failed)? {
             Some((key, value)) => self.after(partition, &key, &value)?,
             // Never written.
-            None => (low, Timestamp::default()),
+            None => low,
         };
-        Ok(WritePosition { next, time, tail: Arc::new(Tail::new(low, next)) })
+        Ok(WritePosition { next, tail: Arc::new(Tail::new(low, next)) })
     }
 
-    /// Returns the offset behind the last block, and the time of its last record.
+    /// Returns the offset behind the last block.
     fn after(
         &self,
         partition: Partition,
         key: &UserKey,
         value: &UserValue,
-    ) -> Result<(Offset, Timestamp), OpenError> {
-        let read = || {
-            let first = keys::record_offset(key)?;
-            let records = unpack(value)?;
-            let time = keys::number(records.last()?.get(..TIME_BYTES)?)?;
-            Some((first + records.len() as Offset, Timestamp(time.cast_signed())))
-        };
+    ) -> Result<Offset, OpenError> {
+        let read = || Some(keys::record_offset(key)? + unpack(value)?.len() as Offset);
         read().ok_or_else(|| self.damaged(partition, "its last records"))
     }
 

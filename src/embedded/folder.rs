@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// Access for the owner only.
 const FOLDER_MODE: u32 = 0o700;

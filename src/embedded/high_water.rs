@@ -16,7 +16,7 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::wire::FORMAT;
+use crate::{domain::ids::Timestamp, wire::FORMAT};
 
 const FILE: &str = "high_water";
 const DRAFT: &str = "high_water.draft";
@@ -27,9 +27,12 @@ const MODE: u32 = 0o600;
 /// Start of every slot: name and format.
 const MARK: [u8; 8] = [b'c', b'o', b'u', b'p', b'o', b'n', b'd', FORMAT];
 
-/// `MARK`, number of the write, next batch, records.
-const CONTENT_BYTES: usize = 32;
+/// `MARK`, number of the write, next batch, records, time.
+const CONTENT_BYTES: usize = 40;
 const SLOT_BYTES: usize = CONTENT_BYTES + 16;
+
+/// Stands for no time.
+const NEVER: i64 = i64::MIN;
 
 /// Distance of the two slots: a page, so that writing one slot never touches the other.
 const SLOT_DISTANCE: u64 = 4_096;
@@ -41,6 +44,8 @@ pub(super) struct HighWaterMark {
     pub(super) next_batch: u64,
     /// Records ever appended, over all partitions, including trimmed ones.
     pub(super) records: u64,
+    /// Wall-clock time of the last write with records; `None` before the first.
+    pub(super) written_at: Option<Timestamp>,
 }
 
 impl HighWaterMark {
@@ -49,7 +54,9 @@ impl HighWaterMark {
         slot[..8].copy_from_slice(&MARK);
         slot[8..16].copy_from_slice(&number.to_le_bytes());
         slot[16..24].copy_from_slice(&self.next_batch.to_le_bytes());
-        slot[24..CONTENT_BYTES].copy_from_slice(&self.records.to_le_bytes());
+        slot[24..32].copy_from_slice(&self.records.to_le_bytes());
+        let time = self.written_at.map_or(NEVER, |time| time.0);
+        slot[32..CONTENT_BYTES].copy_from_slice(&time.to_le_bytes());
         let checksum = xxh3_128(&slot[..CONTENT_BYTES]);
         slot[CONTENT_BYTES..].copy_from_slice(&checksum.to_le_bytes());
         slot
@@ -60,7 +67,9 @@ impl HighWaterMark {
         let (content, checksum) = slot.split_at_checked(CONTENT_BYTES)?;
         let whole = checksum == xxh3_128(content).to_le_bytes() && content.starts_with(&MARK);
         let field = |start: usize| Some(u64::from_le_bytes(content[start..][..8].try_into().ok()?));
-        let mark = Self { next_batch: field(16)?, records: field(24)? };
+        let time = field(32)?.cast_signed();
+        let written_at = (time != NEVER).then_some(Timestamp(time));
+        let mark = Self { next_batch: field(16)?, records: field(24)?, written_at };
         whole.then_some((field(8)?, mark))
     }
 }
@@ -155,8 +164,9 @@ fn create(folder: &Path, mark: HighWaterMark) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const FIRST: HighWaterMark = HighWaterMark { next_batch: 3, records: 1 };
-    const SECOND: HighWaterMark = HighWaterMark { next_batch: 9, records: 4 };
+    const FIRST: HighWaterMark = HighWaterMark { next_batch: 3, records: 1, written_at: None };
+    const SECOND: HighWaterMark =
+        HighWaterMark { next_batch: 9, records: 4, written_at: Some(Timestamp(-7)) };
 
     #[test]
     fn the_last_mark_is_read_back() {
@@ -165,7 +175,7 @@ mod tests {
         let mut high_water = HighWaterFile::open(folder.path(), FIRST).unwrap();
         assert_eq!(read(folder.path()).unwrap(), HighWaterReading::Mark(FIRST));
         for records in 5..10 {
-            let mark = HighWaterMark { next_batch: 10, records };
+            let mark = HighWaterMark { next_batch: 10, records, ..SECOND };
             high_water.write(mark).unwrap();
             assert_eq!(read(folder.path()).unwrap(), HighWaterReading::Mark(mark));
         }

@@ -17,14 +17,17 @@ mod inspect;
 mod journal;
 pub(crate) mod keys;
 mod manifest;
+mod opened;
 mod operation;
 mod reads;
+mod record_clock;
 mod space;
 mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod watcher;
 
 pub use database::EmbeddedDatabase;
 pub use error::OpenError;
@@ -33,4 +36,5 @@ pub use folder::{FolderError, SecretFile, data_folder, found_secret, kept_secret
 pub(crate) use block::unpack;
 pub(crate) use operation::{DataEntry, Operation, RANK_BYTES, SubmitError, TIME_BYTES, ranked};
 pub(crate) use reads::{ReadFailure, ReadHandle, Reading};
+pub(crate) use record_clock::Horizon;
 pub(crate) use tail::{End, Tail};

@@ -3,7 +3,10 @@
 use fjall::UserValue;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::domain::ids::{Offset, Partition, Timestamp};
+use crate::{
+    clock::ClockStep,
+    domain::ids::{Offset, Partition, Timestamp},
+};
 
 /// Bytes at the front of an append's payload that the committer overwrites with the record time.
 pub(crate) const TIME_BYTES: usize = 8;
@@ -72,6 +75,8 @@ pub(crate) fn ranked(rank: u64, content: &[u8]) -> Vec<u8> {
 pub(crate) enum SubmitError {
     #[error("free space of the data folder is below embedded.reserve_bytes")]
     NoSpace,
+    #[error(transparent)]
+    ClockStep(ClockStep),
     #[error("the log has no such partition")]
     NoPartition,
     #[error("the write queue of the embedded database is full")]

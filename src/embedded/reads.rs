@@ -1,12 +1,12 @@
 //! Reads of the embedded database. They go on while it is being closed, and after a failure of the
 //! committer.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use fjall::Keyspace;
 use tokio::task::JoinHandle;
 
-use super::{folder::FolderLock, tail::Tail};
+use super::{folder::FolderLock, record_clock::RecordClock, tail::Tail};
 use crate::{clock::SharedClock, domain::ids::Partition};
 
 /// An error of the database, or of a row in it that cannot be decoded.
@@ -21,6 +21,9 @@ pub(crate) struct ReadHandle {
     pub(crate) data: Keyspace,
     pub(crate) tails: Vec<Arc<Tail>>,
     pub(crate) clock: SharedClock,
+    pub(crate) record_clock: Arc<RecordClock>,
+    /// Whether free space is short, as the committer last saw it.
+    pub(crate) space_short: Arc<AtomicBool>,
     /// Dropped last, so that the folder stays locked while anything can read from it.
     pub(super) lock: FolderLock,
 }

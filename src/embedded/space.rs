@@ -6,6 +6,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -41,11 +45,14 @@ impl Reserve {
 
     /// Returns a message if appends are refused for lack of space. Blocks on a system call.
     pub(super) fn lacking(&self) -> Option<String> {
-        let (free, enough) = self.check().ok()?;
         let bytes = self.bytes;
-        (!enough).then(|| {
-            format!("low disk space: {free} bytes free, embedded.reserve_bytes is {bytes}")
-        })
+        match self.check() {
+            Ok((_, true)) => None,
+            Ok((free, false)) => Some(format!(
+                "low disk space: {free} bytes free, embedded.reserve_bytes is {bytes}"
+            )),
+            Err(error) => Some(format!("free space of the data folder is unknown: {error}")),
+        }
     }
 }
 
@@ -54,12 +61,17 @@ pub(super) struct Space {
     reserve: Reserve,
     checked_at: Option<Instant>,
     written: u64,
-    enough: bool,
+    is_short: Arc<AtomicBool>,
 }
 
 impl Space {
     pub(super) fn new(reserve: Reserve) -> Self {
-        Self { reserve, checked_at: None, written: 0, enough: true }
+        Self { reserve, checked_at: None, written: 0, is_short: Arc::default() }
+    }
+
+    /// Returns whether space is short, for others to see.
+    pub(super) fn is_short(&self) -> &Arc<AtomicBool> {
+        &self.is_short
     }
 
     /// Counts bytes written since the last check.
@@ -72,20 +84,23 @@ impl Space {
         let due =
             self.checked_at.is_none_or(|at| now.saturating_duration_since(at) >= CHECK_INTERVAL);
         if !due && self.written < CHECK_BYTES {
-            return self.enough;
+            return !self.is_short.load(Ordering::Relaxed);
         }
         self.checked_at = Some(now);
         self.written = 0;
         match self.reserve.check() {
             Ok((free, enough)) => self.note(free, enough),
-            // Keeps the last result: a failed system call does not mean that the disk is full.
-            Err(error) => tracing::warn!(%error, "free space of the data folder unknown"),
+            // A folder that cannot be asked takes no records: most likely it is gone.
+            Err(error) => {
+                tracing::warn!(%error, "free space of the data folder unknown, log refuses appends");
+                self.is_short.store(true, Ordering::Relaxed);
+            }
         }
-        self.enough
+        !self.is_short.load(Ordering::Relaxed)
     }
 
     fn note(&mut self, free: u64, enough: bool) {
-        if enough != self.enough {
+        if enough == self.is_short.swap(!enough, Ordering::Relaxed) {
             let reserve = self.reserve.bytes;
             if enough {
                 tracing::info!(free, reserve, "disk has free space again, log accepts appends");
@@ -93,7 +108,6 @@ impl Space {
                 tracing::warn!(free, reserve, "free space below the reserve, log refuses appends");
             }
         }
-        self.enough = enough;
     }
 }
 
@@ -103,7 +117,7 @@ mod tests {
 
     #[test]
     fn space_is_checked_by_time_and_by_bytes() {
-        use std::sync::atomic::{AtomicU64, Ordering};
+        use std::sync::atomic::AtomicU64;
         static FREE: AtomicU64 = AtomicU64::new(1_000);
         let free_bytes: FreeBytes = |_| Ok(FREE.load(Ordering::Relaxed));
         let mut space = Space::new(Reserve { path: PathBuf::new(), bytes: 500, free_bytes });

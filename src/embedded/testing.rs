@@ -40,7 +40,8 @@ pub(crate) fn hanging(folder: &Path) -> Arc<EmbeddedDatabase> {
             std::thread::park();
         }
     });
-    let hooks = Hooks { before_sync, ..Hooks::default() };
+    // It outlives its test, and the folder of the test.
+    let hooks = Hooks { before_sync, fatal: Arc::new(|_| {}), ..Hooks::default() };
     let clock = Arc::new(SystemClock);
     let database = EmbeddedDatabase::open_with(&config(folder, 1), clock, hooks);
     let database = database.expect("the database opens");
@@ -55,25 +56,45 @@ pub(crate) fn hanging(folder: &Path) -> Arc<EmbeddedDatabase> {
 pub(crate) struct ManualClock {
     origin: Instant,
     millis: AtomicI64,
+    /// How far the wall clock was set away from the boot-time clock.
+    set_by: AtomicI64,
 }
 
 impl ManualClock {
     pub(crate) fn at(millis: i64) -> Arc<Self> {
-        Arc::new(Self { origin: Instant::now(), millis: AtomicI64::new(millis) })
+        Arc::new(Self {
+            origin: Instant::now(),
+            millis: AtomicI64::new(millis),
+            set_by: AtomicI64::new(0),
+        })
     }
 
+    /// Lets time pass until `millis`. Back is no time that passes, but tests may.
     pub(crate) fn set(&self, millis: i64) {
         self.millis.store(millis, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock alone.
+    pub(crate) fn set_wall_by(&self, millis: i64) {
+        self.set_by.store(millis, Ordering::SeqCst);
+    }
+
+    fn passed(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.millis.load(Ordering::SeqCst)).unwrap_or(0))
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.millis.load(Ordering::SeqCst))
+        let set_by = self.set_by.load(Ordering::SeqCst);
+        Timestamp(self.millis.load(Ordering::SeqCst) + set_by)
     }
 
     fn instant(&self) -> Instant {
-        let millis = u64::try_from(self.now().0).unwrap_or(0);
-        self.origin + Duration::from_millis(millis)
+        self.origin + self.passed()
+    }
+
+    fn boot(&self) -> Duration {
+        self.passed()
     }
 }

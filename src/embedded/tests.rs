@@ -231,7 +231,7 @@ fn below_the_reserve_only_appends_are_refused() {
     let clock = ManualClock::at(0);
     let database = EmbeddedDatabase::open_with(&config, clock.clone(), hooks).unwrap();
     let answer = || append(&database, b"a").unwrap().blocking_recv().unwrap();
-    let lacking = database.lacking_space();
+    let lacking = database.refusal();
     assert_eq!((answer(), lacking()), (Ok((0, Timestamp(0))), None));
     FREE.store(999, Ordering::SeqCst);
     clock.set(1_000);
@@ -332,4 +332,28 @@ fn a_damaged_last_record_is_refused() {
     let error = EmbeddedDatabase::open_with(&config(folder.path(), 2), ManualClock::at(0), hooks)
         .unwrap_err();
     assert!(error.to_string().contains("partition 1: its last records cannot be read"), "{error}");
+}
+
+#[test]
+fn nothing_is_told_from_a_folder_that_is_gone() {
+    let parent = tempfile::tempdir().unwrap();
+    let (hooks, failures) = hooks(|| Ok(()));
+    let database = open(parent.path(), hooks);
+    append(&database, b"kept").unwrap().blocking_recv().unwrap().unwrap();
+    std::fs::remove_dir_all(parent.path().join("data")).unwrap();
+    let answer = append(&database, b"lost").map(Reply::blocking_recv);
+    assert!(!matches!(answer, Ok(Ok(Ok(_)))), "{answer:?}");
+    let failure = failures.recv_timeout(PATIENCE).unwrap();
+    assert!(failure.contains("was removed, unmounted or replaced"), "{failure}");
+}
+
+#[test]
+fn a_folder_that_goes_while_nothing_is_written_is_noticed() {
+    let parent = tempfile::tempdir().unwrap();
+    let (hooks, failures) = hooks(|| Ok(()));
+    let _database = open(parent.path(), hooks);
+    let folder = parent.path().join("data");
+    std::fs::rename(&folder, parent.path().join("elsewhere")).unwrap();
+    let failure = failures.recv_timeout(PATIENCE).unwrap();
+    assert!(failure.contains("data was removed, unmounted or replaced"), "{failure}");
 }

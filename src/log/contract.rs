@@ -49,7 +49,9 @@ macro_rules! checks {
                 $(
                     #[tokio::test(flavor = "multi_thread")]
                     async fn $name() {
+                        // The log goes first: its guard may hold its folder.
                         let (log, _guard) = $fresh().await;
+                        let (_guard, log) = (_guard, log);
                         $crate::log::contract::$name(&*log).await;
                     }
                 )+

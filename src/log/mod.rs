@@ -3,8 +3,8 @@
 //! Every adapter keeps these promises, and `contract` checks them:
 //!
 //! - `append` returns when the record is durable. Its position never changes.
-//! - Offsets of a partition rise, with gaps. Record times never go backwards in the embedded log;
-//!   on Kafka they are the broker's.
+//! - Offsets of a partition rise, with gaps. Record times are those of the log's clock, which may go
+//!   backwards: the order is that of the offsets.
 //! - A reader returns every durable record of its partition from its start on, in order, and waits
 //!   at the end for more. It never skips records: a start outside the log is an error.
 //! - Ownership is exclusive only as far as a node can know. Two owners at once happen and are
@@ -74,9 +74,10 @@ pub enum AppendError {
     /// The record is not in the log and will not get there. Too many appends are in flight.
     #[error("the log takes no records now: {0}")]
     Overloaded(String),
-    /// The record is not in the log and will not get there. Appends fail until disk space is freed.
+    /// The record is not in the log and will not get there. Appends fail until what the text names
+    /// has passed: space is short, or the clock was set.
     #[error("the log takes no records: {0}")]
-    NoSpace(String),
+    Unavailable(String),
     /// The record may be in the log or not.
     #[error("the append was not confirmed: {0}")]
     Unknown(String),

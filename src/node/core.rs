@@ -10,7 +10,7 @@ use crate::{
         Directory, Environment, Probe, Shared, membership, messages::SupervisorMessage,
         supervisor::Supervisor,
     },
-    api::service::{FreeSpaceCheck, NodeService, ServiceParts},
+    api::service::{AppendCheck, NodeService, ServiceParts},
     clock::SharedClock,
     config::Config,
     domain::keys::Keys,
@@ -30,7 +30,7 @@ pub(crate) struct CoreParts {
     pub(crate) keys: Arc<Keys>,
     pub(crate) clock: SharedClock,
     /// Checks free space, where the log is on this node's disk.
-    pub(crate) free_space: Option<FreeSpaceCheck>,
+    pub(crate) append_check: Option<AppendCheck>,
     /// See [`Environment::future_max_ms`].
     pub(crate) future_max_ms: Option<i64>,
     /// See [`Environment::limits`].
@@ -55,7 +55,7 @@ impl Core {
     /// If the supervisor does not start.
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
         let CoreParts { log, store, feed, layout, keys, clock, .. } = parts;
-        let CoreParts { free_space, future_max_ms, limits, probe, .. } = parts;
+        let CoreParts { append_check, future_max_ms, limits, probe, .. } = parts;
         let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let environment = Arc::new(Environment {
@@ -80,7 +80,7 @@ impl Core {
             codec,
             keys,
             layout,
-            free_space,
+            append_check,
             api: config.api.clone(),
             admission: config.admission.clone(),
             actors: directory.clone(),

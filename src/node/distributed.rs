@@ -79,7 +79,7 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
         log: log.clone(),
         store: Arc::new(store),
         feed: Arc::new(feed),
-        free_space: None,
+        append_check: None,
         instance,
         future_max_ms: Some(FUTURE_MAX_MS),
         closer: Closer::Kafka(log),

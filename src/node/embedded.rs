@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 
 use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
-    api::service::FreeSpaceCheck,
+    api::service::AppendCheck,
     clock::SharedClock,
     config::Config,
     domain::keys::SECRET_BYTES_MIN,
@@ -43,20 +43,20 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
         store,
         feed: Arc::new(InProcessFeed::default()),
-        free_space: Some(free_space(&database)),
+        append_check: Some(append_check(&database)),
         instance,
         future_max_ms: None,
         closer: Closer::Embedded(database),
     })
 }
 
-/// Returns the check of free space, which runs on a blocking thread: it asks the disk.
-fn free_space(database: &EmbeddedDatabase) -> FreeSpaceCheck {
-    let check = Arc::new(database.lacking_space());
+/// Returns the check of space and clock, which runs on a blocking thread: it asks the disk.
+fn append_check(database: &EmbeddedDatabase) -> AppendCheck {
+    let check = Arc::new(database.refusal());
     Arc::new(move || {
         let check = check.clone();
         let checked = tokio::task::spawn_blocking(move || check());
-        let failed = |_| Some("the check of free space failed".to_owned());
+        let failed = |_| Some("the check of space and clock failed".to_owned());
         async move { checked.await.unwrap_or_else(failed) }.boxed()
     })
 }

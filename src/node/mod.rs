@@ -30,7 +30,7 @@ use crate::{
     actors::messages::SupervisorMessage,
     api::{
         http::{self, HttpParts},
-        service::{FreeSpaceCheck, Service},
+        service::{AppendCheck, Service},
     },
     clock::{SharedClock, SystemClock},
     config::{Config, Mode},
@@ -69,7 +69,7 @@ struct Adapters {
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
     /// Tells why the log refuses records when disk space is short.
-    free_space: Option<FreeSpaceCheck>,
+    append_check: Option<AppendCheck>,
     instance: Instance,
     future_max_ms: Option<i64>,
     /// Closed last, after all other parts have dropped the ports.
@@ -150,7 +150,7 @@ impl Node {
             Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
             Mode::Distributed => distributed::adapters(config, steps).await?,
         };
-        let Adapters { log, store, feed, free_space, instance, future_max_ms, closer } = adapters;
+        let Adapters { log, store, feed, append_check, instance, future_max_ms, closer } = adapters;
         let Instance { layout, keys } = instance;
         let limits = Limits::default();
         let parts = CoreParts {
@@ -160,7 +160,7 @@ impl Node {
             layout,
             keys,
             clock,
-            free_space,
+            append_check,
             future_max_ms,
             limits,
             probe: None,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     actors::Probe,
-    api::service::FreeSpaceCheck,
+    api::service::AppendCheck,
     clock::SharedClock,
     config::Config,
     domain::keys::Keys,
@@ -69,7 +69,7 @@ impl Engines {
     }
 
     /// The log and the store of a node that has both on its own disk.
-    fn free_space(&self, world: &Arc<World>) -> FreeSpaceCheck {
+    fn append_check(&self, world: &Arc<World>) -> AppendCheck {
         let (world, brokers) = (world.clone(), self.brokers.clone());
         Arc::new(move || {
             let is_full = world.now_us() < brokers.lock().full_until_us;
@@ -114,7 +114,7 @@ impl Node {
         let store: Arc<dyn CouponStore> = Arc::new(engines.store(&link));
         let feed: Arc<dyn DecisionFeed> = Arc::new(engines.feed(&link));
         let (layout, keys) = (engines.layout.clone(), engines.keys.clone());
-        let free_space = is_embedded.then(|| engines.free_space(world));
+        let append_check = is_embedded.then(|| engines.append_check(world));
         let future_max_ms = (!is_embedded).then_some(FUTURE_MAX_MS);
         let limits = limits.of_owner();
         let probe: Option<Arc<dyn Probe>> =
@@ -126,7 +126,7 @@ impl Node {
             layout,
             keys,
             clock,
-            free_space,
+            append_check,
             future_max_ms,
             limits,
             probe,

@@ -122,7 +122,7 @@ impl OwnedWorld {
             layout: self.engines.layout.clone(),
             api,
             admission,
-            free_space: None,
+            append_check: None,
             actors: self.owner.core.directory.clone(),
             clock: Arc::new(LifeClock { world: self.world.clone(), address }),
         }

@@ -469,7 +469,11 @@ impl Clock for LifeClock {
     }
 
     fn instant(&self) -> Instant {
-        self.world.base + Duration::from_micros(self.world.local(self.address.node).0)
+        self.world.base + self.boot()
+    }
+
+    fn boot(&self) -> Duration {
+        Duration::from_micros(self.world.local(self.address.node).0)
     }
 
     fn sleep_until(&self, until: Instant) -> Sleep {

@@ -24,6 +24,7 @@ const RECOVERY: &str = "coupond_recovery_seconds";
 const WAITERS: &str = "coupond_waiters";
 const DEAD_LETTERS: &str = "coupond_dead_letters_total";
 const FEED_LOST: &str = "coupond_feed_lost_messages_total";
+const CLOCK_STEPS: &str = "coupond_clock_steps_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 
 /// Counts a request by its outcome at the edge. Outcomes are a closed set, so that the label stays
@@ -110,6 +111,11 @@ pub fn feed_lost(reason: &'static str) {
     counter!(FEED_LOST, "reason" => reason).increment(1);
 }
 
+/// Counts a step of the wall clock, during which the embedded log takes no records.
+pub fn clock_step() {
+    counter!(CLOCK_STEPS).increment(1);
+}
+
 /// Sets whether a partition that this node owns is halted for `reason`.
 pub fn partition_halted(partition: Partition, reason: HaltReason, halted: bool) {
     let value = if halted { 1.0 } else { 0.0 };
@@ -142,7 +148,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 15] = [
+const ALL: [Description; 16] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -157,6 +163,7 @@ const ALL: [Description; 15] = [
     gauge_of(WAITERS, "Requests that wait for a decision."),
     counter_of(DEAD_LETTERS, "Records stored as dead letters, by reason."),
     counter_of(FEED_LOST, "Messages of the decision feed not sent or not accepted, by reason."),
+    counter_of(CLOCK_STEPS, "Steps of the wall clock, during which the log took no records."),
     gauge_of(PARTITIONS_HALTED, "1 for a halted partition of this node, otherwise 0."),
 ];
 
@@ -179,6 +186,7 @@ pub(super) fn describe() {
         counter!(VIOLATIONS, "invariant" => invariant.id()).increment(0);
     }
     counter!(ACTOR_RESTARTS).increment(0);
+    counter!(CLOCK_STEPS).increment(0);
     let refused = Reason::ALL.map(|reason| ("rejected", reason.name()));
     for (status, reason) in [("issued", ""), ("already_issued", "")].into_iter().chain(refused) {
         counter!(DECISIONS, "status" => status, "reason" => reason).increment(0);

@@ -29,6 +29,11 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node with these settings and waits until it is ready.
     pub(crate) async fn start(settings: &[String]) -> Self {
+        Self::start_with(settings, &[]).await
+    }
+
+    /// Like [`Self::start`], with these variables in the environment.
+    pub(crate) async fn start_with(settings: &[String], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coupond"));
         command.args(["serve", "--set", "api.listen=127.0.0.1:0"]);
         command.args(["--set", "admin.listen=127.0.0.1:0", "--set", "demo=false"]);
@@ -38,6 +43,7 @@ impl Node {
         }
         // The environment of the developer must not configure the node.
         command.current_dir(std::env::temp_dir()).env("COUPOND_LOG", "info");
+        command.envs(environment.iter().copied());
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -65,13 +71,22 @@ impl Node {
             .expect("the node should serve");
         let url = |address: Value| format!("http://{}", address.as_str().expect("an address"));
         let node = Self { child, api: url(api), admin: url(admin) };
-        let ready = format!("{}/health/ready", node.admin);
-        until("the node is ready", || async {
-            let answer = reqwest::get(&ready).await.ok()?;
-            answer.status().is_success().then_some(())
-        })
-        .await;
+        node.is_ready().await;
         node
+    }
+
+    /// Waits until the node is ready.
+    pub(crate) async fn is_ready(&self) {
+        until("the node is ready", || async { (self.readiness().await.0 == 200).then_some(()) })
+            .await;
+    }
+
+    /// Returns status and body of the readiness.
+    pub(crate) async fn readiness(&self) -> (u16, Value) {
+        let Ok(answer) = reqwest::get(format!("{}/health/ready", self.admin)).await else {
+            return (0, Value::Null);
+        };
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
     }
 
     /// Kills the node with SIGKILL.
@@ -81,10 +96,15 @@ impl Node {
     }
 
     /// Stops the node with SIGTERM, and returns its exit code.
-    pub(crate) async fn stop(mut self) -> Option<i32> {
+    pub(crate) async fn stop(self) -> Option<i32> {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(status.is_ok_and(|status| status.success()));
+        self.ended().await
+    }
+
+    /// Waits until the node has ended, and returns its exit code.
+    pub(crate) async fn ended(mut self) -> Option<i32> {
         let stopped = async {
             loop {
                 if let Some(status) = self.child.try_wait().expect("it was started here") {
@@ -114,13 +134,26 @@ impl Node {
     }
 
     pub(crate) async fn issue(&self, campaign: &str, user: &str) -> (u16, Value) {
+        self.try_issue(campaign, user, None).await.expect("the node answers")
+    }
+
+    /// Asks for a coupon, with an idempotency key if there is one.
+    pub(crate) async fn try_issue(
+        &self,
+        campaign: &str,
+        user: &str,
+        key: Option<&str>,
+    ) -> reqwest::Result<(u16, Value)> {
         let body = json!({ "campaign_id": campaign, "user_id": user });
-        let request = reqwest::Client::new()
+        let mut request = reqwest::Client::new()
             .post(format!("{}/coupon/issue", self.api))
             .header("prefer", "wait=20")
             .json(&body);
-        let answer = request.send().await.expect("the node answers");
-        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.json().await.unwrap_or_default()))
     }
 }
 

@@ -3,6 +3,7 @@
 //! They are one binary, so that `cargo test` starts each engine only once. Tests without an
 //! available engine are reported as ignored, with the reason. Under `CI=true` they fail.
 
+mod clocks;
 mod cql;
 #[path = "../engines/mod.rs"]
 mod engines;
@@ -24,8 +25,8 @@ const TEST_WITHIN: Duration = Duration::from_secs(300);
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cql = [cql::trials(), cql::schema::trials(), cql::damaged::trials()];
-    let others = [kafka::trials(), nodes::trials(), outages::trials(), upgrade::trials()];
-    let trials = cql.into_iter().chain(others).flatten().collect();
+    let nodes = [nodes::trials(), outages::trials(), upgrade::trials(), clocks::trials()];
+    let trials = cql.into_iter().chain([kafka::trials()]).chain(nodes).flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

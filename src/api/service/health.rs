@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 use super::{
-    FreeSpaceCheck, NodeClock, NodeService, STORE_TIMEOUT, chain,
+    AppendCheck, NodeClock, NodeService, STORE_TIMEOUT, chain,
     interface::{NotReady, ReportHealth},
 };
 use crate::{answer::Moment, domain::ids::Partition, log::RequestLog, store::CouponStore};
@@ -39,17 +39,17 @@ impl ReportHealth for NodeService {
     }
 }
 
-/// The latest probes of log, store and free space.
+/// The latest probes of log and store.
 pub(super) struct Health {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
-    free_space: Option<FreeSpaceCheck>,
+    append_check: Option<AppendCheck>,
     clock: NodeClock,
     partitions: u32,
     log_probe: Mutex<LatestProbe>,
     store_probe: Mutex<LatestProbe>,
-    /// Why the log takes no records, if free space is short.
-    space_short: Mutex<Option<String>>,
+    /// Why the log takes no records, if it takes none.
+    refusal: Mutex<Option<String>>,
 }
 
 /// The latest answer of a part, and why the latest probe failed.
@@ -63,12 +63,12 @@ impl Health {
     pub(super) fn new(
         log: Arc<dyn RequestLog>,
         store: Arc<dyn CouponStore>,
-        free_space: Option<FreeSpaceCheck>,
+        append_check: Option<AppendCheck>,
         clock: NodeClock,
         partitions: u32,
     ) -> Self {
-        let (log_probe, store_probe, space_short) = Default::default();
-        Self { log, store, free_space, clock, partitions, log_probe, store_probe, space_short }
+        let (log_probe, store_probe, refusal) = Default::default();
+        Self { log, store, append_check, clock, partitions, log_probe, store_probe, refusal }
     }
 
     /// Probes log and store once a second, one partition after another. Never returns.
@@ -77,9 +77,9 @@ impl Health {
         for partition in (0..self.partitions.max(1)).cycle() {
             ticks.tick().await;
             let (log, store) = (self.probe_log(partition), self.probe_store(partition));
-            // A disk that hangs in the space check also stops the probes of log and store, so both
+            // A disk that hangs in the check of appends also stops the probes of log and store, so both
             // become silent and the node unready: embedded, they are on that disk.
-            tokio::join!(log, store, self.probe_space());
+            tokio::join!(log, store, self.probe_appends());
         }
     }
 
@@ -93,10 +93,10 @@ impl Health {
         self.record(&self.store_probe, result.map(|answer| answer.map_err(|error| chain(&error))));
     }
 
-    async fn probe_space(&self) {
-        let Some(check) = &self.free_space else { return };
-        let short = check().await;
-        *self.space_short.lock() = short;
+    async fn probe_appends(&self) {
+        let Some(check) = &self.append_check else { return };
+        let refusal = check().await;
+        *self.refusal.lock() = refusal;
     }
 
     fn record<T, E>(&self, probe: &Mutex<LatestProbe>, result: Result<Result<T, String>, E>) {
@@ -112,9 +112,9 @@ impl Health {
     }
 
     fn not_ready(&self) -> Vec<NotReady> {
-        let space_short =
-            || Some(NotReady { part: "request_log", reason: self.space_short.lock().clone()? });
-        let log = self.silent("request_log", &self.log_probe).or_else(space_short);
+        let refused =
+            || Some(NotReady { part: "request_log", reason: self.refusal.lock().clone()? });
+        let log = self.silent("request_log", &self.log_probe).or_else(refused);
         let store = self.silent("coupon_store", &self.store_probe);
         log.into_iter().chain(store).collect()
     }

@@ -27,9 +27,6 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// `Retry-After` of a bound that frees itself.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// `Retry-After` when space is short: an operator has to free some.
-const RETRY_WITHOUT_SPACE: Duration = Duration::from_secs(10);
-
 #[async_trait]
 impl IssueCoupons for NodeService {
     async fn issue(
@@ -116,15 +113,12 @@ impl NodeService {
         let sent = self.clock.now();
         let known = self.waiters.watermark(partition);
         let unknown = |detail| ServiceError::OutcomeUnknown { detail };
-        let appended = match self
-            .clock
-            .timeout(APPEND_TIMEOUT, self.log.append(partition, record))
-            .await
-        {
+        let appended = self.clock.timeout(APPEND_TIMEOUT, self.log.append(partition, record)).await;
+        let appended = match appended {
             Ok(Ok(appended)) => appended,
             Ok(Err(AppendError::Overloaded(detail))) => return Err(overloaded(detail)),
-            Ok(Err(AppendError::NoSpace(detail))) => {
-                return Err(ServiceError::Overloaded { detail, retry_after: RETRY_WITHOUT_SPACE });
+            Ok(Err(AppendError::Unavailable(detail))) => {
+                return Err(ServiceError::Unavailable { detail });
             }
             Ok(Err(error @ AppendError::Unknown(_))) => return Err(unknown(chain(&error))),
             Err(_) => {

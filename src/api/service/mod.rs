@@ -65,8 +65,9 @@ const ADMIN_CALLS_MAX: usize = 64;
 /// Tables of the user rate limit. Several, so that requests rarely contend for one lock.
 const RATE_TABLES: usize = 16;
 
-/// Returns why the log takes no records, if free space is short.
-pub(crate) type FreeSpaceCheck = Arc<dyn Fn() -> BoxFuture<'static, Option<String>> + Send + Sync>;
+/// Returns why the log takes no records now, if it takes none: space is short, or the clock was
+/// set.
+pub(crate) type AppendCheck = Arc<dyn Fn() -> BoxFuture<'static, Option<String>> + Send + Sync>;
 
 /// What a [`NodeService`] is built from.
 pub(crate) struct ServiceParts {
@@ -86,8 +87,8 @@ pub(crate) struct ServiceParts {
     pub api: ApiConfig,
     /// The settings under `admission`.
     pub admission: AdmissionConfig,
-    /// Checks free space, where the log is on this node's disk.
-    pub free_space: Option<FreeSpaceCheck>,
+    /// Tells whether the log takes records, where it is on this node's disk.
+    pub append_check: Option<AppendCheck>,
     /// The actors of this node.
     pub actors: Arc<dyn ActorViews>,
     /// The clock of this node.
@@ -123,7 +124,7 @@ impl NodeService {
     #[must_use]
     pub(crate) fn new(parts: ServiceParts) -> Self {
         let ServiceParts { log, store, feed, codec, keys, layout, .. } = parts;
-        let ServiceParts { api, admission, free_space, actors, clock, .. } = parts;
+        let ServiceParts { api, admission, append_check, actors, clock, .. } = parts;
         let clock = NodeClock { started: clock.instant(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
         let tasks = Arc::new(Tasks::new(clock.clone()));
@@ -149,7 +150,7 @@ impl NodeService {
             health: Arc::new(Health::new(
                 log.clone(),
                 store.clone(),
-                free_space,
+                append_check,
                 clock.clone(),
                 count,
             )),

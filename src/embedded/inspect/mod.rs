@@ -20,7 +20,7 @@ use super::{
 
 /// File with the format of the database. When the database is created, it is written last.
 const FORMAT_FILE: &str = "version";
-const JOURNAL_EXTENSION: &str = "jnl";
+pub(super) const JOURNAL_EXTENSION: &str = "jnl";
 const KEYSPACES: &str = "keyspaces";
 
 /// Keyspace in which the database describes the other keyspaces.
@@ -118,7 +118,7 @@ impl Inspected {
         }
         // Opening synced the scanned journals, so their batches count as durable. The database's
         // own `next_batch` is not used: it includes numbers that the database took for itself.
-        Ok(HighWaterMark { next_batch: mark.next_batch.max(self.next_batch), records })
+        Ok(HighWaterMark { next_batch: mark.next_batch.max(self.next_batch), records, ..mark })
     }
 }
 

@@ -5,7 +5,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use async_trait::async_trait;
 use fjall::{Guard, UserValue};
@@ -21,8 +21,8 @@ use super::{
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
     embedded::{
-        DataEntry, EmbeddedDatabase, End, Operation, ReadFailure, ReadHandle, SubmitError, Tail,
-        keys, unpack,
+        DataEntry, EmbeddedDatabase, End, Horizon, Operation, ReadFailure, ReadHandle, SubmitError,
+        Tail, keys, unpack,
     },
     wire::{LogRecord, NewRecord},
 };
@@ -40,7 +40,7 @@ pub const DEAD_LETTERS_MAX: usize = 1_000;
 /// The request log of an embedded node.
 pub struct EmbeddedLog {
     database: Arc<EmbeddedDatabase>,
-    retention_ms: i64,
+    retention: std::time::Duration,
     /// One lock per partition: two trims at once would remove the same blocks.
     trimming: Vec<tokio::sync::Mutex<()>>,
     /// Senders for the receivers of [`RequestLog::join`]. Kept only so that a receiver does not end.
@@ -57,9 +57,8 @@ impl EmbeddedLog {
     /// Creates the log in `database`. Settled records are kept for `retention`.
     #[must_use]
     pub fn new(database: Arc<EmbeddedDatabase>, retention: std::time::Duration) -> Self {
-        let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         let trimming = database.reads().tails.iter().map(|_| tokio::sync::Mutex::new(())).collect();
-        Self { database, retention_ms, trimming, members: Mutex::default() }
+        Self { database, retention, trimming, members: Mutex::default() }
     }
 
     /// Returns dead letters of a partition in the order of offsets, from `from` on, at most
@@ -89,8 +88,8 @@ impl EmbeddedLog {
         })
     }
 
-    /// Removes a bounded number of records that are below `below` and older than the retention.
-    async fn trim(&self, partition: Partition, below: Offset) -> Result<(), LogError> {
+    /// Removes a bounded number of records.
+    async fn trim(&self, partition: Partition, trimming: Trimming) -> Result<(), LogError> {
         let Some(Ok(_alone)) = self.trimming.get(partition as usize).map(|lock| lock.try_lock())
         else {
             // Another call is trimming this partition.
@@ -99,14 +98,12 @@ impl EmbeddedLog {
         let tail = self.tail(partition, "trimming")?;
         for _ in 0..TRIM_GROUPS_MAX {
             let start = tail.start();
-            let horizon = Timestamp(self.now().0.saturating_sub(self.retention_ms));
-            if start.low >= below || start.time.is_some_and(|time| time >= horizon) {
+            let low = start.low;
+            if low >= trimming.end() || start.time.is_some_and(|time| !trimming.takes(low, time)) {
                 return Ok(());
             }
-            let old = self
-                .database
-                .reads()
-                .run(move |reads| old_blocks(reads, partition, start.low..below, horizon));
+            let old =
+                self.database.reads().run(move |reads| old_blocks(reads, partition, low, trimming));
             let OldBlocks { blocks, end, next_time } = old.await.map_err(|source| LogError {
                 operation: format!("finding old records of partition {partition}"),
                 source,
@@ -132,9 +129,30 @@ impl EmbeddedLog {
         }
         Ok(())
     }
+}
 
-    fn now(&self) -> Timestamp {
-        self.database.reads().clock.now()
+/// Which records are removed.
+#[derive(Debug, Clone, Copy)]
+struct Trimming {
+    /// Records below are settled, and no hold needs them.
+    free_below: Offset,
+    /// Records below are settled.
+    settled_below: Offset,
+    space_short: bool,
+    horizon: Horizon,
+}
+
+impl Trimming {
+    /// Returns whether a record goes that lies just below `end` and is of this time. Without
+    /// space, what nobody needs goes at once, and what only holds need goes once it is old.
+    fn takes(&self, end: Offset, time: Timestamp) -> bool {
+        let (is_old, short) = (self.horizon.is_old(time), self.space_short);
+        if end <= self.free_below { is_old || short } else { is_old && short }
+    }
+
+    /// Returns the offset at and above which nothing goes.
+    fn end(&self) -> Offset {
+        if self.space_short { self.settled_below } else { self.free_below }
     }
 }
 
@@ -148,28 +166,27 @@ struct OldBlocks {
     next_time: Option<Timestamp>,
 }
 
-/// Finds blocks that lie within `offsets` and whose records are all older than `horizon`.
+/// Finds blocks from `low` on that may be removed.
 fn old_blocks(
     reads: &ReadHandle,
     partition: Partition,
-    offsets: std::ops::Range<Offset>,
-    horizon: Timestamp,
+    low: Offset,
+    trimming: Trimming,
 ) -> Result<OldBlocks, ReadFailure> {
-    let mut old = OldBlocks { blocks: Vec::new(), end: offsets.start, next_time: None };
-    let range = keys::record(partition, offsets.start)..keys::record(partition, offsets.end);
+    let mut old = OldBlocks { blocks: Vec::new(), end: low, next_time: None };
+    let range = keys::record(partition, low)..keys::record(partition, trimming.end());
     for guard in reads.log.range(range).take(TRIM_BLOCKS_MAX) {
         let (key, value) = guard.into_inner()?;
         let (first, records) = open_block(&key, &value)?;
-        // Record times never go back within a partition, so the last record is the newest.
-        let newest = records.last().copied().and_then(time_of);
+        let newest = records.iter().filter_map(|record| time_of(record)).max();
         let newest = newest.ok_or_else(|| unreadable(first))?;
         let end = first + records.len() as Offset;
-        if newest >= horizon {
-            old.next_time = Some(newest);
+        if end > trimming.end() {
+            // Contains records that must be kept, and a block is removed as a whole.
             return Ok(old);
         }
-        if end > offsets.end {
-            // Contains records that must be kept, and a block is removed as a whole.
+        if !trimming.takes(end, newest) {
+            old.next_time = Some(newest);
             return Ok(old);
         }
         old.blocks.push(first);
@@ -180,7 +197,9 @@ fn old_blocks(
 
 fn append_error(refused: SubmitError) -> AppendError {
     match refused {
-        SubmitError::NoSpace => AppendError::NoSpace(refused.to_string()),
+        SubmitError::NoSpace | SubmitError::ClockStep(_) => {
+            AppendError::Unavailable(refused.to_string())
+        }
         refused => AppendError::Overloaded(refused.to_string()),
     }
 }
@@ -241,7 +260,14 @@ impl RequestLog for EmbeddedLog {
         keep_from: Option<Offset>,
     ) -> Result<(), LogError> {
         let bounds = bounds_of(self.tail(partition, "settling")?);
-        self.trim(partition, bounds.trimmable_below(next, keep_from)).await
+        let reads = self.database.reads();
+        let trimming = Trimming {
+            free_below: bounds.trimmable_below(next, keep_from),
+            settled_below: bounds.trimmable_below(next, None),
+            space_short: reads.space_short.load(Ordering::Relaxed),
+            horizon: reads.record_clock.horizon(self.retention),
+        };
+        self.trim(partition, trimming).await
     }
 
     async fn dead_letter(

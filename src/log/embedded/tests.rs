@@ -52,23 +52,74 @@ async fn offsets(log: &EmbeddedLog, from: Offset) -> Result<Vec<Offset>, ReadErr
 }
 
 #[tokio::test]
-async fn record_times_never_go_back() {
+async fn record_times_are_those_of_the_clock() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(5_000);
     let log = timed(folder.path(), &clock);
     let mut times = Vec::new();
-    for millis in [5_000, 4_000, 6_000, 1] {
-        clock.set(millis);
+    for set_by in [0, -4_000, 59_000, -1_000] {
+        clock.set_wall_by(set_by);
         times.push(log.append(0, record(0)).await.unwrap().time.0);
     }
     drop(log);
     let log = timed(folder.path(), &clock);
     times.push(log.append(0, record(0)).await.unwrap().time.0);
-    clock.set(7_000);
-    times.push(log.append(0, record(0)).await.unwrap().time.0);
-    assert_eq!(times, [5_000, 5_000, 6_000, 6_000, 6_000, 7_000]);
-    let other = log.append(1, record(0)).await.unwrap();
-    assert_eq!((other.offset, other.time.0), (0, 7_000), "partitions have times of their own");
+    assert_eq!(times, [5_000, 1_000, 64_000, 4_000, 4_000]);
+}
+
+#[tokio::test]
+async fn no_record_is_taken_while_the_clock_is_wrong() {
+    const DAYS_400_MS: i64 = 400 * 86_400_000;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(100_000);
+    let log = timed(folder.path(), &clock);
+    let refusal = log.database.refusal();
+    append(&log, 1).await;
+    clock.set_wall_by(DAYS_400_MS);
+    let refused = log.append(0, record(1)).await;
+    assert!(matches!(refused, Err(AppendError::Unavailable(_))), "{refused:?}");
+    let said = refusal().unwrap();
+    assert!(said.contains("says 1971-02-05") && said.contains("but 1970-01-01"), "{said}");
+    // It comes back, runs steadily for 10 s, and every record has its right time.
+    clock.set_wall_by(0);
+    assert!(log.append(0, record(1)).await.is_err());
+    clock.set(110_000);
+    assert_eq!(log.append(0, record(1)).await.unwrap(), appended(1, 110_000));
+    assert_eq!(refusal(), None);
+    // It stays wrong, so it is believed. The next start finds it behind the last record.
+    clock.set_wall_by(DAYS_400_MS);
+    assert!(log.append(0, record(2)).await.is_err());
+    clock.set(120_000);
+    let ahead = log.append(0, record(2)).await.unwrap();
+    assert_eq!(ahead, appended(2, DAYS_400_MS + 120_000));
+    drop((log, refusal));
+    clock.set_wall_by(0);
+    let log = timed(folder.path(), &clock);
+    assert!(log.append(0, record(3)).await.is_err());
+    clock.set(130_000);
+    assert_eq!(log.append(0, record(3)).await.unwrap(), appended(3, 130_000));
+}
+
+fn appended(offset: Offset, millis: i64) -> Appended {
+    Appended { offset, time: Timestamp(millis) }
+}
+
+#[tokio::test]
+async fn without_space_holds_keep_only_young_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let log = timed(folder.path(), &clock);
+    append(&log, 5).await;
+    clock.set(2_000);
+    append(&log, 15).await;
+    let low = async |log: &EmbeddedLog| log.bounds(0).await.unwrap().low;
+    log.report_progress(0, 20, Some(3)).await.unwrap();
+    assert_eq!(low(&log).await, 3, "a hold needs its records");
+    log.database.reads().space_short.store(true, Ordering::Relaxed);
+    log.report_progress(0, 20, Some(3)).await.unwrap();
+    assert_eq!(low(&log).await, 5, "but not for longer than the retention");
+    log.report_progress(0, 20, None).await.unwrap();
+    assert_eq!(low(&log).await, 19, "and what nobody needs goes at once");
 }
 
 #[tokio::test]

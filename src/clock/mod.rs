@@ -3,6 +3,8 @@
 //! Wall-clock time decides no request. It stamps records of the embedded log, and the edge refuses
 //! by it only requests that the log would certainly reject.
 
+mod step;
+
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -13,7 +15,15 @@ use std::{
 
 use futures_util::future::{Either, select};
 
+pub use self::step::{ClockStep, Reading, StepWatch};
 use crate::domain::ids::Timestamp;
+
+/// Longest time between the two looks at the boot-time clock around one at the wall clock. A thread
+/// that was held up in between for longer looks again.
+const READING_MAX: Duration = Duration::from_millis(10);
+
+/// Most looks of one reading, on a machine that holds up every one.
+const READING_TRIES: u32 = 5;
 
 /// A wait of a [`Clock`].
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -27,6 +37,9 @@ pub trait Clock: Send + Sync + 'static {
     /// Returns monotonic time, for ages and delays.
     fn instant(&self) -> Instant;
 
+    /// Returns the time since the machine was started, which counts suspension.
+    fn boot(&self) -> Duration;
+
     /// Waits until [`Self::instant`] reaches `until`.
     fn sleep_until(&self, until: Instant) -> Sleep {
         Box::pin(tokio::time::sleep_until(until.into()))
@@ -37,6 +50,20 @@ pub trait Clock: Send + Sync + 'static {
 pub type SharedClock = Arc<dyn Clock>;
 
 impl dyn Clock {
+    /// Reads wall clock and boot-time clock at one moment.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        let mut before = self.boot();
+        for _ in 0..READING_TRIES {
+            let (wall, boot) = (self.now(), self.boot());
+            if boot.saturating_sub(before) <= READING_MAX {
+                return Reading { wall, boot };
+            }
+            before = boot;
+        }
+        Reading { wall: self.now(), boot: self.boot() }
+    }
+
     /// Waits for `time`.
     #[must_use]
     pub fn sleep(&self, time: Duration) -> Sleep {
@@ -117,6 +144,17 @@ impl Clock for SystemClock {
     fn instant(&self) -> Instant {
         // tokio's clock, which tests can pause.
         tokio::time::Instant::now().into_std()
+    }
+
+    fn boot(&self) -> Duration {
+        // Elsewhere the monotonic clock counts suspension itself, or no clock does.
+        #[cfg(target_os = "linux")]
+        const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+        let time = rustix::time::clock_gettime(CLOCK);
+        // Both are positive and small.
+        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
     }
 }
 
