@@ -22,6 +22,7 @@ use coupond::{
     embedded::EmbeddedDatabase,
     log::{RequestLog, embedded::EmbeddedLog},
     node::Node,
+    store::{StoreInspection, embedded::EmbeddedStore},
     telemetry,
     wire::codec::Codec,
 };
@@ -80,8 +81,10 @@ async fn fill(config: &Config, records: u64) {
     let database = EmbeddedDatabase::open(&config.embedded, Arc::new(SystemClock));
     let database = database.expect("the folder opens");
     let log = EmbeddedLog::new(database.clone(), config.embedded.retention);
-    let keys = Arc::new(Keys::derive(SECRET.as_bytes()));
-    let codec = Codec::new(keys, 1, config.embedded.partitions);
+    let layout = EmbeddedStore::new(database.clone()).layout_in_force().await;
+    let instance = layout.expect("the store answers").expect("a node made it").instance;
+    let keys = Keys::derive(SECRET.as_bytes());
+    let codec = Codec::new(&keys, &instance, 1, config.embedded.partitions);
     let append = |index: u64| {
         let dice = (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let user = UserId::parse(&format!("user-{:012}", (dice >> 20) % (2 * records)));

@@ -239,7 +239,7 @@ async fn through_everything(records: Arc<Vec<LogRecord>>) -> f64 {
 }
 
 fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Environment> {
-    let codec = Codec::new(keys(), 1, 1);
+    let codec = Codec::new(&keys(), "one", 1, 1);
     let end = records.len() as u64;
     let clock: SharedClock = Arc::new(SystemClock);
     Arc::new(Environment {
@@ -350,7 +350,7 @@ async fn through_the_actor(records: &[(At, Record)]) -> f64 {
 fn actor() {
     let mut decoded = vec![(at(0), definition())];
     decoded.extend((0..USERS).map(|user| (at(user + 1), request(user))));
-    let codec = Codec::new(keys(), 1, 1);
+    let codec = Codec::new(&keys(), "one", 1, 1);
     let encode = |(at, record): &(At, Record)| {
         let (_, encoded) = codec.encode(record);
         let key = record.campaign().as_str().as_bytes().to_vec();

@@ -27,6 +27,7 @@ use coupond::{
     },
     log::{RequestLog, kafka::KafkaLog},
     node::Node,
+    store::{StoreInspection, cql},
     telemetry,
     wire::codec::Codec,
 };
@@ -96,7 +97,10 @@ async fn prepare(config: &Config) {
 
 async fn fill(config: &Config, requests: u64) {
     let log = KafkaLog::connect(&config.kafka).await.expect("kafka answers");
-    let codec = Codec::new(Arc::new(Keys::derive(SECRET.as_bytes())), 1, 1);
+    let store = cql::connect(&config.cql).await.expect("the database answers");
+    let layout = store.layout_in_force().await.expect("the database answers");
+    let instance = layout.expect("a node made it").instance;
+    let codec = Codec::new(&Keys::derive(SECRET.as_bytes()), &instance, 1, 1);
     let append = |index: u64| {
         let user = UserId::parse(&format!("user-{index:031}")).expect("an id");
         let request = Request { campaign: spring(), user, idempotency_key: None };

@@ -127,7 +127,7 @@ async fn a_folder_of_format_1_is_refused_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = used(folder.path()).await;
     let dir = &config.embedded.dir;
-    let found = "format 1, this version of coupond reads and writes only format 2";
+    let found = "format 1, this version of coupond reads and writes only format 3";
     // Format 1 had no format file, and its high-water file had another name.
     std::fs::remove_file(dir.join("format")).expect("it is removed");
     std::fs::rename(dir.join("high_water"), dir.join("witness")).expect("it is renamed");
@@ -149,8 +149,8 @@ async fn a_folder_of_another_format_or_fold_is_refused() {
     let config = used(folder.path()).await;
     let file = config.embedded.dir.join("format");
     let ours = std::fs::read_to_string(&file).expect("it is read");
-    std::fs::write(&file, ours.replace("format = 2", "format = 3")).expect("it is written");
-    let found = "format 3, this version of coupond reads and writes only format 2";
+    std::fs::write(&file, ours.replace("format = 3", "format = 4")).expect("it is written");
+    let found = "format 4, this version of coupond reads and writes only format 3";
     refused_for_its_format(&config, found).await;
     std::fs::write(&file, ours.replace("none", "lower")).expect("it is written");
     let found = "identity_fold \"lower\", this version of coupond knows only \"none\"";
@@ -257,13 +257,14 @@ async fn a_full_disk_makes_a_node_unready() {
     let answer = defined.json(&json!({ "quota": 3 })).send().await.expect("the node answers");
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["retry-after"]),
-        (503, &HeaderValue::from(10))
+        (503, &HeaderValue::from(5))
     );
     let problem: Value = answer.json().await.expect("JSON");
-    let message = "overloaded: free space of the data folder is below embedded.reserve_bytes";
+    let message =
+        "temporarily unavailable: free space of the data folder is below embedded.reserve_bytes";
     assert_eq!(
         (&problem["type"], &problem["detail"]),
-        (&json!("/problems/overloaded"), &json!(message))
+        (&json!("/problems/unavailable"), &json!(message))
     );
     node.stop().await;
 }

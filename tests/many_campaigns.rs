@@ -152,7 +152,8 @@ fn resident() -> Option<u64> {
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_campaigns_live_on_one_node() {
-    let (codec, store) = (Codec::new(keys(), 1, PARTITIONS), Arc::new(MemoryStore::default()));
+    let (codec, store) =
+        (Codec::new(&keys(), "one", 1, PARTITIONS), Arc::new(MemoryStore::default()));
     let defined = log(&codec, 0);
     let before = resident();
     let actors = Actors::start(&codec, defined, &store).await;

@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn campaigns_are_counted_by_their_state() {
         let keys = Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"));
-        let directory = Directory::new(Codec::new(keys.clone(), 1, 1));
+        let directory = Directory::new(Codec::new(&keys, "one", 1, 1));
         directory.own(0, None);
         let id = CampaignId::parse("spring").unwrap();
         let mut campaign = Campaign::new(id.clone(), 1, 0, keys);

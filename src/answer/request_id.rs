@@ -15,7 +15,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use crate::{
     domain::{
         ids::{CampaignId, Position, Timestamp, UserId},
-        keys::{KEY_ID, Keys},
+        keys::{KEY_ID, Keys, Macs},
     },
     wire::FORMAT,
 };
@@ -46,7 +46,7 @@ pub(crate) struct RequestContent {
 #[derive(Clone)]
 pub(crate) struct RequestIds {
     cipher: Aes256GcmSiv,
-    keys: std::sync::Arc<Keys>,
+    macs: Macs,
     authenticated: Vec<u8>,
 }
 
@@ -59,11 +59,11 @@ impl std::fmt::Debug for RequestIds {
 impl RequestIds {
     /// Returns the sealer for `instance` and its keys.
     #[must_use]
-    pub(crate) fn new(keys: std::sync::Arc<Keys>, instance: &str) -> Self {
+    pub(crate) fn new(keys: &Keys, instance: &str) -> Self {
         let cipher = Aes256GcmSiv::new(keys.seal_key().into());
         let mut authenticated = vec![FORMAT, KEY_ID];
         authenticated.extend_from_slice(instance.as_bytes());
-        Self { cipher, keys, authenticated }
+        Self { cipher, macs: keys.macs(instance), authenticated }
     }
 
     /// Returns the id of a request: URL-safe, at most [`REQUEST_ID_BYTES_MAX`] bytes.
@@ -103,7 +103,7 @@ impl RequestIds {
 
     fn nonce(&self, position: Position) -> [u8; NONCE_BYTES] {
         let Position { log_epoch, partition, offset } = position;
-        let mac = self.keys.mac(NONCE_PURPOSE, log_epoch, partition, &offset.to_le_bytes());
+        let mac = self.macs.of(NONCE_PURPOSE, log_epoch, partition, &[&offset.to_le_bytes()]);
         std::array::from_fn(|index| mac[index])
     }
 }
@@ -152,14 +152,12 @@ fn decode(plain: &[u8]) -> Option<RequestContent> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
 
     fn ids(secret: &str, instance: &str) -> RequestIds {
-        RequestIds::new(Arc::new(Keys::derive(secret.as_bytes())), instance)
+        RequestIds::new(&Keys::derive(secret.as_bytes()), instance)
     }
 
     fn longest() -> RequestContent {

@@ -169,7 +169,7 @@ pub async fn audit(
     let Audited { log, store, inspection, layout, keys } = audited;
     let partitions = layout.partitions;
     let reader = AnswerReader {
-        ids: RequestIds::new(Arc::clone(&keys), &layout.instance),
+        ids: RequestIds::new(&keys, &layout.instance),
         keys: Arc::clone(&keys),
         partitions,
     };
@@ -177,7 +177,7 @@ pub async fn audit(
     let read =
         move || answers.map_or_else(|| Ok(ClientAnswers::default()), |file| reader.read(file));
     let answers = tokio::task::spawn_blocking(read).await.map_err(AuditError::task)??;
-    let codec = Codec::new(Arc::clone(&keys), layout.log_epoch, partitions);
+    let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, partitions);
     let ports = Ports { log, store };
     let mut context = Context { ports, inspection, layout, keys, codec, answers, meter };
     let mut findings = std::mem::take(&mut context.answers.findings);

@@ -241,7 +241,7 @@ impl Model {
     fn control(&mut self, offset: Offset, time: Timestamp, control: &Control) -> RecordOutcome {
         let definition = match (self.versions.last(), &control.change) {
             // A release ends a hold and leaves the definition as it is.
-            (_, Change::Released) => return RecordOutcome::Control,
+            (_, Change::Released { .. }) => return RecordOutcome::Control,
             (None, Change::Defined { terms }) => {
                 rules::is_valid(terms).then(|| rules::first(terms))
             }

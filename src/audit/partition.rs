@@ -321,7 +321,7 @@ impl LogReplay<'_> {
                     let id = control.campaign.clone();
                     self.models.insert(id.clone(), Model::new(id, self.place.clone()));
                 }
-                Record::Control(control) if control.change == Change::Released => {
+                Record::Control(control) if matches!(control.change, Change::Released { .. }) => {
                     return Some((record, RecordOutcome::Control));
                 }
                 _ => return None,

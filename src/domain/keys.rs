@@ -127,29 +127,40 @@ impl Keys {
         self.code.mac(&mut input, end)
     }
 
-    /// Returns the MAC of a record or feed message that this instance writes.
+    /// Returns the MACs of an instance: two instances with one secret do not take each other's
+    /// records.
     #[must_use]
-    pub fn mac(
-        &self,
-        purpose: &str,
-        log_epoch: u32,
-        partition: u32,
-        bytes: &[u8],
-    ) -> [u8; MAC_BYTES] {
-        self.mac_of(purpose, log_epoch, partition, &[bytes])
+    pub fn macs(&self, instance: &str) -> Macs {
+        let mut mac = self.record.clone();
+        mac.update(instance.as_bytes());
+        Macs { keyed: keyed(&mac.finalize().into_bytes()) }
     }
+}
 
+/// Computes the MACs of what one instance writes: records, feed messages, nonces of request ids.
+#[derive(Clone)]
+pub struct Macs {
+    keyed: HmacSha256,
+}
+
+impl std::fmt::Debug for Macs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Macs").finish_non_exhaustive()
+    }
+}
+
+impl Macs {
     /// Returns the MAC over the concatenated `parts`. A caller whose parts vary in length must put
     /// the lengths in front.
     #[must_use]
-    pub fn mac_of(
+    pub fn of(
         &self,
         purpose: &str,
         log_epoch: u32,
         partition: u32,
         parts: &[&[u8]],
     ) -> [u8; MAC_BYTES] {
-        let mut mac = self.record.clone();
+        let mut mac = self.keyed.clone();
         mac.update(&[KEY_ID, u8::try_from(purpose.len()).unwrap_or(u8::MAX)]);
         mac.update(purpose.as_bytes());
         mac.update(&log_epoch.to_le_bytes());

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     definition::{Amendment, Terms},
     ids::{CampaignId, IdempotencyKey, Offset, UserId},
+    rows::HoldName,
 };
 
 /// A decoded record of one campaign.
@@ -76,6 +77,10 @@ pub enum Change {
     Resumed,
     /// Stops issuing for good.
     Closed,
-    /// Releases the campaign's holds. The partition's owner acts on it; the fold only accepts it.
-    Released,
+    /// Releases holds of the campaign. The partition's owner acts on it; the fold only accepts it.
+    Released {
+        /// The holds. A hold that is not named stays as it is, so a record that is appended again
+        /// releases nothing.
+        holds: Vec<HoldName>,
+    },
 }

@@ -64,6 +64,15 @@ pub enum HoldState {
     Closed,
 }
 
+/// What tells a hold from the others of its campaign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldName {
+    /// The lowest position that the hold covers.
+    pub from: Offset,
+    /// Number of the hold in its campaign.
+    pub number: u32,
+}
+
 /// A hold: the campaign decides nothing for now. Keyed by campaign, `from` and `number`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
@@ -121,10 +130,16 @@ impl Hold {
         state.saturating_mul(2).saturating_add(kind)
     }
 
+    /// Returns the name of the hold in its campaign.
+    #[must_use]
+    pub fn name(&self) -> HoldName {
+        HoldName { from: self.from, number: self.number }
+    }
+
     /// Returns whether both rows belong to the same hold of a campaign.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        (self.from, self.number) == (other.from, other.number)
+        self.name() == other.name()
     }
 
     /// Returns whether the hold quarantines its campaign.

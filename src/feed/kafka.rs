@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender};
 use crate::{
     config::KafkaConfig,
-    domain::{ids::Partition, keys::Keys},
+    domain::ids::Partition,
     kafka::{
         client::{self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition},
         errors::Meaning,
@@ -68,7 +68,7 @@ pub struct KafkaFeed {
 }
 
 impl KafkaFeed {
-    /// Starts the producer. `partitions` is the layout's number. The topic must exist
+    /// Starts the producer. `codec` is the instance's, `partitions` the layout's number. The topic must exist
     /// (`kafka::topics::ensure_topics`).
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl KafkaFeed {
     /// connects once they answer.
     pub async fn connect(
         config: &KafkaConfig,
-        keys: Arc<Keys>,
+        codec: FeedCodec,
         partitions: u32,
     ) -> Result<Self, FeedError> {
         let config = config.clone();
@@ -92,7 +92,7 @@ impl KafkaFeed {
                 tracing::warn!(%error, "decision feed cannot reach kafka yet, retrying");
             }
             Ok(Self {
-                codec: FeedCodec::new(keys),
+                codec,
                 settings: following(&config),
                 topic,
                 partitions,

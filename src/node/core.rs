@@ -56,7 +56,7 @@ impl Core {
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
         let CoreParts { log, store, feed, layout, keys, clock, .. } = parts;
         let CoreParts { append_check, future_max_ms, limits, probe, .. } = parts;
-        let codec = Codec::new(keys.clone(), layout.log_epoch, layout.partitions);
+        let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let environment = Arc::new(Environment {
             log: log.clone(),

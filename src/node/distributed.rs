@@ -13,9 +13,10 @@ use crate::{
     log::kafka::KafkaLog,
     retry::{Backoff, Bounded},
     store::{
-        StoreInspection,
+        Layout, StoreInspection,
         cql::{self, ConnectError, CqlStore, SetupRefusal, Step},
     },
+    wire::feed_message::FeedCodec,
 };
 
 /// The remedy for data of another format.
@@ -71,8 +72,9 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
         .await
         .map_err(|error| ServeError::failed("connecting to Kafka", error))?;
     let log = Arc::new(log);
-    let partitions = instance.layout.partitions;
-    let feed = KafkaFeed::connect(&config.kafka, instance.keys.clone(), partitions)
+    let Layout { partitions, instance: name, .. } = &instance.layout;
+    let codec = FeedCodec::new(&instance.keys, name);
+    let feed = KafkaFeed::connect(&config.kafka, codec, *partitions)
         .await
         .map_err(|error| ServeError::failed("connecting to the decision feed", error))?;
     Ok(Adapters {
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let said = error.to_string();
         let expected = "keyspace k has format 1, this version of coupond reads and writes only \
-                        format 2; set cql.keyspace and kafka.topic_prefix to new names";
+                        format 3; set cql.keyspace and kafka.topic_prefix to new names";
         assert!(said.starts_with(expected), "{said}");
     }
 }

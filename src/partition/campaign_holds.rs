@@ -4,7 +4,7 @@ use super::window::Window;
 use crate::domain::{
     halt::HoldReason,
     ids::{CampaignId, Offset, Partition},
-    rows::{Hold, HoldKind, HoldState, Mark},
+    rows::{Hold, HoldKind, HoldName, HoldState, Mark},
 };
 
 /// The holds of one campaign.
@@ -22,8 +22,8 @@ pub(super) struct Holds {
     closed: Vec<Hold>,
     /// Closes that are being written. Each writes its mark first, so an extension must wait for it.
     closing: usize,
-    /// Offsets of release records that wait until the holds are marked released.
-    releasing: Vec<Offset>,
+    /// Release records that wait, each for one of the holds that it names to be marked released.
+    releasing: Vec<(Offset, HoldName)>,
     /// The mark of coupons that were stored just before a hold. Their records are no longer in the
     /// window, so the window cannot count them.
     unmarked: Option<Mark>,
@@ -115,41 +115,45 @@ impl Holds {
         self.current.push(hold.clone());
     }
 
-    /// Notes that the hold is written open. Release records of the window wait from now on. Returns
-    /// whether there is one.
-    pub(super) fn written_open(&mut self, hold: &Hold, window: &Window) -> bool {
+    /// Notes that the hold is written open. Records of the window that release it wait from now on.
+    /// Returns its released state, to be written, if there is one.
+    pub(super) fn written_open(&mut self, hold: &Hold, window: &Window) -> Option<Hold> {
         self.take(hold);
-        self.releasing.extend(window.releases(hold.from));
-        !self.releasing.is_empty()
+        let name = hold.name();
+        let before = self.releasing.len();
+        self.releasing.extend(window.releases(name).map(|offset| (offset, name)));
+        (self.releasing.len() > before).then(|| released(hold))
     }
 
-    /// Makes a release record wait until the holds are marked released.
-    pub(super) fn wait_for_release(&mut self, offset: Offset) {
-        self.releasing.push(offset);
+    /// Makes the release record at `offset` wait until the holds that it names, and that are in
+    /// force, are marked released. Returns their released states, to be written.
+    pub(super) fn release(&mut self, offset: Offset, names: &[HoldName]) -> Vec<Hold> {
+        let named = |hold: &&Hold| hold.is_in_force() && names.contains(&hold.name());
+        let rows: Vec<_> = self.current.iter().filter(named).map(released).collect();
+        self.releasing.extend(rows.iter().map(|hold| (offset, hold.name())));
+        rows
     }
 
     /// Returns whether the release record at `offset` waits.
     pub(super) fn is_releasing(&self, offset: Offset) -> bool {
-        self.releasing.contains(&offset)
+        self.releasing.iter().any(|(waiting, _)| *waiting == offset)
     }
 
-    /// Returns the released state of every hold in force, to be written.
-    pub(super) fn released(&self) -> Vec<Hold> {
-        let in_force = self.current.iter().filter(|hold| hold.is_in_force());
-        in_force.map(|hold| Hold { state: HoldState::Released, ..hold.clone() }).collect()
+    /// Returns whether a hold is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.current.iter().any(|hold| hold.state == HoldState::Open)
     }
 
-    /// Notes that the hold is written released. Returns the release records that pass now, or
-    /// `None` while another hold is open.
-    pub(super) fn written_released(&mut self, hold: &Hold) -> Option<Vec<Offset>> {
+    /// Notes that the hold is written released. Returns the release records that pass now.
+    pub(super) fn written_released(&mut self, hold: &Hold) -> Vec<Offset> {
         // The store may have shown the release before, and the hold may be closed by now.
         if !self.is_closed(hold) {
             self.take(hold);
         }
-        if self.current.iter().any(|hold| hold.state == HoldState::Open) {
-            return None;
-        }
-        Some(std::mem::take(&mut self.releasing))
+        let waited: Vec<_> =
+            self.releasing.extract_if(.., |(_, name)| *name == hold.name()).collect();
+        let passing = waited.into_iter().map(|(offset, _)| offset);
+        passing.filter(|offset| !self.is_releasing(*offset)).collect()
     }
 
     /// Closes every hold: the campaign is decided and stored below `until`. Returns the rows to be
@@ -205,6 +209,11 @@ impl Holds {
     }
 }
 
+/// Returns the released state of a hold.
+fn released(hold: &Hold) -> Hold {
+    Hold { state: HoldState::Released, ..hold.clone() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,9 +232,9 @@ mod tests {
         let mut holds = Holds::default();
         let hold = opened(&mut holds, 40, HoldReason::RowAltered);
         assert_eq!((holds.held_from(), holds.may_retry()), (Some(40), false));
-        let released = holds.released().remove(0);
-        holds.wait_for_release(55);
-        assert_eq!(holds.written_released(&released), Some(vec![55]));
+        let released = holds.release(55, &[hold.name()]).remove(0);
+        assert!(holds.is_releasing(55));
+        assert_eq!(holds.written_released(&released), [55]);
         assert!(holds.may_retry() && holds.is_in_force(&hold));
         let closed = holds.close(60);
         assert_eq!((closed[0].state, closed[0].until), (HoldState::Closed, 60));
@@ -233,14 +242,28 @@ mod tests {
     }
 
     #[test]
-    fn a_release_waits_for_every_open_hold() {
+    fn a_release_waits_for_every_hold_that_it_names() {
         let mut holds = Holds::default();
-        opened(&mut holds, 40, HoldReason::RowAltered);
-        opened(&mut holds, 50, FAILED);
-        holds.wait_for_release(55);
-        let [first, second] = <[Hold; 2]>::try_from(holds.released()).unwrap();
-        assert_eq!(holds.written_released(&first), None);
-        assert_eq!(holds.written_released(&second), Some(vec![55]));
+        let one = opened(&mut holds, 40, HoldReason::RowAltered);
+        let other = opened(&mut holds, 50, FAILED);
+        let [first, second] =
+            <[Hold; 2]>::try_from(holds.release(55, &[one.name(), other.name()])).unwrap();
+        assert!(holds.written_released(&first).is_empty());
+        assert!(holds.is_open());
+        assert_eq!(holds.written_released(&second), [55]);
+        assert!(!holds.is_open());
+    }
+
+    #[test]
+    fn a_release_of_another_hold_releases_nothing() {
+        let mut holds = Holds::default();
+        let first = opened(&mut holds, 40, HoldReason::RowAltered);
+        holds.close(60);
+        let second = opened(&mut holds, 65, HoldReason::RowAltered);
+        // The record that released the first hold is appended again.
+        assert!(holds.release(70, &[first.name()]).is_empty());
+        assert!(holds.is_open() && !holds.is_releasing(70));
+        assert_eq!(holds.release(71, &[second.name()]).len(), 1);
     }
 
     #[test]

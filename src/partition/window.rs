@@ -8,6 +8,7 @@ use crate::{
         campaign::At,
         ids::{Offset, Sequence},
         record::{Change, Record},
+        rows::HoldName,
     },
     wire::{LogRecord, decode_step::ReadRecord},
 };
@@ -183,11 +184,12 @@ impl Window {
         below.filter_map(|waiting| waiting.issued).max()
     }
 
-    /// Returns the offsets of release records at or above `from`.
-    pub(super) fn releases(&self, from: Offset) -> Vec<Offset> {
-        let above = self.records.iter().filter(|waiting| waiting.at.offset >= from);
-        let releases = above.filter(|waiting| is_release(&waiting.record));
-        releases.map(|waiting| waiting.at.offset).collect()
+    /// Returns the offsets of records that release `hold`.
+    pub(super) fn releases(&self, hold: HoldName) -> impl Iterator<Item = Offset> {
+        let releases =
+            move |record: &Record| released_by(record).is_some_and(|names| names.contains(&hold));
+        let found = self.records.iter().filter(move |waiting| releases(&waiting.record));
+        found.map(|waiting| waiting.at.offset)
     }
 
     /// Stays on in release builds: a wrong window would decide a record twice or never.
@@ -199,9 +201,15 @@ impl Window {
     }
 }
 
-/// Returns whether the record releases a hold.
-pub(super) fn is_release(record: &Record) -> bool {
-    matches!(record, Record::Control(control) if control.change == Change::Released)
+/// Returns the holds that a record releases, if it is a release record.
+pub(super) fn released_by(record: &Record) -> Option<&[HoldName]> {
+    match record {
+        Record::Control(control) => match &control.change {
+            Change::Released { holds } => Some(holds),
+            _ => None,
+        },
+        Record::Request(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -240,7 +240,7 @@ impl Question {
     /// no owner has published or stored to be decided.
     fn waits(&self, told: &Told, queue_ahead: u64) {
         let Clients { engines, evidence, .. } = &self.clients;
-        let ids = RequestIds::new(engines.keys.clone(), &engines.layout.instance);
+        let ids = RequestIds::new(&engines.keys, &engines.layout.instance);
         let Some(position) = ids.open(&told.request_id).map(|content| content.position) else {
             return;
         };

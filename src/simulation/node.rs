@@ -55,7 +55,7 @@ impl Engines {
             brokers: Arc::new(Mutex::new(Brokers::new(partitions))),
             rows: Arc::default(),
             topic: Arc::default(),
-            codec: Codec::new(keys.clone(), layout.log_epoch, partitions),
+            codec: Codec::new(&keys, &layout.instance, layout.log_epoch, partitions),
             setup,
             keys,
             layout,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{FORMAT, LogRecord, NewRecord, RECORD_BYTES_MAX, routing};
 use crate::domain::{
     ids::{CampaignId, IdempotencyKey, Offset, Partition, UserId},
-    keys::{KEY_ID, Keys, MAC_BYTES, hex_digits},
+    keys::{KEY_ID, Keys, MAC_BYTES, Macs, hex_digits},
     record::{Change, Control, Record, Request},
 };
 
@@ -113,16 +113,16 @@ struct ControlJson {
 /// Encodes and decodes the records of one log.
 #[derive(Debug, Clone)]
 pub struct Codec {
-    keys: std::sync::Arc<Keys>,
+    macs: Macs,
     log_epoch: u32,
     partitions: u32,
 }
 
 impl Codec {
-    /// Creates a codec for a log of this epoch and partition count.
+    /// Creates a codec for the log of `instance`, of this epoch and partition count.
     #[must_use]
-    pub fn new(keys: std::sync::Arc<Keys>, log_epoch: u32, partitions: u32) -> Self {
-        Self { keys, log_epoch, partitions }
+    pub fn new(keys: &Keys, instance: &str, log_epoch: u32, partitions: u32) -> Self {
+        Self { macs: keys.macs(instance), log_epoch, partitions }
     }
 
     /// Returns the partition of `campaign`.
@@ -250,7 +250,7 @@ impl Codec {
     fn mac_text(&self, partition: Partition, key: &[u8], value: &[u8]) -> MacText {
         // The key's length keeps its bytes apart from those of the value.
         let parts = [&(key.len() as u64).to_le_bytes()[..], key, value];
-        mac_text(self.keys.mac_of(MAC_PURPOSE, self.log_epoch, partition, &parts))
+        mac_text(self.macs.of(MAC_PURPOSE, self.log_epoch, partition, &parts))
     }
 }
 
@@ -287,13 +287,15 @@ fn json(body: &impl Serialize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::domain::ids::Timestamp;
 
     fn codec() -> Codec {
-        Codec::new(Arc::new(Keys::derive(b"a secret of tests and of nothing else")), 1, 1)
+        codec_of("one")
+    }
+
+    fn codec_of(instance: &str) -> Codec {
+        Codec::new(&Keys::derive(b"a secret of tests and of nothing else"), instance, 1, 1)
     }
 
     /// Decodes a record of the campaign `spring`, with a valid MAC or none.
@@ -320,6 +322,16 @@ mod tests {
         let text = String::from_utf8(written.value).unwrap();
         assert!(text.starts_with(&format!(r#"{{"v":{FORMAT},"#)), "{text}");
         assert_eq!(decoded(&control(FORMAT.into()), true), Decoded::Record(closed));
+    }
+
+    #[test]
+    fn a_record_of_another_instance_is_forged() {
+        let (key, value) = (b"spring".to_vec(), control(CONTROL_VERSION).into_bytes());
+        let mac = Some(codec_of("other").mac(0, &key, &value));
+        let record = LogRecord { offset: 0, time: Timestamp(0), key, value, mac };
+        let forged = Decoded::DeadLetter(DeadLetterReason::Forged);
+        assert_eq!(codec_of("one").decode(0, &record), forged);
+        assert!(matches!(codec_of("other").decode(0, &record), Decoded::Record(_)));
     }
 
     #[test]

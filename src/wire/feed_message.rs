@@ -1,7 +1,7 @@
 //! Messages of the decision feed, which a partition's owner sends to every API node, and their
 //! codec.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{FORMAT, codec::mac_text};
 use crate::domain::{
     answer::Answer,
     ids::{CampaignId, Offset, Partition, UserId},
-    keys::Keys,
+    keys::{Keys, Macs},
 };
 
 const MAC_PURPOSE: &str = "feed";
@@ -54,7 +54,7 @@ pub struct FeedDecision {
 /// Encodes messages with a MAC, and decodes only those that this instance wrote.
 #[derive(Debug, Clone)]
 pub struct FeedCodec {
-    keys: Arc<Keys>,
+    macs: Macs,
 }
 
 #[derive(Serialize)]
@@ -72,10 +72,10 @@ struct Envelope {
 }
 
 impl FeedCodec {
-    /// Creates the codec of the instance with these keys.
+    /// Creates the codec of `instance`.
     #[must_use]
-    pub fn new(keys: Arc<Keys>) -> Self {
-        Self { keys }
+    pub fn new(keys: &Keys, instance: &str) -> Self {
+        Self { macs: keys.macs(instance) }
     }
 
     /// Returns the bytes of a message and its MAC header.
@@ -111,7 +111,7 @@ impl FeedCodec {
     }
 
     fn mac(&self, log_epoch: u32, partition: Partition, value: &[u8]) -> Vec<u8> {
-        mac_text(self.keys.mac(MAC_PURPOSE, log_epoch, partition, value)).to_vec()
+        mac_text(self.macs.of(MAC_PURPOSE, log_epoch, partition, &[value])).to_vec()
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use crate::domain::{answer::CouponFace, decision::Refusal, ids::Timestamp, reason::Reason};
 
     fn codec(secret: &[u8]) -> FeedCodec {
-        FeedCodec::new(Arc::new(Keys::derive(secret)))
+        FeedCodec::new(&Keys::derive(secret), "one")
     }
 
     fn message() -> FeedMessage {
@@ -156,7 +156,7 @@ mod tests {
         let codec = codec(&[7; 32]);
         let (value, mac) = codec.encode(&message());
         assert_eq!(codec.decode(3, &value, &mac), Ok(message()));
-        assert!(value.starts_with(br#"{"v":2,"#), "{}", String::from_utf8_lossy(&value));
+        assert!(value.starts_with(br#"{"v":3,"#), "{}", String::from_utf8_lossy(&value));
     }
 
     #[test]
@@ -166,8 +166,10 @@ mod tests {
         assert_eq!(reader.decode(2, &value, &mac), Err("forged"), "moved to another partition");
         assert_eq!(reader.decode(3, &value, b""), Err("forged"), "no MAC");
         assert_eq!(codec(&[8; 32]).decode(3, &value, &mac), Err("forged"), "another secret");
+        let other = FeedCodec::new(&Keys::derive(&[7; 32]), "other");
+        assert_eq!(other.decode(3, &value, &mac), Err("forged"), "another instance");
         assert_eq!(reader.decode(3, b"[]", &reader.mac(1, 3, b"[]")), Err("malformed"));
-        let newer = br#"{"v":3,"log_epoch":1}"#;
+        let newer = br#"{"v":4,"log_epoch":1}"#;
         assert_eq!(reader.decode(3, newer, &reader.mac(1, 3, newer)), Err("newer"));
         let misplaced = reader.encode(&message()).0;
         let mac = reader.mac(1, 2, &misplaced);

@@ -96,7 +96,7 @@ pub(crate) fn control_at(
     if versions.iter().any(|version| version.position == position) {
         return Some(Decision::Accepted);
     }
-    if control.change == Change::Released {
+    if matches!(control.change, Change::Released { .. }) {
         return Some(Decision::Accepted);
     }
     let version = in_effect_at(position, versions);
@@ -132,7 +132,9 @@ fn refused(definition: &Definition, change: &Change, issued: u32) -> Refusal {
                 Refusal::Invalid
             }
         }
-        Change::Paused | Change::Resumed | Change::Closed | Change::Released => Refusal::Invalid,
+        Change::Paused | Change::Resumed | Change::Closed | Change::Released { .. } => {
+            Refusal::Invalid
+        }
     }
 }
 

@@ -30,7 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Change::Paused),
         Just(Change::Resumed),
         Just(Change::Closed),
-        Just(Change::Released),
+        Just(Change::Released { holds: Vec::new() }),
         terms().prop_map(|terms| Change::Defined { terms }),
         amendment().prop_map(|amendment| Change::Amended { amendment }),
         amendment().prop_map(|amendment| Change::Amended { amendment }),

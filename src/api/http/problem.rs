@@ -14,6 +14,12 @@ use crate::{
     domain::{definition::Term, fault::Fault, reason::Reason},
 };
 
+/// `Retry-After` while a part does not answer: most parts come back within seconds.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
+
+/// `Retry-After` of a halt or a hold. Its owner looks again that often.
+const HALTED_RETRY: Duration = Duration::from_secs(10);
+
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// Declares the kinds of problems. Each kind is one row: its status, the end of its `type`, its
@@ -196,7 +202,7 @@ impl Problem {
         let names: Vec<_> = parts.iter().map(|part| part.part).collect();
         let mut problem = Self::new(Kind::NotReady, format!("not ready: {}", names.join(", ")));
         problem.0.not_ready = parts;
-        problem
+        problem.retry_after(UNAVAILABLE_RETRY)
     }
 
     /// Adds the URL of the user's coupons.
@@ -229,12 +235,17 @@ impl From<ServiceError> for Problem {
             ServiceError::Overloaded { retry_after, .. } => {
                 Self::new(Kind::Overloaded, detail).retry_after(retry_after)
             }
-            ServiceError::Halted { .. } => Self::new(Kind::Halted, detail),
+            ServiceError::Halted { .. } => {
+                Self::new(Kind::Halted, detail).retry_after(HALTED_RETRY)
+            }
             ServiceError::OutcomeUnknown { .. } => Self::new(
                 Kind::OutcomeUnknown,
                 format!("{detail}; send the request again, with the same Idempotency-Key if any"),
-            ),
-            ServiceError::Unavailable { .. } => Self::new(Kind::Unavailable, detail),
+            )
+            .retry_after(UNAVAILABLE_RETRY),
+            ServiceError::Unavailable { .. } => {
+                Self::new(Kind::Unavailable, detail).retry_after(UNAVAILABLE_RETRY)
+            }
             ServiceError::AlreadyDefined { differing } => already_defined(&detail, &differing),
             ServiceError::QuotaBelowIssued { issued } => {
                 let mut problem = Self::new(Kind::QuotaBelowIssued, detail);

@@ -23,7 +23,7 @@ use crate::domain::{
     definition::{Amendment, Definition, Term, Terms},
     ids::{CampaignId, Offset, Position},
     record::{Change, Control},
-    rows::{Hold, HoldState},
+    rows::{Hold, HoldName, HoldState},
 };
 
 /// Time in which an admin call is answered, as the API promises.
@@ -32,6 +32,9 @@ const BUDGET: Duration = Duration::from_secs(5);
 /// Attempts of a change that other changes overtook. Even with 64 admin calls at once, losing 16
 /// times in a row does not happen by chance.
 const ATTEMPTS_MAX: usize = 16;
+
+/// Most holds that one release names. A campaign has one or two; the rest waits for another release.
+const HOLDS_RELEASED_MAX: usize = 64;
 
 /// Pause between two reads of a hold that is being released.
 const HOLD_CHECK_EVERY: Duration = Duration::from_millis(100);
@@ -226,13 +229,16 @@ impl NodeService {
             return self.view(campaign, &snapshot);
         }
         let based_on = snapshot.edge.latest().map(|latest| latest.position.offset);
-        self.append_control(call, campaign, based_on, Change::Released).await?;
+        let named = snapshot.holds.iter().map(Hold::name).take(HOLDS_RELEASED_MAX);
+        let named: Vec<HoldName> = named.collect();
+        let change = Change::Released { holds: named.clone() };
+        self.append_control(call, campaign, based_on, change).await?;
         // A campaign on hold decides nothing, so no decision of this record arrives over the feed.
         // The hold rows show when the owner has handled the record.
         loop {
             let now = self.campaigns.current(campaign).await?;
             let now = now.ok_or(ServiceError::UnknownCampaign)?;
-            if snapshot.holds.iter().all(|hold| !is_open(hold, &now.holds)) {
+            if named.iter().all(|name| !is_open(*name, &now.holds)) {
                 return self.view(campaign, &now);
             }
             self.clock.sleep(HOLD_CHECK_EVERY).await;
@@ -331,11 +337,9 @@ fn differing(one: &Terms, other: &Terms) -> Vec<&'static str> {
     differing.map(|term| term.name()).collect()
 }
 
-/// Returns whether `hold` is still open, given the campaign's holds that are not closed.
-fn is_open(hold: &Hold, not_closed: &[Hold]) -> bool {
-    not_closed.iter().any(|other| {
-        (other.from, other.number, other.state) == (hold.from, hold.number, HoldState::Open)
-    })
+/// Returns whether a hold is still open, given the campaign's holds that are not closed.
+fn is_open(name: HoldName, not_closed: &[Hold]) -> bool {
+    not_closed.iter().any(|hold| hold.name() == name && hold.state == HoldState::Open)
 }
 
 fn overtaken() -> ServiceError {

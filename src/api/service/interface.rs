@@ -296,8 +296,8 @@ pub(crate) enum ServiceError {
         /// What was not confirmed.
         detail: String,
     },
-    /// The store or the log did not answer.
-    #[error("a part of the system does not answer: {detail}")]
+    /// The store or the log did not answer, or the log takes no records now.
+    #[error("temporarily unavailable: {detail}")]
     Unavailable {
         /// The part, and how it failed.
         detail: String,

@@ -140,7 +140,7 @@ impl NodeService {
             tasks: tasks.clone(),
         }));
         Self {
-            ids: RequestIds::new(keys.clone(), &layout.instance),
+            ids: RequestIds::new(&keys, &layout.instance),
             rates: std::array::from_fn(|_| {
                 Mutex::new(RateTable::new(admission.user_rate, admission.user_burst))
             }),

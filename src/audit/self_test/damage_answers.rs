@@ -21,7 +21,7 @@ fn answer<'a>(world: &'a mut AuditWorld, status: &str) -> &'a mut Value {
 
 /// Returns a valid request id without a request.
 fn sealed(world: &AuditWorld, campaign: &CampaignId, user: &UserId, offset: Offset) -> String {
-    let ids = RequestIds::new(world.keys.clone(), &world.layout.instance);
+    let ids = RequestIds::new(&world.keys, &world.layout.instance);
     let partition = world.codec.partition_of(campaign);
     ids.seal(&RequestContent {
         position: Position { log_epoch: 1, partition, offset },

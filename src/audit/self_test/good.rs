@@ -114,7 +114,7 @@ struct Maker {
 impl Maker {
     fn new() -> Self {
         let world = AuditWorld::new();
-        let ids = RequestIds::new(world.keys.clone(), &world.layout.instance);
+        let ids = RequestIds::new(&world.keys, &world.layout.instance);
         Self { world, ids, folders: BTreeMap::new(), time: START, dice: 7 }
     }
 

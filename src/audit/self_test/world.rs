@@ -38,7 +38,7 @@ impl AuditWorld {
         let keys = Arc::new(Keys::derive(b"a secret of the self-test, and of nothing else"));
         let layout = Layout::new("self-test".to_owned(), PARTITIONS, keys.fingerprint().to_owned());
         Self {
-            codec: Codec::new(keys.clone(), 1, PARTITIONS),
+            codec: Codec::new(&keys, &layout.instance, 1, PARTITIONS),
             keys,
             layout,
             logs: vec![MemoryPartition::default(); PARTITIONS as usize],

@@ -266,7 +266,7 @@ impl Campaign {
 
     fn decide_control(&self, at: At, control: &Control) -> Outcome {
         // A release changes no definition: the partition's owner acts on it outside the fold.
-        if control.change == Change::Released {
+        if matches!(control.change, Change::Released { .. }) {
             return answered(Decision::Accepted);
         }
         let changed = match (&self.in_effect, &control.change) {
@@ -307,7 +307,7 @@ impl Campaign {
             Change::Paused => next.paused = true,
             Change::Resumed => next.paused = false,
             Change::Amended { amendment } => next.terms = self.amended(definition, amendment)?,
-            Change::Released => {}
+            Change::Released { .. } => {}
         }
         if self.issued == 0 {
             next.choose_user_buckets();

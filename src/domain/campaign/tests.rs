@@ -71,7 +71,7 @@ fn record(id: &CampaignId, what: &str, version: Option<Offset>) -> Record {
         "PAUSE" => Change::Paused,
         "RESUME" => Change::Resumed,
         "CLOSE" => Change::Closed,
-        "RELEASE" => Change::Released,
+        "RELEASE" => Change::Released { holds: Vec::new() },
         user => {
             let (user, key) = user.split_once('/').map_or((user, None), |(u, k)| (u, Some(k)));
             return Record::Request(Request {

@@ -91,37 +91,27 @@ impl Flow {
         effects.push(Effect::WriteHold { hold, mark: None });
     }
 
-    /// Marks every hold of a campaign released. The catch-up follows when that is durable.
-    pub(super) fn release(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
-        let Some((_, holds)) = self.owned(campaign) else { return };
-        for hold in holds.released() {
-            effects.push(Effect::WriteHold { hold, mark: None });
-        }
-    }
-
     pub(super) fn hold_written(&mut self, hold: &Hold, effects: &mut Vec<Effect>) {
         let campaign = &hold.campaign;
         let Some((owned, holds)) = self.owned(campaign) else { return };
         match hold.state {
             HoldState::Open => {
-                let releases = holds.written_open(hold, owned.window());
+                let released = holds.written_open(hold, owned.window());
                 owned.held();
                 self.pass_window(campaign, effects);
-                if releases {
-                    self.release(campaign, effects);
-                }
+                effects.extend(released.map(|hold| Effect::WriteHold { hold, mark: None }));
             }
             HoldState::Released => {
-                let Some(passing) = holds.written_released(hold) else { return };
-                let is_held = matches!(owned.phase(), Phase::Held);
-                if is_held {
+                let passing = holds.written_released(hold);
+                let may_go_on = matches!(owned.phase(), Phase::Held) && !holds.is_open();
+                if may_go_on {
                     owned.released();
                 }
                 for offset in passing {
                     self.acks.done(offset);
                     effects.push(Effect::Credit(1));
                 }
-                if is_held {
+                if may_go_on {
                     self.catch_up(campaign, 0, effects);
                 }
             }

@@ -12,7 +12,7 @@ use super::{
     owned_campaign::{OwnedCampaign, Phase},
     recovery::Contradiction,
     restart::Verdict,
-    window::{credit, is_release},
+    window::{credit, released_by},
 };
 use crate::{
     domain::{
@@ -264,17 +264,21 @@ impl Flow {
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
         owned.touch(self.now_ms);
         match owned.phase() {
-            Phase::Held if is_release(&read.record) => {
-                // It passes only once the hold is marked released: a crash in between would
-                // otherwise lose the release.
-                self.holds.entry(campaign.clone()).or_default().wait_for_release(offset);
-                // It waits without its bytes, for one credit.
-                effects.push(Effect::Credit(credit(&read.raw) - 1));
-                self.release(&campaign, effects);
-            }
             Phase::Held | Phase::CatchingUp { .. } => {
-                self.acks.done(offset);
-                effects.push(Effect::Credit(credit(&read.raw)));
+                let is_held = matches!(owned.phase(), Phase::Held);
+                let names = released_by(&read.record).filter(|_| is_held).unwrap_or_default();
+                let holds = self.holds.entry(campaign).or_default().release(offset, names);
+                let mut freed = credit(&read.raw);
+                if holds.is_empty() {
+                    self.acks.done(offset);
+                } else {
+                    // It passes only once its holds are marked released: a crash in between would
+                    // otherwise lose the release. It waits without its bytes, for one credit.
+                    freed -= 1;
+                }
+                effects.push(Effect::Credit(freed));
+                effects
+                    .extend(holds.into_iter().map(|hold| Effect::WriteHold { hold, mark: None }));
             }
             Phase::Starting | Phase::Live { .. } | Phase::Opening | Phase::Meeting { .. } => {
                 owned.push(read);

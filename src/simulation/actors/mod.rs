@@ -30,6 +30,7 @@ use crate::{
         definition::Terms,
         ids::{CampaignId, Offset, Partition, UserId},
         record::{Change, Control, Record},
+        rows::Hold,
     },
     log::Ownership,
     partition::actor_view::ActorViews,
@@ -162,7 +163,11 @@ impl Stage {
     }
 
     fn release(&self, campaign: u8) {
-        self.control(campaign, Change::Released);
+        let store = self.engines().rows.store.clone();
+        let id = campaign_id(campaign);
+        let holds = store.rows.lock().holds.clone();
+        let named = holds.iter().filter(|hold| hold.campaign == id && hold.is_in_force());
+        self.control(campaign, Change::Released { holds: named.map(Hold::name).collect() });
     }
 
     /// Appends a request.

@@ -6,10 +6,7 @@ mod foreign;
 mod group;
 mod topics;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use coupond::{
     config::KafkaConfig,
@@ -17,7 +14,7 @@ use coupond::{
     feed::{contract as feed_contract, kafka::KafkaFeed},
     kafka::topics::ensure_topics,
     log::{LogReader, contract as log_contract, kafka::KafkaLog},
-    wire::{LogRecord, NewRecord},
+    wire::{LogRecord, NewRecord, feed_message::FeedCodec},
 };
 use libtest_mimic::Trial;
 
@@ -80,8 +77,8 @@ async fn log(config: &KafkaConfig) -> KafkaLog {
 
 async fn feed(config: &KafkaConfig) -> KafkaFeed {
     ensure_topics(config, None).await.expect("topics are made");
-    let keys = Arc::new(Keys::derive(&[7; 32]));
-    KafkaFeed::connect(config, keys, config.partitions).await.expect("clients are made")
+    let codec = FeedCodec::new(&Keys::derive(&[7; 32]), "one");
+    KafkaFeed::connect(config, codec, config.partitions).await.expect("clients are made")
 }
 
 fn record(number: usize) -> NewRecord {

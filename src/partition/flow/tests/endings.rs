@@ -35,7 +35,8 @@ fn read(offset: Offset, content: Record) -> Event {
 }
 
 fn release() -> Record {
-    let (campaign, change) = (campaign(0), Change::Released);
+    let holds = vec![held(HoldState::Open).name()];
+    let (campaign, change) = (campaign(0), Change::Released { holds });
     Record::from(Control { campaign, based_on: None, change })
 }
 

@@ -11,7 +11,7 @@ use crate::{
         ids::{CampaignId, Offset, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
-        rows::{Hold, HoldState, Mark, Progress},
+        rows::{Hold, HoldName, Mark, Progress},
     },
     partition::{fold::Folded, recovery::Contradiction},
     random::Random,
@@ -59,9 +59,10 @@ impl Store {
         }
     }
 
-    pub(super) fn open_holds(&self, campaign: &CampaignId) -> usize {
-        let open = |hold: &&Hold| hold.campaign == *campaign && hold.state != HoldState::Closed;
-        self.holds.values().filter(open).count()
+    /// Returns the names of the holds of a campaign that are not closed.
+    pub(super) fn held(&self, campaign: &CampaignId) -> Vec<HoldName> {
+        let held = |hold: &&Hold| hold.campaign == *campaign && hold.is_in_force();
+        self.holds.values().filter(held).map(Hold::name).collect()
     }
 }
 

@@ -86,7 +86,9 @@ impl Story {
     }
 
     fn releases(&mut self, of: u64) {
-        let (campaign, change) = (campaign(of), Change::Released);
+        let campaign = campaign(of);
+        let of_it = self.stored.values().filter(|hold| hold.campaign == campaign);
+        let change = Change::Released { holds: of_it.map(Hold::name).collect() };
         self.reads(Record::from(Control { campaign, based_on: None, change }));
     }
 
