@@ -10,8 +10,9 @@ use crate::{
         coupon::Coupon,
         decision::Decision,
         definition::DefinitionVersion,
-        ids::{CampaignId, Offset, Position, UserId},
+        ids::{CampaignId, Offset, Position, Sequence, UserId},
         keys::Keys,
+        reason::Reason,
         record::Control,
         rows::{Hold, PartitionRows},
     },
@@ -43,6 +44,11 @@ pub(crate) fn is_settled(
 pub(crate) enum FromRows {
     /// The final answer.
     Answer(Answer),
+    /// Rejected as sold out, if the coupon that used the quota up is below the position.
+    SoldOut {
+        /// Its sequence; never 0.
+        quota: Sequence,
+    },
     /// The decision may still come.
     NotYet,
     /// The position is settled and its campaign is not defined there. A request is appended only
@@ -73,6 +79,10 @@ pub(crate) fn request_answer(
             FromRows::Answer(Answer::AlreadyIssued { coupon: face(coupon) })
         }
         Answered::Rejected(reason) => FromRows::Answer(Answer::Rejected { reason }),
+        Answered::SoldOut { quota: 0 } => {
+            FromRows::Answer(Answer::Rejected { reason: Reason::SoldOut })
+        }
+        Answered::SoldOut { quota } => FromRows::SoldOut { quota },
         Answered::Undefined => FromRows::Undefined,
         Answered::UnknownRules(version) => FromRows::UnknownRules(version),
     }
@@ -112,12 +122,13 @@ pub(crate) fn unsound<'a>(
     user: &UserId,
     keys: &Keys,
 ) -> Option<&'a Coupon> {
-    let sound = |coupon: &&Coupon| {
-        coupon.campaign == *campaign
-            && coupon.user == *user
-            && coupon.digest == keys.coupon_digest(coupon)
-    };
-    coupons.iter().find(|coupon| !sound(coupon))
+    coupons.iter().find(|coupon| coupon.user != *user || !is_sound(coupon, campaign, keys))
+}
+
+/// Returns whether `coupon` is as the campaign issued it.
+#[must_use]
+pub(crate) fn is_sound(coupon: &Coupon, campaign: &CampaignId, keys: &Keys) -> bool {
+    coupon.campaign == *campaign && coupon.digest == keys.coupon_digest(coupon)
 }
 
 /// Returns whether a decision of the feed belongs to the record that was appended at its position.

@@ -20,6 +20,12 @@ pub(crate) enum Answered<'a> {
     AlreadyIssued(&'a Coupon),
     /// No coupon, for this reason.
     Rejected(Reason),
+    /// No other answer is left, so the campaign was sold out. The coupon with this sequence must be
+    /// below the position: otherwise a row has vanished.
+    SoldOut {
+        /// The quota in effect.
+        quota: u32,
+    },
     /// The campaign is not defined at that position.
     Undefined,
     /// The version in effect has a rules version that this binary does not know.
@@ -41,7 +47,8 @@ pub(crate) fn issued_at<'a>(request: &RequestContent, coupons: &'a [Coupon]) -> 
 /// versions in the order of offsets, `coupons` the user's coupons in any order. Both must be
 /// complete below the position; rows above it change nothing.
 ///
-/// "Sold out" is the residue: the reason that remains when every other one is ruled out.
+/// "Sold out" is the residue: the reason that remains when every other one is ruled out. Rows that
+/// have vanished leave it too, so the caller must prove it.
 #[must_use]
 pub(crate) fn answer_at<'a>(
     request: &RequestContent,
@@ -79,8 +86,10 @@ pub(crate) fn answer_at<'a>(
     }
     // Rows do not show how many coupons were issued below the position. But a request without a
     // coupon that no earlier reason rejects was rejected because the campaign was sold out.
-    let situation = Situation::at(definition, u32::MAX, request.time);
-    Answered::Rejected(situation.reason().unwrap_or(Reason::SoldOut))
+    match Situation::at(definition, u32::MAX, request.time).reason() {
+        Some(reason) if reason != Reason::SoldOut => Answered::Rejected(reason),
+        _ => Answered::SoldOut { quota: definition.terms.quota },
+    }
 }
 
 /// Returns the decision of `control` at `position`, which must be settled, from the versions of its

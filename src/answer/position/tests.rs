@@ -155,6 +155,12 @@ fn from_rows(history: &History, at: At, record: &Record, issued: u32) -> Option<
                 Answered::Issued(coupon) => Some(Decision::Issued(held(coupon))),
                 Answered::AlreadyIssued(coupon) => Some(Decision::AlreadyIssued(held(coupon))),
                 Answered::Rejected(reason) => Some(Decision::Rejected(reason)),
+                Answered::SoldOut { quota } => {
+                    let proof = history.coupons.iter().find(|coupon| coupon.sequence == quota);
+                    let is_below = |proof: &Coupon| proof.position.offset < at.offset;
+                    assert!(quota == 0 || proof.is_some_and(is_below), "{quota} at {at:?}");
+                    Some(Decision::Rejected(Reason::SoldOut))
+                }
                 Answered::Undefined => None,
                 Answered::UnknownRules(version) => panic!("rules {version}"),
             }
@@ -255,7 +261,7 @@ fn a_foreign_coupon_answers_no_request() {
     let history = history(&steps);
     let (at, Record::Request(request), ..) = &history.folded[2] else { panic!("a request") };
     let content = content(&history.keys, *at, request);
-    let sold_out = Answered::Rejected(Reason::SoldOut);
+    let sold_out = Answered::SoldOut { quota: 1 };
     assert_eq!(answer_at(&content, &history.versions, &history.coupons), sold_out);
     let mut of_other_campaign = history.coupons[0].clone();
     of_other_campaign.campaign = CampaignId::parse("summer").unwrap();

@@ -19,11 +19,13 @@ mod waiters;
 
 use std::{
     error::Error,
+    num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
+use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -42,7 +44,10 @@ use crate::{
     answer::{Moment, rate::RateTable, request_id::RequestIds},
     clock::{SharedClock, Ticks, TimedOut},
     config::{AdmissionConfig, ApiConfig},
-    domain::{ids::Timestamp, keys::Keys},
+    domain::{
+        ids::{CampaignId, Offset, Sequence, Timestamp},
+        keys::Keys,
+    },
     feed::DecisionFeed,
     log::RequestLog,
     partition::actor_view::ActorViews,
@@ -58,6 +63,9 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads of coupons at once. After a gap in the feed every waiter reads the store; the owner's
 /// writes must not queue behind them.
 const COUPON_READS_MAX: usize = 64;
+
+/// Proofs kept that a campaign was sold out: as many as campaigns that a node remembers.
+const SOLD_OUT_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// Admin calls at once. Each may hold a reserved waiter's place.
 const ADMIN_CALLS_MAX: usize = 64;
@@ -111,6 +119,8 @@ pub(crate) struct NodeService {
     rates: [Mutex<RateTable>; RATE_TABLES],
     appends: Semaphore,
     coupon_reads: Semaphore,
+    /// By campaign and quota: the offset of the coupon that used the quota up. It never changes.
+    sold_out_at: Mutex<LruCache<(CampaignId, Sequence), Offset>>,
     admin_calls: Semaphore,
     waiters: Arc<Waiters>,
     partitions: Arc<Partitions>,
@@ -146,6 +156,7 @@ impl NodeService {
             }),
             appends: Semaphore::new(admission.inflight_max.min(Semaphore::MAX_PERMITS)),
             coupon_reads: Semaphore::new(COUPON_READS_MAX),
+            sold_out_at: Mutex::new(LruCache::new(SOLD_OUT_MAX)),
             admin_calls: Semaphore::new(ADMIN_CALLS_MAX),
             health: Arc::new(Health::new(
                 log.clone(),

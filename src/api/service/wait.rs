@@ -13,15 +13,16 @@ use crate::{
     answer::{
         Moment,
         request_id::RequestContent,
-        rows::{FromRows, control_answer, is_of, request_answer, unsound},
+        rows::{FromRows, control_answer, is_of, is_sound, request_answer, unsound},
     },
     domain::{
         answer::Answer,
         campaign::user_bucket,
         coupon::Coupon,
         definition::PER_USER_LIMIT_MAX,
-        ids::{CampaignId, Position, UserId},
+        ids::{CampaignId, Position, Sequence, UserId},
         invariant::Invariant,
+        reason::Reason,
         record::Control,
     },
     store::{Selection, StoreError},
@@ -206,6 +207,7 @@ impl NodeService {
         let coupons = self.coupons_of_user(campaign, user, definition.user_buckets).await?;
         match request_answer(content, settled, &snapshot.edge.versions, &coupons) {
             FromRows::Answer(answer) => Ok(Some(answer)),
+            FromRows::SoldOut { quota } => self.proven_sold_out(content, quota).await.map(Some),
             FromRows::NotYet => Ok(None),
             FromRows::Undefined => undefined(content, settled),
             FromRows::UnknownRules(version) => Err(ServiceError::Unavailable {
@@ -237,26 +239,7 @@ impl NodeService {
     ) -> Result<Vec<Coupon>, ServiceError> {
         let bucket = user_bucket(self.keys.user_digest(user), user_buckets);
         let selection = Selection::OfUser { user: user.clone(), bucket };
-        let read = async {
-            let _permit = self.coupon_reads.acquire().await;
-            let mut pages = self.store.coupons(campaign, selection);
-            let mut coupons = Vec::new();
-            while let Some(page) = pages.try_next().await? {
-                coupons.extend(page);
-                if coupons.len() > usize::from(PER_USER_LIMIT_MAX) {
-                    break;
-                }
-            }
-            Ok::<_, StoreError>(coupons)
-        };
-        let mut coupons = match self.clock.timeout(STORE_TIMEOUT, read).await {
-            Ok(Ok(coupons)) => coupons,
-            Ok(Err(error)) => return Err(ReadError::Store(chain(&error)).into()),
-            Err(_) => {
-                let read = format!("reading coupons of a user of {campaign}");
-                return Err(ReadError::timed_out(read).into());
-            }
-        };
+        let mut coupons = self.coupons(campaign, selection).await?;
         if let Some(coupon) = unsound(&coupons, campaign, user, &self.keys) {
             let sequence = coupon.sequence;
             return Err(contradiction(format!(
@@ -270,6 +253,63 @@ impl NodeService {
         }
         coupons.sort_by_key(|coupon| coupon.sequence);
         Ok(coupons)
+    }
+
+    /// Reads coupons: a few more than one user may hold, at most.
+    async fn coupons(
+        &self,
+        campaign: &CampaignId,
+        selection: Selection,
+    ) -> Result<Vec<Coupon>, ServiceError> {
+        let read = async {
+            let _permit = self.coupon_reads.acquire().await;
+            let mut pages = self.store.coupons(campaign, selection);
+            let mut coupons = Vec::new();
+            while let Some(page) = pages.try_next().await? {
+                coupons.extend(page);
+                if coupons.len() > usize::from(PER_USER_LIMIT_MAX) {
+                    break;
+                }
+            }
+            Ok::<_, StoreError>(coupons)
+        };
+        match self.clock.timeout(STORE_TIMEOUT, read).await {
+            Ok(Ok(coupons)) => Ok(coupons),
+            Ok(Err(error)) => Err(ReadError::Store(chain(&error)).into()),
+            Err(_) => Err(ReadError::timed_out(format!("reading coupons of {campaign}")).into()),
+        }
+    }
+
+    /// Rejects a request as sold out once the coupon that used up `quota` is known to lie below it.
+    /// Without that coupon a seat was left, so rows that would give another answer have vanished.
+    async fn proven_sold_out(
+        &self,
+        content: &RequestContent,
+        quota: Sequence,
+    ) -> Result<Answer, ServiceError> {
+        let RequestContent { campaign, position, .. } = content;
+        let proof = (campaign.clone(), quota);
+        let known = self.sold_out_at.lock().get(&proof).copied();
+        let used_up = match known {
+            Some(offset) => Some(offset),
+            None => {
+                let selection = Selection::Between { first: quota, last: quota };
+                let coupons = self.coupons(campaign, selection).await?;
+                let sound = coupons.iter().find(|coupon| is_sound(coupon, campaign, &self.keys));
+                sound.map(|coupon| coupon.position.offset)
+            }
+        };
+        match used_up {
+            Some(offset) if offset < position.offset => {
+                self.sold_out_at.lock().put(proof, offset);
+                Ok(Answer::Rejected { reason: Reason::SoldOut })
+            }
+            _ => Err(contradiction(format!(
+                "no row answers the request at offset {}, and coupon {quota} of {campaign}, which \
+                 used up the quota, is not below it",
+                position.offset
+            ))),
+        }
     }
 }
 

@@ -255,6 +255,30 @@ async fn an_altered_or_lost_row_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_by_user_row_is_not_sold_out() {
+    let (world, spring) = ServiceWorld::with_spring_of(2).await;
+    let mut ids = Vec::new();
+    for user in ["u1", "u2", "u3"] {
+        ids.push(asked(&world, request(&spring, user)).await);
+    }
+    world.decide(Settle::All).await;
+    let service = world.another_service().await;
+    assert_eq!(told(&answer(service.find(&ids[2], AT_ONCE).await)), "sold_out");
+    let lost: Vec<_> = world.rows().by_user.keys().cloned().collect();
+    for (user, key) in ids.iter().zip(lost) {
+        let row = world.rows().by_user.remove(&key).unwrap();
+        let found = service.find(user, AT_ONCE).await;
+        assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
+        world.rows().by_user.insert(key, row);
+    }
+    assert_eq!(told(&answer(service.find(&ids[2], AT_ONCE).await)), "sold_out");
+    // Nor is anybody else's request without the coupon that used the quota up.
+    world.rows().coupons.remove(&(spring, 2)).unwrap();
+    let found = world.another_service().await.find(&ids[2], AT_ONCE).await;
+    assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_view_counts_every_record_below_as_of() {
     let (world, spring) = ServiceWorld::with_spring().await;
     for index in 0..3 {
