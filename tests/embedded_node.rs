@@ -52,6 +52,52 @@ async fn a_node_whose_folder_is_removed_issues_nothing_more() {
     assert_eq!(node.ended().await, Some(1));
 }
 
+/// Copies a folder with everything in it.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("the file system does it");
+    for entry in std::fs::read_dir(from).expect("the file system does it") {
+        let entry = entry.expect("the file system does it");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("the file system does it").is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("the file system does it")),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_tells_nobody_a_lie() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = |name: &str| {
+        let dir = parent.path().join(name);
+        (vec![format!("embedded.dir='{}'", dir.display())], dir)
+    };
+    let ((settings, dir), (old_settings, old)) = (folder("data"), folder("copy"));
+    let node = Node::start(&settings).await;
+    define(&node, "spring", 1_000).await;
+    let ada = node.issue("spring", "ada").await.1;
+    assert_eq!(node.stop().await, Some(0));
+    copy(&dir, &old);
+    let node = Node::start(&settings).await;
+    let ben = node.issue("spring", "ben").await.1;
+    let cleo = node.issue("spring", "cleo").await.1;
+    assert_eq!((&ben["status"], &cleo["status"]), (&json!("issued"), &json!("issued")));
+    assert_eq!(node.stop().await, Some(0));
+
+    let mut node = Node::start(&old_settings).await;
+    let dan = node.issue("spring", "dan").await.1;
+    assert_eq!(dan["coupon"]["sequence"], 2, "it has ben's place");
+    for start in ["first", "second"] {
+        for (of, status) in [(&ada, 200), (&ben, 410), (&cleo, 410), (&dan, 200)] {
+            let id = of["request_id"].as_str().unwrap();
+            let (found, body) = node.get(&format!("/coupon/requests/{id}")).await;
+            assert_eq!(found, status, "{start} start: {body}");
+        }
+        assert_eq!(node.stop().await, Some(0));
+        node = Node::start(&old_settings).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_follow_the_operators_changes() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@ use crate::{
     domain::{
         ids::{CampaignId, Position, Timestamp, UserId},
         keys::{KEY_ID, Keys, Macs},
+        record::Request,
     },
     wire::FORMAT,
 };
@@ -40,6 +41,18 @@ pub(crate) struct RequestContent {
     pub user: UserId,
     /// Keyed digest of user and idempotency key, if the request had one.
     pub key_digest: Option<[u8; 16]>,
+}
+
+impl RequestContent {
+    /// Returns whether `request`, whose record has this time, is the one that the id was made for.
+    #[must_use]
+    pub(crate) fn is_of(&self, time: Timestamp, request: &Request, keys: &Keys) -> bool {
+        let Request { campaign, user, idempotency_key } = request;
+        let digest = idempotency_key.as_ref().map(|key| keys.key_digest(user, key).to_le_bytes());
+        (self.time, self.key_digest) == (time, digest)
+            && self.campaign == *campaign
+            && self.user == *user
+    }
 }
 
 /// Seals and opens the request ids of one instance.

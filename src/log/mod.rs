@@ -161,6 +161,31 @@ impl Bounds {
     }
 }
 
+/// The record at a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It is this one.
+    Record(LogRecord),
+    /// It was trimmed.
+    Trimmed,
+    /// There is none, although the log reaches this far or should.
+    Nothing,
+}
+
+/// What a log on the node's own disk tells beside [`RequestLog`].
+#[async_trait]
+pub trait LocalLog: Send + Sync + 'static {
+    /// Returns why appends are refused now, if they are: space is short, or the clock was set. Asks
+    /// the disk.
+    async fn refusal(&self) -> Option<String>;
+
+    /// Looks up the record at a position, in the log as it is after the call.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn find(&self, partition: Partition, offset: Offset) -> Result<Found, LogError>;
+}
+
 /// The log of requests and control records.
 #[async_trait]
 pub trait RequestLog: Send + Sync + 'static {

@@ -10,12 +10,12 @@ use crate::{
         Directory, Environment, Probe, Shared, membership, messages::SupervisorMessage,
         supervisor::Supervisor,
     },
-    api::service::{AppendCheck, NodeService, ServiceParts},
+    api::service::{NodeService, ServiceParts},
     clock::SharedClock,
     config::Config,
     domain::keys::Keys,
     feed::DecisionFeed,
-    log::RequestLog,
+    log::{LocalLog, RequestLog},
     partition::flow::Limits,
     store::{CouponStore, Layout},
     wire::codec::Codec,
@@ -30,7 +30,7 @@ pub(crate) struct CoreParts {
     pub(crate) keys: Arc<Keys>,
     pub(crate) clock: SharedClock,
     /// Checks free space, where the log is on this node's disk.
-    pub(crate) append_check: Option<AppendCheck>,
+    pub(crate) local_log: Option<Arc<dyn LocalLog>>,
     /// See [`Environment::future_max_ms`].
     pub(crate) future_max_ms: Option<i64>,
     /// See [`Environment::limits`].
@@ -55,7 +55,7 @@ impl Core {
     /// If the supervisor does not start.
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
         let CoreParts { log, store, feed, layout, keys, clock, .. } = parts;
-        let CoreParts { append_check, future_max_ms, limits, probe, .. } = parts;
+        let CoreParts { local_log, future_max_ms, limits, probe, .. } = parts;
         let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let environment = Arc::new(Environment {
@@ -80,7 +80,7 @@ impl Core {
             codec,
             keys,
             layout,
-            append_check,
+            local_log,
             api: config.api.clone(),
             admission: config.admission.clone(),
             actors: directory.clone(),

@@ -81,7 +81,7 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
         log: log.clone(),
         store: Arc::new(store),
         feed: Arc::new(feed),
-        append_check: None,
+        local_log: None,
         instance,
         future_max_ms: Some(FUTURE_MAX_MS),
         closer: Closer::Kafka(log),

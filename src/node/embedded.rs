@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-
 use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
-    api::service::AppendCheck,
     clock::SharedClock,
     config::Config,
     domain::keys::SECRET_BYTES_MIN,
@@ -39,25 +36,15 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
     let secret = secret(config, &store).await?;
     let partitions = config.embedded.partitions;
     let instance = Instance::establish(&*store, Some(secret), partitions, NEW_FOLDER).await?;
+    let log = Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention));
     Ok(Adapters {
-        log: Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention)),
+        log: log.clone(),
         store,
         feed: Arc::new(InProcessFeed::default()),
-        append_check: Some(append_check(&database)),
+        local_log: Some(log),
         instance,
         future_max_ms: None,
         closer: Closer::Embedded(database),
-    })
-}
-
-/// Returns the check of space and clock, which runs on a blocking thread: it asks the disk.
-fn append_check(database: &EmbeddedDatabase) -> AppendCheck {
-    let check = Arc::new(database.refusal());
-    Arc::new(move || {
-        let check = check.clone();
-        let checked = tokio::task::spawn_blocking(move || check());
-        let failed = |_| Some("the check of space and clock failed".to_owned());
-        async move { checked.await.unwrap_or_else(failed) }.boxed()
     })
 }
 

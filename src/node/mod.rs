@@ -30,12 +30,12 @@ use crate::{
     actors::messages::SupervisorMessage,
     api::{
         http::{self, HttpParts},
-        service::{AppendCheck, Service},
+        service::Service,
     },
     clock::{SharedClock, SystemClock},
     config::{Config, Mode},
     feed::DecisionFeed,
-    log::RequestLog,
+    log::{LocalLog, RequestLog},
     partition::flow::Limits,
     store::{
         CouponStore,
@@ -68,8 +68,8 @@ struct Adapters {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
-    /// Tells why the log refuses records when disk space is short.
-    append_check: Option<AppendCheck>,
+    /// The log, where it is on this node's disk.
+    local_log: Option<Arc<dyn LocalLog>>,
     instance: Instance,
     future_max_ms: Option<i64>,
     /// Closed last, after all other parts have dropped the ports.
@@ -150,7 +150,7 @@ impl Node {
             Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
             Mode::Distributed => distributed::adapters(config, steps).await?,
         };
-        let Adapters { log, store, feed, append_check, instance, future_max_ms, closer } = adapters;
+        let Adapters { log, store, feed, local_log, instance, future_max_ms, closer } = adapters;
         let Instance { layout, keys } = instance;
         let limits = Limits::default();
         let parts = CoreParts {
@@ -160,7 +160,7 @@ impl Node {
             layout,
             keys,
             clock,
-            append_check,
+            local_log,
             future_max_ms,
             limits,
             probe: None,

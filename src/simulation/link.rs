@@ -37,6 +37,7 @@ pub(crate) enum Call {
     Open,
     Read,
     Bounds,
+    Find,
     DeadLetter,
     WriteCoupons,
     WriteVersion,
@@ -53,12 +54,13 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Append,
         Self::Join,
         Self::Open,
         Self::Read,
         Self::Bounds,
+        Self::Find,
         Self::DeadLetter,
         Self::WriteCoupons,
         Self::WriteVersion,
@@ -76,7 +78,7 @@ impl Call {
 
     pub(super) fn engine(self) -> Engine {
         match self {
-            Self::Append | Self::Join | Self::Open => Engine::Log,
+            Self::Append | Self::Join | Self::Open | Self::Find => Engine::Log,
             Self::Read | Self::Bounds | Self::DeadLetter => Engine::Log,
             Self::Publish => Engine::Feed,
             _ => Engine::Store,

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     domain::ids::{CampaignId, Offset, Partition, Timestamp},
     log::{
-        AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog,
-        memory::MemoryPartition, ownership::OwnedPartitions,
+        AppendError, Appended, Bounds, Found, LocalLog, LogError, LogReader, Ownership, ReadError,
+        RequestLog, memory::MemoryPartition, ownership::OwnedPartitions,
     },
     wire::{LogRecord, NewRecord},
 };
@@ -137,14 +137,14 @@ impl Brokers {
         reader: Address,
         from: Offset,
         max: usize,
-    ) -> Result<Found, ReadError> {
+    ) -> Result<Next, ReadError> {
         let found = self.partitions[partition as usize].read(from, max)?;
         if !found.is_empty() {
-            return Ok(Found::Records(found));
+            return Ok(Next::Records(found));
         }
         let (wake, woken) = oneshot::channel();
         self.waiting.push((partition, reader, wake));
-        Ok(Found::Nothing(woken))
+        Ok(Next::Nothing(woken))
     }
 
     /// Forgets records below `end`, which the judge keeps.
@@ -285,7 +285,7 @@ impl Brokers {
     }
 }
 
-enum Found {
+enum Next {
     Records(Vec<LogRecord>),
     Nothing(oneshot::Receiver<()>),
 }
@@ -415,6 +415,27 @@ impl RequestLog for WorldLog {
     }
 }
 
+#[async_trait]
+impl LocalLog for WorldLog {
+    async fn refusal(&self) -> Option<String> {
+        let is_full = self.link.world.now_us() < self.brokers.lock().full_until_us;
+        is_full.then(|| "the disk is full".to_owned())
+    }
+
+    async fn find(&self, partition: Partition, offset: Offset) -> Result<Found, LogError> {
+        self.check(partition)?;
+        let found = self.call(Call::Find, Some(partition), move |_, log| {
+            let log = &log.partitions[partition as usize];
+            match log.records.get(&offset) {
+                Some(record) => Found::Record(record.clone()),
+                None if offset < log.low => Found::Trimmed,
+                None => Found::Nothing,
+            }
+        });
+        found.await.map_err(failed("looking for a record"))
+    }
+}
+
 struct Reader {
     link: Link,
     brokers: Arc<Mutex<Brokers>>,
@@ -466,12 +487,12 @@ impl LogReader for Reader {
             let read = move || brokers.lock().read(partition, reader, next, max);
             let found = self.link.call(Call::Read, Some(self.partition), read).await;
             match found.map_err(failed("reading"))?? {
-                Found::Records(records) => {
+                Next::Records(records) => {
                     self.next = records.last().map_or(self.next, |last| last.offset + 1);
                     self.check_window();
                     return Ok(records);
                 }
-                Found::Nothing(woken) => heard(woken).await,
+                Next::Nothing(woken) => heard(woken).await,
             }
         }
     }

@@ -16,12 +16,11 @@ use super::{
 };
 use crate::{
     actors::Probe,
-    api::service::AppendCheck,
     clock::SharedClock,
     config::Config,
     domain::keys::Keys,
     feed::DecisionFeed,
-    log::RequestLog,
+    log::LocalLog,
     node::core::{Core, CoreParts},
     store::{CouponStore, Layout},
     wire::codec::Codec,
@@ -68,15 +67,6 @@ impl Engines {
         Link { world: world.clone(), address, way_us, is_embedded }
     }
 
-    /// The log and the store of a node that has both on its own disk.
-    fn append_check(&self, world: &Arc<World>) -> AppendCheck {
-        let (world, brokers) = (world.clone(), self.brokers.clone());
-        Arc::new(move || {
-            let is_full = world.now_us() < brokers.lock().full_until_us;
-            Box::pin(async move { is_full.then(|| "the disk is full".to_owned()) })
-        })
-    }
-
     pub(super) fn log(&self, link: &Link) -> WorldLog {
         let synced = self.setup.is_embedded.then(|| self.rows.clone());
         let (brokers, rows) = (self.brokers.clone(), self.rows.clone());
@@ -110,11 +100,11 @@ impl Node {
         world.say(|| format!("node {number} starts"));
         let link = engines.link(world, address);
         let clock: SharedClock = Arc::new(LifeClock { world: world.clone(), address });
-        let log: Arc<dyn RequestLog> = Arc::new(engines.log(&link));
+        let log = Arc::new(engines.log(&link));
         let store: Arc<dyn CouponStore> = Arc::new(engines.store(&link));
         let feed: Arc<dyn DecisionFeed> = Arc::new(engines.feed(&link));
         let (layout, keys) = (engines.layout.clone(), engines.keys.clone());
-        let append_check = is_embedded.then(|| engines.append_check(world));
+        let local_log = is_embedded.then(|| log.clone() as Arc<dyn LocalLog>);
         let future_max_ms = (!is_embedded).then_some(FUTURE_MAX_MS);
         let limits = limits.of_owner();
         let probe: Option<Arc<dyn Probe>> =
@@ -126,7 +116,7 @@ impl Node {
             layout,
             keys,
             clock,
-            append_check,
+            local_log,
             future_max_ms,
             limits,
             probe,

@@ -31,9 +31,9 @@ use crate::{
         rows::{Progress, Row},
     },
     feed::DecisionFeed,
-    log::memory::MemoryPartition,
+    log::{LocalLog, memory::MemoryPartition},
     store::memory::MemoryRows,
-    wire::feed_message::FeedMessage,
+    wire::{LogRecord, feed_message::FeedMessage},
 };
 
 pub(crate) const PARTITIONS: u32 = 2;
@@ -106,12 +106,23 @@ impl OwnedWorld {
         owned
     }
 
-    /// Returns what a service of the next node is built from, with default settings.
-    pub(crate) fn parts(&self) -> ServiceParts {
+    /// Returns the way of the next node to the engines.
+    fn next_link(&self) -> Link {
         let node = 1 + self.services.fetch_add(1, Ordering::Relaxed);
         let address = self.world.begin_life(node, 0, 0);
         // Times that tests expect are long against the way of a call.
-        let link = Link { way_us: (1, 1), ..self.engines.link(&self.world, address) };
+        Link { way_us: (1, 1), ..self.engines.link(&self.world, address) }
+    }
+
+    /// Returns the log as a node has it that keeps it on its own disk.
+    pub(crate) fn local_log(&self) -> Arc<dyn LocalLog> {
+        Arc::new(self.engines.log(&self.next_link()))
+    }
+
+    /// Returns what a service of the next node is built from, with default settings.
+    pub(crate) fn parts(&self) -> ServiceParts {
+        let link = self.next_link();
+        let address = link.address;
         let Config { api, admission, .. } = Config::default();
         ServiceParts {
             log: Arc::new(self.engines.log(&link)),
@@ -122,7 +133,7 @@ impl OwnedWorld {
             layout: self.engines.layout.clone(),
             api,
             admission,
-            append_check: None,
+            local_log: None,
             actors: self.owner.core.directory.clone(),
             clock: Arc::new(LifeClock { world: self.world.clone(), address }),
         }
@@ -217,6 +228,28 @@ impl OwnedWorld {
     /// Number of records in the log.
     pub(crate) fn len(&self) -> usize {
         self.engines.brokers.lock().partitions.iter().map(|log| log.records.len()).sum()
+    }
+
+    pub(crate) fn record(&self, partition: Partition, offset: Offset) -> LogRecord {
+        self.engines.brokers.lock().partitions[partition as usize].records[&offset].clone()
+    }
+
+    /// Puts a record in the place of another.
+    pub(crate) fn set_record(&self, partition: Partition, record: LogRecord) {
+        let log = &mut self.engines.brokers.lock().partitions[partition as usize];
+        log.records.insert(record.offset, record);
+    }
+
+    /// Lets the log end at `end`, as in an older copy.
+    pub(crate) fn cut_log(&self, partition: Partition, end: Offset) {
+        let log = &mut self.engines.brokers.lock().partitions[partition as usize];
+        log.records.split_off(&end);
+        log.high = end;
+    }
+
+    /// Trims the log below `end`.
+    pub(crate) fn trim(&self, partition: Partition, end: Offset) {
+        self.engines.brokers.lock().trim(partition, end);
     }
 
     pub(crate) fn end(&self, partition: Partition) -> Offset {

@@ -70,6 +70,7 @@ kinds! {
     UnknownCampaign: NOT_FOUND, "unknown-campaign", "Unknown campaign", "unknown_campaign";
     UnknownUser: NOT_FOUND, "unknown-user", "Unknown user", "invalid";
     UnknownRequest: NOT_FOUND, "unknown-request", "Unknown request id", "invalid";
+    NotDecided: GONE, "not-decided", "Not decided", "invalid";
     MethodNotAllowed: METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "invalid";
     RequestTimeout: REQUEST_TIMEOUT, "request-timeout", "Request body timed out", "invalid";
     AlreadyDefined: CONFLICT, "already-defined", "Campaign already defined", "invalid";
@@ -228,6 +229,7 @@ impl From<ServiceError> for Problem {
         match error {
             ServiceError::UnknownCampaign => Self::new(Kind::UnknownCampaign, detail),
             ServiceError::UnknownRequest => Self::new(Kind::UnknownRequest, detail),
+            ServiceError::NotDecided => Self::new(Kind::NotDecided, detail),
             ServiceError::CertainRejection(reason) => Self::new(Kind::Rejected(reason), detail),
             ServiceError::UserRateLimited { retry_after } => {
                 Self::new(Kind::TooManyRequests, detail).retry_after(retry_after)

@@ -5,13 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    NodeService,
+    NodeService, ReadError, STORE_TIMEOUT, chain,
     interface::{FindRequests, RequestStatus, RequestView, ServiceError},
     wait::{Awaited, WaitEnd},
 };
 use crate::{
     answer::{Moment, request_id::RequestContent},
-    domain::{answer::Answer, ids::Position},
+    domain::{answer::Answer, ids::Position, record::Record},
+    log::Found,
+    wire::codec::Decoded,
 };
 
 #[async_trait]
@@ -24,6 +26,7 @@ impl FindRequests for NodeService {
         if log_epoch != self.log_epoch || self.codec.partition_of(&content.campaign) != partition {
             return Err(ServiceError::UnknownRequest);
         }
+        self.check_record(&content).await?;
         let status = match self.final_answer(&content, wait, until).await? {
             Some(answer) => RequestStatus::Decided(answer),
             None => RequestStatus::Pending { queue_ahead: self.queue_ahead(&content).await },
@@ -34,6 +37,31 @@ impl FindRequests for NodeService {
 }
 
 impl NodeService {
+    /// Refuses an id whose position holds another record or none: log and rows lie on one disk, and
+    /// both went back to an older copy. The id was given out after its record was durable, so the
+    /// log as it is now has the record, unless it was trimmed after it was settled.
+    async fn check_record(&self, content: &RequestContent) -> Result<(), ServiceError> {
+        let Some(log) = &self.local_log else { return Ok(()) };
+        let Position { partition, offset, .. } = content.position;
+        let record = match self.clock.timeout(STORE_TIMEOUT, log.find(partition, offset)).await {
+            Ok(Ok(Found::Record(record))) => record,
+            Ok(Ok(Found::Trimmed)) => return Ok(()),
+            Ok(Ok(Found::Nothing)) => return Err(ServiceError::NotDecided),
+            Ok(Err(error)) => return Err(ServiceError::Unavailable { detail: chain(&error) }),
+            Err(_) => {
+                return Err(ReadError::timed_out(format!("reading the record at {offset}")).into());
+            }
+        };
+        match self.codec.decode(partition, &record) {
+            Decoded::Record(Record::Request(request))
+                if content.is_of(record.time, &request, &self.keys) =>
+            {
+                Ok(())
+            }
+            _ => Err(ServiceError::NotDecided),
+        }
+    }
+
     async fn final_answer(
         &self,
         content: &RequestContent,

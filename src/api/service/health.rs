@@ -5,10 +5,15 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 use super::{
-    AppendCheck, NodeClock, NodeService, STORE_TIMEOUT, chain,
+    NodeClock, NodeService, STORE_TIMEOUT, chain,
     interface::{NotReady, ReportHealth},
 };
-use crate::{answer::Moment, domain::ids::Partition, log::RequestLog, store::CouponStore};
+use crate::{
+    answer::Moment,
+    domain::ids::Partition,
+    log::{LocalLog, RequestLog},
+    store::CouponStore,
+};
 
 /// How often log and store are probed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -43,7 +48,7 @@ impl ReportHealth for NodeService {
 pub(super) struct Health {
     log: Arc<dyn RequestLog>,
     store: Arc<dyn CouponStore>,
-    append_check: Option<AppendCheck>,
+    local_log: Option<Arc<dyn LocalLog>>,
     clock: NodeClock,
     partitions: u32,
     log_probe: Mutex<LatestProbe>,
@@ -63,12 +68,12 @@ impl Health {
     pub(super) fn new(
         log: Arc<dyn RequestLog>,
         store: Arc<dyn CouponStore>,
-        append_check: Option<AppendCheck>,
+        local_log: Option<Arc<dyn LocalLog>>,
         clock: NodeClock,
         partitions: u32,
     ) -> Self {
         let (log_probe, store_probe, refusal) = Default::default();
-        Self { log, store, append_check, clock, partitions, log_probe, store_probe, refusal }
+        Self { log, store, local_log, clock, partitions, log_probe, store_probe, refusal }
     }
 
     /// Probes log and store once a second, one partition after another. Never returns.
@@ -94,8 +99,8 @@ impl Health {
     }
 
     async fn probe_appends(&self) {
-        let Some(check) = &self.append_check else { return };
-        let refusal = check().await;
+        let Some(log) = &self.local_log else { return };
+        let refusal = log.refusal().await;
         *self.refusal.lock() = refusal;
     }
 

@@ -62,7 +62,8 @@ pub(crate) trait FindRequests: Send + Sync + 'static {
     /// Looks up a request, waiting up to `wait` for its decision.
     ///
     /// # Errors
-    /// [`ServiceError::UnknownRequest`] for an altered or foreign id,
+    /// [`ServiceError::UnknownRequest`] for an altered or foreign id, [`ServiceError::NotDecided`]
+    /// where the log has lost the request,
     /// [`ServiceError::Unavailable`] when the store has to be read and does not answer,
     /// [`ServiceError::Halted`] when log and store contradict each other.
     async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError>;
@@ -266,6 +267,13 @@ pub(crate) enum ServiceError {
     /// The request id was altered, or another instance made it.
     #[error("no request has this id")]
     UnknownRequest,
+    /// The request was taken once, and nobody will decide it: its position in the log holds another
+    /// record or none, because the data was restored to an older copy.
+    #[error(
+        "the request was taken, but the data was restored to an older copy without it; send it again, \
+         with the same Idempotency-Key if any"
+    )]
+    NotDecided,
     /// The log would certainly reject the request, judged by a state at most 1 s old.
     #[error("the campaign issues no coupons now: {}", .0.name())]
     CertainRejection(Reason),

@@ -24,7 +24,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::BoxFuture;
 use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -49,7 +48,7 @@ use crate::{
         keys::Keys,
     },
     feed::DecisionFeed,
-    log::RequestLog,
+    log::{LocalLog, RequestLog},
     partition::actor_view::ActorViews,
     store::{CouponStore, Layout},
     telemetry::Chain,
@@ -73,10 +72,6 @@ const ADMIN_CALLS_MAX: usize = 64;
 /// Tables of the user rate limit. Several, so that requests rarely contend for one lock.
 const RATE_TABLES: usize = 16;
 
-/// Returns why the log takes no records now, if it takes none: space is short, or the clock was
-/// set.
-pub(crate) type AppendCheck = Arc<dyn Fn() -> BoxFuture<'static, Option<String>> + Send + Sync>;
-
 /// What a [`NodeService`] is built from.
 pub(crate) struct ServiceParts {
     /// The request log.
@@ -95,8 +90,8 @@ pub(crate) struct ServiceParts {
     pub api: ApiConfig,
     /// The settings under `admission`.
     pub admission: AdmissionConfig,
-    /// Tells whether the log takes records, where it is on this node's disk.
-    pub append_check: Option<AppendCheck>,
+    /// The log, where it is on this node's disk.
+    pub local_log: Option<Arc<dyn LocalLog>>,
     /// The actors of this node.
     pub actors: Arc<dyn ActorViews>,
     /// The clock of this node.
@@ -106,6 +101,7 @@ pub(crate) struct ServiceParts {
 /// The implementation of [`Service`] on the ports of a node.
 pub(crate) struct NodeService {
     log: Arc<dyn RequestLog>,
+    local_log: Option<Arc<dyn LocalLog>>,
     store: Arc<dyn CouponStore>,
     feed: Arc<dyn DecisionFeed>,
     codec: Codec,
@@ -134,7 +130,7 @@ impl NodeService {
     #[must_use]
     pub(crate) fn new(parts: ServiceParts) -> Self {
         let ServiceParts { log, store, feed, codec, keys, layout, .. } = parts;
-        let ServiceParts { api, admission, append_check, actors, clock, .. } = parts;
+        let ServiceParts { api, admission, local_log, actors, clock, .. } = parts;
         let clock = NodeClock { started: clock.instant(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
         let tasks = Arc::new(Tasks::new(clock.clone()));
@@ -161,11 +157,12 @@ impl NodeService {
             health: Arc::new(Health::new(
                 log.clone(),
                 store.clone(),
-                append_check,
+                local_log.clone(),
                 clock.clone(),
                 count,
             )),
             log,
+            local_log,
             store,
             feed,
             codec,

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::records::DeadLetter;
 use self::records::{decode, decode_dead_letter, encode, encode_dead_letter, time_of};
 use super::{
-    AppendError, Appended, Bounds, LogError, LogReader, Ownership, READ_RECORDS_MAX, ReadError,
-    RequestLog,
+    AppendError, Appended, Bounds, Found, LocalLog, LogError, LogReader, Ownership,
+    READ_RECORDS_MAX, ReadError, RequestLog,
 };
 use crate::{
     domain::ids::{Offset, Partition, Timestamp},
@@ -287,6 +287,42 @@ impl RequestLog for EmbeddedLog {
             .submit(|reply| Operation::Write { entries, durable: true, reply })
             .await
             .map_err(|error| failed(error.into()))
+    }
+}
+
+#[async_trait]
+impl LocalLog for EmbeddedLog {
+    async fn refusal(&self) -> Option<String> {
+        let refusal = self.database.refusal();
+        let asked = tokio::task::spawn_blocking(refusal).await;
+        asked.unwrap_or_else(|_| Some("the check of space and clock failed".to_owned()))
+    }
+
+    async fn find(&self, partition: Partition, offset: Offset) -> Result<Found, LogError> {
+        let tail = self.tail(partition, "looking into")?;
+        let end = tail.end().next;
+        if offset >= end {
+            return Ok(Found::Nothing);
+        }
+        let failed = |source| LogError {
+            operation: format!("reading partition {partition} at {offset}"),
+            source,
+        };
+        let record = match tail.recent(offset, 1) {
+            Some(values) => values.first().and_then(|value| decode(offset, value)),
+            None => {
+                let only = offset..offset + 1;
+                let reads = self.database.reads();
+                let read = reads.run(move |reads| records_within(reads, partition, only, 1));
+                read.await.map_err(failed)?.pop()
+            }
+        };
+        // The start last: a record that is missing may have been trimmed meanwhile.
+        Ok(match record {
+            Some(record) => Found::Record(record),
+            None if offset < tail.start().low => Found::Trimmed,
+            None => Found::Nothing,
+        })
     }
 }
 

@@ -70,8 +70,9 @@ fn a_panic_at_any_message_changes_no_answer() {
 
 /// Plays the course with this fate of each call once.
 fn at_each_call(fate: Fate) {
-    // Clients append, and a node joins before it has actors.
-    let of_actors = |call: &Call| !matches!(call, Call::Append | Call::Join | Call::ReadListing);
+    // Clients append and find, and a node joins before it has actors.
+    let of_actors =
+        |call: &Call| !matches!(call, Call::Append | Call::Find | Call::Join | Call::ReadListing);
     for &call in Call::ALL.iter().filter(|call| of_actors(call)) {
         let strike = |fate| Act::Strike { call, fate, node: None };
         let mut before = 0;

@@ -4,4 +4,5 @@ mod change;
 mod find;
 mod issue;
 mod restart;
+mod restored;
 mod world;
