@@ -89,16 +89,22 @@ pub(super) enum RowDamage {
     VersionAltered,
     /// A campaign's latest coupons vanish.
     SetBack,
+    /// A coupon between others vanishes, and so does the mark that counts it.
+    Unmarked,
+    /// Coupons that the latest version counts vanish, and so does the mark.
+    Uncounted,
 }
 
 impl RowDamage {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Missing,
         Self::Deleted,
         Self::Altered,
         Self::Extra,
         Self::VersionAltered,
         Self::SetBack,
+        Self::Unmarked,
+        Self::Uncounted,
     ];
 }
 
@@ -108,6 +114,8 @@ impl RowDamage {
 pub(super) enum LogDamage {
     /// Settled records are gone from the end.
     Truncated,
+    /// As before, while nodes run: they must notice by themselves.
+    CutOff,
     /// Unsettled records are gone from the beginning.
     Trimmed,
     /// It is empty and begins again.
@@ -121,8 +129,9 @@ pub(super) enum LogDamage {
 }
 
 impl LogDamage {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Truncated,
+        Self::CutOff,
         Self::Trimmed,
         Self::Recreated,
         Self::Rewritten,
@@ -215,6 +224,11 @@ pub(super) enum Act {
     },
     /// A node is killed, and starts again.
     Crash {
+        node: usize,
+        down_ms: u64,
+    },
+    /// A node settles what it has read and leaves the group, and starts again.
+    Stop {
         node: usize,
         down_ms: u64,
     },

@@ -6,19 +6,19 @@ use parking_lot::Mutex;
 
 use super::{
     act::{Act, Verb},
-    evidence::{Asked, Evidence, Refusal, Told, View},
+    appends::calling,
+    evidence::{Asked, Denial, Evidence, Refusal, Told, View, Wait},
     node::{Engines, Node},
-    world::{BEGIN_MS, World},
+    world::{Address, BEGIN_MS, World},
 };
 use crate::{
-    answer::request_id::RequestIds,
     api::service::{
         CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
         RequestStatus, ServiceError, ShowCampaigns,
     },
     domain::{
         definition::{Amendment, Audience, Terms},
-        ids::{CampaignId, IdempotencyKey, Timestamp, UserId},
+        ids::{CampaignId, IdempotencyKey, Position, Timestamp, UserId},
         record::Request,
     },
 };
@@ -67,8 +67,9 @@ pub(super) struct Clients {
 struct Question {
     clients: Clients,
     service: Arc<NodeService>,
-    node: usize,
+    address: Address,
     begun_us: u64,
+    /// Wall clock of the node.
     begun: Timestamp,
 }
 
@@ -147,9 +148,9 @@ impl Clients {
         node.calls.spawn(async move {
             // A paused node hears of it when it goes on.
             clients.world.wait(way_us, Some(address)).await;
-            let (node, begun_us) = (address.node, clients.world.now_us());
-            let begun = clients.world.wall(node);
-            ask(Question { clients, service, node, begun_us, begun }).await;
+            let begun_us = clients.world.now_us();
+            let begun = clients.world.wall(address.node);
+            ask(Question { clients, service, address, begun_us, begun }).await;
         });
         while node.calls.try_join_next().is_some() {}
     }
@@ -178,16 +179,32 @@ impl Clients {
 
 impl Question {
     fn asked(&self) -> Asked {
-        let Self { clients, node, begun_us, begun, .. } = self;
-        Asked { begun_us: *begun_us, begun: *begun, wall: clients.world.wall(*node) }
+        let Self { clients, address, begun_us, begun, .. } = self;
+        let log_begun = Timestamp(BEGIN_MS + (begun_us / 1_000) as i64);
+        Asked {
+            begun_us: *begun_us,
+            wall: (*begun, clients.world.wall(address.node)),
+            log: (log_begun, clients.world.now()),
+        }
+    }
+
+    /// Makes a call of the service. Returns its number with its result.
+    async fn counted<T>(&self, call: impl Future<Output = T>) -> (u64, T) {
+        let number = self.clients.engines.brokers.lock().appends.begin();
+        (number, calling(number, call).await)
     }
 
     async fn issue(self, number: u32) {
         let asked = self.clients.clients.lock().get(&number).cloned();
         let Some(Client { request, wait, .. }) = asked else { return };
-        let result = self.service.issue(request.clone(), wait).await;
+        let (call, result) = self.counted(self.service.issue(request.clone(), wait)).await;
+        self.appended_once(call, &request);
         match result {
             Ok(reply) => {
+                self.is_new(&reply.request_id);
+                if reply.answer.is_none() && reply.waited {
+                    self.waited(&request.campaign, &reply.request_id, wait.unwrap_or_default());
+                }
                 let told = self.clients.told(request, reply.request_id.clone());
                 if let Some(client) = self.clients.clients.lock().get_mut(&number) {
                     client.is_answered = true;
@@ -207,14 +224,73 @@ impl Question {
                     end,
                 });
             }
-            Err(error) => self.failed(&error),
+            Err(error) => {
+                self.denied(call, &request.campaign, true, &error);
+                self.failed(&request.campaign, &error);
+            }
         }
     }
 
-    fn failed(&self, error: &ServiceError) {
+    /// Notes that a client waited in vain, if it waited for as long as it asked to.
+    fn waited(&self, campaign: &CampaignId, request_id: &str, wait: Duration) {
+        let Clients { engines, evidence, world, .. } = &self.clients;
+        let until_us = world.now_us();
+        let Some(position) = engines.position(request_id) else { return };
+        if u128::from(until_us - self.begun_us) >= wait.as_micros() * 9 / 10 {
+            let undisturbed_us = engines.rows.disturbed_until(self.address.node);
+            let campaign = campaign.clone();
+            let wait = Wait { campaign, position, until_us, undisturbed_us };
+            evidence.lock().waits.push(wait);
+        }
+    }
+
+    /// INV-4: a request is appended once, however its append goes.
+    fn appended_once(&self, call: u64, request: &Request) {
+        let times =
+            self.clients.engines.brokers.lock().appends.of(call).map_or(0, |sent| sent.times);
+        if times > 1 {
+            let detail = format!("{request:?} was appended {times} times");
+            self.clients.evidence.lock().broken("INV-4", detail);
+        }
+    }
+
+    /// INV-12: no request is taken at a position that its node knew to be decided already.
+    fn is_new(&self, request_id: &str) {
+        let Clients { engines, evidence, .. } = &self.clients;
+        let Some(Position { partition, offset, .. }) = engines.position(request_id) else { return };
+        // What has just arrived may not have been heard yet.
+        let heard = engines.topic.lock().heard(self.address, partition, self.begun_us);
+        if offset < heard {
+            let detail = format!("{offset} of partition {partition} was taken, below {heard}");
+            evidence.lock().broken("INV-12", detail);
+        }
+    }
+
+    /// Notes an error by which nothing of a call is in the log.
+    fn denied(&self, call: u64, campaign: &CampaignId, is_request: bool, error: &ServiceError) {
+        if !matches!(error, ServiceError::OutcomeUnknown { .. }) {
+            let (campaign, error) = (campaign.clone(), error.to_string());
+            let denial = Denial { call, campaign, is_request, error };
+            self.clients.evidence.lock().denials.push(denial);
+        }
+    }
+
+    fn failed(&self, campaign: &CampaignId, error: &ServiceError) {
         let text = error.to_string();
         self.clients.world.trace_text(&text);
-        self.clients.world.say(|| format!("node {} answers: {text}", self.node));
+        self.clients.world.say(|| format!("node {} answers: {text}", self.address.node));
+        let Clients { engines, evidence, .. } = &self.clients;
+        let mut evidence = evidence.lock();
+        // INV-5: no node says that a campaign is unknown once it was said to be in effect.
+        let is_known =
+            evidence.in_effect.iter().any(|(of, us, _)| of == campaign && *us < self.begun_us);
+        if *error == ServiceError::UnknownCampaign
+            && is_known
+            && !engines.rows.was_set_back()
+            && !evidence.is_lost(engines, campaign)
+        {
+            evidence.broken("INV-5", format!("{campaign} was defined, and is unknown later"));
+        }
     }
 
     async fn find(self, number: u32, wait: Duration) {
@@ -227,54 +303,54 @@ impl Question {
                     RequestStatus::Decided(answer) => Some(answer),
                     RequestStatus::Pending { queue_ahead } => {
                         self.waits(&told, queue_ahead);
+                        self.waited(&told.request.campaign, &told.request_id, wait);
                         None
                     }
                 };
                 self.clients.tell(Told { answer, ..told });
             }
-            Err(error) => self.failed(&error),
+            Err(error) => self.failed(&request.campaign, &error),
         }
     }
 
-    /// A client is told how many records are before its own. Nobody knows of fewer than those that
-    /// no owner has published or stored to be decided.
+    /// A client is told how many records are before its own: no fewer than those that no owner has
+    /// published or stored to be decided, and no more than its node has not heard of.
     fn waits(&self, told: &Told, queue_ahead: u64) {
         let Clients { engines, evidence, .. } = &self.clients;
-        let ids = RequestIds::new(&engines.keys, &engines.layout.instance);
-        let Some(position) = ids.open(&told.request_id).map(|content| content.position) else {
-            return;
-        };
+        let Some(position) = engines.position(&told.request_id) else { return };
         let published = engines.topic.lock().decided_below(position.partition);
         let progress = engines.rows.store.rows.lock().progress.get(&position.partition).cloned();
         let decided = progress.map_or(0, |progress| progress.next).max(published);
         let least = position.offset.saturating_sub(decided);
+        let heard = engines.topic.lock().heard(self.address, position.partition, self.begun_us);
+        let most = position.offset.saturating_sub(heard);
         let mut evidence = evidence.lock();
-        let is_so = (least..=position.offset).contains(&queue_ahead);
+        let is_so = (least..=most).contains(&queue_ahead);
         if !is_so && !evidence.is_lost(engines, &told.request.campaign) {
-            let detail = format!("{queue_ahead} records before {position:?}, at least {least} are");
+            let detail =
+                format!("{queue_ahead} records before {position:?}, not {least} to {most}");
             evidence.broken("INV-6", detail);
         }
     }
 
-    fn seen(&self, seen: CampaignView) {
+    fn seen(&self, seen: CampaignView, change: Option<u64>) {
         let partition = self.clients.engines.codec.partition_of(&seen.campaign);
         let end = self.clients.engines.brokers.lock().end(partition);
         self.clients.world.trace_text(seen.state.name());
-        let view = View { asked: self.asked(), seen, end };
+        let view = View { asked: self.asked(), change, seen, end };
         self.clients.evidence.lock().views.push(view);
     }
 
     async fn view(self, campaign: CampaignId) {
         match self.service.campaign(&campaign).await {
-            Ok(seen) => self.seen(seen),
-            Err(error) => self.failed(&error),
+            Ok(seen) => self.seen(seen, None),
+            Err(error) => self.failed(&campaign, &error),
         }
     }
 
     async fn browse(self) {
-        match self.service.campaigns(Audience::Public, None, PAGE).await {
-            Ok(page) => page.campaigns.into_iter().for_each(|seen| self.seen(seen)),
-            Err(error) => self.failed(&error),
+        if let Ok(page) = self.service.campaigns(Audience::Public, None, PAGE).await {
+            page.campaigns.into_iter().for_each(|seen| self.seen(seen, None));
         }
     }
 
@@ -285,41 +361,50 @@ impl Question {
                 let listed = coupons.into_iter().map(|face| (campaign.clone(), user.clone(), face));
                 self.clients.evidence.lock().lists.extend(listed);
             }
-            Err(error) => self.failed(&error),
+            Err(error) => self.failed(&campaign, &error),
         }
     }
 
-    /// An operator is told that a change is in effect.
-    fn changed(&self, result: Result<CampaignView, ServiceError>) {
+    /// An operator is told that a change is in effect, or why not.
+    fn changed(
+        &self,
+        campaign: &CampaignId,
+        (call, result): (u64, Result<CampaignView, ServiceError>),
+    ) {
         match result {
             Ok(seen) => {
                 let now_us = self.clients.world.now_us();
                 let fact = (seen.campaign.clone(), now_us, seen.definition.clone());
                 self.clients.evidence.lock().in_effect.push(fact);
-                self.seen(seen);
+                self.seen(seen, Some(call));
             }
-            Err(error) => self.failed(&error),
+            Err(error) => {
+                self.denied(call, campaign, false, &error);
+                self.failed(campaign, &error);
+            }
         }
     }
 
     async fn define(self, campaign: CampaignId, terms: Terms) {
         loop {
-            let result = self.service.define(campaign.clone(), terms.clone()).await;
+            let defined = self.service.define(campaign.clone(), terms.clone());
+            let (call, result) = self.counted(defined).await;
             let is_unknown = matches!(
                 result,
                 Err(ServiceError::OutcomeUnknown { .. }
                     | ServiceError::Overloaded { .. }
                     | ServiceError::Unavailable { .. })
             );
+            self.changed(&campaign, (call, result.map(|(_, seen)| seen)));
             if !is_unknown {
-                return self.changed(result.map(|(_, seen)| seen));
+                return;
             }
             self.clients.world.wait(AGAIN_US, None).await;
         }
     }
 
     async fn amend(self, campaign: CampaignId, amendment: Amendment) {
-        let result = self.service.amend(&campaign, amendment.clone()).await;
+        let (call, result) = self.counted(self.service.amend(&campaign, amendment.clone())).await;
         if let Ok(seen) = &result
             && amendment.quota.is_some_and(|quota| quota != seen.definition.terms.quota)
             && !self.was_amended(&campaign, &amendment)
@@ -330,7 +415,7 @@ impl Question {
                 evidence.broken("INV-6", detail);
             }
         }
-        self.changed(result);
+        self.changed(&campaign, (call, result));
     }
 
     /// Whether some version has the quota of the amendment: a later one may be in effect by now.
@@ -341,7 +426,7 @@ impl Question {
     }
 
     async fn control(self, campaign: CampaignId, verb: ControlVerb) {
-        let result = self.service.control(&campaign, verb).await;
-        self.changed(result);
+        let changed = self.counted(self.service.control(&campaign, verb)).await;
+        self.changed(&campaign, changed);
     }
 }

@@ -17,7 +17,20 @@ use crate::random::Random;
 const PHASE_MS: (u64, u64) = (8_000, 16_000);
 
 /// Requests around each end of a campaign's window.
-const RUSH: u32 = 8;
+const RUSH: u32 = 16;
+
+/// Furthest that the wall clock of a node is from the true time, in milliseconds.
+const SKEW_MS: u64 = 200;
+
+/// Longest append, in milliseconds. It lands while a world heals.
+const APPEND_MS_MAX: u64 = 11_500;
+
+/// Longest wait of a client, in milliseconds.
+const WAIT_MS_MAX: u64 = 15_000;
+
+/// Users of a campaign for whose by-user rows there is one more bucket, and most buckets drawn.
+const USERS_OF_BUCKET: u64 = 100_001;
+const BUCKETS_MAX: u64 = 3;
 
 /// How often one kind of fault strikes in a world at most.
 const TIMES_MAX: u64 = 4;
@@ -72,7 +85,7 @@ fn setup(random: &mut Random, seed: u64) -> Setup {
     let around = |random: &mut Random, most: u64| {
         (0..nodes).map(|_| random.below(2 * most + 1) as i64 - most as i64).collect()
     };
-    let (skew_ms, drift_ppm) = (around(random, 200), around(random, 200));
+    let (skew_ms, drift_ppm) = (around(random, SKEW_MS), around(random, 200));
     Setup {
         seed,
         is_embedded,
@@ -119,7 +132,7 @@ impl Drawn {
             // Requests of the last one come before it is defined.
             let is_late = campaign + 1 == campaigns && self.random.one_in(2);
             let at = if is_late { self.random.below(4_000) } else { self.random.below(150) };
-            let (node, quota) = (self.node(), self.random.between(3, 90) as u32);
+            let (node, quota) = (self.node(), self.quota(3, 90));
             let limit = if self.random.one_in(3) { self.random.between(1, 3) as u16 } else { 1 };
             let opens_ms = self.random.one_in(4).then(|| at + self.random.below(1_500));
             let closes_ms = self.random.one_in(4).then(|| self.phase - self.random.below(3_000));
@@ -130,14 +143,23 @@ impl Drawn {
         }
     }
 
-    /// Requests whose records come around a moment, some of them in its very millisecond.
+    /// Few seats, or now and then so many that by-user rows have several buckets.
+    fn quota(&mut self, least: u64, most: u64) -> u32 {
+        let few = self.random.between(least, most);
+        let many = self.random.between(1, BUCKETS_MAX) * USERS_OF_BUCKET;
+        (if self.random.one_in(8) { many } else { few }) as u32
+    }
+
+    /// Requests whose records come around a moment, some of them in its very millisecond. Those with
+    /// a key are never refused without a record.
     fn rush(&mut self, campaign: u8, moment: u64) {
-        for _ in 0..RUSH {
-            let (at, node, user) =
-                (moment.saturating_sub(self.random.below(5)), self.node(), self.user());
+        for number in 0..RUSH {
+            let (node, user, key) = (self.node(), self.user(), (number % 2 == 0).then_some(9));
+            let before = self.random.below(if key.is_some() { 5 } else { 2 * SKEW_MS });
+            let at = (moment + if key.is_some() { 0 } else { SKEW_MS }).saturating_sub(before);
             let client = self.clients;
             self.clients += 1;
-            self.at(at, Act::Ask { client, node, campaign, user, key: Some(9), wait_ms: None });
+            self.at(at, Act::Ask { client, node, campaign, user, key, wait_ms: None });
         }
     }
 
@@ -150,7 +172,8 @@ impl Drawn {
             let at = starts[self.random.index(starts.len())] + self.random.below(600);
             let (node, campaign, user) = (self.node(), self.campaign(), self.user());
             let key = self.random.one_in(3).then(|| self.random.below(4) as u8);
-            let wait_ms = self.random.one_in(2).then(|| self.random.below(4_000));
+            let longest = if self.random.one_in(8) { WAIT_MS_MAX } else { 4_000 };
+            let wait_ms = self.random.one_in(2).then(|| self.random.below(longest));
             self.at(at, Act::Ask { client, node, campaign, user, key, wait_ms });
             if self.random.one_in(2) {
                 let (later, node) = (at + self.random.between(200, 5_000), self.node());
@@ -213,7 +236,7 @@ impl Drawn {
     fn amendment(&mut self, node: usize, campaign: u8) -> Act {
         let (mut quota, mut limit, mut opens_ms, mut closes_ms) = (None, None, None, None);
         match self.random.below(8) {
-            0..=3 => quota = Some(self.random.below(140) as u32),
+            0..=3 => quota = Some(self.quota(0, 139)),
             4..=5 => limit = Some(self.random.between(1, 3) as u16),
             6 => opens_ms = Some(self.random.below(self.phase)),
             _ => closes_ms = Some(self.random.below(2 * self.phase)),
@@ -284,8 +307,12 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
     if call == Call::Publish {
         return vec![Fate::Refused, Fate::Dies, Fate::LandsAndDies, Fate::Panics];
     }
-    fates.push(Fate::Slow { ms: ms(random, 2_000) });
-    fates.extend(lands.then_some(Fate::LandsAndDies));
+    // A node gives up an append after 10 s.
+    let slowest = if call == Call::Append && random.one_in(3) { APPEND_MS_MAX } else { 2_000 };
+    fates.push(Fate::Slow { ms: ms(random, slowest) });
+    if lands {
+        fates.extend([Fate::LandsAndDies, Fate::AnswerSlow { ms: ms(random, 1_000) }]);
+    }
     fates.extend(of_actors.then_some(Fate::Panics));
     if call == Call::Append || !is_embedded {
         fates.push(Fate::Refused);
@@ -325,6 +352,7 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         acts.push(Act::Message { node: node(random), delivery });
     }
     acts.push(Act::Crash { node: node(random), down_ms: random.below(3_000) });
+    acts.push(Act::Stop { node: node(random), down_ms: random.below(3_000) });
     for actor in ActorKind::ALL {
         let (after, node) = (random.below(60) as u32, random.one_in(3).then(|| node(random)));
         acts.push(Act::PanicAt { actor, after, node });
@@ -336,7 +364,10 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         let ms = random.between(200, 6_000);
         acts.push(Act::Unreachable { campaign: campaign(random), why, ms });
     }
-    acts.push(Act::Jump { node: node(random), ms: random.below(401) as i64 - 200 });
+    acts.push(Act::Jump {
+        node: node(random),
+        ms: random.below(2 * SKEW_MS + 1) as i64 - SKEW_MS as i64,
+    });
     acts.push(Act::Trim {});
     if is_embedded {
         acts.push(Act::PowerCut { torn: false });

@@ -8,7 +8,7 @@ use crate::{
     domain::{
         answer::{Answer, CouponFace},
         definition::{Definition, Terms},
-        ids::{CampaignId, Offset, Partition, Timestamp, UserId},
+        ids::{CampaignId, Offset, Partition, Position, Timestamp, UserId},
         record::Request,
     },
 };
@@ -81,28 +81,37 @@ fn rfc3339(time: Timestamp) -> String {
         .map_or_else(|_| String::new(), |at| format!("{at:.3}"))
 }
 
-/// Clocks may be apart by this much, either way, where refusals and states are judged, in
-/// milliseconds.
+/// Clocks may be apart by this much, either way, where states are judged, in milliseconds.
 const MARGIN_MS: i64 = 1_000;
 
-/// When a question was asked, in microseconds of the world, and the node's wall clock when it was
-/// asked and when it was answered.
+/// When a question was asked: in microseconds of the world, and the wall clock of the node and the
+/// true one, when it was asked and when it was answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) begun_us: u64,
-    pub(super) begun: Timestamp,
-    pub(super) wall: Timestamp,
+    pub(super) wall: (Timestamp, Timestamp),
+    pub(super) log: (Timestamp, Timestamp),
 }
 
 impl Asked {
-    /// Moments at which the answer may be true: around question and answer, and where another
-    /// reason begins to hold in between.
-    pub(super) fn moments(&self, terms: &Terms) -> Vec<Timestamp> {
-        let (first, last) = (self.begun.0 - MARGIN_MS, self.wall.0 + MARGIN_MS);
-        let ends = [terms.opens_at, terms.closes_at].into_iter().flatten();
-        let ends = ends.flat_map(|end| [end.0 - 1, end.0]).filter(|it| (first..=last).contains(it));
-        ends.chain([first, self.wall.0, last]).map(Timestamp).collect()
+    /// Moments at which a state may have been so: around question and answer.
+    pub(super) fn around(&self, terms: &Terms) -> Vec<Timestamp> {
+        let (first, last) = self.wall;
+        moments((first.0 - MARGIN_MS, last.0 + MARGIN_MS), terms)
     }
+
+    /// Times that the record of a request may have had.
+    pub(super) fn record_times(&self, terms: &Terms) -> Vec<Timestamp> {
+        let (first, last) = self.log;
+        moments((first.0, last.0), terms)
+    }
+}
+
+/// First and last of these milliseconds, and those between them where another reason begins to hold.
+fn moments((first, last): (i64, i64), terms: &Terms) -> Vec<Timestamp> {
+    let ends = [terms.opens_at, terms.closes_at].into_iter().flatten();
+    let ends = ends.flat_map(|end| [end.0 - 1, end.0]).filter(|it| (first..=last).contains(it));
+    ends.chain([first, last]).map(Timestamp).collect()
 }
 
 /// A refusal without a record.
@@ -116,10 +125,32 @@ pub(super) struct Refusal {
     pub(super) end: Offset,
 }
 
+/// A client that waited as long as it asked to, in vain.
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub(super) campaign: CampaignId,
+    pub(super) position: Position,
+    pub(super) until_us: u64,
+    /// Since then nothing kept its node from hearing of decisions.
+    pub(super) undisturbed_us: u64,
+}
+
+/// An error by which nothing of a call is in the log.
+#[derive(Debug)]
+pub(super) struct Denial {
+    pub(super) call: u64,
+    pub(super) campaign: CampaignId,
+    /// Otherwise a change.
+    pub(super) is_request: bool,
+    pub(super) error: String,
+}
+
 /// A campaign as somebody saw it.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) asked: Asked,
+    /// The change after which it was shown, if it was.
+    pub(super) change: Option<u64>,
     pub(super) seen: CampaignView,
     /// The end of the log then.
     pub(super) end: Offset,
@@ -137,6 +168,8 @@ pub(super) enum Damaged {
 pub(super) struct Evidence {
     pub(super) told: Vec<Told>,
     pub(super) refusals: Vec<Refusal>,
+    pub(super) denials: Vec<Denial>,
+    pub(super) waits: Vec<Wait>,
     pub(super) views: Vec<View>,
     pub(super) lists: Vec<(CampaignId, UserId, CouponFace)>,
     /// Definitions that operators were told are in effect, and when.

@@ -21,6 +21,9 @@ use crate::{
 /// Time until a message that comes late is there, in microseconds.
 const LATE_US: u64 = 2_000_000;
 
+/// Time in which a node has heard of a message that has arrived, in microseconds.
+const HEARD_WITHIN_US: u64 = 10_000;
+
 /// A follower of one life of a node.
 pub(super) struct Follower {
     address: Address,
@@ -40,6 +43,8 @@ pub(super) struct Published {
 pub(super) struct Topic {
     pub(super) followers: Vec<Follower>,
     pub(super) published: Vec<Published>,
+    /// When each life of a node heard which watermark of a partition.
+    heard: BTreeMap<(usize, u32, Partition), Vec<(u64, Offset)>>,
 }
 
 impl Topic {
@@ -47,6 +52,13 @@ impl Topic {
     pub(super) fn decided_below(&self, partition: Partition) -> Offset {
         let of_partition = self.published.iter().filter(|it| it.message.partition == partition);
         of_partition.map(|published| published.message.to).max().unwrap_or(0)
+    }
+
+    /// The highest watermark that had arrived at a node for a while.
+    pub(super) fn heard(&self, address: Address, partition: Partition, us: u64) -> Offset {
+        let heard = self.heard.get(&(address.node, address.life, partition)).into_iter().flatten();
+        let before = heard.filter(|(at, _)| *at + HEARD_WITHIN_US < us);
+        before.map(|(_, to)| *to).max().unwrap_or(0)
     }
 }
 
@@ -82,7 +94,13 @@ impl WorldFeed {
         let times = if delivery == Some(Delivery::Twice) { 2 } else { 1 };
         for _ in 0..times {
             let (sender, message) = (follower.sender.clone(), Arc::new(message.clone()));
-            world.at(due, Some(follower.address), move || sender.lock().send(&message));
+            let (there, topic, address) = (world.clone(), self.topic.clone(), follower.address);
+            world.at(due, Some(address), move || {
+                let key = (address.node, address.life, message.partition);
+                let heard = (there.now_us(), message.to);
+                topic.lock().heard.entry(key).or_default().push(heard);
+                sender.lock().send(&message);
+            });
         }
         if delivery == Some(Delivery::Gap) {
             let sender = follower.sender.clone();

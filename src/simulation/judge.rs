@@ -6,17 +6,19 @@
 use std::{collections::BTreeSet, io::Cursor, sync::Arc};
 
 use super::{
-    evidence::{Damaged, Evidence, Refusal, Told, View, Violation},
+    evidence::{Damaged, Denial, Evidence, Refusal, Told, View, Violation, Wait},
     node::Engines,
     order,
+    store::Landed,
 };
 use crate::{
     audit::{AuditError, AuditReport, Audited, Finding, Meter, audit},
     domain::{
+        answer::Answer,
         coupon::Coupon,
         definition::{Definition, DefinitionVersion},
         ids::{CampaignId, Offset, Timestamp},
-        rows::HoldKind,
+        rows::{HoldKind, Row},
     },
     log::memory::MemoryLog,
     store::memory::MemoryRows,
@@ -28,6 +30,10 @@ const REFUSAL_AGE_US: u64 = 1_000_000;
 /// Oldest state that a view shows, with the time of its reads, in microseconds.
 const VIEW_AGE_US: u64 = 4_500_000;
 
+/// Longest time until a waiter of an undisturbed node is told of what is settled, in microseconds:
+/// it asks the store once the owner has been silent for 3 s.
+const TOLD_WITHIN_US: u64 = 7_000_000;
+
 /// Returns what is wrong.
 pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     let mut broken = audited(engines, evidence);
@@ -35,15 +41,21 @@ pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     let judge = Judge { engines, evidence, rows: &rows };
     broken.extend(judge.holds());
     broken.extend(judge.letters());
+    broken.extend(evidence.denials.iter().filter_map(|it| judge.denial(it)));
+    broken.extend(evidence.told.iter().filter_map(|it| judge.owner(it)));
     broken.extend(evidence.refusals.iter().filter_map(|it| judge.refusal(it)));
     broken.extend(evidence.views.iter().filter_map(|it| judge.view(it)));
     broken.extend(judge.lists());
     let (of_rows, of_brokers) =
         (engines.rows.counters.exceeded(), engines.brokers.lock().counters.exceeded());
     broken.extend(of_rows.or(of_brokers).map(|detail| Violation::new("INV-9", detail)));
+    let wrong_trim =
+        engines.brokers.lock().wrong_trim.clone().filter(|_| evidence.damaged.is_none());
+    broken.extend(wrong_trim.map(|detail| Violation::new("INV-7", detail)));
     let replaced = engines.rows.replaced().filter(|_| evidence.damaged.is_none());
     broken.extend(replaced.map(|detail| Violation::new("INV-3", detail)));
     if let Some(history) = engines.rows.history() {
+        broken.extend(evidence.waits.iter().filter_map(|it| judge.wait(it, &history)));
         broken.extend(order::violations(engines, evidence, &rows, &history));
     }
     broken
@@ -149,7 +161,7 @@ impl Judge<'_> {
 
     /// Offset of the latest definition that an operator knew to be in effect at a time.
     fn known(&self, campaign: &CampaignId, us: u64, versions: &[&DefinitionVersion]) -> Offset {
-        if self.engines.rows.history().is_none() {
+        if self.engines.rows.was_set_back() {
             return 0;
         }
         let known = self.evidence.in_effect.iter().filter(|(of, at, _)| of == campaign && *at < us);
@@ -195,6 +207,49 @@ impl Judge<'_> {
         Some(Violation::new("INV-4", format!("{first:?} is a dead letter: {is_kept}")))
     }
 
+    /// INV-10: who waits is told soon of what is settled.
+    fn wait(&self, wait: &Wait, history: &[Landed]) -> Option<Violation> {
+        let Wait { campaign, position, until_us, undisturbed_us } = wait;
+        let offset = position.offset;
+        let is_held = history.iter().any(|it| match &it.row {
+            Row::Hold(hold) => hold.campaign == *campaign && hold.unsettled_from() <= offset,
+            _ => false,
+        });
+        let settled = history.iter().find(|it| match &it.row {
+            Row::Progress(progress) => {
+                progress.partition == position.partition && progress.next > offset
+            }
+            _ => false,
+        })?;
+        let from = settled.at_us.max(*undisturbed_us);
+        let is_long = *until_us > from + TOLD_WITHIN_US;
+        (is_long && !is_held && !self.evidence.is_lost(self.engines, campaign))
+            .then(|| Violation::new("INV-10", format!("settled at {}: {wait:?}", settled.at_us)))
+    }
+
+    /// INV-4: nothing of a call is in the log if its error says so.
+    fn denial(&self, denial: &Denial) -> Option<Violation> {
+        let landed = self.landed(denial.call);
+        let accepted = self.accepted(&denial.campaign, &landed);
+        let is_in_log = if denial.is_request { !landed.is_empty() } else { accepted.is_some() };
+        let Denial { campaign, error, .. } = denial;
+        let detail = || format!("what a call of {campaign} appended is in the log, but: {error}");
+        is_in_log.then(|| Violation::new("INV-4", detail()))
+    }
+
+    /// Where records of a call landed.
+    fn landed(&self, call: u64) -> Vec<Offset> {
+        let brokers = self.engines.brokers.lock();
+        let landed = brokers.appends.of(call).map(|sent| sent.landed.iter());
+        landed.into_iter().flatten().map(|(_, offset)| *offset).collect()
+    }
+
+    /// The last of these positions at which the campaign has a version.
+    fn accepted(&self, campaign: &CampaignId, landed: &[Offset]) -> Option<Offset> {
+        let versions = self.versions(campaign).into_iter().map(|version| version.position.offset);
+        versions.filter(|offset| landed.contains(offset)).max()
+    }
+
     /// INV-5: a refusal is true of a state that is at most a second old.
     fn refusal(&self, refusal: &Refusal) -> Option<Violation> {
         let Refusal { asked, campaign, reason, has_key, end } = refusal;
@@ -218,9 +273,10 @@ impl Judge<'_> {
             };
             let issued = coupons.partition_point(|coupon| coupon.position.offset < below) as u64;
             let terms = &version.definition.terms;
-            let why = |wall| refused(&version.definition, issued, wall);
-            why(asked.wall).is_some()
-                && asked.moments(terms).into_iter().any(|wall| why(wall) == Some(reason))
+            let why = |time| refused(&version.definition, issued, time);
+            // Within the margin of another reason's time, its node cannot know which of them holds.
+            asked.record_times(terms).into_iter().any(|time| why(time).is_some())
+                && asked.around(terms).into_iter().any(|time| why(time) == Some(reason))
         };
         let versions = versions.iter().map(|version| version.position.offset + 1);
         let coupons = coupons.iter().map(|coupon| coupon.position.offset + 1);
@@ -231,7 +287,7 @@ impl Judge<'_> {
 
     /// INV-6: a view adds up, has everything below its position, and shows the state that it has.
     fn view(&self, view: &View) -> Option<Violation> {
-        let View { asked, seen, end } = view;
+        let View { asked, change, seen, end } = view;
         if self.evidence.is_lost(self.engines, &seen.campaign) {
             return None;
         }
@@ -247,16 +303,19 @@ impl Judge<'_> {
             return broken("a view with another count");
         }
         let versions = self.versions(&seen.campaign);
-        let us = asked.begun_us.saturating_sub(VIEW_AGE_US);
-        let known = self.known(&seen.campaign, us, &versions);
+        // After a change, the campaign is read again.
+        let age_us = if change.is_some() { 0 } else { VIEW_AGE_US };
+        let known = self.known(&seen.campaign, asked.begun_us.saturating_sub(age_us), &versions);
+        let own = change.and_then(|call| self.accepted(&seen.campaign, &self.landed(call)));
         let below = versions.iter().rev().find(|version| version.position.offset < as_of);
         let least = below.map_or(0, |version| version.position.offset).max(known);
+        let least = least.max(own.unwrap_or(0));
         let shown = versions.iter().find(|it| it.definition == seen.definition);
         if shown.is_none_or(|shown| shown.position.offset < least) && !self.recurs(view, least) {
             return broken("a view with another definition");
         }
         let state = seen.state.name();
-        let is_state = asked.moments(&seen.definition.terms).into_iter().any(|wall| {
+        let is_state = asked.around(&seen.definition.terms).into_iter().any(|wall| {
             let why = refused(&seen.definition, u64::from(seen.issued), wall);
             state == why.map_or("open", |why| if why == "not_open_yet" { "scheduled" } else { why })
         });
@@ -271,6 +330,17 @@ impl Judge<'_> {
         let versions = self.versions(&view.seen.campaign);
         let equal = versions.iter().rfind(|it| it.definition == view.seen.definition);
         equal.is_some_and(|version| version.position.offset >= least)
+    }
+
+    /// INV-3: nobody is told the coupon of another user, whatever is damaged.
+    fn owner(&self, told: &Told) -> Option<Violation> {
+        let Some(Answer::Issued { coupon } | Answer::AlreadyIssued { coupon }) = &told.answer
+        else {
+            return None;
+        };
+        let row = self.rows.coupons.get(&(told.request.campaign.clone(), coupon.sequence))?;
+        let is_of_another = row.code == coupon.code && row.user != told.request.user;
+        is_of_another.then(|| Violation::new("INV-3", format!("not the coupon of {told:?}")))
     }
 
     /// INV-3: a list shows coupons as they are stored.

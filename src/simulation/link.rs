@@ -103,6 +103,10 @@ pub(crate) enum Fate {
     Slow {
         ms: u64,
     },
+    /// It lands, and its answer is on the way for long.
+    AnswerSlow {
+        ms: u64,
+    },
     /// So many hundredths of a write land, from any row on.
     Partial {
         percent: u8,
@@ -183,7 +187,7 @@ impl Link {
         let (world, to, land) = (&self.world, Some(self.address), Arc::new(land));
         let there_to = self.is_embedded.then_some(self.address);
         let way = |most: u64| 100 + world.below(most);
-        let (mut go, back) = (way(self.way_us.0), way(self.way_us.1));
+        let (mut go, mut back) = (way(self.way_us.0), way(self.way_us.1));
         let (answer, answered) = oneshot::channel();
         let number = self.address.node as u64;
         world.trace(call as u64, number);
@@ -216,9 +220,12 @@ impl Link {
                     there.end_life(address);
                 });
             }
-            Some(Fate::Slow { .. } | Fate::Partial { .. } | Fate::Twice { .. }) | None => {
+            Some(Fate::Slow { .. } | Fate::AnswerSlow { .. })
+            | Some(Fate::Partial { .. } | Fate::Twice { .. })
+            | None => {
                 match fate {
                     Some(Fate::Slow { ms }) => go += ms * 1_000,
+                    Some(Fate::AnswerSlow { ms }) => back += ms * 1_000,
                     Some(Fate::Twice { ms }) => later(go + ms * 1_000, land.clone()),
                     _ => {}
                 }

@@ -11,10 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     act::LogDamage,
-    bounds::{Counted, Counters, Few},
+    appends::Appends,
+    bounds::{Counters, Few},
     link::{Call, Failed, Link},
+    reader::Reader,
     store::Rows,
-    world::{Address, World, heard},
+    strange::Written,
+    world::{Address, World},
 };
 use crate::{
     domain::ids::{CampaignId, Offset, Partition, Timestamp},
@@ -43,20 +46,6 @@ struct Member {
     told_us: u64,
 }
 
-/// A record before the log has it: its key may be of no campaign, and its MAC of nobody.
-#[derive(Debug, Clone)]
-pub(super) struct Written {
-    pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
-    pub(super) mac: Option<Vec<u8>>,
-}
-
-impl From<NewRecord> for Written {
-    fn from(NewRecord { campaign, value, mac }: NewRecord) -> Self {
-        Self { key: campaign.as_str().as_bytes().to_vec(), value, mac: Some(mac) }
-    }
-}
-
 /// What the brokers have.
 #[derive(Default)]
 pub(super) struct Brokers {
@@ -78,11 +67,16 @@ pub(super) struct Brokers {
     pub(super) full_until_us: u64,
     /// The first dead letter that is not its record, byte by byte.
     pub(super) wrong_letter: Option<String>,
+    /// The first time that an owner let records be trimmed that are not settled.
+    pub(super) wrong_trim: Option<String>,
     pub(super) counters: Counters,
+    pub(super) appends: Appends,
     /// Readers that were opened.
     pub(super) opened: u64,
     /// When the latest record landed.
     pub(super) appended_us: u64,
+    /// Where a partition was cut off while nodes ran, and how many readers had been opened.
+    cut: BTreeMap<Partition, (Offset, u64)>,
 }
 
 impl Brokers {
@@ -131,13 +125,21 @@ impl Brokers {
         Appended { offset, time }
     }
 
-    fn read(
+    pub(super) fn read(
         &mut self,
         partition: Partition,
-        reader: Address,
+        (reader, opened): (Address, u64),
         from: Offset,
         max: usize,
     ) -> Result<Next, ReadError> {
+        // Brokers tell a reader that records which it had read are gone, whatever came after them.
+        if let Some((end, before)) = self.cut.get(&partition)
+            && opened <= *before
+            && from > *end
+        {
+            let detail = format!("the log was cut off at {end}");
+            return Err(ReadError::OutOfRange { wanted: from, detail });
+        }
         let found = self.partitions[partition as usize].read(from, max)?;
         if !found.is_empty() {
             return Ok(Next::Records(found));
@@ -180,9 +182,10 @@ impl Brokers {
             return false;
         };
         match damage {
-            LogDamage::Truncated => {
+            LogDamage::Truncated | LogDamage::CutOff => {
                 log.records.split_off(&last);
                 log.high = last;
+                self.cut.insert(partition, (last, self.opened));
             }
             LogDamage::Recreated => *log = MemoryPartition::starting_at(0),
             LogDamage::Rewritten => {
@@ -285,7 +288,7 @@ impl Brokers {
     }
 }
 
-enum Next {
+pub(super) enum Next {
     Records(Vec<LogRecord>),
     Nothing(oneshot::Receiver<()>),
 }
@@ -323,7 +326,7 @@ impl WorldLog {
     }
 }
 
-fn failed(operation: &str) -> impl FnOnce(Failed) -> LogError {
+pub(super) fn failed(operation: &str) -> impl FnOnce(Failed) -> LogError {
     let operation = operation.to_owned();
     move |failed| LogError { operation, source: failed.into() }
 }
@@ -340,9 +343,12 @@ impl RequestLog for WorldLog {
             return Err(AppendError::Overloaded("the disk is full".to_owned()));
         }
         let (written, synced) = (Written::from(record), self.synced.clone());
+        let call = self.brokers.lock().appends.send();
         let append = move |world: &World, log: &mut Brokers| {
             synced.iter().for_each(|rows| rows.sync());
-            log.append(world, partition, written.clone())
+            let appended = log.append(world, partition, written.clone());
+            log.appends.land(call, partition, appended.offset);
+            appended
         };
         let appended = self.call(Call::Append, Some(partition), append).await;
         appended.map_err(|failed| match failed {
@@ -366,14 +372,23 @@ impl RequestLog for WorldLog {
         let opened = self.call(Call::Open, Some(partition), |_, _| ()).await;
         opened.map_err(failed("opening"))?;
         let (link, brokers) = (self.link.clone(), self.brokers.clone());
-        let counters = {
+        let (counters, opened) = {
             let mut brokers = brokers.lock();
             brokers.opened += 1;
-            brokers.counters.clone()
+            (brokers.counters.clone(), brokers.opened)
         };
         let _counted = counters.one_more(link.address, Few::Readers(partition));
         let (rows, window) = (self.rows.clone(), self.window);
-        Ok(Box::new(Reader { link, brokers, rows, window, partition, next: from, _counted }))
+        Ok(Box::new(Reader {
+            link,
+            brokers,
+            rows,
+            window,
+            partition,
+            opened,
+            next: from,
+            _counted,
+        }))
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, LogError> {
@@ -388,9 +403,15 @@ impl RequestLog for WorldLog {
     async fn report_progress(
         &self,
         partition: Partition,
-        _: Offset,
-        _: Option<Offset>,
+        next: Offset,
+        keep_from: Option<Offset>,
     ) -> Result<(), LogError> {
+        // INV-7: a log on the node's own disk may trim what lies below.
+        let (end, settled) = (keep_from.unwrap_or(next).min(next), self.rows.settled(partition));
+        if self.synced.is_some() && end > settled {
+            let wrong = format!("partition {partition} may be trimmed to {end}, above {settled}");
+            self.brokers.lock().wrong_trim.get_or_insert(wrong);
+        }
         self.check(partition)
     }
 
@@ -433,67 +454,5 @@ impl LocalLog for WorldLog {
             }
         });
         found.await.map_err(failed("looking for a record"))
-    }
-}
-
-struct Reader {
-    link: Link,
-    brokers: Arc<Mutex<Brokers>>,
-    rows: Arc<Rows>,
-    window: usize,
-    partition: Partition,
-    next: Offset,
-    _counted: Counted,
-}
-
-impl Reader {
-    /// INV-9: an owner keeps what it has read above durable progress.
-    fn check_window(&self) {
-        let brokers = self.brokers.lock();
-        let log = &brokers.partitions[self.partition as usize];
-        let kept = {
-            let rows = self.rows.store.rows.lock();
-            let progress = rows.progress.get(&self.partition);
-            let from = progress.map_or(0, |progress| progress.next).min(self.next);
-            let mut defined: BTreeMap<&[u8], Offset> = BTreeMap::new();
-            for (campaign, offset) in rows.versions.keys() {
-                defined.entry(campaign.as_str().as_bytes()).or_insert(*offset);
-            }
-            // Other records leave the window at once, or never enter it.
-            let held = self.rows.held();
-            let is_kept = |record: &&LogRecord| {
-                defined.get(&*record.key).is_some_and(|first| *first <= record.offset)
-                    && !brokers.undecidable.contains(&(self.partition, record.offset))
-                    && !held.contains(&*record.key)
-            };
-            log.records.range(from..self.next).map(|(_, it)| it).filter(is_kept).count()
-        };
-        if kept > self.window {
-            let (node, partition) = (self.link.address.node, self.partition);
-            brokers.counters.exceed(format!(
-                "node {node} keeps {kept} records of partition {partition}, not {}",
-                self.window
-            ));
-        }
-    }
-}
-
-#[async_trait]
-impl LogReader for Reader {
-    async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
-        loop {
-            let (brokers, reader) = (self.brokers.clone(), self.link.address);
-            let (partition, next) = (self.partition, self.next);
-            let read = move || brokers.lock().read(partition, reader, next, max);
-            let found = self.link.call(Call::Read, Some(self.partition), read).await;
-            match found.map_err(failed("reading"))?? {
-                Next::Records(records) => {
-                    self.next = records.last().map_or(self.next, |last| last.offset + 1);
-                    self.check_window();
-                    return Ok(records);
-                }
-                Next::Nothing(woken) => heard(woken).await,
-            }
-        }
     }
 }

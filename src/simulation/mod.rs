@@ -3,15 +3,16 @@
 //!
 //! A course is a list of acts. `draw` draws it from a seed; `act` names what may happen. `world` has
 //! time, events and lives. `link` carries calls to the engines; `log`, `store` and `feed` are the
-//! ports, and `strange` appends what no node writes. `node` runs the core of a node on them. `story`
-//! plays a course with its `client`s; `trouble` lets acts happen. `probe` lets actors panic,
-//! `unreachable` keeps rows from them, and `bounds` and `leaks` count what they have under way.
-//! `judge` and `order` say what is wrong; `evidence` is what they judge by. `shrink` makes a failure
-//! short.
+//! ports, `appends` knows which call appended what, and `strange` appends what no node writes.
+//! `node` runs the core of a node on them. `story` plays a course with its `client`s; `trouble` lets
+//! acts happen. `probe` lets actors panic, `unreachable` keeps rows from them, and `bounds` and
+//! `leaks` count what they have under way. `judge` and `order` say what is wrong; `evidence` is what
+//! they judge by. `shrink` makes a failure short.
 
 mod act;
 #[cfg(test)]
 mod actors;
+mod appends;
 mod bounds;
 mod client;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod node;
 mod order;
 mod panics;
 mod probe;
+mod reader;
 mod shrink;
 mod store;
 mod story;

@@ -15,10 +15,11 @@ use super::{
     world::{Address, LifeClock, World},
 };
 use crate::{
-    actors::Probe,
+    actors::{Probe, messages::SupervisorMessage},
+    answer::request_id::RequestIds,
     clock::SharedClock,
     config::Config,
-    domain::keys::Keys,
+    domain::{ids::Position, keys::Keys},
     feed::DecisionFeed,
     log::LocalLog,
     node::core::{Core, CoreParts},
@@ -32,6 +33,9 @@ const FUTURE_MAX_MS: i64 = 86_400_000;
 /// Longest ways of calls and answers over a network, and within a process, in microseconds.
 const NETWORK_US: (u64, u64) = (3_000, 2_000);
 const PROCESS_US: (u64, u64) = (1_000, 100);
+
+/// Longest time in which a node that stops settles what it has read, in microseconds.
+const DRAIN_US: u64 = 3_000_000;
 
 /// What outlives every node.
 #[derive(Clone)]
@@ -65,6 +69,12 @@ impl Engines {
         let is_embedded = self.setup.is_embedded;
         let way_us = if is_embedded { PROCESS_US } else { NETWORK_US };
         Link { world: world.clone(), address, way_us, is_embedded }
+    }
+
+    /// Returns the position in a request id.
+    pub(super) fn position(&self, request_id: &str) -> Option<Position> {
+        let ids = RequestIds::new(&self.keys, &self.layout.instance);
+        ids.open(request_id).map(|content| content.position)
     }
 
     pub(super) fn log(&self, link: &Link) -> WorldLog {
@@ -124,6 +134,17 @@ impl Node {
         let core = Core::start(parts, &engines.setup.limits.config()).await;
         let core = core.expect("a supervisor starts without any call");
         Self { address, core, calls: JoinSet::new() }
+    }
+
+    /// Settles what the node has read, as `node` does before it stops.
+    pub(super) async fn drain(&self, world: &World) {
+        self.core.service.shut_down().await;
+        let drained = self.core.supervisor.call(SupervisorMessage::Drain, None);
+        tokio::select! {
+            biased;
+            _drained = drained => {}
+            () = world.wait(DRAIN_US, None) => {}
+        }
     }
 
     /// Ends the node between any two steps of it, as `kill -9` does.

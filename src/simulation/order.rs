@@ -1,5 +1,5 @@
 //! Judges the order in which things became durable and known: versions before the coupons that
-//! follow from them, coupons and marks before progress, and rows before anybody is told of them.
+//! follow from them, coupons and marks before progress and the ends of holds, and rows before anybody is told of them.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
     domain::{
         answer::Answer,
         ids::{CampaignId, Offset, Partition, Sequence},
-        rows::Row,
+        rows::{HoldState, Row},
     },
     store::memory::MemoryRows,
 };
@@ -30,9 +30,11 @@ struct Places {
     marks: Vec<(usize, Offset, Sequence)>,
 }
 
-/// Somebody's claim that a partition is decided and stored below an offset.
-struct Claim {
+/// Somebody's claim that a partition, or one campaign in it, is decided and stored below an offset.
+struct Claim<'a> {
     partition: Partition,
+    /// None: every campaign.
+    campaign: Option<&'a CampaignId>,
     below: Offset,
     /// Number of rows that had landed.
     landed: usize,
@@ -55,7 +57,8 @@ pub(super) fn violations(
     }
     for claim in claims(history, published) {
         for (campaign, places) in &places {
-            let is_of = engines.codec.partition_of(campaign) == claim.partition;
+            let is_of = engines.codec.partition_of(campaign) == claim.partition
+                && claim.campaign.is_none_or(|of| of == campaign);
             if is_of && !evidence.is_lost(engines, campaign) {
                 broken.extend(is_kept(campaign, places, &claim, history));
             }
@@ -130,28 +133,32 @@ fn places(rows: &MemoryRows, history: &[Landed]) -> BTreeMap<CampaignId, Places>
     places
 }
 
-/// Every progress that landed and every message of the feed.
+/// Every progress and every end of a hold that landed, and every message of the feed.
 fn claims<'a>(
     history: &'a [Landed],
     published: &'a [Published],
-) -> impl Iterator<Item = Claim> + 'a {
-    let progress = history.iter().enumerate().filter_map(|(landed, it)| match &it.row {
-        Row::Progress(progress) => Some(Claim {
-            partition: progress.partition,
-            below: progress.next,
-            landed,
-            needs_marks: true,
-        }),
-        _ => None,
+) -> impl Iterator<Item = Claim<'a>> + 'a {
+    let rows = history.iter().enumerate().filter_map(|(landed, it)| {
+        let (partition, campaign, below) = match &it.row {
+            Row::Progress(progress) => (progress.partition, None, progress.next),
+            Row::Hold(hold) if hold.state == HoldState::Closed => {
+                (hold.partition, Some(&hold.campaign), hold.until)
+            }
+            _ => return None,
+        };
+        // What was held until this hold landed is settled by it.
+        let landed = landed + usize::from(campaign.is_some());
+        Some(Claim { partition, campaign, below, landed, needs_marks: true })
     });
     let messages = published.iter().filter(|it| it.message.halted.is_none());
     let messages = messages.map(|Published { landed, message }| Claim {
         partition: message.partition,
+        campaign: None,
         below: message.to,
         landed: *landed,
         needs_marks: false,
     });
-    progress.chain(messages)
+    rows.chain(messages)
 }
 
 /// INV-6: a version is stored before the coupons above it.
@@ -194,8 +201,9 @@ fn is_kept(
         && marked < count
         && !is_held(campaign, places.coupons[marked].0, &history[..landed])
     {
+        let what = if claim.campaign.is_some() { "the end of a hold" } else { "progress" };
         let detail =
-            format!("progress {below} passed {count} coupons of {campaign}, marked are {marked}");
+            format!("{what}, {below}, passed {count} coupons of {campaign}, marked are {marked}");
         return Some(Violation::new("INV-6", detail));
     }
     None

@@ -20,7 +20,7 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::{CampaignId, Partition, Sequence},
+        ids::{CampaignId, Offset, Partition, Sequence},
         rows::{Hold, Mark, Progress, Row},
     },
     store::{
@@ -28,6 +28,9 @@ use crate::{
         memory::{MemoryRows, MemoryStore},
     },
 };
+
+/// Longest read of a node that nothing disturbs, in microseconds.
+const READ_US: u64 = 200_000;
 
 /// Which rows of a coupon land.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,9 +120,42 @@ pub(super) struct Rows {
     pub(super) unreachable: Unreachable,
     pub(super) counters: Counters,
     ledger: Mutex<Ledger>,
+    /// Until when something kept each node from hearing of decisions.
+    disturbed: Mutex<BTreeMap<Option<usize>, u64>>,
+}
+
+/// A read under way. If it fails or is slow, its node is disturbed.
+struct Reading<'a> {
+    port: &'a WorldStore,
+    begun_us: u64,
+    has_failed: bool,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let Link { world, address, .. } = &self.port.link;
+        let now_us = world.now_us();
+        if self.has_failed || now_us - self.begun_us > READ_US {
+            self.port.rows.disturb(Some(address.node), now_us);
+        }
+    }
 }
 
 impl Rows {
+    /// Notes that something keeps a node, or every node, from hearing of decisions.
+    pub(super) fn disturb(&self, node: Option<usize>, until_us: u64) {
+        let mut disturbed = self.disturbed.lock();
+        let until = disturbed.entry(node).or_default();
+        *until = until_us.max(*until);
+    }
+
+    /// Returns until when a node was disturbed.
+    pub(super) fn disturbed_until(&self, node: usize) -> u64 {
+        let disturbed = self.disturbed.lock();
+        let of = [Some(node), None].map(|node| disturbed.get(&node).copied());
+        of.into_iter().flatten().max().unwrap_or(0)
+    }
+
     fn land(&self, world: &World, changes: &[(Row, Views)], generation: u32) {
         let mut ledger = self.ledger.lock();
         if ledger.generation != generation {
@@ -140,6 +176,14 @@ impl Rows {
         }
     }
 
+    /// Records of a partition below this offset are settled.
+    pub(super) fn settled(&self, partition: Partition) -> Offset {
+        let rows = self.store.rows.lock();
+        let next = rows.progress.get(&partition).map_or(0, |progress| progress.next);
+        let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
+        holds.map(|hold| hold.unsettled_from()).fold(next, Offset::min)
+    }
+
     fn generation(&self) -> u32 {
         self.ledger.lock().generation
     }
@@ -153,6 +197,11 @@ impl Rows {
     pub(super) fn history(&self) -> Option<Vec<Landed>> {
         let ledger = self.ledger.lock();
         (!ledger.was_set_back).then(|| ledger.landed.clone())
+    }
+
+    /// Whether rows were taken back.
+    pub(super) fn was_set_back(&self) -> bool {
+        self.ledger.lock().was_set_back
     }
 
     pub(super) fn replaced(&self) -> Option<String> {
@@ -244,6 +293,22 @@ impl Rows {
                 ledger.deleted.insert((campaign.clone(), chosen));
             }
             RowDamage::SetBack => (chosen..=last).for_each(|it| remove(&mut rows, it)),
+            RowDamage::Unmarked => {
+                if chosen == last {
+                    return false;
+                }
+                remove(&mut rows, chosen);
+                rows.marks.remove(campaign);
+            }
+            RowDamage::Uncounted => {
+                let mut versions = rows.versions.values().filter(|it| it.campaign == *campaign);
+                let counted = versions.next_back().map_or(0, |version| version.issued);
+                if chosen > counted {
+                    return false;
+                }
+                (chosen..=last).for_each(|it| remove(&mut rows, it));
+                rows.marks.remove(campaign);
+            }
             RowDamage::Altered => {
                 let altered = |coupon: &mut Coupon| coupon.issued_at.0 += 1;
                 rows.coupons.get_mut(&(campaign.clone(), chosen)).map(altered);
@@ -276,7 +341,17 @@ pub(super) struct WorldStore {
 impl WorldStore {
     /// Lets a call about a campaign pass, or not.
     async fn pass(&self, campaign: &CampaignId, is_read: bool) -> Result<(), StoreError> {
-        self.rows.unreachable.pass(Whose::Campaign(campaign.clone()), is_read).await
+        let pass = self.rows.unreachable.pass(Whose::Campaign(campaign.clone()), is_read);
+        self.watched(pass).await
+    }
+
+    /// Waits for the end of a call that may be slow or fail.
+    async fn watched<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let begun_us = self.link.world.now_us();
+        let mut reading = Reading { port: self, begun_us, has_failed: false };
+        let result = call.await;
+        reading.has_failed = result.is_err();
+        result
     }
 
     async fn call<T: Send + 'static>(
@@ -285,7 +360,7 @@ impl WorldStore {
         land: impl Fn(&MemoryStore) -> T + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
         let store = self.rows.store.clone();
-        let landed = self.link.call(call, None, move || land(&store)).await;
+        let landed = self.watched(self.link.call(call, None, move || land(&store))).await;
         landed.map_err(|failed| StoreError::new(word(&call), failed))
     }
 }

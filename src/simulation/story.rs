@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
+    act::{Foreign, LogDamage},
     client::{Clients, campaign_id},
     course::{Course, Timed},
     evidence::{Damaged, Evidence, Told},
     judge, leaks,
     node::{Engines, Node},
+    strange,
     world::World,
 };
 use crate::{
@@ -16,14 +18,14 @@ use crate::{
         ServiceError,
     },
     domain::{
-        ids::{CampaignId, IdempotencyKey, Partition, UserId},
+        ids::{CampaignId, Partition, UserId},
         record::Request,
     },
     partition::actor_view::ActorViews,
 };
 
 /// Time until what was under way when faults ended has landed, in microseconds.
-const LANDED_US: u64 = 8_000_000;
+const LANDED_US: u64 = 12_000_000;
 
 /// Time in which a world that has healed must settle, in microseconds.
 const SETTLED_WITHIN_US: u64 = 120_000_000;
@@ -55,8 +57,10 @@ pub(super) struct Story {
     /// Nodes that are down, and when they start, in microseconds.
     starts: BTreeMap<usize, u64>,
     releases: BTreeMap<CampaignId, u32>,
-    /// A node says by itself that what it reads of the damaged campaign cannot be.
-    is_refused: bool,
+    /// What damaged a partition.
+    pub(super) log_damage: Option<LogDamage>,
+    /// Somebody has asked for a coupon of the damaged campaign since faults ended.
+    was_asked: bool,
 }
 
 impl Story {
@@ -64,7 +68,8 @@ impl Story {
         let clients = Clients::new(world.clone(), engines.clone());
         let nodes = (0..engines.setup.nodes).map(|_| None).collect();
         let (starts, releases) = Default::default();
-        Self { world, engines, clients, nodes, starts, releases, is_refused: false }
+        let (log_damage, was_asked) = (None, false);
+        Self { world, engines, clients, nodes, starts, releases, log_damage, was_asked }
     }
 
     /// Plays the course to its end, when every node is dead.
@@ -144,14 +149,25 @@ impl Story {
 
     /// Kills a node, which starts again after a while.
     pub(super) async fn kill(&mut self, number: usize, down_us: u64) {
+        self.end_node(number, down_us, self.world.below(SESSION_US)).await;
+    }
+
+    /// Stops a node as `SIGTERM` does. It starts again after a while.
+    pub(super) async fn stop(&mut self, number: usize, down_us: u64) {
+        let Some(node) = &self.nodes[number] else { return };
+        self.world.say(|| format!("node {number} stops"));
+        node.drain(&self.world).await;
+        self.end_node(number, down_us, 0).await;
+    }
+
+    /// Ends a node. The group notices after a while.
+    async fn end_node(&mut self, number: usize, down_us: u64, noticed_us: u64) {
         let Some(node) = self.nodes[number].take() else { return };
         self.world.say(|| format!("node {number} dies"));
         let address = node.address;
         node.kill(&self.world).await;
         let (world, brokers) = (self.world.clone(), self.engines.brokers.clone());
-        self.world.after(self.world.below(SESSION_US), None, move || {
-            brokers.lock().leave(&world, address);
-        });
+        self.world.after(noticed_us, None, move || brokers.lock().leave(&world, address));
         self.starts.insert(number, self.world.now_us() + down_us);
     }
 
@@ -179,7 +195,9 @@ impl Story {
             brokers.skew(0, 0);
             brokers.full_until_us = 0;
         }
-        let is_damaged = self.clients.evidence.lock().damaged.is_some();
+        // Nodes that ran while a log was cut off notice by themselves.
+        let is_damaged = self.clients.evidence.lock().damaged.is_some()
+            && self.log_damage != Some(LogDamage::CutOff);
         if self.engines.setup.restarts || is_damaged {
             self.stop_all().await;
         }
@@ -221,13 +239,11 @@ impl Story {
                 }
             }
             if let Some(Damaged::Campaign(campaign)) = damaged
-                && let Some(service) = self.service()
+                && !std::mem::replace(&mut self.was_asked, true)
             {
-                // So that it is loaded and looked at. Nobody refuses a key without a record.
-                let idempotency_key = IdempotencyKey::parse("late").ok();
-                let request = Request { idempotency_key, ..request(campaign, 0) };
-                let asked = service.issue(request, None).await;
-                self.is_refused = matches!(asked, Err(ServiceError::Halted { .. }));
+                // So that its owner loads it and looks at it, whatever its nodes refuse.
+                let (kind, user) = (Foreign::Request, request(campaign.clone(), 0).user);
+                strange::append(&self.engines, &self.world, kind, &campaign, &user);
             }
         }
     }
@@ -256,7 +272,7 @@ impl Story {
         }
         for partition in 0..self.engines.setup.partitions {
             if damaged == Some(Damaged::Partition(partition)) {
-                if !self.is_halted(partition) {
+                if !self.is_halted(partition) && !self.is_repeated(partition) {
                     return Some(format!("partition {partition} is damaged and not halted"));
                 }
                 continue;
@@ -274,12 +290,26 @@ impl Story {
         }
         if let Some(Damaged::Campaign(campaign)) = &damaged
             && !held.contains(campaign)
-            && !self.is_refused
             && !judge::is_sound(&self.engines, campaign)
         {
             return Some(format!("{campaign} is damaged and not on hold"));
         }
         None
+    }
+
+    /// Whether the log has got the last settled record once more, where it was: then nobody can tell
+    /// that it was lost.
+    fn is_repeated(&self, partition: Partition) -> bool {
+        let Engines { rows, brokers, keys, .. } = &self.engines;
+        let last = rows.store.rows.lock().progress.get(&partition).and_then(|it| it.last);
+        let lost_end = matches!(
+            self.log_damage,
+            Some(LogDamage::Truncated | LogDamage::CutOff | LogDamage::Recreated)
+        );
+        let (Some(last), true) = (last, lost_end) else { return false };
+        let log = &brokers.lock().partitions[partition as usize];
+        let record = log.records.get(&last.offset);
+        record.is_some_and(|it| keys.record_digest(&it.key, &it.value) == last.digest)
     }
 
     fn is_halted(&self, partition: Partition) -> bool {

@@ -2,7 +2,6 @@
 
 use super::{
     act::{Foreign, LogDamage},
-    log::Written,
     node::Engines,
     world::World,
 };
@@ -11,11 +10,25 @@ use crate::{
         ids::{CampaignId, Partition, UserId},
         record::{Change, Control, Record},
     },
-    wire::RECORD_BYTES_MAX,
+    wire::{NewRecord, RECORD_BYTES_MAX},
 };
 
 /// How far ahead a record is that must halt its partition, in milliseconds.
 const FAR_AHEAD_MS: i64 = 30 * 86_400_000;
+
+/// A record before the log has it: its key may be of no campaign, and its MAC of nobody.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) mac: Option<Vec<u8>>,
+}
+
+impl From<NewRecord> for Written {
+    fn from(NewRecord { campaign, value, mac }: NewRecord) -> Self {
+        Self { key: campaign.as_str().as_bytes().to_vec(), value, mac: Some(mac) }
+    }
+}
 
 /// A request in the documented format, from a producer that has no secret.
 fn request(campaign: &CampaignId, user: &UserId) -> Written {

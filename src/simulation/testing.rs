@@ -18,8 +18,8 @@ use super::{
     course::Setup,
     draw,
     link::{Armed, Link},
-    log::Written,
     node::{Bounds, Engines, Node},
+    strange::Written,
     world::{LifeClock, World},
 };
 use crate::{

@@ -70,6 +70,11 @@ impl Story {
                 self.kill(node, down_ms * 1_000).await;
                 return is_up;
             }
+            Act::Stop { node, down_ms } => {
+                let is_up = self.nodes[node].is_some();
+                self.stop(node, down_ms * 1_000).await;
+                return is_up;
+            }
             Act::Pause { node, ms, expelled } => return self.pause(node, ms * 1_000, expelled),
             Act::Move { partition, told_ms } => {
                 let mut brokers = self.engines.brokers.lock();
@@ -150,6 +155,7 @@ impl Story {
         let Some(node) = &self.nodes[number] else { return false };
         let (address, world) = (node.address, self.world.clone());
         world.pause(number);
+        self.engines.rows.disturb(Some(number), world.now_us() + us);
         if expelled {
             let (world, brokers) = (world.clone(), self.engines.brokers.clone());
             self.world.after(us / 2, None, move || brokers.lock().leave(&world, address));
@@ -160,6 +166,9 @@ impl Story {
 
     fn cut(&self, node: Option<usize>, engine: Engine, partition: Option<Partition>, us: u64) {
         let nodes = node.map_or(0..self.nodes.len(), |node| node..node + 1);
+        if engine == Engine::Feed {
+            self.engines.rows.disturb(None, self.world.now_us() + us);
+        }
         for node in nodes {
             let world = self.world.clone();
             world.cut(node, engine, partition);
@@ -172,14 +181,6 @@ impl Story {
             let (supervisor, message) = (node.core.supervisor.clone(), message());
             self.world.after(0, Some(node.address), move || drop(supervisor.cast(message)));
         }
-    }
-
-    /// Records below this offset are settled.
-    fn settled(&self, partition: Partition) -> Offset {
-        let rows = self.engines.rows.store.rows.lock();
-        let next = rows.progress.get(&partition).map_or(0, |progress| progress.next);
-        let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
-        holds.map(|hold| hold.unsettled_from()).fold(next, Offset::min)
     }
 
     /// The log forgets what is settled and older than any write that is still on its way.
@@ -196,7 +197,8 @@ impl Story {
             let kept_from = self.world.now().0 - RETENTION_MS;
             let log = &brokers.partitions[partition as usize];
             let young = log.records.values().find(|record| record.time.0 > kept_from);
-            let end = self.settled(partition).min(young.map_or(Offset::MAX, |it| it.offset));
+            let end =
+                self.engines.rows.settled(partition).min(young.map_or(Offset::MAX, |it| it.offset));
             done |= log.low < end;
             brokers.trim(partition, end);
         }
@@ -204,13 +206,16 @@ impl Story {
     }
 
     async fn damage_log(&mut self, damage: LogDamage, partition: Partition) -> bool {
-        self.stop_all().await;
-        // What is still on its way never lands: a later progress would hide the damage.
-        self.engines.rows.set_back(usize::MAX);
+        if damage != LogDamage::CutOff {
+            self.stop_all().await;
+            // What is still on its way never lands: a later progress would hide the damage.
+            self.engines.rows.set_back(usize::MAX);
+        }
         let rows = self.engines.rows.store.rows.lock().progress.get(&partition).cloned();
         let next = rows.map_or(0, |progress| progress.next);
         let done = self.engines.brokers.lock().damage(damage, partition, next);
         if done {
+            self.log_damage = Some(damage);
             strange::damage(&self.engines, &self.world, damage, partition);
             self.clients.evidence.lock().damaged = Some(Damaged::Partition(partition));
         }

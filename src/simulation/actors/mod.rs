@@ -17,11 +17,11 @@ use super::{
     course::Setup,
     evidence::Damaged,
     judge,
-    log::Written,
     node::{Bounds, Engines, Node},
     panics as watch,
     story::Story,
     strange,
+    strange::Written,
     world::World,
 };
 use crate::{

@@ -1,0 +1,85 @@
+//! Reads the request log of a world.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::{
+    bounds::Counted,
+    link::{Call, Link},
+    log::{Brokers, Next, failed},
+    store::Rows,
+    world::heard,
+};
+use crate::{
+    domain::ids::{Offset, Partition},
+    log::{LogReader, ReadError},
+    wire::LogRecord,
+};
+
+/// A reader of one life of a node.
+pub(super) struct Reader {
+    pub(super) link: Link,
+    pub(super) brokers: Arc<Mutex<Brokers>>,
+    pub(super) rows: Arc<Rows>,
+    /// See [`super::log::WorldLog::window`].
+    pub(super) window: usize,
+    pub(super) partition: Partition,
+    /// Number of readers that had been opened with it.
+    pub(super) opened: u64,
+    pub(super) next: Offset,
+    pub(super) _counted: Counted,
+}
+
+impl Reader {
+    /// INV-9: an owner keeps what it has read above durable progress.
+    fn check_window(&self) {
+        let brokers = self.brokers.lock();
+        let log = &brokers.partitions[self.partition as usize];
+        let kept = {
+            let rows = self.rows.store.rows.lock();
+            let progress = rows.progress.get(&self.partition);
+            let from = progress.map_or(0, |progress| progress.next).min(self.next);
+            let mut defined: BTreeMap<&[u8], Offset> = BTreeMap::new();
+            for (campaign, offset) in rows.versions.keys() {
+                defined.entry(campaign.as_str().as_bytes()).or_insert(*offset);
+            }
+            // Other records leave the window at once, or never enter it.
+            let held = self.rows.held();
+            let is_kept = |record: &&LogRecord| {
+                defined.get(&*record.key).is_some_and(|first| *first <= record.offset)
+                    && !brokers.undecidable.contains(&(self.partition, record.offset))
+                    && !held.contains(&*record.key)
+            };
+            log.records.range(from..self.next).map(|(_, it)| it).filter(is_kept).count()
+        };
+        if kept > self.window {
+            let (node, partition) = (self.link.address.node, self.partition);
+            brokers.counters.exceed(format!(
+                "node {node} keeps {kept} records of partition {partition}, not {}",
+                self.window
+            ));
+        }
+    }
+}
+
+#[async_trait]
+impl LogReader for Reader {
+    async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
+        loop {
+            let (brokers, reader) = (self.brokers.clone(), (self.link.address, self.opened));
+            let (partition, next) = (self.partition, self.next);
+            let read = move || brokers.lock().read(partition, reader, next, max);
+            let found = self.link.call(Call::Read, Some(self.partition), read).await;
+            match found.map_err(failed("reading"))?? {
+                Next::Records(records) => {
+                    self.next = records.last().map_or(self.next, |last| last.offset + 1);
+                    self.check_window();
+                    return Ok(records);
+                }
+                Next::Nothing(woken) => heard(woken).await,
+            }
+        }
+    }
+}
