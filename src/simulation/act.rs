@@ -50,6 +50,10 @@ pub(super) enum Foreign {
     Undefined,
     /// No JSON, or cut off.
     Malformed,
+    /// A change that no API node asks for, with a valid MAC: to terms that are invalid.
+    Unsound,
+    /// As before: a resumption, also of a closed campaign.
+    Resumption,
     /// A control record without a MAC.
     NoMac,
     /// A control record with another MAC.
@@ -63,10 +67,12 @@ pub(super) enum Foreign {
 }
 
 impl Foreign {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Request,
         Self::Undefined,
         Self::Malformed,
+        Self::Unsound,
+        Self::Resumption,
         Self::NoMac,
         Self::OtherMac,
         Self::NewerForged,

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     act::{Act, Verb},
     appends::calling,
-    evidence::{Asked, Denial, Evidence, Refusal, Told, View, Wait},
+    evidence::{Asked, Denial, Evidence, Refusal, Taken, Told, View, Wait},
     node::{Engines, Node},
     world::{Address, BEGIN_MS, World},
 };
@@ -202,6 +202,7 @@ impl Question {
         match result {
             Ok(reply) => {
                 self.is_new(&reply.request_id);
+                self.taken(&request.campaign);
                 if reply.answer.is_none() && reply.waited {
                     self.waited(&request.campaign, &reply.request_id, wait.unwrap_or_default());
                 }
@@ -231,15 +232,19 @@ impl Question {
         }
     }
 
+    fn taken(&self, campaign: &CampaignId) {
+        let (campaign, node, begun_us) = (campaign.clone(), self.address.node, self.begun_us);
+        self.clients.evidence.lock().taken.push(Taken { campaign, node, begun_us });
+    }
+
     /// Notes that a client waited in vain, if it waited for as long as it asked to.
     fn waited(&self, campaign: &CampaignId, request_id: &str, wait: Duration) {
         let Clients { engines, evidence, world, .. } = &self.clients;
         let until_us = world.now_us();
         let Some(position) = engines.position(request_id) else { return };
         if u128::from(until_us - self.begun_us) >= wait.as_micros() * 9 / 10 {
-            let undisturbed_us = engines.rows.disturbed_until(self.address.node);
-            let campaign = campaign.clone();
-            let wait = Wait { campaign, position, until_us, undisturbed_us };
+            let (campaign, node) = (campaign.clone(), self.address.node);
+            let wait = Wait { campaign, position, node, until_us };
             evidence.lock().waits.push(wait);
         }
     }

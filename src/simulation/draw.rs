@@ -308,8 +308,9 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
         return vec![Fate::Refused, Fate::Dies, Fate::LandsAndDies, Fate::Panics];
     }
     // A node gives up an append after 10 s.
-    let slowest = if call == Call::Append && random.one_in(3) { APPEND_MS_MAX } else { 2_000 };
-    fates.push(Fate::Slow { ms: ms(random, slowest) });
+    let is_given_up = call == Call::Append && random.one_in(3);
+    let slow = if is_given_up { random.between(9_500, APPEND_MS_MAX) } else { ms(random, 2_000) };
+    fates.push(Fate::Slow { ms: slow });
     if lands {
         fates.extend([Fate::LandsAndDies, Fate::AnswerSlow { ms: ms(random, 1_000) }]);
     }

@@ -130,9 +130,16 @@ pub(super) struct Refusal {
 pub(super) struct Wait {
     pub(super) campaign: CampaignId,
     pub(super) position: Position,
+    pub(super) node: usize,
     pub(super) until_us: u64,
-    /// Since then nothing kept its node from hearing of decisions.
-    pub(super) undisturbed_us: u64,
+}
+
+/// A request that was taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) campaign: CampaignId,
+    pub(super) node: usize,
+    pub(super) begun_us: u64,
 }
 
 /// An error by which nothing of a call is in the log.
@@ -170,6 +177,7 @@ pub(super) struct Evidence {
     pub(super) refusals: Vec<Refusal>,
     pub(super) denials: Vec<Denial>,
     pub(super) waits: Vec<Wait>,
+    pub(super) taken: Vec<Taken>,
     pub(super) views: Vec<View>,
     pub(super) lists: Vec<(CampaignId, UserId, CouponFace)>,
     /// Definitions that operators were told are in effect, and when.

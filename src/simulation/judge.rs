@@ -3,10 +3,14 @@
 //! judged by the rows: refusals, views and lists here, the order in which things became durable in
 //! `order`.
 
-use std::{collections::BTreeSet, io::Cursor, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Cursor,
+    sync::Arc,
+};
 
 use super::{
-    evidence::{Damaged, Denial, Evidence, Refusal, Told, View, Violation, Wait},
+    evidence::{Damaged, Denial, Evidence, Refusal, Taken, Told, View, Violation, Wait},
     node::Engines,
     order,
     store::Landed,
@@ -34,6 +38,10 @@ const VIEW_AGE_US: u64 = 4_500_000;
 /// it asks the store once the owner has been silent for 3 s.
 const TOLD_WITHIN_US: u64 = 7_000_000;
 
+/// Time after which each undisturbed node knows of a hold, in microseconds: it looks at a campaign
+/// once a second, or before it goes by what it read 2 s ago.
+const HELD_KNOWN_WITHIN_US: u64 = 3_000_000;
+
 /// Returns what is wrong.
 pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     let mut broken = audited(engines, evidence);
@@ -56,6 +64,7 @@ pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     broken.extend(replaced.map(|detail| Violation::new("INV-3", detail)));
     if let Some(history) = engines.rows.history() {
         broken.extend(evidence.waits.iter().filter_map(|it| judge.wait(it, &history)));
+        broken.extend(evidence.taken.iter().filter_map(|it| judge.taken(it, &history)));
         broken.extend(order::violations(engines, evidence, &rows, &history));
     }
     broken
@@ -207,9 +216,32 @@ impl Judge<'_> {
         Some(Violation::new("INV-4", format!("{first:?} is a dead letter: {is_kept}")))
     }
 
+    /// INV-12: a node says that a campaign is on hold, and takes no request of it.
+    fn taken(&self, taken: &Taken, history: &[Landed]) -> Option<Violation> {
+        let Taken { campaign, node, begun_us } = taken;
+        let from_us = begun_us.saturating_sub(HELD_KNOWN_WITHIN_US);
+        if self.engines.rows.disturbed_until(*node, *begun_us) >= from_us {
+            return None;
+        }
+        let (mut since, mut closed) = (BTreeMap::new(), BTreeSet::new());
+        for landed in history.iter().take_while(|landed| landed.at_us < *begun_us) {
+            if let Row::Hold(hold) = &landed.row
+                && hold.campaign == *campaign
+            {
+                let key = (hold.from, hold.number);
+                since.entry(key).or_insert(landed.at_us);
+                if !hold.is_in_force() {
+                    closed.insert(key);
+                }
+            }
+        }
+        let is_held = since.iter().any(|(key, at_us)| *at_us < from_us && !closed.contains(key));
+        is_held.then(|| Violation::new("INV-12", format!("taken while on hold: {taken:?}")))
+    }
+
     /// INV-10: who waits is told soon of what is settled.
     fn wait(&self, wait: &Wait, history: &[Landed]) -> Option<Violation> {
-        let Wait { campaign, position, until_us, undisturbed_us } = wait;
+        let Wait { campaign, position, node, until_us } = wait;
         let offset = position.offset;
         let is_held = history.iter().any(|it| match &it.row {
             Row::Hold(hold) => hold.campaign == *campaign && hold.unsettled_from() <= offset,
@@ -221,7 +253,7 @@ impl Judge<'_> {
             }
             _ => false,
         })?;
-        let from = settled.at_us.max(*undisturbed_us);
+        let from = settled.at_us.max(self.engines.rows.disturbed_until(*node, *until_us));
         let is_long = *until_us > from + TOLD_WITHIN_US;
         (is_long && !is_held && !self.evidence.is_lost(self.engines, campaign))
             .then(|| Violation::new("INV-10", format!("settled at {}: {wait:?}", settled.at_us)))

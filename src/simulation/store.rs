@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Longest read of a node that nothing disturbs, in microseconds.
-const READ_US: u64 = 200_000;
+const READ_US: u64 = 50_000;
 
 /// Which rows of a coupon land.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,8 +120,8 @@ pub(super) struct Rows {
     pub(super) unreachable: Unreachable,
     pub(super) counters: Counters,
     ledger: Mutex<Ledger>,
-    /// Until when something kept each node from hearing of decisions.
-    disturbed: Mutex<BTreeMap<Option<usize>, u64>>,
+    /// Since when and until when something kept a node, or every node, from hearing of decisions.
+    disturbed: Mutex<Vec<(Option<usize>, u64, u64)>>,
 }
 
 /// A read under way. If it fails or is slow, its node is disturbed.
@@ -136,24 +136,23 @@ impl Drop for Reading<'_> {
         let Link { world, address, .. } = &self.port.link;
         let now_us = world.now_us();
         if self.has_failed || now_us - self.begun_us > READ_US {
-            self.port.rows.disturb(Some(address.node), now_us);
+            self.port.rows.disturb(Some(address.node), self.begun_us, now_us);
         }
     }
 }
 
 impl Rows {
     /// Notes that something keeps a node, or every node, from hearing of decisions.
-    pub(super) fn disturb(&self, node: Option<usize>, until_us: u64) {
-        let mut disturbed = self.disturbed.lock();
-        let until = disturbed.entry(node).or_default();
-        *until = until_us.max(*until);
+    pub(super) fn disturb(&self, node: Option<usize>, from_us: u64, until_us: u64) {
+        self.disturbed.lock().push((node, from_us, until_us));
     }
 
-    /// Returns until when a node was disturbed.
-    pub(super) fn disturbed_until(&self, node: usize) -> u64 {
+    /// Returns until when a node was last disturbed, by what began before a time.
+    pub(super) fn disturbed_until(&self, node: usize, before_us: u64) -> u64 {
         let disturbed = self.disturbed.lock();
-        let of = [Some(node), None].map(|node| disturbed.get(&node).copied());
-        of.into_iter().flatten().max().unwrap_or(0)
+        let is_of = |of: Option<usize>| of.is_none_or(|of| of == node);
+        let its = disturbed.iter().filter(|(of, from_us, _)| is_of(*of) && *from_us < before_us);
+        its.map(|(.., until_us)| *until_us).max().unwrap_or(0)
     }
 
     fn land(&self, world: &World, changes: &[(Row, Views)], generation: u32) {

@@ -3,11 +3,12 @@
 use super::{
     act::{Foreign, LogDamage},
     node::Engines,
-    world::World,
+    world::{BEGIN_MS, World},
 };
 use crate::{
     domain::{
-        ids::{CampaignId, Partition, UserId},
+        definition::Amendment,
+        ids::{CampaignId, Partition, Timestamp, UserId},
         record::{Change, Control, Record},
     },
     wire::{NewRecord, RECORD_BYTES_MAX},
@@ -37,12 +38,12 @@ fn request(campaign: &CampaignId, user: &UserId) -> Written {
     Written { key: campaign.as_str().as_bytes().to_vec(), value: value.into_bytes(), mac: None }
 }
 
-/// A control record that would close the campaign.
-fn close(engines: &Engines, campaign: &CampaignId) -> Written {
+/// A control record with a valid MAC.
+fn control(engines: &Engines, campaign: &CampaignId, change: Change) -> Written {
     let rows = engines.rows.store.rows.lock();
     let versions = rows.versions.keys().filter(|(of, _)| of == campaign);
     let based_on = versions.map(|(_, offset)| *offset).max();
-    let control = Control { campaign: campaign.clone(), based_on, change: Change::Closed };
+    let control = Control { campaign: campaign.clone(), based_on, change };
     let (_, record) = engines.codec.encode(&Record::from(control));
     record.into()
 }
@@ -73,15 +74,26 @@ pub(super) fn append(
             is_decided = true;
             request(campaign, user)
         }
+        Foreign::Unsound | Foreign::Resumption => {
+            is_decided = true;
+            let (opens, closes) = (Some(Timestamp(BEGIN_MS)), Some(Timestamp(BEGIN_MS - 1)));
+            let (opens_at, closes_at) = (Some(opens), Some(closes));
+            let amendment = Amendment { opens_at, closes_at, ..Amendment::default() };
+            let change = match kind {
+                Foreign::Unsound => Change::Amended { amendment },
+                _ => Change::Resumed,
+            };
+            control(engines, campaign, change)
+        }
         Foreign::Malformed => {
             let mut cut = request(campaign, user);
             cut.value.truncate(world.below(cut.value.len() as u64) as usize);
             cut
         }
-        Foreign::NoMac => Written { mac: None, ..close(engines, campaign) },
+        Foreign::NoMac => Written { mac: None, ..control(engines, campaign, Change::Closed) },
         Foreign::OtherMac | Foreign::NewerForged => {
             let whole = match kind {
-                Foreign::OtherMac => close(engines, campaign),
+                Foreign::OtherMac => control(engines, campaign, Change::Closed),
                 _ => newer(engines, campaign),
             };
             let reversed = |mut mac: Vec<u8>| {

@@ -47,7 +47,7 @@ fn a_seed_takes_one_course() {
     }
 }
 
-/// Courses in which something broke once, each of them mended in the product.
+/// Courses in which something broke once, each of them mended in the product or in the judge.
 #[test]
 fn kept_courses_break_nothing_any_more() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/courses");

@@ -155,7 +155,7 @@ impl Story {
         let Some(node) = &self.nodes[number] else { return false };
         let (address, world) = (node.address, self.world.clone());
         world.pause(number);
-        self.engines.rows.disturb(Some(number), world.now_us() + us);
+        self.engines.rows.disturb(Some(number), world.now_us(), world.now_us() + us);
         if expelled {
             let (world, brokers) = (world.clone(), self.engines.brokers.clone());
             self.world.after(us / 2, None, move || brokers.lock().leave(&world, address));
@@ -167,7 +167,8 @@ impl Story {
     fn cut(&self, node: Option<usize>, engine: Engine, partition: Option<Partition>, us: u64) {
         let nodes = node.map_or(0..self.nodes.len(), |node| node..node + 1);
         if engine == Engine::Feed {
-            self.engines.rows.disturb(None, self.world.now_us() + us);
+            let now_us = self.world.now_us();
+            self.engines.rows.disturb(None, now_us, now_us + us);
         }
         for node in nodes {
             let world = self.world.clone();
