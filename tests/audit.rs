@@ -17,7 +17,7 @@ use coupond::{
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Partition},
-        rows::{Mark, Row},
+        rows::{Counts, Mark, Row},
     },
     embedded::EmbeddedDatabase,
     log::{RequestLog, embedded::EmbeddedLog},
@@ -236,7 +236,8 @@ async fn changed_rows_are_found() {
         let mut more = coupons.last().expect("coupons").clone();
         more.sequence += 1;
         let changed = Coupon { code: "ANOTHER".into(), ..coupons[3].clone() };
-        let mark = Mark { campaign: spring(), offset: 1_000_000, issued: 99 };
+        let counts = Counts { issued: 99, versions: 1, latest: 0 };
+        let mark = Mark { campaign: spring(), offset: 1_000_000, counts };
         vec![Row::Coupon(more), Row::Coupon(changed), Row::Mark(mark)]
     })
     .await;

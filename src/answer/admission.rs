@@ -9,7 +9,7 @@ use crate::domain::{
     ids::{CampaignId, Offset, Sequence, Timestamp},
     keys::Keys,
     reason::{Reason, Situation},
-    rows::{CampaignRows, Hold},
+    rows::{CampaignRows, Hold, Mark},
 };
 
 /// Maximum age of the state by which a request is refused or a view is shown.
@@ -111,6 +111,24 @@ pub(crate) enum Unusable {
     Unknown,
     /// The version row at this offset was altered.
     Altered(Offset),
+    /// Version rows, or the mark that counts them, have vanished.
+    Vanished(String),
+}
+
+/// Returns what has vanished of a campaign's versions and the mark that counts them. Everything below
+/// `settled` was stored before the mark was read, and the mark before the versions.
+fn vanished(
+    mark: Option<&Mark>,
+    versions: &[DefinitionVersion],
+    settled: Offset,
+) -> Option<String> {
+    let offsets = || versions.iter().map(|version| version.position.offset);
+    match mark {
+        Some(mark) => mark.missing_versions(offsets()).map(|(_, detail)| detail),
+        None => offsets()
+            .find(|offset| *offset < settled)
+            .map(|offset| format!("there is a version at {offset}, but no mark counts it")),
+    }
 }
 
 impl AdmissionView {
@@ -135,6 +153,11 @@ impl AdmissionView {
         }
         versions.sort_by_key(|version| version.position);
         let is_quarantined = holds.iter().any(Hold::is_in_force);
+        let unsettled_from = holds.iter().map(Hold::unsettled_from).min();
+        let settled = unsettled_from.map_or(progress, |from| from.min(progress));
+        if let Some(vanished) = vanished(mark.as_ref(), &versions, settled) {
+            return Err(Unusable::Vanished(vanished));
+        }
         if versions.is_empty() && !is_quarantined {
             return Err(Unusable::Unknown);
         }
@@ -143,8 +166,8 @@ impl AdmissionView {
             stored_below,
             progress,
             is_quarantined,
-            unsettled_from: holds.iter().map(Hold::unsettled_from).min(),
-            mark: mark.map_or((0, 0), |mark| (mark.offset, mark.issued)),
+            unsettled_from,
+            mark: mark.map_or((0, 0), |mark| (mark.offset, mark.counts.issued)),
             versions,
         })
     }

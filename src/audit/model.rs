@@ -10,6 +10,7 @@ use crate::domain::{
     keys::Keys,
     reason::Reason,
     record::{Change, Control, Record, Request},
+    rows,
 };
 
 /// One coupon derived from the log, without the members that can be derived again.
@@ -81,6 +82,14 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// Returns what a mark at `offset` says; none if the campaign is not defined there.
+    pub(super) fn counts_below(&self, offset: Offset) -> Option<rows::Counts> {
+        let versions = self.versions.iter().map(|version| version.position.offset);
+        let below: Vec<_> = versions.filter(|version| *version < offset).collect();
+        let (issued, latest) = (self.issued_below(offset), *below.last()?);
+        Some(rows::Counts { issued, versions: u32::try_from(below.len()).ok()?, latest })
+    }
+
     /// Returns the place of a finding about this campaign.
     pub(super) fn at(&self, offset: Offset, sequence: Option<Sequence>) -> Location {
         Location {

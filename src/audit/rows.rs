@@ -409,14 +409,13 @@ impl Comparison<'_> {
 
     fn mark(&mut self, mark: Option<Mark>) {
         let settled = self.model.issued_below(self.scope.limit);
-        let marked = mark.as_ref().map_or(0, |mark| mark.issued);
-        if let Some(Mark { offset, issued, .. }) = mark {
-            let found = self.model.issued_below(offset);
+        let marked = mark.as_ref().map_or(0, |mark| mark.counts.issued);
+        if let Some(Mark { offset, counts, .. }) = mark {
+            let found = self.model.counts_below(offset);
             if offset > self.scope.end {
                 self.mark_above = Some(offset);
-            } else if issued != found {
-                let detail =
-                    format!("counts {issued} coupons below {offset}, the log derives {found}");
+            } else if found != Some(counts) {
+                let detail = format!("says {counts:?} below {offset}, the log derives {found:?}");
                 return self.find(FindingKind::MarkWrong, offset, None, detail);
             }
         }

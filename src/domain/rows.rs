@@ -31,15 +31,49 @@ pub struct LastRecord {
     pub digest: [u8; 16],
 }
 
-/// The number of coupons that a campaign has below an offset.
+/// How many rows of a defined campaign the log derives up to some record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The highest sequence issued.
+    pub issued: Sequence,
+    /// Number of definition versions, at least 1.
+    pub versions: u32,
+    /// Offset of the latest of them.
+    pub latest: Offset,
+}
+
+/// What a campaign has below an offset. Rows below that are fewer have vanished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// The campaign.
     pub campaign: CampaignId,
     /// The offset in the campaign's partition.
     pub offset: Offset,
-    /// The highest sequence issued below the offset.
-    pub issued: Sequence,
+    /// The rows below the offset.
+    pub counts: Counts,
+}
+
+impl Mark {
+    /// Compares the mark with the offsets of the campaign's versions. If some are missing, returns
+    /// the lowest offset at which one may be, and what was found.
+    #[must_use]
+    pub fn missing_versions(
+        &self,
+        offsets: impl Iterator<Item = Offset>,
+    ) -> Option<(Offset, String)> {
+        let Counts { versions, latest, .. } = self.counts;
+        let below = offsets.filter(|offset| *offset < self.offset);
+        let (count, last) =
+            below.fold((0, None), |(count, last), offset| (count + 1, last.max(Some(offset))));
+        let only_the_latest = count + 1 == versions && last < Some(latest);
+        (count != versions || last != Some(latest)).then(|| {
+            let detail = format!(
+                "the mark counts {versions} versions below {}, the latest at {latest}; found {count}",
+                self.offset
+            );
+            (if only_the_latest { latest } else { 0 }, detail)
+        })
+    }
 }
 
 /// The kind of a hold.

@@ -13,6 +13,7 @@ use crate::{
         ids::{Offset, Sequence, UserId},
         keys::Keys,
         record::Record,
+        rows::Counts,
     },
     wire::feed_message::FeedDecision,
 };
@@ -32,11 +33,19 @@ pub struct Batch {
 pub struct FoldedRecord {
     /// The record's offset.
     pub offset: Offset,
-    /// The sequence of the coupon that this record issued. A repeated request is answered
-    /// "issued" as well, but issues nothing.
-    pub issued: Option<Sequence>,
+    /// The campaign's rows up to this record, if a coupon or a version was derived from it. A
+    /// repeated request is answered "issued" as well, but issues nothing.
+    pub counts: Option<Counts>,
     /// The decision and its form for the feed; none if the campaign is not defined at this offset.
     pub outcome: Option<(Decision, FeedDecision)>,
+}
+
+impl FoldedRecord {
+    /// Returns the campaign's rows up to this record if a version was derived from it.
+    #[must_use]
+    pub fn defines(&self) -> Option<Counts> {
+        self.counts.filter(|counts| counts.latest == self.offset)
+    }
 }
 
 /// A batch after the fold: the rows to be stored, and each record's outcome.
@@ -145,20 +154,21 @@ impl Answers<'_> {
         folded: &mut Folded,
     ) {
         let Outcome::Decided { decision, row } = outcome else {
-            folded.records.push(FoldedRecord { offset: at.offset, issued: None, outcome: None });
+            folded.records.push(FoldedRecord { offset: at.offset, counts: None, outcome: None });
             return;
         };
-        let (issued, code) = match row {
+        let counts = row.as_ref().and_then(|_| campaign.counts());
+        let code = match row {
             Some(DerivedRow::Coupon(coupon)) => {
-                let issued = (Some(coupon.sequence), Some(coupon.code.clone()));
+                let code = coupon.code.clone();
                 folded.coupons.push(coupon);
-                issued
+                Some(code)
             }
             Some(DerivedRow::Version(version)) => {
                 folded.versions.push(*version);
-                (None, None)
+                None
             }
-            None => (None, None),
+            None => None,
         };
         let (campaign_id, user_id, answer) = match record {
             Record::Request(request) => {
@@ -169,7 +179,7 @@ impl Answers<'_> {
         };
         let offset = at.offset;
         let outcome = Some((decision, FeedDecision { offset, campaign_id, user_id, answer }));
-        folded.records.push(FoldedRecord { offset, issued, outcome });
+        folded.records.push(FoldedRecord { offset, counts, outcome });
     }
 
     fn answer(
@@ -239,6 +249,11 @@ pub(super) mod tests {
         let campaign = CampaignId::parse("spring").unwrap();
         let user = UserId::parse(user).unwrap();
         (at(offset), Record::Request(Request { campaign, user, idempotency_key: None }))
+    }
+
+    /// Returns the rows of a campaign with this many coupons, defined at offset 0.
+    pub(in super::super) fn counts(issued: Sequence) -> Counts {
+        Counts { issued, versions: 1, latest: 0 }
     }
 
     /// Returns the record as a reader returns it, with `bytes` bytes.

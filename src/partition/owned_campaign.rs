@@ -8,7 +8,10 @@ use super::{
     window::Window,
 };
 use crate::{
-    domain::ids::{Offset, Sequence, Timestamp},
+    domain::{
+        ids::{Offset, Timestamp},
+        rows::Counts,
+    },
     wire::{LogRecord, decode_step::ReadRecord},
 };
 
@@ -41,13 +44,13 @@ pub(super) enum Phase {
         from: Offset,
         /// The chunk in flight.
         chunk: Option<Chunk>,
-        /// The highest sequence that the replay issued.
-        issued: Option<Sequence>,
+        /// The campaign's rows after the last record of the replay that has one.
+        counts: Option<Counts>,
         expects_until: Option<Offset>,
     },
     /// The replay has met the live position with its last chunk, which is in flight. Records are
     /// kept again, and sent when the chunk is stored and the holds are being closed.
-    Meeting { chunk: Chunk, issued: Option<Sequence>, expects_until: Option<Offset> },
+    Meeting { chunk: Chunk, counts: Option<Counts>, expects_until: Option<Offset> },
 }
 
 /// The next step of a replay after a stored chunk.
@@ -55,8 +58,8 @@ pub(super) enum Phase {
 pub(super) enum ChunkStored {
     /// The replay goes on.
     Continue,
-    /// The replay has met the live position; the highest sequence that it issued.
-    Met(Option<Sequence>),
+    /// The replay has met the live position; the campaign's rows if the replay derived any.
+    Met(Option<Counts>),
 }
 
 impl Phase {
@@ -69,10 +72,10 @@ impl Phase {
         }
     }
 
-    fn chunk(&mut self) -> Option<(&mut Chunk, &mut Option<Sequence>)> {
+    fn chunk(&mut self) -> Option<(&mut Chunk, &mut Option<Counts>)> {
         match self {
-            Self::CatchingUp { chunk: Some(chunk), issued, .. }
-            | Self::Meeting { chunk, issued, .. } => Some((chunk, issued)),
+            Self::CatchingUp { chunk: Some(chunk), counts, .. }
+            | Self::Meeting { chunk, counts, .. } => Some((chunk, counts)),
             Self::Starting
             | Self::Live { .. }
             | Self::Opening
@@ -214,9 +217,9 @@ impl OwnedCampaign {
     }
 
     /// Notes that the record at `offset`, the next of the window, is stored.
-    pub(super) fn record_stored(&mut self, offset: Offset, issued: Option<Sequence>) {
+    pub(super) fn record_stored(&mut self, offset: Offset, counts: Option<Counts>) {
         self.failures.passed(offset);
-        self.window.record_stored(issued);
+        self.window.record_stored(counts);
     }
 
     /// Notes that the record at `offset` needs no row; see [`Window::record_undefined`].
@@ -226,7 +229,7 @@ impl OwnedCampaign {
     }
 
     /// Moves the mark of the window up to `watermark`; see [`Window::mark`].
-    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Sequence> {
+    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Counts> {
         self.window.mark(watermark)
     }
 
@@ -281,14 +284,14 @@ impl OwnedCampaign {
     /// now on records are kept again.
     pub(super) fn begin_chunk(&mut self, raw: Vec<LogRecord>, met: Option<Offset>) {
         let begun = Chunk { raw, undefined: BTreeSet::new() };
-        let Phase::CatchingUp { chunk, issued, expects_until, .. } = &mut self.phase else {
+        let Phase::CatchingUp { chunk, counts, expects_until, .. } = &mut self.phase else {
             return;
         };
         match met {
             None => *chunk = Some(begun),
             Some(position) => {
-                let (issued, expects_until) = (*issued, *expects_until);
-                self.phase = Phase::Meeting { chunk: begun, issued, expects_until };
+                let (counts, expects_until) = (*counts, *expects_until);
+                self.phase = Phase::Meeting { chunk: begun, counts, expects_until };
                 self.floor = position;
             }
         }
@@ -299,10 +302,10 @@ impl OwnedCampaign {
         matches!(self.phase, Phase::CatchingUp { chunk: Some(_), .. } | Phase::Meeting { .. })
     }
 
-    /// Notes the coupon of a record of the chunk in flight.
-    pub(super) fn replayed(&mut self, sequence: Option<Sequence>) {
-        if let Some((_, issued)) = self.phase.chunk() {
-            *issued = sequence.or(*issued);
+    /// Notes the rows after a record of the chunk in flight, if it has one.
+    pub(super) fn replayed(&mut self, after: Option<Counts>) {
+        if let Some((_, counts)) = self.phase.chunk() {
+            *counts = after.or(*counts);
         }
     }
 
@@ -336,10 +339,10 @@ impl OwnedCampaign {
     /// Notes that the chunk in flight and its dead letters are durable.
     pub(super) fn chunk_stored(&mut self) -> ChunkStored {
         match &mut self.phase {
-            Phase::Meeting { issued, expects_until, .. } => {
-                let (issued, expects_until) = (*issued, *expects_until);
+            Phase::Meeting { counts, expects_until, .. } => {
+                let (counts, expects_until) = (*counts, *expects_until);
                 self.phase = Phase::Live { expects_until };
-                ChunkStored::Met(issued)
+                ChunkStored::Met(counts)
             }
             Phase::CatchingUp { chunk, .. } => {
                 *chunk = None;
@@ -366,10 +369,10 @@ impl OwnedCampaign {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::fold::tests::{read_of, request};
+    use crate::partition::fold::tests::{counts, read_of, request};
 
     fn catching_up(from: Offset) -> OwnedCampaign {
-        let phase = Phase::CatchingUp { from, chunk: None, issued: None, expects_until: None };
+        let phase = Phase::CatchingUp { from, chunk: None, counts: None, expects_until: None };
         OwnedCampaign::new(phase, 0)
     }
 
@@ -398,12 +401,12 @@ mod tests {
         assert_eq!(campaign.started(None), Some(5));
         campaign.begin_chunk(Vec::new(), None);
         assert!(!campaign.expects_chunk(), "one chunk at a time");
-        campaign.replayed(Some(3));
+        campaign.replayed(Some(counts(3)));
         assert_eq!(campaign.chunk_stored(), ChunkStored::Continue);
         assert!(campaign.expects_chunk());
         campaign.begin_chunk(Vec::new(), Some(20));
         assert_eq!(campaign.next_batch(9, 21), None, "the last chunk goes first");
-        assert_eq!(campaign.chunk_stored(), ChunkStored::Met(Some(3)));
+        assert_eq!(campaign.chunk_stored(), ChunkStored::Met(Some(counts(3))));
         assert_eq!(campaign.start_from(8), 20, "what was replayed is not decided again");
     }
 
@@ -422,7 +425,7 @@ mod tests {
     fn a_restart_forgets_the_replay() {
         let mut campaign = catching_up(5);
         campaign.begin_chunk(Vec::new(), None);
-        campaign.replayed(Some(3));
+        campaign.replayed(Some(counts(3)));
         campaign.restart(2, Phase::Starting);
         assert!(!campaign.is_replaying());
         assert_eq!(campaign.chunk_stored(), ChunkStored::Continue);

@@ -92,6 +92,25 @@ impl Expectations {
     }
 }
 
+/// Compares the version rows with the mark. `from` is where the log is read again.
+///
+/// # Errors
+/// Versions are missing, or the mark is. In a repair, what lies above the start is derived again.
+fn check_versions(rows: &CampaignRows, from: Offset, is_repair: bool) -> Result<(), Contradiction> {
+    let offsets = || rows.versions.iter().map(|version| version.position.offset);
+    let missing = match &rows.mark {
+        Some(mark) if mark.offset <= from || !is_repair => mark.missing_versions(offsets()),
+        Some(_) => None,
+        None if is_repair => None,
+        // The mark behind a version is durable before progress, or the end of a hold, passes it.
+        None => offsets().find(|offset| *offset < from).map(|offset| {
+            (offset, format!("there is a version at {offset}, but no mark counts it"))
+        }),
+    };
+    let reason = HoldReason::RowsMissing;
+    missing.map_or(Ok(()), |(from, detail)| Err(Contradiction { from, reason, detail }))
+}
+
 /// A campaign recovered from its rows.
 #[derive(Debug)]
 pub struct Recovered {
@@ -151,10 +170,11 @@ impl Recovery {
                 expectations.rows.insert(offset, expected);
             }
         }
-        let versions =
-            rows.versions.into_iter().filter(|version| version.position.offset < from).collect();
         let repairs = |hold: &Hold| hold.is_in_force() && hold.kind == HoldKind::Contradiction;
         let is_repair = rows.holds.iter().any(repairs);
+        check_versions(&rows, from, is_repair)?;
+        let versions =
+            rows.versions.into_iter().filter(|version| version.position.offset < from).collect();
         let LogPartition { log_epoch, partition } = place;
         Ok(Self {
             from,
@@ -198,9 +218,9 @@ impl Recovery {
         // a missing one. In a repair, rows between start and mark are about to be derived.
         if let Some(mark) = &self.mark
             && (mark.offset <= self.from || !self.is_repair)
-            && mark.issued != self.below_mark
+            && mark.counts.issued != self.below_mark
         {
-            let (said, found) = (mark.issued, self.below_mark);
+            let (said, found) = (mark.counts.issued, self.below_mark);
             let detail =
                 format!("the mark counts {said} coupons below {}, found {found}", mark.offset);
             let from = self.dense_to.min(mark.offset);
@@ -280,11 +300,11 @@ mod tests {
             campaign::At,
             decision::{DerivedRow, Outcome},
             record::Record,
-            rows::HoldState,
+            rows::{Counts, HoldState},
         },
         partition::fold::{
             Batch, Folder,
-            tests::{PLACE, defined, keys, request},
+            tests::{PLACE, counts, defined, keys, request},
         },
     };
 
@@ -320,7 +340,7 @@ mod tests {
     ) -> Result<Recovered, Contradiction> {
         let (versions, mut coupons) = rows();
         coupons.retain(|coupon| sequences.contains(&coupon.sequence));
-        let mark = Some(Mark { campaign: spring(), offset: 8, issued: 7 });
+        let mark = Some(Mark { campaign: spring(), offset: 8, counts: counts(7) });
         let rows = CampaignRows { holds, mark, versions };
         let mut recovery = Recovery::new(spring(), PLACE, from, rows, keys())?;
         recovery.coupons(coupons)?;
@@ -339,12 +359,36 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_shows_that_versions_are_missing() {
+        let (versions, _) = rows();
+        let found = |from, mark: Option<Mark>, kept: usize| {
+            let versions = versions.iter().take(kept).cloned().collect();
+            let rows = CampaignRows { versions, mark, ..CampaignRows::default() };
+            let recovery = Recovery::new(spring(), PLACE, from, rows, keys());
+            recovery.err().map(|found| (found.from, found.reason))
+        };
+        let mark = |versions, latest| {
+            let counts = Counts { versions, latest, ..counts(0) };
+            Some(Mark { campaign: spring(), offset: 8, counts })
+        };
+        let missing = HoldReason::RowsMissing;
+        assert_eq!(found(9, mark(1, 0), 1), None);
+        assert_eq!(found(9, mark(1, 0), 0), Some((0, missing)), "the only one");
+        assert_eq!(found(9, mark(2, 5), 1), Some((5, missing)), "the latest one");
+        assert_eq!(found(2, mark(2, 5), 1), Some((5, missing)), "above the start, too");
+        assert_eq!(found(9, mark(3, 5), 1), Some((0, missing)), "nobody knows where");
+        assert_eq!(found(9, None, 1), Some((0, missing)), "the mark itself");
+        assert_eq!(found(0, None, 1), None, "progress has not passed it");
+    }
+
+    #[test]
     fn each_damage_of_rows_has_its_reason() {
         let reason = |sequences: &[Sequence], damage: fn(&mut Coupon)| {
             let (versions, mut coupons) = rows();
             coupons.retain(|coupon| sequences.contains(&coupon.sequence));
             coupons.iter_mut().for_each(damage);
-            let rows = CampaignRows { versions, ..CampaignRows::default() };
+            let mark = Some(Mark { campaign: spring(), offset: 9, counts: counts(2) });
+            let rows = CampaignRows { versions, mark, ..CampaignRows::default() };
             let mut recovery = Recovery::new(spring(), PLACE, 9, rows, keys()).unwrap();
             recovery.coupons(coupons).err().map(|found| found.reason)
         };

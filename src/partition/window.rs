@@ -6,9 +6,9 @@ use super::fold::Batch;
 use crate::{
     domain::{
         campaign::At,
-        ids::{Offset, Sequence},
+        ids::Offset,
         record::{Change, Record},
-        rows::HoldName,
+        rows::{Counts, HoldName},
     },
     wire::{LogRecord, decode_step::ReadRecord},
 };
@@ -33,8 +33,8 @@ struct Waiting {
     raw: Option<LogRecord>,
     /// The credit that is given back when the record leaves the window.
     credit: usize,
-    /// The coupon that the record got, once it is stored.
-    issued: Option<Sequence>,
+    /// The campaign's rows up to the record, once its own row is stored.
+    counts: Option<Counts>,
 }
 
 /// The records of one campaign from durable progress on, in the order of offsets.
@@ -56,7 +56,7 @@ impl Window {
     pub(super) fn push(&mut self, read: ReadRecord) {
         let (at, credit) = (read.at(), credit(&read.raw));
         let ReadRecord { raw, record } = read;
-        self.records.push_back(Waiting { at, record, raw: Some(raw), credit, issued: None });
+        self.records.push_back(Waiting { at, record, raw: Some(raw), credit, counts: None });
     }
 
     /// Returns whether the window holds no record.
@@ -109,10 +109,10 @@ impl Window {
         true
     }
 
-    /// Notes that the next record is stored, with the coupon that it got.
-    pub(super) fn record_stored(&mut self, issued: Option<Sequence>) {
+    /// Notes that the next record is stored, with the campaign's rows if it has one.
+    pub(super) fn record_stored(&mut self, counts: Option<Counts>) {
         if let Some(waiting) = self.records.get_mut(self.stored) {
-            waiting.issued = issued;
+            waiting.counts = counts;
         }
         self.stored += 1;
         self.check();
@@ -166,22 +166,22 @@ impl Window {
         self.records.drain(..).map(|waiting| (waiting.at.offset, waiting.credit)).collect()
     }
 
-    /// Moves the mark up to `watermark`. Returns the highest sequence that it passes, if any.
-    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Sequence> {
-        let mut issued = None;
+    /// Moves the mark up to `watermark`. Returns the campaign's rows below it, if it passes any.
+    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Counts> {
+        let mut counts = None;
         while let Some(waiting) = self.records.get(self.marked)
             && waiting.at.offset < watermark
         {
-            issued = waiting.issued.or(issued);
+            counts = waiting.counts.or(counts);
             self.marked += 1;
         }
-        issued
+        counts
     }
 
-    /// Returns the highest sequence that a record below `from` got.
-    pub(super) fn issued_below(&self, from: Offset) -> Option<Sequence> {
-        let below = self.records.iter().filter(|waiting| waiting.at.offset < from);
-        below.filter_map(|waiting| waiting.issued).max()
+    /// Returns the campaign's rows up to the last record below `from` that has one.
+    pub(super) fn counts_below(&self, from: Offset) -> Option<Counts> {
+        let below = self.records.iter().rev().filter(|waiting| waiting.at.offset < from);
+        below.filter_map(|waiting| waiting.counts).next()
     }
 
     /// Returns the offsets of records that release `hold`.
@@ -215,7 +215,7 @@ pub(super) fn released_by(record: &Record) -> Option<&[HoldName]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::fold::tests::{read_of, request};
+    use crate::partition::fold::tests::{counts, read_of, request};
 
     /// Returns a window with requests at 10, 11, …, each of a different user.
     fn window(count: u64) -> Window {
@@ -245,7 +245,7 @@ mod tests {
         let mut window = window(3);
         window.send(3, 20);
         window.batch_stored(2);
-        window.record_stored(Some(1));
+        window.record_stored(Some(counts(1)));
         window.record_stored(None);
         assert_eq!(window.first_unstored(), Some(12));
         window.restart();
@@ -257,7 +257,7 @@ mod tests {
     fn progress_forgets_only_what_is_stored() {
         let mut window = window(3);
         window.send(3, 20);
-        window.record_stored(Some(1));
+        window.record_stored(Some(counts(1)));
         assert_eq!(window.trim(20), 1, "the other two are not stored");
         assert_eq!(window.first_unstored(), Some(11));
     }
@@ -285,12 +285,12 @@ mod tests {
     fn a_mark_counts_each_coupon_once() {
         let mut window = window(3);
         window.send(3, 20);
-        window.record_stored(Some(7));
-        window.record_stored(Some(8));
-        assert_eq!(window.mark(11), Some(7));
-        assert_eq!(window.mark(12), Some(8));
+        window.record_stored(Some(counts(7)));
+        window.record_stored(Some(counts(8)));
+        assert_eq!(window.mark(11), Some(counts(7)));
+        assert_eq!(window.mark(12), Some(counts(8)));
         assert_eq!(window.mark(12), None);
-        assert_eq!(window.issued_below(12), Some(8));
+        assert_eq!(window.counts_below(12), Some(counts(8)));
     }
 
     #[test]

@@ -104,7 +104,11 @@ fn places(rows: &MemoryRows, history: &[Landed]) -> BTreeMap<CampaignId, Places>
                 versions.entry((&version.campaign, version.position.offset)).or_insert(place);
             }
             Row::Mark(mark) => {
-                marks.entry(&mark.campaign).or_default().push((place, mark.offset, mark.issued));
+                marks.entry(&mark.campaign).or_default().push((
+                    place,
+                    mark.offset,
+                    mark.counts.issued,
+                ));
             }
             _ => {}
         }

@@ -64,8 +64,8 @@ impl Landed {
             Row::Hold(Hold { campaign, from, state, reason, .. }) => {
                 format!("the hold of {campaign} from {from}: {state:?}, {reason}")
             }
-            Row::Mark(Mark { campaign, offset, issued }) => {
-                format!("the mark of {campaign}: {issued} below {offset}")
+            Row::Mark(Mark { campaign, offset, counts }) => {
+                format!("the mark of {campaign} below {offset}: {counts:?}")
             }
             Row::Progress(Progress { partition, next, .. }) => {
                 format!("progress of partition {partition}: {next}")

@@ -7,7 +7,7 @@ use super::{memory::MemoryStore, *};
 use crate::domain::{
     definition::{Definition, Terms},
     ids::{Offset, Position, Timestamp},
-    rows::{HoldKind, HoldState},
+    rows::{Counts, HoldKind, HoldState},
 };
 
 const PARTITION: Partition = 3;
@@ -115,7 +115,8 @@ fn hold(state: HoldState, until: Offset) -> Row {
 }
 
 fn mark(offset: Offset, issued: Sequence) -> Row {
-    Row::Mark(Mark { campaign: spring(), offset, issued })
+    let counts = Counts { issued, versions: 1, latest: 0 };
+    Row::Mark(Mark { campaign: spring(), offset, counts })
 }
 
 fn version(offset: Offset, quota: u32) -> Row {
@@ -164,6 +165,6 @@ async fn no_row_is_read_without_what_it_relies_on() {
         let (hold, mark, version) = (&rows.holds[0], rows.mark.unwrap(), rows.versions.last());
         assert!(mark.offset >= hold.until, "the mark at the end, written behind read {behind}");
         let quota = version.unwrap().definition.terms.quota;
-        assert!(mark.issued <= quota, "the quota of 5, written behind read {behind}");
+        assert!(mark.counts.issued <= quota, "the quota of 5, written behind read {behind}");
     }
 }

@@ -17,6 +17,12 @@ pub fn of_batch(versions: Vec<DefinitionVersion>, coupons: Vec<Coupon>) -> Vec<G
     filled(versions.into_iter().map(version).chain([coupons]))
 }
 
+/// Returns the write of the mark behind a version, after everything that it counts.
+#[must_use]
+pub fn of_mark(mark: Mark) -> Vec<Group> {
+    vec![("storing a mark", vec![Row::Mark(mark)])]
+}
+
 /// Orders the write of a hold. A hold that is closed comes after the mark at its end, because a
 /// reader that starts there checks the rows below against the mark.
 #[must_use]
@@ -43,13 +49,14 @@ mod tests {
     use super::*;
     use crate::domain::{
         ids::CampaignId,
-        rows::{HoldKind, HoldState},
+        rows::{Counts, HoldKind, HoldState},
     };
 
     #[test]
     fn rows_follow_what_they_rely_on() {
         let campaign = CampaignId::parse("spring").unwrap();
-        let mark = Mark { campaign: campaign.clone(), offset: 9, issued: 3 };
+        let counts = Counts { issued: 3, versions: 1, latest: 2 };
+        let mark = Mark { campaign: campaign.clone(), offset: 9, counts };
         let progress = Progress { partition: 0, log_epoch: 1, next: 9, last: None };
         let (from, until, reason) = (2, 9, "it failed".to_owned());
         let (kind, state) = (HoldKind::Failure, HoldState::Closed);

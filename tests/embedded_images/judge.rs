@@ -270,12 +270,19 @@ fn judge_campaign(
         return Err("a hold that was never opened".to_owned());
     }
     match &found.rows.mark {
-        Some(Mark { offset, issued, .. }) if *issued as usize != below(&was.coupons, *offset) => {
-            Err(format!("a mark counts {issued} below {offset}"))
+        Some(Mark { offset, counts, .. })
+            if counts.issued as usize != below(&was.coupons, *offset) =>
+        {
+            Err(format!("a mark counts {} below {offset}", counts.issued))
         }
         Some(Mark { offset, .. }) if *offset > end => {
             Err(format!("a mark at {offset}, above the end {end}"))
         }
-        _ => Ok(()),
+        Some(mark) => {
+            let offsets = versions.iter().map(|version| version.position.offset);
+            mark.missing_versions(offsets).map_or(Ok(()), |(_, missing)| Err(missing))
+        }
+        None if due > 0 => Err("no mark counts the versions".to_owned()),
+        None => Ok(()),
     }
 }

@@ -115,6 +115,10 @@ impl PartitionState {
                     Some(Event::HoldWritten(hold))
                 });
             }
+            Effect::WriteMark { mark, version } => running.write(myself, async move {
+                io::write(&environment, write_order::of_mark(mark)).await;
+                Some(Event::Marked(version))
+            }),
             Effect::DeadLetter { campaign, record } => {
                 let _ended = running.undefined.send((campaign, record));
             }

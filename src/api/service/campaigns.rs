@@ -334,6 +334,7 @@ impl Campaigns {
             }
             Err(Unusable::Unknown) => Ok(None),
             Err(Unusable::Altered(offset)) => Err(altered(campaign, offset)),
+            Err(Unusable::Vanished(detail)) => Err(vanished(campaign, &detail)),
         }
     }
 
@@ -383,6 +384,13 @@ fn shortened(snapshot: &Arc<CampaignSnapshot>) -> Arc<CampaignSnapshot> {
     let mut shorter = CampaignSnapshot::clone(snapshot);
     shorter.edge.versions.drain(..spare);
     Arc::new(shorter)
+}
+
+/// Reports rows of a campaign that have vanished.
+fn vanished(campaign: &CampaignId, detail: &str) -> ReadError {
+    metrics::violation(Invariant::StopRatherThanLie);
+    tracing::error!(%campaign, detail, "rows of a campaign vanished");
+    ReadError::Contradiction(format!("rows of {campaign} vanished: {detail}"))
 }
 
 /// Reports a version row whose digest does not match.

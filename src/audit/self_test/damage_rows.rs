@@ -253,11 +253,11 @@ fn change_mark(world: &mut AuditWorld, change: impl FnOnce(&mut Mark)) {
 }
 
 pub(super) fn mark_raised(world: &mut AuditWorld) {
-    change_mark(world, |mark| mark.issued += 1);
+    change_mark(world, |mark| mark.counts.issued += 1);
 }
 
 pub(super) fn mark_lowered(world: &mut AuditWorld) {
-    change_mark(world, |mark| mark.issued -= 1);
+    change_mark(world, |mark| mark.counts.issued -= 1);
 }
 
 pub(super) fn mark_lost(world: &mut AuditWorld) {
@@ -268,7 +268,7 @@ pub(super) fn mark_old(world: &mut AuditWorld) {
     let offset = coupon(world, "plain", MIDDLE).position.offset;
     change_mark(world, |mark| {
         mark.offset = offset;
-        mark.issued = MIDDLE - 1;
+        mark.counts.issued = MIDDLE - 1;
     });
 }
 

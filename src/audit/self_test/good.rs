@@ -14,7 +14,7 @@ use crate::{
         definition::{Amendment, Terms},
         ids::{CampaignId, IdempotencyKey, Offset, Partition, Position, Timestamp, UserId},
         record::{Change, Control, Record, Request},
-        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
+        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
     },
     partition::{
         fold::{Batch, Folder},
@@ -296,11 +296,10 @@ impl Maker {
             set_progress(&mut self.world, partition, high);
         }
         for (campaign, folder) in &self.folders {
-            let issued = folder.campaign().issued();
             let partition = self.world.codec.partition_of(campaign);
             let offset = self.world.logs[partition as usize].high;
-            if issued > 0 {
-                let mark = Mark { campaign: campaign.clone(), offset, issued };
+            if let Some(counts) = folder.campaign().counts() {
+                let mark = Mark { campaign: campaign.clone(), offset, counts };
                 self.world.rows.marks.insert(campaign.clone(), mark);
             }
         }
@@ -385,7 +384,11 @@ fn set_mark(world: &mut AuditWorld, campaign: &CampaignId, offset: Offset) {
         .values()
         .filter(|coupon| coupon.campaign == *campaign && coupon.position.offset < offset);
     let issued = below.map(|coupon| coupon.sequence).max().unwrap_or(0);
-    let mark = Mark { campaign: campaign.clone(), offset, issued };
+    let versions = world.rows.versions.keys().filter(|(of, at)| of == campaign && *at < offset);
+    let versions: Vec<Offset> = versions.map(|(_, at)| *at).collect();
+    let latest = versions.last().copied().unwrap_or(0);
+    let counts = Counts { issued, versions: versions.len() as u32, latest };
+    let mark = Mark { campaign: campaign.clone(), offset, counts };
     world.rows.marks.insert(campaign.clone(), mark);
 }
 

@@ -11,6 +11,7 @@ use super::{
     keys::Keys,
     reason::Situation,
     record::{Change, Control, Record, Request},
+    rows::Counts,
 };
 use crate::check_invariant;
 
@@ -51,6 +52,8 @@ pub struct Campaign {
     partition: Partition,
     keys: Arc<Keys>,
     in_effect: Option<InEffect>,
+    /// Number of versions so far.
+    versions: u32,
     issued: u32,
     users: Holders,
     idempotency_keys: Holders,
@@ -66,6 +69,7 @@ impl Campaign {
             partition,
             keys,
             in_effect: None,
+            versions: 0,
             issued: 0,
             users: Holders::default(),
             idempotency_keys: Holders::default(),
@@ -100,6 +104,13 @@ impl Campaign {
     #[must_use]
     pub fn version(&self) -> Option<Offset> {
         self.in_effect.as_ref().map(|in_effect| in_effect.version)
+    }
+
+    /// Returns how many rows the campaign has; `None` while it is not defined.
+    #[must_use]
+    pub fn counts(&self) -> Option<Counts> {
+        let (issued, versions) = (self.issued, self.versions);
+        Some(Counts { issued, versions, latest: self.version()? })
     }
 
     /// Returns the bytes of memory that the campaign takes.
@@ -197,6 +208,7 @@ impl Campaign {
             version.issued,
             version.position.offset
         );
+        self.versions += 1;
         self.in_effect = Some(InEffect {
             version: version.position.offset,
             definition: version.definition.clone(),

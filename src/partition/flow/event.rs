@@ -62,6 +62,8 @@ pub enum Event {
         /// Every record of the campaign below this offset was in this chunk or an earlier one.
         read_to: Offset,
     },
+    /// The mark behind the version at this offset is durable.
+    Marked(Offset),
     /// A hold is durable in this state.
     HoldWritten(Hold),
     /// The partition's holds as they are stored now.
@@ -97,6 +99,7 @@ impl Event {
             Self::Contradicted { .. } => "contradicted",
             Self::Failed { .. } => "failed",
             Self::Replayed { .. } => "replayed",
+            Self::Marked(_) => "marked",
             Self::HoldWritten(_) => "hold_written",
             Self::Holds(_) => "holds",
             Self::DeadLettered { .. } => "dead_lettered",
@@ -170,8 +173,15 @@ pub enum Effect {
     WriteHold {
         /// The hold.
         hold: Hold,
-        /// The mark at the end of a closed hold, if the replay issued coupons.
+        /// The mark at the end of a closed hold, if the replay derived rows.
         mark: Option<Mark>,
+    },
+    /// Make the mark behind a version durable. Everything of the campaign below it is stored.
+    WriteMark {
+        /// The mark.
+        mark: Mark,
+        /// The version's offset, for [`Event::Marked`].
+        version: Offset,
     },
     /// Write a record as a dead letter: its campaign is not defined at its offset.
     DeadLetter {

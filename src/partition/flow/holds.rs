@@ -34,8 +34,8 @@ impl Flow {
         // Another owner that closed the hold may have read further. What we have not read yet is
         // decided when we read it, not taken from that owner's rows.
         let from = from.min(position);
-        let (chunk, issued, expects_until) = (None, None, None);
-        owned.restart(incarnation, Phase::CatchingUp { from, chunk, issued, expects_until });
+        let (chunk, counts, expects_until) = (None, None, None);
+        owned.restart(incarnation, Phase::CatchingUp { from, chunk, counts, expects_until });
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
     }
 
@@ -75,12 +75,14 @@ impl Flow {
     ) {
         effects.push(Effect::Stop { campaign: campaign.clone() });
         let (incarnation, partition) = (self.next_incarnation(), self.place.partition);
+        let unmarked = self.first_unmarked(campaign);
         let Some((owned, holds)) = self.owned(campaign) else { return };
         owned.note_reason(reason.text(detail));
         // The window passes once the hold is durable, so the hold must cover all of it that is
         // not stored.
-        let unstored = owned.window().first_unstored();
-        let from = unstored.map_or(from, |unstored| from.min(unstored));
+        // A version whose mark is not durable yet must be derived again, too.
+        let unstored = owned.window().first_unstored().into_iter().chain(unmarked);
+        let from = unstored.fold(from, Offset::min);
         if holds.covers(reason, from) {
             owned.restart(incarnation, Phase::Held);
             self.pass_window(campaign, effects);

@@ -31,7 +31,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
-use self::{durability::Durability, feed_state::FeedState};
+use self::{durability::Durability, feed_state::FeedState, settle::Unmarked};
 
 pub use event::{BatchReport, Effect, Event};
 
@@ -111,6 +111,8 @@ pub struct Flow {
     sendable: BTreeSet<CampaignId>,
     /// Campaigns whose window is not empty.
     occupied: BTreeSet<CampaignId>,
+    /// Decided versions whose marks are being written. The watermark passes them afterwards.
+    unmarked: BTreeMap<Offset, Unmarked>,
     incarnations: u64,
     now_ms: u64,
     idle_checked_ms: u64,
@@ -141,6 +143,7 @@ impl Flow {
             holds: BTreeMap::new(),
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
+            unmarked: BTreeMap::new(),
             incarnations: 0,
             now_ms,
             idle_checked_ms: now_ms,
@@ -174,6 +177,7 @@ impl Flow {
             Event::Replayed { campaign, incarnation, records, read_to } => {
                 self.replayed(campaign, incarnation, records, read_to, effects);
             }
+            Event::Marked(offset) => self.marked(offset, effects),
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
             Event::DeadLettered { offset, undefined } => {
@@ -308,9 +312,9 @@ impl Flow {
         // Coupons below the hold are stored, and no later mark would count them: their records
         // leave the window here.
         if let Some(from) = holds.held_from()
-            && let Some(issued) = owned.window().issued_below(from)
+            && let Some(counts) = owned.window().counts_below(from)
         {
-            holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, issued });
+            holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, counts });
         }
         let window = owned.clear();
         let mut freed = window.iter().map(|(_, credit)| credit).sum();

@@ -4,10 +4,22 @@ use super::{
     super::{fold::FoldedRecord, owned_campaign::ChunkStored},
     BATCHES_MAX, BatchReport, Effect, Flow,
 };
-use crate::domain::{
-    ids::{CampaignId, Offset},
-    rows::{Mark, Progress},
+use crate::{
+    domain::{
+        decision::Decision,
+        ids::{CampaignId, Offset},
+        rows::{Mark, Progress},
+    },
+    wire::feed_message::FeedDecision,
 };
+
+/// A decided version whose mark is being written.
+#[derive(Debug)]
+pub(super) struct Unmarked {
+    campaign: CampaignId,
+    decision: Decision,
+    answer: FeedDecision,
+}
 
 impl Flow {
     pub(super) fn report(&mut self, report: BatchReport, effects: &mut Vec<Effect>) {
@@ -25,7 +37,9 @@ impl Flow {
         if !owned.batch_stored(records.len()) {
             return;
         }
-        for FoldedRecord { offset, issued, outcome } in records {
+        for record in records {
+            let defines = record.defines();
+            let FoldedRecord { offset, counts, outcome } = record;
             let Some((decision, answer)) = outcome else {
                 let raw = owned.record_undefined(offset);
                 // The record is done when its dead letter is durable.
@@ -33,7 +47,14 @@ impl Flow {
                 effects.extend(raw.map(|record| Effect::DeadLetter { campaign, record }));
                 continue;
             };
-            owned.record_stored(offset, issued);
+            owned.record_stored(offset, counts);
+            if let Some(counts) = defines {
+                let unmarked = Unmarked { campaign: campaign.clone(), decision, answer };
+                self.unmarked.insert(offset, unmarked);
+                let mark = Mark { campaign: campaign.clone(), offset: offset + 1, counts };
+                effects.push(Effect::WriteMark { mark, version: offset });
+                continue;
+            }
             // A record that is decided again after a restart is neither counted nor published
             // twice.
             if self.acks.done(offset) {
@@ -45,6 +66,23 @@ impl Flow {
         // would return their credit. Without credit nothing is read, and progress would stop.
         effects.push(Effect::Credit(owned.trim(self.durability.progress())));
         self.sendable.insert(campaign);
+    }
+
+    /// Notes that the mark of a version is durable: now the watermark may pass it.
+    pub(super) fn marked(&mut self, version: Offset, effects: &mut Vec<Effect>) {
+        let Some(Unmarked { decision, answer, .. }) = self.unmarked.remove(&version) else {
+            return;
+        };
+        if self.acks.done(version) {
+            effects.push(Effect::Count(decision));
+            self.feed.push(answer);
+        }
+    }
+
+    /// Returns the first version of a campaign whose mark is not durable.
+    pub(super) fn first_unmarked(&self, campaign: &CampaignId) -> Option<Offset> {
+        let mut unmarked = self.unmarked.iter();
+        unmarked.find(|(_, of)| of.campaign == *campaign).map(|(offset, _)| *offset)
     }
 
     pub(super) fn dead_lettered(
@@ -77,8 +115,8 @@ impl Flow {
         effects: &mut Vec<Effect>,
     ) {
         let Some(owned) = self.campaigns.get_mut(campaign) else { return };
-        for FoldedRecord { offset, issued, outcome } in records {
-            owned.replayed(issued);
+        for FoldedRecord { offset, counts, outcome } in records {
+            owned.replayed(counts);
             if let Some((decision, answer)) = outcome {
                 effects.push(Effect::Count(decision));
                 self.feed.push(answer);
@@ -101,9 +139,9 @@ impl Flow {
         let Some((owned, holds)) = self.owned(campaign) else { return };
         let stored = owned.chunk_stored();
         let met = stored != ChunkStored::Continue;
-        if let ChunkStored::Met(issued) = stored {
+        if let ChunkStored::Met(counts) = stored {
             let offset = owned.floor();
-            let mark = issued.map(|issued| Mark { campaign: campaign.clone(), offset, issued });
+            let mark = counts.map(|counts| Mark { campaign: campaign.clone(), offset, counts });
             for hold in holds.close(offset) {
                 effects.push(Effect::WriteHold { hold, mark: mark.clone() });
             }
@@ -137,8 +175,8 @@ impl Flow {
         let mut marks = Vec::new();
         for campaign in &self.occupied {
             let owned = self.campaigns.get_mut(campaign);
-            if let Some(issued) = owned.and_then(|owned| owned.mark(watermark)) {
-                marks.push(Mark { campaign: campaign.clone(), offset: watermark, issued });
+            if let Some(counts) = owned.and_then(|owned| owned.mark(watermark)) {
+                marks.push(Mark { campaign: campaign.clone(), offset: watermark, counts });
             }
         }
         let mut extended = Vec::new();

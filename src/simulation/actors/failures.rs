@@ -230,7 +230,8 @@ fn a_hidden_row_keeps_its_hold() {
         stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
         stage.crash(FAILING).await;
         let missing = "coupon 4 follows coupon 2";
-        stage.until("on hold", |stage| stage.reason(FAILING).contains(missing)).await;
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        assert!(stage.reason(FAILING).contains(missing), "{}", stage.reason(FAILING));
         stage.ask(FAILING, 6);
         stage.release(FAILING);
         let hidden = "coupon 3 was written but cannot be read back";

@@ -5,7 +5,7 @@ use crate::domain::{
     coupon::Coupon,
     definition::{Definition, DefinitionVersion, RULES_VERSION, Terms},
     ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-    rows::{Hold, HoldKind, HoldState, LastRecord, Progress},
+    rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
 };
 
 pub(super) fn campaign(name: &str) -> CampaignId {
@@ -81,4 +81,10 @@ pub(super) fn hold(
 pub(super) fn progress(partition: Partition, next: Offset) -> Progress {
     let last = next.checked_sub(1).map(|offset| LastRecord { offset, digest: [0xEF; 16] });
     Progress { partition, log_epoch: 1, next, last }
+}
+
+/// Returns a mark that counts `issued` coupons and two versions below `offset`.
+pub(super) fn mark(campaign: &CampaignId, offset: Offset, issued: Sequence) -> Mark {
+    let counts = Counts { issued, versions: 2, latest: offset / 2 };
+    Mark { campaign: campaign.clone(), offset, counts }
 }

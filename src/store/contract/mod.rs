@@ -9,12 +9,12 @@ mod fixtures;
 
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
-use self::fixtures::{campaign, coupon, hold, partition, progress, user, version};
+use self::fixtures::{campaign, coupon, hold, mark, partition, progress, user, version};
 use super::{CouponStore, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, Selection};
 use crate::domain::{
     coupon::Coupon,
     ids::{CampaignId, Offset, Partition, Sequence},
-    rows::{CampaignRows, Hold, HoldKind, HoldState, Mark, PartitionRows, Progress, Row},
+    rows::{CampaignRows, Hold, HoldKind, HoldState, PartitionRows, Progress, Row},
 };
 
 /// One check of the contract.
@@ -137,7 +137,7 @@ pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
         reason: "it's \"quoted\", two\nlines, and ü".to_owned(),
         ..hold(&id, at, 1, HoldState::Open)
     };
-    let mark = Mark { campaign: id.clone(), offset: 99, issued: 2 };
+    let mark = mark(&id, 99, 2);
     let version = version(&id, 7);
     write(store, &[Row::Version(version.clone())]).await;
     write(store, &coupons.clone().map(Row::Coupon)).await;
@@ -163,7 +163,7 @@ pub async fn writing_rows_again_changes_nothing(store: &dyn CouponStore) {
         (1..=50).map(|sequence| Row::Coupon(coupon(&id, sequence, &user("again")))).collect();
     rows.push(Row::Version(version(&id, 1)));
     rows.push(Row::Hold(hold(&id, at, 1, HoldState::Released)));
-    rows.push(Row::Mark(Mark { campaign: id.clone(), offset: 5, issued: 50 }));
+    rows.push(Row::Mark(mark(&id, 5, 50)));
     rows.push(Row::Progress(progress(at, 6)));
     write(store, &rows).await;
     let once = (
@@ -254,7 +254,7 @@ pub async fn campaigns_with_a_common_prefix_are_apart(store: &dyn CouponStore) {
         let mut rows = vec![
             Row::Version(version(id, Offset::from(count))),
             Row::Hold(hold(id, at, count, HoldState::Open)),
-            Row::Mark(Mark { campaign: id.clone(), offset: Offset::from(count), issued: count }),
+            Row::Mark(mark(id, Offset::from(count), count)),
         ];
         rows.extend((1..=count).map(|sequence| Row::Coupon(coupon(id, sequence, &user("mix")))));
         write(store, &rows).await;
@@ -263,7 +263,7 @@ pub async fn campaigns_with_a_common_prefix_are_apart(store: &dyn CouponStore) {
         let rows = rows_of(store, id, at).await;
         assert_eq!(rows.versions, vec![version(id, Offset::from(count))]);
         assert_eq!(rows.holds, vec![hold(id, at, count, HoldState::Open)]);
-        assert_eq!(rows.mark.map(|mark| mark.issued), Some(count));
+        assert_eq!(rows.mark.map(|mark| mark.counts.issued), Some(count));
         assert_eq!(read_all(store, id, Selection::All).await.len(), count as usize);
         let of_user = Selection::OfUser { user: user("mix"), bucket: 2 };
         assert_eq!(read_all(store, id, of_user).await.len(), count as usize);
@@ -291,7 +291,7 @@ pub async fn progress_never_goes_back(store: &dyn CouponStore) {
 /// The mark with the higher offset stays. Two marks may have the same count.
 pub async fn a_mark_never_goes_back(store: &dyn CouponStore) {
     let (id, at) = (campaign("mark"), partition(6));
-    let mark = |offset, issued| Mark { campaign: id.clone(), offset, issued };
+    let mark = |offset, issued| mark(&id, offset, issued);
     let steps = [((0, 0), (0, 0)), ((9, 3), (9, 3)), ((4, 1), (9, 3)), ((12, 3), (12, 3))];
     for ((offset, issued), (expected_offset, expected_issued)) in steps {
         write(store, &[Row::Mark(mark(offset, issued))]).await;

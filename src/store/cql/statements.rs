@@ -160,9 +160,11 @@ const READ_CAMPAIGN_HOLDS: &str = "SELECT campaign_id, from_offset, number, kind
     until_offset \
     FROM $holds WHERE partition = ? AND campaign_id = ?";
 
-const MARK: &str = "INSERT INTO $marks (campaign_id, below_offset, issued) VALUES (?, ?, ?) \
+const MARK: &str = "INSERT INTO $marks (campaign_id, below_offset, issued, versions, latest_version) \
+                    VALUES (?, ?, ?, ?, ?) \
     USING TIMESTAMP ?";
-const READ_MARK: &str = "SELECT below_offset, issued FROM $marks WHERE campaign_id = ?";
+const READ_MARK: &str = "SELECT below_offset, issued, versions, latest_version FROM $marks \
+                         WHERE campaign_id = ?";
 
 const PROGRESS: &str = "INSERT INTO $progress (partition, log_epoch, next_offset, last_offset, \
     last_digest) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?";

@@ -167,7 +167,13 @@ pub const STEPS: &[Step] = &[
         number: 7,
         change: SchemaChange::Table {
             table: "marks",
-            columns: &[("campaign_id", "text"), ("below_offset", "bigint"), ("issued", "int")],
+            columns: &[
+                ("campaign_id", "text"),
+                ("below_offset", "bigint"),
+                ("issued", "int"),
+                ("versions", "int"),
+                ("latest_version", "bigint"),
+            ],
             partition_key: &["campaign_id"],
             clustering: &[],
         },
@@ -368,7 +374,7 @@ mod tests {
         assert_eq!(described("coupons_by_user", "sequence"), "int, clustering 1");
         assert_eq!(described("marks", "campaign_id"), "text, partition_key 0");
         assert_eq!(described("marks", "note"), "text, regular");
-        assert_eq!(tables["marks"].len(), 4);
+        assert_eq!(tables["marks"].len(), 6);
         assert_eq!(note.statement("\"k\""), "ALTER TABLE \"k\".marks ADD note text;\n");
         assert_eq!(note.name(), "010_marks_note");
     }

@@ -10,7 +10,7 @@ use crate::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
+        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
     },
     embedded::{DataEntry, RANK_BYTES, keys, ranked},
     store::{Layout, Unreadable},
@@ -39,7 +39,9 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<DataEntry>) {
             entries.push(DataEntry::Raise(key, ranked(hold.rank(), &json(&row))));
         }
         Row::Mark(mark) => {
-            let value = ranked(mark.offset, &json(&MarkRow { issued: mark.issued }));
+            let Counts { issued, versions, latest } = mark.counts;
+            let row = MarkRow { issued, versions, latest };
+            let value = ranked(mark.offset, &json(&row));
             entries.push(DataEntry::Raise(keys::mark(&mark.campaign), value));
         }
         Row::Progress(progress) => {
@@ -63,6 +65,8 @@ struct HoldRow {
 #[derive(Serialize, Deserialize)]
 struct MarkRow {
     issued: Sequence,
+    versions: u32,
+    latest: Offset,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,8 +105,9 @@ pub(super) fn decode_hold(
 pub(super) fn decode_mark(campaign: &CampaignId, value: &[u8]) -> Result<Mark, Unreadable> {
     const WHAT: Unreadable = Unreadable::new("a mark");
     let (offset, content) = unranked(value).ok_or(WHAT)?;
-    let MarkRow { issued } = parse(content, WHAT)?;
-    Ok(Mark { campaign: campaign.clone(), offset, issued })
+    let MarkRow { issued, versions, latest } = parse(content, WHAT)?;
+    let counts = Counts { issued, versions, latest };
+    Ok(Mark { campaign: campaign.clone(), offset, counts })
 }
 
 pub(super) fn decode_progress(partition: Partition, value: &[u8]) -> Result<Progress, Unreadable> {

@@ -15,7 +15,7 @@ use coupond::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
+        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
     },
     store::{
         CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError, contract,
@@ -294,10 +294,11 @@ async fn other_rows_are_plain_cql() {
         until: 0,
     };
     let last = Some(LastRecord { offset: 40_004, digest: [3; 16] });
+    let counts = Counts { issued: 20_002, versions: 1, latest: 6 };
     let rows = [
         Row::Version(version(&spring, 6)),
         Row::Hold(hold),
-        Row::Mark(Mark { campaign: spring.clone(), offset: 40_005, issued: 20_002 }),
+        Row::Mark(Mark { campaign: spring.clone(), offset: 40_005, counts }),
         Row::Progress(progress(3, 40_005, last)),
     ];
     store.write(&rows).await.unwrap();
@@ -320,8 +321,13 @@ async fn other_rows_are_plain_cql() {
         ("state", text("open")),
     ];
     assert_eq!(found, [row(&hold)]);
-    let mark =
-        [("campaign_id", text("spring")), ("below_offset", big(40_005)), ("issued", int(20_002))];
+    let mark = [
+        ("campaign_id", text("spring")),
+        ("below_offset", big(40_005)),
+        ("issued", int(20_002)),
+        ("versions", int(1)),
+        ("latest_version", big(6)),
+    ];
     assert_eq!(scratch.query("SELECT * FROM $marks").await, [row(&mark)]);
     let progress = [
         ("partition", int(3)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coupond::{
     config::CqlConfig,
-    domain::rows::{Mark, Row},
+    domain::rows::{Counts, Mark, Row},
     store::{
         CouponStore,
         cql::{
@@ -72,7 +72,8 @@ async fn a_partial_schema_is_completed() {
         )
         .await;
     let store = connect(&scratch.config).await.unwrap();
-    let mark = Mark { campaign: campaign("spring"), offset: 1, issued: 1 };
+    let counts = Counts { issued: 1, versions: 1, latest: 0 };
+    let mark = Mark { campaign: campaign("spring"), offset: 1, counts };
     store.write(&[Row::Mark(mark)]).await.unwrap();
     assert_eq!(scratch.query("SELECT step FROM $schema_steps").await.len(), STEPS.len());
     scratch.drop_keyspace().await;
@@ -94,7 +95,8 @@ async fn stores_with_and_without_a_step_coexist() {
     let restarted = connect(&scratch.config).await.unwrap();
     let stores = newer.into_iter().chain([older, again, restarted]);
     for (issued, store) in (1..).zip(stores) {
-        let mark = Mark { campaign: campaign("spring"), offset: issued.into(), issued };
+        let counts = Counts { issued, versions: 1, latest: 0 };
+        let mark = Mark { campaign: campaign("spring"), offset: issued.into(), counts };
         store.write(&[Row::Mark(mark.clone())]).await.unwrap();
         assert_eq!(store.mark(&mark.campaign).await.unwrap(), Some(mark));
     }

@@ -374,6 +374,9 @@ async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> b
         version.position.partition = world.partition_of(&version.campaign);
         version.definition.terms.listed = is_listed(index);
         version.digest = world.service.keys.version_digest(&version);
+        let mut mark = rows.marks[&first.campaign].clone();
+        mark.campaign = version.campaign.clone();
+        rows.apply(Row::Mark(mark));
         rows.apply(Row::Version(version));
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         decision::{Decision, Held},
         rows::HoldKind,
     },
-    partition::fold::FoldedRecord,
+    partition::fold::{FoldedRecord, tests::counts},
 };
 
 const FROM: Offset = 10;
@@ -162,7 +162,7 @@ fn a_failed_replay_leaves_no_mark() {
     let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
     let records = vec![(At { offset: 3, time: Timestamp(0) }, request())];
     let issued = Decision::Issued(Held { sequence: 7, issued_at: Timestamp(0) });
-    let stored = vec![FoldedRecord { issued: Some(7), ..folded(3, Some(issued)) }];
+    let stored = vec![FoldedRecord { counts: Some(counts(7)), ..folded(3, Some(issued)) }];
     let chunk = vec![ready(1), replayed(1, records, 4), report(1, stored)];
     steps(&mut flow, chunk);
     let reason = "it panicked".to_owned();
@@ -189,7 +189,8 @@ fn a_close_is_written_before_extensions() {
     });
     let closed = closed.expect("it is closed");
     let decided = Decision::Issued(Held { sequence: 1, issued_at: Timestamp(0) });
-    let stored = |offset| vec![FoldedRecord { issued: Some(1), ..folded(offset, Some(decided)) }];
+    let stored =
+        |offset| vec![FoldedRecord { counts: Some(counts(1)), ..folded(offset, Some(decided)) }];
     let extends = |effects: &[Effect]| {
         effects.iter().any(|it| matches!(it, Effect::Persist { holds, .. } if !holds.is_empty()))
     };

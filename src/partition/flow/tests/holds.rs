@@ -10,7 +10,7 @@ use crate::{
         record::Request,
         rows::HoldKind,
     },
-    partition::fold::FoldedRecord,
+    partition::fold::{FoldedRecord, tests::counts},
 };
 
 fn hold(number: u32, state: HoldState, until: Offset) -> Hold {
@@ -40,7 +40,7 @@ pub(super) fn request() -> Record {
 pub(super) fn folded(offset: Offset, decision: Option<Decision>) -> FoldedRecord {
     let answer = Answer::Accepted; // Any answer: the flow only passes it on.
     let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
-    FoldedRecord { offset, issued: None, outcome: decision.map(|decision| (decision, feed)) }
+    FoldedRecord { offset, counts: None, outcome: decision.map(|decision| (decision, feed)) }
 }
 
 fn report(offset: Offset, decision: Option<Decision>) -> Event {
@@ -124,7 +124,7 @@ fn a_mark_precedes_a_hold() {
     flow.flush(&mut effects);
     let held = Held { sequence: 7, issued_at: Timestamp(0) };
     let Event::Report(mut stored) = report(10, Some(Decision::Issued(held))) else { return };
-    stored.records[0].issued = Some(7);
+    stored.records[0].counts = Some(counts(7));
     flow.step(Event::Report(stored), &mut effects);
     let contradiction = differs(11);
     let contradicted =
@@ -142,7 +142,7 @@ fn a_mark_precedes_a_hold() {
         Effect::Persist { marks, progress, .. } if progress.next == 12 => Some(marks.clone()),
         _ => None,
     });
-    assert_eq!(marks, Some(vec![Mark { campaign, offset: 11, issued: 7 }]));
+    assert_eq!(marks, Some(vec![Mark { campaign, offset: 11, counts: counts(7) }]));
 }
 
 #[test]

@@ -35,6 +35,7 @@ enum Task {
     Store { campaign: CampaignId, incarnation: u64, number: usize },
     Persist { holds: Vec<Hold>, marks: Vec<Mark>, progress: Progress },
     Hold { hold: Hold, mark: Option<Mark> },
+    Mark { mark: Mark, version: Offset },
     Letter(CampaignId, LogRecord),
     LookAtHolds,
 }
@@ -161,6 +162,9 @@ impl FlowWorld {
                     }
                 }
                 Effect::WriteHold { hold, mark } => owner.tasks.push(Task::Hold { hold, mark }),
+                Effect::WriteMark { mark, version } => {
+                    owner.tasks.push(Task::Mark { mark, version });
+                }
                 Effect::DeadLetter { campaign, record } => {
                     owner.tasks.push(Task::Letter(campaign, record));
                 }
@@ -275,16 +279,17 @@ impl FlowWorld {
                 self.store.put_hold(&hold);
                 self.step(at, Event::HoldWritten(hold));
             }
+            Task::Mark { mark, version } => {
+                self.store.put_mark(&mark);
+                self.step(at, Event::Marked(version));
+            }
             Task::Letter(campaign, record) => {
                 self.letters += 1;
                 let offset = record.offset;
                 assert_eq!(record.value, value_at(offset), "another record's bytes");
                 self.step(at, Event::DeadLettered { offset, undefined: Some(campaign) });
             }
-            Task::LookAtHolds => {
-                let holds = self.store.holds.values().cloned().collect();
-                self.step(at, Event::Holds(holds));
-            }
+            Task::LookAtHolds => self.step(at, Event::Holds(self.store.all_holds())),
         }
     }
 
@@ -409,7 +414,9 @@ impl FlowWorld {
                 }
                 DerivedRow::Version(version) => {
                     let key = (version.campaign.clone(), version.position.offset);
+                    let mark = self.store.marks.get(&key.0);
                     self.store.versions.get(&key) == Some(&**version)
+                        && mark.is_some_and(|mark| mark.offset > key.1)
                 }
             };
             assert!(stored || held, "offset {} is settled and its row is missing", at.offset);
@@ -461,8 +468,8 @@ impl FlowWorld {
         assert_eq!(differs.map(|(key, _)| key), None, "a coupon is missing");
         assert_eq!(self.store.coupons.len(), coupons.len());
         for (id, state) in &folds {
-            let marked = self.store.marks.get(id).map_or(0, |mark| mark.issued);
-            assert_eq!(marked, state.issued(), "the mark of {id}");
+            let marked = self.store.marks.get(id).map(|mark| mark.counts);
+            assert_eq!(marked, state.counts(), "the mark of {id}");
         }
         assert_eq!(self.store.progress.as_ref().map(|it| it.next), Some(self.end()));
         let credit = self.owners[0].credit;

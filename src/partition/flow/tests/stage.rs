@@ -59,6 +59,10 @@ impl Store {
         }
     }
 
+    pub(super) fn all_holds(&self) -> Vec<Hold> {
+        self.holds.values().cloned().collect()
+    }
+
     /// Returns the names of the holds of a campaign that are not closed.
     pub(super) fn held(&self, campaign: &CampaignId) -> Vec<HoldName> {
         let held = |hold: &&Hold| hold.campaign == *campaign && hold.is_in_force();

@@ -153,6 +153,7 @@ impl Story {
                 self.stored.insert(hold.number, hold.clone());
                 self.step(Event::HoldWritten(hold));
             }
+            Effect::WriteMark { version, .. } => self.step(Event::Marked(version)),
             Effect::Persist { progress, .. } => self.step(Event::Persisted(progress.next)),
             Effect::Credit(credit) => self.credit += credit,
             _ => {}
@@ -164,7 +165,7 @@ impl Story {
         let reason = Reason::SoldOut;
         let answer = Answer::Rejected { reason };
         let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
-        FoldedRecord { offset, issued: None, outcome: Some((Decision::Rejected(reason), feed)) }
+        FoldedRecord { offset, counts: None, outcome: Some((Decision::Rejected(reason), feed)) }
     }
 
     fn incarnation(&self, of: u64) -> u64 {

@@ -17,7 +17,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
+        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
     },
     store::{Layout, SEQUENCES_PER_BUCKET},
 };
@@ -255,20 +255,30 @@ impl HoldCells<'_> {
     }
 }
 
+/// The cells of a mark beside its campaign.
+type MarkCells = (i64, i32, i32, i64);
+
 /// Returns the values bound for a mark.
-pub(super) fn mark(mark: &Mark) -> Result<(&str, i64, i32, i64), BadValue> {
+pub(super) fn mark(mark: &Mark) -> Result<(&str, i64, i32, i32, i64, i64), BadValue> {
     let timestamp = offset_timestamp(mark.offset)?;
-    let (offset, issued) = (fit("below_offset", mark.offset)?, fit("issued", mark.issued)?);
-    Ok((mark.campaign.as_str(), offset, issued, timestamp))
+    let Counts { issued, versions, latest } = mark.counts;
+    let offset = fit("below_offset", mark.offset)?;
+    let (issued, versions) = (fit("issued", issued)?, fit("versions", versions)?);
+    let latest = fit("latest_version", latest)?;
+    Ok((mark.campaign.as_str(), offset, issued, versions, latest, timestamp))
 }
 
 /// Decodes a mark's cells.
 pub(super) fn decode_mark(
     campaign: &CampaignId,
-    (offset, issued): (i64, i32),
+    (offset, issued, versions, latest): MarkCells,
 ) -> Result<Mark, BadValue> {
-    let offset = fit("below_offset", offset)?;
-    Ok(Mark { campaign: campaign.clone(), offset, issued: fit("issued", issued)? })
+    let counts = Counts {
+        issued: fit("issued", issued)?,
+        versions: fit("versions", versions)?,
+        latest: fit("latest_version", latest)?,
+    };
+    Ok(Mark { campaign: campaign.clone(), offset: fit("below_offset", offset)?, counts })
 }
 
 type ProgressValues<'a> = (i32, i32, i64, i64, &'a [u8], i64);

@@ -48,7 +48,8 @@ fn a_holds_timestamp_rises_with_state_and_kind() {
 
 #[test]
 fn a_value_out_of_range_names_its_column() {
-    let mark = Mark { campaign: campaign("spring").unwrap(), offset: u64::MAX, issued: 1 };
+    let counts = Counts { issued: 1, versions: 1, latest: 0 };
+    let mark = Mark { campaign: campaign("spring").unwrap(), offset: u64::MAX, counts };
     assert_eq!(super::mark(&mark).unwrap_err().to_string(), {
         format!("column offset can't be {}", u64::MAX)
     });
