@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use super::{Environment, messages::PartitionMessage, task::until_done};
 use crate::{
-    domain::ids::{CampaignId, Partition},
-    partition::flow::Event,
+    domain::ids::Partition,
+    partition::flow::{Event, LetterOf},
     telemetry::metrics,
     wire::{LogRecord, codec::DeadLetterReason},
 };
@@ -17,8 +17,15 @@ use crate::{
 /// Dead letters of one partition that are written at once: each waits for the log to confirm it.
 const LETTERS_AT_ONCE: usize = 64;
 
+/// A record to be written as a dead letter.
+pub(super) struct Letter {
+    pub(super) record: LogRecord,
+    pub(super) reason: DeadLetterReason,
+    /// What the partition's flow has to do once the letter is durable.
+    pub(super) of: LetterOf,
+}
+
 /// Writes the dead letters of one partition and reports each to its consumer.
-#[derive(Clone)]
 pub(super) struct DeadLetters {
     pub(super) environment: Arc<Environment>,
     pub(super) partition: Partition,
@@ -26,40 +33,25 @@ pub(super) struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Writes records that could not be decoded, in any order.
-    pub(super) async fn keep(&self, letters: Vec<(LogRecord, DeadLetterReason)>) {
-        let keep = async |(record, reason)| self.keep_one(&record, reason, None).await;
-        stream::iter(letters).for_each_concurrent(LETTERS_AT_ONCE, keep).await;
-    }
-
-    /// Writes the records that arrive, in any order, until the sender is dropped.
+    /// Writes the letters that arrive, in any order, until every sender is dropped. Nothing but the
+    /// watermark waits for them.
     ///
     /// The channel needs no bound of its own: its records are still paid for, by the credit of the
     /// partition's window or as the one chunk that a replay has under way.
-    pub(super) async fn keep_undefined(
-        self,
-        mut records: mpsc::UnboundedReceiver<(CampaignId, LogRecord)>,
-    ) {
-        let keep = async |(campaign, record)| {
-            self.keep_one(&record, DeadLetterReason::Undefined, Some(campaign)).await;
-        };
-        let records = stream::poll_fn(|context| records.poll_recv(context));
-        records.for_each_concurrent(LETTERS_AT_ONCE, keep).await;
+    pub(super) async fn keep(self, mut letters: mpsc::UnboundedReceiver<Letter>) {
+        let letters = stream::poll_fn(|context| letters.poll_recv(context));
+        let keep = async |letter| self.keep_one(letter).await;
+        letters.for_each_concurrent(LETTERS_AT_ONCE, keep).await;
     }
 
-    async fn keep_one(
-        &self,
-        record: &LogRecord,
-        reason: DeadLetterReason,
-        undefined: Option<CampaignId>,
-    ) {
+    async fn keep_one(&self, Letter { record, reason, of }: Letter) {
         let Self { environment, partition, consumer } = self;
         let (partition, offset, reason) = (*partition, record.offset, reason.name());
         metrics::dead_letter(reason);
         tracing::warn!(partition, offset, reason, "dead letter written");
-        let keep = || environment.log.dead_letter(partition, record, reason);
+        let keep = || environment.log.dead_letter(partition, &record, reason);
         until_done(environment, "writing a dead letter", keep).await;
-        let event = Event::DeadLettered { offset, undefined };
+        let event = Event::DeadLettered { offset, of };
         let _ended = consumer.cast(PartitionMessage::Event(event));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         ids::{Offset, Partition},
         rows::{LastRecord, PartitionRows},
     },
-    log::{LogError, LogReader, ReadError},
+    log::{FailedReads, LogReader, ReadError},
     partition::{
         assignment::{self, Start},
         recovery::Contradiction,
@@ -31,21 +31,28 @@ pub(super) const FEED_QUEUE_MAX: usize = 256;
 /// Pause before a failed reader is opened again.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
+/// Longest wait for the first record of a partition that was halted. At the end of the log none comes.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
+
 /// A partition's progress and holds, checked against the log, and a reader at its position.
 pub struct OpenedPartition {
     pub(super) rows: PartitionRows,
     pub(super) end: Offset,
     pub(super) reader: Box<dyn LogReader>,
+    /// What the reader has returned already.
+    pub(super) first: Vec<LogRecord>,
     pub(super) position: Offset,
 }
 
-/// Opens a partition: reads progress and holds and checks them against the log.
+/// Opens a partition: reads progress and holds and checks them against the log. One that was halted
+/// is read at its position as well, so that it does not go on only to halt at the same record.
 ///
 /// # Errors
-/// Progress does not fit the log, or a row cannot be decoded.
+/// Progress does not fit the log, or a row cannot be decoded, or the log cannot be read.
 pub(super) async fn open(
     environment: &Environment,
     partition: Partition,
+    was_halted: bool,
 ) -> Result<OpenedPartition, Halt> {
     let rows = partition_rows(environment, partition).await?;
     let read = || environment.log.bounds(partition);
@@ -53,17 +60,82 @@ pub(super) async fn open(
     let Start { position, last } =
         assignment::start(&rows, environment.log_epoch, (bounds.low, bounds.high))?;
     if let Some(last) = last {
-        let read = || read_at(environment, partition, last.offset);
-        let record = until_done(environment, "reading the last settled record", read).await;
-        let found = record.map(|record| LastRecord {
+        compare_last(environment, partition, last).await?;
+    }
+    let (reader, first) = match was_halted {
+        true => first_records(environment, partition, position).await?,
+        false => {
+            let open = || environment.log.open(partition, position);
+            (until_done(environment, "opening a partition", open).await, Vec::new())
+        }
+    };
+    Ok(OpenedPartition { rows, end: bounds.high, reader, first, position })
+}
+
+/// Compares the last settled record with the record that the log has at its offset now.
+async fn compare_last(
+    environment: &Environment,
+    partition: Partition,
+    last: LastRecord,
+) -> Result<(), Halt> {
+    let mut failed = FailedReads::default();
+    loop {
+        let open = || environment.log.open(partition, last.offset);
+        let mut reader = until_done(environment, "opening at the last settled record", open).await;
+        let found = match reader.read(1).await {
+            Ok(records) => records.into_iter().next(),
+            Err(error) => match failed.judge(error, last.offset, environment.now_ms()) {
+                ReadError::Failed(error) => {
+                    tracing::warn!(partition, error = %Chain(&error), "last record not read");
+                    environment.clock.sleep(REOPEN_PAUSE).await;
+                    continue;
+                }
+                // As if it had been trimmed: it is decided, and nothing below needs it.
+                ReadError::Unreadable { detail, .. } => {
+                    let offset = last.offset;
+                    tracing::warn!(partition, offset, detail, "last record not compared");
+                    return Ok(());
+                }
+                ReadError::Unfit(halt) => return Err(halt),
+                ReadError::OutOfRange { .. } | ReadError::Closed => None,
+            },
+        };
+        let found = found.map(|record| LastRecord {
             offset: record.offset,
             digest: environment.decode_step(partition).digest(&record),
         });
-        assignment::compare(last, found)?;
+        return assignment::compare(last, found);
     }
-    let open = || environment.log.open(partition, position);
-    let reader = until_done(environment, "opening a partition", open).await;
-    Ok(OpenedPartition { rows, end: bounds.high, reader, position })
+}
+
+/// Opens a reader at `position` and reads the first records, if there are any.
+async fn first_records(
+    environment: &Environment,
+    partition: Partition,
+    position: Offset,
+) -> Result<(Box<dyn LogReader>, Vec<LogRecord>), Halt> {
+    let mut failed = FailedReads::default();
+    loop {
+        let open = || environment.log.open(partition, position);
+        let mut reader = until_done(environment, "opening a halted partition", open).await;
+        let read = environment.clock.timeout(FIRST_WITHIN, reader.read(1)).await;
+        let Ok(Err(error)) = read else {
+            // Nothing comes at the end of the log.
+            return Ok((reader, read.ok().and_then(Result::ok).unwrap_or_default()));
+        };
+        match failed.judge(error, position, environment.now_ms()) {
+            ReadError::Failed(error) => {
+                tracing::warn!(partition, error = %Chain(&error), "halted partition not read");
+                environment.clock.sleep(REOPEN_PAUSE).await;
+            }
+            ReadError::Unreadable { wanted, detail } => {
+                return Err(assignment::unreadable(wanted, &detail));
+            }
+            ReadError::Unfit(halt) => return Err(halt),
+            // The live reader finds the same.
+            ReadError::OutOfRange { .. } | ReadError::Closed => return Ok((reader, Vec::new())),
+        }
+    }
 }
 
 /// Reads a partition's progress and holds.
@@ -77,20 +149,6 @@ pub(super) async fn partition_rows(
     let read = async || readable(environment.store.partition(partition).await);
     let rows = until_done(environment, "reading a partition's progress and holds", read).await;
     rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))
-}
-
-/// Returns the first record at or after `offset`; none if the log no longer has it.
-async fn read_at(
-    environment: &Environment,
-    partition: Partition,
-    offset: Offset,
-) -> Result<Option<LogRecord>, LogError> {
-    let mut reader = environment.log.open(partition, offset).await?;
-    match reader.read(1).await {
-        Ok(records) => Ok(records.into_iter().next()),
-        Err(ReadError::OutOfRange { .. } | ReadError::Closed) => Ok(None),
-        Err(ReadError::Failed(error)) => Err(error),
-    }
 }
 
 /// Writes groups of rows one after the other, and retries each until it is durable.

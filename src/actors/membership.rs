@@ -20,6 +20,12 @@ pub async fn join(environment: Arc<Environment>, supervisor: ActorRef<Supervisor
         let mut changes = joining.until_done(&**clock, "joining the consumer group", join).await;
         let mut owned = BTreeSet::new();
         while let Some(change) = changes.recv().await {
+            let (Ownership::Assigned(partition) | Ownership::Revoked(partition)) = change;
+            if !environment.codec.has(partition) {
+                // The topic has more partitions than the layout. Nothing is routed there, and the
+                // feed has no such partition.
+                continue;
+            }
             match change {
                 Ownership::Assigned(partition) => owned.insert(partition),
                 Ownership::Revoked(partition) => owned.remove(&partition),

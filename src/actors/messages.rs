@@ -90,6 +90,9 @@ pub enum PartitionMessage {
     },
     /// The partition must halt.
     Halt(Halt),
+    /// The partition must halt at its position. What was read below it is sound, and is settled
+    /// before.
+    HaltOnceSettled(Halt),
     /// Time has passed.
     Tick,
     /// Stop reading and settle what was read; answered when that is done.
@@ -137,6 +140,7 @@ impl PartitionMessage {
             Self::Opened(_) => "opened",
             Self::Started { .. } => "started",
             Self::Halt(_) => "halt",
+            Self::HaltOnceSettled(_) => "halt_once_settled",
             Self::Tick => "tick",
             Self::Drain(_) => "drain",
         }

@@ -4,21 +4,20 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::ActorRef;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Environment, dead_letters::DeadLetters, io, messages::PartitionMessage, task::until_done,
-};
+use super::{Environment, dead_letters::Letter, io, messages::PartitionMessage, task::until_done};
 use crate::{
     domain::{
         halt::{Halt, HaltReason},
         ids::{CampaignId, Offset, Partition},
     },
-    log::{LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
+    log::{FailedReads, LogError, LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
     partition::{
         assignment,
-        flow::{Event, credit_of},
+        flow::{Event, LetterOf, debt_of},
+        recovery::Contradiction,
         window::credit,
     },
     telemetry::Chain,
@@ -37,96 +36,112 @@ pub(super) struct Live {
     pub(super) environment: Arc<Environment>,
     pub(super) partition: Partition,
     pub(super) reader: Box<dyn LogReader>,
+    /// Records that were read when the partition was opened.
+    pub(super) first: Vec<LogRecord>,
     pub(super) position: Offset,
     pub(super) credit: Arc<Semaphore>,
     /// Cancelled when nothing more is to be read.
     pub(super) stop: CancellationToken,
-    pub(super) letters: DeadLetters,
+    pub(super) letters: mpsc::UnboundedSender<Letter>,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
 
 impl Live {
     /// Reads until the reader is stopped or the partition halts.
     pub(super) async fn run(mut self) {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                first = self.credit.acquire() => match first {
-                    Ok(first) => first.forget(),
-                    Err(_) => return,
-                },
-            }
-            // As much as there is credit for, but at least one record: waits for the first credit
-            // only.
-            let more = self.credit.available_permits().min(READ_RECORDS_MAX - 1);
-            let more = self.credit.try_acquire_many(more as u32).map_or(0, |permits| {
-                let taken = permits.num_permits();
-                permits.forget();
-                taken
-            });
-            let granted = 1 + more;
-            let read = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                read = self.reader.read(granted) => read,
-            };
-            match read {
-                Ok(records) => {
-                    self.credit.add_permits(granted - records.len().min(granted));
-                    let debt = match self.hand_over(records).await {
-                        Ok(debt) => debt,
-                        Err(halt) => {
-                            let _ended = self.consumer.cast(PartitionMessage::Halt(halt));
-                            return;
-                        }
-                    };
-                    // Large records cost more than the one credit that each was read with. It is
-                    // paid before more is read, and after what was read was handed over.
-                    tokio::select! {
-                        biased;
-                        () = self.stop.cancelled() => return,
-                        paid = self.credit.acquire_many(debt) => match paid {
-                            Ok(paid) => paid.forget(),
-                            Err(_) => return,
-                        },
-                    }
-                }
-                Err(ReadError::OutOfRange { wanted, detail }) => {
-                    let detail = format!("the log has no record at {wanted}: {detail}");
-                    let halt = Halt::new(HaltReason::LogOutOfRange, detail);
-                    let _ended = self.consumer.cast(PartitionMessage::Halt(halt));
-                    return;
-                }
-                Err(ReadError::Closed) => return,
-                Err(ReadError::Failed(error)) => {
-                    // Nothing was read for this credit.
-                    self.credit.add_permits(granted);
-                    let partition = self.partition;
-                    tracing::warn!(partition, error = %Chain(&error), "reading failed");
-                    self.environment.clock.sleep(io::REOPEN_PAUSE).await;
-                    let open = || self.environment.log.open(self.partition, self.position);
-                    self.reader =
-                        until_done(&self.environment, "opening a partition again", open).await;
-                }
-            }
+        let stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.read_on() => {}
         }
     }
 
-    /// Decodes records, hands them to the consumer and writes the dead letters among them.
-    /// Returns the credit that they cost beyond one each, or why the partition must halt.
-    async fn hand_over(&mut self, records: Vec<LogRecord>) -> Result<u32, Halt> {
+    async fn read_on(&mut self) {
+        let mut failed = FailedReads::default();
+        while let Some(granted) = take_credit(&self.credit).await {
+            let read = match self.first.is_empty() {
+                true => self.reader.read(granted).await,
+                false => Ok(std::mem::take(&mut self.first)),
+            };
+            let records = match read {
+                Ok(records) => records,
+                Err(error) => {
+                    // Nothing was read for this credit.
+                    self.credit.add_permits(granted);
+                    let error = failed.judge(error, self.position, self.environment.now_ms());
+                    let ReadError::Failed(error) = error else { return self.end(error) };
+                    self.open_again(error).await;
+                    continue;
+                }
+            };
+            failed = FailedReads::default();
+            self.credit.add_permits(granted - records.len().min(granted));
+            let Some(debt) = self.hand_over(records) else { return };
+            // Large records cost more than the one credit that each was read with. It is paid
+            // before more is read, and after what was read was handed over.
+            let Ok(paid) = self.credit.acquire_many(debt).await else { return };
+            paid.forget();
+        }
+    }
+
+    async fn open_again(&mut self, error: LogError) {
+        let partition = self.partition;
+        tracing::warn!(partition, error = %Chain(&error), "reading failed");
+        self.environment.clock.sleep(io::REOPEN_PAUSE).await;
+        let open = || self.environment.log.open(self.partition, self.position);
+        self.reader = until_done(&self.environment, "opening a partition again", open).await;
+    }
+
+    /// Ends the reader after an error that halts the partition.
+    fn end(&self, error: ReadError) {
+        let message = match error {
+            ReadError::OutOfRange { wanted, detail } => {
+                let detail = format!("the log has no record at {wanted}: {detail}");
+                PartitionMessage::Halt(Halt::new(HaltReason::LogOutOfRange, detail))
+            }
+            ReadError::Unreadable { wanted, detail } => {
+                PartitionMessage::HaltOnceSettled(assignment::unreadable(wanted, &detail))
+            }
+            ReadError::Unfit(halt) => PartitionMessage::HaltOnceSettled(halt),
+            ReadError::Closed | ReadError::Failed(_) => return,
+        };
+        let _ended = self.consumer.cast(message);
+    }
+
+    /// Decodes records, hands them to the consumer, and the dead letters among them to their task.
+    /// Returns the credit that they cost beyond one each, or none if the partition halts behind them.
+    fn hand_over(&mut self, records: Vec<LogRecord>) -> Option<u32> {
         let decode_step = self.environment.decode_step(self.partition);
         let DecodedRecords { incoming, letters, halt } =
             decode_step.decode(records, self.environment.clock.now());
         if let Some(last) = incoming.last() {
             self.position = last.record.offset + 1;
         }
-        let debt: usize = incoming.iter().map(|record| credit_of(record) - 1).sum();
+        let mut debt = debt_of(&incoming);
         let _ended = self.consumer.cast(PartitionMessage::Event(Event::Read(incoming)));
-        self.letters.keep(letters).await;
-        halt.map_or(Ok(debt as u32), Err)
+        for (record, reason) in letters {
+            let credit = credit(&record);
+            debt += credit - 1;
+            let of = LetterOf::Undecodable { credit };
+            let _ended = self.letters.send(Letter { record, reason, of });
+        }
+        let Some(halt) = halt else { return Some(debt as u32) };
+        let _ended = self.consumer.cast(PartitionMessage::HaltOnceSettled(halt));
+        None
     }
+}
+
+/// Takes as much credit as one read can use, but at least one: waits for the first only.
+async fn take_credit(credit: &Semaphore) -> Option<usize> {
+    credit.acquire().await.ok()?.forget();
+    let more = credit.available_permits().min(READ_RECORDS_MAX - 1);
+    let more = credit.try_acquire_many(more as u32).map_or(0, |permits| {
+        let taken = permits.num_permits();
+        permits.forget();
+        taken
+    });
+    Some(1 + more)
 }
 
 /// The replay of one campaign.
@@ -146,9 +161,8 @@ pub(super) struct Replay {
 impl Replay {
     /// Reads the campaign's records chunk by chunk, until its guard is dropped.
     pub(super) async fn run(self) {
-        let mut from = self.from;
-        let (clock, decode_step) =
-            (&self.environment.clock, self.environment.decode_step(self.partition));
+        let (mut from, mut failed) = (self.from, FailedReads::default());
+        let clock = &self.environment.clock;
         let batch_records = self.environment.limits.batch_records;
         loop {
             // Only then a reader: another replay may use it meanwhile.
@@ -164,28 +178,21 @@ impl Replay {
                 };
                 let mut records = match reader.read(READ_RECORDS_MAX.min(batch_records)).await {
                     Ok(records) => records,
-                    Err(ReadError::OutOfRange { wanted, detail }) => {
-                        return self.not_found(wanted, &detail).await;
-                    }
-                    Err(ReadError::Closed) => return,
-                    Err(ReadError::Failed(error)) => {
+                    Err(error) => {
+                        let error = failed.judge(error, from, self.environment.now_ms());
+                        let ReadError::Failed(error) = error else { return self.end(error).await };
                         let partition = self.partition;
                         tracing::warn!(partition, error = %Chain(&error), "replaying failed");
-                        self.environment.clock.sleep(io::REOPEN_PAUSE).await;
+                        clock.sleep(io::REOPEN_PAUSE).await;
                         break;
                     }
                 };
+                failed = FailedReads::default();
                 let is_cut = shorten(&mut records, batch_records);
                 let Some(last) = records.last() else { continue };
                 from = last.offset + 1;
                 permit.forget();
-                let event = Event::Replayed {
-                    campaign: self.campaign.clone(),
-                    incarnation: self.incarnation,
-                    records: decode_step.decode_campaign(records, &self.campaign),
-                    read_to: from,
-                };
-                let _ended = self.consumer.cast(PartitionMessage::Event(event));
+                self.hand_over(records, from);
                 if is_cut {
                     // The reader is past what was cut off.
                     break;
@@ -194,12 +201,26 @@ impl Replay {
         }
     }
 
-    /// Reports that the log has no record at `wanted`.
-    async fn not_found(&self, wanted: Offset, detail: &str) {
-        // The reader's error does not say on which side of the log the record is missing.
-        let bounds = || self.environment.log.bounds(self.partition);
-        let low = until_done(&self.environment, "reading the start of the log", bounds).await.low;
-        let message = match assignment::not_replayed(self.from, wanted, low, detail) {
+    fn hand_over(&self, records: Vec<LogRecord>, read_to: Offset) {
+        let decode_step = self.environment.decode_step(self.partition);
+        let event = Event::Replayed {
+            campaign: self.campaign.clone(),
+            incarnation: self.incarnation,
+            records: decode_step.decode_campaign(records, &self.campaign),
+            read_to,
+        };
+        let _ended = self.consumer.cast(PartitionMessage::Event(event));
+    }
+
+    /// Ends the replay after an error that another reader would get as well.
+    async fn end(&self, error: ReadError) {
+        let ended = match error {
+            ReadError::OutOfRange { wanted, detail } => self.not_found(wanted, &detail).await,
+            ReadError::Unreadable { wanted, detail } => self.not_read(wanted, &detail).await,
+            ReadError::Unfit(halt) => Err(halt),
+            ReadError::Closed | ReadError::Failed(_) => return,
+        };
+        let message = match ended {
             Ok(contradiction) => {
                 let (campaign, incarnation) = (self.campaign.clone(), self.incarnation);
                 let contradicted = Event::Contradicted { campaign, incarnation, contradiction };
@@ -208,6 +229,21 @@ impl Replay {
             Err(halt) => PartitionMessage::Halt(halt),
         };
         let _ended = self.consumer.cast(message);
+    }
+
+    /// Says what follows from a log that has no record at `wanted`.
+    async fn not_found(&self, wanted: Offset, detail: &str) -> Result<Contradiction, Halt> {
+        // The reader's error does not say on which side of the log the record is missing.
+        let bounds = || self.environment.log.bounds(self.partition);
+        let low = until_done(&self.environment, "reading the start of the log", bounds).await.low;
+        assignment::not_replayed(self.from, wanted, low, detail)
+    }
+
+    /// Says what follows from a log that cannot be read at `wanted`.
+    async fn not_read(&self, wanted: Offset, detail: &str) -> Result<Contradiction, Halt> {
+        let rows = io::partition_rows(&self.environment, self.partition).await?;
+        let progress = rows.progress.map_or(0, |progress| progress.next);
+        assignment::not_readable(self.from, wanted, progress, detail)
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, stream};
+use tokio::time::Instant;
 
 use super::{
     AuditError, Context,
@@ -25,7 +26,8 @@ use crate::{
         record::{Change, Record},
         rows::{Hold, HoldState, LastRecord, Progress},
     },
-    log::{Bounds, LogReader, READ_RECORDS_MAX, ReadError},
+    log::{Bounds, FailedReads, LogReader, READ_RECORDS_MAX, ReadError, RequestLog},
+    telemetry::Chain,
     wire::{
         LogRecord,
         codec::{Codec, Decoded},
@@ -41,6 +43,9 @@ const CAMPAIGNS_AT_ONCE: usize = 4;
 /// Longest wait for a record below the end of the log. After it, the remaining offsets are taken
 /// for transaction markers, which have offsets but are never given to readers.
 const HOLES_AFTER: Duration = Duration::from_secs(10);
+
+/// Pause after a read that failed.
+const READ_AGAIN: Duration = Duration::from_millis(100);
 
 /// The result of one partition's audit.
 pub(super) struct PartitionAudit {
@@ -76,6 +81,7 @@ struct LogReplay<'a> {
     answers: &'a [ClientAnswer],
     answers_before_the_log: u64,
     note: Option<String>,
+    unread: Vec<String>,
 }
 
 /// Audits one partition.
@@ -102,6 +108,7 @@ pub(super) async fn audit(
         answers: context.answers.of_partition(partition),
         answers_before_the_log: 0,
         note: None,
+        unread: Vec::new(),
     };
     replay.check_ends(settled, &holds, bounds);
     if bounds.low > 0 {
@@ -157,7 +164,7 @@ async fn compare(
     });
     let comparisons: Vec<_> = comparisons.collect();
     let mut compared = stream::iter(comparisons).buffered(CAMPAIGNS_AT_ONCE);
-    let (mut campaigns, mut codes, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut campaigns, mut codes, mut unread) = (Vec::new(), Vec::new(), replay.unread);
     while let Some((id, outcome)) = compared.next().await {
         match outcome {
             Ok(outcome) => {
@@ -168,7 +175,7 @@ async fn compare(
                 campaigns.push(outcome.report);
             }
             Err(error) => {
-                unread.push(format!("campaign {id}: {}", crate::telemetry::Chain(&error)));
+                unread.push(format!("campaign {id}: {}", Chain(&error)));
             }
         }
     }
@@ -246,10 +253,11 @@ impl LogReplay<'_> {
             return Ok(());
         }
         let (partition, from, end) = (self.place.partition, self.from, self.end);
-        let reader = self.context.ports.log.open(partition, from).await?;
+        let log = self.context.ports.log.clone();
+        let reader = log.open(partition, from).await?;
         let codec = self.context.codec.clone();
         let keys = Arc::clone(&self.place.keys);
-        let decoded = chunks(reader, from, end).map(move |chunk| {
+        let decoded = chunks(log, partition, reader, (from, end)).map(move |chunk| {
             let (codec, keys) = (codec.clone(), Arc::clone(&keys));
             async move {
                 let records = chunk?;
@@ -271,6 +279,12 @@ impl LogReplay<'_> {
                     self.findings.add(FindingKind::LogGap, self.here(wanted), detail);
                     self.end = wanted;
                     self.note = Some(format!("audited up to the gap at {wanted}"));
+                    return Ok(());
+                }
+                Err(Stopped::Unreadable { wanted, detail }) => {
+                    self.unread.push(format!("partition {partition} from {wanted} on: {detail}"));
+                    self.end = wanted;
+                    self.note = Some(format!("audited up to {wanted}, which cannot be read"));
                     return Ok(());
                 }
                 Err(Stopped::Failed(error)) => return Err(error),
@@ -411,32 +425,59 @@ impl LogReplay<'_> {
 /// Why reading the log ended early.
 enum Stopped {
     Gap { wanted: Offset, detail: String },
+    Unreadable { wanted: Offset, detail: String },
     Failed(AuditError),
 }
 
-/// Streams the records of a partition up to `end`, in the chunks of its reader.
+/// Streams the records of a partition `within` these ends, in the chunks of its reader.
 fn chunks(
+    log: Arc<dyn RequestLog>,
+    partition: Partition,
     reader: Box<dyn LogReader>,
-    from: Offset,
-    end: Offset,
+    within: (Offset, Offset),
 ) -> impl Stream<Item = Result<Vec<LogRecord>, Stopped>> {
-    stream::try_unfold((reader, from), move |(mut reader, next)| async move {
+    let ((from, end), started) = (within, Instant::now());
+    let state = (log, reader, from, FailedReads::default());
+    stream::try_unfold(state, move |(log, mut reader, next, mut failed)| async move {
         if next >= end {
             return Ok(None);
         }
-        let read = tokio::time::timeout(HOLES_AFTER, reader.read(READ_RECORDS_MAX)).await;
-        let mut records = match read {
-            Ok(Ok(records)) => records,
-            Ok(Err(ReadError::OutOfRange { wanted, detail })) => {
-                return Err(Stopped::Gap { wanted, detail });
+        loop {
+            let read = tokio::time::timeout(HOLES_AFTER, reader.read(READ_RECORDS_MAX)).await;
+            let Ok(read) = read else { return Ok(None) };
+            let error = match read {
+                Ok(mut records) => {
+                    let next = records.last().map_or(next, |last| last.offset + 1);
+                    records.retain(|record| record.offset < end);
+                    return Ok(Some((records, (log, reader, next, FailedReads::default()))));
+                }
+                Err(error) => error,
+            };
+            let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            match failed.judge(error, next, now_ms) {
+                ReadError::OutOfRange { wanted, detail } => {
+                    return Err(Stopped::Gap { wanted, detail });
+                }
+                ReadError::Unreadable { wanted, detail } => {
+                    return Err(Stopped::Unreadable { wanted, detail });
+                }
+                ReadError::Failed(error) => {
+                    tracing::debug!(partition, error = %Chain(&error), "reading failed");
+                    tokio::time::sleep(READ_AGAIN).await;
+                    reader = log.open(partition, next).await.map_err(AuditError::from)?;
+                }
+                error @ (ReadError::Unfit(_) | ReadError::Closed) => {
+                    return Err(Stopped::Failed(error.into()));
+                }
             }
-            Ok(Err(error)) => return Err(Stopped::Failed(error.into())),
-            Err(_) => return Ok(None),
-        };
-        let next = records.last().map_or(next, |last| last.offset + 1);
-        records.retain(|record| record.offset < end);
-        Ok(Some((records, (reader, next))))
+        }
     })
+}
+
+impl From<AuditError> for Stopped {
+    fn from(error: AuditError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 fn decode(

@@ -48,6 +48,14 @@ reasons! {
         RecordInFuture => "record_in_future",
         /// A record has a newer format than this binary reads.
         RecordFormat => "record_format",
+        /// A record has a time that its producer chose.
+        RecordTime => "record_time",
+        /// The log cannot be read at a position: its codec, checksum, format or size.
+        Unreadable => "unreadable",
+        /// A setting of a topic has changed to one that a start would refuse.
+        TopicChanged => "topic_changed",
+        /// The topic of requests does not exist any more.
+        TopicMissing => "topic_missing",
     }
 }
 

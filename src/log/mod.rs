@@ -13,6 +13,7 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
+mod failed_reads;
 pub mod kafka;
 pub mod memory;
 pub(crate) mod ownership;
@@ -20,8 +21,12 @@ pub(crate) mod ownership;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub(crate) use self::failed_reads::FailedReads;
 use crate::{
-    domain::ids::{Offset, Partition, Timestamp},
+    domain::{
+        halt::Halt,
+        ids::{Offset, Partition, Timestamp},
+    },
     wire::{LogRecord, NewRecord},
 };
 
@@ -81,6 +86,10 @@ pub enum AppendError {
     /// The record may be in the log or not.
     #[error("the append was not confirmed: {0}")]
     Unknown(String),
+    /// The record is not in the log and will not get there. The log is not one that a node would
+    /// start with, so nothing in it can be trusted.
+    #[error("the log takes no records: {0}")]
+    Unfit(Halt),
 }
 
 /// A failed operation of the log, other than an append. Retrying may help.
@@ -106,10 +115,23 @@ pub enum ReadError {
         /// The bounds of the log, or the broker's message.
         detail: String,
     },
+    /// The log has something at this position, or above it, that this node cannot read, and waiting
+    /// does not help: an unknown codec or format, or a wrong checksum. Halts the partition; a
+    /// replay below progress puts its campaign on hold.
+    #[error("the log cannot be read at {wanted}: {detail}")]
+    Unreadable {
+        /// The next offset to read.
+        wanted: Offset,
+        /// The adapter's message.
+        detail: String,
+    },
+    /// The log is not one that a node would start with. Halts the partition.
+    #[error("the log is unfit: {0}")]
+    Unfit(Halt),
     /// The reader was closed because the partition was revoked or the node stops.
     #[error("the reader was closed")]
     Closed,
-    /// The read failed. Another reader may succeed.
+    /// The read failed. Another reader may succeed; see [`FailedReads`].
     #[error(transparent)]
     Failed(#[from] LogError),
 }

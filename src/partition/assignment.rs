@@ -96,6 +96,33 @@ pub fn not_replayed(
     Err(Halt::new(HaltReason::LogOutOfRange, detail))
 }
 
+/// Returns the halt of a partition whose log cannot be read at `wanted`. `detail` is the error of
+/// the log.
+#[must_use]
+pub fn unreadable(wanted: Offset, detail: &str) -> Halt {
+    let detail = format!("the log cannot be read at {wanted}: {detail}");
+    Halt::new(HaltReason::Unreadable, detail)
+}
+
+/// Returns the contradiction of a campaign whose replay from `from` on cannot read the log at
+/// `wanted`, while durable progress is `progress`: what is settled and cannot be read counts as
+/// trimmed. `detail` is the error of the log.
+///
+/// # Errors
+/// The record is not settled, which concerns every campaign of the partition.
+pub fn not_readable(
+    from: Offset,
+    wanted: Offset,
+    progress: Offset,
+    detail: &str,
+) -> Result<Contradiction, Halt> {
+    if wanted >= progress {
+        return Err(unreadable(wanted, detail));
+    }
+    let detail = format!("the record at {wanted} is needed, but it cannot be read: {detail}");
+    Ok(Contradiction { from, reason: HoldReason::RecordsTrimmed, detail })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +172,16 @@ mod tests {
         for low in [0, 7] {
             let lost = not_replayed(3, 7, low, "out of range");
             assert_eq!(halted(lost), Some(HaltReason::LogOutOfRange));
+        }
+    }
+
+    #[test]
+    fn only_a_settled_record_counts_as_trimmed() {
+        let settled = not_readable(3, 7, 8, "bad codec").unwrap();
+        assert_eq!((settled.from, settled.reason), (3, HoldReason::RecordsTrimmed));
+        for progress in [0, 7] {
+            let unsettled = not_readable(3, 7, progress, "bad codec");
+            assert_eq!(halted(unsettled), Some(HaltReason::Unreadable));
         }
     }
 

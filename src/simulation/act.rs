@@ -282,6 +282,17 @@ pub(super) enum Act {
         why: Why,
         ms: u64,
     },
+    /// Records of the log cannot be read, from so many offsets below its end on: for a while, or
+    /// until all faults end.
+    Unreadable {
+        partition: u32,
+        back: u64,
+        records: u64,
+        /// Readers are told that waiting does not help.
+        lasting: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ms: Option<u64>,
+    },
     /// A node's wall clock jumps.
     Jump {
         node: usize,
@@ -339,6 +350,9 @@ impl Act {
             }
             Self::PanicAt { actor, .. } => actor.panic_kind(),
             Self::Unreachable { why, .. } => format!("campaign-{}", word(why)),
+            Self::Unreadable { lasting, .. } => {
+                format!("unreadable-{}", if *lasting { "codec" } else { "disk" })
+            }
             Self::RecordTimes { skew_ms: ..0, .. } => "record-times-back".to_owned(),
             Self::RecordTimes { .. } => "record-times-ahead".to_owned(),
             Self::Foreign { kind, .. } => format!("foreign-{}", word(kind)),

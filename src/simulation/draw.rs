@@ -370,6 +370,11 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         ms: random.below(2 * SKEW_MS + 1) as i64 - SKEW_MS as i64,
     });
     acts.push(Act::Trim {});
+    for lasting in [true, false] {
+        let (back, records) = (random.below(30), random.between(1, 20));
+        let ms = random.one_in(2).then(|| random.between(500, 15_000));
+        acts.push(Act::Unreadable { partition: partition(random), back, records, lasting, ms });
+    }
     if is_embedded {
         acts.push(Act::PowerCut { torn: false });
         acts.push(Act::PowerCut { torn: true });

@@ -198,6 +198,11 @@ impl Evidence {
         }
     }
 
+    /// Whether the log of a partition is damaged.
+    pub(super) fn is_damaged(&self, partition: Partition) -> bool {
+        self.damaged == Some(Damaged::Partition(partition))
+    }
+
     pub(super) fn broken(&mut self, invariant: &'static str, detail: impl Into<String>) {
         self.violations.push(Violation::new(invariant, detail));
     }

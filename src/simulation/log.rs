@@ -17,6 +17,7 @@ use super::{
     reader::Reader,
     store::Rows,
     strange::Written,
+    unreadable::Unreadable,
     world::{Address, World},
 };
 use crate::{
@@ -71,6 +72,7 @@ pub(super) struct Brokers {
     pub(super) wrong_trim: Option<String>,
     pub(super) counters: Counters,
     pub(super) appends: Appends,
+    pub(super) unreadable: Unreadable,
     /// Readers that were opened.
     pub(super) opened: u64,
     /// When the latest record landed.
@@ -141,6 +143,7 @@ impl Brokers {
             return Err(ReadError::OutOfRange { wanted: from, detail });
         }
         let found = self.partitions[partition as usize].read(from, max)?;
+        let found = self.unreadable.readable(partition, found)?;
         if !found.is_empty() {
             return Ok(Next::Records(found));
         }

@@ -40,6 +40,7 @@ pub(crate) mod testing;
 mod tests;
 mod trouble;
 mod unreachable;
+mod unreadable;
 mod world;
 
 use std::{

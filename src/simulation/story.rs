@@ -85,6 +85,7 @@ impl Story {
     /// Ends every fault, asks everybody a last question and stops the nodes.
     pub(super) async fn end(mut self) -> Evidence {
         self.heal().await;
+        self.heal_the_log().await;
         if self.settle().await {
             self.ask_all().await;
             // Nobody goes by a hold any more that is over.
@@ -312,7 +313,7 @@ impl Story {
         record.is_some_and(|it| keys.record_digest(&it.key, &it.value) == last.digest)
     }
 
-    fn is_halted(&self, partition: Partition) -> bool {
+    pub(super) fn is_halted(&self, partition: Partition) -> bool {
         let names = (0..1_000).map(|number| CampaignId::parse(&format!("any-{number}")));
         let mut of_partition = names.flatten();
         let any = of_partition.find(|it| self.engines.codec.partition_of(it) == partition);

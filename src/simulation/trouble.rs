@@ -121,6 +121,9 @@ impl Story {
                 strange::append(&self.engines, &world, kind, &campaign, &user);
             }
             Act::Trim {} => return self.trim(),
+            Act::Unreadable { partition, back, records, lasting, ms } => {
+                self.spoil(partition, (back, records), lasting, ms);
+            }
             Act::SetBack { ms } => {
                 let kept = rows.landed_before(now_us.saturating_sub(ms * 1_000));
                 self.stop_all().await;

@@ -23,7 +23,10 @@ const CONTROL_VERSION: u32 = FORMAT as u32;
 const MAC_PURPOSE: &str = "record";
 
 /// Text of a MAC header: key id, colon, hexadecimal digits.
-pub(super) type MacText = [u8; 2 + 2 * MAC_BYTES];
+pub(super) type MacText = [u8; MAC_TEXT_BYTES];
+
+/// Length of a MAC header: key id, colon, hexadecimal digits. A header of another length is forged.
+pub const MAC_TEXT_BYTES: usize = 2 + 2 * MAC_BYTES;
 const _: () = assert!(KEY_ID < 10, "the text has one digit for the key id");
 
 /// Result of decoding a log record.
@@ -129,6 +132,12 @@ impl Codec {
     #[must_use]
     pub fn partition_of(&self, campaign: &CampaignId) -> Partition {
         routing::partition_of(campaign, self.partitions)
+    }
+
+    /// Returns whether the layout has the partition.
+    #[must_use]
+    pub fn has(&self, partition: Partition) -> bool {
+        partition < self.partitions
     }
 
     /// Encodes `record`, with its partition.
@@ -256,7 +265,7 @@ impl Codec {
 
 /// Returns the header text of a MAC.
 pub(super) fn mac_text(mac: [u8; MAC_BYTES]) -> MacText {
-    let mut text = [b':'; 2 + 2 * MAC_BYTES];
+    let mut text = [b':'; MAC_TEXT_BYTES];
     text[0] = b'0' + KEY_ID;
     for (digits, byte) in text[2..].chunks_exact_mut(2).zip(mac) {
         digits.copy_from_slice(&hex_digits(byte));

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::{PartitionState, Running};
 use crate::{
     actors::{
+        dead_letters::Letter,
         io,
         messages::{CouponStart, PartitionMessage, SupervisorMessage},
         replay::Replay,
@@ -18,9 +19,9 @@ use crate::{
         ids::{CampaignId, Offset},
         rows::{Hold, HoldState},
     },
-    partition::flow::{Effect, Event},
+    partition::flow::{Effect, Event, LetterOf},
     telemetry::metrics,
-    wire::write_order,
+    wire::{codec::DeadLetterReason, write_order},
 };
 
 impl PartitionState {
@@ -120,7 +121,8 @@ impl PartitionState {
                 Some(Event::Marked(version))
             }),
             Effect::DeadLetter { campaign, record } => {
-                let _ended = running.undefined.send((campaign, record));
+                let (reason, of) = (DeadLetterReason::Undefined, LetterOf::Undefined(campaign));
+                let _ended = running.letters.send(Letter { record, reason, of });
             }
             Effect::Persist { holds, marks, progress } => running.write(myself, async move {
                 let next = progress.next;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Environment,
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, Letter},
     handle::CouponHandle,
     io::{self, OpenedPartition},
     messages::{CouponMessage, PartitionMessage, SupervisorMessage},
@@ -31,7 +31,7 @@ use crate::{
         recovery::Contradiction,
     },
     telemetry::metrics,
-    wire::{LogRecord, feed_message::FeedMessage},
+    wire::feed_message::FeedMessage,
 };
 
 /// Interval of ticks: half of the interval in which progress is due.
@@ -42,6 +42,10 @@ const TICKS_PER_LOOK: u64 = 20;
 
 /// Such reads between two checks of a halted partition: 10 s.
 const LOOKS_PER_RECHECK: u64 = 10;
+
+/// Such reads after which a partition that cannot be read on halts, although its store has not taken
+/// what was read before: operators must hear of it.
+const SETTLED_WITHIN_LOOKS: u64 = 10;
 
 /// Arguments of a partition consumer.
 pub struct PartitionArguments {
@@ -56,14 +60,15 @@ struct Running {
     credit: Arc<Semaphore>,
     stop: CancellationToken,
     _live: TaskGuard,
-    /// Records of undefined campaigns, to be written as dead letters.
-    undefined: mpsc::UnboundedSender<(CampaignId, LogRecord)>,
+    letters: mpsc::UnboundedSender<Letter>,
     _letters: TaskGuard,
     replay_places: Arc<Semaphore>,
     replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
     look: Option<TaskGuard>,
+    /// Why the partition halts as soon as what was read is settled, and at which tick at the latest.
+    ending: Option<(Halt, u64)>,
 }
 
 /// State of a partition consumer.
@@ -138,6 +143,11 @@ impl Actor for PartitionConsumer {
                 state.step(Event::Started { campaign, incarnation, expects_until }, &myself);
             }
             PartitionMessage::Halt(halt) => state.halt(halt, &myself),
+            PartitionMessage::HaltOnceSettled(halt) => {
+                let latest = state.ticks + TICKS_PER_LOOK * SETTLED_WITHIN_LOOKS;
+                state.running.iter_mut().for_each(|it| it.ending = Some((halt.clone(), latest)));
+                state.halt_if_settled(&myself);
+            }
             PartitionMessage::Tick => state.tick(&myself),
             PartitionMessage::Drain(reply) => {
                 if let Some(running) = &state.running {
@@ -159,9 +169,9 @@ impl PartitionState {
 
     fn open(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
-        let told = myself.clone();
+        let (told, was_halted) = (myself.clone(), self.halted.is_some());
         self.opening = Some(TaskGuard::spawn(myself, async move {
-            let opened = io::open(&environment, partition).await;
+            let opened = io::open(&environment, partition, was_halted).await;
             let _ended = told.cast(PartitionMessage::Opened(Box::new(opened)));
         }));
     }
@@ -183,7 +193,7 @@ impl PartitionState {
         self.halted = None;
         environment.directory.own(partition, None);
         let place = environment.place(partition);
-        let OpenedPartition { rows, end, reader, position } = opened;
+        let OpenedPartition { rows, end, reader, first, position } = opened;
         tracing::info!(partition, position, end, "partition opened");
         let (flow, effects) = Flow::new(place, rows, end, environment.now_ms(), environment.limits);
         let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
@@ -191,13 +201,14 @@ impl PartitionState {
             stop.cancel();
         }
         #[expect(clippy::disallowed_methods, reason = "the window's credit bounds it")]
-        let (undefined, undefined_records) = mpsc::unbounded_channel();
+        let (letters, kept) = mpsc::unbounded_channel();
         let consumer = myself.clone();
-        let letters = DeadLetters { environment: environment.clone(), partition, consumer };
+        let keeper = DeadLetters { environment: environment.clone(), partition, consumer };
         let live = Live {
             environment,
             partition,
             reader,
+            first,
             position,
             credit: credit.clone(),
             stop: stop.clone(),
@@ -209,13 +220,14 @@ impl PartitionState {
             credit,
             stop,
             _live: TaskGuard::spawn(myself, live.run()),
-            undefined,
-            _letters: TaskGuard::spawn(myself, letters.keep_undefined(undefined_records)),
+            letters,
+            _letters: TaskGuard::spawn(myself, keeper.keep(kept)),
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
             handles: BTreeMap::new(),
             writes: Vec::new(),
             look: None,
+            ending: None,
         });
         self.carry_out(effects, myself);
     }
@@ -247,6 +259,16 @@ impl PartitionState {
         self.answer_drain();
     }
 
+    /// Halts a partition that cannot be read on, once everything below is settled.
+    fn halt_if_settled(&mut self, myself: &ActorRef<PartitionMessage>) {
+        let Some(running) = &mut self.running else { return };
+        let is_settled = running.flow.is_settled();
+        let ticks = self.ticks;
+        if let Some((halt, _)) = running.ending.take_if(|it| is_settled || it.1 <= ticks) {
+            self.halt(halt, myself);
+        }
+    }
+
     fn publish_halted(&self) {
         if let Some(halt) = &self.halted {
             let message = FeedMessage {
@@ -275,6 +297,7 @@ impl PartitionState {
         if self.running.is_some() {
             let (now_ms, wall) = (environment.now_ms(), environment.clock.now());
             self.step(Event::Tick { now_ms, wall }, myself);
+            self.halt_if_settled(myself);
             if look_due {
                 self.look(myself);
             }

@@ -120,6 +120,9 @@ impl NodeService {
             Ok(Err(AppendError::Unavailable(detail))) => {
                 return Err(ServiceError::Unavailable { detail });
             }
+            Ok(Err(AppendError::Unfit(halt))) => {
+                return Err(ServiceError::Halted { reason: halt.to_string() });
+            }
             Ok(Err(error @ AppendError::Unknown(_))) => return Err(unknown(chain(&error))),
             Err(_) => {
                 let seconds = APPEND_TIMEOUT.as_secs();

@@ -6,6 +6,8 @@ mod damage_answers;
 mod damage_log;
 mod damage_rows;
 mod good;
+#[cfg(test)]
+mod unreadable;
 mod world;
 
 use std::{fmt::Write as _, io::Cursor, sync::Arc};

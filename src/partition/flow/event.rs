@@ -72,8 +72,8 @@ pub enum Event {
     DeadLettered {
         /// The record's offset.
         offset: Offset,
-        /// The campaign that is not defined there; none if the record could not be decoded.
-        undefined: Option<CampaignId>,
+        /// Why it was one.
+        of: LetterOf,
     },
     /// Progress is durable up to this offset, with the marks that it passes.
     Persisted(Offset),
@@ -108,6 +108,19 @@ impl Event {
             Self::Tick { .. } => "time",
         }
     }
+}
+
+/// Why a record is a dead letter, as far as the flow goes by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LetterOf {
+    /// It could not be decoded, so it is in no window. It costs this credit until its letter is
+    /// durable.
+    Undecodable {
+        /// As much as it would cost in a window.
+        credit: usize,
+    },
+    /// Its campaign is not defined at its offset.
+    Undefined(CampaignId),
 }
 
 /// A batch of one campaign whose rows are durable.

@@ -33,14 +33,14 @@ mod tests;
 
 use self::{durability::Durability, feed_state::FeedState, settle::Unmarked};
 
-pub use event::{BatchReport, Effect, Event};
+pub use event::{BatchReport, Effect, Event, LetterOf};
 
-/// Returns the credit that a reader needs for a record: what [`Effect::Credit`] gives back once
-/// the record has left the window.
+/// Returns the credit that a reader needs for decoded records, beyond the one for each that it was
+/// granted: [`Effect::Credit`] gives all of it back once they have left the window.
 #[must_use]
-pub fn credit_of(incoming: &Incoming) -> usize {
-    // A record that could not be decoded enters no window. Its reader holds it.
-    incoming.content.as_ref().map_or(1, |read| credit(&read.raw))
+pub fn debt_of(incoming: &[Incoming]) -> usize {
+    let decoded = incoming.iter().filter_map(|record| record.content.as_ref());
+    decoded.map(|read| credit(&read.raw) - 1).sum()
 }
 
 /// Credit of a partition's window, one for each record of up to 1 KiB. At 40,000 decisions a second
@@ -180,9 +180,7 @@ impl Flow {
             Event::Marked(offset) => self.marked(offset, effects),
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
-            Event::DeadLettered { offset, undefined } => {
-                self.dead_lettered(offset, undefined, effects);
-            }
+            Event::DeadLettered { offset, of } => self.dead_lettered(offset, of, effects),
             Event::Persisted(next) => self.persisted(next, effects),
             Event::End(end) => self.end = self.end.max(end),
             Event::Tick { now_ms, wall } => {

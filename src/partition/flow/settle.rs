@@ -2,7 +2,7 @@
 
 use super::{
     super::{fold::FoldedRecord, owned_campaign::ChunkStored},
-    BATCHES_MAX, BatchReport, Effect, Flow,
+    BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
 };
 use crate::{
     domain::{
@@ -88,14 +88,13 @@ impl Flow {
     pub(super) fn dead_lettered(
         &mut self,
         offset: Offset,
-        undefined: Option<CampaignId>,
+        of: LetterOf,
         effects: &mut Vec<Effect>,
     ) {
         self.acks.done(offset);
-        let Some(campaign) = undefined else {
-            // It could not be decoded, so it never was in a window.
-            effects.push(Effect::Credit(1));
-            return;
+        let campaign = match of {
+            LetterOf::Undecodable { credit } => return effects.push(Effect::Credit(credit)),
+            LetterOf::Undefined(campaign) => campaign,
         };
         // A live record is still in its window, which gives the credit back later. A replayed one
         // has given it back.

@@ -153,7 +153,10 @@ fn an_idle_campaigns_hold_is_extended() {
     // A record of no campaign advances progress.
     let incoming = Incoming { record, content: None };
     flow.step(Event::Read(vec![incoming]), &mut effects);
-    flow.step(Event::DeadLettered { offset: 10, undefined: None }, &mut effects);
+    flow.step(
+        Event::DeadLettered { offset: 10, of: LetterOf::Undecodable { credit: 1 } },
+        &mut effects,
+    );
     flow.step(Event::Tick { now_ms: 10_000, wall: Timestamp(0) }, &mut effects);
     effects.clear();
     flow.flush(&mut effects);

@@ -287,7 +287,7 @@ impl FlowWorld {
                 self.letters += 1;
                 let offset = record.offset;
                 assert_eq!(record.value, value_at(offset), "another record's bytes");
-                self.step(at, Event::DeadLettered { offset, undefined: Some(campaign) });
+                self.step(at, Event::DeadLettered { offset, of: LetterOf::Undefined(campaign) });
             }
             Task::LookAtHolds => self.step(at, Event::Holds(self.store.all_holds())),
         }
@@ -331,7 +331,7 @@ impl FlowWorld {
             })
             .collect();
         // A large record may cost more than the credit that is left. The debt delays the next read.
-        owner.credit -= records.iter().map(credit_of).sum::<usize>() as i64;
+        owner.credit -= (records.len() + debt_of(&records)) as i64;
         owner.read_to = until;
         if !records.is_empty() {
             self.step(at, Event::Read(records));
