@@ -17,7 +17,7 @@ use rdkafka::{
 };
 
 use super::errors::Meaning;
-use crate::config::KafkaConfig;
+use crate::{config::KafkaConfig, wire::codec::MAC_TEXT_BYTES};
 
 /// Header with the MAC, on all records and messages that coupond writes.
 pub(crate) const MAC_HEADER: &str = "coupond-mac";
@@ -31,6 +31,18 @@ pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause before the watermarks of a partition without a leader are read again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Most bytes of one fetch, over all partitions of a consumer: some fetches of 512 KiB each. A broker
+/// sends the first batch whole, even if that is larger.
+const FETCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+
+/// Most bytes of a broker's answer: a whole fetch, and the largest batch that a topic may take
+/// ([`BATCH_BYTES_MAX`]). It also bounds what a zstd batch is unpacked to.
+const RECEIVE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + 1_024 * 1_024;
+
+/// Most bytes of a batch that a topic may take (`max.message.bytes`): eight times Kafka's default. A
+/// larger one could not be read.
+pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
 /// Longest pause between attempts to connect. With the library's default of 10 s, appends would time
 /// out long after the broker is back.
@@ -83,6 +95,8 @@ pub(crate) fn consumer(config: &KafkaConfig) -> ClientConfig {
         // transaction that stays open would stall the partition.
         .set("isolation.level", "read_uncommitted")
         .set("check.crcs", "true")
+        .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
+        .set("receive.message.max.bytes", RECEIVE_BYTES_MAX.to_string())
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.queue.backoff.ms", "20");
     client
@@ -147,7 +161,8 @@ pub(crate) fn failed(operation: impl Into<String>, source: KafkaError) -> Client
     ClientError { operation: operation.into(), source: Box::new(source) }
 }
 
-/// Returns the MAC header of a record, if it has one.
+/// Returns the MAC header of a record, if it has one. Of a longer one than a MAC, only so many bytes
+/// are copied that it cannot be taken for one.
 pub(crate) fn mac_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     let headers = message.headers()?;
     // The library panics at a header name that is not UTF-8, and any producer can write one. That
@@ -156,9 +171,14 @@ pub(crate) fn mac_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
         headers
             .iter()
             .find(|header| header.key == MAC_HEADER)
-            .map(|header| header.value.unwrap_or_default().to_vec())
+            .map(|header| shortened(header.value.unwrap_or_default(), MAC_TEXT_BYTES + 1))
     };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(find)).unwrap_or_default()
+}
+
+/// Copies at most `max` bytes.
+pub(crate) fn shortened(bytes: &[u8], max: usize) -> Vec<u8> {
+    bytes[..bytes.len().min(max)].to_vec()
 }
 
 /// Context of a client: passes the library's messages to the node's log and notes its state.
@@ -216,7 +236,12 @@ impl ClientLog {
                 tracing::warn!(client, reason, "all kafka brokers down");
             }
             // Mostly single connections, which the library opens again.
-            Meaning::OutsideLog | Meaning::NoLeader | Meaning::Other => {
+            Meaning::OutsideLog
+            | Meaning::NoLeader
+            | Meaning::NoTopic
+            | Meaning::Unreadable
+            | Meaning::GroupRefuses
+            | Meaning::Other => {
                 tracing::debug!(client, reason, %error, "kafka client");
             }
         }

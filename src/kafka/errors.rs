@@ -13,6 +13,14 @@ pub(crate) enum Meaning {
     OutsideLog,
     /// The partition has no leader, or its broker is away. The same call may succeed later.
     NoLeader,
+    /// The topic does not exist, as far as the broker knows.
+    NoTopic,
+    /// What is at the position cannot be read by this binary, or by any, however often it is tried:
+    /// its codec, checksum, format or size.
+    Unreadable,
+    /// The consumer group does not take this member: its settings do not fit those of the other
+    /// members or of the broker, or it may not join.
+    GroupRefuses,
     /// Anything else. The operation failed.
     Other,
 }
@@ -35,6 +43,28 @@ impl Meaning {
                 | RDKafkaErrorCode::ReplicaNotAvailable
                 | RDKafkaErrorCode::BrokerTransportFailure,
             ) => Self::NoLeader,
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => Self::NoTopic,
+            Some(
+                RDKafkaErrorCode::NotImplemented
+                | RDKafkaErrorCode::BadMessage
+                | RDKafkaErrorCode::BadCompression
+                | RDKafkaErrorCode::InvalidMessage
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::UnsupportedForMessageFormat
+                | RDKafkaErrorCode::UnsupportedCompressionType,
+            ) => Self::Unreadable,
+            Some(
+                RDKafkaErrorCode::InconsistentGroupProtocol
+                | RDKafkaErrorCode::InvalidSessionTimeout
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::GroupMaxSizeReached,
+            ) => Self::GroupRefuses,
             _ => Self::Other,
         }
     }
@@ -66,14 +96,22 @@ mod tests {
         check(Meaning::OutsideLog, &outside);
         check(Meaning::NoLeader, &[Code::NotLeaderForPartition, Code::LeaderNotAvailable]);
         check(Meaning::NoLeader, &[Code::ReplicaNotAvailable, Code::BrokerTransportFailure]);
+        check(Meaning::NoTopic, &[Code::UnknownTopicOrPartition, Code::UnknownTopic]);
+        check(Meaning::NoTopic, &[Code::UnknownPartition]);
+        let refuses = [Code::InconsistentGroupProtocol, Code::GroupAuthorizationFailed];
+        check(Meaning::GroupRefuses, &refuses);
     }
 
-    /// A reader that took a damaged record for the end of the log would report a trimmed log.
+    /// A reader that took a damaged record for the end of the log would report a trimmed log, and
+    /// one that tried it again without end would stall its partition in silence.
     #[test]
-    fn damage_is_not_an_end_of_the_log() {
+    fn what_cannot_be_read_is_no_end_and_no_outage() {
         use RDKafkaErrorCode as Code;
-        check(Meaning::Other, &[Code::BadMessage, Code::InvalidMessage, Code::NotImplemented]);
+        check(Meaning::Unreadable, &[Code::BadMessage, Code::InvalidMessage, Code::NotImplemented]);
+        check(Meaning::Unreadable, &[Code::BadCompression, Code::UnsupportedCompressionType]);
+        check(Meaning::Unreadable, &[Code::MessageSizeTooLarge, Code::InvalidMessageSize]);
         check(Meaning::Other, &[Code::MessageTimedOut, Code::OperationTimedOut]);
+        check(Meaning::Other, &[Code::TopicAuthorizationFailed, Code::Unknown]);
         assert_eq!(Meaning::of(&KafkaError::Canceled), Meaning::Other);
     }
 }

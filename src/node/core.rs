@@ -10,7 +10,7 @@ use crate::{
         Directory, Environment, Probe, Shared, membership, messages::SupervisorMessage,
         supervisor::Supervisor,
     },
-    api::service::{NodeService, ServiceParts},
+    api::service::{GroupCheck, NodeService, ServiceParts},
     clock::SharedClock,
     config::Config,
     domain::keys::Keys,
@@ -31,6 +31,8 @@ pub(crate) struct CoreParts {
     pub(crate) clock: SharedClock,
     /// Checks free space, where the log is on this node's disk.
     pub(crate) local_log: Option<Arc<dyn LocalLog>>,
+    /// Says why the consumer group gives this node no partitions.
+    pub(crate) group_check: Option<GroupCheck>,
     /// See [`Environment::future_max_ms`].
     pub(crate) future_max_ms: Option<i64>,
     /// See [`Environment::limits`].
@@ -55,7 +57,7 @@ impl Core {
     /// If the supervisor does not start.
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
         let CoreParts { log, store, feed, layout, keys, clock, .. } = parts;
-        let CoreParts { local_log, future_max_ms, limits, probe, .. } = parts;
+        let CoreParts { local_log, group_check, future_max_ms, limits, probe, .. } = parts;
         let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let environment = Arc::new(Environment {
@@ -81,6 +83,7 @@ impl Core {
             keys,
             layout,
             local_log,
+            group_check,
             api: config.api.clone(),
             admission: config.admission.clone(),
             actors: directory.clone(),

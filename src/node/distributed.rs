@@ -74,6 +74,8 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
     let log = Arc::new(log);
     let Layout { partitions, instance: name, .. } = &instance.layout;
     let codec = FeedCodec::new(&instance.keys, name);
+    let watch = log.topic_watch(*partitions, topics.warnings);
+    let member = Arc::downgrade(&log);
     let feed = KafkaFeed::connect(&config.kafka, codec, *partitions)
         .await
         .map_err(|error| ServeError::failed("connecting to the decision feed", error))?;
@@ -82,6 +84,8 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
         store: Arc::new(store),
         feed: Arc::new(feed),
         local_log: None,
+        group_check: Some(Arc::new(move || member.upgrade()?.group_trouble())),
+        background: vec![Box::pin(watch.run())],
         instance,
         future_max_ms: Some(FUTURE_MAX_MS),
         closer: Closer::Kafka(log),

@@ -42,6 +42,8 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         store,
         feed: Arc::new(InProcessFeed::default()),
         local_log: Some(log),
+        group_check: None,
+        background: Vec::new(),
         instance,
         future_max_ms: None,
         closer: Closer::Embedded(database),

@@ -11,6 +11,7 @@ mod instance;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -30,7 +31,7 @@ use crate::{
     actors::messages::SupervisorMessage,
     api::{
         http::{self, HttpParts},
-        service::Service,
+        service::{GroupCheck, Service},
     },
     clock::{SharedClock, SystemClock},
     config::{Config, Mode},
@@ -71,7 +72,11 @@ struct Adapters {
     /// The log, where it is on this node's disk.
     local_log: Option<Arc<dyn LocalLog>>,
     instance: Instance,
+    /// Says why the consumer group gives this node no partitions, where there is a group.
+    group_check: Option<GroupCheck>,
     future_max_ms: Option<i64>,
+    /// What the adapters do beside their calls, for as long as the node runs.
+    background: Vec<BoxFuture<'static, ()>>,
     /// Closed last, after all other parts have dropped the ports.
     closer: Closer,
 }
@@ -150,7 +155,8 @@ impl Node {
             Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
             Mode::Distributed => distributed::adapters(config, steps).await?,
         };
-        let Adapters { log, store, feed, local_log, instance, future_max_ms, closer } = adapters;
+        let Adapters { log, store, feed, local_log, group_check, instance, .. } = adapters;
+        let Adapters { future_max_ms, background, closer, .. } = adapters;
         let Instance { layout, keys } = instance;
         let limits = Limits::default();
         let parts = CoreParts {
@@ -161,6 +167,7 @@ impl Node {
             keys,
             clock,
             local_log,
+            group_check,
             future_max_ms,
             limits,
             probe: None,
@@ -174,7 +181,7 @@ impl Node {
             admin_token,
             core,
             listeners: JoinSet::new(),
-            background: JoinSet::new(),
+            background: background.into_iter().collect(),
             stop: CancellationToken::new(),
             closer,
         };

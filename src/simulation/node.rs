@@ -127,6 +127,7 @@ impl Node {
             keys,
             clock,
             local_log,
+            group_check: None,
             future_max_ms,
             limits,
             probe,

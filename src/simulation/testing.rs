@@ -134,6 +134,7 @@ impl OwnedWorld {
             api,
             admission,
             local_log: None,
+            group_check: None,
             actors: self.owner.core.directory.clone(),
             clock: Arc::new(LifeClock { world: self.world.clone(), address }),
         }

@@ -1,6 +1,11 @@
 //! Several nodes on one Kafka and one CQL database.
 
+use coupond::config::KafkaConfig;
 use libtest_mimic::Trial;
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
 use scylla::{
     client::session_builder::SessionBuilder,
     value::{CqlValue, Row},
@@ -9,6 +14,7 @@ use serde_json::json;
 
 use crate::{
     engines::{Engine, shared, unique},
+    kafka::{on, topics},
     procs::{Crowd, Node, until},
     trials,
 };
@@ -22,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_node_with_another_secret_is_refused,
         a_topic_of_another_instance_is_refused,
         a_deleted_row_holds_its_campaign,
+        a_log_that_cannot_be_read_is_said_to_be,
     )
 }
 
@@ -211,5 +218,54 @@ async fn a_deleted_row_holds_its_campaign() {
         let (status, again) = node.get(&format!("/coupon/requests/{id}?wait=10")).await;
         assert_eq!((status, again), (200, answer));
     }
+    assert_eq!(node.stop().await, Some(0));
+}
+
+/// One record that nobody can unpack, then no topic at all.
+async fn a_log_that_cannot_be_read_is_said_to_be() {
+    let (name, brokers) = (unique("unread"), endpoints(Engine::Kafka));
+    let node = Node::start(&settings(&name, brokers, endpoints(Engine::Cql))).await;
+    // Two campaigns in two partitions.
+    for campaign in ["spring", "eve"] {
+        define(&node, campaign, 9).await;
+        assert_eq!(node.issue(campaign, "ada").await.0, 200);
+    }
+    let config = KafkaConfig { topic_prefix: name, ..on(brokers, 4) };
+    topics::set(&config, "compression.type", "producer").await;
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers.join(","))
+        .set("compression.type", "zstd")
+        .set("message.max.bytes", "100000000")
+        .set("partitioner", "murmur2_random")
+        .create()
+        .expect("a producer");
+    let (topic, value) = (format!("{}.request", config.topic_prefix), "0".repeat(40 << 20));
+    let bomb: BaseRecord<'_, str, str> = BaseRecord::to(&topic).key("spring").payload(&value);
+    producer.send(bomb).map_err(|(error, _)| error).expect("sent");
+    producer.flush(std::time::Duration::from_secs(30)).expect("delivered");
+
+    let halted = async |campaign: &str, reason: &str| {
+        until(reason, || async {
+            let body = json!({ "campaign_id": campaign, "user_id": "bob" });
+            let url = format!("{}/coupon/issue", node.api);
+            let answer = reqwest::Client::new().post(url).json(&body).send().await.ok()?;
+            let (status, text) = (answer.status().as_u16(), answer.text().await.ok()?);
+            (status == 503 && text.contains("/halted") && text.contains(reason)).then_some(())
+        })
+        .await;
+    };
+    halted("spring", "unreadable: the log cannot be read at").await;
+    assert_eq!(node.issue("eve", "bob").await.0, 200, "one partition is not another");
+    let ready = reqwest::get(format!("{}/health/ready", node.admin)).await.expect("an answer");
+    let (status, text) = (ready.status().as_u16(), ready.text().await.expect("a text"));
+    assert!(status == 200 && text.contains("is halted: unreadable"), "{status} {text}");
+    let metrics = reqwest::get(format!("{}/metrics", node.admin)).await.expect("an answer");
+    let metrics = metrics.text().await.expect("a text");
+    let is_counted = |line: &str| line.contains(r#"reason="unreadable""#) && line.ends_with(" 1");
+    let lines = metrics.lines().filter(|line| line.starts_with("coupond_partition_halted{"));
+    assert_eq!(lines.filter(|line| is_counted(line)).count(), 1, "{metrics}");
+
+    topics::delete(&config, "request").await;
+    halted("eve", "topic_missing: ").await;
     assert_eq!(node.stop().await, Some(0));
 }

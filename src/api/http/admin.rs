@@ -19,7 +19,7 @@ use super::{
     definition, json,
     problem::{Kind, Problem},
     public::{self, PathOf},
-    views::{AdminBody, HealthBody},
+    views::{AdminBody, HealthBody, PartBody},
 };
 use crate::{
     api::service::{ControlVerb, Service},
@@ -167,13 +167,14 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
 }
 
 async fn live() -> Response {
-    json::answer(StatusCode::OK, &HealthBody { status: "live" })
+    json::answer(StatusCode::OK, &HealthBody { status: "live", degraded: Vec::new() })
 }
 
 async fn ready(State(state): State<Arc<AdminState>>) -> Result<Response, Problem> {
-    let not_ready = state.service.not_ready();
+    let (not_ready, degraded) = (state.service.not_ready(), state.service.degraded());
     if not_ready.is_empty() {
-        return Ok(json::answer(StatusCode::OK, &HealthBody { status: "ready" }));
+        let degraded = degraded.iter().map(PartBody::of).collect();
+        return Ok(json::answer(StatusCode::OK, &HealthBody { status: "ready", degraded }));
     }
-    Err(Problem::not_ready(not_ready))
+    Err(Problem::not_ready(not_ready, degraded))
 }

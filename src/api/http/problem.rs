@@ -8,7 +8,10 @@ use axum::{
 };
 use serde::{Serialize, Serializer};
 
-use super::json::{self, NO_STORE};
+use super::{
+    json::{self, NO_STORE},
+    views::PartBody,
+};
 use crate::{
     api::service::{NotReady, ServiceError},
     domain::{definition::Term, fault::Fault, reason::Reason},
@@ -130,6 +133,7 @@ struct Content {
     coupons: Option<String>,
     issued: Option<u32>,
     not_ready: Vec<NotReady>,
+    degraded: Vec<NotReady>,
 }
 
 /// The document, in the order of its members.
@@ -147,13 +151,9 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     issued: Option<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    not_ready: Vec<NotReadyPart<'a>>,
-}
-
-#[derive(Serialize)]
-struct NotReadyPart<'a> {
-    part: &'a str,
-    reason: &'a str,
+    not_ready: Vec<PartBody<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    degraded: Vec<PartBody<'a>>,
 }
 
 fn problem_type<S: Serializer>(slug: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
@@ -171,6 +171,7 @@ impl Problem {
             coupons: None,
             issued: None,
             not_ready: Vec::new(),
+            degraded: Vec::new(),
         }))
     }
 
@@ -199,10 +200,11 @@ impl Problem {
     }
 
     /// Creates the problem of a node that is not ready.
-    pub(super) fn not_ready(parts: Vec<NotReady>) -> Self {
+    pub(super) fn not_ready(parts: Vec<NotReady>, degraded: Vec<NotReady>) -> Self {
         let names: Vec<_> = parts.iter().map(|part| part.part).collect();
         let mut problem = Self::new(Kind::NotReady, format!("not ready: {}", names.join(", ")));
         problem.0.not_ready = parts;
+        problem.0.degraded = degraded;
         problem.retry_after(UNAVAILABLE_RETRY)
     }
 
@@ -288,7 +290,6 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let content = *self.0;
         let KindRow { status, slug, title, .. } = content.kind.row();
-        let not_ready = content.not_ready.iter();
         let document = Document {
             r#type: slug,
             title,
@@ -297,9 +298,8 @@ impl IntoResponse for Problem {
             errors: &content.errors,
             coupons: content.coupons.as_deref(),
             issued: content.issued,
-            not_ready: not_ready
-                .map(|part| NotReadyPart { part: part.part, reason: &part.reason })
-                .collect(),
+            not_ready: content.not_ready.iter().map(PartBody::of).collect(),
+            degraded: content.degraded.iter().map(PartBody::of).collect(),
         };
         let mut response = (status, json::to_bytes(&document)).into_response();
         let headers = response.headers_mut();

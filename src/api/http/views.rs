@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{definition::TermsBody, times::Rfc3339};
 use crate::{
-    api::service::{AdminView, CampaignView},
+    api::service::{AdminView, CampaignView, NotReady},
     domain::{
         answer::{Answer, CouponFace},
         definition::Audience,
@@ -173,7 +173,23 @@ impl<'a> From<&'a AdminView> for AdminBody<'a> {
 
 /// A node that is well.
 #[derive(Serialize)]
-pub(super) struct HealthBody {
+pub(super) struct HealthBody<'a> {
     /// `live` or `ready`.
     pub(super) status: &'static str,
+    /// What does not work all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) degraded: Vec<PartBody<'a>>,
+}
+
+/// A part of the node that does not work, and why.
+#[derive(Serialize)]
+pub(super) struct PartBody<'a> {
+    part: &'a str,
+    reason: &'a str,
+}
+
+impl<'a> PartBody<'a> {
+    pub(super) fn of(NotReady { part, reason }: &'a NotReady) -> Self {
+        Self { part, reason }
+    }
 }

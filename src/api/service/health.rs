@@ -42,6 +42,16 @@ impl ReportHealth for NodeService {
         }
         parts
     }
+
+    fn degraded(&self) -> Vec<NotReady> {
+        let halted = self.waiters.halted().into_iter().map(|(partition, reason)| {
+            let reason = format!("partition {partition} is halted: {reason}");
+            NotReady { part: "partitions", reason }
+        });
+        let refused = self.group_check.as_ref().and_then(|check| check());
+        let refused = refused.map(|reason| NotReady { part: "consumer_group", reason });
+        halted.chain(refused).collect()
+    }
 }
 
 /// The latest probes of log and store.

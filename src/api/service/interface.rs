@@ -247,9 +247,13 @@ control_verbs! {
 pub(crate) trait ReportHealth: Send + Sync + 'static {
     /// Lists the parts that are not ready. An empty list means that the node is ready.
     fn not_ready(&self) -> Vec<NotReady>;
+
+    /// Lists what does not work while the node is ready all the same, because no other node could do
+    /// better: halted partitions, and a consumer group that refuses this node.
+    fn degraded(&self) -> Vec<NotReady>;
 }
 
-/// A part of the node that is not ready.
+/// A part of the node that is not ready or degraded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NotReady {
     /// The part, in `snake_case`.

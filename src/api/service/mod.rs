@@ -72,6 +72,9 @@ const ADMIN_CALLS_MAX: usize = 64;
 /// Tables of the user rate limit. Several, so that requests rarely contend for one lock.
 const RATE_TABLES: usize = 16;
 
+/// Returns why the consumer group gives this node no partitions, if it says so.
+pub(crate) type GroupCheck = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What a [`NodeService`] is built from.
 pub(crate) struct ServiceParts {
     /// The request log.
@@ -92,6 +95,8 @@ pub(crate) struct ServiceParts {
     pub admission: AdmissionConfig,
     /// The log, where it is on this node's disk.
     pub local_log: Option<Arc<dyn LocalLog>>,
+    /// Checks the consumer group, where there is one.
+    pub group_check: Option<GroupCheck>,
     /// The actors of this node.
     pub actors: Arc<dyn ActorViews>,
     /// The clock of this node.
@@ -122,6 +127,7 @@ pub(crate) struct NodeService {
     partitions: Arc<Partitions>,
     campaigns: Arc<Campaigns>,
     health: Arc<Health>,
+    group_check: Option<GroupCheck>,
     tasks: Arc<Tasks>,
 }
 
@@ -130,7 +136,7 @@ impl NodeService {
     #[must_use]
     pub(crate) fn new(parts: ServiceParts) -> Self {
         let ServiceParts { log, store, feed, codec, keys, layout, .. } = parts;
-        let ServiceParts { api, admission, local_log, actors, clock, .. } = parts;
+        let ServiceParts { api, admission, local_log, group_check, actors, clock, .. } = parts;
         let clock = NodeClock { started: clock.instant(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
         let tasks = Arc::new(Tasks::new(clock.clone()));
@@ -161,6 +167,7 @@ impl NodeService {
                 clock.clone(),
                 count,
             )),
+            group_check,
             log,
             local_log,
             store,

@@ -247,6 +247,14 @@ impl Waiters {
         follower.partitions().filter(silent).collect()
     }
 
+    /// Lists the halted partitions with their reasons.
+    pub(super) fn halted(&self) -> Vec<(Partition, String)> {
+        let now = self.clock.now();
+        let follower = self.follower.lock();
+        let halted = |partition| Some((partition, follower.halted(now, partition)?.to_owned()));
+        follower.partitions().filter_map(halted).collect()
+    }
+
     /// Returns the number of records of a partition that wait for a decision.
     ///
     /// # Errors

@@ -17,6 +17,12 @@ const REPLICATION_WANTED: u32 = 3;
 /// Least `max.message.bytes`: twice the largest batch or dead letter that coupond sends.
 const MESSAGE_BYTES_MIN: u64 = 512 * 1_024;
 
+/// Greatest `max.message.bytes`: a reader takes no larger batch.
+const MESSAGE_BYTES_MAX: u64 = client::BATCH_BYTES_MAX as u64;
+
+/// `max.message.bytes` of new topics, Kafka's default. Brokers may have another one.
+const MESSAGE_BYTES: u64 = 1_024 * 1_024;
+
 /// A problem of a topic that prevents a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicProblem {
@@ -105,8 +111,15 @@ impl Purpose {
             Self::Request | Self::DeadLetter => "-1".to_owned(),
             Self::Result => client::millis(RESULT_RETENTION),
         };
+        let compression = match self {
+            // Stored batches are readable by every build, and no small one is unpacked to a large one.
+            Self::Request => UNCOMPRESSED,
+            Self::Result | Self::DeadLetter => "producer",
+        };
         vec![
             ("cleanup.policy", "delete".to_owned()),
+            ("compression.type", compression.to_owned()),
+            ("max.message.bytes", MESSAGE_BYTES.to_string()),
             ("retention.ms", retention),
             ("retention.bytes", "-1".to_owned()),
             ("message.timestamp.type", "LogAppendTime".to_owned()),
@@ -115,6 +128,9 @@ impl Purpose {
         ]
     }
 }
+
+/// `compression.type` of the request topic.
+const UNCOMPRESSED: &str = "uncompressed";
 
 /// Problems and warnings of all topics.
 #[derive(Debug, Default)]
@@ -145,12 +161,13 @@ impl TopicFacts {
     pub(super) fn check(&self, purpose: Purpose, needed: Needed, findings: &mut TopicFindings) {
         self.check_partitions(purpose, needed, findings);
         self.setting(findings, "cleanup.policy", "delete", "delete", |value| value == "delete");
-        let bytes = MESSAGE_BYTES_MIN.to_string();
-        self.setting(findings, "max.message.bytes", &format!("at least {bytes}"), &bytes, |v| {
-            v.parse().is_ok_and(|bytes: u64| bytes >= MESSAGE_BYTES_MIN)
+        let needed = format!("between {MESSAGE_BYTES_MIN} and {MESSAGE_BYTES_MAX}");
+        self.setting(findings, "max.message.bytes", &needed, &MESSAGE_BYTES.to_string(), |v| {
+            v.parse().is_ok_and(|bytes| (MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX).contains(&bytes))
         });
         if purpose == Purpose::Request {
             self.check_durability(findings);
+            self.check_compression(findings);
         }
         self.check_replication(purpose, findings);
     }
@@ -187,6 +204,19 @@ impl TopicFacts {
         self.setting(findings, "retention.bytes", "-1", "-1", |value| value == "-1");
         let unclean = "unclean.leader.election.enable";
         self.setting(findings, unclean, "false", "false", |value| value == "false");
+    }
+
+    fn check_compression(&self, findings: &mut TopicFindings) {
+        let (topic, name) = (&self.topic, "compression.type");
+        let found = self.settings.get(name).map_or("missing", String::as_str);
+        if found != UNCOMPRESSED {
+            findings.warnings.push(format!(
+                "{topic}: {name} is {found}; it should be {UNCOMPRESSED}, because a writer of the \
+                 topic can have each node unpack a batch to a thousand times its size, or halt a \
+                 partition with one that no node unpacks: kafka-configs.sh --alter --entity-type \
+                 topics --entity-name {topic} --add-config {name}={UNCOMPRESSED}"
+            ));
+        }
     }
 
     fn check_replication(&self, purpose: Purpose, findings: &mut TopicFindings) {
@@ -254,7 +284,6 @@ mod tests {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        settings.insert("max.message.bytes".to_owned(), "1048588".to_owned());
         for (name, value) in changes {
             settings.insert((*name).to_owned(), (*value).to_owned());
         }
@@ -299,6 +328,24 @@ mod tests {
         expected.sort();
         problems.sort();
         assert_eq!(problems, expected);
+    }
+
+    #[test]
+    fn batches_that_no_reader_takes_are_refused() {
+        let large = (MESSAGE_BYTES_MAX + 1).to_string();
+        let found = facts(Purpose::Request, 3, &[("max.message.bytes", &large)]);
+        let problems = vec!["t: max.message.bytes".to_owned()];
+        assert_eq!(check(&found, Purpose::Request, 12), (problems, 0));
+    }
+
+    #[test]
+    fn compressed_requests_cause_a_warning() {
+        for codec in ["producer", "gzip", "zstd"] {
+            let found = facts(Purpose::Request, 3, &[("compression.type", codec)]);
+            assert_eq!(check(&found, Purpose::Request, 12), (Vec::new(), 1), "{codec}");
+        }
+        let found = facts(Purpose::DeadLetter, 3, &[("compression.type", "zstd")]);
+        assert_eq!(check(&found, Purpose::DeadLetter, 12), (Vec::new(), 0));
     }
 
     #[test]

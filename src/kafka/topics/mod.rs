@@ -98,6 +98,56 @@ async fn ensure(
     Ok(TopicsFound { partitions, replication_factor, warnings: findings.warnings })
 }
 
+/// The topics of a running node, as they are now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopicsNow {
+    /// The request topic does not exist.
+    RequestsMissing,
+    /// The topics exist.
+    Found {
+        /// What would refuse a start.
+        problems: Vec<TopicProblem>,
+        /// What would be a warning at start.
+        warnings: Vec<String>,
+    },
+}
+
+/// Checks the topics of a running node, whose layout has so many partitions. Creates the result and
+/// the dead-letter topic if they are gone: nothing decided depends on them. Does not create the
+/// request topic, because an empty one would not be the log that was decided.
+///
+/// # Errors
+/// [`TopicsError`] if the topics could not be checked or created.
+pub async fn check_topics(config: &KafkaConfig, partitions: u32) -> Result<TopicsNow, TopicsError> {
+    let admin = Admin::connect(config)?;
+    let checked = check(&admin, config, partitions).await;
+    client::drop_in_background(admin);
+    checked
+}
+
+async fn check(
+    admin: &Admin,
+    config: &KafkaConfig,
+    partitions: u32,
+) -> Result<TopicsNow, TopicsError> {
+    let Topics { request, result, dead_letter } = Topics::under(&config.topic_prefix);
+    if admin.metadata(&request).await?.replicas.is_empty() {
+        return Ok(TopicsNow::RequestsMissing);
+    }
+    let routed = Needed::of_requests(Some(partitions), partitions);
+    let one = Needed::of_dead_letters();
+    let plan = vec![(Purpose::Result, result, routed), (Purpose::DeadLetter, dead_letter, one)];
+    let others = create_missing(admin, config, plan).await?;
+    let requests = (Purpose::Request, admin.facts(&request, None).await?);
+    let mut findings = TopicFindings::default();
+    for (purpose, facts) in others.into_iter().chain([requests]) {
+        let needed = if purpose == Purpose::DeadLetter { one } else { routed };
+        facts.check(purpose, needed, &mut findings);
+    }
+    let TopicFindings { problems, warnings } = findings;
+    Ok(TopicsNow::Found { problems, warnings })
+}
+
 /// Creates the missing topics of `plan`. Returns the facts about all of them.
 async fn create_missing(
     admin: &Admin,

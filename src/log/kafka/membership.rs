@@ -22,7 +22,10 @@ use super::failed;
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition},
-    kafka::client::{self, ClientLog, millis, native_offset, native_partition},
+    kafka::{
+        client::{self, ClientLog, millis, native_offset, native_partition},
+        errors::Meaning,
+    },
     log::{LogError, Ownership, ownership::OwnedPartitions},
 };
 
@@ -49,8 +52,16 @@ const CHANGES_MAX: usize = 1_024;
 /// Handle of a membership, which lives as long as the receiver of its changes. The handle has no
 /// sender of changes, so the receiver ends with the thread even if that panics.
 pub(super) struct Membership {
-    owned: Arc<Mutex<OwnedPartitions>>,
+    shown: Arc<Shown>,
     left: watch::Receiver<bool>,
+}
+
+/// What a membership shows to its handle.
+#[derive(Default)]
+struct Shown {
+    owned: Mutex<OwnedPartitions>,
+    /// Why the group gives this node nothing, by its last error since it gave something.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Membership {
@@ -62,8 +73,8 @@ impl Membership {
     ) -> Result<(Self, mpsc::Receiver<Ownership>), LogError> {
         let (changes, receiver) = mpsc::channel(CHANGES_MAX);
         let (leaving, left) = watch::channel(false);
-        let owned = Arc::new(Mutex::new(OwnedPartitions::default()));
-        let state = State { topic: topic.to_owned(), changes, owned: Arc::clone(&owned) };
+        let shown = Arc::new(Shown::default());
+        let state = State { topic: topic.to_owned(), changes, shown: Arc::clone(&shown) };
         let member = Member { settings: settings(config), state: Arc::new(state) };
         // Started here and not on the thread, so that the caller gets an error about a setting.
         let consumer = member.start().map_err(|error| failed("joining the group", error))?;
@@ -78,12 +89,17 @@ impl Membership {
                 source: Box::new(error),
             },
         )?;
-        Ok((Self { owned, left }, receiver))
+        Ok((Self { shown, left }, receiver))
     }
 
     /// Notes the progress of a partition for the next commit.
     pub(super) fn report_progress(&self, partition: Partition, next: Offset) {
-        self.owned.lock().note_progress(partition, next);
+        self.shown.owned.lock().note_progress(partition, next);
+    }
+
+    /// Returns why the group gives this node nothing, if it says so.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.shown.trouble.lock().clone()
     }
 
     /// Waits until this node has left the group. The receiver of changes must be dropped before.
@@ -109,13 +125,13 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
 struct State {
     topic: String,
     changes: mpsc::Sender<Ownership>,
-    owned: Arc<Mutex<OwnedPartitions>>,
+    shown: Arc<Shown>,
 }
 
 impl State {
     /// Makes a change of ownership and reports it.
     fn announce(&self, change: impl FnOnce(&mut OwnedPartitions) -> Vec<Ownership>) {
-        let changes = change(&mut self.owned.lock());
+        let changes = change(&mut self.shown.owned.lock());
         for change in changes {
             let (Ownership::Assigned(partition) | Ownership::Revoked(partition)) = change;
             tracing::info!(partition, ?change, "partition ownership changed");
@@ -124,9 +140,24 @@ impl State {
         }
     }
 
+    /// Notes that the group refuses this member, for example because another consumer in it has
+    /// another strategy of assignment. The library tries again for as long as it takes.
+    fn noticed(&self, error: &KafkaError) {
+        if Meaning::of(error) != Meaning::GroupRefuses {
+            // The context logs it. The member reads nothing, so it needs no offset and no record.
+            return;
+        }
+        let text = error.to_string();
+        let mut trouble = self.shown.trouble.lock();
+        if trouble.as_ref() != Some(&text) {
+            tracing::error!(error = text, "consumer group gives this node no partitions");
+            *trouble = Some(text);
+        }
+    }
+
     /// Takes the progress to commit now.
     fn take_progress(&self) -> Option<TopicPartitionList> {
-        let progress = self.owned.lock().take_progress();
+        let progress = self.shown.owned.lock().take_progress();
         let mut list = TopicPartitionList::new();
         for (partition, next) in progress {
             let offset = NativeOffset::Offset(native_offset(next));
@@ -181,9 +212,10 @@ impl Member {
     fn serve(&self, consumer: &MemberConsumer) {
         let mut committed_at = Instant::now();
         while !self.state.changes.is_closed() && !consumer.context().log.is_fatal() {
-            // Runs the callbacks. Returns a record only if it was fetched before the pause, and the
-            // context logs errors already.
-            let _ = consumer.poll(POLL_FOR);
+            // Runs the callbacks. Returns a record only if it was fetched before the pause.
+            if let Some(Err(error)) = consumer.poll(POLL_FOR) {
+                self.state.noticed(&error);
+            }
             if committed_at.elapsed() >= COMMIT_EVERY {
                 committed_at = Instant::now();
                 self.commit(consumer);
@@ -243,6 +275,7 @@ impl ConsumerContext for MemberContext {
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let Rebalance::Assign(list) = rebalance else { return };
+        *self.state.shown.trouble.lock() = None;
         if list.count() > 0
             && let Err(error) = consumer.pause(list)
         {

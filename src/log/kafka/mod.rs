@@ -6,19 +6,23 @@
 
 mod membership;
 mod producer;
+mod reader;
 mod readers;
+mod watch;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
 
+pub use self::watch::TopicWatch;
 use self::{
     membership::Membership,
     producer::{Outgoing, Producer},
     readers::Readers,
+    watch::Fitness,
 };
 use super::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog};
 use crate::{
@@ -42,10 +46,6 @@ impl From<ClientError> for LogError {
     }
 }
 
-/// Most bytes of a record that its dead letter keeps. A record that was small when compressed may be
-/// larger than the dead-letter topic allows.
-const DEAD_LETTER_BYTES_MAX: usize = 256 * 1_024;
-
 /// Longest wait for leaving the group at shutdown. Without a leave, the group notices after the
 /// session timeout of 6 s.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
@@ -56,6 +56,7 @@ pub struct KafkaLog {
     topics: Topics,
     producer: Producer,
     readers: Readers,
+    fitness: Arc<Fitness>,
     membership: Mutex<Option<Membership>>,
 }
 
@@ -73,14 +74,30 @@ impl KafkaLog {
             if let Err(error) = producer.warm(&topics.request) {
                 tracing::warn!(%error, "producer cannot reach kafka yet, retrying");
             }
-            let readers = Readers::connect(&config, &topics.request)?;
-            Ok(Self { config, topics, producer, readers, membership: Mutex::default() })
+            let fitness = Arc::new(Fitness::default());
+            let readers = Readers::connect(&config, &topics.request, fitness.clone())?;
+            let membership = Mutex::default();
+            Ok(Self { config, topics, producer, readers, fitness, membership })
         };
         let connected = tokio::task::spawn_blocking(connect).await;
         connected.map_err(|error| LogError {
             operation: "connecting to kafka".to_owned(),
             source: Box::new(error),
         })?
+    }
+
+    /// Returns the watch of the topics, for a layout with so many partitions. `warned` was logged at
+    /// start.
+    #[must_use]
+    pub fn topic_watch(&self, partitions: u32, warned: Vec<String>) -> TopicWatch {
+        let (config, fitness) = (self.config.clone(), self.fitness.clone());
+        TopicWatch { config, partitions, fitness, warned: warned.into_iter().collect() }
+    }
+
+    /// Returns why the group gives this node no partitions, as far as is known.
+    #[must_use]
+    pub fn group_trouble(&self) -> Option<String> {
+        self.membership().as_ref().and_then(Membership::trouble)
     }
 
     /// Waits until this node has left the group, for a few seconds at most. The receiver from
@@ -105,6 +122,9 @@ impl RequestLog for KafkaLog {
         partition: Partition,
         record: NewRecord,
     ) -> Result<Appended, AppendError> {
+        if let Some(halt) = self.fitness.unfit() {
+            return Err(AppendError::Unfit(halt));
+        }
         let acknowledged = self
             .producer
             .send(&Outgoing {
@@ -161,27 +181,22 @@ impl RequestLog for KafkaLog {
         reason: &str,
     ) -> Result<(), LogError> {
         let (partition_text, offset_text) = (partition.to_string(), record.offset.to_string());
-        let length = record.value.len().to_string();
-        let mut headers: Vec<(&str, &[u8])> = vec![
-            ("reason", reason.as_bytes()),
-            ("partition", partition_text.as_bytes()),
-            ("offset", offset_text.as_bytes()),
-        ];
-        let key = &record.key[..record.key.len().min(DEAD_LETTER_BYTES_MAX)];
-        let value = &record.value[..record.value.len().min(DEAD_LETTER_BYTES_MAX - key.len())];
-        if value.len() < record.value.len() {
-            headers.push(("truncated-from", length.as_bytes()));
-        }
         let letter = Outgoing {
             topic: &self.topics.dead_letter,
             partition: 0,
-            key,
-            value,
-            headers: &headers,
+            key: &record.key,
+            value: &record.value,
+            headers: &[
+                ("reason", reason.as_bytes()),
+                ("partition", partition_text.as_bytes()),
+                ("offset", offset_text.as_bytes()),
+            ],
         };
-        self.producer.send(&letter).await.map(drop).map_err(|error| LogError {
-            operation: format!("writing dead letter {partition}/{}", record.offset),
-            source: Box::new(error),
+        self.producer.send(&letter).await.map(drop).map_err(|error| {
+            // The topic may be gone.
+            self.fitness.doubt();
+            let operation = format!("writing dead letter {partition}/{}", record.offset);
+            LogError { operation, source: Box::new(error) }
         })
     }
 }

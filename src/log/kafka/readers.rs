@@ -20,26 +20,23 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use rdkafka::{
     ClientConfig, Message, Offset as NativeOffset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer, base_consumer::PartitionQueue},
     error::KafkaError,
-    message::BorrowedMessage,
 };
 use tokio::sync::{Notify, oneshot};
 
-use super::failed;
+use super::{failed, reader::KafkaReader, watch::Fitness};
 use crate::{
     config::KafkaConfig,
-    domain::ids::{Offset, Partition, Timestamp},
+    domain::ids::{Offset, Partition},
     kafka::{
         client::{self, ClientLog, millis, native_offset, native_partition},
         errors::Meaning,
     },
-    log::{LogError, LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
-    wire::LogRecord,
+    log::{LogError, READ_RECORDS_MAX, READERS_MAX},
 };
 
 /// Most consumers of the pool, and so most readers of one partition. Another reader waits.
@@ -48,11 +45,12 @@ const CONSUMERS_MAX: usize = READERS_MAX;
 /// Longest wait for a free consumer when a reader is opened.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Records in a queue above which its partition is not fetched: about 25 ms of reading, several
-/// times as long as a fetch.
-const QUEUE_RECORDS: usize = 5_000;
+/// Records in a queue above which its partition is not fetched: as many as one read takes, about
+/// 20 ms of reading, several times as long as a fetch.
+const QUEUE_RECORDS: usize = READ_RECORDS_MAX;
 
-/// KiB in a queue above which its partition is not fetched.
+/// KiB of values in a queue above which its partition is not fetched. The library counts neither keys
+/// nor headers; with them a queue has at most as many batches as these values and one fetch.
 const QUEUE_KIB: usize = 2 * 1_024;
 
 /// Most bytes of one partition in one fetch: about 4,000 records, so that a replay does not delay
@@ -78,14 +76,8 @@ const SERVE_FOR: Duration = Duration::from_millis(1);
 /// Most events of one consumer that are served in a row, so that many events do not delay commands.
 const SERVE_EVENTS_MAX: usize = 64;
 
-/// Longest wait for the notification of a queue. A lost notification would otherwise stop a reader.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Bytes after which a read ends, so that large records are not returned by the thousand.
-const READ_BYTES_MAX: usize = 4 * 1_024 * 1_024;
-
 type ReaderConsumer = BaseConsumer<ClientLog>;
-type RecordQueue = PartitionQueue<ClientLog>;
+pub(super) type RecordQueue = PartitionQueue<ClientLog>;
 
 /// Opens readers. When dropped, closes all of them.
 pub(super) struct Readers {
@@ -96,11 +88,16 @@ pub(super) struct Readers {
     topic: String,
     /// Number of partitions that the topic is known to have.
     partitions: AtomicU32,
+    fitness: Arc<Fitness>,
 }
 
 impl Readers {
     /// Starts the pool and its first consumers. Blocks until they have connected, or for a time.
-    pub(super) fn connect(config: &KafkaConfig, topic: &str) -> Result<Self, LogError> {
+    pub(super) fn connect(
+        config: &KafkaConfig,
+        topic: &str,
+        fitness: Arc<Fitness>,
+    ) -> Result<Self, LogError> {
         let mut settings = client::consumer(config);
         settings
             .set("fetch.wait.max.ms", millis(FETCH_WAIT))
@@ -131,6 +128,7 @@ impl Readers {
             consumers,
             waiting: VecDeque::new(),
             own: Some(pool.clone()),
+            fitness: fitness.clone(),
         };
         std::thread::Builder::new()
             .name("kafka-readers".to_owned())
@@ -140,7 +138,7 @@ impl Readers {
                 source: Box::new(error),
             })?;
         let partitions = AtomicU32::new(partitions);
-        Ok(Self { first, pool, topic: topic.to_owned(), partitions })
+        Ok(Self { first, pool, topic: topic.to_owned(), partitions, fitness })
     }
 
     /// Opens a reader of `partition` from `from` on.
@@ -174,9 +172,12 @@ impl Readers {
         &self,
         partition: Partition,
     ) -> Result<(Offset, Offset), LogError> {
-        client::watermarks(Arc::clone(&self.first), &self.topic, partition)
-            .await
-            .map_err(|error| failed(format!("reading watermarks of partition {partition}"), error))
+        client::watermarks(Arc::clone(&self.first), &self.topic, partition).await.map_err(|error| {
+            if Meaning::of(&error) == Meaning::NoTopic {
+                self.fitness.doubt();
+            }
+            failed(format!("reading watermarks of partition {partition}"), error)
+        })
     }
 }
 
@@ -187,13 +188,13 @@ impl Drop for Readers {
     }
 }
 
-struct Open {
+pub(super) struct Open {
     partition: Partition,
     from: Offset,
     reply: oneshot::Sender<Result<KafkaReader, LogError>>,
 }
 
-enum PoolCommand {
+pub(super) enum PoolCommand {
     Open(Open),
     Close { consumer: usize, partition: Partition, queue: Box<RecordQueue> },
     Stop,
@@ -201,13 +202,13 @@ enum PoolCommand {
 
 /// State shared by a reader and the pool.
 #[derive(Default)]
-struct ReaderSignals {
+pub(super) struct ReaderSignals {
     /// Notified when the queue is no longer empty, or one of the flags was set.
-    ready: Notify,
+    pub(super) ready: Notify,
     /// Whether the node stops.
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
     /// Whether a record bypassed the queue, so that the reader could miss it.
-    broken: AtomicBool,
+    pub(super) broken: AtomicBool,
 }
 
 impl ReaderSignals {
@@ -257,6 +258,7 @@ struct ConsumerPool {
     /// Sender that each reader gets a clone of. Dropped on stop, so that the channel closes with the
     /// last reader.
     own: Option<mpsc::Sender<PoolCommand>>,
+    fitness: Arc<Fitness>,
 }
 
 impl ConsumerPool {
@@ -345,6 +347,7 @@ impl ConsumerPool {
             queue: Some(Box::new(queue)),
             signals,
             pool,
+            fitness: self.fitness.clone(),
             failure: None,
             buffer_bytes: 0,
         })
@@ -383,116 +386,4 @@ impl ConsumerPool {
 /// not its errors, and the next reader would fail on them.
 fn drain(queue: &RecordQueue) {
     while queue.poll(Duration::ZERO).is_some() {}
-}
-
-/// Reads one partition in order.
-pub(super) struct KafkaReader {
-    partition: Partition,
-    /// The lowest offset that the next record can have.
-    next: Offset,
-    consumer: usize,
-    /// `None` once the reader is spent.
-    queue: Option<Box<RecordQueue>>,
-    signals: Arc<ReaderSignals>,
-    pool: mpsc::Sender<PoolCommand>,
-    /// Failure behind the records that the last call returned.
-    failure: Option<ReadError>,
-    buffer_bytes: usize,
-}
-
-impl KafkaReader {
-    /// Takes the records that are in the queue, without waiting.
-    fn take(&mut self, max: usize) -> Vec<LogRecord> {
-        let mut records = Vec::new();
-        self.buffer_bytes = 0;
-        let Some(queue) = &self.queue else { return records };
-        while records.len() < max && self.buffer_bytes < READ_BYTES_MAX {
-            match queue.poll(Duration::ZERO) {
-                None => break,
-                Some(Ok(message)) => {
-                    let Ok(offset) = Offset::try_from(message.offset()) else { continue };
-                    // A fetched batch may start below the requested offset.
-                    if offset < self.next {
-                        continue;
-                    }
-                    self.next = offset + 1;
-                    let record = copy(offset, &message);
-                    self.buffer_bytes += record.key.len() + record.value.len();
-                    records.push(record);
-                }
-                Some(Err(error)) => {
-                    self.failure = Some(self.failed(error));
-                    break;
-                }
-            }
-        }
-        records
-    }
-
-    /// Converts an error from the queue, after which the reader is always spent. The library does not
-    /// report temporary errors there. After a wrong checksum, for example, it continues *behind* the
-    /// damaged records, and a reader must not skip.
-    fn failed(&self, error: KafkaError) -> ReadError {
-        let (partition, wanted) = (self.partition, self.next);
-        match Meaning::of(&error) {
-            Meaning::OutsideLog => ReadError::OutOfRange { wanted, detail: error.to_string() },
-            _ => failed(format!("reading partition {partition} at {wanted}"), error).into(),
-        }
-    }
-
-    fn spend(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            let close =
-                PoolCommand::Close { consumer: self.consumer, partition: self.partition, queue };
-            // The pool ends after all readers, so this fails only if its thread panicked.
-            let _ = self.pool.send(close);
-        }
-    }
-}
-
-#[async_trait]
-impl LogReader for KafkaReader {
-    async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
-        let max = max.clamp(1, READ_RECORDS_MAX);
-        loop {
-            if self.queue.is_none() || self.signals.closed.load(Ordering::Acquire) {
-                self.spend();
-                return Err(ReadError::Closed);
-            }
-            if self.signals.broken.load(Ordering::Acquire) {
-                self.spend();
-                let operation = format!("reading partition {} in order", self.partition);
-                return Err(failed(operation, KafkaError::Canceled).into());
-            }
-            if self.failure.is_none() {
-                let records = self.take(max);
-                if !records.is_empty() {
-                    return Ok(records);
-                }
-            }
-            if let Some(failure) = self.failure.take() {
-                self.spend();
-                return Err(failure);
-            }
-            // Notified or not, the loop checks again.
-            let _ = tokio::time::timeout(LOOK_AGAIN, self.signals.ready.notified()).await;
-        }
-    }
-}
-
-impl Drop for KafkaReader {
-    fn drop(&mut self) {
-        self.spend();
-    }
-}
-
-fn copy(offset: Offset, message: &BorrowedMessage<'_>) -> LogRecord {
-    LogRecord {
-        offset,
-        // A time of -1 makes the record a dead letter, for every owner.
-        time: Timestamp(message.timestamp().to_millis().unwrap_or(-1)),
-        key: message.key().unwrap_or_default().to_vec(),
-        value: message.payload().unwrap_or_default().to_vec(),
-        mac: client::mac_of(message),
-    }
 }

@@ -29,6 +29,10 @@ pub(super) fn trials() -> Vec<Trial> {
         own_records_are_found_by_their_header,
         a_start_below_the_log_is_out_of_range,
         a_dead_letter_names_its_position,
+        every_codec_is_read,
+        what_is_too_large_is_cut_when_it_is_read,
+        a_record_with_its_producers_time_is_unfit,
+        a_batch_that_unpacks_too_large_is_unreadable,
     )
 }
 
@@ -273,7 +277,7 @@ async fn a_dead_letter_names_its_position() {
         offset: 77,
         time: coupond::domain::ids::Timestamp(5),
         key: b"key".to_vec(),
-        value: vec![b'x'; 600_000],
+        value: vec![b'x'; 256 * 1_024],
         mac: None,
     };
     log.dead_letter(2, &letter, "oversized").await.expect("kept");
@@ -298,7 +302,113 @@ async fn a_dead_letter_names_its_position() {
     });
     let (key, length, headers) = seen.await.expect("no panic");
     assert_eq!(key, Some(b"key".to_vec()));
-    assert_eq!(length, 256 * 1_024 - 3, "as much as fits");
-    let expected = ["reason=oversized", "partition=2", "offset=77", "truncated-from=600000"];
-    assert_eq!(headers, expected);
+    assert_eq!(length, 256 * 1_024);
+    assert_eq!(headers, ["reason=oversized", "partition=2", "offset=77"]);
+}
+
+/// The value of a record that compresses well.
+fn long(number: usize) -> String {
+    format!("{number:04}{}", "x".repeat(400))
+}
+
+/// The producer compresses, the topic compresses what others send plain, and the broker packs anew.
+async fn every_codec_is_read() {
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        for topic_has in ["uncompressed", "producer", codec] {
+            let config = shared(1);
+            let log = log(&config).await;
+            let topic_has = if topic_has == "none" { "uncompressed" } else { topic_has };
+            topics::set(&config, "compression.type", topic_has).await;
+            let mut reader = log.open(0, 0).await.expect("opened");
+            let topic = request_topic(&config);
+            let other = producer(&config, &[("compression.type", codec), ("linger.ms", "100")]);
+            for number in 0..60 {
+                let value = long(number);
+                let record: BaseRecord<'_, str, str> =
+                    BaseRecord::to(&topic).partition(0).key("k").payload(&value);
+                other.send(record).map_err(|(error, _)| error).expect("sent");
+            }
+            other.flush(PATIENCE).expect("delivered");
+            log.append(0, record(1)).await.expect("appended");
+            let read = read_some(&mut *reader, 61).await;
+            for (number, read) in read[..60].iter().enumerate() {
+                assert_eq!(read.value, long(number).into_bytes(), "{codec}, {topic_has}");
+            }
+            assert_eq!(read[60].value, record(1).value, "{codec}, {topic_has}");
+        }
+    }
+}
+
+async fn what_is_too_large_is_cut_when_it_is_read() {
+    let config = shared(1);
+    let log = log(&config).await;
+    let topic = request_topic(&config);
+    let other = producer(&config, &[]);
+    let value = "v".repeat(600_000);
+    let large: BaseRecord<'_, str, str> =
+        BaseRecord::to(&topic).partition(0).key("k").payload(&value);
+    let mac = "1".repeat(900_000);
+    let headers = OwnedHeaders::new().insert(Header { key: "coupond-mac", value: Some(&mac) });
+    let headed: BaseRecord<'_, str, str> =
+        BaseRecord::to(&topic).partition(0).key("k").payload("{}").headers(headers);
+    for record in [large, headed] {
+        other.send(record).map_err(|(error, _)| error).expect("sent");
+    }
+    other.flush(PATIENCE).expect("delivered");
+    let mut reader = log.open(0, 0).await.expect("opened");
+    let read = read_some(&mut *reader, 2).await;
+    assert_eq!(read[0].key.len() + read[0].value.len(), 256 * 1_024);
+    // One byte more than a MAC has: no record of coupond's.
+    assert_eq!(read[1].mac.as_ref().map(Vec::len), Some(35));
+}
+
+async fn a_record_with_its_producers_time_is_unfit() {
+    let config = shared(1);
+    let log = log(&config).await;
+    log.append(0, record(1)).await.expect("appended");
+    topics::set(&config, "message.timestamp.type", "CreateTime").await;
+    let topic = request_topic(&config);
+    let other = producer(&config, &[]);
+    let dated: BaseRecord<'_, str, str> =
+        BaseRecord::to(&topic).partition(0).key("k").payload("v").timestamp(1_000_000_000_000);
+    other.send(dated).map_err(|(error, _)| error).expect("sent");
+    other.flush(PATIENCE).expect("delivered");
+    let mut reader = log.open(0, 0).await.expect("opened");
+    assert_eq!(read_some(&mut *reader, 1).await[0].offset, 0);
+    let read = tokio::time::timeout(PATIENCE, reader.read(1)).await.expect("answered");
+    let Err(ReadError::Unfit(halt)) = read else { panic!("{read:?}") };
+    assert!(
+        halt.to_string().starts_with("record_time: the timestamp of the record at 1"),
+        "{halt}"
+    );
+}
+
+/// A small batch that nobody has memory for. The topic that coupond makes refuses it.
+async fn a_batch_that_unpacks_too_large_is_unreadable() {
+    let config = shared(1);
+    let log = log(&config).await;
+    log.append(0, record(1)).await.expect("appended");
+    let topic = request_topic(&config);
+    let settings = [("compression.type", "zstd"), ("message.max.bytes", "100000000")];
+    let other = producer(&config, &settings);
+    let value = "0".repeat(40 * 1_024 * 1_024);
+    let send = || {
+        let bomb: BaseRecord<'_, str, str> =
+            BaseRecord::to(&topic).partition(0).key("k").payload(&value);
+        other.send(bomb).map_err(|(error, _)| error).expect("sent");
+        other.flush(PATIENCE).expect("answered");
+    };
+    send();
+    assert_eq!(log.bounds(0).await.expect("bounds"), Bounds { low: 0, high: 1 }, "it was refused");
+    topics::set(&config, "compression.type", "producer").await;
+    send();
+    log.append(0, record(2)).await.expect("appended");
+    for _ in 0..3 {
+        let mut reader = log.open(0, 0).await.expect("opened");
+        assert_eq!(read_some(&mut *reader, 1).await[0].offset, 0);
+        let read = tokio::time::timeout(PATIENCE, reader.read(1)).await.expect("answered");
+        assert!(matches!(read, Err(ReadError::Unreadable { wanted: 1, .. })), "{read:?}");
+    }
+    let mut behind = log.open(0, 2).await.expect("opened");
+    assert_eq!(read_some(&mut *behind, 1).await[0].offset, 2);
 }

@@ -22,6 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
         two_members_share_the_partitions,
         a_reader_survives_a_revoked_partition,
         progress_is_committed_for_lag_tools,
+        a_stranger_in_the_group_is_named,
     )
 }
 
@@ -122,4 +123,46 @@ async fn progress_is_committed_for_lag_tools() {
         }
     };
     timeout(PATIENCE, wait).await.expect("it is committed");
+}
+
+/// A consumer with another strategy of assignment was in the group first, and leaves later.
+async fn a_stranger_in_the_group_is_named() {
+    let config = shared(1);
+    let log = log(&config).await;
+    let topic = format!("{}.request", config.topic_prefix);
+    let stranger: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", config.brokers.join(","))
+        .set("group.id", &config.group)
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", "6000")
+        .create()
+        .expect("a consumer");
+    stranger.subscribe(&[&topic]).expect("subscribed");
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let (joined, has_joined) = tokio::sync::oneshot::channel();
+    let stranger = std::thread::spawn(move || {
+        let mut joined = Some(joined);
+        while left.try_recv().is_err() {
+            drop(stranger.poll(Duration::from_millis(100)));
+            if stranger.assignment().is_ok_and(|list| list.count() > 0)
+                && let Some(joined) = joined.take()
+            {
+                let _ = joined.send(());
+            }
+        }
+    });
+    timeout(PATIENCE, has_joined).await.expect("in time").expect("the stranger is in");
+    let mut member = Member::join(&log).await;
+    let named = async {
+        while log.group_trouble().is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, named).await.expect("the trouble is known");
+    let text = log.group_trouble().unwrap_or_default();
+    assert!(text.contains("InconsistentGroupProtocol"), "{text}");
+    leave.send(()).expect("it polls");
+    stranger.join().expect("it ends");
+    member.owns(1).await;
+    assert_eq!(log.group_trouble(), None);
 }

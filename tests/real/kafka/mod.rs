@@ -4,7 +4,7 @@ mod faults;
 mod figures;
 mod foreign;
 mod group;
-mod topics;
+pub(crate) mod topics;
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -59,7 +59,7 @@ fn shared(partitions: u32) -> KafkaConfig {
     on(brokers, partitions)
 }
 
-fn on(brokers: &[String], partitions: u32) -> KafkaConfig {
+pub(crate) fn on(brokers: &[String], partitions: u32) -> KafkaConfig {
     KafkaConfig {
         brokers: brokers.to_vec(),
         topic_prefix: engines::unique("topic"),

@@ -2,16 +2,21 @@
 
 use coupond::{
     config::KafkaConfig,
+    feed::{DecisionFeed, FeedEvent},
     kafka::topics::{TopicsError, TopicsFound, ensure_topics},
+    log::{AppendError, ReadError, RequestLog, kafka::KafkaLog},
+    wire::{LogRecord, feed_message::FeedMessage},
 };
 use libtest_mimic::Trial;
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
 };
 
-use super::shared;
+use super::{PATIENCE, feed, log, record, shared};
 use crate::{engines::Engine, trials};
 
 /// Limit for the broker's answer about a topic.
@@ -25,6 +30,10 @@ pub(super) fn trials() -> Vec<Trial> {
         additional_partitions_cause_a_warning,
         an_existing_topic_sets_the_partitions,
         too_many_replicas_are_refused,
+        a_new_request_topic_stores_plain_batches,
+        a_changed_setting_makes_the_log_unfit,
+        vanished_topics_of_a_running_node_are_made_again,
+        a_vanished_request_topic_makes_the_log_unfit,
     )
 }
 
@@ -33,6 +42,42 @@ pub(super) fn admin(config: &KafkaConfig) -> AdminClient<DefaultClientContext> {
         .set("bootstrap.servers", config.brokers.join(","))
         .create()
         .expect("an admin client")
+}
+
+/// The settings of a topic, without those that are the broker's; none if there is no such topic.
+async fn settings(topic: &str, config: &KafkaConfig) -> Vec<(String, String)> {
+    let described = admin(config)
+        .describe_configs(&[ResourceSpecifier::Topic(topic)], &AdminOptions::new())
+        .await
+        .expect("the broker answers");
+    let entries = described.into_iter().flatten().flat_map(|resource| resource.entries);
+    let own = entries.filter(|entry| !entry.is_default);
+    own.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect()
+}
+
+/// Changes a setting of the request topic, and leaves the others as they are.
+pub(crate) async fn set(config: &KafkaConfig, name: &str, value: &str) {
+    let topic = format!("{}.request", config.topic_prefix);
+    let mut all = settings(&topic, config).await;
+    all.retain(|(other, _)| other != name);
+    all.push((name.to_owned(), value.to_owned()));
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic));
+    let change = all.iter().fold(change, |change, (name, value)| change.set(name, value));
+    let changed = admin(config).alter_configs(&[change], &AdminOptions::new()).await;
+    assert!(changed.expect("the broker answers").iter().all(Result::is_ok));
+    // The broker answers before the change is in effect.
+    let wanted = (name.to_owned(), value.to_owned());
+    let in_effect = async { while !settings(&topic, config).await.contains(&wanted) {} };
+    tokio::time::timeout(PATIENCE, in_effect).await.expect("it is in effect");
+}
+
+pub(crate) async fn delete(config: &KafkaConfig, topic: &str) {
+    let name = format!("{}.{topic}", config.topic_prefix);
+    let deleted = admin(config).delete_topics(&[&name], &AdminOptions::new()).await;
+    assert_eq!(deleted.expect("the broker answers"), [Ok(name.clone())]);
+    // The broker answers before it has forgotten the topic.
+    let gone = async { while !settings(&name, config).await.is_empty() {} };
+    tokio::time::timeout(PATIENCE, gone).await.expect("it is gone");
 }
 
 async fn make(config: &KafkaConfig, partitions: i32, settings: &[(&str, &str)]) {
@@ -85,7 +130,16 @@ async fn every_problem_of_a_topic_is_reported() {
 
 async fn additional_partitions_cause_a_warning() {
     let config = shared(5);
-    make(&config, 7, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")]).await;
+    make(
+        &config,
+        7,
+        &[
+            ("message.timestamp.type", "LogAppendTime"),
+            ("retention.ms", "-1"),
+            ("compression.type", "uncompressed"),
+        ],
+    )
+    .await;
     let found = ensure_topics(&config, Some(5)).await.expect("it fits");
     assert_eq!(found.partitions, 7);
     assert_eq!(found.warnings.len(), 2, "partitions and replicas: {:?}", found.warnings);
@@ -93,7 +147,16 @@ async fn additional_partitions_cause_a_warning() {
 
 async fn an_existing_topic_sets_the_partitions() {
     let config = shared(5);
-    make(&config, 7, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")]).await;
+    make(
+        &config,
+        7,
+        &[
+            ("message.timestamp.type", "LogAppendTime"),
+            ("retention.ms", "-1"),
+            ("compression.type", "uncompressed"),
+        ],
+    )
+    .await;
     let found = ensure_topics(&config, None).await.expect("it fits");
     assert_eq!(found.partitions, 7);
     assert_eq!(found.warnings.len(), 1, "replicas: {:?}", found.warnings);
@@ -107,4 +170,119 @@ async fn too_many_replicas_are_refused() {
     let error = ensure_topics(&config, None).await.expect_err("there is one broker");
     let TopicsError::Unfit(problems) = &error else { panic!("{error}") };
     assert_eq!(problems[0].setting, "kafka.replication_factor");
+}
+
+async fn a_new_request_topic_stores_plain_batches() {
+    let config = shared(1);
+    ensure_topics(&config, None).await.expect("topics are made");
+    let all = settings(&format!("{}.request", config.topic_prefix), &config).await;
+    let found = all.iter().find(|(name, _)| name == "compression.type").expect("it is set");
+    assert_eq!(found.1, "uncompressed");
+    set(&config, "compression.type", "zstd").await;
+    let found = ensure_topics(&config, None).await.expect("it fits");
+    let warned = found.warnings.iter().filter(|it| it.contains("compression.type is zstd"));
+    assert_eq!(warned.count(), 1, "{:?}", found.warnings);
+}
+
+/// The text of the halt for which the log refuses an append, if it does.
+async fn refused(log: &KafkaLog) -> Option<String> {
+    match log.append(0, record(1)).await {
+        Ok(_) => None,
+        Err(AppendError::Unfit(halt)) => Some(halt.to_string()),
+        Err(other) => Some(other.to_string()),
+    }
+}
+
+async fn a_changed_setting_makes_the_log_unfit() {
+    let config = shared(1);
+    let log = log(&config).await;
+    let mut watch = log.topic_watch(1, Vec::new());
+    watch.check().await;
+    assert_eq!(refused(&log).await, None);
+    let mut reader = log.open(0, 1).await.expect("opened");
+    set(&config, "message.timestamp.type", "CreateTime").await;
+    watch.check().await;
+    let text = refused(&log).await.expect("unfit");
+    assert!(text.starts_with("topic_changed: ") && text.contains("CreateTime"), "{text}");
+    let read = tokio::time::timeout(PATIENCE, reader.read(1)).await.expect("answered");
+    assert!(matches!(read, Err(ReadError::Unfit(_))), "{read:?}");
+    set(&config, "message.timestamp.type", "LogAppendTime").await;
+    watch.check().await;
+    assert_eq!(refused(&log).await, None);
+}
+
+async fn vanished_topics_of_a_running_node_are_made_again() {
+    let config = shared(1);
+    let log = log(&config).await;
+    let feed = feed(&config).await;
+    let mut followed = feed.follow().await.expect("followed");
+    let mut watch = log.topic_watch(1, Vec::new());
+    for topic in ["result", "dead-letter"] {
+        delete(&config, topic).await;
+    }
+    let watched = tokio::spawn(async move {
+        loop {
+            watch.check().await;
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    });
+    let time = coupond::domain::ids::Timestamp(5);
+    let (key, value) = (b"k".to_vec(), b"not json".to_vec());
+    let letter = LogRecord { offset: 7, time, key, value, mac: None };
+    let kept = async {
+        while log.dead_letter(0, &letter, "malformed").await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, kept).await.expect("the letter is kept");
+    let message = FeedMessage {
+        log_epoch: 7,
+        partition: 0,
+        from: 0,
+        to: 1,
+        end: 1,
+        halted: None,
+        decisions: Vec::new(),
+    };
+    let heard = async {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(200));
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => drop(feed.publish(message.clone()).await),
+                event = followed.recv() => match event.expect("the feed goes on") {
+                    FeedEvent::Message(message) if message.log_epoch == 7 => break,
+                    _ => {}
+                },
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("a message arrives");
+    watched.abort();
+    for (topic, kept) in [("dead-letter", "-1"), ("result", "86400000")] {
+        let made = settings(&format!("{}.{topic}", config.topic_prefix), &config).await;
+        assert!(made.contains(&("retention.ms".to_owned(), kept.to_owned())), "{made:?}");
+    }
+    assert_eq!(refused(&log).await, None, "requests go on");
+}
+
+async fn a_vanished_request_topic_makes_the_log_unfit() {
+    let config = shared(1);
+    let log = log(&config).await;
+    assert_eq!(refused(&log).await, None);
+    let mut reader = log.open(0, 1).await.expect("opened");
+    let watch = tokio::spawn(log.topic_watch(1, Vec::new()).run());
+    delete(&config, "request").await;
+    let noticed = async {
+        loop {
+            // As each node does once a second for its readiness.
+            let _ = log.bounds(0).await;
+            if refused(&log).await.is_some_and(|text| text.starts_with("topic_missing: ")) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, noticed).await.expect("noticed");
+    let read = tokio::time::timeout(PATIENCE, reader.read(1)).await.expect("answered");
+    assert!(matches!(read, Err(ReadError::Unfit(_))), "{read:?}");
+    watch.abort();
 }

@@ -118,6 +118,26 @@ async fn metrics_and_health_need_no_token() {
 }
 
 #[tokio::test]
+async fn a_degraded_node_says_so_and_stays_ready() {
+    let part = |part, reason: &str| NotReady { part, reason: reason.to_owned() };
+    let script = |not_ready: Vec<NotReady>| Script {
+        not_ready,
+        degraded: vec![part("partitions", "partition 3 is halted: unreadable: a codec")],
+        ..Script::default()
+    };
+    let listed = concat!(
+        r#""degraded":[{"part":"partitions","#,
+        r#""reason":"partition 3 is halted: unreadable: a codec"}]}"#
+    );
+    let reply = Site::new(script(Vec::new())).admin(get("/health/ready")).await;
+    reply.expect(200, &format!(r#"{{"status":"ready",{listed}"#));
+    let not_ready = script(vec![part("store", "no quorum")]);
+    let reply = Site::new(not_ready).admin(get("/health/ready")).await;
+    reply.problem(503, "not-ready");
+    assert!(reply.body.ends_with(listed), "{}", reply.body);
+}
+
+#[tokio::test]
 async fn a_new_definition_is_201_a_repeated_one_200() {
     let site = Site::new(Script::default());
     let reply = ask(&site, "PUT", SPRING, r#"{"quota":100}"#).await;

@@ -55,6 +55,7 @@ pub(super) struct Script {
     pub(super) change: Result<CampaignView, ServiceError>,
     pub(super) admin_view: Result<AdminView, ServiceError>,
     pub(super) not_ready: Vec<NotReady>,
+    pub(super) degraded: Vec<NotReady>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -72,6 +73,7 @@ impl Default for Script {
             change: Ok(view.clone()),
             admin_view: Ok(AdminView { view, actor }),
             not_ready: Vec::new(),
+            degraded: Vec::new(),
             asked: Mutex::default(),
         }
     }
@@ -177,6 +179,10 @@ impl ChangeCampaigns for Script {
 impl ReportHealth for Script {
     fn not_ready(&self) -> Vec<NotReady> {
         self.not_ready.clone()
+    }
+
+    fn degraded(&self) -> Vec<NotReady> {
+        self.degraded.clone()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{HANGS, Reply, ServiceWorld, campaign, keyed, request};
 use crate::{
-    api::service::{IssueCoupons, IssueReply, ServiceError, ServiceParts},
+    api::service::{IssueCoupons, IssueReply, NotReady, ReportHealth, ServiceError, ServiceParts},
     domain::{
         answer::Answer, definition::Amendment, ids::Timestamp, reason::Reason, record::Change,
         rows::HoldState,
@@ -250,6 +250,9 @@ async fn a_hold_or_halt_refuses_requests() {
     let refused = world.service.issue(request(&spring, "u1"), None).await;
     assert_eq!(refused, Err(ServiceError::Halted { reason: "out of range".to_owned() }));
     assert_eq!(world.len(), length + 1);
+    let degraded = world.service.degraded();
+    let [NotReady { part: "partitions", reason }] = &degraded[..] else { panic!("{degraded:?}") };
+    assert!(reason.ends_with(" is halted: out of range"), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]
