@@ -100,7 +100,10 @@ pub fn not_replayed(
 /// the log.
 #[must_use]
 pub fn unreadable(wanted: Offset, detail: &str) -> Halt {
-    let detail = format!("the log cannot be read at {wanted}: {detail}");
+    let detail = format!(
+        "the log cannot be read at {wanted}: {detail}; it is tried again every 10 s, and what waits \
+         is decided once it can be read (README.md#halted-unreadable)"
+    );
     Halt::new(HaltReason::Unreadable, detail)
 }
 

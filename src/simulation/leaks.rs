@@ -19,7 +19,8 @@ pub(super) fn wrong_actors(engines: &Engines, nodes: &[&Node]) -> Option<String>
         let owned: Vec<Partition> = {
             let brokers = engines.brokers.lock();
             let its = brokers.owners.iter().filter(|(_, owner)| **owner == node.address);
-            its.map(|(partition, _)| *partition).collect()
+            let of_layout = |partition: &Partition| *partition < engines.setup.partitions;
+            its.map(|(partition, _)| *partition).filter(of_layout).collect()
         };
         if directory.owned() != owned {
             return Some(format!("node {number} acts for {:?}, not {owned:?}", directory.owned()));

@@ -1,7 +1,7 @@
 //! Actors that start, stop and move, and partitions that halt.
 
 use super::*;
-use crate::simulation::leaks::TASKS_OF_NODE;
+use crate::{log::memory::MemoryPartition, simulation::leaks::TASKS_OF_NODE};
 
 #[test]
 fn without_faults_every_decision_is_published() {
@@ -128,6 +128,21 @@ fn a_halt_during_a_replay_ends_by_itself() {
         stage.ask(other, 1);
         assert!(stage.answered(other).await <= 15_000);
         stage.answered(failing).await;
+        stage
+    });
+}
+
+/// An operator has added partitions to the topic.
+#[test]
+fn a_partition_beyond_the_layout_has_no_owner() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.engines().brokers.lock().partitions.push(MemoryPartition::starting_at(0));
+        stage.start().await;
+        stage.define(0, 10);
+        stage.ask(0, 1);
+        stage.answered(0).await;
+        stage.wait_ms(1_000).await;
+        assert_eq!(stage.node().core.directory.owned(), [0]);
         stage
     });
 }
