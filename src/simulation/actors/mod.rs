@@ -21,8 +21,7 @@ use super::{
     node::{Bounds, Engines, Node},
     panics as watch,
     story::Story,
-    strange,
-    strange::Written,
+    strange::{self, Written},
     world::World,
 };
 use crate::{
