@@ -22,6 +22,10 @@ pub(super) struct Holds {
     closed: Vec<Hold>,
     /// Closes that are being written. Each writes its mark first, so an extension must wait for it.
     closing: usize,
+    /// Where a replay would begin if none of these closes became durable.
+    closing_from: Option<Offset>,
+    /// Where a replay would begin if the extensions that are being written did not become durable.
+    extending_from: Option<Offset>,
     /// Release records that wait, each for one of the holds that it names to be marked released.
     releasing: Vec<(Offset, HoldName)>,
     /// The mark of coupons that were stored just before a hold. Their records are no longer in the
@@ -45,9 +49,11 @@ impl Holds {
         self.current.iter().map(Hold::unsettled_from).min()
     }
 
-    /// Returns the lowest position at which a replay would begin, now or under the next owner.
+    /// Returns the lowest position at which a replay would begin, now or under the next owner. What is
+    /// not durable yet does not count.
     pub(super) fn keep_from(&self) -> Option<Offset> {
-        self.current.iter().chain(&self.closed).map(Hold::unsettled_from).min()
+        let known = self.current.iter().chain(&self.closed).map(Hold::unsettled_from);
+        known.chain(self.closing_from).chain(self.extending_from).min()
     }
 
     /// Returns whether the owner may catch up without an operator's release.
@@ -159,6 +165,7 @@ impl Holds {
     /// Closes every hold: the campaign is decided and stored below `until`. Returns the rows to be
     /// written.
     pub(super) fn close(&mut self, until: Offset) -> Vec<Hold> {
+        self.closing_from = self.keep_from();
         self.closed.append(&mut self.current);
         for hold in &mut self.closed {
             (hold.state, hold.until) = (HoldState::Closed, until);
@@ -170,6 +177,9 @@ impl Holds {
     /// Notes that a close is written.
     pub(super) fn written_closed(&mut self) {
         self.closing = self.closing.saturating_sub(1);
+        if self.closing == 0 {
+            self.closing_from = None;
+        }
     }
 
     /// Extends a hold that another owner closed, where nothing passed under it here.
@@ -190,12 +200,18 @@ impl Holds {
         if !self.may_extend(watermark) {
             return Vec::new();
         }
+        self.extending_from = self.keep_from();
         let shorter = self.closed.iter_mut().filter(|hold| hold.until < watermark);
         let extended = shorter.map(|hold| {
             hold.until = watermark;
             hold.clone()
         });
         extended.collect()
+    }
+
+    /// Notes that every extension is written.
+    pub(super) fn written_extended(&mut self) {
+        self.extending_from = None;
     }
 
     /// Keeps the mark of coupons below the hold whose records leave the window.
@@ -272,9 +288,13 @@ mod tests {
         opened(&mut holds, 40, FAILED);
         holds.close(60);
         assert_eq!(holds.extend(70), [], "its mark goes first");
+        assert_eq!(holds.keep_from(), Some(40), "the close is not durable");
         holds.written_closed();
+        assert_eq!(holds.keep_from(), Some(60));
         assert_eq!(holds.extend(70)[0].until, 70);
         assert_eq!(holds.extend(70), [], "it reaches as far already");
+        assert_eq!(holds.keep_from(), Some(60), "the extension is not durable");
+        holds.written_extended();
         assert_eq!(holds.keep_from(), Some(70));
     }
 

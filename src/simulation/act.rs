@@ -54,6 +54,8 @@ pub(super) enum Foreign {
     Unsound,
     /// As before: a resumption, also of a closed campaign.
     Resumption,
+    /// A release record of a node, once more. Not drawn: few worlds have one early enough.
+    OldRelease,
     /// A control record without a MAC.
     NoMac,
     /// A control record with another MAC.
@@ -99,10 +101,16 @@ pub(super) enum RowDamage {
     Unmarked,
     /// Coupons that the latest version counts vanish, and so does the mark.
     Uncounted,
+    /// A definition version vanishes.
+    VersionMissing,
+    /// The mark alone vanishes.
+    MarkMissing,
 }
 
 impl RowDamage {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
+        Self::VersionMissing,
+        Self::MarkMissing,
         Self::Missing,
         Self::Deleted,
         Self::Altered,

@@ -12,7 +12,7 @@ use std::{
 use super::{
     evidence::{Damaged, Denial, Evidence, Refusal, Taken, Told, View, Violation, Wait},
     node::Engines,
-    order,
+    order, releases,
     store::Landed,
 };
 use crate::{
@@ -43,6 +43,10 @@ const TOLD_WITHIN_US: u64 = 7_000_000;
 /// once a second, or before it goes by what it read 2 s ago.
 const HELD_KNOWN_WITHIN_US: u64 = 3_000_000;
 
+/// Time in which a call looks at its campaign, in microseconds: a read that is slower than 100 ms does
+/// not keep the request from the log.
+const LOOKS_WITHIN_US: u64 = 200_000;
+
 /// Returns what is wrong.
 pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     let mut broken = audited(engines, evidence);
@@ -67,6 +71,7 @@ pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
         broken.extend(evidence.waits.iter().filter_map(|it| judge.wait(it, &history)));
         broken.extend(evidence.taken.iter().filter_map(|it| judge.taken(it, &history)));
         broken.extend(order::violations(engines, evidence, &rows, &history));
+        broken.extend(releases::violations(engines, evidence, &history));
     }
     broken
 }
@@ -228,7 +233,8 @@ impl Judge<'_> {
     fn taken(&self, taken: &Taken, history: &[Landed]) -> Option<Violation> {
         let Taken { campaign, node, begun_us } = taken;
         let from_us = begun_us.saturating_sub(HELD_KNOWN_WITHIN_US);
-        if self.engines.rows.disturbed_until(*node, *begun_us) >= from_us {
+        let looked_us = begun_us + LOOKS_WITHIN_US;
+        if self.engines.rows.disturbed_until(*node, looked_us) >= from_us {
             return None;
         }
         let (mut since, mut closed) = (BTreeMap::new(), BTreeSet::new());

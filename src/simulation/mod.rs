@@ -30,6 +30,7 @@ mod order;
 mod panics;
 mod probe;
 mod reader;
+mod releases;
 mod shrink;
 mod store;
 mod story;

@@ -321,6 +321,13 @@ impl Rows {
                 extra.sequence += 1;
                 rows.coupons.insert((campaign.clone(), extra.sequence), extra);
             }
+            RowDamage::VersionMissing => {
+                let versions =
+                    rows.versions.keys().filter(|(of, at)| of == campaign && *at < marked);
+                let versions: Vec<_> = versions.cloned().collect();
+                rows.versions.remove(&versions[(which % versions.len() as u64) as usize]);
+            }
+            RowDamage::MarkMissing => drop(rows.marks.remove(campaign)),
             RowDamage::VersionAltered => {
                 let mut versions = rows.versions.iter_mut().filter(|((of, _), _)| of == campaign);
                 let Some((_, version)) = versions.next() else { return false };
@@ -347,7 +354,8 @@ impl WorldStore {
     /// Waits for the end of a call that may be slow or fail.
     async fn watched<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let begun_us = self.link.world.now_us();
-        let mut reading = Reading { port: self, begun_us, has_failed: false };
+        // A call that panics or is given up has failed.
+        let mut reading = Reading { port: self, begun_us, has_failed: true };
         let result = call.await;
         reading.has_failed = result.is_err();
         result

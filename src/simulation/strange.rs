@@ -3,6 +3,7 @@
 use super::{
     act::{Foreign, LogDamage},
     node::Engines,
+    releases::released_by,
     world::{BEGIN_MS, World},
 };
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         ids::{CampaignId, Partition, Timestamp, UserId},
         record::{Change, Control, Record},
     },
-    wire::{NewRecord, RECORD_BYTES_MAX},
+    wire::{LogRecord, NewRecord, RECORD_BYTES_MAX},
 };
 
 /// How far ahead a record is that must halt its partition, in milliseconds.
@@ -59,16 +60,30 @@ fn newer(engines: &Engines, campaign: &CampaignId) -> Written {
     Written { key, value: value.into_bytes(), mac: Some(mac) }
 }
 
-/// Appends a record that no node wrote.
+/// Returns the first record of the log that releases a hold, with its campaign.
+fn old_release(engines: &Engines) -> Option<(CampaignId, Written)> {
+    let brokers = engines.brokers.lock();
+    let mut logs = (0..).zip(&brokers.partitions);
+    logs.find_map(|(partition, log)| {
+        log.records.values().find_map(|record| {
+            let (campaign, _) = released_by(&engines.codec, partition, record)?;
+            let LogRecord { key, value, mac, .. } = record.clone();
+            Some((campaign, Written { key, value, mac }))
+        })
+    })
+}
+
+/// Appends a record that no node wrote. Returns whether there was one.
 pub(super) fn append(
     engines: &Engines,
     world: &World,
     kind: Foreign,
     campaign: &CampaignId,
     user: &UserId,
-) {
+) -> bool {
     let own = engines.codec.partition_of(campaign);
     let (mut partition, mut is_decided) = (own, false);
+    let mut decided_of = campaign.clone();
     let written = match kind {
         Foreign::Request | Foreign::Undefined => {
             is_decided = true;
@@ -84,6 +99,13 @@ pub(super) fn append(
                 _ => Change::Resumed,
             };
             control(engines, campaign, change)
+        }
+        Foreign::OldRelease => {
+            is_decided = true;
+            let Some((of, release)) = old_release(engines) else { return false };
+            partition = engines.codec.partition_of(&of);
+            decided_of = of;
+            release
         }
         Foreign::Malformed => {
             let mut cut = request(campaign, user);
@@ -114,10 +136,11 @@ pub(super) fn append(
     let offset = brokers.append(world, partition, written).offset;
     // With one partition there is no other.
     if is_decided || kind == Foreign::OtherPartition && partition == own {
-        brokers.foreign.insert((partition, offset), campaign.clone());
+        brokers.foreign.insert((partition, offset), decided_of);
     } else {
         brokers.undecidable.insert((partition, offset));
     }
+    true
 }
 
 /// Appends what damages a partition, if it is a record.

@@ -118,7 +118,7 @@ impl Story {
             }
             Act::Foreign { kind, campaign, user } => {
                 let (campaign, user) = (campaign_id(campaign), user_id(user));
-                strange::append(&self.engines, &world, kind, &campaign, &user);
+                return strange::append(&self.engines, &world, kind, &campaign, &user);
             }
             Act::Trim {} => return self.trim(),
             Act::Unreadable { partition, back, records, lasting, ms } => {

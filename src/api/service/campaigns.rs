@@ -126,6 +126,8 @@ struct CachedSnapshot {
     snapshot: Arc<CampaignSnapshot>,
     /// When the latest load of this campaign was asked for or failed.
     tried_at: Moment,
+    /// The latest load found rows that contradict each other: no request goes by this snapshot.
+    is_contradicted: bool,
 }
 
 struct State {
@@ -197,6 +199,7 @@ impl Campaigns {
             Ok(Ok(Some(loaded))) => Ok(Some(loaded)),
             // The hold of an undefined campaign has ended: nothing is known of it any more.
             Ok(Ok(None)) => self.exists(campaign).await,
+            Ok(Err(error @ ReadError::Contradiction(_))) => Err(error),
             Ok(Err(_)) | Err(_) => Ok(Some(cached)),
         }
     }
@@ -242,9 +245,11 @@ impl Campaigns {
         self.read(campaign).await
     }
 
+    /// Returns the snapshot by which requests go, with the time of the latest load.
     fn cached_with_try(&self, campaign: &CampaignId) -> Option<(Arc<CampaignSnapshot>, Moment)> {
         let mut state = self.state.lock();
-        state.cache.get(campaign).map(|cached| (cached.snapshot.clone(), cached.tried_at))
+        let cached = state.cache.get(campaign).filter(|cached| !cached.is_contradicted);
+        cached.map(|cached| (cached.snapshot.clone(), cached.tried_at))
     }
 
     /// Joins the load of `campaign` in flight, or starts one. Also returns whether the joined load
@@ -283,7 +288,10 @@ impl Campaigns {
         let before = state.cache.get_mut(campaign);
         let Ok(loaded) = result else {
             let now = self.parts.clock.now();
-            before.into_iter().for_each(|cached| cached.tried_at = now);
+            before.into_iter().for_each(|cached| {
+                cached.tried_at = now;
+                cached.is_contradicted |= matches!(result, Err(ReadError::Contradiction(_)));
+            });
             return result;
         };
         // Versions are never deleted: fewer than before means that the store lost rows (INV-12).
@@ -303,7 +311,8 @@ impl Campaigns {
         match &loaded {
             Some(loaded) => {
                 let tried_at = loaded.edge.read_at;
-                let cached = CachedSnapshot { snapshot: shortened(loaded), tried_at };
+                let snapshot = shortened(loaded);
+                let cached = CachedSnapshot { snapshot, tried_at, is_contradicted: false };
                 state.cache.put(campaign.clone(), cached);
             }
             None => drop(state.cache.pop(campaign)),

@@ -1,7 +1,7 @@
 //! What follows from stored batches: watermark, dead letters, progress, feed messages.
 
 use super::{
-    super::{fold::FoldedRecord, owned_campaign::ChunkStored},
+    super::{campaign_holds::Holds, fold::FoldedRecord, owned_campaign::ChunkStored},
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
 };
 use crate::{
@@ -197,6 +197,7 @@ impl Flow {
 
     pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {
         self.durability.written(next, self.now_ms);
+        self.holds.values_mut().for_each(Holds::written_extended);
         let (campaigns, mut trimmed) = (&mut self.campaigns, 0);
         self.occupied.retain(|campaign| {
             let Some(owned) = campaigns.get_mut(campaign) else { return false };

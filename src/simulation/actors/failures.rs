@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     domain::{coupon::Coupon, ids::Position},
     simulation::{
-        act::RowDamage,
+        act::{Act, Foreign, RowDamage},
         unreachable::{Whose, Why},
     },
 };
@@ -142,6 +142,33 @@ fn a_contradicted_replay_keeps_its_hold() {
         stage.release(FAILING);
         stage.until("released", |stage| stage.state(FAILING) == "live").await;
         assert_eq!(stage.coupons(FAILING), 5);
+        stage
+    });
+}
+
+#[test]
+fn an_old_release_ends_no_hold() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 10);
+        (1..=5).for_each(|user| stage.ask(FAILING, user));
+        stage.passed().await;
+        for (turn, user) in [(0, 6), (1, 7)] {
+            let missing = RowDamage::Missing;
+            stage.act(Act::DamageRows { damage: missing, campaign: FAILING, which: 2 }).await;
+            stage.crash(FAILING).await;
+            stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+            stage.ask(FAILING, user);
+            if turn == 1 {
+                // Whoever can write the topic has kept the first release.
+                let kind = Foreign::OldRelease;
+                stage.act(Act::Foreign { kind, campaign: FAILING, user: 0 }).await;
+                stage.wait_ms(10_000).await;
+                assert_eq!(stage.state(FAILING), "quarantined");
+            }
+            stage.release(FAILING);
+            stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        }
         stage
     });
 }
