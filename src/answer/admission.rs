@@ -116,17 +116,22 @@ pub(crate) enum Unusable {
 }
 
 /// Returns what has vanished of a campaign's versions and the mark that counts them. Everything below
-/// `settled` was stored before the mark was read, and the mark before the versions.
+/// `progress` was stored before the mark was read, and the mark before the versions. What a hold covers
+/// (`unheld` and above) may be missing: its release derives it again.
 fn vanished(
     mark: Option<&Mark>,
     versions: &[DefinitionVersion],
-    settled: Offset,
+    progress: Offset,
+    unheld: Offset,
 ) -> Option<String> {
     let offsets = || versions.iter().map(|version| version.position.offset);
     match mark {
-        Some(mark) => mark.missing_versions(offsets()).map(|(_, detail)| detail),
+        Some(mark) => {
+            let missing = mark.missing_versions(offsets()).filter(|(from, _)| *from < unheld);
+            missing.map(|(_, detail)| detail)
+        }
         None => offsets()
-            .find(|offset| *offset < settled)
+            .find(|offset| *offset < progress.min(unheld))
             .map(|offset| format!("there is a version at {offset}, but no mark counts it")),
     }
 }
@@ -154,8 +159,8 @@ impl AdmissionView {
         versions.sort_by_key(|version| version.position);
         let is_quarantined = holds.iter().any(Hold::is_in_force);
         let unsettled_from = holds.iter().map(Hold::unsettled_from).min();
-        let settled = unsettled_from.map_or(progress, |from| from.min(progress));
-        if let Some(vanished) = vanished(mark.as_ref(), &versions, settled) {
+        let unheld = unsettled_from.unwrap_or(Offset::MAX);
+        if let Some(vanished) = vanished(mark.as_ref(), &versions, progress, unheld) {
             return Err(Unusable::Vanished(vanished));
         }
         if versions.is_empty() && !is_quarantined {

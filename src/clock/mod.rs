@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::future::{Either, select};
 
-pub use self::step::{ClockStep, Reading, StepWatch};
+pub use self::step::{ClockStep, Reading, STEP_MS, StepWatch};
 use crate::domain::ids::Timestamp;
 
 /// Longest time between the two looks at the boot-time clock around one at the wall clock. A thread

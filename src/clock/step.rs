@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::domain::ids::Timestamp;
 
 /// Difference from which on a clock was set: more than any clock is slewed by in [`STANDS_MS`].
-const STEP_MS: i64 = 60_000;
+pub const STEP_MS: i64 = 60_000;
 
 /// How long a clock that was set must run steadily before it is believed. Time daemons that correct
 /// a wrong clock at boot do it within seconds.

@@ -160,9 +160,10 @@ impl EmbeddedDatabase {
             queue: receiver,
         };
         let tails = committer.partitions.iter().map(|position| position.tail.clone()).collect();
-        let space_short = committer.space.is_short().clone();
-        let watcher = Watcher::start(record_clock.clone(), storage, committer.hooks.fatal.clone())
+        let fatal = committer.hooks.fatal.clone();
+        let watcher = Watcher::start(record_clock.clone(), storage, reserve.clone(), fatal)
             .map_err(OpenError::Thread)?;
+        let space_short = watcher.space_short.clone();
         let committer = std::thread::Builder::new()
             .name("committer".to_owned())
             .spawn(move || committer.run())

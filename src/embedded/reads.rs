@@ -22,7 +22,7 @@ pub(crate) struct ReadHandle {
     pub(crate) tails: Vec<Arc<Tail>>,
     pub(crate) clock: SharedClock,
     pub(crate) record_clock: Arc<RecordClock>,
-    /// Whether free space is short, as the committer last saw it.
+    /// Whether free space is known to be short, as the watcher last saw it.
     pub(crate) space_short: Arc<AtomicBool>,
     /// Dropped last, so that the folder stays locked while anything can read from it.
     pub(super) lock: FolderLock,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::{
-    clock::{ClockStep, SharedClock, StepWatch},
+    clock::{ClockStep, STEP_MS, SharedClock, StepWatch},
     domain::ids::Timestamp,
     telemetry::metrics,
 };
@@ -78,7 +78,7 @@ fn tell(step: &ClockStep) {
 pub(crate) struct Horizon {
     now: Timestamp,
     before: Timestamp,
-    /// Whether records ahead of the clock are old: this process has known them for that long. A
+    /// Whether records far ahead of the clock are old: this process has known them for that long. A
     /// clock that runs steadily has not made any of them since.
     ahead_too: bool,
     /// Whether no age can be told yet, because the clock was set a short while ago.
@@ -88,7 +88,8 @@ pub(crate) struct Horizon {
 impl Horizon {
     /// Returns whether a record of this time is old.
     pub(crate) fn is_old(&self, time: Timestamp) -> bool {
-        !self.rests && (time < self.before || (time > self.now && self.ahead_too))
+        let is_far_ahead = time.0.saturating_sub(self.now.0) > STEP_MS;
+        !self.rests && (time < self.before || (is_far_ahead && self.ahead_too))
     }
 }
 
@@ -158,6 +159,9 @@ mod tests {
         assert!(!is_old(at(900 * HOUR_S)));
         clocks.pass(1);
         assert!(is_old(at(900 * HOUR_S)));
+        // A clock that is set back by less than a step is as far behind its latest records.
+        clocks.set(-40);
+        assert!(!is_old(at(102 * HOUR_S)));
     }
 
     #[test]

@@ -6,10 +6,6 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -43,6 +39,11 @@ impl Reserve {
         Ok((free, free >= self.bytes))
     }
 
+    /// Returns whether space is known to be short. Asks the disk.
+    pub(super) fn is_short(&self) -> bool {
+        matches!(self.check(), Ok((_, false)))
+    }
+
     /// Returns a message if appends are refused for lack of space. Blocks on a system call.
     pub(super) fn lacking(&self) -> Option<String> {
         let bytes = self.bytes;
@@ -61,17 +62,12 @@ pub(super) struct Space {
     reserve: Reserve,
     checked_at: Option<Instant>,
     written: u64,
-    is_short: Arc<AtomicBool>,
+    enough: bool,
 }
 
 impl Space {
     pub(super) fn new(reserve: Reserve) -> Self {
-        Self { reserve, checked_at: None, written: 0, is_short: Arc::default() }
-    }
-
-    /// Returns whether space is short, for others to see.
-    pub(super) fn is_short(&self) -> &Arc<AtomicBool> {
-        &self.is_short
+        Self { reserve, checked_at: None, written: 0, enough: true }
     }
 
     /// Counts bytes written since the last check.
@@ -84,7 +80,7 @@ impl Space {
         let due =
             self.checked_at.is_none_or(|at| now.saturating_duration_since(at) >= CHECK_INTERVAL);
         if !due && self.written < CHECK_BYTES {
-            return !self.is_short.load(Ordering::Relaxed);
+            return self.enough;
         }
         self.checked_at = Some(now);
         self.written = 0;
@@ -93,14 +89,14 @@ impl Space {
             // A folder that cannot be asked takes no records: most likely it is gone.
             Err(error) => {
                 tracing::warn!(%error, "free space of the data folder unknown, log refuses appends");
-                self.is_short.store(true, Ordering::Relaxed);
+                self.enough = false;
             }
         }
-        !self.is_short.load(Ordering::Relaxed)
+        self.enough
     }
 
     fn note(&mut self, free: u64, enough: bool) {
-        if enough == self.is_short.swap(!enough, Ordering::Relaxed) {
+        if enough != self.enough {
             let reserve = self.reserve.bytes;
             if enough {
                 tracing::info!(free, reserve, "disk has free space again, log accepts appends");
@@ -108,6 +104,7 @@ impl Space {
                 tracing::warn!(free, reserve, "free space below the reserve, log refuses appends");
             }
         }
+        self.enough = enough;
     }
 }
 
@@ -117,7 +114,7 @@ mod tests {
 
     #[test]
     fn space_is_checked_by_time_and_by_bytes() {
-        use std::sync::atomic::AtomicU64;
+        use std::sync::atomic::{AtomicU64, Ordering};
         static FREE: AtomicU64 = AtomicU64::new(1_000);
         let free_bytes: FreeBytes = |_| Ok(FREE.load(Ordering::Relaxed));
         let mut space = Space::new(Reserve { path: PathBuf::new(), bytes: 500, free_bytes });

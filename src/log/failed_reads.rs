@@ -7,10 +7,15 @@ use crate::{domain::ids::Offset, telemetry::Chain};
 /// Longer than the election of a leader, in which reads may fail as well.
 const FAILING_MAX_MS: u64 = 10_000;
 
+/// Longest pause between two reads that fail one after the other, in milliseconds: a read that fails
+/// may take 3 s.
+const PAUSE_MAX_MS: u64 = 5_000;
+
 /// The failures of one reader at its position. Begin a new value once a read has succeeded.
 #[derive(Debug, Default)]
 pub(crate) struct FailedReads {
-    since_ms: Option<u64>,
+    /// When the first and the latest of them failed.
+    failed_ms: Option<(u64, u64)>,
 }
 
 impl FailedReads {
@@ -19,7 +24,10 @@ impl FailedReads {
     /// Other errors are final, and stay as they are.
     pub(crate) fn judge(&mut self, error: ReadError, wanted: Offset, now_ms: u64) -> ReadError {
         let ReadError::Failed(failure) = error else { return error };
-        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        // While nothing is tried, nothing fails: a reader may wait for its turn for long.
+        let latest = self.failed_ms.filter(|(_, at)| now_ms.saturating_sub(*at) <= PAUSE_MAX_MS);
+        let (since_ms, _) =
+            *self.failed_ms.insert((latest.map_or(now_ms, |(since, _)| since), now_ms));
         if now_ms.saturating_sub(since_ms) < FAILING_MAX_MS {
             return ReadError::Failed(failure);
         }
@@ -39,7 +47,7 @@ mod tests {
     #[test]
     fn reads_that_fail_for_long_are_unreadable() {
         let mut reads = FailedReads::default();
-        for now_ms in [500, 501, 499 + FAILING_MAX_MS] {
+        for now_ms in [500, 501, 5_501, 499 + FAILING_MAX_MS] {
             assert!(matches!(reads.judge(failed(), 7, now_ms), ReadError::Failed(_)), "{now_ms}");
         }
         let ReadError::Unreadable { wanted, detail } =
@@ -48,6 +56,16 @@ mod tests {
             panic!("it failed for long enough");
         };
         assert_eq!((wanted, detail.as_str()), (7, "reading: a bad disk"));
+    }
+
+    #[test]
+    fn time_without_a_try_does_not_count() {
+        let mut reads = FailedReads::default();
+        for now_ms in [0, PAUSE_MAX_MS + 1, FAILING_MAX_MS, FAILING_MAX_MS + PAUSE_MAX_MS] {
+            assert!(matches!(reads.judge(failed(), 7, now_ms), ReadError::Failed(_)), "{now_ms}");
+        }
+        let judged = reads.judge(failed(), 7, FAILING_MAX_MS + PAUSE_MAX_MS + 1);
+        assert!(matches!(judged, ReadError::Unreadable { .. }), "{judged:?}");
     }
 
     #[test]

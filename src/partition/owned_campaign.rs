@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     fold::Batch,
     restart::{Failures, Verdict},
-    window::Window,
+    window::{Cleared, Window},
 };
 use crate::{
     domain::{
@@ -243,8 +243,8 @@ impl OwnedCampaign {
         self.window.drop_below(from)
     }
 
-    /// Forgets every record. Returns the offsets, each with its credit.
-    pub(super) fn clear(&mut self) -> Vec<(Offset, usize)> {
+    /// Forgets every record. Returns them in order.
+    pub(super) fn clear(&mut self) -> Vec<Cleared> {
         self.window.clear()
     }
 

@@ -98,12 +98,13 @@ impl Expectations {
 /// Versions are missing, or the mark is. In a repair, what lies above the start is derived again.
 fn check_versions(rows: &CampaignRows, from: Offset, is_repair: bool) -> Result<(), Contradiction> {
     let offsets = || rows.versions.iter().map(|version| version.position.offset);
+    let unheld = rows.holds.iter().map(Hold::unsettled_from).fold(from, Offset::min);
     let missing = match &rows.mark {
         Some(mark) if mark.offset <= from || !is_repair => mark.missing_versions(offsets()),
         Some(_) => None,
         None if is_repair => None,
         // The mark behind a version is durable before progress, or the end of a hold, passes it.
-        None => offsets().find(|offset| *offset < from).map(|offset| {
+        None => offsets().find(|offset| *offset < unheld).map(|offset| {
             (offset, format!("there is a version at {offset}, but no mark counts it"))
         }),
     };

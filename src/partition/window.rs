@@ -37,6 +37,16 @@ struct Waiting {
     counts: Option<Counts>,
 }
 
+/// A record that has left the window.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cleared {
+    pub(super) offset: Offset,
+    /// The credit that it cost.
+    pub(super) credit: usize,
+    /// Its dead letter is being written, or is durable.
+    pub(super) is_letter: bool,
+}
+
 /// The records of one campaign from durable progress on, in the order of offsets.
 ///
 /// `stored ≤ sent ≤ len`: the current actor was sent the first `sent` records and has reported
@@ -159,11 +169,16 @@ impl Window {
         self.records.drain(..count).map(|waiting| waiting.credit).sum()
     }
 
-    /// Forgets every record. Returns the offsets, each with its credit.
-    pub(super) fn clear(&mut self) -> Vec<(Offset, usize)> {
+    /// Forgets every record. Returns them in order.
+    pub(super) fn clear(&mut self) -> Vec<Cleared> {
         self.restart();
         self.marked = 0;
-        self.records.drain(..).map(|waiting| (waiting.at.offset, waiting.credit)).collect()
+        let cleared = self.records.drain(..).map(|waiting| Cleared {
+            offset: waiting.at.offset,
+            credit: waiting.credit,
+            is_letter: waiting.raw.is_none(),
+        });
+        cleared.collect()
     }
 
     /// Moves the mark up to `watermark`. Returns the campaign's rows below it, if it passes any.
@@ -268,7 +283,8 @@ mod tests {
         let large = read_of(request(11, "ada"), 3_000);
         assert_eq!(credit(&large.raw), 3);
         window.push(large);
-        assert_eq!(window.clear(), [(10, 1), (11, 3)]);
+        let costs: Vec<_> = window.clear().iter().map(|it| (it.offset, it.credit)).collect();
+        assert_eq!(costs, [(10, 1), (11, 3)]);
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub(crate) fn high_water(batch: &Batch) -> Vec<u8> {
     let mut bytes = vec![0; 2 * SLOT_DISTANCE];
     for turn in 0..2_u64 {
         let mut slot = [b"coupond".as_slice(), &[FORMAT]].concat();
-        for field in [turn, batch.number + 1, records] {
+        // The last field is the time of the last write.
+        for field in [turn, batch.number + 1, records, 0] {
             slot.extend_from_slice(&field.to_le_bytes());
         }
         let checksum = xxhash_rust::xxh3::xxh3_128(&slot);

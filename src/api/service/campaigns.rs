@@ -298,7 +298,8 @@ impl Campaigns {
         let vanished = before.as_ref().is_some_and(|before| {
             let before = &before.snapshot.edge;
             match &loaded {
-                Some(loaded) => loaded.edge.lost_versions(before),
+                // What a hold covers may be missing: its release derives it again.
+                Some(loaded) => !loaded.edge.is_quarantined && loaded.edge.lost_versions(before),
                 None => before.latest().is_some(),
             }
         });

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::SemaphorePermit;
 
 use super::{
-    NodeClock, NodeService,
+    NodeClock, NodeService, ReadError,
     interface::{CampaignView, ChangeCampaigns, ControlVerb, ServiceError},
     issue::RETRY_AFTER,
     wait::{Awaited, WaitEnd, contradiction},
@@ -223,8 +223,21 @@ impl NodeService {
         call: &Call<'_>,
         campaign: &CampaignId,
     ) -> Result<CampaignView, ServiceError> {
-        let snapshot = self.campaigns.current(campaign).await?;
-        let snapshot = snapshot.ok_or(ServiceError::UnknownCampaign)?;
+        let snapshot = match self.campaigns.current(campaign).await {
+            Ok(snapshot) => snapshot.ok_or(ServiceError::UnknownCampaign)?,
+            Err(ReadError::Contradiction(reason)) => {
+                // Rows contradict each other, and the campaign is not on hold for it: nobody has
+                // loaded it since. Any record of it makes its owner do so.
+                let change = Change::Released { holds: Vec::new() };
+                self.append_control(call, campaign, None, change).await?;
+                // It changes nothing.
+                call.set_may_be_in_log(false);
+                let reason =
+                    format!("{reason}; its owner looks at it now, release it once it is held");
+                return Err(ServiceError::Halted { reason });
+            }
+            Err(error) => return Err(error.into()),
+        };
         if snapshot.quarantine().is_none() {
             return self.view(campaign, &snapshot);
         }

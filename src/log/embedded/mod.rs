@@ -308,21 +308,23 @@ impl LocalLog for EmbeddedLog {
             operation: format!("reading partition {partition} at {offset}"),
             source,
         };
-        let record = match tail.recent(offset, 1) {
-            Some(values) => values.first().and_then(|value| decode(offset, value)),
-            None => {
-                let only = offset..offset + 1;
-                let reads = self.database.reads();
-                let read = reads.run(move |reads| records_within(reads, partition, only, 1));
-                read.await.map_err(failed)?.pop()
-            }
-        };
-        // The start last: a record that is missing may have been trimmed meanwhile.
-        Ok(match record {
-            Some(record) => Found::Record(record),
-            None if offset < tail.start().low => Found::Trimmed,
-            None => Found::Nothing,
-        })
+        if let Some(values) = tail.recent(offset, 1) {
+            let record = values.first().and_then(|value| decode(offset, value));
+            return Ok(record.map_or(Found::Nothing, Found::Record));
+        }
+        let read = self.database.reads().run(move |reads| {
+            let record = records_within(reads, partition, offset..offset + 1, 1)?.pop();
+            // The start last: a record that is missing may have been trimmed meanwhile. The start
+            // is in the same batch as the trim; the tail learns of it later.
+            let low = reads.data.get(keys::trimmed(partition))?;
+            let low = low.and_then(|bytes| keys::number(&bytes)).unwrap_or(0);
+            Ok(match record {
+                Some(record) => Found::Record(record),
+                None if offset < low => Found::Trimmed,
+                None => Found::Nothing,
+            })
+        });
+        read.await.map_err(failed)
     }
 }
 

@@ -115,7 +115,16 @@ async fn without_space_holds_keep_only_young_records() {
     let low = async |log: &EmbeddedLog| log.bounds(0).await.unwrap().low;
     log.report_progress(0, 20, Some(3)).await.unwrap();
     assert_eq!(low(&log).await, 3, "a hold needs its records");
-    log.database.reads().space_short.store(true, Ordering::Relaxed);
+    drop(log);
+    let config = crate::config::EmbeddedConfig {
+        reserve_bytes: u64::MAX,
+        ..testing::config(folder.path(), 2)
+    };
+    let database = EmbeddedDatabase::open(&config, clock.clone()).unwrap();
+    let log = EmbeddedLog::new(database, RETENTION);
+    while !log.database.reads().space_short.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
     log.report_progress(0, 20, Some(3)).await.unwrap();
     assert_eq!(low(&log).await, 5, "but not for longer than the retention");
     log.report_progress(0, 20, None).await.unwrap();

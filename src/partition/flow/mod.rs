@@ -12,7 +12,7 @@ use super::{
     owned_campaign::{OwnedCampaign, Phase},
     recovery::Contradiction,
     restart::Verdict,
-    window::{credit, released_by},
+    window::{Cleared, credit, released_by},
 };
 use crate::{
     domain::{
@@ -315,13 +315,14 @@ impl Flow {
             holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, counts });
         }
         let window = owned.clear();
-        let mut freed = window.iter().map(|(_, credit)| credit).sum();
+        let mut freed = window.iter().map(|it| it.credit).sum();
         let holds = self.holds.get(campaign);
-        for (offset, _) in window {
-            // A release passes when its hold is marked released. It keeps one credit until then.
+        for Cleared { offset, is_letter, .. } in window {
+            // A release passes when its hold is marked released. It keeps one credit until then. A
+            // dead letter passes when it is durable.
             if holds.is_some_and(|holds| holds.is_releasing(offset)) {
                 freed -= 1;
-            } else {
+            } else if !is_letter {
                 self.acks.done(offset);
             }
         }

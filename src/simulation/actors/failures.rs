@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    api::service::{ChangeCampaigns, ControlVerb, ServiceError},
     domain::{coupon::Coupon, ids::Position},
     simulation::{
         act::{Act, Foreign, RowDamage},
@@ -144,6 +145,29 @@ fn a_contradicted_replay_keeps_its_hold() {
         assert_eq!(stage.coupons(FAILING), 5);
         stage
     });
+}
+
+#[test]
+fn vanished_versions_and_marks_are_released() {
+    for damage in [RowDamage::VersionMissing, RowDamage::MarkMissing] {
+        play(calm(1, 1), async move |mut stage: Stage| {
+            stage.start().await;
+            stage.define(FAILING, 10);
+            (1..=5).for_each(|user| stage.ask(FAILING, user));
+            stage.passed().await;
+            stage.act(Act::DamageRows { damage, campaign: FAILING, which: 0 }).await;
+            // Nobody has noticed yet. An operator's release makes the owner look, and then releases.
+            stage.act(Act::CrashConsumer { partition: 0 }).await;
+            let id = campaign_id(FAILING);
+            let service = stage.node().core.service.clone();
+            let refused = service.control(&id, ControlVerb::Release).await;
+            assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
+            stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+            service.control(&id, ControlVerb::Release).await.expect("it is released");
+            stage.until("released", |stage| stage.state(FAILING) == "live").await;
+            stage
+        });
+    }
 }
 
 #[test]
