@@ -9,7 +9,7 @@ use crate::domain::{
     ids::{CampaignId, Offset, Sequence, Timestamp},
     keys::Keys,
     reason::{Reason, Situation},
-    rows::{CampaignRows, Hold, Mark},
+    rows::{CampaignRows, Hold, missing_versions},
 };
 
 /// Maximum age of the state by which a request is refused or a view is shown.
@@ -115,27 +115,6 @@ pub(crate) enum Unusable {
     Vanished(String),
 }
 
-/// Returns what has vanished of a campaign's versions and the mark that counts them. Everything below
-/// `progress` was stored before the mark was read, and the mark before the versions. What a hold covers
-/// (`unheld` and above) may be missing: its release derives it again.
-fn vanished(
-    mark: Option<&Mark>,
-    versions: &[DefinitionVersion],
-    progress: Offset,
-    unheld: Offset,
-) -> Option<String> {
-    let offsets = || versions.iter().map(|version| version.position.offset);
-    match mark {
-        Some(mark) => {
-            let missing = mark.missing_versions(offsets()).filter(|(from, _)| *from < unheld);
-            missing.map(|(_, detail)| detail)
-        }
-        None => offsets()
-            .find(|offset| *offset < progress.min(unheld))
-            .map(|offset| format!("there is a version at {offset}, but no mark counts it")),
-    }
-}
-
 impl AdmissionView {
     /// Builds the state from `rows` of `campaign`, whose read began at `read_at`. `progress` was
     /// read before the rows. Everything below `stored_below` was known to be stored by then.
@@ -159,9 +138,13 @@ impl AdmissionView {
         versions.sort_by_key(|version| version.position);
         let is_quarantined = holds.iter().any(Hold::is_in_force);
         let unsettled_from = holds.iter().map(Hold::unsettled_from).min();
+        // Everything below progress was stored before the mark was read, and the mark before the
+        // versions. What a hold covers may be missing: its release derives it again.
         let unheld = unsettled_from.unwrap_or(Offset::MAX);
-        if let Some(vanished) = vanished(mark.as_ref(), &versions, progress, unheld) {
-            return Err(Unusable::Vanished(vanished));
+        let offsets = versions.iter().map(|version| version.position.offset);
+        let missing = missing_versions(mark.as_ref(), offsets, progress.min(unheld));
+        if let Some((_, detail)) = missing.filter(|(from, _)| *from < unheld) {
+            return Err(Unusable::Vanished(detail));
         }
         if versions.is_empty() && !is_quarantined {
             return Err(Unusable::Unknown);

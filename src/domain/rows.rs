@@ -53,27 +53,31 @@ pub struct Mark {
     pub counts: Counts,
 }
 
-impl Mark {
-    /// Compares the mark with the offsets of the campaign's versions. If some are missing, returns
-    /// the lowest offset at which one may be, and what was found.
-    #[must_use]
-    pub fn missing_versions(
-        &self,
-        offsets: impl Iterator<Item = Offset>,
-    ) -> Option<(Offset, String)> {
-        let Counts { versions, latest, .. } = self.counts;
-        let below = offsets.filter(|offset| *offset < self.offset);
-        let (count, last) =
-            below.fold((0, None), |(count, last), offset| (count + 1, last.max(Some(offset))));
-        let only_the_latest = count + 1 == versions && last < Some(latest);
-        (count != versions || last != Some(latest)).then(|| {
-            let detail = format!(
-                "the mark counts {versions} versions below {}, the latest at {latest}; found {count}",
-                self.offset
-            );
-            (if only_the_latest { latest } else { 0 }, detail)
-        })
-    }
+/// Compares a campaign's mark with the offsets of its versions. A version below `settled` has a mark.
+/// If versions or the mark are missing, returns the lowest offset at which they may be, and what was
+/// found.
+#[must_use]
+pub fn missing_versions(
+    mark: Option<&Mark>,
+    mut offsets: impl Iterator<Item = Offset>,
+    settled: Offset,
+) -> Option<(Offset, String)> {
+    let Some(mark) = mark else {
+        let offset = offsets.find(|offset| *offset < settled)?;
+        return Some((offset, format!("there is a version at {offset}, but no mark counts it")));
+    };
+    let Counts { versions, latest, .. } = mark.counts;
+    let below = offsets.filter(|offset| *offset < mark.offset);
+    let (count, last) =
+        below.fold((0, None), |(count, last), offset| (count + 1, last.max(Some(offset))));
+    let only_the_latest = count + 1 == versions && last < Some(latest);
+    (count != versions || last != Some(latest)).then(|| {
+        let detail = format!(
+            "the mark counts {versions} versions below {}, the latest at {latest}; found {count}",
+            mark.offset
+        );
+        (if only_the_latest { latest } else { 0 }, detail)
+    })
 }
 
 /// The kind of a hold.

@@ -49,10 +49,10 @@ macro_rules! checks {
                 $(
                     #[tokio::test(flavor = "multi_thread")]
                     async fn $name() {
-                        // The log goes first: its guard may hold its folder.
-                        let (log, _guard) = $fresh().await;
-                        let (_guard, log) = (_guard, log);
+                        let (log, guard) = $fresh().await;
                         $crate::log::contract::$name(&*log).await;
+                        // The log goes first: its guard may hold its folder.
+                        drop((log, guard));
                     }
                 )+
             };

@@ -14,7 +14,7 @@ use crate::domain::{
     halt::HoldReason,
     ids::{CampaignId, LogPartition, Offset, Sequence},
     keys::Keys,
-    rows::{CampaignRows, Hold, HoldKind, Mark},
+    rows::{CampaignRows, Hold, HoldKind, Mark, missing_versions},
 };
 
 /// Log and store contradict each other from an offset on.
@@ -97,17 +97,14 @@ impl Expectations {
 /// # Errors
 /// Versions are missing, or the mark is. In a repair, what lies above the start is derived again.
 fn check_versions(rows: &CampaignRows, from: Offset, is_repair: bool) -> Result<(), Contradiction> {
-    let offsets = || rows.versions.iter().map(|version| version.position.offset);
+    let offsets = rows.versions.iter().map(|version| version.position.offset);
+    // The mark behind a version is durable before progress, or the end of a hold, passes it.
     let unheld = rows.holds.iter().map(Hold::unsettled_from).fold(from, Offset::min);
-    let missing = match &rows.mark {
-        Some(mark) if mark.offset <= from || !is_repair => mark.missing_versions(offsets()),
-        Some(_) => None,
-        None if is_repair => None,
-        // The mark behind a version is durable before progress, or the end of a hold, passes it.
-        None => offsets().find(|offset| *offset < unheld).map(|offset| {
-            (offset, format!("there is a version at {offset}, but no mark counts it"))
-        }),
-    };
+    let mark = rows.mark.as_ref();
+    if is_repair && mark.is_none_or(|mark| mark.offset > from) {
+        return Ok(());
+    }
+    let missing = missing_versions(mark, offsets, unheld);
     let reason = HoldReason::RowsMissing;
     missing.map_or(Ok(()), |(from, detail)| Err(Contradiction { from, reason, detail }))
 }

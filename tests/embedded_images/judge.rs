@@ -16,7 +16,7 @@ use coupond::{
         coupon::Coupon,
         ids::{CampaignId, Offset, Partition, UserId},
         keys::Keys,
-        rows::{CampaignRows, Mark, PartitionRows},
+        rows::{CampaignRows, Mark, PartitionRows, missing_versions},
     },
     embedded::{EmbeddedDatabase, SecretFile, kept_secret},
     log::{
@@ -278,11 +278,10 @@ fn judge_campaign(
         Some(Mark { offset, .. }) if *offset > end => {
             Err(format!("a mark at {offset}, above the end {end}"))
         }
-        Some(mark) => {
+        mark => {
             let offsets = versions.iter().map(|version| version.position.offset);
-            mark.missing_versions(offsets).map_or(Ok(()), |(_, missing)| Err(missing))
+            let missing = missing_versions(mark.as_ref(), offsets, settled);
+            missing.map_or(Ok(()), |(_, missing)| Err(missing))
         }
-        None if due > 0 => Err("no mark counts the versions".to_owned()),
-        None => Ok(()),
     }
 }

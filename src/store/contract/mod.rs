@@ -35,10 +35,10 @@ macro_rules! checks {
                 $(
                     #[tokio::test(flavor = "multi_thread")]
                     async fn $name() {
-                        // The store goes first: its guard may hold its folder.
-                        let (store, _guard) = $fresh().await;
-                        let (_guard, store) = (_guard, store);
+                        let (store, guard) = $fresh().await;
                         $crate::store::contract::$name(&*store).await;
+                        // The store goes first: its guard may hold its folder.
+                        drop((store, guard));
                     }
                 )+
             };

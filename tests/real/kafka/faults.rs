@@ -84,7 +84,7 @@ async fn own_all(
 }
 
 /// Publishes repeatedly until a message arrives, because single messages may be lost.
-async fn arrives(
+pub(super) async fn arrives(
     feed: &KafkaFeed,
     followed: &mut tokio::sync::mpsc::Receiver<FeedEvent>,
     epoch: u32,

@@ -2,10 +2,10 @@
 
 use coupond::{
     config::KafkaConfig,
-    feed::{DecisionFeed, FeedEvent},
+    feed::DecisionFeed,
     kafka::topics::{TopicsError, TopicsFound, ensure_topics},
     log::{AppendError, ReadError, RequestLog, kafka::KafkaLog},
-    wire::{LogRecord, feed_message::FeedMessage},
+    wire::LogRecord,
 };
 use libtest_mimic::Trial;
 use rdkafka::{
@@ -16,11 +16,18 @@ use rdkafka::{
     client::DefaultClientContext,
 };
 
-use super::{PATIENCE, feed, log, record, shared};
+use super::{PATIENCE, faults::arrives, feed, log, record, shared};
 use crate::{engines::Engine, trials};
 
 /// Limit for the broker's answer about a topic.
 const BROKER_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Settings with which a request topic is taken without a warning.
+const FITTING: [(&str, &str); 3] = [
+    ("message.timestamp.type", "LogAppendTime"),
+    ("retention.ms", "-1"),
+    ("compression.type", "uncompressed"),
+];
 
 pub(super) fn trials() -> Vec<Trial> {
     trials!(
@@ -130,16 +137,7 @@ async fn every_problem_of_a_topic_is_reported() {
 
 async fn additional_partitions_cause_a_warning() {
     let config = shared(5);
-    make(
-        &config,
-        7,
-        &[
-            ("message.timestamp.type", "LogAppendTime"),
-            ("retention.ms", "-1"),
-            ("compression.type", "uncompressed"),
-        ],
-    )
-    .await;
+    make(&config, 7, &FITTING).await;
     let found = ensure_topics(&config, Some(5)).await.expect("it fits");
     assert_eq!(found.partitions, 7);
     assert_eq!(found.warnings.len(), 2, "partitions and replicas: {:?}", found.warnings);
@@ -147,16 +145,7 @@ async fn additional_partitions_cause_a_warning() {
 
 async fn an_existing_topic_sets_the_partitions() {
     let config = shared(5);
-    make(
-        &config,
-        7,
-        &[
-            ("message.timestamp.type", "LogAppendTime"),
-            ("retention.ms", "-1"),
-            ("compression.type", "uncompressed"),
-        ],
-    )
-    .await;
+    make(&config, 7, &FITTING).await;
     let found = ensure_topics(&config, None).await.expect("it fits");
     assert_eq!(found.partitions, 7);
     assert_eq!(found.warnings.len(), 1, "replicas: {:?}", found.warnings);
@@ -235,28 +224,7 @@ async fn vanished_topics_of_a_running_node_are_made_again() {
         }
     };
     tokio::time::timeout(PATIENCE, kept).await.expect("the letter is kept");
-    let message = FeedMessage {
-        log_epoch: 7,
-        partition: 0,
-        from: 0,
-        to: 1,
-        end: 1,
-        halted: None,
-        decisions: Vec::new(),
-    };
-    let heard = async {
-        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(200));
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => drop(feed.publish(message.clone()).await),
-                event = followed.recv() => match event.expect("the feed goes on") {
-                    FeedEvent::Message(message) if message.log_epoch == 7 => break,
-                    _ => {}
-                },
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, heard).await.expect("a message arrives");
+    arrives(&feed, &mut followed, 7).await;
     watched.abort();
     for (topic, kept) in [("dead-letter", "-1"), ("result", "86400000")] {
         let made = settings(&format!("{}.{topic}", config.topic_prefix), &config).await;
