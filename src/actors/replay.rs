@@ -35,7 +35,6 @@ const GIVE_WAY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Live {
     pub(super) environment: Arc<Environment>,
     pub(super) partition: Partition,
-    pub(super) reader: Box<dyn LogReader>,
     /// Records that were read when the partition was opened.
     pub(super) first: Vec<LogRecord>,
     pub(super) position: Offset,
@@ -48,20 +47,20 @@ pub(super) struct Live {
 
 impl Live {
     /// Reads until the reader is stopped or the partition halts.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self, reader: Box<dyn LogReader>) {
         let stop = self.stop.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = self.read_on() => {}
+            () = self.read_on(reader) => {}
         }
     }
 
-    async fn read_on(&mut self) {
+    async fn read_on(&mut self, mut reader: Box<dyn LogReader>) {
         let mut failed = FailedReads::default();
         while let Some(granted) = take_credit(&self.credit).await {
             let read = match self.first.is_empty() {
-                true => self.reader.read(granted).await,
+                true => reader.read(granted).await,
                 false => Ok(std::mem::take(&mut self.first)),
             };
             let records = match read {
@@ -71,7 +70,7 @@ impl Live {
                     self.credit.add_permits(granted);
                     let error = failed.judge(error, self.position, self.environment.now_ms());
                     let ReadError::Failed(error) = error else { return self.end(error) };
-                    self.open_again(error).await;
+                    reader = self.open_again(reader, error).await;
                     continue;
                 }
             };
@@ -85,12 +84,18 @@ impl Live {
         }
     }
 
-    async fn open_again(&mut self, error: LogError) {
+    async fn open_again(
+        &self,
+        failed: Box<dyn LogReader>,
+        error: LogError,
+    ) -> Box<dyn LogReader> {
+        // Before another is opened: two readers would be one more than a partition may have.
+        drop(failed);
         let partition = self.partition;
         tracing::warn!(partition, error = %Chain(&error), "reading failed");
         self.environment.clock.sleep(io::REOPEN_PAUSE).await;
-        let open = || self.environment.log.open(self.partition, self.position);
-        self.reader = until_done(&self.environment, "opening a partition again", open).await;
+        let open = || self.environment.log.open(partition, self.position);
+        until_done(&self.environment, "opening a partition again", open).await
     }
 
     /// Ends the reader after an error that halts the partition.

@@ -18,6 +18,7 @@ mod client;
 #[cfg(test)]
 mod contract;
 mod course;
+mod damage;
 mod draw;
 mod evidence;
 mod feed;

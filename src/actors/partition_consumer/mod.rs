@@ -207,7 +207,6 @@ impl PartitionState {
         let live = Live {
             environment,
             partition,
-            reader,
             first,
             position,
             credit: credit.clone(),
@@ -219,7 +218,7 @@ impl PartitionState {
             flow,
             credit,
             stop,
-            _live: TaskGuard::spawn(myself, live.run()),
+            _live: TaskGuard::spawn(myself, live.run(reader)),
             letters,
             _letters: TaskGuard::spawn(myself, keeper.keep(kept)),
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),

@@ -1,0 +1,84 @@
+//! Rows that vanish or change in the store of a world.
+
+use super::{act::RowDamage, store::Rows};
+use crate::{
+    domain::{
+        coupon::Coupon,
+        ids::{CampaignId, Partition, Sequence},
+    },
+    store::memory::MemoryRows,
+};
+
+impl Rows {
+    /// Damages rows of a campaign below its mark and progress. Returns whether there were any.
+    pub(super) fn damage(
+        &self,
+        damage: RowDamage,
+        campaign: &CampaignId,
+        partition: Partition,
+        which: u64,
+    ) -> bool {
+        let mut ledger = self.ledger.lock();
+        let mut rows = self.store.rows.lock();
+        let settled = rows.progress.get(&partition).map_or(0, |progress| progress.next);
+        let marked = rows.marks.get(campaign).map_or(0, |mark| mark.offset.min(settled));
+        let its = rows.coupons_of(campaign).filter(|coupon| coupon.position.offset < marked);
+        let below: Vec<Sequence> = its.map(|coupon| coupon.sequence).collect();
+        let Some(last) = below.last().copied() else { return false };
+        let chosen = below[(which % below.len() as u64) as usize];
+        let remove = |rows: &mut MemoryRows, sequence| {
+            rows.coupons.remove(&(campaign.clone(), sequence));
+            rows.by_user.retain(|(of, .., it), _| (of, *it) != (campaign, sequence));
+        };
+        match damage {
+            RowDamage::Missing => remove(&mut rows, chosen),
+            RowDamage::Deleted => {
+                remove(&mut rows, chosen);
+                ledger.deleted.insert((campaign.clone(), chosen));
+            }
+            RowDamage::SetBack => (chosen..=last).for_each(|it| remove(&mut rows, it)),
+            RowDamage::Unmarked => {
+                if chosen == last {
+                    return false;
+                }
+                remove(&mut rows, chosen);
+                rows.marks.remove(campaign);
+            }
+            RowDamage::Uncounted => {
+                let mut versions = rows.versions.values().filter(|it| it.campaign == *campaign);
+                let counted = versions.next_back().map_or(0, |version| version.issued);
+                if chosen > counted {
+                    return false;
+                }
+                (chosen..=last).for_each(|it| remove(&mut rows, it));
+                rows.marks.remove(campaign);
+            }
+            RowDamage::Altered => {
+                let altered = |coupon: &mut Coupon| coupon.issued_at.0 += 1;
+                rows.coupons.get_mut(&(campaign.clone(), chosen)).map(altered);
+                let by_user = rows.by_user.iter_mut();
+                let its = by_user.filter(|((of, .., it), _)| (of, *it) == (campaign, chosen));
+                its.for_each(|(_, coupon)| altered(coupon));
+            }
+            RowDamage::Extra => {
+                let last = rows.coupons_of(campaign).last().cloned();
+                let Some(mut extra) = last else { return false };
+                extra.sequence += 1;
+                rows.coupons.insert((campaign.clone(), extra.sequence), extra);
+            }
+            RowDamage::VersionMissing => {
+                let versions =
+                    rows.versions.keys().filter(|(of, at)| of == campaign && *at < marked);
+                let versions: Vec<_> = versions.cloned().collect();
+                rows.versions.remove(&versions[(which % versions.len() as u64) as usize]);
+            }
+            RowDamage::MarkMissing => drop(rows.marks.remove(campaign)),
+            RowDamage::VersionAltered => {
+                let mut versions = rows.versions.iter_mut().filter(|((of, _), _)| of == campaign);
+                let Some((_, version)) = versions.next() else { return false };
+                version.definition.terms.quota += 1;
+            }
+        }
+        true
+    }
+}
