@@ -28,7 +28,7 @@ use coupond::{
         flow::{BATCH_RECORDS_MAX, BATCHES_MAX, Event},
         fold::Batch,
     },
-    store::{CouponPages, CouponStore, Layout, Selection, StoreError},
+    store::{ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError},
     wire::{LogRecord, NewRecord, codec::Codec, feed_message::FeedMessage},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -190,6 +190,9 @@ impl CouponStore for NoStore {
         Ok(Vec::new())
     }
     fn coupons(&self, _: &CampaignId, _: Selection) -> CouponPages {
+        Box::pin(futures_util::stream::empty())
+    }
+    fn by_user(&self, _: &CampaignId, _: u8) -> ByUserPages {
         Box::pin(futures_util::stream::empty())
     }
     async fn campaigns(

@@ -76,6 +76,8 @@ impl Environment {
 pub struct Shared {
     /// Permits of loads; see [`LOADS_MAX`].
     pub(super) loads: Semaphore,
+    /// One permit: looks at by-user rows rest one after another.
+    pub(super) scrub: Semaphore,
     started: Instant,
     /// None in production.
     probe: Option<Arc<dyn Probe>>,
@@ -85,7 +87,12 @@ impl Shared {
     /// Creates the state of a node that starts now.
     #[must_use]
     pub fn new(clock: &SharedClock) -> Self {
-        Self { loads: Semaphore::new(LOADS_MAX), started: clock.instant(), probe: None }
+        Self {
+            loads: Semaphore::new(LOADS_MAX),
+            scrub: Semaphore::new(1),
+            started: clock.instant(),
+            probe: None,
+        }
     }
 
     /// Lets a probe observe the actors.

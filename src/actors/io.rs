@@ -1,8 +1,8 @@
 //! Reads and writes of partition consumers and coupon actors, retried until they are done.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, future::ready, stream};
 use tokio::sync::mpsc;
 
 use super::{Environment, task::until_done};
@@ -18,6 +18,7 @@ use crate::{
     partition::{
         assignment::{self, Start},
         recovery::Contradiction,
+        scrub,
     },
     store::{Selection, StoreError},
     telemetry::Chain,
@@ -30,6 +31,9 @@ pub(super) const FEED_QUEUE_MAX: usize = 256;
 
 /// Pause before a failed reader is opened again.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
+
+/// By-user rows that are read back at once: enough to hide a round trip.
+const READ_BACK_AT_ONCE: usize = 16;
 
 /// Longest wait for the first record of a partition that was halted. At the end of the log none comes.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
@@ -185,9 +189,32 @@ pub(super) async fn vanished(
     let found = until_done(environment, "reading coupons again", read).await.unwrap_or_default();
     // Both are in the order of sequences, so the first difference is the first missing row.
     let mut written = coupons.iter().enumerate();
-    let (_, coupon) = written.find(|(at, coupon)| found.get(*at) != Some(*coupon))?;
+    let Some((_, coupon)) = written.find(|(at, coupon)| found.get(*at) != Some(*coupon)) else {
+        return not_restored(environment, &coupons, |coupon| coupon.position.offset).await;
+    };
     let (sequence, from) = (coupon.sequence, coupon.position.offset);
     Some(Contradiction { from, reason, detail: format!("coupon {sequence} {remedy}") })
+}
+
+/// Reads the by-user rows of coupons back after they were written. Returns a contradiction for the
+/// first one that is missing, from the offset that `from` gives.
+pub(super) async fn not_restored(
+    environment: &Environment,
+    coupons: &[Coupon],
+    from: impl Fn(&Coupon) -> Offset,
+) -> Option<Contradiction> {
+    let read = async |coupon: &Coupon| {
+        let of_user = Selection::OfUser { user: coupon.user.clone(), bucket: coupon.user_bucket };
+        let pages = || environment.store.coupons(&coupon.campaign, of_user.clone());
+        let read = async || readable(pages().try_concat().await);
+        until_done(environment, "reading by-user rows again", read).await.unwrap_or_default()
+    };
+    let found = stream::iter(coupons).map(read).buffered(READ_BACK_AT_ONCE);
+    let compared = found
+        .zip(stream::iter(coupons))
+        .map(|(found, coupon)| scrub::restored(coupon, &found, from(coupon)).err());
+    let mut missing = pin!(compared.filter_map(ready));
+    missing.next().await
 }
 
 /// Returns what was read, or why it cannot be decoded, apart from errors that may pass.

@@ -2,13 +2,16 @@
 
 use futures_util::StreamExt;
 
-use super::{Environment, io::readable, task::until_done};
+use super::{Environment, io::readable, scrub, task::until_done};
 use crate::{
     domain::{
         halt::{Halt, HaltReason, HoldReason},
         ids::{CampaignId, Offset},
     },
-    partition::recovery::{Contradiction, Recovered, Recovery},
+    partition::{
+        recovery::{Contradiction, Recovered, Recovery},
+        scrub::released,
+    },
     store::{Selection, StoreError},
     telemetry::metrics,
 };
@@ -65,6 +68,11 @@ async fn attempt(
             return Ok(Err(Contradiction { from: 0, reason, detail }));
         }
     };
+    if let Some(from) = released(&rows)
+        && let Err(contradiction) = scrub::look(environment, campaign, from, None).await?
+    {
+        return Ok(Err(contradiction));
+    }
     let place = environment.place(partition);
     let keys = environment.keys.clone();
     let mut recovery = match Recovery::new(campaign.clone(), place, from, rows, keys) {

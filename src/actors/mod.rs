@@ -37,6 +37,7 @@ pub mod membership;
 pub mod messages;
 pub mod partition_consumer;
 mod replay;
+mod scrub;
 pub mod supervisor;
 mod task;
 

@@ -84,11 +84,7 @@ impl Live {
         }
     }
 
-    async fn open_again(
-        &self,
-        failed: Box<dyn LogReader>,
-        error: LogError,
-    ) -> Box<dyn LogReader> {
+    async fn open_again(&self, failed: Box<dyn LogReader>, error: LogError) -> Box<dyn LogReader> {
         // Before another is opened: two readers would be one more than a partition may have.
         drop(failed);
         let partition = self.partition;

@@ -52,7 +52,7 @@ use crate::{
         keys::Keys,
     },
     log::{LogError, ReadError, RequestLog},
-    store::{CouponStore, LISTING_MAX, Layout, StoreError, StoreInspection},
+    store::{CouponStore, LISTING_MAX, Layout, StoreError},
     wire::codec::Codec,
 };
 
@@ -62,8 +62,6 @@ pub struct Audited {
     pub log: Arc<dyn RequestLog>,
     /// The coupon store.
     pub store: Arc<dyn CouponStore>,
-    /// The same store, with the reads that only audits need.
-    pub inspection: Arc<dyn StoreInspection>,
     /// The layout in force.
     pub layout: Layout,
     /// The instance's keys.
@@ -122,7 +120,6 @@ struct Ports {
 /// The state that all tasks of an audit share.
 struct Context {
     ports: Ports,
-    inspection: Arc<dyn StoreInspection>,
     layout: Layout,
     keys: Arc<Keys>,
     codec: Codec,
@@ -166,7 +163,7 @@ pub async fn audit(
     answers: Option<Box<dyn BufRead + Send>>,
     meter: Arc<Meter>,
 ) -> Result<AuditReport, AuditError> {
-    let Audited { log, store, inspection, layout, keys } = audited;
+    let Audited { log, store, layout, keys } = audited;
     let partitions = layout.partitions;
     let reader = AnswerReader {
         ids: RequestIds::new(&keys, &layout.instance),
@@ -179,7 +176,7 @@ pub async fn audit(
     let answers = tokio::task::spawn_blocking(read).await.map_err(AuditError::task)??;
     let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, partitions);
     let ports = Ports { log, store };
-    let mut context = Context { ports, inspection, layout, keys, codec, answers, meter };
+    let mut context = Context { ports, layout, keys, codec, answers, meter };
     let mut findings = std::mem::take(&mut context.answers.findings);
     let mut counts = context.answers.counts;
     let context = Arc::new(context);

@@ -18,9 +18,9 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Sequence},
-        rows::Mark,
+        rows::{ByUserRow, Mark},
     },
-    store::{ByUserRow, Selection, StoreError},
+    store::{Selection, StoreError},
 };
 
 /// The bounds within which a campaign is audited.
@@ -355,7 +355,7 @@ impl Comparison<'_> {
     async fn view_by_user(&mut self) -> Result<(), StoreError> {
         let buckets = self.model.definition().map_or(0, |definition| definition.user_buckets);
         for bucket in 0..buckets {
-            let mut pages = self.context.inspection.by_user(&self.model.id, bucket);
+            let mut pages = self.context.ports.store.by_user(&self.model.id, bucket);
             while let Some(page) = pages.next().await {
                 let page = page?;
                 self.context.meter.rows.fetch_add(page.len() as u64, Ordering::Relaxed);

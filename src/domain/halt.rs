@@ -78,6 +78,8 @@ reasons! {
         RowNotReadBack => "row_not_read_back",
         /// A definition version has rules that this binary does not know.
         RulesUnknown => "rules_unknown",
+        /// A row of the by-user view has vanished, and cannot be written again.
+        ByUserRowMissing => "by_user_row_missing",
         /// The log no longer has the records that a replay of the campaign needs.
         RecordsTrimmed => "records_trimmed",
     }
@@ -96,6 +98,7 @@ impl HoldReason {
             | Self::RowNotDerived
             | Self::RowNotReadBack
             | Self::RulesUnknown
+            | Self::ByUserRowMissing
             | Self::RecordsTrimmed => HoldKind::Contradiction,
         }
     }

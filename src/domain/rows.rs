@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     coupon::Coupon,
     definition::DefinitionVersion,
-    ids::{CampaignId, Offset, Partition, Sequence},
+    ids::{CampaignId, Offset, Partition, Sequence, UserId},
 };
 
 /// A durable watermark: every position below `next` is decided and stored, except under holds.
@@ -205,6 +205,17 @@ pub struct CampaignRows {
     pub mark: Option<Mark>,
     /// Every definition version in the order of offsets.
     pub versions: Vec<DefinitionVersion>,
+}
+
+/// One row of the by-user view, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByUserRow {
+    /// The user.
+    pub user: UserId,
+    /// The coupon's sequence.
+    pub sequence: Sequence,
+    /// The whole row. None if the view is only an index of the coupon rows.
+    pub coupon: Option<Coupon>,
 }
 
 /// One row to be written.

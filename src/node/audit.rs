@@ -122,8 +122,7 @@ async fn embedded(config: &Config) -> Result<(Audited, Arc<EmbeddedDatabase>), S
     };
     let keys = keys_of(&layout, secret)?;
     let log = Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention));
-    let inspection: Arc<dyn StoreInspection> = store.clone();
-    Ok((Audited { log, store, inspection, layout, keys }, database))
+    Ok((Audited { log, store, layout, keys }, database))
 }
 
 /// Opens log and store of a distributed instance, whose nodes may be running.
@@ -146,8 +145,7 @@ async fn distributed(config: &Config) -> Result<(Audited, Arc<KafkaLog>), ServeE
         .await
         .map_err(|error| ServeError::failed("connecting to Kafka", error))?;
     let log = Arc::new(log);
-    let inspection: Arc<dyn StoreInspection> = store.clone();
-    Ok((Audited { log: log.clone(), store, inspection, layout, keys }, log))
+    Ok((Audited { log: log.clone(), store, layout, keys }, log))
 }
 
 async fn layout_of(inspection: &dyn StoreInspection) -> Result<Option<Layout>, ServeError> {

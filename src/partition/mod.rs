@@ -5,7 +5,7 @@
 //! owned partition: `acks` is its watermark, and `owned_campaign`, `window` and `campaign_holds`
 //! are the states of one campaign in it. `recovery` turns rows into a campaign, `fold` turns a batch
 //! of records into rows and answers, `pipeline` keeps the order of deciding, storing and reporting.
-//! `restart` decides when to try again and when to give up.
+//! `restart` decides when to try again and when to give up, `scrub` finds by-user rows that vanished.
 
 pub mod acks;
 pub mod actor_view;
@@ -17,4 +17,5 @@ mod owned_campaign;
 pub mod pipeline;
 pub mod recovery;
 pub mod restart;
+pub mod scrub;
 pub mod window;

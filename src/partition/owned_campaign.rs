@@ -101,6 +101,8 @@ pub(super) struct OwnedCampaign {
     over_from: Option<Timestamp>,
     /// The time of the last record or report, in milliseconds of the monotonic clock.
     active_ms: u64,
+    /// When its by-user rows were last looked at, or it was first seen.
+    scrubbed_ms: u64,
 }
 
 impl OwnedCampaign {
@@ -114,6 +116,7 @@ impl OwnedCampaign {
             reason: None,
             over_from: None,
             active_ms: now_ms,
+            scrubbed_ms: now_ms,
         }
     }
 
@@ -355,6 +358,20 @@ impl OwnedCampaign {
     /// Returns the live position that the last replay met.
     pub(super) fn floor(&self) -> Offset {
         self.floor
+    }
+
+    pub(super) fn scrubbed_ms(&self) -> u64 {
+        self.scrubbed_ms
+    }
+
+    pub(super) fn scrubbed(&mut self, now_ms: u64) {
+        self.scrubbed_ms = now_ms;
+    }
+
+    /// Returns whether the campaign decides, and its by-user rows were not looked at for `scrub_ms`.
+    pub(super) fn is_scrub_due(&self, now_ms: u64, scrub_ms: u64) -> bool {
+        let is_due = now_ms.saturating_sub(self.scrubbed_ms) >= scrub_ms;
+        is_due && matches!(self.phase, Phase::Live { .. })
     }
 
     /// Returns whether the campaign is over and has had no record for `idle_ms`.

@@ -92,6 +92,10 @@ pub(super) enum RowDamage {
     /// A coupon vanishes, and so does what is written in its place with the same time, as after a
     /// `DELETE` in CQL.
     Deleted,
+    /// The by-user row of a coupon vanishes.
+    ByUserMissing,
+    /// The by-user row of a coupon vanishes, and so does what is written in its place.
+    ByUserDeleted,
     Altered,
     Extra,
     VersionAltered,
@@ -108,7 +112,9 @@ pub(super) enum RowDamage {
 }
 
 impl RowDamage {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
+        Self::ByUserMissing,
+        Self::ByUserDeleted,
         Self::VersionMissing,
         Self::MarkMissing,
         Self::Missing,

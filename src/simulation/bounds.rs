@@ -17,7 +17,8 @@ use crate::{
 pub(super) enum Few {
     /// Loads of all coupons of a campaign. Only actors load them.
     Loads,
-    /// Writes of one campaign's coupons or versions: one at a time for each of its batches.
+    /// Writes of one campaign's coupons or versions: one at a time for each of its batches, and one of
+    /// rows that had vanished.
     Writes(CampaignId),
     Readers(Partition),
 }
@@ -26,7 +27,7 @@ impl Few {
     fn most(&self) -> usize {
         match self {
             Self::Loads => LOADS_MAX,
-            Self::Writes(_) => BATCHES_MAX,
+            Self::Writes(_) => BATCHES_MAX + 1,
             Self::Readers(_) => READERS_MAX,
         }
     }

@@ -1,10 +1,13 @@
 //! Rows that vanish or change in the store of a world.
 
-use super::{act::RowDamage, store::Rows};
+use super::{
+    act::RowDamage,
+    store::{Rows, View},
+};
 use crate::{
     domain::{
         coupon::Coupon,
-        ids::{CampaignId, Partition, Sequence},
+        ids::{CampaignId, Offset, Partition, Sequence},
     },
     store::memory::MemoryRows,
 };
@@ -26,15 +29,26 @@ impl Rows {
         let below: Vec<Sequence> = its.map(|coupon| coupon.sequence).collect();
         let Some(last) = below.last().copied() else { return false };
         let chosen = below[(which % below.len() as u64) as usize];
+        let remove_by_user = |rows: &mut MemoryRows, sequence| {
+            rows.by_user.retain(|(of, .., it), _| (of, *it) != (campaign, sequence));
+        };
         let remove = |rows: &mut MemoryRows, sequence| {
             rows.coupons.remove(&(campaign.clone(), sequence));
-            rows.by_user.retain(|(of, .., it), _| (of, *it) != (campaign, sequence));
+            remove_by_user(rows, sequence);
+        };
+        let mut hide = |views: &[View]| {
+            ledger.deleted.extend(views.iter().map(|view| ((campaign.clone(), chosen), *view)));
         };
         match damage {
             RowDamage::Missing => remove(&mut rows, chosen),
             RowDamage::Deleted => {
                 remove(&mut rows, chosen);
-                ledger.deleted.insert((campaign.clone(), chosen));
+                hide(&[View::BySequence, View::ByUser]);
+            }
+            RowDamage::ByUserMissing => remove_by_user(&mut rows, chosen),
+            RowDamage::ByUserDeleted => {
+                remove_by_user(&mut rows, chosen);
+                hide(&[View::ByUser]);
             }
             RowDamage::SetBack => (chosen..=last).for_each(|it| remove(&mut rows, it)),
             RowDamage::Unmarked => {
@@ -66,19 +80,33 @@ impl Rows {
                 extra.sequence += 1;
                 rows.coupons.insert((campaign.clone(), extra.sequence), extra);
             }
-            RowDamage::VersionMissing => {
-                let versions =
-                    rows.versions.keys().filter(|(of, at)| of == campaign && *at < marked);
-                let versions: Vec<_> = versions.cloned().collect();
-                rows.versions.remove(&versions[(which % versions.len() as u64) as usize]);
-            }
-            RowDamage::MarkMissing => drop(rows.marks.remove(campaign)),
-            RowDamage::VersionAltered => {
-                let mut versions = rows.versions.iter_mut().filter(|((of, _), _)| of == campaign);
-                let Some((_, version)) = versions.next() else { return false };
-                version.definition.terms.quota += 1;
+            RowDamage::VersionMissing | RowDamage::VersionAltered | RowDamage::MarkMissing => {
+                damage_counted(damage, campaign, (&mut rows, marked), which);
             }
         }
         true
+    }
+}
+
+/// Damages a version, or the mark that counts what is below `marked`.
+fn damage_counted(
+    damage: RowDamage,
+    campaign: &CampaignId,
+    (rows, marked): (&mut MemoryRows, Offset),
+    which: u64,
+) {
+    match damage {
+        RowDamage::VersionMissing => {
+            let counted = (campaign.clone(), 0)..(campaign.clone(), marked);
+            let versions: Vec<_> =
+                rows.versions.range(counted).map(|(key, _)| key.clone()).collect();
+            rows.versions.remove(&versions[(which % versions.len() as u64) as usize]);
+        }
+        RowDamage::MarkMissing => drop(rows.marks.remove(campaign)),
+        RowDamage::VersionAltered => {
+            let mut versions = rows.versions.values_mut().filter(|it| it.campaign == *campaign);
+            versions.next().into_iter().for_each(|it| it.definition.terms.quota += 1);
+        }
+        _ => {}
     }
 }

@@ -134,7 +134,6 @@ fn report(engines: &Engines, told: Vec<String>) -> Result<AuditReport, AuditErro
     let audited = Audited {
         log: Arc::new(MemoryLog::finished(partitions)),
         store: engines.rows.store.clone(),
-        inspection: engines.rows.store.clone(),
         layout: engines.layout.clone(),
         keys: engines.keys.clone(),
     };

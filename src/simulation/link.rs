@@ -49,12 +49,13 @@ pub(crate) enum Call {
     ReadMark,
     ReadVersions,
     ReadCoupons,
+    ReadByUser,
     ReadListing,
     Publish,
 }
 
 impl Call {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Append,
         Self::Join,
         Self::Open,
@@ -72,6 +73,7 @@ impl Call {
         Self::ReadMark,
         Self::ReadVersions,
         Self::ReadCoupons,
+        Self::ReadByUser,
         Self::ReadListing,
         Self::Publish,
     ];

@@ -30,6 +30,12 @@ use crate::{
 /// The furthest that a record may be ahead on a CQL database, in milliseconds: a day.
 const FUTURE_MAX_MS: i64 = 86_400_000;
 
+/// Pause between two looks at the by-user rows of a campaign, in milliseconds: several in each world.
+const SCRUB_MS: u64 = 5_000;
+
+/// The pause behind each page of them: pages are small here.
+const SCRUB_PAUSE_MS: u64 = 5;
+
 /// Longest ways of calls and answers over a network, and within a process, in microseconds.
 const NETWORK_US: (u64, u64) = (3_000, 2_000);
 const PROCESS_US: (u64, u64) = (1_000, 100);
@@ -178,6 +184,8 @@ impl Bounds {
             progress_records: self.progress_records,
             progress_interval_ms: self.progress_interval_ms,
             idle_ms: self.idle_ms,
+            scrub_ms: SCRUB_MS,
+            scrub_pause_ms: SCRUB_PAUSE_MS,
         }
     }
 

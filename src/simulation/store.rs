@@ -24,7 +24,7 @@ use crate::{
         rows::{Hold, Mark, Progress, Row},
     },
     store::{
-        CouponPages, CouponStore, Layout, Selection, StoreError,
+        ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError,
         memory::{MemoryRows, MemoryStore},
     },
 };
@@ -39,6 +39,16 @@ enum Views {
     BySequence,
     ByUser,
 }
+
+/// One view of coupons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum View {
+    BySequence,
+    ByUser,
+}
+
+/// Rows of coupons whose writes stay invisible.
+pub(super) type Deleted = BTreeSet<((CampaignId, Sequence), View)>;
 
 /// A row that landed.
 #[derive(Debug, Clone)]
@@ -78,18 +88,16 @@ impl Landed {
         self.views == Views::Both
     }
 
-    fn apply(&self, rows: &mut MemoryRows, deleted: &BTreeSet<(CampaignId, Sequence)>) {
+    fn apply(&self, rows: &mut MemoryRows, deleted: &Deleted) {
         let Row::Coupon(coupon) = &self.row else { return rows.apply(self.row.clone()) };
         let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
         let place = (campaign.clone(), *sequence);
-        if deleted.contains(&place) {
-            return;
-        }
-        if self.views != Views::BySequence {
+        let is_deleted = |of: View| deleted.contains(&(place.clone(), of));
+        if self.views != Views::BySequence && !is_deleted(View::ByUser) {
             let key = (campaign.clone(), *user_bucket, user.clone(), *sequence);
             rows.by_user.insert(key, coupon.clone());
         }
-        if self.views != Views::ByUser {
+        if self.views != Views::ByUser && !is_deleted(View::BySequence) {
             rows.coupons.insert(place, coupon.clone());
         }
     }
@@ -104,8 +112,7 @@ pub(super) struct Ledger {
     /// Writes sent before this changed never land.
     generation: u32,
     was_set_back: bool,
-    /// Coupons whose writes stay invisible.
-    pub(super) deleted: BTreeSet<(CampaignId, Sequence)>,
+    pub(super) deleted: Deleted,
     /// Campaigns whose writes of coupons and whose loads panic so many more times.
     cursed: BTreeMap<CampaignId, u32>,
     /// Keys of campaigns of which a node has written a hold.
@@ -411,6 +418,20 @@ impl CouponStore for WorldStore {
                 at_once(store.coupons(&campaign, selection.clone()).try_collect::<Vec<_>>())
             };
             let pages = port.call(Call::ReadCoupons, pages).await??;
+            Ok::<_, StoreError>(stream::iter(pages).map(Ok))
+        };
+        stream::once(read).try_flatten().boxed()
+    }
+
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        let port = Self { link: self.link.clone(), rows: self.rows.clone() };
+        let campaign = campaign.clone();
+        let read = async move {
+            port.pass(&campaign, true).await?;
+            let pages = move |store: &MemoryStore| {
+                at_once(store.by_user(&campaign, bucket).try_collect::<Vec<_>>())
+            };
+            let pages = port.call(Call::ReadByUser, pages).await??;
             Ok::<_, StoreError>(stream::iter(pages).map(Ok))
         };
         stream::once(read).try_flatten().boxed()

@@ -13,14 +13,14 @@ use futures_util::{
 use parking_lot::Mutex;
 
 use super::{
-    ByUserPages, ByUserRow, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
+    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
     StoreInspection,
 };
 use crate::domain::{
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, Offset, Partition, Sequence, UserId},
-    rows::{Hold, Mark, Progress, Row},
+    rows::{ByUserRow, Hold, Mark, Progress, Row},
 };
 
 /// Rows of one page: few, so that pages end within a campaign and readers must go on.
@@ -173,6 +173,18 @@ impl CouponStore for MemoryStore {
         pages(&self.rows.lock().selected(campaign, &selection))
     }
 
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        let rows = self.rows.lock();
+        let of_bucket =
+            rows.by_user.iter().filter(|((of, at, ..), _)| (of, *at) == (campaign, bucket));
+        let found = of_bucket.map(|((_, _, user, sequence), coupon)| ByUserRow {
+            user: user.clone(),
+            sequence: *sequence,
+            coupon: Some(coupon.clone()),
+        });
+        pages(&found.collect::<Vec<_>>())
+    }
+
     async fn campaigns(
         &self,
         after: Option<&CampaignId>,
@@ -189,18 +201,6 @@ impl CouponStore for MemoryStore {
 impl StoreInspection for MemoryStore {
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
         Ok(self.rows.lock().layout.clone())
-    }
-
-    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
-        let rows = self.rows.lock();
-        let of_bucket =
-            rows.by_user.iter().filter(|((of, at, ..), _)| (of, *at) == (campaign, bucket));
-        let found = of_bucket.map(|((_, _, user, sequence), coupon)| ByUserRow {
-            user: user.clone(),
-            sequence: *sequence,
-            coupon: Some(coupon.clone()),
-        });
-        pages(&found.collect::<Vec<_>>())
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence, UserId},
-        rows::{CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
+        rows::{ByUserRow, CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
     },
     wire::{
         FORMAT,
@@ -167,17 +167,6 @@ impl StoreError {
 /// Pages of coupons.
 pub type CouponPages = BoxStream<'static, Result<Vec<Coupon>, StoreError>>;
 
-/// One row of the by-user view, as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ByUserRow {
-    /// The user.
-    pub user: UserId,
-    /// The coupon's sequence.
-    pub sequence: Sequence,
-    /// The whole row. None if the view is only an index of the coupon rows.
-    pub coupon: Option<Coupon>,
-}
-
 /// Pages of the by-user view.
 pub type ByUserPages = BoxStream<'static, Result<Vec<ByUserRow>, StoreError>>;
 
@@ -186,10 +175,6 @@ pub type ByUserPages = BoxStream<'static, Result<Vec<ByUserRow>, StoreError>>;
 pub trait StoreInspection: Send + Sync + 'static {
     /// Returns the layout in force, none if no node has ever started on this store.
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError>;
-
-    /// Reads one bucket of a campaign's by-user view page by page, in any order. A row whose coupon
-    /// row is missing is returned too.
-    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages;
 }
 
 /// Stores coupons, definition versions, holds, marks and progress.
@@ -223,6 +208,10 @@ pub trait CouponStore: Send + Sync + 'static {
 
     /// Reads coupons page by page, in the order of sequences.
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages;
+
+    /// Reads one bucket of a campaign's by-user view page by page, in any order. A row whose coupon
+    /// row is missing is returned too.
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages;
 
     /// Lists at most `limit` (and at most [`LISTING_MAX`]) campaigns by id, after the given one.
     async fn campaigns(

@@ -84,6 +84,10 @@ impl CouponStore for BusyStore {
         self.rows.coupons(campaign, selection)
     }
 
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        self.rows.by_user(campaign, bucket)
+    }
+
     async fn campaigns(
         &self,
         after: Option<&CampaignId>,

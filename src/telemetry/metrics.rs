@@ -19,6 +19,7 @@ const PARTITION_LAG: &str = "coupond_partition_lag_records";
 const CAMPAIGNS: &str = "coupond_campaigns";
 const ACTORS: &str = "coupond_actors";
 const ACTOR_RESTARTS: &str = "coupond_actor_restarts_total";
+const BY_USER_RESTORED: &str = "coupond_by_user_rows_restored_total";
 const VIOLATIONS: &str = "coupond_invariant_violations_total";
 const RECOVERY: &str = "coupond_recovery_seconds";
 const WAITERS: &str = "coupond_waiters";
@@ -86,6 +87,11 @@ pub fn actor_restart() {
     counter!(ACTOR_RESTARTS).increment(1);
 }
 
+/// Counts by-user rows that had vanished and were written again.
+pub fn by_user_rows_restored(count: usize) {
+    counter!(BY_USER_RESTORED).increment(count as u64);
+}
+
 /// Counts a broken invariant, or an operation stopped because it would have broken one.
 pub fn violation(invariant: Invariant) {
     counter!(VIOLATIONS, "invariant" => invariant.id()).increment(1);
@@ -148,7 +154,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 16] = [
+const ALL: [Description; 17] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -158,6 +164,7 @@ const ALL: [Description; 16] = [
     gauge_of(CAMPAIGNS, "Campaigns of this node's partitions that had records, by state."),
     gauge_of(ACTORS, "Coupon actors of this node, by state."),
     counter_of(ACTOR_RESTARTS, "Restarts of coupon actors after a failure."),
+    counter_of(BY_USER_RESTORED, "By-user rows that had vanished and were written again."),
     counter_of(VIOLATIONS, "Broken or just prevented violations of invariants, by id."),
     seconds_of(RECOVERY, "Start of a campaign's load to its first decision."),
     gauge_of(WAITERS, "Requests that wait for a decision."),
@@ -186,6 +193,7 @@ pub(super) fn describe() {
         counter!(VIOLATIONS, "invariant" => invariant.id()).increment(0);
     }
     counter!(ACTOR_RESTARTS).increment(0);
+    counter!(BY_USER_RESTORED).increment(0);
     counter!(CLOCK_STEPS).increment(0);
     let refused = Reason::ALL.map(|reason| ("rejected", reason.name()));
     for (status, reason) in [("issued", ""), ("already_issued", "")].into_iter().chain(refused) {

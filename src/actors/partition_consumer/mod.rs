@@ -16,6 +16,7 @@ use super::{
     io::{self, OpenedPartition},
     messages::{CouponMessage, PartitionMessage, SupervisorMessage},
     replay::{Live, REPLAYS_MAX},
+    scrub::Look,
     task::{TaskGuard, until_done},
 };
 use crate::{
@@ -67,6 +68,7 @@ struct Running {
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
     look: Option<TaskGuard>,
+    scrub: Option<TaskGuard>,
     /// Why the partition halts as soon as what was read is settled, and at which tick at the latest.
     ending: Option<(Halt, u64)>,
 }
@@ -226,6 +228,7 @@ impl PartitionState {
             handles: BTreeMap::new(),
             writes: Vec::new(),
             look: None,
+            scrub: None,
             ending: None,
         });
         self.carry_out(effects, myself);
@@ -299,6 +302,7 @@ impl PartitionState {
             self.halt_if_settled(myself);
             if look_due {
                 self.look(myself);
+                self.scrub(myself);
             }
         } else if self.halted.is_some() && look_due {
             self.publish_halted();
@@ -334,6 +338,21 @@ impl PartitionState {
             };
             let _ended = told.cast(message);
         }));
+    }
+
+    /// Looks at the by-user rows of one campaign at a time.
+    fn scrub(&mut self, myself: &ActorRef<PartitionMessage>) {
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        let Some(running) = &mut self.running else { return };
+        if self.draining || running.scrub.as_ref().is_some_and(|scrub| !scrub.is_finished()) {
+            return;
+        }
+        running.scrub = None;
+        let Some((campaign, incarnation)) = running.flow.next_to_scrub() else { return };
+        let Some(handle) = running.handles.get(&campaign) else { return };
+        let consumer = myself.clone();
+        let look = Look { environment, partition, campaign, incarnation, consumer };
+        running.scrub = Some(handle.spawn(look.run()));
     }
 
     fn step(&mut self, event: Event, myself: &ActorRef<PartitionMessage>) {

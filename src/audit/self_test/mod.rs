@@ -131,7 +131,7 @@ async fn audited(world: AuditWorld) -> Result<AuditReport, AuditError> {
     let lines: Vec<_> = world.answers.iter().map(serde_json::Value::to_string).collect();
     let (layout, keys) = (world.layout.clone(), world.keys.clone());
     let (log, store) = world.ports();
-    let audited = Audited { log, store: store.clone(), inspection: store, layout, keys };
+    let audited = Audited { log, store, layout, keys };
     let answers = Box::new(Cursor::new(lines.join("\n").into_bytes()));
     audit(audited, Some(answers), Arc::new(Meter::default())).await
 }

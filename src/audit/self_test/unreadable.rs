@@ -83,8 +83,7 @@ async fn what_cannot_be_read_is_not_audited_and_named() {
         let (log, store) = world.ports();
         let audited = Audited {
             log: Arc::new(Spoiled { log, from: 40, lasting }),
-            store: store.clone(),
-            inspection: store,
+            store,
             layout: world.layout,
             keys: world.keys,
         };

@@ -80,6 +80,11 @@ pub struct Limits {
     /// A campaign that is over and had no record for this many milliseconds is stopped, to free its
     /// memory.
     pub idle_ms: u64,
+    /// The by-user rows of a campaign that decides are looked at again after this many milliseconds.
+    pub scrub_ms: u64,
+    /// The pause behind each page of them. A page of CQL has 5,000 rows, so a node reads about 20,000
+    /// rows a second: a few hundredths of a core.
+    pub scrub_pause_ms: u64,
 }
 
 impl Default for Limits {
@@ -90,6 +95,8 @@ impl Default for Limits {
             progress_records: 1_000,
             progress_interval_ms: 100,
             idle_ms: 600_000,
+            scrub_ms: 600_000,
+            scrub_pause_ms: 250,
         }
     }
 }
@@ -196,6 +203,17 @@ impl Flow {
         self.send(effects);
         self.persist(effects);
         self.publish(effects);
+    }
+
+    /// Returns the campaign whose by-user rows are to be looked at now, and its incarnation: of those
+    /// that decide, the one that waits longest.
+    pub fn next_to_scrub(&mut self) -> Option<(CampaignId, u64)> {
+        let (now_ms, scrub_ms) = (self.now_ms, self.limits.scrub_ms);
+        let due =
+            self.campaigns.iter_mut().filter(|(_, owned)| owned.is_scrub_due(now_ms, scrub_ms));
+        let (campaign, owned) = due.min_by_key(|(_, owned)| owned.scrubbed_ms())?;
+        owned.scrubbed(now_ms);
+        Some((campaign.clone(), owned.incarnation()))
     }
 
     /// Returns the watermark: every position below it is decided and stored, or held.

@@ -296,3 +296,65 @@ fn a_hidden_row_keeps_its_hold() {
         stage
     });
 }
+
+#[test]
+fn a_vanished_by_user_row_is_written_again() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 10);
+        (1..=5).for_each(|user| stage.ask(FAILING, user));
+        stage.passed().await;
+        let damage = RowDamage::ByUserMissing;
+        stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
+        assert_eq!(stage.by_user_rows(), 4);
+        stage.until("restored", |stage| stage.by_user_rows() == 5).await;
+        assert_eq!(stage.state(FAILING), "live");
+        stage
+    });
+}
+
+#[test]
+fn a_by_user_row_that_stays_missing_is_a_hold() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 10);
+        (1..=5).for_each(|user| stage.ask(FAILING, user));
+        stage.passed().await;
+        let damage = RowDamage::ByUserDeleted;
+        stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        let missing = "by_user_row_missing: the by-user row of coupon 3";
+        assert!(stage.reason(FAILING).contains(missing), "{}", stage.reason(FAILING));
+        let of_first = stage.hold(FAILING).from;
+        stage.ask(FAILING, 6);
+        stage.release(FAILING);
+        stage.wait_ms(10_000).await;
+        assert_eq!(stage.state(FAILING), "quarantined", "its release looks at the row first");
+        assert_eq!((stage.coupons(FAILING), stage.hold(FAILING).from), (5, of_first));
+        stage.engines().rows.ledger.lock().deleted.clear();
+        stage.release(FAILING);
+        stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        assert_eq!(stage.by_user_rows(), 6);
+        stage
+    });
+}
+
+#[test]
+fn a_repair_reads_back_both_views() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 10);
+        (1..=5).for_each(|user| stage.ask(FAILING, user));
+        stage.passed().await;
+        for damage in [RowDamage::ByUserDeleted, RowDamage::Missing] {
+            stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
+        }
+        stage.crash(FAILING).await;
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        assert!(stage.reason(FAILING).contains("rows_missing"), "{}", stage.reason(FAILING));
+        stage.release(FAILING);
+        let hidden = "the by-user row of coupon 3";
+        stage.until("on hold again", |stage| stage.reason(FAILING).contains(hidden)).await;
+        stage
+    });
+}

@@ -256,6 +256,17 @@ impl Stage {
         rows.holds.iter().any(|hold| hold.campaign == id && hold.is_in_force())
     }
 
+    /// The latest hold of a campaign.
+    fn hold(&self, campaign: u8) -> Hold {
+        let rows = self.engines().rows.store.rows.lock();
+        let its = rows.holds.iter().filter(|hold| hold.campaign == campaign_id(campaign));
+        its.max_by_key(|hold| hold.number).expect("it was on hold").clone()
+    }
+
+    fn by_user_rows(&self) -> usize {
+        self.engines().rows.store.rows.lock().by_user.len()
+    }
+
     fn coupons(&self, campaign: u8) -> usize {
         self.engines().rows.store.rows.lock().coupons_of(&campaign_id(campaign)).count()
     }

@@ -242,6 +242,16 @@ pub async fn a_users_coupons_are_read_in_order(store: &dyn CouponStore) {
         let selection = Selection::OfUser { user: user.clone(), bucket: 2 };
         assert_eq!(read_all(store, &id, selection).await, expected);
     }
+    let found: Vec<_> = store.by_user(&id, 2).try_collect().await.expect("the bucket is read");
+    let mut found = found.concat();
+    found.sort_by_key(|row| row.sequence);
+    for (row, coupon) in found.iter().zip(&coupons) {
+        assert_eq!((row.sequence, &row.user), (coupon.sequence, &coupon.user));
+        assert!(row.coupon.as_ref().is_none_or(|it| it == coupon), "{row:?} is not {coupon:?}");
+    }
+    assert_eq!(found.len(), coupons.len());
+    let elsewhere: Vec<_> = store.by_user(&id, 3).try_collect().await.expect("nothing is read");
+    assert_eq!(elsewhere.concat(), []);
     let elsewhere = Selection::OfUser { user: users[0].clone(), bucket: 3 };
     assert_eq!(read_all(store, &id, elsewhere).await, vec![]);
 }

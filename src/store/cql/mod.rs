@@ -214,6 +214,10 @@ impl CouponStore for CqlStore {
         }
     }
 
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        self.shared.by_user(campaign, bucket)
+    }
+
     async fn campaigns(
         &self,
         after: Option<&CampaignId>,
@@ -229,9 +233,5 @@ impl StoreInspection for CqlStore {
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
         let layout = timed("layout", self.shared.layout_in_force()).await;
         layout.map_err(|source| StoreError::new("reading the layout", source))
-    }
-
-    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
-        self.shared.by_user(campaign, bucket)
     }
 }

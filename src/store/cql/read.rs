@@ -26,11 +26,10 @@ use crate::{
         coupon::Coupon,
         definition::{DefinitionVersion, QUOTA_MAX},
         ids::{CampaignId, Partition, Sequence, UserId},
-        rows::{Hold, Mark, Progress},
+        rows::{ByUserRow, Hold, Mark, Progress},
     },
     store::{
-        ByUserPages, ByUserRow, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, StoreError,
-        Unreadable,
+        ByUserPages, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, StoreError, Unreadable,
     },
 };
 

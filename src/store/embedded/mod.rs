@@ -18,7 +18,7 @@ use fjall::{Guard, Keyspace};
 use futures_util::StreamExt;
 
 use super::{
-    ByUserPages, ByUserRow, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
+    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
     StoreInspection, Unreadable,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence},
-        rows::{Hold, Mark, Progress, Row},
+        rows::{ByUserRow, Hold, Mark, Progress, Row},
     },
     embedded::{EmbeddedDatabase, Operation, ReadFailure, ReadHandle, Reading, keys},
     telemetry::metrics,
@@ -160,6 +160,18 @@ impl CouponStore for EmbeddedStore {
         futures_util::stream::try_unfold(pages, Pages::next).boxed()
     }
 
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        let index = IndexPages {
+            unread: Some(self.database.clone()),
+            reads: self.database.reads().clone(),
+            campaign: campaign.clone(),
+            bucket,
+            last: None,
+            ended: false,
+        };
+        futures_util::stream::try_unfold(index, IndexPages::next).boxed()
+    }
+
     async fn campaigns(
         &self,
         after: Option<&CampaignId>,
@@ -185,21 +197,12 @@ impl StoreInspection for EmbeddedStore {
         };
         self.read("layout", "reading the layout", read).await
     }
-
-    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
-        let index = IndexPages {
-            reads: self.database.reads().clone(),
-            campaign: campaign.clone(),
-            bucket,
-            last: None,
-            ended: false,
-        };
-        futures_util::stream::try_unfold(index, IndexPages::next).boxed()
-    }
 }
 
 /// A stream of pages of the by-user index.
 struct IndexPages {
+    /// As in [`Pages::unread`].
+    unread: Option<Arc<EmbeddedDatabase>>,
     reads: Arc<ReadHandle>,
     campaign: CampaignId,
     bucket: u8,
@@ -212,6 +215,9 @@ impl IndexPages {
     async fn next(mut self) -> Result<Option<(Vec<ByUserRow>, Self)>, StoreError> {
         if self.ended {
             return Ok(None);
+        }
+        if let Some(database) = self.unread.take() {
+            database.written().await;
         }
         let (campaign, bucket) = (self.campaign.clone(), self.bucket);
         let operation = format!("reading the by-user view of {campaign}, bucket {bucket}");

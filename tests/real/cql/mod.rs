@@ -18,7 +18,8 @@ use coupond::{
         rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
     },
     store::{
-        CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError, contract,
+        ByUserPages, CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError,
+        contract,
         cql::{CqlStore, STEPS, connect},
     },
 };
@@ -164,6 +165,10 @@ impl CouponStore for Patient {
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
         self.0.coupons(campaign, selection)
+    }
+
+    fn by_user(&self, campaign: &CampaignId, bucket: u8) -> ByUserPages {
+        self.0.by_user(campaign, bucket)
     }
 
     async fn campaigns(

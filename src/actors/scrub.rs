@@ -1,0 +1,157 @@
+//! Looks at the by-user rows of campaigns that decide, and writes again those that have vanished.
+//!
+//! A node rests behind each page, whatever the number of its partitions and campaigns: in the
+//! background, a few thousand rows a second are soon millions.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt};
+use ractor::ActorRef;
+
+use super::{
+    Environment,
+    io::{self, readable},
+    messages::PartitionMessage,
+};
+use crate::{
+    domain::{
+        coupon::Coupon,
+        halt::HoldReason,
+        ids::{CampaignId, Offset, Partition, Sequence},
+        rows::Row,
+    },
+    partition::{
+        flow::Event,
+        recovery::Contradiction,
+        scrub::{Scrub, repairable},
+    },
+    store::{Selection, StoreError},
+    telemetry::{Chain, metrics},
+};
+
+/// What a look found: nothing that is still missing, or why the campaign must be held.
+type Found = Result<(), Contradiction>;
+
+/// A look at a campaign in the background.
+pub(super) struct Look {
+    pub(super) environment: Arc<Environment>,
+    pub(super) partition: Partition,
+    pub(super) campaign: CampaignId,
+    pub(super) incarnation: u64,
+    pub(super) consumer: ActorRef<PartitionMessage>,
+}
+
+impl Look {
+    /// Looks once. If the store does not answer, the next look begins anew.
+    pub(super) async fn run(self) {
+        match self.look().await {
+            Ok(Ok(())) => {}
+            Ok(Err(contradiction)) => {
+                let Self { campaign, incarnation, consumer, .. } = self;
+                let event = Event::Contradicted { campaign, incarnation, contradiction };
+                let _ended = consumer.cast(PartitionMessage::Event(event));
+            }
+            Err(error) => {
+                let campaign = &self.campaign;
+                tracing::debug!(%campaign, error = %Chain(&error), "by-user rows not looked at");
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Found, StoreError> {
+        // What is settled stands in both views; a hold needs to reach no lower.
+        let progress = self.environment.store.progress(self.partition).await?;
+        let from = progress.map_or(0, |progress| progress.next);
+        let pause = Duration::from_millis(self.environment.limits.scrub_pause_ms);
+        look(&self.environment, &self.campaign, from, Some(pause)).await
+    }
+}
+
+/// Looks at all by-user rows below a campaign's mark, and writes missing ones again. What cannot be
+/// restored is a contradiction from `from` on. With a pause, it rests behind each page.
+///
+/// # Errors
+/// The store does not answer.
+pub(super) async fn look(
+    environment: &Environment,
+    campaign: &CampaignId,
+    from: Offset,
+    pause: Option<Duration>,
+) -> Result<Found, StoreError> {
+    let undecodable = |detail| {
+        let reason = HoldReason::RowUndecodable;
+        Ok(Err(Contradiction { from, reason, detail }))
+    };
+    let partition = environment.codec.partition_of(campaign);
+    let rows = match readable(environment.store.campaign(campaign, partition).await)? {
+        Ok(rows) => rows,
+        Err(detail) => return undecodable(detail),
+    };
+    let Some(mut scrub) = Scrub::new(&rows, environment.keys.clone()) else { return Ok(Ok(())) };
+    for bucket in 0..scrub.buckets() {
+        let mut pages = environment.store.by_user(campaign, bucket);
+        while let Some(page) = pages.next().await {
+            match readable(page)? {
+                Ok(page) => page.iter().for_each(|row| scrub.take(bucket, row)),
+                Err(detail) => return undecodable(detail),
+            }
+            rest(environment, pause).await;
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut next = 1;
+    loop {
+        let missing = scrub.missing(next);
+        let Some(last) = missing.last() else { return Ok(Ok(())) };
+        next = last + 1;
+        if let Err(contradiction) = restore(environment, campaign, &missing, from).await? {
+            return Ok(Err(contradiction));
+        }
+        rest(environment, pause).await;
+    }
+}
+
+/// Rests behind a page, while no other look of the node rests.
+async fn rest(environment: &Environment, pause: Option<Duration>) {
+    if let Some(pause) = pause {
+        // The only error is a closed semaphore, and this one is never closed.
+        let _permit = environment.shared.scrub.acquire().await.ok();
+        environment.clock.sleep(pause).await;
+    }
+}
+
+/// Writes the by-user rows of these coupons again, and reads them back.
+async fn restore(
+    environment: &Environment,
+    campaign: &CampaignId,
+    missing: &[Sequence],
+    from: Offset,
+) -> Result<Found, StoreError> {
+    let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return Ok(Ok(())) };
+    let between = Selection::Between { first: *first, last: *last };
+    let pages = environment.store.coupons(campaign, between);
+    let stored = match readable(pages.try_concat().await)? {
+        Ok(stored) => stored,
+        Err(detail) => {
+            let reason = HoldReason::RowUndecodable;
+            return Ok(Err(Contradiction { from, reason, detail }));
+        }
+    };
+    let mut coupons: Vec<Coupon> = Vec::with_capacity(missing.len());
+    for sequence in missing {
+        let coupon = stored.iter().find(|coupon| coupon.sequence == *sequence);
+        if let Err(contradiction) = repairable(&environment.keys, *sequence, coupon, from) {
+            return Ok(Err(contradiction));
+        }
+        coupons.extend(coupon.cloned());
+    }
+    let count = coupons.len();
+    tracing::warn!(%campaign, first, count, "by-user rows have vanished; they are written again");
+    let rows: Vec<Row> = coupons.iter().cloned().map(Row::Coupon).collect();
+    environment.store.write(&rows).await?;
+    let missing = io::not_restored(environment, &coupons, |_| from).await;
+    if missing.is_none() {
+        metrics::by_user_rows_restored(count);
+    }
+    Ok(missing.map_or(Ok(()), Err))
+}

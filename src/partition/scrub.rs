@@ -1,0 +1,219 @@
+//! Compares a campaign's by-user rows with its mark, whose coupons all have one.
+//!
+//! A vanished by-user row shows nowhere else: the coupon row is there, and the campaign's actor knows
+//! the holder. But a request of that user is answered from the by-user rows once it is settled.
+
+use std::sync::Arc;
+
+use super::recovery::Contradiction;
+use crate::domain::{
+    campaign::user_bucket,
+    coupon::Coupon,
+    halt::HoldReason,
+    ids::{Offset, Sequence},
+    keys::Keys,
+    rows::{ByUserRow, CampaignRows, Hold, HoldState},
+};
+
+/// Most coupons that are looked at again in one read: they lie next to each other.
+pub const REPAIRED_MAX: u32 = 256;
+
+/// One look at all by-user rows of a campaign.
+#[derive(Debug)]
+pub struct Scrub {
+    keys: Arc<Keys>,
+    /// Buckets of the view.
+    buckets: u8,
+    /// Coupons below the mark.
+    issued: Sequence,
+    /// One bit for each of them: its row was seen. Of 10 million coupons these are 1.25 MB.
+    seen: Vec<u64>,
+}
+
+impl Scrub {
+    /// Begins a look at a campaign. Returns none if it has issued nothing.
+    #[must_use]
+    pub fn new(rows: &CampaignRows, keys: Arc<Keys>) -> Option<Self> {
+        let issued = rows.mark.as_ref()?.counts.issued;
+        // The number is fixed by the last version before the first coupon.
+        let buckets = rows.versions.last()?.definition.user_buckets;
+        let seen = vec![0; issued.div_ceil(u64::BITS) as usize];
+        (issued > 0).then_some(Self { keys, buckets, issued, seen })
+    }
+
+    /// Returns the number of buckets to be read.
+    #[must_use]
+    pub fn buckets(&self) -> u8 {
+        self.buckets
+    }
+
+    /// Takes a row of a bucket. One that was altered, or that readers do not find, counts as missing.
+    pub fn take(&mut self, bucket: u8, row: &ByUserRow) {
+        let ByUserRow { user, sequence, coupon } = row;
+        let is_whole = coupon.as_ref().is_none_or(|it| self.keys.coupon_digest(it) == it.digest);
+        let its_bucket = user_bucket(self.keys.user_digest(user), self.buckets);
+        if is_whole && its_bucket == bucket && (1..=self.issued).contains(sequence) {
+            let at = sequence - 1;
+            self.seen[(at / u64::BITS) as usize] |= 1 << (at % u64::BITS);
+        }
+    }
+
+    /// Returns the first coupons without a row from `from` on, at most [`REPAIRED_MAX`] apart.
+    #[must_use]
+    pub fn missing(&self, from: Sequence) -> Vec<Sequence> {
+        let is_missing = |sequence: &Sequence| {
+            let at = sequence - 1;
+            self.seen[(at / u64::BITS) as usize] >> (at % u64::BITS) & 1 == 0
+        };
+        let Some(first) = (from.max(1)..=self.issued).find(is_missing) else { return Vec::new() };
+        let last = first.saturating_add(REPAIRED_MAX - 1).min(self.issued);
+        (first..=last).filter(is_missing).collect()
+    }
+}
+
+/// Checks the coupon of a missing by-user row before the row is written again.
+///
+/// # Errors
+/// The coupon row is missing too, or was altered. The campaign's next start says where.
+pub fn repairable(
+    keys: &Keys,
+    sequence: Sequence,
+    coupon: Option<&Coupon>,
+    from: Offset,
+) -> Result<(), Contradiction> {
+    let (reason, detail) = match coupon {
+        None => (HoldReason::RowsMissing, format!("the row of coupon {sequence} is missing")),
+        Some(coupon) if keys.coupon_digest(coupon) != coupon.digest => {
+            (HoldReason::RowAltered, format!("the row of coupon {sequence} was altered"))
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(Contradiction { from, reason, detail })
+}
+
+/// Compares a coupon with what the by-user view has of its user, after its row was written.
+///
+/// # Errors
+/// The row is still missing.
+pub fn restored(coupon: &Coupon, found: &[Coupon], from: Offset) -> Result<(), Contradiction> {
+    if found.contains(coupon) {
+        return Ok(());
+    }
+    let Coupon { sequence, user, .. } = coupon;
+    let detail = format!(
+        "the by-user row of coupon {sequence} ({user}) was written but cannot be read back: if it \
+         was deleted, restore the table or insert the row again, then release the campaign"
+    );
+    Err(Contradiction { from, reason: HoldReason::ByUserRowMissing, detail })
+}
+
+/// Returns where a campaign goes back on hold if its by-user rows are still missing: it is being
+/// released from such a hold.
+#[must_use]
+pub fn released(rows: &CampaignRows) -> Option<Offset> {
+    let is_of = |hold: &&Hold| {
+        hold.state == HoldState::Released
+            && hold.reason_parts().0 == HoldReason::ByUserRowMissing.slug()
+    };
+    rows.holds.iter().filter(is_of).map(|hold| hold.from).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            campaign::Campaign,
+            decision::{DerivedRow, Outcome},
+            ids::CampaignId,
+            rows::Mark,
+        },
+        partition::fold::tests::{counts, defined, keys, request},
+    };
+
+    const ISSUED: u32 = 8;
+
+    /// Returns the rows of a campaign with a few coupons.
+    fn rows() -> (CampaignRows, Vec<Coupon>) {
+        let mut campaign = Campaign::new(CampaignId::parse("spring").unwrap(), 1, 0, keys());
+        let (mut versions, mut coupons) = (Vec::new(), Vec::new());
+        let asks = (1..=ISSUED.into()).map(|offset| request(offset, &format!("u{offset}")));
+        for (at, record) in std::iter::once(defined()).chain(asks) {
+            match campaign.fold(at, &record) {
+                Outcome::Decided { row: Some(DerivedRow::Coupon(it)), .. } => coupons.push(it),
+                Outcome::Decided { row: Some(DerivedRow::Version(it)), .. } => versions.push(*it),
+                outcome => panic!("no row comes of {outcome:?}"),
+            }
+        }
+        let campaign = CampaignId::parse("spring").unwrap();
+        let mark = Some(Mark { campaign, offset: 9, counts: counts(ISSUED) });
+        (CampaignRows { holds: Vec::new(), mark, versions }, coupons)
+    }
+
+    fn by_user(coupon: &Coupon) -> ByUserRow {
+        let (user, sequence) = (coupon.user.clone(), coupon.sequence);
+        ByUserRow { user, sequence, coupon: Some(coupon.clone()) }
+    }
+
+    #[test]
+    fn rows_that_readers_do_not_find_are_missing() {
+        let (rows, coupons) = rows();
+        let mut scrub = Scrub::new(&rows, keys()).unwrap();
+        assert_eq!(scrub.missing(1), (1..=ISSUED).collect::<Vec<_>>());
+        for coupon in &coupons {
+            let mut row = by_user(coupon);
+            match coupon.sequence {
+                2 => continue,
+                4 => row.coupon.as_mut().unwrap().issued_at.0 += 1,
+                6 => row.coupon = None,
+                8 => {
+                    scrub.take(coupon.user_bucket + 1, &row);
+                    continue;
+                }
+                _ => {}
+            }
+            scrub.take(coupon.user_bucket, &row);
+        }
+        assert_eq!(scrub.missing(1), [2, 4, 8], "one vanished, one altered, one misplaced");
+        assert_eq!((scrub.missing(5), scrub.missing(9)), (vec![8], vec![]));
+    }
+
+    #[test]
+    fn only_what_the_mark_counts_is_looked_at() {
+        let (mut rows, coupons) = rows();
+        let mark = rows.mark.as_mut().unwrap();
+        mark.counts.issued = 3;
+        let mut scrub = Scrub::new(&rows, keys()).unwrap();
+        coupons.iter().for_each(|coupon| scrub.take(coupon.user_bucket, &by_user(coupon)));
+        assert!(scrub.missing(1).is_empty());
+        rows.mark.as_mut().unwrap().counts.issued = 0;
+        assert!(Scrub::new(&rows, keys()).is_none());
+        rows.mark = None;
+        assert!(Scrub::new(&rows, keys()).is_none());
+    }
+
+    #[test]
+    fn missing_rows_are_restored_near_each_other() {
+        let (mut rows, _) = rows();
+        rows.mark.as_mut().unwrap().counts.issued = REPAIRED_MAX + 2;
+        let scrub = Scrub::new(&rows, keys()).unwrap();
+        assert_eq!(scrub.missing(1).len(), REPAIRED_MAX as usize);
+        assert_eq!(scrub.missing(REPAIRED_MAX + 1), [REPAIRED_MAX + 1, REPAIRED_MAX + 2]);
+    }
+
+    #[test]
+    fn only_a_sound_coupon_is_written_again() {
+        let (_, coupons) = rows();
+        let reason = |coupon: Option<&Coupon>| {
+            repairable(&keys(), 1, coupon, 9).err().map(|found| (found.from, found.reason))
+        };
+        assert_eq!(reason(Some(&coupons[0])), None);
+        assert_eq!(reason(None), Some((9, HoldReason::RowsMissing)));
+        let mut altered = coupons[0].clone();
+        altered.issued_at.0 += 1;
+        assert_eq!(reason(Some(&altered)), Some((9, HoldReason::RowAltered)));
+        assert_eq!(restored(&coupons[0], &coupons[..1], 9), Ok(()));
+        let lost = restored(&coupons[0], &[altered], 9).unwrap_err();
+        assert_eq!((lost.from, lost.reason), (9, HoldReason::ByUserRowMissing));
+    }
+}
