@@ -92,7 +92,8 @@ fn audited(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
                 None => false,
                 Some(Damaged::Campaign(damaged)) => {
                     let is_of_answers = finding.kind.starts_with("answer_")
-                        && finding.kind != "answer_holds_nothing";
+                        && finding.kind != "answer_holds_nothing"
+                        && !lacks_by_user_rows(engines, damaged);
                     is_of_campaign(finding, damaged) && !is_of_answers
                 }
                 Some(Damaged::Partition(damaged)) => {
@@ -110,6 +111,15 @@ fn audited(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
         Err(_) if evidence.damaged.is_some() => Vec::new(),
         Err(error) => vec![Violation::new("INV-7", format!("the audit failed: {error}"))],
     }
+}
+
+/// Whether a campaign is on hold because its by-user rows cannot be restored. The hold begins at
+/// progress: what is settled is answered from the rows that are left.
+fn lacks_by_user_rows(engines: &Engines, campaign: &CampaignId) -> bool {
+    let slug = HoldReason::ByUserRowMissing.slug();
+    let holds = &engines.rows.store.rows.lock().holds;
+    let mut its = holds.iter().filter(|hold| hold.campaign == *campaign && hold.is_in_force());
+    its.any(|hold| hold.reason_parts().0 == slug)
 }
 
 /// Whether the audit finds nothing wrong with a campaign.
