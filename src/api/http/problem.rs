@@ -78,6 +78,7 @@ kinds! {
     RequestTimeout: REQUEST_TIMEOUT, "request-timeout", "Request body timed out", "invalid";
     AlreadyDefined: CONFLICT, "already-defined", "Campaign already defined", "invalid";
     QuotaBelowIssued: CONFLICT, "quota-below-issued", "Quota below issued coupons", "invalid";
+    NotReleasable: CONFLICT, "not-releasable", "Campaign cannot be released", "invalid";
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body-too-large", "Request body too large", "invalid";
     UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type",
         "Unsupported media type", "invalid";
@@ -256,6 +257,7 @@ impl From<ServiceError> for Problem {
                 problem.0.issued = Some(issued);
                 problem
             }
+            ServiceError::NotReleasable { .. } => Self::new(Kind::NotReleasable, detail),
             ServiceError::CampaignClosed => Self::new(Kind::Rejected(Reason::Closed), detail),
             ServiceError::Invalid(faults) => {
                 Self::invalid(faults.into_iter().map(FieldFault::from).collect())

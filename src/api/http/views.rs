@@ -1,5 +1,7 @@
 //! What is shown, in the shapes and spellings that the outside relies on.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::{definition::TermsBody, times::Rfc3339};
@@ -147,12 +149,12 @@ struct ActorBody<'a> {
 struct HoldBody<'a> {
     kind: HoldKind,
     from: Offset,
-    reason: &'a str,
+    reason: Cow<'a, str>,
 }
 
 impl<'a> From<&'a Hold> for HoldBody<'a> {
     fn from(hold: &'a Hold) -> Self {
-        Self { kind: hold.kind, from: hold.from, reason: &hold.reason }
+        Self { kind: hold.kind, from: hold.from, reason: Cow::Borrowed(&hold.reason) }
     }
 }
 
@@ -165,9 +167,13 @@ impl<'a> From<&'a CampaignView> for AdminBody<'a> {
 }
 
 impl<'a> From<&'a AdminView> for AdminBody<'a> {
-    fn from(AdminView { view, actor }: &'a AdminView) -> Self {
+    fn from(AdminView { view, actor, not_releasable }: &'a AdminView) -> Self {
         let actor = ActorBody { state: actor.state, reason: actor.reason.as_deref() };
-        Self { actor: Some(actor), ..Self::from(view) }
+        let mut body = Self { actor: Some(actor), ..Self::from(view) };
+        if let (Some(hold), Some(why)) = (&mut body.hold, not_releasable) {
+            hold.reason = format!("{}; it cannot be released: {why}", hold.reason).into();
+        }
+        body
     }
 }
 

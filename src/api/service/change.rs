@@ -241,6 +241,9 @@ impl NodeService {
         if snapshot.quarantine().is_none() {
             return self.view(campaign, &snapshot);
         }
+        if let Some(reason) = self.not_releasable(campaign, &snapshot).await? {
+            return Err(ServiceError::NotReleasable { reason });
+        }
         let based_on = snapshot.edge.latest().map(|latest| latest.position.offset);
         let named = snapshot.holds.iter().map(Hold::name).take(HOLDS_RELEASED_MAX);
         let named: Vec<HoldName> = named.collect();

@@ -167,6 +167,8 @@ pub(crate) struct AdminView {
     pub view: CampaignView,
     /// The campaign's actor on this node.
     pub actor: ActorView,
+    /// Why the campaign cannot be released, and what to do instead.
+    pub not_releasable: Option<String>,
 }
 
 /// Changes of campaigns. Each call returns once its change is in effect.
@@ -200,7 +202,8 @@ pub(crate) trait ChangeCampaigns: Send + Sync + 'static {
     /// Carries out a control verb. A release returns when the hold is marked released.
     ///
     /// # Errors
-    /// [`ServiceError::UnknownCampaign`], [`ServiceError::CampaignClosed`].
+    /// [`ServiceError::UnknownCampaign`], [`ServiceError::CampaignClosed`],
+    /// [`ServiceError::NotReleasable`].
     async fn control(
         &self,
         campaign: &CampaignId,
@@ -329,6 +332,12 @@ pub(crate) enum ServiceError {
     /// An operator closed the campaign; that is final.
     #[error("the campaign is closed for good")]
     CampaignClosed,
+    /// The log no longer has the records that a replay of the campaign needs.
+    #[error("the campaign cannot be released: {reason}")]
+    NotReleasable {
+        /// What is missing, and what to do instead.
+        reason: String,
+    },
     /// The terms break rules.
     #[error("the terms break {} rule(s)", .0.len())]
     Invalid(Vec<Fault>),

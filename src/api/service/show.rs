@@ -15,6 +15,7 @@ use crate::{
         answer::CouponFace,
         definition::Audience,
         ids::{CampaignId, Position, UserId},
+        rows::Hold,
     },
     store::LISTING_MAX,
 };
@@ -98,12 +99,44 @@ impl ShowCampaigns for NodeService {
 
     async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, ServiceError> {
         let snapshot = self.campaigns.current(campaign).await?;
-        let view = self.view(campaign, &*snapshot.ok_or(ServiceError::UnknownCampaign)?)?;
-        Ok(AdminView { view, actor: self.actors.view(campaign) })
+        let snapshot = snapshot.ok_or(ServiceError::UnknownCampaign)?;
+        let view = self.view(campaign, &snapshot)?;
+        // A log that does not answer now leaves the rest of the view as it is.
+        let not_releasable = self.not_releasable(campaign, &snapshot).await.unwrap_or_default();
+        Ok(AdminView { view, actor: self.actors.view(campaign), not_releasable })
     }
 }
 
 impl NodeService {
+    /// Returns why a campaign cannot be released, if so: its replay needs records below the log's
+    /// start.
+    pub(super) async fn not_releasable(
+        &self,
+        campaign: &CampaignId,
+        snapshot: &CampaignSnapshot,
+    ) -> Result<Option<String>, ServiceError> {
+        let Some(from) = snapshot.holds.iter().map(Hold::unsettled_from).min() else {
+            return Ok(None);
+        };
+        let bounds = self.log.bounds(self.codec.partition_of(campaign));
+        let low = match self.clock.timeout(STORE_TIMEOUT, bounds).await {
+            Ok(Ok(bounds)) => bounds.low,
+            Ok(Err(error)) => return Err(ServiceError::Unavailable { detail: chain(&error) }),
+            Err(_) => {
+                let detail = "reading the start of the log timed out".to_owned();
+                return Err(ServiceError::Unavailable { detail });
+            }
+        };
+        let remaining = || self.view(campaign, snapshot).map_or(0, |view| view.remaining);
+        Ok((from < low).then(|| {
+            format!(
+                "records from {from} on are needed, but the log begins at {low}; to follow up, give \
+                 what remains to another campaign: coupond campaign create NEW-ID --quota {}",
+                remaining()
+            )
+        }))
+    }
+
     async fn page_of_ids(
         &self,
         after: Option<&CampaignId>,

@@ -374,6 +374,7 @@ async fn errors_of_changes_have_status_and_type() {
         (ServiceError::AlreadyDefined { differing: Vec::new() }, 409, "already-defined", None),
         (ServiceError::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", Some(17)),
         (ServiceError::CampaignClosed, 409, "closed", None),
+        (ServiceError::NotReleasable { reason: "trimmed".to_owned() }, 409, "not-releasable", None),
         (ServiceError::Halted { reason }, 503, "halted", None),
         (ServiceError::OutcomeUnknown { detail: detail.clone() }, 503, "outcome-unknown", None),
         (ServiceError::Unavailable { detail }, 503, "unavailable", None),
@@ -425,10 +426,16 @@ async fn an_admin_view_has_actor_and_hold() {
     let actor = ActorView { state: "quarantined", reason: Some("see hold".to_owned()) };
     let quarantined =
         CampaignView { state: CampaignState::Quarantined, hold: Some(hold), ..view("spring") };
+    let admin = AdminView { view: quarantined.clone(), actor, not_releasable: None };
+    let stuck = AdminView { not_releasable: Some("trimmed".to_owned()), ..admin.clone() };
+    let site = Site::new(Script { admin_view: Ok(stuck), ..Script::default() });
+    let reply = ask(&site, "GET", SPRING, "").await;
+    let reason = r#""reason":"row 18 is missing; it cannot be released: trimmed""#;
+    assert!(reply.body.contains(reason), "{}", reply.body);
     let site = Site::new(Script {
         campaign: Ok(quarantined.clone()),
-        change: Ok(quarantined.clone()),
-        admin_view: Ok(AdminView { view: quarantined, actor }),
+        change: Ok(quarantined),
+        admin_view: Ok(admin),
         ..Script::default()
     });
     let hold = r#","hold":{"kind":"contradiction","from":31,"reason":"row 18 is missing"}"#;

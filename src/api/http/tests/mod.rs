@@ -71,7 +71,7 @@ impl Default for Script {
             coupons_of: Ok(vec![coupon(3), coupon(17)]),
             define: Ok((true, view.clone())),
             change: Ok(view.clone()),
-            admin_view: Ok(AdminView { view, actor }),
+            admin_view: Ok(AdminView { view, actor, not_releasable: None }),
             not_ready: Vec::new(),
             degraded: Vec::new(),
             asked: Mutex::default(),

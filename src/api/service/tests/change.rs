@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::world::{HANGS, ServiceWorld, campaign, request, terms};
 use crate::{
-    api::service::{CampaignState, ChangeCampaigns, ControlVerb, IssueCoupons, ServiceError},
+    api::service::{
+        CampaignState, ChangeCampaigns, ControlVerb, IssueCoupons, ServiceError, ShowCampaigns,
+    },
     domain::{
         code::CodeFormat,
         definition::{Amendment, QUOTA_MAX, Terms},
@@ -13,7 +15,7 @@ use crate::{
         record::{Change, Control, Record},
         rows::HoldState,
     },
-    simulation::testing::{Call, Engine, Fate, Settle},
+    simulation::testing::{Call, Engine, FIRST_OFFSET, Fate, Settle},
 };
 
 fn quota(quota: u32) -> Amendment {
@@ -185,7 +187,7 @@ async fn a_store_failure_after_append_is_unknown() {
 #[tokio::test(start_paused = true)]
 async fn only_a_release_passes_a_hold_or_halt() {
     let (world, spring) = ServiceWorld::with_spring().await;
-    world.hold(&spring, 5, HoldState::Open);
+    world.hold(&spring, FIRST_OFFSET + 5, HoldState::Open);
     for verb in [ControlVerb::Pause, ControlVerb::Close] {
         let refused = world.service.control(&spring, verb).await;
         assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
@@ -202,7 +204,7 @@ async fn only_a_release_passes_a_hold_or_halt() {
     world.until(|| world.len() == 2).await;
     world.pass(Duration::from_secs(1)).await;
     assert!(!releasing.is_finished(), "the hold is still open");
-    world.hold(&spring, 5, HoldState::Released);
+    world.hold(&spring, FIRST_OFFSET + 5, HoldState::Released);
     let view = releasing.await.unwrap().unwrap();
     assert_eq!(view.state, CampaignState::Quarantined);
     assert_eq!(view.hold.map(|hold| hold.state), Some(HoldState::Released));
@@ -211,7 +213,7 @@ async fn only_a_release_passes_a_hold_or_halt() {
 #[tokio::test(start_paused = true)]
 async fn releasing_without_a_hold_appends_nothing() {
     let (world, spring) = ServiceWorld::with_spring().await;
-    world.hold(&spring, 5, HoldState::Closed);
+    world.hold(&spring, FIRST_OFFSET + 5, HoldState::Closed);
     assert_eq!(
         world.service.control(&spring, ControlVerb::Release).await.unwrap().state,
         CampaignState::Open
@@ -224,7 +226,32 @@ async fn releasing_without_a_hold_appends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn an_unmarked_release_is_unknown() {
     let (world, spring) = ServiceWorld::with_spring().await;
-    world.hold(&spring, 5, HoldState::Open);
+    world.hold(&spring, FIRST_OFFSET + 5, HoldState::Open);
     let unknown = world.service.control(&spring, ControlVerb::Release).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_below_the_logs_start_is_refused() {
+    let (world, spring) = ServiceWorld::with_spring().await;
+    let _owner = world.owner_at_work(Settle::All);
+    for user in ["u1", "u2", "u3"] {
+        assert!(
+            world.service.issue(request(&spring, user), Some(Duration::from_secs(5))).await.is_ok()
+        );
+    }
+    let end = world.end(world.partition_of(&spring));
+    world.hold(&spring, end - 1, HoldState::Open);
+    let before = world.service.admin_view(&spring).await.unwrap();
+    assert_eq!(before.not_releasable, None);
+    world.trim(world.partition_of(&spring), end);
+    let records = world.len();
+    let refused = world.service.control(&spring, ControlVerb::Release).await;
+    let Err(ServiceError::NotReleasable { reason }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains(&format!("records from {} on are needed", end - 1)), "{reason}");
+    let follow_up = format!("campaign create NEW-ID --quota {}", before.view.remaining);
+    assert!(reason.ends_with(&follow_up), "{reason}");
+    assert_eq!(world.len(), records, "nothing is appended");
+    let shown = world.service.admin_view(&spring).await.unwrap();
+    assert_eq!(shown.not_releasable, Some(reason));
 }
