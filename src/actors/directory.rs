@@ -47,13 +47,15 @@ struct PartitionViews {
 pub struct Directory {
     codec: Codec,
     partitions: Mutex<BTreeMap<Partition, PartitionViews>>,
+    /// What is about to be removed undecided, by partition.
+    expiring: Mutex<BTreeMap<Partition, String>>,
 }
 
 impl Directory {
     /// Starts without a partition.
     #[must_use]
     pub fn new(codec: Codec) -> Self {
-        Self { codec, partitions: Mutex::default() }
+        Self { codec, partitions: Mutex::default(), expiring: Mutex::default() }
     }
 
     /// Notes that this node owns the partition, and whether it is halted. Forgets what was known
@@ -71,6 +73,21 @@ impl Directory {
         metrics::partition_lag(partition, 0);
         self.partitions.lock().remove(&partition);
         show_halt(partition, None);
+        self.expires(partition, None);
+    }
+
+    /// Notes what is about to be removed undecided from the log of a partition, if anything is.
+    pub(super) fn expires(&self, partition: Partition, warning: Option<String>) {
+        metrics::partition_expiring(partition, warning.is_some());
+        let mut expiring = self.expiring.lock();
+        match warning {
+            Some(warning) if expiring.get(&partition) != Some(&warning) => {
+                tracing::warn!(partition, "{warning}");
+                expiring.insert(partition, warning);
+            }
+            Some(_) => {}
+            None => drop(expiring.remove(&partition)),
+        }
     }
 
     /// Sets the state of a campaign's actor; `None` means that it has stopped.
@@ -158,6 +175,11 @@ fn show_halt(partition: Partition, now: Option<HaltReason>) {
 }
 
 impl ActorViews for Directory {
+    fn expiring(&self) -> Vec<(Partition, String)> {
+        let expiring = self.expiring.lock();
+        expiring.iter().map(|(partition, warning)| (*partition, warning.clone())).collect()
+    }
+
     fn view(&self, campaign: &CampaignId) -> ActorView {
         let partitions = self.partitions.lock();
         let Some(views) = partitions.get(&self.codec.partition_of(campaign)) else {

@@ -17,6 +17,7 @@ use crate::{
     log::{FailedReads, LogReader, ReadError},
     partition::{
         assignment::{self, Start},
+        expiry,
         recovery::Contradiction,
         scrub,
     },
@@ -153,6 +154,22 @@ pub(super) async fn partition_rows(
     let read = async || readable(environment.store.partition(partition).await);
     let rows = until_done(environment, "reading a partition's progress and holds", read).await;
     rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))
+}
+
+/// Returns what operators are told of undecided records that the log is about to remove.
+///
+/// # Errors
+/// Log or store do not answer. The next look is a minute later.
+pub(super) async fn expiring(
+    environment: &Environment,
+    partition: Partition,
+) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
+    let Some(expiring) = environment.log.expiring(partition, environment.clock.now()).await? else {
+        return Ok(None);
+    };
+    let rows = environment.store.partition(partition).await?;
+    let high = environment.log.bounds(partition).await?.high;
+    Ok(expiry::warning(&rows, high, &expiring))
 }
 
 /// Writes groups of rows one after the other, and retries each until it is durable.

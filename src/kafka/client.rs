@@ -9,7 +9,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
@@ -143,6 +143,31 @@ pub(crate) async fn watermarks(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Returns the offset of the first record of a partition that is not older than `time`, in
+/// milliseconds since 1970. None: all records are older.
+pub(crate) async fn first_since(
+    consumer: Arc<BaseConsumer<ClientLog>>,
+    topic: &str,
+    partition: u32,
+    time: i64,
+) -> Result<Option<u64>, KafkaError> {
+    let topic = topic.to_owned();
+    let ask = move || {
+        let mut asked = TopicPartitionList::new();
+        // The time takes the offset's place in the question.
+        asked.add_partition_offset(&topic, native_partition(partition), Offset::Offset(time))?;
+        let found = consumer.offsets_for_times(asked, QUERY_TIMEOUT)?;
+        let found = found.find_partition(&topic, native_partition(partition));
+        let found = found.ok_or(KafkaError::Canceled)?;
+        found.error()?;
+        Ok(match found.offset() {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        })
+    };
+    tokio::task::spawn_blocking(ask).await.map_err(|_| KafkaError::Canceled)?
 }
 
 /// A failed operation of a Kafka client. Retrying may help.

@@ -27,6 +27,7 @@ use crate::{
         halt::Halt,
         ids::{Offset, Partition, Timestamp},
     },
+    partition::expiry::Expiring,
     wire::{LogRecord, NewRecord},
 };
 
@@ -242,6 +243,20 @@ pub trait RequestLog: Send + Sync + 'static {
         next: Offset,
         keep_from: Option<Offset>,
     ) -> Result<(), LogError>;
+
+    /// Says which records of the partition the log is about to remove, decided or not. None if it
+    /// keeps all, or while that is not known.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    async fn expiring(
+        &self,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<Option<Expiring>, LogError> {
+        let _ = (partition, now);
+        Ok(None)
+    }
 
     /// Stores a record that cannot be decoded, or that belongs to another partition, with the
     /// reason. Returns when it is durable. Storing it twice is harmless.

@@ -1,6 +1,6 @@
 //! The state of a campaign's actor, for operators.
 
-use crate::domain::ids::CampaignId;
+use crate::domain::ids::{CampaignId, Partition};
 
 /// The state of a campaign's actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,8 +12,12 @@ pub struct ActorView {
     pub reason: Option<String>,
 }
 
-/// Gives the states of this node's coupon actors.
+/// Gives the states of this node's actors.
 pub trait ActorViews: Send + Sync + 'static {
     /// Returns the state of the actor of `campaign`.
     fn view(&self, campaign: &CampaignId) -> ActorView;
+
+    /// Returns the partitions of this node whose log is about to remove records that nobody has
+    /// decided, each with a sentence for the operator.
+    fn expiring(&self) -> Vec<(Partition, String)>;
 }

@@ -5,12 +5,13 @@
 //! owned partition: `acks` is its watermark, and `owned_campaign`, `window` and `campaign_holds`
 //! are the states of one campaign in it. `recovery` turns rows into a campaign, `fold` turns a batch
 //! of records into rows and answers, `pipeline` keeps the order of deciding, storing and reporting.
-//! `restart` decides when to try again and when to give up, `scrub` finds by-user rows that vanished.
+//! `expiry` says when undecided records are about to be removed, `restart` decides when to try again and when to give up, `scrub` finds by-user rows that vanished.
 
 pub mod acks;
 pub mod actor_view;
 pub mod assignment;
 mod campaign_holds;
+pub mod expiry;
 pub mod flow;
 pub mod fold;
 mod owned_campaign;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use super::{
     reader::Reader,
     store::Rows,
     strange::Written,
+    trouble::RETENTION_MS,
     unreadable::Unreadable,
     world::{Address, World},
 };
@@ -26,6 +28,7 @@ use crate::{
         AppendError, Appended, Bounds, Found, LocalLog, LogError, LogReader, Ownership, ReadError,
         RequestLog, memory::MemoryPartition, ownership::OwnedPartitions,
     },
+    partition::expiry::{Expiring, expiring_before},
     wire::{LogRecord, NewRecord},
 };
 
@@ -416,6 +419,21 @@ impl RequestLog for WorldLog {
             self.brokers.lock().wrong_trim.get_or_insert(wrong);
         }
         self.check(partition)
+    }
+
+    async fn expiring(
+        &self,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<Option<Expiring>, LogError> {
+        let before = expiring_before(now, Duration::from_millis(RETENTION_MS.unsigned_abs()));
+        let below = self.call(Call::Bounds, Some(partition), move |_, log| {
+            let log = &log.partitions[partition as usize];
+            let young = log.records.values().find(|record| record.time >= before);
+            young.map_or(log.high, |record| record.offset)
+        });
+        let below = below.await.map_err(failed("asking for records by time"))?;
+        Ok(Some(Expiring { below, remedy: "keep them for longer".to_owned() }))
     }
 
     async fn dead_letter(

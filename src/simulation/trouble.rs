@@ -18,7 +18,7 @@ use crate::{
 
 /// How long the log keeps records, in milliseconds: longer than any write is on its way, as retention
 /// is everywhere.
-const RETENTION_MS: i64 = 8_000;
+pub(super) const RETENTION_MS: i64 = 8_000;
 
 impl Story {
     /// Lets an act happen.

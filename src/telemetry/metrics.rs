@@ -27,6 +27,7 @@ const DEAD_LETTERS: &str = "coupond_dead_letters_total";
 const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const CLOCK_STEPS: &str = "coupond_clock_steps_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
+const PARTITIONS_EXPIRING: &str = "coupond_partition_expiring";
 
 /// Counts a request by its outcome at the edge. Outcomes are a closed set, so that the label stays
 /// bounded.
@@ -129,6 +130,12 @@ pub fn partition_halted(partition: Partition, reason: HaltReason, halted: bool) 
         .set(value);
 }
 
+/// Sets whether the log of a partition is about to remove records that nobody has decided.
+pub fn partition_expiring(partition: Partition, expiring: bool) {
+    let value = if expiring { 1.0 } else { 0.0 };
+    gauge!(PARTITIONS_EXPIRING, "partition" => partition.to_string()).set(value);
+}
+
 enum Kind {
     Counter,
     Gauge,
@@ -154,7 +161,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 17] = [
+const ALL: [Description; 18] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -171,6 +178,10 @@ const ALL: [Description; 17] = [
     counter_of(DEAD_LETTERS, "Records stored as dead letters, by reason."),
     counter_of(FEED_LOST, "Messages of the decision feed not sent or not accepted, by reason."),
     counter_of(CLOCK_STEPS, "Steps of the wall clock, during which the log took no records."),
+    gauge_of(
+        PARTITIONS_EXPIRING,
+        "1 while undecided records are about to be removed, otherwise 0.",
+    ),
     gauge_of(PARTITIONS_HALTED, "1 for a halted partition of this node, otherwise 0."),
 ];
 

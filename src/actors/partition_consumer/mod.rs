@@ -31,7 +31,7 @@ use crate::{
         flow::{BatchReport, Event, Flow},
         recovery::Contradiction,
     },
-    telemetry::metrics,
+    telemetry::{Chain, metrics},
     wire::feed_message::FeedMessage,
 };
 
@@ -43,6 +43,9 @@ const TICKS_PER_LOOK: u64 = 20;
 
 /// Such reads between two checks of a halted partition: 10 s.
 const LOOKS_PER_RECHECK: u64 = 10;
+
+/// Such reads between two looks at the age of what is not decided: a minute.
+const LOOKS_PER_AGE: u64 = 60;
 
 /// Such reads after which a partition that cannot be read on halts, although its store has not taken
 /// what was read before: operators must hear of it.
@@ -79,6 +82,7 @@ pub struct PartitionState {
     running: Option<Running>,
     halted: Option<Halt>,
     opening: Option<TaskGuard>,
+    age: Option<TaskGuard>,
     feed: mpsc::Sender<FeedMessage>,
     /// The node stops: nothing new is read any more.
     draining: bool,
@@ -119,6 +123,7 @@ impl Actor for PartitionConsumer {
             running: None,
             halted: None,
             opening: None,
+            age: None,
             feed,
             draining: false,
             drain: None,
@@ -296,6 +301,9 @@ impl PartitionState {
         self.ticks += 1;
         let environment = self.arguments.environment.clone();
         let look_due = self.ticks.is_multiple_of(TICKS_PER_LOOK);
+        if self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_AGE) {
+            self.look_at_age(myself);
+        }
         if self.running.is_some() {
             let (now_ms, wall) = (environment.now_ms(), environment.clock.now());
             self.step(Event::Tick { now_ms, wall }, myself);
@@ -312,6 +320,20 @@ impl PartitionState {
                 self.open(myself);
             }
         }
+    }
+
+    /// Tells operators of undecided records that the log is about to remove, also of a halted partition.
+    fn look_at_age(&mut self, myself: &ActorRef<PartitionMessage>) {
+        if self.age.as_ref().is_some_and(|age| !age.is_finished()) {
+            return;
+        }
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        self.age = Some(TaskGuard::spawn(myself, async move {
+            match io::expiring(&environment, partition).await {
+                Ok(warning) => environment.directory.expires(partition, warning),
+                Err(error) => tracing::debug!(partition, error = %Chain(&*error), "age not known"),
+            }
+        }));
     }
 
     /// Reads the log's end, and the holds that another owner may have written.

@@ -50,7 +50,11 @@ impl ReportHealth for NodeService {
         });
         let refused = self.group_check.as_ref().and_then(|check| check());
         let refused = refused.map(|reason| NotReady { part: "consumer_group", reason });
-        halted.chain(refused).collect()
+        let expiring = self.actors.expiring().into_iter().map(|(partition, warning)| NotReady {
+            part: "retention",
+            reason: format!("partition {partition}: {warning}"),
+        });
+        halted.chain(expiring).chain(refused).collect()
     }
 }
 

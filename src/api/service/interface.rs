@@ -252,7 +252,8 @@ pub(crate) trait ReportHealth: Send + Sync + 'static {
     fn not_ready(&self) -> Vec<NotReady>;
 
     /// Lists what does not work while the node is ready all the same, because no other node could do
-    /// better: halted partitions, and a consumer group that refuses this node.
+    /// better: halted partitions, undecided records that the log is about to remove, and a consumer
+    /// group that refuses this node.
     fn degraded(&self) -> Vec<NotReady>;
 }
 

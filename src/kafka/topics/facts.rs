@@ -190,6 +190,12 @@ impl TopicFacts {
         }
     }
 
+    /// Returns how long the topic keeps records. None: for ever.
+    pub(super) fn retention(&self) -> Option<Duration> {
+        let kept = self.settings.get("retention.ms")?.parse().ok()?;
+        Some(Duration::from_millis(kept))
+    }
+
     fn check_durability(&self, findings: &mut TopicFindings) {
         let time = "message.timestamp.type";
         self.setting(findings, time, "LogAppendTime", "LogAppendTime", |value| {

@@ -109,6 +109,8 @@ pub enum TopicsNow {
         problems: Vec<TopicProblem>,
         /// What would be a warning at start.
         warnings: Vec<String>,
+        /// How long requests are kept. None: for ever.
+        retention: Option<Duration>,
     },
 }
 
@@ -138,6 +140,7 @@ async fn check(
     let one = Needed::of_dead_letters();
     let plan = vec![(Purpose::Result, result, routed), (Purpose::DeadLetter, dead_letter, one)];
     let requests = (Purpose::Request, admin.facts(&request, None).await?);
+    let retention = requests.1.retention();
     let mut findings = TopicFindings::default();
     // Whatever becomes of the others, the topic of requests is judged.
     let others = create_missing(admin, config, plan).await.unwrap_or_else(|error| {
@@ -149,7 +152,7 @@ async fn check(
         facts.check(purpose, needed, &mut findings);
     }
     let TopicFindings { problems, warnings } = findings;
-    Ok(TopicsNow::Found { problems, warnings })
+    Ok(TopicsNow::Found { problems, warnings, retention })
 }
 
 /// Creates the missing topics of `plan`. Returns the facts about all of them.

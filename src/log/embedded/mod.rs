@@ -24,6 +24,7 @@ use crate::{
         DataEntry, EmbeddedDatabase, End, Horizon, Operation, ReadFailure, ReadHandle, SubmitError,
         Tail, keys, unpack,
     },
+    partition::expiry::{Expiring, expiring_before},
     wire::{LogRecord, NewRecord},
 };
 
@@ -268,6 +269,27 @@ impl RequestLog for EmbeddedLog {
             horizon: reads.record_clock.horizon(self.retention),
         };
         self.trim(partition, trimming).await
+    }
+
+    async fn expiring(
+        &self,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<Option<Expiring>, LogError> {
+        let Bounds { low, high } = bounds_of(self.tail(partition, "asking for the age of")?);
+        let before = expiring_before(now, self.retention);
+        // Times may go back a little from one record to the next; the answer is as exact as that.
+        let (mut below, mut end) = (low, high);
+        while below < end {
+            let middle = below + (end - below) / 2;
+            match self.find(partition, middle).await? {
+                Found::Record(record) if record.time >= before => end = middle,
+                _ => below = middle + 1,
+            }
+        }
+        let remedy = "start with a longer embedded.retention, and free some space: they are \
+                      removed only when space is short";
+        Ok(Some(Expiring { below, remedy: remedy.to_owned() }))
     }
 
     async fn dead_letter(

@@ -322,3 +322,21 @@ async fn members_that_left_are_dropped() {
     }
     assert_eq!(log.members.lock().len(), 1);
 }
+
+#[tokio::test]
+async fn records_expire_a_while_before_the_retention_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(0);
+    let log = timed(folder.path(), &clock);
+    append(&log, 10).await;
+    clock.set(600);
+    append(&log, 10).await;
+    let below = async |now: i64| {
+        log.expiring(0, Timestamp(now)).await.unwrap().map(|expiring| expiring.below)
+    };
+    // A seventh of the retention of a second before its end.
+    assert_eq!(below(857).await, Some(0));
+    assert_eq!(below(859).await, Some(10));
+    assert_eq!(below(1_457).await, Some(10));
+    assert_eq!(below(1_459).await, Some(20));
+}

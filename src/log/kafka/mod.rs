@@ -27,11 +27,12 @@ use self::{
 use super::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog};
 use crate::{
     config::KafkaConfig,
-    domain::ids::{Offset, Partition},
+    domain::ids::{Offset, Partition, Timestamp},
     kafka::{
         ClientError,
         client::{self, MAC_HEADER, Topics},
     },
+    partition::expiry::{Expiring, expiring_before},
     wire::{LogRecord, NewRecord},
 };
 
@@ -172,6 +173,22 @@ impl RequestLog for KafkaLog {
             membership.report_progress(partition, next);
         }
         Ok(())
+    }
+
+    async fn expiring(
+        &self,
+        partition: Partition,
+        now: Timestamp,
+    ) -> Result<Option<Expiring>, LogError> {
+        let Some(kept) = self.fitness.retention() else { return Ok(None) };
+        let below = self.readers.first_since(partition, expiring_before(now, kept)).await?;
+        let topic = &self.topics.request;
+        let remedy = format!(
+            "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name \
+             {topic} --add-config retention.ms=-1",
+            self.config.brokers.join(",")
+        );
+        Ok(Some(Expiring { below, remedy }))
     }
 
     async fn dead_letter(

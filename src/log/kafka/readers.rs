@@ -31,7 +31,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{failed, reader::KafkaReader, watch::Fitness};
 use crate::{
     config::KafkaConfig,
-    domain::ids::{Offset, Partition},
+    domain::ids::{Offset, Partition, Timestamp},
     kafka::{
         client::{self, ClientLog, millis, native_offset, native_partition},
         errors::Meaning,
@@ -178,6 +178,24 @@ impl Readers {
             }
             failed(format!("reading watermarks of partition {partition}"), error)
         })
+    }
+}
+
+impl Readers {
+    /// Returns the first offset of `partition` that is not older than `time`, or its end.
+    pub(super) async fn first_since(
+        &self,
+        partition: Partition,
+        time: Timestamp,
+    ) -> Result<Offset, LogError> {
+        let asked = client::first_since(Arc::clone(&self.first), &self.topic, partition, time.0);
+        let found = asked.await.map_err(|error| {
+            failed(format!("asking partition {partition} for its records by time"), error)
+        })?;
+        match found {
+            Some(offset) => Ok(offset),
+            None => Ok(self.watermarks(partition).await?.1),
+        }
     }
 }
 

@@ -23,6 +23,8 @@ const CHECK_AGAIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Fitness {
     unfit: RwLock<Option<Halt>>,
+    /// How long the topic keeps requests, if not for ever and if that is known.
+    retention: RwLock<Option<Duration>>,
     doubted: Notify,
 }
 
@@ -35,6 +37,11 @@ impl Fitness {
     /// Has the topics checked soon: a call found that one does not exist.
     pub(super) fn doubt(&self) {
         self.doubted.notify_one();
+    }
+
+    /// Returns how long the topic keeps requests. None: for ever, or not known yet.
+    pub(super) fn retention(&self) -> Option<Duration> {
+        *self.retention.read()
     }
 
     fn set(&self, found: Option<Halt>) {
@@ -82,7 +89,8 @@ impl TopicWatch {
                 return;
             }
         };
-        if let TopicsNow::Found { warnings, .. } = &now {
+        if let TopicsNow::Found { warnings, retention, .. } = &now {
+            *self.fitness.retention.write() = *retention;
             // A warning that goes and comes back is news.
             let found: BTreeSet<_> = warnings.iter().cloned().collect();
             found.difference(&self.warned).for_each(|warning| tracing::warn!("{warning}"));
@@ -124,10 +132,14 @@ mod tests {
     #[test]
     fn what_would_refuse_a_start_makes_the_log_unfit() {
         let warnings = vec!["one replica".to_owned()];
-        let fit = TopicsNow::Found { problems: Vec::new(), warnings: warnings.clone() };
+        let found = |problems| {
+            let (warnings, retention) = (warnings.clone(), None);
+            TopicsNow::Found { problems, warnings, retention }
+        };
+        let fit = found(Vec::new());
         assert_eq!(unfit(fit), None);
         let problems = vec![problem("t: a"), problem("t: b")];
-        let halt = unfit(TopicsNow::Found { problems, warnings }).unwrap();
+        let halt = unfit(found(problems)).unwrap();
         let expected = "topic_changed: t: a is 1; it must be 2: set it; t: b is 1; it must be 2: \
                         set it";
         assert_eq!(halt.to_string(), expected);

@@ -358,3 +358,26 @@ fn a_repair_reads_back_both_views() {
         stage
     });
 }
+
+#[test]
+fn operators_hear_of_records_that_are_about_to_go() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        stage.curse(FAILING).await;
+        for id in [FAILING, OTHER] {
+            stage.define(id, 10);
+            stage.ask(id, 1);
+        }
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        let expiring = |stage: &Stage| stage.node().core.directory.expiring();
+        let told = stage.until("told", |stage| !expiring(stage).is_empty()).await;
+        assert!(told > 5_000, "young records are no news, but it was told after {told} ms");
+        let (partition, warning) = expiring(&stage).remove(0);
+        assert_eq!(partition, 0);
+        assert!(warning.ends_with("until then: keep them for longer"), "{warning}");
+        stage.engines().rows.lift_curses();
+        stage.release(FAILING);
+        stage.until("all is decided", |stage| expiring(stage).is_empty()).await;
+        stage
+    });
+}

@@ -2,6 +2,7 @@
 
 use coupond::{
     config::KafkaConfig,
+    domain::ids::Timestamp,
     feed::DecisionFeed,
     kafka::topics::{TopicsError, TopicsFound, ensure_topics},
     log::{AppendError, ReadError, RequestLog, kafka::KafkaLog},
@@ -39,6 +40,7 @@ pub(super) fn trials() -> Vec<Trial> {
         too_many_replicas_are_refused,
         a_new_request_topic_stores_plain_batches,
         a_changed_setting_makes_the_log_unfit,
+        a_topic_with_a_retention_says_what_it_removes,
         vanished_topics_of_a_running_node_are_made_again,
         a_vanished_request_topic_makes_the_log_unfit,
     )
@@ -198,6 +200,31 @@ async fn a_changed_setting_makes_the_log_unfit() {
     set(&config, "message.timestamp.type", "LogAppendTime").await;
     watch.check().await;
     assert_eq!(refused(&log).await, None);
+}
+
+async fn a_topic_with_a_retention_says_what_it_removes() {
+    const DAY_MS: i64 = 86_400_000;
+    let config = shared(1);
+    let log = log(&config).await;
+    let mut watch = log.topic_watch(1, Vec::new());
+    let mut times = Vec::new();
+    for number in 0..3 {
+        times.push(log.append(0, record(number)).await.expect("it is appended").time.0);
+        // So that each has a time of its own.
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    watch.check().await;
+    let at = async |now| log.expiring(0, Timestamp(now)).await.expect("the broker answers");
+    assert_eq!(at(times[2] + 100 * DAY_MS).await, None, "it keeps all");
+    set(&config, "retention.ms", "604800000").await;
+    watch.check().await;
+    for (oldest, below) in times.iter().zip(0..) {
+        let expiring = at(oldest + 6 * DAY_MS).await.expect("it has a retention");
+        assert_eq!(expiring.below, below);
+        let lengthens = "--add-config retention.ms=-1";
+        assert!(expiring.remedy.ends_with(lengthens), "{}", expiring.remedy);
+    }
+    assert_eq!(at(times[2] + 6 * DAY_MS + 1).await.map(|expiring| expiring.below), Some(3));
 }
 
 async fn vanished_topics_of_a_running_node_are_made_again() {
