@@ -36,5 +36,5 @@ pub use folder::{FolderError, SecretFile, data_folder, found_secret, kept_secret
 pub(crate) use block::unpack;
 pub(crate) use operation::{DataEntry, Operation, RANK_BYTES, SubmitError, TIME_BYTES, ranked};
 pub(crate) use reads::{ReadFailure, ReadHandle, Reading};
-pub(crate) use record_clock::Horizon;
+pub(crate) use record_clock::{Horizon, RecordClock};
 pub(crate) use tail::{End, Tail};

@@ -22,7 +22,7 @@ pub(crate) struct RecordClock {
 
 impl RecordClock {
     /// Begins to watch the clock. `last` is the time at which the log was last written.
-    pub(super) fn new(clock: SharedClock, last: Option<Timestamp>) -> Self {
+    pub(crate) fn new(clock: SharedClock, last: Option<Timestamp>) -> Self {
         let mut watch = StepWatch::new(clock.reading(), last);
         if watch.is_stepping()
             && let Err(step) = watch.look(clock.reading())

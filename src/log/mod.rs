@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::failed_reads::FailedReads;
 use crate::{
+    clock::ClockStep,
     domain::{
         halt::Halt,
         ids::{Offset, Partition, Timestamp},
@@ -201,6 +202,12 @@ pub trait LocalLog: Send + Sync + 'static {
     /// Returns why appends are refused now, if they are: space is short, or the clock was set. Asks
     /// the disk.
     async fn refusal(&self) -> Option<String>;
+
+    /// Returns the time that a record appended now would get.
+    ///
+    /// # Errors
+    /// [`ClockStep`] while the clock is not believed, and no record is taken.
+    fn time(&self) -> Result<Timestamp, ClockStep>;
 
     /// Looks up the record at a position, in the log as it is after the call.
     ///

@@ -312,6 +312,12 @@ pub(super) enum Act {
         node: usize,
         ms: i64,
     },
+    /// The wall clock of a node with a log of its own is set, and may be set right after a while.
+    SetClock {
+        ms: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_ms: Option<u64>,
+    },
     /// Record times differ from the true time for a while.
     RecordTimes {
         skew_ms: i64,
@@ -367,6 +373,9 @@ impl Act {
             Self::Unreadable { lasting, .. } => {
                 format!("unreadable-{}", if *lasting { "codec" } else { "disk" })
             }
+            Self::SetClock { for_ms: Some(_), .. } => "clock-set-and-right-again".to_owned(),
+            Self::SetClock { ms: ..0, .. } => "clock-set-back".to_owned(),
+            Self::SetClock { .. } => "clock-set-ahead".to_owned(),
             Self::RecordTimes { skew_ms: ..0, .. } => "record-times-back".to_owned(),
             Self::RecordTimes { .. } => "record-times-ahead".to_owned(),
             Self::Foreign { kind, .. } => format!("foreign-{}", word(kind)),

@@ -180,11 +180,17 @@ impl Clients {
 impl Question {
     fn asked(&self) -> Asked {
         let Self { clients, address, begun_us, begun, .. } = self;
-        let log_begun = Timestamp(BEGIN_MS + (begun_us / 1_000) as i64);
+        let answered = clients.world.wall(address.node);
+        let log = match clients.engines.setup.is_embedded {
+            // The node's own clock gives records their times.
+            true => (*begun, answered),
+            false => (Timestamp(BEGIN_MS + (begun_us / 1_000) as i64), clients.world.now()),
+        };
         Asked {
             begun_us: *begun_us,
-            wall: (*begun, clients.world.wall(address.node)),
-            log: (log_begun, clients.world.now()),
+            answered_us: clients.world.now_us(),
+            wall: (*begun, answered),
+            log,
         }
     }
 

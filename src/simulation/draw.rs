@@ -376,9 +376,7 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         acts.push(Act::Unreadable { partition: partition(random), back, records, lasting, ms });
     }
     if is_embedded {
-        acts.push(Act::PowerCut { torn: false });
-        acts.push(Act::PowerCut { torn: true });
-        acts.push(Act::DiskFull { ms: random.between(200, 2_500) });
+        acts.extend(of_one_machine(random));
         return acts;
     }
     let ms = random.between(200, 6_000);
@@ -404,6 +402,22 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         let user = random.below(u64::from(users)) as u8;
         acts.push(Act::Foreign { kind, campaign: campaign(random), user });
     }
+    acts
+}
+
+/// What may happen to a node with log and store of its own.
+fn of_one_machine(random: &mut Random) -> Vec<Act> {
+    let mut acts = vec![
+        Act::PowerCut { torn: false },
+        Act::PowerCut { torn: true },
+        Act::DiskFull { ms: random.between(200, 2_500) },
+    ];
+    // From what no slewing reaches to what nobody overlooks.
+    let by_ms = random.between(61_000, 20 * 3_600_000) as i64;
+    acts.push(Act::SetClock { ms: by_ms, for_ms: None });
+    acts.push(Act::SetClock { ms: -by_ms, for_ms: None });
+    let ms = if random.one_in(2) { by_ms } else { -by_ms };
+    acts.push(Act::SetClock { ms, for_ms: Some(random.between(100, 15_000)) });
     acts
 }
 

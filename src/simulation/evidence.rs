@@ -84,11 +84,12 @@ fn rfc3339(time: Timestamp) -> String {
 /// Clocks may be apart by this much, either way, where states are judged, in milliseconds.
 const MARGIN_MS: i64 = 1_000;
 
-/// When a question was asked: in microseconds of the world, and the wall clock of the node and the
-/// true one, when it was asked and when it was answered.
+/// When a question was asked and answered: in microseconds of the world, by the wall clock of the node,
+/// and by the clock of the log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) begun_us: u64,
+    pub(super) answered_us: u64,
     pub(super) wall: (Timestamp, Timestamp),
     pub(super) log: (Timestamp, Timestamp),
 }
@@ -170,6 +171,9 @@ pub(super) enum Damaged {
     Partition(Partition),
 }
 
+/// Time after which a clock that was set is believed for sure, in microseconds.
+const STEADY_US: u64 = 30_000_000;
+
 /// Everything that clients and operators were told.
 #[derive(Default)]
 pub(super) struct Evidence {
@@ -185,6 +189,8 @@ pub(super) struct Evidence {
     pub(super) damaged: Option<Damaged>,
     /// Record times were further from the true time than clocks may be.
     pub(super) clocks_lie: bool,
+    /// Since when and until when no clock of a local log may be believed, in microseconds.
+    pub(super) disbelieved: Vec<(u64, u64)>,
     pub(super) violations: Vec<Violation>,
 }
 
@@ -201,6 +207,21 @@ impl Evidence {
     /// Whether the log of a partition is damaged.
     pub(super) fn is_damaged(&self, partition: Partition) -> bool {
         self.damaged == Some(Damaged::Partition(partition))
+    }
+
+    /// A clock that ran steadily was set, and may not be believed until then.
+    pub(super) fn clock_is_set(&mut self, from_us: u64, until_us: u64) {
+        self.clock_changes(from_us);
+        // It may be set to what is still believed otherwise.
+        let is_steady = self.disbelieved.last().is_none_or(|last| last.0 + STEADY_US < from_us);
+        if is_steady {
+            self.disbelieved.push((from_us, until_us));
+        }
+    }
+
+    /// A clock is set, or its node starts anew: what it says from now on may be believed.
+    pub(super) fn clock_changes(&mut self, now_us: u64) {
+        self.disbelieved.iter_mut().for_each(|(_, until_us)| *until_us = now_us.min(*until_us));
     }
 
     pub(super) fn broken(&mut self, invariant: &'static str, detail: impl Into<String>) {

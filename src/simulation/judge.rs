@@ -59,6 +59,7 @@ pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     broken.extend(evidence.refusals.iter().filter_map(|it| judge.refusal(it)));
     broken.extend(evidence.views.iter().filter_map(|it| judge.view(it)));
     broken.extend(judge.lists());
+    broken.extend(judge.clocks());
     let (of_rows, of_brokers) =
         (engines.rows.counters.exceeded(), engines.brokers.lock().counters.exceeded());
     broken.extend(of_rows.or(of_brokers).map(|detail| Violation::new("INV-9", detail)));
@@ -322,6 +323,11 @@ impl Judge<'_> {
         if by_time && self.evidence.clocks_lie {
             return None;
         }
+        let within =
+            |(from, until): &(u64, u64)| *from < asked.begun_us && asked.answered_us < *until;
+        if by_time && self.evidence.disbelieved.iter().any(within) {
+            return broken("a refusal by a clock that was set");
+        }
         let is_true = |below: Offset| {
             let Some(version) = versions.iter().rev().find(|it| it.position.offset < below) else {
                 return false;
@@ -396,6 +402,18 @@ impl Judge<'_> {
         let row = self.rows.coupons.get(&(told.request.campaign.clone(), coupon.sequence))?;
         let is_of_another = row.code == coupon.code && row.user != told.request.user;
         is_of_another.then(|| Violation::new("INV-3", format!("not the coupon of {told:?}")))
+    }
+
+    /// INV-5: no record is timed by a clock that was set a moment ago.
+    fn clocks(&self) -> Option<Violation> {
+        let brokers = self.engines.brokers.lock();
+        let is_within = |us: &&u64| {
+            let mut disbelieved = self.evidence.disbelieved.iter();
+            disbelieved.any(|(from, until)| *from < **us && **us < *until)
+        };
+        let wrong = brokers.timed_us.iter().find(is_within)?;
+        let detail = format!("a record was timed at {wrong} us by a clock that was set");
+        Some(Violation::new("INV-5", detail))
     }
 
     /// INV-3: a list shows coupons as they are stored.

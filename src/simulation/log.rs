@@ -23,7 +23,9 @@ use super::{
     world::{Address, World},
 };
 use crate::{
+    clock::ClockStep,
     domain::ids::{CampaignId, Offset, Partition, Timestamp},
+    embedded::RecordClock,
     log::{
         AppendError, Appended, Bounds, Found, LocalLog, LogError, LogReader, Ownership, ReadError,
         RequestLog, memory::MemoryPartition, ownership::OwnedPartitions,
@@ -35,19 +37,16 @@ use crate::{
 /// Changes of ownership that wait for a member: few partitions, rarely moved.
 const CHANGES_MAX: usize = 1_024;
 
-/// Longest time until a member hears of a change of ownership, in microseconds.
-const TOLD_WITHIN_US: u64 = 200_000;
-
 /// What a story shows of a record, in bytes.
 const RECORD_CHARS_SAID: usize = 160;
 
 /// A member of the group.
-struct Member {
-    address: Address,
-    changes: mpsc::Sender<Ownership>,
-    owned: OwnedPartitions,
+pub(super) struct Member {
+    pub(super) address: Address,
+    pub(super) changes: mpsc::Sender<Ownership>,
+    pub(super) owned: OwnedPartitions,
     /// When it hears the last change so far: later ones come behind it.
-    told_us: u64,
+    pub(super) told_us: u64,
 }
 
 /// What the brokers have.
@@ -58,7 +57,7 @@ pub(super) struct Brokers {
     trimmed: BTreeMap<(Partition, Offset), LogRecord>,
     /// Readers that wait for a record.
     waiting: Vec<(Partition, Address, oneshot::Sender<()>)>,
-    members: BTreeMap<usize, Member>,
+    pub(super) members: BTreeMap<usize, Member>,
     pub(super) owners: BTreeMap<Partition, Address>,
     pub(super) dead_letters: BTreeMap<(Partition, Offset), String>,
     /// Requests that no node wrote, with their campaigns.
@@ -78,6 +77,8 @@ pub(super) struct Brokers {
     pub(super) unreadable: Unreadable,
     /// Readers that were opened.
     pub(super) opened: u64,
+    /// When records landed that a node's own clock has timed.
+    pub(super) timed_us: Vec<u64>,
     /// When the latest record landed.
     pub(super) appended_us: u64,
     /// Where a partition was cut off while nodes ran, and how many readers had been opened.
@@ -94,6 +95,12 @@ impl Brokers {
         self.partitions[partition as usize].high
     }
 
+    /// Returns the time of the latest record.
+    pub(super) fn last_time(&self) -> Option<Timestamp> {
+        let last = |log: &MemoryPartition| log.records.values().next_back().map(|it| it.time);
+        self.partitions.iter().filter_map(last).max()
+    }
+
     /// Lets record times differ for a while.
     pub(super) fn skew(&mut self, ms: i64, until_us: u64) {
         self.skew = (ms, until_us);
@@ -105,9 +112,18 @@ impl Brokers {
         partition: Partition,
         written: Written,
     ) -> Appended {
+        let skew = if world.now_us() < self.skew.1 { self.skew.0 } else { 0 };
+        self.append_at(world, partition, written, Timestamp(world.now().0 + skew))
+    }
+
+    fn append_at(
+        &mut self,
+        world: &World,
+        partition: Partition,
+        written: Written,
+        time: Timestamp,
+    ) -> Appended {
         let now_us = world.now_us();
-        let skew = if now_us < self.skew.1 { self.skew.0 } else { 0 };
-        let time = Timestamp(world.now().0 + skew);
         let hole = u64::from(world.one_in(8));
         self.appended_us = now_us;
         let log = &mut self.partitions[partition as usize];
@@ -222,76 +238,6 @@ impl Brokers {
         self.rebalance(world);
         receiver
     }
-
-    /// Removes a member that is dead, or that was not heard of for too long.
-    pub(super) fn leave(&mut self, world: &World, address: Address) {
-        if self.members.get(&address.node).is_some_and(|member| member.address == address) {
-            let member = self.members.remove(&address.node);
-            // Closes the receiver of a live node. A dead node ignores it.
-            world.after(TOLD_WITHIN_US, Some(address), move || drop(member));
-            self.rebalance(world);
-        }
-    }
-
-    /// Gives each partition to a member, in turn.
-    fn rebalance(&mut self, world: &World) {
-        let members: Vec<_> = self.members.values().map(|member| member.address).collect();
-        if members.is_empty() {
-            self.owners.clear();
-            return;
-        }
-        for partition in 0..self.partitions.len() as Partition {
-            let owner = members[partition as usize % members.len()];
-            self.give(world, partition, owner, 0);
-        }
-    }
-
-    /// Moves a partition to another member, if there is one. The old owner hears of it that much
-    /// later. Returns whether it was moved.
-    pub(super) fn move_partition(
-        &mut self,
-        world: &World,
-        partition: Partition,
-        told_us: u64,
-    ) -> bool {
-        let others = self.members.values().map(|member| member.address);
-        let owner = self.owners.get(&partition).copied();
-        let others: Vec<_> = others.filter(|other| Some(*other) != owner).collect();
-        if others.is_empty() {
-            return false;
-        }
-        let owner = others[world.below(others.len() as u64) as usize];
-        self.give(world, partition, owner, told_us);
-        true
-    }
-
-    fn give(&mut self, world: &World, partition: Partition, owner: Address, told_us: u64) {
-        let before = self.owners.insert(partition, owner);
-        if before == Some(owner) {
-            return;
-        }
-        world.say(|| format!("node {} owns partition {partition}", owner.node));
-        // Each hears of it for itself: for a while both own the partition, or neither does.
-        let told = before.map(|before| (before, told_us)).into_iter().chain([(owner, 0)]);
-        for (address, late) in told {
-            let Some(member) = self.members.get_mut(&address.node) else { continue };
-            if member.address != address {
-                continue;
-            }
-            member.told_us =
-                member.told_us.max(world.now_us() + late + world.below(TOLD_WITHIN_US));
-            let changes = match address == owner {
-                true => member.owned.assign([partition]),
-                false => member.owned.revoke([partition]),
-            };
-            for change in changes {
-                let sender = member.changes.clone();
-                world.at(member.told_us, Some(address), move || {
-                    let _gone = sender.try_send(change);
-                });
-            }
-        }
-    }
 }
 
 pub(super) enum Next {
@@ -306,8 +252,17 @@ pub(super) struct WorldLog {
     pub(super) rows: Arc<Rows>,
     /// Most records that an owner keeps: its window and one batch.
     pub(super) window: usize,
-    /// The rows that an append makes durable, where log and store are on one disk.
-    pub(super) synced: Option<Arc<Rows>>,
+    /// Where log and store are on the node's own disk.
+    pub(super) local: Option<Local>,
+}
+
+/// What a log on a node's own disk has beside its records.
+#[derive(Clone)]
+pub(super) struct Local {
+    /// The rows that an append makes durable.
+    pub(super) synced: Arc<Rows>,
+    /// The clock by which records get their times.
+    pub(super) clock: Arc<RecordClock>,
 }
 
 impl WorldLog {
@@ -348,19 +303,27 @@ impl RequestLog for WorldLog {
         if self.link.world.now_us() < self.brokers.lock().full_until_us {
             return Err(AppendError::Overloaded("the disk is full".to_owned()));
         }
-        let (written, synced) = (Written::from(record), self.synced.clone());
+        let (written, local) = (Written::from(record), self.local.clone());
         let call = self.brokers.lock().appends.send();
         let append = move |world: &World, log: &mut Brokers| {
-            synced.iter().for_each(|rows| rows.sync());
-            let appended = log.append(world, partition, written.clone());
+            let appended = match &local {
+                None => log.append(world, partition, written.clone()),
+                Some(Local { synced, clock }) => {
+                    let time = clock.look()?;
+                    synced.sync();
+                    log.timed_us.push(world.now_us());
+                    log.append_at(world, partition, written.clone(), time)
+                }
+            };
             log.appends.land(call, partition, appended.offset);
-            appended
+            Ok(appended)
         };
         let appended = self.call(Call::Append, Some(partition), append).await;
-        appended.map_err(|failed| match failed {
+        let appended = appended.map_err(|failed| match failed {
             Failed::Refused => AppendError::Overloaded(failed.to_string()),
             Failed::NoAnswer => AppendError::Unknown(failed.to_string()),
-        })
+        })?;
+        appended.map_err(|step: ClockStep| AppendError::Unavailable(step.to_string()))
     }
 
     async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
@@ -414,7 +377,7 @@ impl RequestLog for WorldLog {
     ) -> Result<(), LogError> {
         // INV-7: a log on the node's own disk may trim what lies below.
         let (end, settled) = (keep_from.unwrap_or(next).min(next), self.rows.settled(partition));
-        if self.synced.is_some() && end > settled {
+        if self.local.is_some() && end > settled {
             let wrong = format!("partition {partition} may be trimmed to {end}, above {settled}");
             self.brokers.lock().wrong_trim.get_or_insert(wrong);
         }
@@ -461,7 +424,12 @@ impl RequestLog for WorldLog {
 impl LocalLog for WorldLog {
     async fn refusal(&self) -> Option<String> {
         let is_full = self.link.world.now_us() < self.brokers.lock().full_until_us;
-        is_full.then(|| "the disk is full".to_owned())
+        let full = is_full.then(|| "the disk is full".to_owned());
+        full.or_else(|| self.time().err().map(|step| step.to_string()))
+    }
+
+    fn time(&self) -> Result<Timestamp, ClockStep> {
+        self.local.as_ref().map_or_else(|| Ok(self.link.world.now()), |local| local.clock.look())
     }
 
     async fn find(&self, partition: Partition, offset: Offset) -> Result<Found, LogError> {

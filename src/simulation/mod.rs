@@ -22,6 +22,7 @@ mod damage;
 mod draw;
 mod evidence;
 mod feed;
+mod group;
 mod judge;
 mod leaks;
 mod link;

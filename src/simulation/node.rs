@@ -9,7 +9,7 @@ use super::{
     course::Setup,
     feed::{Topic, WorldFeed},
     link::Link,
-    log::{Brokers, WorldLog},
+    log::{Brokers, Local, WorldLog},
     probe::MessageProbe,
     store::{Rows, WorldStore},
     world::{Address, LifeClock, World},
@@ -20,6 +20,7 @@ use crate::{
     clock::SharedClock,
     config::Config,
     domain::{ids::Position, keys::Keys},
+    embedded::RecordClock,
     feed::DecisionFeed,
     log::LocalLog,
     node::core::{Core, CoreParts},
@@ -84,10 +85,15 @@ impl Engines {
     }
 
     pub(super) fn log(&self, link: &Link) -> WorldLog {
-        let synced = self.setup.is_embedded.then(|| self.rows.clone());
         let (brokers, rows) = (self.brokers.clone(), self.rows.clone());
+        let local = self.setup.is_embedded.then(|| {
+            let (world, address) = (link.world.clone(), link.address);
+            let clock: SharedClock = Arc::new(LifeClock { world, address });
+            let last = brokers.lock().last_time();
+            Local { synced: rows.clone(), clock: Arc::new(RecordClock::new(clock, last)) }
+        });
         let window = self.setup.limits.window_records + self.setup.limits.batch_records;
-        WorldLog { link: link.clone(), brokers, rows, synced, window }
+        WorldLog { link: link.clone(), brokers, rows, local, window }
     }
 
     pub(super) fn store(&self, link: &Link) -> WorldStore {

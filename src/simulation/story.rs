@@ -57,6 +57,8 @@ pub(super) struct Story {
     /// Nodes that are down, and when they start, in microseconds.
     starts: BTreeMap<usize, u64>,
     releases: BTreeMap<CampaignId, u32>,
+    /// When the last clock that was set for a while is right again.
+    pub(super) clock_right_us: u64,
     /// What damaged a partition.
     pub(super) log_damage: Option<LogDamage>,
     /// Somebody has asked for a coupon of the damaged campaign since faults ended.
@@ -68,8 +70,18 @@ impl Story {
         let clients = Clients::new(world.clone(), engines.clone());
         let nodes = (0..engines.setup.nodes).map(|_| None).collect();
         let (starts, releases) = Default::default();
-        let (log_damage, was_asked) = (None, false);
-        Self { world, engines, clients, nodes, starts, releases, log_damage, was_asked }
+        let (clock_right_us, log_damage, was_asked) = (0, None, false);
+        Self {
+            world,
+            engines,
+            clients,
+            nodes,
+            starts,
+            releases,
+            clock_right_us,
+            log_damage,
+            was_asked,
+        }
     }
 
     /// Plays the course to its end, when every node is dead.
@@ -165,6 +177,7 @@ impl Story {
     async fn end_node(&mut self, number: usize, down_us: u64, noticed_us: u64) {
         let Some(node) = self.nodes[number].take() else { return };
         self.world.say(|| format!("node {number} dies"));
+        self.clients.evidence.lock().clock_changes(self.world.now_us());
         let address = node.address;
         node.kill(&self.world).await;
         let (world, brokers) = (self.world.clone(), self.engines.brokers.clone());
@@ -204,7 +217,8 @@ impl Story {
         }
         self.bury().await;
         self.start_all().await;
-        // Calls under way, and what lands late.
+        self.pass(self.clock_right_us.max(self.world.now_us())).await;
+        // Calls under way, what lands late, and a clock that was set is believed.
         self.pass(self.world.now_us() + LANDED_US).await;
     }
 

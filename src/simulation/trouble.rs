@@ -20,6 +20,9 @@ use crate::{
 /// is everywhere.
 pub(super) const RETENTION_MS: i64 = 8_000;
 
+/// How long a clock that was set is not believed at least, in milliseconds.
+const DISBELIEVED_MS: u64 = 10_000;
+
 impl Story {
     /// Lets an act happen.
     pub(super) async fn perform(&mut self, act: Act) {
@@ -101,7 +104,11 @@ impl Story {
                 world.after(ms * 1_000, None, move || rows.unreachable.end(&whose));
             }
             Act::Curse { campaign, times } => self.engines.rows.curse(campaign_id(campaign), times),
-            Act::Jump { node, ms } => world.set_skew(node, ms),
+            Act::Jump { node, ms } => {
+                self.clients.evidence.lock().clock_changes(world.now_us());
+                world.set_skew(node, ms);
+            }
+            Act::SetClock { ms, for_ms } => self.set_clock(ms, for_ms),
             other => return self.trouble_with_data(other).await,
         }
         true
@@ -151,6 +158,19 @@ impl Story {
             _ => return false,
         }
         true
+    }
+
+    /// Sets the clock of the only node, and sets it right after a while.
+    fn set_clock(&mut self, ms: i64, for_ms: Option<u64>) {
+        let (world, before) = (self.world.clone(), self.world.skew(0));
+        world.set_skew(0, before + ms);
+        let wrong_for_ms = for_ms.unwrap_or(u64::MAX).min(DISBELIEVED_MS);
+        let from_us = world.now_us();
+        self.clients.evidence.lock().clock_is_set(from_us, from_us + wrong_for_ms * 1_000);
+        if let Some(for_ms) = for_ms {
+            self.clock_right_us = self.clock_right_us.max(from_us + for_ms * 1_000);
+            self.world.after(for_ms * 1_000, None, move || world.set_skew(0, before));
+        }
     }
 
     /// Stops a node for a while. If it is long, the group may go on without it.

@@ -424,6 +424,11 @@ impl World {
         self.state.lock().nodes[node].skew_ms = ms;
     }
 
+    /// Returns the difference of a node's wall clock, in milliseconds.
+    pub(super) fn skew(&self, node: usize) -> i64 {
+        self.state.lock().nodes[node].skew_ms
+    }
+
     /// Returns the wall-clock time of a node.
     pub(super) fn wall(&self, node: usize) -> Timestamp {
         let (local_us, skew_ms) = self.local(node);

@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     answer::{admission::Admission, request_id::RequestContent},
+    clock::STEP_MS,
     domain::{
-        ids::{Partition, Position},
+        ids::{Partition, Position, Timestamp},
+        reason::Reason,
         record::Request,
     },
     log::{AppendError, Appended},
@@ -49,7 +51,10 @@ impl IssueCoupons for NodeService {
             Admission::Append => {}
             Admission::Quarantined => snapshot.refuse_quarantined()?,
             Admission::Undefined => return Err(ServiceError::UnknownCampaign),
-            Admission::Refused(reason) => return Err(ServiceError::CertainRejection(reason)),
+            Admission::Refused(reason) => {
+                self.believe_clock(reason, wall)?;
+                return Err(ServiceError::CertainRejection(reason));
+            }
         }
         // After admission: a certain rejection is more useful to a client than "overloaded".
         if lag > self.admission.max_lag {
@@ -78,6 +83,19 @@ impl IssueCoupons for NodeService {
 }
 
 impl NodeService {
+    /// Fails if a refusal may be due to a clock that was set: the log takes no record by it either.
+    fn believe_clock(&self, reason: Reason, wall: Timestamp) -> Result<(), ServiceError> {
+        let by_time = matches!(reason, Reason::Closed | Reason::NotOpenYet);
+        let Some(log) = self.local_log.as_ref().filter(|_| by_time) else { return Ok(()) };
+        let unavailable = |detail| ServiceError::Unavailable { detail };
+        let time = log.time().map_err(|step| unavailable(step.to_string()))?;
+        // It was wrong when the refusal was decided, and is right again.
+        if (time.0 - wall.0).abs() > STEP_MS {
+            return Err(unavailable("the clock was set; ask again".to_owned()));
+        }
+        Ok(())
+    }
+
     fn check_user_rate(&self, request: &Request) -> Result<(), ServiceError> {
         // The digest is keyed: clients cannot choose ids that share a bucket.
         let user = self.keys.user_digest(&request.user) as u64;

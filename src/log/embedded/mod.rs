@@ -19,6 +19,7 @@ use super::{
     READ_RECORDS_MAX, ReadError, RequestLog,
 };
 use crate::{
+    clock::ClockStep,
     domain::ids::{Offset, Partition, Timestamp},
     embedded::{
         DataEntry, EmbeddedDatabase, End, Horizon, Operation, ReadFailure, ReadHandle, SubmitError,
@@ -318,6 +319,10 @@ impl LocalLog for EmbeddedLog {
         let refusal = self.database.refusal();
         let asked = tokio::task::spawn_blocking(refusal).await;
         asked.unwrap_or_else(|_| Some("the check of space and clock failed".to_owned()))
+    }
+
+    fn time(&self) -> Result<Timestamp, ClockStep> {
+        self.database.reads().record_clock.look()
     }
 
     async fn find(&self, partition: Partition, offset: Offset) -> Result<Found, LogError> {
