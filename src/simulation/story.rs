@@ -150,6 +150,8 @@ impl Story {
     async fn start(&mut self, number: usize) {
         self.starts.remove(&number);
         if self.nodes[number].is_none() {
+            // Each life begins with a clock that is right.
+            self.clients.evidence.lock().clock_changes(self.world.now_us());
             self.nodes[number] = Some(Node::start(&self.world, &self.engines, number).await);
         }
     }
@@ -177,7 +179,6 @@ impl Story {
     async fn end_node(&mut self, number: usize, down_us: u64, noticed_us: u64) {
         let Some(node) = self.nodes[number].take() else { return };
         self.world.say(|| format!("node {number} dies"));
-        self.clients.evidence.lock().clock_changes(self.world.now_us());
         let address = node.address;
         node.kill(&self.world).await;
         let (world, brokers) = (self.world.clone(), self.engines.brokers.clone());
