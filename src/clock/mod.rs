@@ -82,11 +82,7 @@ impl dyn Clock {
     ///
     /// # Errors
     /// [`TimedOut`] if `work` has not ended by then. It is dropped.
-    pub async fn timeout_at<F: Future>(
-        &self,
-        until: Instant,
-        work: F,
-    ) -> Result<F::Output, TimedOut> {
+    async fn timeout_at<F: Future>(&self, until: Instant, work: F) -> Result<F::Output, TimedOut> {
         let mut work = pin!(work);
         // Most calls are done at once, and need no timer.
         if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await

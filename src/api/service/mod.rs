@@ -17,12 +17,7 @@ mod tasks;
 mod wait;
 mod waiters;
 
-use std::{
-    error::Error,
-    num::NonZeroUsize,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{error::Error, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -137,7 +132,7 @@ impl NodeService {
     pub(crate) fn new(parts: ServiceParts) -> Self {
         let ServiceParts { log, store, feed, codec, keys, layout, .. } = parts;
         let ServiceParts { api, admission, local_log, group_check, actors, clock, .. } = parts;
-        let clock = NodeClock { started: clock.instant(), clock };
+        let clock = NodeClock { started: clock.boot(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
         let tasks = Arc::new(Tasks::new(clock.clone()));
         let waiters = Arc::new(Waiters::new(clock.clone(), log_epoch, count, api.waiters_max));
@@ -202,16 +197,17 @@ impl NodeService {
     }
 }
 
-/// The clock of the node. Moments count from the start of the service.
+/// The clock of the node. Moments count from the start of the service, by the time since boot: what
+/// was read before the machine was suspended is old afterwards.
 #[derive(Clone)]
 struct NodeClock {
     clock: SharedClock,
-    started: Instant,
+    started: Duration,
 }
 
 impl NodeClock {
     fn now(&self) -> Moment {
-        self.clock.instant().saturating_duration_since(self.started)
+        self.clock.boot().saturating_sub(self.started)
     }
 
     fn wall(&self) -> Timestamp {
@@ -223,7 +219,7 @@ impl NodeClock {
     }
 
     async fn sleep_until(&self, until: Moment) {
-        self.clock.sleep_until(self.started + until).await;
+        self.clock.sleep(until.saturating_sub(self.now())).await;
     }
 
     async fn timeout<F: Future>(&self, time: Duration, work: F) -> Result<F::Output, TimedOut> {
@@ -231,7 +227,7 @@ impl NodeClock {
     }
 
     async fn timeout_at<F: Future>(&self, until: Moment, work: F) -> Result<F::Output, TimedOut> {
-        self.clock.timeout_at(self.started + until, work).await
+        self.clock.timeout(until.saturating_sub(self.now()), work).await
     }
 
     fn ticks(&self, every: Duration) -> Ticks {

@@ -1,10 +1,17 @@
 //! Requests for coupons: appended, refused, waited for.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use super::world::{HANGS, Reply, ServiceWorld, campaign, keyed, request};
 use crate::{
     api::service::{IssueCoupons, IssueReply, NotReady, ReportHealth, ServiceError, ServiceParts},
+    clock::{Clock, SharedClock, Sleep},
     domain::{
         answer::Answer, definition::Amendment, ids::Timestamp, reason::Reason, record::Change,
         rows::HoldState,
@@ -336,4 +343,46 @@ async fn lag_and_appends_in_flight_are_bounded() {
     world.decide(Settle::All).await;
     world.heard().await;
     assert!(world.service.issue(request(&spring, "u3"), None).await.is_ok());
+}
+
+/// The clock of a machine that is suspended for an hour, which only the time since boot counts.
+struct Suspended {
+    clock: SharedClock,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Clock for Suspended {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn instant(&self) -> Instant {
+        self.clock.instant()
+    }
+
+    fn boot(&self) -> Duration {
+        let suspended = if self.is_over.load(Ordering::Relaxed) { 3_600 } else { 0 };
+        self.clock.boot() + Duration::from_secs(suspended)
+    }
+
+    fn sleep_until(&self, until: Instant) -> Sleep {
+        self.clock.sleep_until(until)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_node_refuses_by_nothing_it_read_before() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let world = ServiceWorld::with(|parts| {
+        let clock = parts.clock.clone();
+        parts.clock = Arc::new(Suspended { clock, is_over: is_over.clone() });
+    });
+    let world = world.await;
+    let spring = world.defined("spring", |terms| terms.quota = 0).await;
+    let refused = world.service.issue(request(&spring, "u1"), None).await;
+    assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::SoldOut)));
+    world.cut(Engine::Store);
+    is_over.store(true, Ordering::Relaxed);
+    let taken = world.service.issue(request(&spring, "u1"), None).await;
+    assert!(taken.is_ok(), "the log decides: {taken:?}");
 }
