@@ -23,7 +23,7 @@ use crate::{
     partition::{
         flow::Event,
         recovery::Contradiction,
-        scrub::{Scrub, repairable},
+        scrub::{REPAIRED_MAX, Scrub, repairable},
     },
     store::{Selection, StoreError},
     telemetry::{Chain, metrics},
@@ -128,7 +128,9 @@ async fn restore(
     from: Offset,
 ) -> Result<Found, StoreError> {
     let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return Ok(Ok(())) };
-    let between = Selection::Between { first: *first, last: *last };
+    // With coupons below: where one is missing, they say from where on.
+    let below = first.saturating_sub(REPAIRED_MAX).max(1);
+    let between = Selection::Between { first: below, last: *last };
     let pages = environment.store.coupons(campaign, between);
     let stored = match readable(pages.try_concat().await)? {
         Ok(stored) => stored,
@@ -139,11 +141,10 @@ async fn restore(
     };
     let mut coupons: Vec<Coupon> = Vec::with_capacity(missing.len());
     for sequence in missing {
-        let coupon = stored.iter().find(|coupon| coupon.sequence == *sequence);
-        if let Err(contradiction) = repairable(&environment.keys, *sequence, coupon, from) {
-            return Ok(Err(contradiction));
+        match repairable(&environment.keys, *sequence, &stored) {
+            Ok(coupon) => coupons.push(coupon.clone()),
+            Err(contradiction) => return Ok(Err(contradiction)),
         }
-        coupons.extend(coupon.cloned());
     }
     let count = coupons.len();
     tracing::warn!(%campaign, first, count, "by-user rows have vanished; they are written again");

@@ -71,23 +71,28 @@ impl Scrub {
     }
 }
 
-/// Checks the coupon of a missing by-user row before the row is written again.
+/// Returns the coupon of a missing by-user row, which is then written again. `stored` are the coupon
+/// rows around it, by sequence.
 ///
 /// # Errors
-/// The coupon row is missing too, or was altered. The campaign's next start says where.
-pub fn repairable(
+/// The coupon row is missing too, or was altered. It lies above the last sound one below it.
+pub fn repairable<'a>(
     keys: &Keys,
     sequence: Sequence,
-    coupon: Option<&Coupon>,
-    from: Offset,
-) -> Result<(), Contradiction> {
-    let (reason, detail) = match coupon {
-        None => (HoldReason::RowsMissing, format!("the row of coupon {sequence} is missing")),
-        Some(coupon) if keys.coupon_digest(coupon) != coupon.digest => {
-            (HoldReason::RowAltered, format!("the row of coupon {sequence} was altered"))
-        }
-        Some(_) => return Ok(()),
+    stored: &'a [Coupon],
+) -> Result<&'a Coupon, Contradiction> {
+    let is_sound = |coupon: &&Coupon| keys.coupon_digest(coupon) == coupon.digest;
+    let found = stored.iter().find(|coupon| coupon.sequence == sequence);
+    if let Some(coupon) = found.filter(is_sound) {
+        return Ok(coupon);
+    }
+    let (reason, what) = match found {
+        None => (HoldReason::RowsMissing, "is missing"),
+        Some(_) => (HoldReason::RowAltered, "was altered"),
     };
+    let below = stored.iter().filter(|coupon| coupon.sequence < sequence);
+    let from = below.filter(is_sound).next_back().map_or(0, |coupon| coupon.position.offset + 1);
+    let detail = format!("the row of coupon {sequence} {what}");
     Err(Contradiction { from, reason, detail })
 }
 
@@ -204,14 +209,18 @@ mod tests {
     #[test]
     fn only_a_sound_coupon_is_written_again() {
         let (_, coupons) = rows();
-        let reason = |coupon: Option<&Coupon>| {
-            repairable(&keys(), 1, coupon, 9).err().map(|found| (found.from, found.reason))
+        let reason = |sequence, stored: &[Coupon]| {
+            let found = repairable(&keys(), sequence, stored);
+            found.err().map(|found| (found.from, found.reason))
         };
-        assert_eq!(reason(Some(&coupons[0])), None);
-        assert_eq!(reason(None), Some((9, HoldReason::RowsMissing)));
+        assert_eq!(reason(2, &coupons), None);
+        // The first coupon is that of offset 1.
+        assert_eq!(reason(3, &coupons[..2]), Some((3, HoldReason::RowsMissing)));
+        assert_eq!(reason(1, &coupons[1..]), Some((0, HoldReason::RowsMissing)));
         let mut altered = coupons[0].clone();
         altered.issued_at.0 += 1;
-        assert_eq!(reason(Some(&altered)), Some((9, HoldReason::RowAltered)));
+        assert_eq!(reason(1, &[altered.clone()]), Some((0, HoldReason::RowAltered)));
+        assert_eq!(reason(2, &[altered.clone()]), Some((0, HoldReason::RowsMissing)));
         assert_eq!(restored(&coupons[0], &coupons[..1], 9), Ok(()));
         let lost = restored(&coupons[0], &[altered], 9).unwrap_err();
         assert_eq!((lost.from, lost.reason), (9, HoldReason::ByUserRowMissing));
