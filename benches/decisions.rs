@@ -20,7 +20,7 @@ use coupond::{
         ids::{CampaignId, Offset, Partition, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
-        rows::{Hold, Mark, Progress, Row},
+        rows::{Hold, Mark, Progress, Register, Row},
     },
     feed::{DecisionFeed, FeedError, FeedEvent},
     log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog},
@@ -176,6 +176,9 @@ impl CouponStore for NoStore {
     }
     async fn progress(&self, _: Partition) -> Result<Option<Progress>, StoreError> {
         Ok(None)
+    }
+    async fn register(&self, _: Partition, _: Register) -> Result<u64, StoreError> {
+        Ok(0)
     }
     async fn holds(&self, _: Partition) -> Result<Vec<Hold>, StoreError> {
         Ok(Vec::new())

@@ -53,7 +53,8 @@ pub struct OpenedPartition {
 /// is read at its position as well, so that it does not go on only to halt at the same record.
 ///
 /// # Errors
-/// Progress does not fit the log, or a row cannot be decoded, or the log cannot be read.
+/// Progress does not fit the log, a row of a hold has vanished, a row cannot be decoded, or the log
+/// cannot be read.
 pub(super) async fn open(
     environment: &Environment,
     partition: Partition,
@@ -143,17 +144,20 @@ async fn first_records(
     }
 }
 
-/// Reads a partition's progress and holds.
+/// Reads a partition's progress and holds. Every look of an owner at them goes through here.
 ///
 /// # Errors
-/// A row cannot be decoded. Retrying is pointless: the store would return the same bytes.
+/// The row of a hold has vanished, or a row cannot be decoded. Retrying is pointless: the store would
+/// return the same bytes.
 pub(super) async fn partition_rows(
     environment: &Environment,
     partition: Partition,
 ) -> Result<PartitionRows, Halt> {
     let read = async || readable(environment.store.partition(partition).await);
     let rows = until_done(environment, "reading a partition's progress and holds", read).await;
-    rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))
+    let rows = rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
+    rows.check_holds()?;
+    Ok(rows)
 }
 
 /// Returns what operators are told of undecided records that the log is about to remove.

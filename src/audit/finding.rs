@@ -57,6 +57,10 @@ finding_kinds! {
     ProgressWrong = "progress_wrong", Remaining;
     /// A hold is inconsistent: of another partition, beyond the log, or only partly closed.
     HoldImpossible = "hold_impossible", OneDecision;
+    /// The row of a hold has vanished: the partition has had more holds.
+    HoldMissing = "hold_missing", OneDecision;
+    /// A closed hold is not counted, so its row would not be missed.
+    HoldsUncounted = "holds_uncounted", OneDecision;
     /// A definition version that the log derives is not stored.
     VersionMissing = "version_missing", Eligibility;
     /// A definition version is stored that the log does not derive.

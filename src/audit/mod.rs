@@ -14,6 +14,7 @@ mod answers;
 mod base;
 mod codes;
 mod finding;
+mod holds;
 mod model;
 mod partition;
 mod rejections;

@@ -16,6 +16,7 @@ use super::{
     base,
     codes::Code,
     finding::{FindingKind, Findings, Location},
+    holds,
     model::{Model, PartitionContext, RecordOutcome},
     report::{CampaignReport, PartitionReport},
     rows,
@@ -24,7 +25,7 @@ use crate::{
     domain::{
         ids::{CampaignId, Offset, Partition, Timestamp},
         record::{Change, Record},
-        rows::{Hold, HoldState, LastRecord, Progress},
+        rows::{Hold, LastRecord, Progress},
     },
     log::{Bounds, FailedReads, LogReader, READ_RECORDS_MAX, ReadError, RequestLog},
     telemetry::Chain,
@@ -90,11 +91,10 @@ pub(super) async fn audit(
     partition: Partition,
 ) -> Result<PartitionAudit, AuditError> {
     let rows = context.ports.store.partition(partition).await?;
-    let (progress, holds) = (rows.progress, rows.holds);
     // The listing is read after progress: every campaign defined below progress is listed by now.
     let listed = context.listed(partition).await?;
     let bounds = context.ports.log.bounds(partition).await?;
-    let settled = progress.as_ref().map_or(0, |progress| progress.next);
+    let settled = rows.progress.as_ref().map_or(0, |progress| progress.next);
     let mut replay = LogReplay {
         context: &context,
         place: context.place(partition),
@@ -110,7 +110,9 @@ pub(super) async fn audit(
         note: None,
         unread: Vec::new(),
     };
-    replay.check_ends(settled, &holds, bounds);
+    replay.check_ends(settled, bounds);
+    holds::check(&context, partition, &rows, bounds, &mut replay.findings).await?;
+    let (progress, holds) = (rows.progress, rows.holds);
     if bounds.low > 0 {
         for campaign in &listed {
             let place = replay.place.clone();
@@ -210,8 +212,8 @@ impl LogReplay<'_> {
         Location { partition, offset: Some(offset), ..Location::default() }
     }
 
-    /// Compares the ends of the log with progress and holds.
-    fn check_ends(&mut self, settled: Offset, holds: &[Hold], bounds: Bounds) {
+    /// Compares the ends of the log with progress.
+    fn check_ends(&mut self, settled: Offset, bounds: Bounds) {
         let Bounds { low, high } = bounds;
         if settled > high {
             let detail = format!("progress is {settled}, but the log ends at {high}");
@@ -221,26 +223,6 @@ impl LogReplay<'_> {
             let detail =
                 format!("records from {settled} on are undecided, but the log starts at {low}");
             self.findings.add(FindingKind::LogStartsLate, self.here(settled), detail);
-        }
-        for hold in holds {
-            let place = Location { campaign: Some(hold.campaign.clone()), ..self.here(hold.from) };
-            let home = self.context.codec.partition_of(&hold.campaign);
-            let impossible = if home != self.place.partition {
-                Some(format!("belongs to partition {home}"))
-            } else if hold.until > high {
-                Some(format!("is closed up to {}, but the log ends at {high}", hold.until))
-            } else if hold.state != HoldState::Closed && hold.until != 0 {
-                Some(format!("is not closed, but has the end {}", hold.until))
-            } else {
-                None
-            };
-            if let Some(fault) = impossible {
-                let detail = format!("hold {} of {} {fault}", hold.number, hold.campaign);
-                self.findings.add(FindingKind::HoldImpossible, place, detail);
-            } else if hold.is_in_force() && hold.from < low {
-                let detail = format!("held from {} on, but the log starts at {low}", hold.from);
-                self.findings.add(FindingKind::HeldRecordsLost, place, detail);
-            }
         }
     }
 

@@ -42,8 +42,10 @@ reasons! {
         LogOutOfRange => "log_out_of_range",
         /// A stored row was derived from a record above the end of the log.
         RowAboveEnd => "row_above_end",
-        /// The row of progress or of a hold cannot be decoded.
+        /// The row of progress, of a hold or of a register cannot be decoded.
         RowUndecodable => "row_undecodable",
+        /// There are fewer rows of holds than the partition has had holds.
+        HoldMissing => "hold_missing",
         /// A record's time is too far ahead of the node's clock.
         RecordInFuture => "record_in_future",
         /// A record has a newer format than this binary reads.

@@ -1,10 +1,11 @@
-//! Rows of the store besides coupons and definition versions: progress, marks and holds.
+//! Rows of the store besides coupons and definition versions: progress, marks, holds and registers.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     coupon::Coupon,
     definition::DefinitionVersion,
+    halt::{Halt, HaltReason},
     ids::{CampaignId, Offset, Partition, Sequence, UserId},
 };
 
@@ -103,7 +104,7 @@ pub enum HoldState {
 }
 
 /// What tells a hold from the others of its campaign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HoldName {
     /// The lowest position that the hold covers.
     pub from: Offset,
@@ -187,13 +188,53 @@ impl Hold {
     }
 }
 
+/// A number of a partition that only rises. Each is a row of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Register {
+    /// How many holds the partition's campaigns ever had. Hold rows are never deleted, so fewer rows
+    /// than that mean that one has vanished.
+    Holds,
+}
+
+impl Register {
+    /// Returns the name in the store.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+        }
+    }
+}
+
 /// The rows of a partition, read in this order, each at quorum.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PartitionRows {
     /// Progress, if it was ever written.
     pub progress: Option<Progress>,
+    /// [`Register::Holds`]. Too low where two owners have opened holds at once, never too high.
+    pub holds_ever: u64,
     /// All holds of the partition's campaigns, closed ones included.
     pub holds: Vec<Hold>,
+}
+
+impl PartitionRows {
+    /// Compares the holds with the register that counts them.
+    ///
+    /// # Errors
+    /// The row of a hold has vanished. What the hold covers would look settled.
+    pub fn check_holds(&self) -> Result<(), Halt> {
+        let found = self.holds.len() as u64;
+        if found >= self.holds_ever {
+            return Ok(());
+        }
+        let detail = format!(
+            "the partition has had {} holds, but the store has {found} rows of holds; insert the \
+             missing row again, and the partition goes on within 10 s \
+             (README.md#halted-hold_missing)",
+            self.holds_ever
+        );
+        Err(Halt::new(HaltReason::HoldMissing, detail))
+    }
 }
 
 /// The rows of a campaign without its coupons, read in this order, each at quorum.
@@ -231,4 +272,6 @@ pub enum Row {
     Mark(Mark),
     /// A partition's progress. The marks below it are written in an earlier call.
     Progress(Progress),
+    /// The next number of a register, at least 1.
+    Register(Partition, Register, u64),
 }

@@ -6,11 +6,15 @@
 
 use std::ops::Bound;
 
-use crate::domain::ids::{CampaignId, Offset, Partition, Sequence, UserId};
+use crate::domain::{
+    ids::{CampaignId, Offset, Partition, Sequence, UserId},
+    rows::Register,
+};
 
 const LAYOUT: u8 = b'l';
 const TRIMMED: u8 = b't';
 const PROGRESS: u8 = b'p';
+const REGISTER: u8 = b'r';
 const HOLD: u8 = b'h';
 const MARK: u8 = b'm';
 const NAME: u8 = b'n';
@@ -68,6 +72,10 @@ pub(crate) fn trimmed(partition: Partition) -> Vec<u8> {
 
 pub(crate) fn progress(partition: Partition) -> Vec<u8> {
     Key::new(PROGRESS).bytes(&partition.to_be_bytes()).0
+}
+
+pub(crate) fn register(partition: Partition, register: Register) -> Vec<u8> {
+    Key::new(REGISTER).bytes(&partition.to_be_bytes()).text(register.name()).0
 }
 
 pub(crate) fn hold(

@@ -135,7 +135,7 @@ mod tests {
 
     fn rows(next: Offset) -> PartitionRows {
         let progress = Progress { partition: 0, log_epoch: 1, next, last: Some(LAST) };
-        PartitionRows { progress: Some(progress), holds: Vec::new() }
+        PartitionRows { progress: Some(progress), ..PartitionRows::default() }
     }
 
     fn halted<T>(result: Result<T, Halt>) -> Option<HaltReason> {

@@ -109,14 +109,17 @@ pub(super) enum RowDamage {
     VersionMissing,
     /// The mark alone vanishes.
     MarkMissing,
+    /// A hold of the campaign's partition vanishes: that partition must halt.
+    HoldMissing,
 }
 
 impl RowDamage {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::ByUserMissing,
         Self::ByUserDeleted,
         Self::VersionMissing,
         Self::MarkMissing,
+        Self::HoldMissing,
         Self::Missing,
         Self::Deleted,
         Self::Altered,

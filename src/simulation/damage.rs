@@ -8,6 +8,7 @@ use crate::{
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Offset, Partition, Sequence},
+        rows::Register,
     },
     store::memory::MemoryRows,
 };
@@ -23,6 +24,9 @@ impl Rows {
     ) -> bool {
         let mut ledger = self.ledger.lock();
         let mut rows = self.store.rows.lock();
+        if damage == RowDamage::HoldMissing {
+            return remove_hold(&mut rows, partition, which);
+        }
         let settled = rows.progress.get(&partition).map_or(0, |progress| progress.next);
         let marked = rows.marks.get(campaign).map_or(0, |mark| mark.offset.min(settled));
         let its = rows.coupons_of(campaign).filter(|coupon| coupon.position.offset < marked);
@@ -83,6 +87,8 @@ impl Rows {
             RowDamage::VersionMissing | RowDamage::VersionAltered | RowDamage::MarkMissing => {
                 damage_counted(damage, campaign, (&mut rows, marked), which);
             }
+            // Removed above, whether the campaign has coupons or not.
+            RowDamage::HoldMissing => {}
         }
         true
     }
@@ -109,4 +115,17 @@ fn damage_counted(
         }
         _ => {}
     }
+}
+
+/// Removes the row of a hold, if all holds of its partition are counted: a number that is too low,
+/// because two owners have opened holds at once, does not tell that one has vanished.
+fn remove_hold(rows: &mut MemoryRows, partition: Partition, which: u64) -> bool {
+    let places = rows.holds.iter().enumerate().filter(|(_, hold)| hold.partition == partition);
+    let places: Vec<usize> = places.map(|(place, _)| place).collect();
+    let counted = rows.registers.get(&(partition, Register::Holds)).copied().unwrap_or(0);
+    if places.is_empty() || counted < places.len() as u64 {
+        return false;
+    }
+    rows.holds.remove(places[(which % places.len() as u64) as usize]);
+    true
 }

@@ -288,6 +288,7 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
             | Call::WriteHold
             | Call::WriteMarks
             | Call::WriteProgress
+            | Call::WriteRegister
     );
     let lands = is_write || matches!(call, Call::Append | Call::DeadLetter | Call::Join);
     let of_actors = is_write
@@ -298,6 +299,7 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
                 | Call::Bounds
                 | Call::DeadLetter
                 | Call::ReadProgress
+                | Call::ReadRegister
                 | Call::ReadHolds
                 | Call::ReadMark
                 | Call::ReadVersions

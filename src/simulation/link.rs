@@ -44,7 +44,9 @@ pub(crate) enum Call {
     WriteHold,
     WriteMarks,
     WriteProgress,
+    WriteRegister,
     ReadProgress,
+    ReadRegister,
     ReadHolds,
     ReadMark,
     ReadVersions,
@@ -55,7 +57,7 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Append,
         Self::Join,
         Self::Open,
@@ -68,7 +70,9 @@ impl Call {
         Self::WriteHold,
         Self::WriteMarks,
         Self::WriteProgress,
+        Self::WriteRegister,
         Self::ReadProgress,
+        Self::ReadRegister,
         Self::ReadHolds,
         Self::ReadMark,
         Self::ReadVersions,

@@ -21,7 +21,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Sequence},
-        rows::{Hold, Mark, Progress, Row},
+        rows::{Hold, Mark, Progress, Register, Row},
     },
     store::{
         ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError,
@@ -79,6 +79,9 @@ impl Landed {
             }
             Row::Progress(Progress { partition, next, .. }) => {
                 format!("progress of partition {partition}: {next}")
+            }
+            Row::Register(partition, register, number) => {
+                format!("register {} of partition {partition}: {number}", register.name())
             }
         }
     }
@@ -319,6 +322,7 @@ fn write_of(rows: &[Row]) -> Call {
         Some(Row::Version(_)) => Call::WriteVersion,
         Some(Row::Hold(_)) => Call::WriteHold,
         Some(Row::Mark(_)) => Call::WriteMarks,
+        Some(Row::Register(..)) => Call::WriteRegister,
         Some(Row::Progress(_)) | None => Call::WriteProgress,
     }
 }
@@ -373,6 +377,11 @@ impl CouponStore for WorldStore {
 
     async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
         self.call(Call::ReadProgress, move |store| at_once(store.progress(partition))).await?
+    }
+
+    async fn register(&self, partition: Partition, register: Register) -> Result<u64, StoreError> {
+        let read = move |store: &MemoryStore| at_once(store.register(partition, register));
+        self.call(Call::ReadRegister, read).await?
     }
 
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {

@@ -20,6 +20,7 @@ use crate::{
     domain::{
         ids::{CampaignId, Partition, UserId},
         record::Request,
+        rows::Register,
     },
     partition::actor_view::ActorViews,
 };
@@ -290,7 +291,8 @@ impl Story {
             if damaged == Some(Damaged::Partition(partition)) {
                 // The last settled record is not compared where it cannot be read.
                 let was_unreadable = self.engines.brokers.lock().unreadable.was_of(partition);
-                let is_excused = was_unreadable || self.is_repeated(partition);
+                let is_excused =
+                    was_unreadable || self.is_repeated(partition) || self.has_its_holds(partition);
                 if !self.is_halted(partition) && !is_excused {
                     return Some(format!("partition {partition} is damaged and not halted"));
                 }
@@ -314,6 +316,15 @@ impl Story {
             return Some(format!("{campaign} is damaged and not on hold"));
         }
         None
+    }
+
+    /// Whether no log is damaged, and the partition has as many rows of holds as it ever had: its owner
+    /// has written the vanished one again, because its state changed.
+    fn has_its_holds(&self, partition: Partition) -> bool {
+        let rows = self.engines.rows.store.rows.lock();
+        let holds = rows.holds.iter().filter(|hold| hold.partition == partition).count();
+        let ever = rows.registers.get(&(partition, Register::Holds)).copied().unwrap_or(0);
+        self.log_damage.is_none() && holds as u64 >= ever
     }
 
     /// Whether the log has got the last settled record once more, where it was: then nobody can tell

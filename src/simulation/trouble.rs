@@ -1,7 +1,7 @@
 //! Lets acts happen: what clients and operators do at a node, and what goes wrong.
 
 use super::{
-    act::{Act, LogDamage},
+    act::{Act, LogDamage, RowDamage},
     client::{campaign_id, user_id},
     evidence::Damaged,
     link::{Armed, Engine},
@@ -148,7 +148,12 @@ impl Story {
                 let partition = codec.partition_of(&campaign);
                 let done = rows.damage(damage, &campaign, partition, which);
                 if done {
-                    self.clients.evidence.lock().damaged = Some(Damaged::Campaign(campaign));
+                    // A vanished hold of any campaign halts its whole partition.
+                    let damaged = match damage {
+                        RowDamage::HoldMissing => Damaged::Partition(partition),
+                        _ => Damaged::Campaign(campaign),
+                    };
+                    self.clients.evidence.lock().damaged = Some(damaged);
                 }
                 return done;
             }

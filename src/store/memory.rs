@@ -20,7 +20,7 @@ use crate::domain::{
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, Offset, Partition, Sequence, UserId},
-    rows::{ByUserRow, Hold, Mark, Progress, Row},
+    rows::{ByUserRow, Hold, Mark, Progress, Register, Row},
 };
 
 /// Rows of one page: few, so that pages end within a campaign and readers must go on.
@@ -43,12 +43,14 @@ pub struct MemoryRows {
     pub marks: BTreeMap<CampaignId, Mark>,
     /// Progress.
     pub progress: BTreeMap<Partition, Progress>,
+    /// Registers.
+    pub registers: BTreeMap<(Partition, Register), u64>,
     /// Holds in the order of their first write.
     pub holds: Vec<Hold>,
 }
 
 impl MemoryRows {
-    /// Writes a row by the rules of the port: progress and marks are max-registers, and a hold
+    /// Writes a row by the rules of the port: progress, marks and registers only rise, and a hold
     /// never goes back.
     pub fn apply(&mut self, row: Row) {
         match row {
@@ -83,6 +85,10 @@ impl MemoryRows {
                 if progress.next > old.next {
                     *old = progress;
                 }
+            }
+            Row::Register(partition, register, number) => {
+                let old = self.registers.entry((partition, register)).or_default();
+                *old = number.max(*old);
             }
         }
     }
@@ -141,6 +147,10 @@ impl CouponStore for MemoryStore {
 
     async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
         Ok(self.rows.lock().progress.get(&partition).cloned())
+    }
+
+    async fn register(&self, partition: Partition, register: Register) -> Result<u64, StoreError> {
+        Ok(self.rows.lock().registers.get(&(partition, register)).copied().unwrap_or(0))
     }
 
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {

@@ -3,8 +3,8 @@
 //! Every adapter keeps these promises, and `contract` checks them:
 //!
 //! - Writes are idempotent and deterministic. Writing a row again, late, or by another owner
-//!   changes nothing. Marks and progress are max-registers: a lower offset never replaces a
-//!   higher one. A hold only goes open → released → closed. In one state, a contradiction replaces
+//!   changes nothing. Marks, progress and registers are max-registers: a lower number never
+//!   replaces a higher one. A hold only goes open → released → closed. In one state, a contradiction replaces
 //!   a failure (`Hold::rank`).
 //! - `write` returns when the rows are as durable as the adapter makes rows. Rows of one call may
 //!   be stored in any order, so a caller that needs an order makes one call after another.
@@ -27,7 +27,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence, UserId},
-        rows::{ByUserRow, CampaignRows, Hold, Mark, PartitionRows, Progress, Row},
+        rows::{ByUserRow, CampaignRows, Hold, Mark, PartitionRows, Progress, Register, Row},
     },
     wire::{
         FORMAT,
@@ -177,7 +177,7 @@ pub trait StoreInspection: Send + Sync + 'static {
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError>;
 }
 
-/// Stores coupons, definition versions, holds, marks and progress.
+/// Stores coupons, definition versions, holds, marks, progress and registers.
 #[async_trait]
 pub trait CouponStore: Send + Sync + 'static {
     /// Creates the layout row if there is none. Returns the layout in force: `proposed`, or the
@@ -189,6 +189,9 @@ pub trait CouponStore: Send + Sync + 'static {
 
     /// Reads a partition's progress.
     async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError>;
+
+    /// Reads a register of a partition; 0 if it was never written.
+    async fn register(&self, partition: Partition, register: Register) -> Result<u64, StoreError>;
 
     /// Reads all holds of a partition's campaigns, closed ones included.
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError>;
@@ -229,7 +232,7 @@ pub trait CouponStore: Send + Sync + 'static {
 ///
 /// These are methods of the trait object and not of the trait, so that no adapter replaces them.
 impl dyn CouponStore + '_ {
-    /// Reads a partition's progress, then its holds.
+    /// Reads a partition's progress, then how many holds it ever had, then its holds.
     ///
     /// # Errors
     /// The first read that fails.
@@ -237,8 +240,12 @@ impl dyn CouponStore + '_ {
         // A hold is durable before progress passes the positions that it covers. In the other
         // order, a hold that opens between the reads is missed, and its positions look settled.
         let progress = self.progress(partition).await?;
+        // A hold is durable before it is counted, and counted before progress passes a position
+        // that it covers. In any other order, a hold that opens between the reads looks vanished,
+        // or a vanished one is not noticed.
+        let holds_ever = self.register(partition, Register::Holds).await?;
         let holds = self.holds(partition).await?;
-        Ok(PartitionRows { progress, holds })
+        Ok(PartitionRows { progress, holds_ever, holds })
     }
 
     /// Reads a campaign's holds, then its mark, then its versions.

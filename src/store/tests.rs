@@ -60,6 +60,10 @@ impl CouponStore for BusyStore {
         self.read("progress", self.rows.progress(partition)).await
     }
 
+    async fn register(&self, partition: Partition, register: Register) -> Result<u64, StoreError> {
+        self.read("register", self.rows.register(partition, register)).await
+    }
+
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
         self.read("holds", self.rows.holds(partition)).await
     }
@@ -139,21 +143,25 @@ async fn each_read_waits_for_the_one_before() {
     let store = BusyStore::default();
     let port: &dyn CouponStore = &store;
     port.partition(PARTITION).await.unwrap();
-    assert_eq!(std::mem::take(&mut *store.reads.lock()), ["progress", "done", "holds", "done"]);
+    let reads = std::mem::take(&mut *store.reads.lock());
+    assert_eq!(reads, ["progress", "done", "register", "done", "holds", "done"]);
     port.campaign(&spring(), PARTITION).await.unwrap();
     let reads = store.reads.lock().clone();
     assert_eq!(reads, ["campaign holds", "done", "mark", "done", "versions", "done"]);
 }
 
-/// Between two reads a hold opens, and progress passes it.
+/// Between two reads a hold opens, is counted, and progress passes it.
 #[tokio::test]
 async fn progress_is_not_read_without_its_hold() {
-    for behind in 1..=2 {
-        let writes = vec![hold(HoldState::Open, 0), progress(20)];
+    for behind in 1..=3 {
+        let counted = Row::Register(PARTITION, Register::Holds, 1);
+        let writes = vec![hold(HoldState::Open, 0), counted, progress(20)];
         let store = BusyStore::new(&[progress(10)], Some((behind, writes))).await;
         let rows = (&store as &dyn CouponStore).partition(PARTITION).await.unwrap();
-        let passes = rows.progress.is_some_and(|progress| progress.next > 10);
+        let passes = rows.progress.as_ref().is_some_and(|progress| progress.next > 10);
         assert!(!passes || !rows.holds.is_empty(), "the owner wrote behind read {behind}");
+        assert!(!passes || rows.holds_ever == 1, "the owner wrote behind read {behind}");
+        assert_eq!(rows.check_holds(), Ok(()), "the owner wrote behind read {behind}");
     }
 }
 

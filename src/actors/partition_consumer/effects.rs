@@ -124,11 +124,14 @@ impl PartitionState {
                 let (reason, of) = (DeadLetterReason::Undefined, LetterOf::Undefined(campaign));
                 let _ended = running.letters.send(Letter { record, reason, of });
             }
-            Effect::Persist { holds, marks, progress } => running.write(myself, async move {
-                let next = progress.next;
-                io::write(&environment, write_order::of_progress(holds, marks, progress)).await;
-                Some(Event::Persisted(next))
-            }),
+            Effect::Persist { holds, marks, holds_ever, progress } => {
+                running.write(myself, async move {
+                    let next = progress.next;
+                    let groups = write_order::of_progress(holds, marks, holds_ever, progress);
+                    io::write(&environment, groups).await;
+                    Some(Event::Persisted(next))
+                });
+            }
             Effect::ReportProgress { next, keep_from } => running.write(myself, async move {
                 // Not retried: it serves lag tools and trimming, and is repeated every second.
                 if let Err(error) =

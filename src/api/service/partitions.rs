@@ -58,7 +58,11 @@ impl Partitions {
         }
         let began = self.clock.now();
         let rows = match self.clock.timeout(STORE_TIMEOUT, self.store.partition(partition)).await {
-            Ok(Ok(rows)) => Ok(Arc::new(rows)),
+            Ok(Ok(rows)) => match rows.check_holds() {
+                Ok(()) => Ok(Arc::new(rows)),
+                // A position that the vanished hold covers would look settled.
+                Err(halt) => Err(ReadError::Contradiction(halt.to_string())),
+            },
             Ok(Err(error)) => Err(ReadError::Store(chain(&error))),
             Err(_) => Err(ReadError::timed_out(format!("reading partition {partition}"))),
         };

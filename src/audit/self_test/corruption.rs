@@ -132,6 +132,10 @@ corruptions! {
     CountBelowLog: Trimmed, VersionMiscounts, rows::version_count_changed;
     /// A hold is missing, and so are the rows of its campaign.
     HoldLost: Held, CouponMissing, log::hold_lost;
+    /// A closed hold is missing.
+    ClosedHoldLost: HoldClosed, HoldMissing, log::hold_lost;
+    /// The number of holds is missing.
+    HoldCountLost: HoldClosed, HoldsUncounted, log::hold_count_lost;
     /// A hold is closed, but the rows of its campaign are missing.
     HoldClosedEarly: Held, CouponMissing, log::hold_closed_early;
     /// A hold is closed up to an offset above the end of the log.

@@ -30,6 +30,10 @@ pub(super) fn hold_lost(world: &mut AuditWorld) {
     world.rows.holds.clear();
 }
 
+pub(super) fn hold_count_lost(world: &mut AuditWorld) {
+    world.rows.registers.clear();
+}
+
 pub(super) fn hold_closed_early(world: &mut AuditWorld) {
     let next = world.rows.progress[&home(world, "held")].next;
     for hold in &mut world.rows.holds {

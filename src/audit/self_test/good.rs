@@ -14,7 +14,7 @@ use crate::{
         definition::{Amendment, Terms},
         ids::{CampaignId, IdempotencyKey, Offset, Partition, Position, Timestamp, UserId},
         record::{Change, Control, Record, Request},
-        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
+        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register, Row},
     },
     partition::{
         fold::{Batch, Folder},
@@ -416,33 +416,36 @@ fn hold(world: &mut AuditWorld, state: HoldState) {
     world.answers.extend(decided.cloned());
     set_mark(world, &campaign, from);
     let until = if state == HoldState::Closed { from } else { 0 };
-    world.rows.holds.push(one_hold(world, &campaign, from, state, until));
+    add_hold(world, &campaign, from, state, until);
 }
 
 fn close_hold(world: &mut AuditWorld) {
     let campaign = id("held");
     let from = world.rows.coupons[&(campaign.clone(), 12)].position.offset;
     let until = world.rows.progress[&world.codec.partition_of(&campaign)].next;
-    world.rows.holds.push(one_hold(world, &campaign, from, HoldState::Closed, until));
+    add_hold(world, &campaign, from, HoldState::Closed, until);
 }
 
-fn one_hold(
-    world: &AuditWorld,
+/// Adds a hold and counts it.
+fn add_hold(
+    world: &mut AuditWorld,
     campaign: &CampaignId,
     from: Offset,
     state: HoldState,
     until: Offset,
-) -> Hold {
-    Hold {
+) {
+    let partition = world.codec.partition_of(campaign);
+    world.rows.apply(Row::Hold(Hold {
         campaign: campaign.clone(),
-        partition: world.codec.partition_of(campaign),
+        partition,
         from,
         number: 1,
         kind: HoldKind::Failure,
         reason: "actor_failed: a bug".to_owned(),
         state,
         until,
-    }
+    }));
+    world.rows.apply(Row::Register(partition, Register::Holds, 1));
 }
 
 /// Removes the first half of each partition.

@@ -203,12 +203,14 @@ pub enum Effect {
         /// The record as it was read.
         record: LogRecord,
     },
-    /// Make marks and holds durable, then progress.
+    /// Make marks, holds and their number durable, then progress.
     Persist {
         /// Closed holds that are extended.
         holds: Vec<Hold>,
         /// Marks that progress passes.
         marks: Vec<Mark>,
+        /// How many holds the partition ever had, if that is not durable.
+        holds_ever: Option<u64>,
         /// The progress.
         progress: Progress,
     },

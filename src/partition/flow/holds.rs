@@ -94,6 +94,7 @@ impl Flow {
     }
 
     pub(super) fn hold_written(&mut self, hold: &Hold, effects: &mut Vec<Effect>) {
+        self.hold_count.add(hold);
         let campaign = &hold.campaign;
         let Some((owned, holds)) = self.owned(campaign) else { return };
         match hold.state {
@@ -131,6 +132,7 @@ impl Flow {
     pub(super) fn take_holds(&mut self, found: &[Hold], effects: &mut Vec<Effect>) {
         let mut news = BTreeSet::new();
         for hold in found {
+            self.hold_count.add(hold);
             if self.take_hold(hold) {
                 news.insert(hold.campaign.clone());
             }

@@ -26,12 +26,15 @@ use crate::{
 mod durability;
 mod event;
 mod feed_state;
+mod hold_count;
 mod holds;
 mod settle;
 #[cfg(test)]
 mod tests;
 
-use self::{durability::Durability, feed_state::FeedState, settle::Unmarked};
+use self::{
+    durability::Durability, feed_state::FeedState, hold_count::HoldCount, settle::Unmarked,
+};
 
 pub use event::{BatchReport, Effect, Event, LetterOf};
 
@@ -114,6 +117,7 @@ pub struct Flow {
     campaigns: BTreeMap<CampaignId, OwnedCampaign>,
     /// Holds of every campaign that ever had one, also of those without an actor.
     holds: BTreeMap<CampaignId, Holds>,
+    hold_count: HoldCount,
     /// Campaigns whose window may have something to send.
     sendable: BTreeSet<CampaignId>,
     /// Campaigns whose window is not empty.
@@ -148,6 +152,7 @@ impl Flow {
             feed: FeedState::default(),
             campaigns: BTreeMap::new(),
             holds: BTreeMap::new(),
+            hold_count: HoldCount::new(rows.holds_ever),
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
             unmarked: BTreeMap::new(),

@@ -168,7 +168,9 @@ impl Flow {
         let watermark = self.acks.watermark();
         let Some(due) = self.durability.due(watermark, self.now_ms) else { return };
         let may_extend = || self.holds.values().any(|holds| holds.may_extend(watermark));
-        if watermark == self.durability.progress() && !(due.sweep && may_extend()) {
+        // A hold is counted even if nothing follows it: the next owner would not miss its row.
+        let is_idle = watermark == self.durability.progress() && !self.hold_count.is_due();
+        if is_idle && !(due.sweep && may_extend()) {
             return;
         }
         let mut marks = Vec::new();
@@ -192,12 +194,14 @@ impl Flow {
             next: watermark,
             last: self.acks.last(),
         };
-        effects.push(Effect::Persist { holds: extended, marks, progress });
+        let holds_ever = self.hold_count.begin();
+        effects.push(Effect::Persist { holds: extended, marks, holds_ever, progress });
     }
 
     pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {
         self.durability.written(next, self.now_ms);
         self.holds.values_mut().for_each(Holds::written_extended);
+        self.hold_count.written();
         let (campaigns, mut trimmed) = (&mut self.campaigns, 0);
         self.occupied.retain(|campaign| {
             let Some(owned) = campaigns.get_mut(campaign) else { return false };

@@ -3,7 +3,11 @@
 use super::*;
 use crate::{
     api::service::{ChangeCampaigns, ControlVerb, ServiceError},
-    domain::{coupon::Coupon, ids::Position},
+    domain::{
+        coupon::Coupon,
+        ids::Position,
+        rows::{Hold, HoldKind, HoldState, Register, Row},
+    },
     simulation::{
         act::{Act, Foreign, RowDamage},
         unreachable::{Whose, Why},
@@ -378,6 +382,51 @@ fn operators_hear_of_records_that_are_about_to_go() {
         stage.engines().rows.lift_curses();
         stage.release(FAILING);
         stage.until("all is decided", |stage| expiring(stage).is_empty()).await;
+        stage
+    });
+}
+
+/// Returns a hold as README tells operators to insert it.
+fn restored(lost: &Hold) -> Hold {
+    let reason = "restored by an operator".to_owned();
+    let (number, kind) = (lost.number + 1, HoldKind::Contradiction);
+    Hold { number, kind, reason, state: HoldState::Open, until: 0, ..lost.clone() }
+}
+
+#[test]
+fn a_vanished_hold_halts_until_it_is_inserted() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(OTHER, 10);
+        stage.curse(FAILING).await;
+        stage.define(FAILING, 10);
+        stage.ask(FAILING, 1);
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        stage.passed().await;
+        stage.engines().rows.lift_curses();
+        let rows = stage.engines().rows.store.clone();
+        // Nothing is read or decided: its number is written all the same.
+        let is_counted = |stage: &Stage| {
+            let rows = stage.engines().rows.store.rows.lock();
+            rows.registers.get(&(0, Register::Holds)) == Some(&1)
+        };
+        stage.until("counted", is_counted).await;
+        let lost = rows.rows.lock().holds.pop().expect("there is a hold");
+        stage.damaged(campaign_id(FAILING));
+        let took = stage.until("halted", |stage| stage.state(OTHER) == "halted").await;
+        assert!(took <= 1_100, "halted after {took} ms");
+        assert!(stage.reason(OTHER).starts_with("hold_missing: "), "{}", stage.reason(OTHER));
+        stage.wait_ms(30_000).await;
+        assert_eq!(stage.state(OTHER), "halted", "no new owner goes on either");
+        rows.rows.lock().apply(Row::Hold(restored(&lost)));
+        let took = stage.until("it goes on", |stage| stage.state(OTHER) != "halted").await;
+        assert!(took <= 12_000, "it goes on after {took} ms");
+        stage.ask(OTHER, 1);
+        assert!(stage.answered(OTHER).await <= ANSWERED_MS);
+        assert_eq!(stage.undecided(FAILING), 2, "the inserted hold covers it");
+        stage.release(FAILING);
+        stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        stage.answered(FAILING).await;
         stage
     });
 }

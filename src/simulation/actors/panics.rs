@@ -31,8 +31,9 @@ fn course() -> Course {
     acts.extend([(610, define(1)), (620, Act::CrashActor { campaign: 0 })]);
     acts.extend((0..4).map(|user| (800, ask(1, user))));
     acts.push((830, control(0, Verb::Pause)));
-    // Repeated failures put the campaign on hold. It is released and replayed.
-    acts.push((860, Act::Curse { campaign: 1, times: 6 }));
+    // Repeated failures put the campaign on hold: five, or more calls where two batches fail at once.
+    // It is released and replayed.
+    acts.push((860, Act::Curse { campaign: 1, times: 11 }));
     acts.extend((4..6).map(|user| (870, ask(1, user))));
     acts.push((880, control(0, Verb::Resume)));
     acts.extend([(1_400, ask(1, 7)), (1_450, control(1, Verb::Release)), (1_500, ask(0, 7))]);

@@ -14,7 +14,7 @@ use super::{CouponStore, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, Selection};
 use crate::domain::{
     coupon::Coupon,
     ids::{CampaignId, Offset, Partition, Sequence},
-    rows::{CampaignRows, Hold, HoldKind, HoldState, PartitionRows, Progress, Row},
+    rows::{CampaignRows, Hold, HoldKind, HoldState, PartitionRows, Progress, Register, Row},
 };
 
 /// One check of the contract.
@@ -58,6 +58,7 @@ checks!(
     a_users_coupons_are_read_in_order,
     campaigns_with_a_common_prefix_are_apart,
     progress_never_goes_back,
+    a_register_never_goes_back,
     a_mark_never_goes_back,
     a_hold_never_goes_back,
     a_closed_hold_is_only_extended,
@@ -97,8 +98,13 @@ async fn rows_of(store: &dyn CouponStore, campaign: &CampaignId, at: Partition) 
 async fn rows_in(store: &dyn CouponStore, at: Partition) -> PartitionRows {
     PartitionRows {
         progress: store.progress(at).await.expect("progress is read"),
+        holds_ever: register(store, at).await,
         holds: store.holds(at).await.expect("the partition's holds are read"),
     }
+}
+
+async fn register(store: &dyn CouponStore, at: Partition) -> u64 {
+    store.register(at, Register::Holds).await.expect("a register is read")
 }
 
 /// Eight concurrent callers get the same layout, and so does a later one.
@@ -146,7 +152,8 @@ pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
     let (holds, versions) = (vec![hold], vec![version]);
     let rows = CampaignRows { holds: holds.clone(), mark: Some(mark), versions };
     assert_eq!(rows_of(store, &id, at).await, rows);
-    let rows = PartitionRows { progress: Some(progress(at, 100)), holds };
+    write(store, &[Row::Register(at, Register::Holds, 1)]).await;
+    let rows = PartitionRows { progress: Some(progress(at, 100)), holds_ever: 1, holds };
     assert_eq!(rows_in(store, at).await, rows);
     assert_eq!(read_all(store, &id, Selection::All).await, coupons);
     let of_user = Selection::OfUser { user: coupons[0].user.clone(), bucket: 2 };
@@ -296,6 +303,19 @@ pub async fn progress_never_goes_back(store: &dyn CouponStore) {
     let written = join_all(rows.iter().map(|rows| store.write(rows))).await;
     assert!(written.iter().all(Result::is_ok), "{written:?}");
     assert_eq!(rows_in(store, at).await.progress, Some(progress(at, 231)));
+}
+
+/// A late owner cannot move a register back, and one partition's is not another's.
+pub async fn a_register_never_goes_back(store: &dyn CouponStore) {
+    let at = partition(8);
+    for (written, expected) in [(1, 1), (7, 7), (6, 7), (1, 7), (8, 8)] {
+        write(store, &[Row::Register(at, Register::Holds, written)]).await;
+        assert_eq!(register(store, at).await, expected);
+    }
+    let late = [10, 12, 11].map(|number| Row::Register(at, Register::Holds, number));
+    write(store, &late).await;
+    assert_eq!(register(store, at).await, 12);
+    assert_eq!(register(store, partition(9)).await, 0);
 }
 
 /// The mark with the higher offset stays. Two marks may have the same count.

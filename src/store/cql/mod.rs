@@ -40,7 +40,7 @@ use crate::{
     domain::{
         definition::DefinitionVersion,
         ids::{CampaignId, Partition},
-        rows::{Hold, Mark, Progress, Row},
+        rows::{Hold, Mark, Progress, Register, Row},
     },
     retry::{Backoff, Bounded},
     telemetry::metrics,
@@ -176,6 +176,12 @@ impl CouponStore for CqlStore {
         let row = timed("progress", self.shared.progress(partition)).await;
         let operation = || format!("reading progress of partition {partition}");
         row.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn register(&self, partition: Partition, register: Register) -> Result<u64, StoreError> {
+        let number = timed("register", self.shared.register(partition, register)).await;
+        let operation = || format!("reading register {} of partition {partition}", register.name());
+        number.map_err(|source| StoreError::new(operation(), source))
     }
 
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {

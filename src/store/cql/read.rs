@@ -26,7 +26,7 @@ use crate::{
         coupon::Coupon,
         definition::{DefinitionVersion, QUOTA_MAX},
         ids::{CampaignId, Partition, Sequence, UserId},
-        rows::{ByUserRow, Hold, Mark, Progress},
+        rows::{ByUserRow, Hold, Mark, Progress, Register},
     },
     store::{
         ByUserPages, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, StoreError, Unreadable,
@@ -246,6 +246,20 @@ impl Shared {
         };
         let found = self.read(&self.statements.read_progress, values, progress).await?.concat();
         Ok(found.into_iter().next())
+    }
+
+    /// Reads a register of a partition; 0 if there is none.
+    pub(super) async fn register(
+        &self,
+        partition: Partition,
+        register: Register,
+    ) -> Result<u64, Cause> {
+        let values = (i32::try_from(partition)?, register.name());
+        let number = |page: &QueryRowsResult| {
+            decoded(page.rows()?.map(|cells| Ok(rows::decode_register(cells?)?)))
+        };
+        let found = self.read(&self.statements.read_register, values, number).await?.concat();
+        Ok(found.into_iter().next().unwrap_or(0))
     }
 
     /// Reads the holds of a partition's campaigns.

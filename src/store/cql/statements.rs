@@ -21,6 +21,7 @@ pub(super) struct Statements {
     pub(super) hold: PreparedStatement,
     pub(super) mark: PreparedStatement,
     pub(super) progress: PreparedStatement,
+    pub(super) register: PreparedStatement,
     pub(super) layout: PreparedStatement,
     pub(super) read_bucket: PreparedStatement,
     pub(super) read_between: PreparedStatement,
@@ -32,6 +33,7 @@ pub(super) struct Statements {
     pub(super) read_campaign_holds: PreparedStatement,
     pub(super) read_mark: PreparedStatement,
     pub(super) read_progress: PreparedStatement,
+    pub(super) read_register: PreparedStatement,
     pub(super) read_layout: PreparedStatement,
 }
 
@@ -96,6 +98,7 @@ impl Statements {
             hold: with.prepare(Write, HOLD).await?,
             mark: with.prepare(Write, MARK).await?,
             progress: with.prepare(Write, PROGRESS).await?,
+            register: with.prepare(Write, REGISTER).await?,
             layout: with.prepare(Transaction, LAYOUT).await?,
             read_bucket: with.prepare(Scan, &select(COUPON, READ_BUCKET)).await?,
             read_between: with.prepare(Lookup, &select(COUPON, READ_BETWEEN)).await?,
@@ -107,6 +110,7 @@ impl Statements {
             read_campaign_holds: with.prepare(Lookup, READ_CAMPAIGN_HOLDS).await?,
             read_mark: with.prepare(Lookup, READ_MARK).await?,
             read_progress: with.prepare(Lookup, READ_PROGRESS).await?,
+            read_register: with.prepare(Lookup, READ_REGISTER).await?,
             read_layout: with.prepare(SerialRead, READ_LAYOUT).await?,
         })
     }
@@ -170,6 +174,10 @@ const PROGRESS: &str = "INSERT INTO $progress (partition, log_epoch, next_offset
     last_digest) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?";
 const READ_PROGRESS: &str = "SELECT log_epoch, next_offset, last_offset, last_digest \
     FROM $progress WHERE partition = ?";
+
+const REGISTER: &str = "INSERT INTO $registers (partition, name, number) VALUES (?, ?, ?) \
+    USING TIMESTAMP ?";
+const READ_REGISTER: &str = "SELECT number FROM $registers WHERE partition = ? AND name = ?";
 
 const LAYOUT: &str = "INSERT INTO $layout (name, instance, log_epoch, partitions, format, \
     fingerprint, identity_fold, secret) VALUES ('layout', ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS";

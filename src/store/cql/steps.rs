@@ -202,6 +202,15 @@ pub const STEPS: &[Step] = &[
             clustering: &["campaign_id"],
         },
     },
+    Step {
+        number: 10,
+        change: SchemaChange::Table {
+            table: "registers",
+            columns: &[("partition", "int"), ("name", "text"), ("number", "bigint")],
+            partition_key: &["partition"],
+            clustering: &["name"],
+        },
+    },
 ];
 
 /// A column as `system_schema.columns` describes it.
@@ -365,7 +374,7 @@ mod tests {
     #[test]
     fn a_table_has_the_columns_of_all_its_steps() {
         let note = SchemaChange::Column { table: "marks", name: "note", cql_type: "text" };
-        let note = Step { number: 10, change: note };
+        let note = Step { number: 11, change: note };
         let tables = tables_after(STEPS.iter().chain(&[note]));
         let described = |table: &str, column: &str| tables[table][column].to_string();
         assert_eq!(described("coupons_by_user", "campaign_id"), "text, partition_key 0");
@@ -376,6 +385,6 @@ mod tests {
         assert_eq!(described("marks", "note"), "text, regular");
         assert_eq!(tables["marks"].len(), 6);
         assert_eq!(note.statement("\"k\""), "ALTER TABLE \"k\".marks ADD note text;\n");
-        assert_eq!(note.name(), "010_marks_note");
+        assert_eq!(note.name(), "011_marks_note");
     }
 }

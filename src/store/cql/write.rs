@@ -18,7 +18,8 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
-        rows::{Hold, Mark, Progress, Row},
+        ids::Partition,
+        rows::{Hold, Mark, Progress, Register, Row},
     },
     store::StoreError,
 };
@@ -45,6 +46,7 @@ enum Request<'a> {
     Hold(&'a Hold),
     Mark(&'a Mark),
     Progress(&'a Progress),
+    Register(Partition, Register, u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +100,9 @@ fn requests(rows: &[Row]) -> Vec<Request<'_>> {
             Row::Hold(hold) => requests.push(Request::Hold(hold)),
             Row::Mark(mark) => requests.push(Request::Mark(mark)),
             Row::Progress(progress) => requests.push(Request::Progress(progress)),
+            Row::Register(partition, register, number) => {
+                requests.push(Request::Register(*partition, *register, *number));
+            }
         }
     }
     requests.extend(open.into_iter().map(|batch| Request::Coupons(batch.view, batch.coupons)));
@@ -166,6 +171,10 @@ impl Shared {
             Request::Progress(progress) => {
                 self.send_row(&statements.progress, rows::progress(progress)).await
             }
+            Request::Register(partition, register, number) => {
+                let values = rows::register(*partition, *register, *number);
+                self.send_row(&statements.register, values).await
+            }
         };
         sent.map_err(|source| StoreError { operation: request.describe(), source })
     }
@@ -228,6 +237,9 @@ impl Request<'_> {
             Self::Mark(mark) => format!("writing the mark of {} at {}", mark.campaign, mark.offset),
             Self::Progress(progress) => {
                 format!("writing progress {} of partition {}", progress.next, progress.partition)
+            }
+            Self::Register(partition, register, number) => {
+                format!("writing register {} of partition {partition}: {number}", register.name())
             }
         }
     }

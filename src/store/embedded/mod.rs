@@ -26,7 +26,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence},
-        rows::{ByUserRow, Hold, Mark, Progress, Row},
+        rows::{ByUserRow, Hold, Mark, Progress, Register, Row},
     },
     embedded::{EmbeddedDatabase, Operation, ReadFailure, ReadHandle, Reading, keys},
     telemetry::metrics,
@@ -109,6 +109,15 @@ impl CouponStore for EmbeddedStore {
         self.read("progress", operation, move |data| {
             let value = data.get(keys::progress(partition))?;
             Ok(value.map(|value| rows::decode_progress(partition, &value)).transpose()?)
+        })
+        .await
+    }
+
+    async fn register(&self, partition: Partition, register: Register) -> Result<u64, StoreError> {
+        let operation = format!("reading register {} of partition {partition}", register.name());
+        self.read("register", operation, move |data| {
+            let value = data.get(keys::register(partition, register))?;
+            Ok(value.map_or(Ok(0), |value| rows::decode_register(&value))?)
         })
         .await
     }

@@ -51,6 +51,10 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<DataEntry>) {
             let value = ranked(progress.next, &json(&row));
             entries.push(DataEntry::Raise(keys::progress(progress.partition), value));
         }
+        Row::Register(partition, register, number) => {
+            let key = keys::register(*partition, *register);
+            entries.push(DataEntry::Raise(key, ranked(*number, &[FORMAT])));
+        }
     }
 }
 
@@ -116,6 +120,13 @@ pub(super) fn decode_progress(partition: Partition, value: &[u8]) -> Result<Prog
     let ProgressRow { log_epoch, last } = parse(content, WHAT)?;
     let last = last.map(|LastRow { offset, digest }| LastRecord { offset, digest });
     Ok(Progress { partition, log_epoch, next, last })
+}
+
+pub(super) fn decode_register(value: &[u8]) -> Result<u64, Unreadable> {
+    match unranked(value) {
+        Some((number, [FORMAT])) => Ok(number),
+        _ => Err(Unreadable::new("a register")),
+    }
 }
 
 fn encode_version(version: &DefinitionVersion) -> Vec<u8> {

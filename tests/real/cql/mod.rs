@@ -15,7 +15,7 @@ use coupond::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
+        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register, Row},
     },
     store::{
         ByUserPages, CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError,
@@ -141,6 +141,10 @@ impl CouponStore for Patient {
 
     async fn progress(&self, partition: Partition) -> Result<Option<Progress>, StoreError> {
         self.0.progress(partition).await
+    }
+
+    async fn register(&self, partition: Partition, register: Register) -> Result<u64, StoreError> {
+        self.0.register(partition, register).await
     }
 
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {

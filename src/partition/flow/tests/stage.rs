@@ -28,6 +28,7 @@ pub(super) struct Store {
     pub(super) marks: BTreeMap<CampaignId, Mark>,
     pub(super) holds: BTreeMap<(CampaignId, Offset, u32), Hold>,
     pub(super) progress: Option<Progress>,
+    pub(super) holds_ever: u64,
 }
 
 impl Store {
@@ -57,6 +58,15 @@ impl Store {
                 assert_eq!(&known, coupon, "a row was replaced by another");
             }
         }
+    }
+
+    pub(super) fn put_hold_count(&mut self, count: u64) {
+        self.holds_ever = self.holds_ever.max(count);
+        assert!(self.holds_ever <= self.holds.len() as u64, "a sound partition would halt");
+    }
+
+    pub(super) fn check_hold_count(&self) {
+        assert_eq!(self.holds_ever, self.holds.len() as u64, "each hold is counted");
     }
 
     pub(super) fn all_holds(&self) -> Vec<Hold> {

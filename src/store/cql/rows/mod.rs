@@ -2,7 +2,7 @@
 //!
 //! Write timestamps make every write idempotent, because the database keeps the cell with the
 //! highest timestamp. Coupons and versions take theirs from the record, marks and progress from the
-//! offset, and a hold's timestamp rises with its state. So a row that is written again, late or by
+//! offset, a register's is its number, and a hold's timestamp rises with its state. So a row that is written again, late or by
 //! another owner changes nothing.
 
 use scylla::{
@@ -17,7 +17,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
+        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register},
     },
     store::{Layout, SEQUENCES_PER_BUCKET},
 };
@@ -315,6 +315,22 @@ pub(super) fn decode_progress(
     };
     let log_epoch = fit("log_epoch", log_epoch)?;
     Ok(Progress { partition, log_epoch, next: fit("next_offset", next)?, last })
+}
+
+/// Returns the values bound for a register. The last one is the write timestamp, which is never 0,
+/// because no register is written with 0.
+pub(super) fn register(
+    partition: Partition,
+    register: Register,
+    number: u64,
+) -> Result<(i32, &'static str, i64, i64), BadValue> {
+    let number = fit("number", number)?;
+    Ok((fit("partition", partition)?, register.name(), number, number))
+}
+
+/// Decodes a register's cell.
+pub(super) fn decode_register((number,): (i64,)) -> Result<u64, BadValue> {
+    fit("number", number)
 }
 
 type LayoutValues<'a> = (&'a str, i32, i32, i32, &'a str, &'a str, MaybeUnset<&'a str>);
