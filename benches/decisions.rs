@@ -17,12 +17,12 @@ use coupond::{
     domain::{
         campaign::{At, Campaign},
         definition::{DefinitionVersion, Terms},
-        ids::{CampaignId, Offset, Partition, Timestamp, UserId},
+        ids::{CampaignId, Offset, Partition, ProcessName, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
         rows::{Hold, Mark, Progress, Register, Row},
     },
-    feed::{DecisionFeed, FeedError, FeedEvent},
+    feed::{DecisionFeed, FeedError, FeedEvent, HeardGenerations},
     log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog},
     partition::{
         flow::{BATCH_RECORDS_MAX, BATCHES_MAX, Event},
@@ -255,6 +255,8 @@ fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Envi
         codec: codec.clone(),
         keys: keys(),
         log_epoch: 1,
+        process: ProcessName::of(1),
+        generations: Arc::new(HeardGenerations::new(1)),
         clock: clock.clone(),
         future_max_ms: None,
         limits: coupond::partition::flow::Limits::default(),

@@ -8,11 +8,11 @@ use coupond::{
     clock::{Clock, SharedClock},
     domain::{
         definition::Terms,
-        ids::{CampaignId, Timestamp, UserId},
+        ids::{CampaignId, ProcessName, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
     },
-    feed::in_process::InProcessFeed,
+    feed::{HeardGenerations, in_process::InProcessFeed},
     log::{
         Ownership,
         memory::{MemoryLog, MemoryPartition},
@@ -102,6 +102,8 @@ impl Actors {
             codec: codec.clone(),
             keys: keys(),
             log_epoch: 1,
+            process: ProcessName::of(1),
+            generations: Arc::new(HeardGenerations::new(PARTITIONS)),
             future_max_ms: None,
             limits: Limits::default(),
             directory: directory.clone(),

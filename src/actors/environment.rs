@@ -8,10 +8,10 @@ use super::Directory;
 use crate::{
     clock::SharedClock,
     domain::{
-        ids::{LogPartition, Partition},
+        ids::{LogPartition, Partition, ProcessName},
         keys::Keys,
     },
-    feed::DecisionFeed,
+    feed::{DecisionFeed, HeardGenerations},
     log::RequestLog,
     partition::flow::Limits,
     store::CouponStore,
@@ -36,6 +36,10 @@ pub struct Environment {
     pub keys: Arc<Keys>,
     /// Epoch of the log.
     pub log_epoch: u32,
+    /// The name of this process in the feed.
+    pub process: ProcessName,
+    /// The generations that this node has heard of.
+    pub generations: Arc<HeardGenerations>,
     /// Clock of the node.
     pub clock: SharedClock,
     /// A record more than this far ahead of the node's clock halts its partition, in

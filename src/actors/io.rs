@@ -12,7 +12,7 @@ use crate::{
         definition::DefinitionVersion,
         halt::{Halt, HaltReason, HoldReason},
         ids::{Offset, Partition},
-        rows::{LastRecord, PartitionRows},
+        rows::{LastRecord, PartitionRows, Register},
     },
     log::{FailedReads, LogReader, ReadError},
     partition::{
@@ -23,7 +23,11 @@ use crate::{
     },
     store::{Selection, StoreError},
     telemetry::Chain,
-    wire::{LogRecord, feed_message::FeedMessage, write_order::Group},
+    wire::{
+        LogRecord,
+        feed_message::FeedMessage,
+        write_order::{self, Group},
+    },
 };
 
 /// Feed messages of one partition that wait to be published. Messages beyond it are dropped: the
@@ -76,6 +80,21 @@ pub(super) async fn open(
         }
     };
     Ok(OpenedPartition { rows, end: bounds.high, reader, first, position })
+}
+
+/// Claims the next generation of a partition. It is durable when this returns.
+///
+/// # Errors
+/// The register cannot be decoded.
+pub(super) async fn claim(environment: &Environment, partition: Partition) -> Result<u64, Halt> {
+    let store = &environment.store;
+    let read = async || readable(store.register(partition, Register::Generation).await);
+    let stored = until_done(environment, "reading a partition's generation", read).await;
+    let stored = stored.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
+    let heard = environment.generations.highest(partition);
+    let generation = assignment::next_generation(stored, heard);
+    write(environment, write_order::of_generation(partition, generation)).await;
+    Ok(generation)
 }
 
 /// Compares the last settled record with the record that the log has at its offset now.

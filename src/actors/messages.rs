@@ -75,6 +75,8 @@ pub struct CouponStart {
 pub enum PartitionMessage {
     /// An input of the partition's flow.
     Event(Event),
+    /// This generation of the partition is claimed and durable.
+    Claimed(u64),
     /// The partition was opened, or must halt.
     Opened(Box<Result<OpenedPartition, Halt>>),
     /// A coupon actor has loaded its campaign and takes batches.
@@ -137,6 +139,7 @@ impl PartitionMessage {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Event(event) => event.name(),
+            Self::Claimed(_) => "claimed",
             Self::Opened(_) => "opened",
             Self::Started { .. } => "started",
             Self::Halt(_) => "halt",

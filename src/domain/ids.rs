@@ -122,6 +122,21 @@ text_id!(
 );
 
 text_id!(
+    /// Names a process. Each draws its name anew at start, so that no other has it.
+    ProcessName,
+    "16 of 0-9 and a-f",
+    |text| text.len() == 16 && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+);
+
+impl ProcessName {
+    /// Returns the name for a random number.
+    #[must_use]
+    pub fn of(number: u64) -> Self {
+        Self(Arc::from(format!("{number:016x}")))
+    }
+}
+
+text_id!(
     /// A client repeats this key to get the same coupon again.
     IdempotencyKey,
     "1 to 64 of A-Z, a-z, 0-9 and '.', '_', ':', '-'",

@@ -194,6 +194,8 @@ pub enum Register {
     /// How many holds the partition's campaigns ever had. Hold rows are never deleted, so fewer rows
     /// than that mean that one has vanished.
     Holds,
+    /// The generation of the partition's latest owner.
+    Generation,
 }
 
 impl Register {
@@ -202,6 +204,7 @@ impl Register {
     pub fn name(self) -> &'static str {
         match self {
             Self::Holds => "holds",
+            Self::Generation => "generation",
         }
     }
 }

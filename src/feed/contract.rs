@@ -16,10 +16,10 @@ use crate::{
     domain::{
         answer::{Answer, CouponFace},
         decision::Refusal,
-        ids::{CampaignId, Offset, Partition, Timestamp, UserId},
+        ids::{CampaignId, Offset, Partition, ProcessName, Timestamp, UserId},
         reason::Reason,
     },
-    wire::feed_message::{FeedDecision, FeedMessage},
+    wire::feed_message::{FeedDecision, FeedMessage, Sender},
 };
 
 /// One check of the contract.
@@ -71,6 +71,7 @@ fn message(epoch: u32, partition: Partition, from: Offset, to: Offset) -> FeedMe
     FeedMessage {
         log_epoch: epoch,
         partition,
+        sender: Sender { generation: 1, owner: ProcessName::of(7), number: to },
         from,
         to,
         end: to + 3,

@@ -74,11 +74,13 @@ impl FollowerSender {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{domain::ids::ProcessName, wire::feed_message::Sender};
 
     fn message(to: u64) -> Arc<FeedMessage> {
         Arc::new(FeedMessage {
             log_epoch: 1,
             partition: 0,
+            sender: Sender { generation: 1, owner: ProcessName::of(7), number: 1 },
             from: 0,
             to,
             end: to,

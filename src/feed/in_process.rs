@@ -36,6 +36,7 @@ impl DecisionFeed for InProcessFeed {
 #[cfg(test)]
 mod tests {
     use super::{super::FOLLOWER_MESSAGES_MAX, *};
+    use crate::{domain::ids::ProcessName, wire::feed_message::Sender};
 
     async fn fresh() -> (Arc<InProcessFeed>, ()) {
         (Arc::default(), ())
@@ -47,6 +48,7 @@ mod tests {
         FeedMessage {
             log_epoch: 1,
             partition: 0,
+            sender: Sender { generation: 1, owner: ProcessName::of(7), number: 1 },
             from: 0,
             to,
             end: to,

@@ -7,6 +7,7 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub(crate) mod follower;
+mod generations;
 pub mod in_process;
 pub mod kafka;
 
@@ -14,6 +15,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::wire::feed_message::FeedMessage;
+
+pub use generations::HeardGenerations;
 
 /// Most decisions in one message: at about 250 bytes each, below a broker's limit of 1 MiB.
 pub const MESSAGE_DECISIONS_MAX: usize = 1_024;

@@ -13,8 +13,8 @@ use crate::{
     api::service::{GroupCheck, NodeService, ServiceParts},
     clock::SharedClock,
     config::Config,
-    domain::keys::Keys,
-    feed::DecisionFeed,
+    domain::{ids::ProcessName, keys::Keys},
+    feed::{DecisionFeed, HeardGenerations},
     log::{LocalLog, RequestLog},
     partition::flow::Limits,
     store::{CouponStore, Layout},
@@ -27,6 +27,8 @@ pub(crate) struct CoreParts {
     pub(crate) store: Arc<dyn CouponStore>,
     pub(crate) feed: Arc<dyn DecisionFeed>,
     pub(crate) layout: Layout,
+    /// Drawn anew at each start.
+    pub(crate) process: ProcessName,
     pub(crate) keys: Arc<Keys>,
     pub(crate) clock: SharedClock,
     /// Checks free space, where the log is on this node's disk.
@@ -56,10 +58,11 @@ impl Core {
     /// # Errors
     /// If the supervisor does not start.
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
-        let CoreParts { log, store, feed, layout, keys, clock, .. } = parts;
+        let CoreParts { log, store, feed, layout, process, keys, clock, .. } = parts;
         let CoreParts { local_log, group_check, future_max_ms, limits, probe, .. } = parts;
         let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
+        let generations = Arc::new(HeardGenerations::new(layout.partitions));
         let environment = Arc::new(Environment {
             log: log.clone(),
             store: store.clone(),
@@ -67,6 +70,8 @@ impl Core {
             codec: codec.clone(),
             keys: keys.clone(),
             log_epoch: layout.log_epoch,
+            process,
+            generations: generations.clone(),
             clock: clock.clone(),
             future_max_ms,
             limits,
@@ -87,6 +92,7 @@ impl Core {
             api: config.api.clone(),
             admission: config.admission.clone(),
             actors: directory.clone(),
+            generations,
             clock,
         }));
         service.start();

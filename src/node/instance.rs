@@ -5,7 +5,10 @@ use std::sync::Arc;
 use super::{ServeError, embedded::OPENING};
 use crate::{
     config::Config,
-    domain::keys::{Keys, hex},
+    domain::{
+        ids::ProcessName,
+        keys::{Keys, hex},
+    },
     embedded::{FolderError, SecretFile, data_folder, kept_secret},
     store::{CouponStore, LOG_EPOCH, Layout},
 };
@@ -114,6 +117,13 @@ pub(super) fn admin_token(config: &Config) -> Result<String, ServeError> {
         ),
         error => ServeError::failed("writing the admin token", error),
     })
+}
+
+/// Draws the name of this process.
+pub(super) fn process_name() -> Result<ProcessName, ServeError> {
+    let number = getrandom::u64()
+        .map_err(|error| ServeError::failed("reading random bytes", error.to_string()))?;
+    Ok(ProcessName::of(number))
 }
 
 fn random(bytes: usize) -> Result<String, ServeError> {

@@ -164,6 +164,7 @@ impl Node {
             store,
             feed,
             layout,
+            process: instance::process_name()?,
             keys,
             clock,
             local_log,

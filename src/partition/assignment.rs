@@ -64,6 +64,12 @@ pub fn compare(last: LastRecord, found: Option<LastRecord>) -> Result<(), Halt> 
     Err(Halt::new(HaltReason::LogRewritten, detail))
 }
 
+/// Returns the generation of a new owner: above all that the register and the feed have shown.
+#[must_use]
+pub fn next_generation(stored: u64, heard: u64) -> u64 {
+    stored.max(heard).saturating_add(1)
+}
+
 /// Compares how far a partition was read with the end of its log, `high`.
 ///
 /// # Errors
@@ -186,6 +192,13 @@ mod tests {
             let unsettled = not_readable(3, 7, progress, "bad codec");
             assert_eq!(halted(unsettled), Some(HaltReason::Unreadable));
         }
+    }
+
+    #[test]
+    fn a_generation_is_above_all_that_were_shown() {
+        assert_eq!(next_generation(0, 0), 1);
+        assert_eq!(next_generation(7, 3), 8);
+        assert_eq!(next_generation(3, 7), 8, "the register was lost");
     }
 
     #[test]

@@ -31,13 +31,15 @@ pub(super) enum Delivery {
     /// Later ones overtake it.
     Overtaken,
     Twice,
+    /// It comes with an older message of the partition, of any owner, behind it.
+    Replayed,
     /// The follower is told of a gap.
     Gap,
 }
 
 impl Delivery {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Lost, Self::Late, Self::Overtaken, Self::Twice, Self::Gap];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Lost, Self::Late, Self::Overtaken, Self::Twice, Self::Replayed, Self::Gap];
 }
 
 /// A record that no node wrote.

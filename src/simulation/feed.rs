@@ -38,13 +38,20 @@ pub(super) struct Published {
     pub(super) message: FeedMessage,
 }
 
+/// When a life of a node heard of a watermark, and of which generation.
+struct Heard {
+    at_us: u64,
+    generation: u64,
+    to: Offset,
+}
+
 /// All followers, and what was published.
 #[derive(Default)]
 pub(super) struct Topic {
     pub(super) followers: Vec<Follower>,
     pub(super) published: Vec<Published>,
-    /// When each life of a node heard which watermark of a partition.
-    heard: BTreeMap<(usize, u32, Partition), Vec<(u64, Offset)>>,
+    /// What each life of a node has heard of each partition.
+    heard: BTreeMap<(usize, u32, Partition), Vec<Heard>>,
 }
 
 impl Topic {
@@ -57,8 +64,8 @@ impl Topic {
     /// The highest watermark that had arrived at a node for a while.
     pub(super) fn heard(&self, address: Address, partition: Partition, us: u64) -> Offset {
         let heard = self.heard.get(&(address.node, address.life, partition)).into_iter().flatten();
-        let before = heard.filter(|(at, _)| *at + HEARD_WITHIN_US < us);
-        before.map(|(_, to)| *to).max().unwrap_or(0)
+        let before = heard.filter(|it| it.at_us + HEARD_WITHIN_US < us);
+        before.map(|it| it.to).max().unwrap_or(0)
     }
 }
 
@@ -70,7 +77,8 @@ pub(super) struct WorldFeed {
 }
 
 impl WorldFeed {
-    fn deliver(&self, follower: &mut Follower, message: &FeedMessage) {
+    /// Sends a message to a follower. `before` was published earlier.
+    fn deliver(&self, follower: &mut Follower, message: &FeedMessage, before: &[Published]) {
         let (world, node) = (&self.link.world, follower.address.node);
         if world.is_cut(node, Engine::Feed, None) {
             return;
@@ -89,16 +97,32 @@ impl WorldFeed {
                 *last = due;
             }
             Some(Delivery::Overtaken) => due += world.below(LATE_US),
-            Some(Delivery::Twice | Delivery::Gap) | None => *last = due,
+            Some(Delivery::Twice | Delivery::Replayed | Delivery::Gap) | None => *last = due,
         }
-        let times = if delivery == Some(Delivery::Twice) { 2 } else { 1 };
-        for _ in 0..times {
+        let mut sent = vec![message];
+        match delivery {
+            Some(Delivery::Twice) => sent.push(message),
+            Some(Delivery::Replayed) => {
+                let of_partition =
+                    before.iter().filter(|it| it.message.partition == message.partition);
+                let old: Vec<_> = of_partition.map(|it| &it.message).collect();
+                sent.extend(old.get(world.below(old.len() as u64) as usize));
+            }
+            _ => {}
+        }
+        for message in sent {
             let (sender, message) = (follower.sender.clone(), Arc::new(message.clone()));
             let (there, topic, address) = (world.clone(), self.topic.clone(), follower.address);
             world.at(due, Some(address), move || {
                 let key = (address.node, address.life, message.partition);
-                let heard = (there.now_us(), message.to);
-                topic.lock().heard.entry(key).or_default().push(heard);
+                let generation = message.sender.generation;
+                let mut topic = topic.lock();
+                let heard = topic.heard.entry(key).or_default();
+                // An older generation is not listened to.
+                if heard.iter().all(|it| it.generation <= generation) {
+                    heard.push(Heard { at_us: there.now_us(), generation, to: message.to });
+                }
+                drop(topic);
                 sender.lock().send(&message);
             });
         }
@@ -130,16 +154,20 @@ impl DecisionFeed for WorldFeed {
         }
         let landed = self.rows.landed();
         world.say(|| {
-            let FeedMessage { partition, from, to, decisions, .. } = &message;
+            let FeedMessage { partition, sender, from, to, decisions, .. } = &message;
             let decided: Vec<_> = decisions.iter().map(|it| it.offset).collect();
-            let node = address.node;
-            format!("node {node} publishes partition {partition}: {from} to {to}, {decided:?}")
+            let (node, generation) = (address.node, sender.generation);
+            format!(
+                "node {node} publishes partition {partition}, generation {generation}: {from} to \
+                 {to}, {decided:?}"
+            )
         });
         let mut topic = self.topic.lock();
-        topic.published.push(Published { landed, message: message.clone() });
-        for follower in topic.followers.iter_mut() {
-            self.deliver(follower, &message);
+        let Topic { followers, published, .. } = &mut *topic;
+        for follower in followers.iter_mut() {
+            self.deliver(follower, &message, published);
         }
+        published.push(Published { landed, message: message.clone() });
         if fate == Some(Fate::LandsAndDies) {
             world.end_life(*address);
         }

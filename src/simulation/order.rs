@@ -13,7 +13,7 @@ use crate::{
     domain::{
         answer::Answer,
         ids::{CampaignId, Offset, Partition, Sequence},
-        rows::{HoldState, Row},
+        rows::{HoldState, Register, Row},
     },
     store::memory::MemoryRows,
 };
@@ -55,6 +55,7 @@ pub(super) fn violations(
             broken.extend(versions_first(campaign, places));
         }
     }
+    broken.extend(unclaimed(history, published));
     for claim in claims(history, published) {
         for (campaign, places) in &places {
             let is_of = engines.codec.partition_of(campaign) == claim.partition
@@ -163,6 +164,25 @@ fn claims<'a>(
         needs_marks: false,
     });
     rows.chain(messages)
+}
+
+/// INV-12: a generation is stored before its first message: a later owner would not know of it, and
+/// nobody would listen to that owner.
+fn unclaimed(history: &[Landed], published: &[Published]) -> Option<Violation> {
+    let mut claimed = Vec::new();
+    for (place, landed) in history.iter().enumerate() {
+        if let Row::Register(partition, Register::Generation, generation) = landed.row {
+            claimed.push((place, partition, generation));
+        }
+    }
+    let is_claimed = |Published { landed, message }: &Published| {
+        let before = claimed.iter().take_while(|(place, ..)| place < landed);
+        let mut of_partition = before.filter(|(_, of, _)| *of == message.partition);
+        of_partition.any(|(.., generation)| *generation >= message.sender.generation)
+    };
+    let wrong = published.iter().find(|it| !is_claimed(it))?;
+    let detail = format!("a generation was told of before it was stored: {:?}", wrong.message);
+    Some(Violation::new("INV-12", detail))
 }
 
 /// INV-6: a version is stored before the coupons above it.

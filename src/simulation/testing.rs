@@ -26,14 +26,17 @@ use crate::{
     api::service::ServiceParts,
     config::Config,
     domain::{
-        ids::{CampaignId, Offset, Partition},
+        ids::{CampaignId, Offset, Partition, ProcessName},
         record::Record,
-        rows::{Progress, Row},
+        rows::{Progress, Register, Row},
     },
-    feed::DecisionFeed,
+    feed::{DecisionFeed, HeardGenerations},
     log::{LocalLog, memory::MemoryPartition},
     store::memory::MemoryRows,
-    wire::{LogRecord, feed_message::FeedMessage},
+    wire::{
+        LogRecord,
+        feed_message::{FeedMessage, Sender},
+    },
 };
 
 pub(crate) const PARTITIONS: u32 = 2;
@@ -58,6 +61,9 @@ pub(crate) enum Settle {
     /// Feed messages are lost, and progress is not durable yet.
     RowsAlone,
 }
+
+/// Time in which a message arrives, in microseconds.
+const DELIVERED_US: u64 = 10_000;
 
 /// A world with an owner that does not work yet.
 pub(crate) struct OwnedWorld {
@@ -136,6 +142,7 @@ impl OwnedWorld {
             local_log: None,
             group_check: None,
             actors: self.owner.core.directory.clone(),
+            generations: Arc::new(HeardGenerations::new(PARTITIONS)),
             clock: Arc::new(LifeClock { world: self.world.clone(), address }),
         }
     }
@@ -186,9 +193,53 @@ impl OwnedWorld {
     pub(crate) async fn publish(&self, partition: Partition, halted: Option<String>) {
         let (to, end) = (self.watermark(partition), self.end(partition));
         let (log_epoch, decisions) = (self.engines.layout.log_epoch, Vec::new());
-        let message = FeedMessage { log_epoch, partition, from: 0, to, end, halted, decisions };
+        // Beside the owner, which goes on.
+        let owner = ProcessName::of(1);
+        let number = self.messages(partition).iter().filter(|it| it.sender.owner == owner).count();
+        let generation = self.rows().registers.get(&(partition, Register::Generation)).copied();
+        let (generation, number) = (generation.unwrap_or(0), number as u64 + 1);
+        let sender = Sender { generation, owner, number };
+        self.send(FeedMessage {
+            log_epoch,
+            partition,
+            sender,
+            from: 0,
+            to,
+            end,
+            halted,
+            decisions,
+        })
+        .await;
+    }
+
+    /// Returns all messages about a partition.
+    pub(crate) fn messages(&self, partition: Partition) -> Vec<FeedMessage> {
+        let topic = self.engines.topic.lock();
+        let messages = topic.published.iter().map(|it| it.message.clone());
+        messages.filter(|it| it.partition == partition).collect()
+    }
+
+    /// Sends a message to all followers, also one that was sent before.
+    pub(crate) async fn send(&self, message: FeedMessage) {
         let link = self.engines.link(&self.world, self.owner.address);
         self.engines.feed(&link).publish(message).await.unwrap();
+    }
+
+    /// Sends a message, and waits until it has come to every node that is not cut off. An owner is not
+    /// silent for so long.
+    pub(crate) async fn deliver(&self, message: FeedMessage) {
+        self.send(message).await;
+        let until_us = self.world.now_us() + DELIVERED_US;
+        // Time goes on from event to event.
+        self.world.at(until_us, None, || {});
+        self.until(|| self.world.now_us() >= until_us).await;
+    }
+
+    /// Lets the next message be that of a new owner.
+    pub(crate) fn begin_generation(&self, partition: Partition) {
+        let mut rows = self.rows();
+        let before = rows.registers.get(&(partition, Register::Generation)).copied().unwrap_or(0);
+        rows.apply(Row::Register(partition, Register::Generation, before + 1));
     }
 
     /// Drops every follower of the feed. A service follows again, and counts it as a gap.

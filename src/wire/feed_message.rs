@@ -8,11 +8,25 @@ use serde::{Deserialize, Serialize};
 use super::{FORMAT, codec::mac_text};
 use crate::domain::{
     answer::Answer,
-    ids::{CampaignId, Offset, Partition, UserId},
+    ids::{CampaignId, Offset, Partition, ProcessName, UserId},
     keys::{Keys, Macs},
 };
 
 const MAC_PURPOSE: &str = "feed";
+
+/// Who sent a message, and in which order. A follower ignores a message of a lower generation than it
+/// has heard, and one whose number is not above the owner's last: both may be old messages that were
+/// sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sender {
+    /// Number of the ownership, from 1.
+    pub generation: u64,
+    /// The owner's process. Two owners may claim the same generation at once.
+    pub owner: ProcessName,
+    /// Number of the message, from 1. Rises by 1 with each message of this owner about the partition,
+    /// also with those that are lost before they are sent.
+    pub number: u64,
+}
 
 /// A message about one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +35,9 @@ pub struct FeedMessage {
     pub log_epoch: u32,
     /// Partition.
     pub partition: Partition,
-    /// Watermark in this owner's message before, by which a follower notices a lost message. 0 in
-    /// the owner's first.
+    /// Who sent it, and in which order.
+    pub sender: Sender,
+    /// Watermark in this owner's message before; 0 in the owner's first.
     pub from: Offset,
     /// Watermark: every position below is decided and stored, except for campaigns on hold.
     pub to: Offset,
@@ -143,6 +158,7 @@ mod tests {
         FeedMessage {
             log_epoch: 1,
             partition: 3,
+            sender: Sender { generation: 4, owner: ProcessName::of(7), number: u64::MAX },
             from: 10,
             to: 16,
             end: 20,

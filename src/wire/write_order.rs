@@ -3,6 +3,7 @@
 use crate::domain::{
     coupon::Coupon,
     definition::DefinitionVersion,
+    ids::Partition,
     rows::{Hold, Mark, Progress, Register, Row},
 };
 
@@ -15,6 +16,13 @@ pub fn of_batch(versions: Vec<DefinitionVersion>, coupons: Vec<Coupon>) -> Vec<G
     let version = |version| ("storing a definition version", vec![Row::Version(version)]);
     let coupons = ("storing coupons", coupons.into_iter().map(Row::Coupon).collect());
     filled(versions.into_iter().map(version).chain([coupons]))
+}
+
+/// Returns the write of a new owner's generation, before its first feed message.
+#[must_use]
+pub fn of_generation(partition: Partition, generation: u64) -> Vec<Group> {
+    let register = Row::Register(partition, Register::Generation, generation);
+    vec![("storing a generation", vec![register])]
 }
 
 /// Returns the write of the mark behind a version, after everything that it counts.

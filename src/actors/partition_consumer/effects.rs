@@ -30,7 +30,7 @@ impl PartitionState {
         for effect in effects {
             match effect {
                 Effect::Count(decision) => count(&mut counts, decision),
-                Effect::Publish(message) => self.publish(message),
+                Effect::Publish(news) => self.publish(news, None),
                 Effect::Start { campaign, incarnation, from, delay_ms } => {
                     self.start(campaign, incarnation, from, delay_ms, myself);
                 }

@@ -28,11 +28,11 @@ use crate::{
     },
     partition::{
         assignment,
-        flow::{BatchReport, Event, Flow},
+        flow::{BatchReport, Event, Flow, News},
         recovery::Contradiction,
     },
     telemetry::{Chain, metrics},
-    wire::feed_message::FeedMessage,
+    wire::feed_message::{FeedMessage, Sender},
 };
 
 /// Interval of ticks: half of the interval in which progress is due.
@@ -84,6 +84,10 @@ pub struct PartitionState {
     opening: Option<TaskGuard>,
     age: Option<TaskGuard>,
     feed: mpsc::Sender<FeedMessage>,
+    /// The generation that this owner has claimed; 0 until then.
+    generation: u64,
+    /// Number of the last feed message.
+    number: u64,
     /// The node stops: nothing new is read any more.
     draining: bool,
     drain: Option<RpcReplyPort<()>>,
@@ -125,6 +129,8 @@ impl Actor for PartitionConsumer {
             opening: None,
             age: None,
             feed,
+            generation: 0,
+            number: 0,
             draining: false,
             drain: None,
             ticks: 0,
@@ -144,6 +150,9 @@ impl Actor for PartitionConsumer {
         state.arguments.environment.shared.handled("consumer", message.name());
         match message {
             PartitionMessage::Event(event) => state.step(event, &myself),
+            PartitionMessage::Claimed(generation) => {
+                state.generation = state.generation.max(generation);
+            }
             PartitionMessage::Opened(opened) => state.opened(*opened, &myself),
             PartitionMessage::Started { campaign, incarnation, expects_until, actor } => {
                 state.started(&campaign, incarnation, actor);
@@ -177,8 +186,14 @@ impl PartitionState {
     fn open(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let (told, was_halted) = (myself.clone(), self.halted.is_some());
+        let must_claim = self.must_claim();
         self.opening = Some(TaskGuard::spawn(myself, async move {
-            let opened = io::open(&environment, partition, was_halted).await;
+            let claimed =
+                if must_claim { claim(&environment, partition, &told).await } else { Ok(()) };
+            let opened = match claimed {
+                Ok(()) => io::open(&environment, partition, was_halted).await,
+                Err(halt) => Err(halt),
+            };
             let _ended = told.cast(PartitionMessage::Opened(Box::new(opened)));
         }));
     }
@@ -276,22 +291,34 @@ impl PartitionState {
         }
     }
 
-    fn publish_halted(&self) {
+    /// Returns whether the partition's generation is not claimed, or another owner has claimed a
+    /// higher one. Followers ignore the lower one. If the other owner is the late one, and is soon told
+    /// that it owns nothing, nobody else would be heard.
+    fn must_claim(&self) -> bool {
+        let heard = self.arguments.environment.generations.highest(self.partition());
+        self.generation == 0 || self.generation < heard
+    }
+
+    fn publish_halted(&mut self) {
         if let Some(halt) = &self.halted {
-            let message = FeedMessage {
-                log_epoch: self.arguments.environment.log_epoch,
-                partition: self.partition(),
-                from: 0,
-                to: 0,
-                end: 0,
-                halted: Some(halt.to_string()),
-                decisions: Vec::new(),
-            };
-            self.publish(message);
+            let news = News { from: 0, to: 0, end: 0, decisions: Vec::new() };
+            self.publish(news, Some(halt.to_string()));
         }
     }
 
-    fn publish(&self, message: FeedMessage) {
+    fn publish(&mut self, news: News, halted: Option<String>) {
+        let (environment, partition) = (&self.arguments.environment, self.partition());
+        self.number += 1;
+        let generation = match self.generation {
+            // It halts because its register cannot be decoded. Others must hear of that.
+            0 => environment.generations.highest(partition).max(1),
+            claimed => claimed,
+        };
+        let sender = Sender { generation, owner: environment.process.clone(), number: self.number };
+        let News { from, to, end, decisions } = news;
+        let log_epoch = environment.log_epoch;
+        let message =
+            FeedMessage { log_epoch, partition, sender, from, to, end, halted, decisions };
         if self.feed.try_send(message).is_err() {
             tracing::debug!(partition = self.partition(), "feed message dropped");
         }
@@ -336,9 +363,11 @@ impl PartitionState {
         }));
     }
 
-    /// Reads the log's end, and the holds that another owner may have written.
+    /// Reads the log's end, and the holds that another owner may have written. Claims a higher
+    /// generation if another owner has done so.
     fn look(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        let must_claim = self.must_claim();
         let Some(running) = &mut self.running else { return };
         metrics::partition_lag(partition, running.flow.lag());
         running.writes.retain(|task| !task.is_finished());
@@ -354,6 +383,10 @@ impl PartitionState {
                 return;
             }
             let _ended = told.cast(PartitionMessage::Event(Event::End(high)));
+            if must_claim && let Err(halt) = claim(&environment, partition, &told).await {
+                let _ended = told.cast(PartitionMessage::Halt(halt));
+                return;
+            }
             let message = match io::partition_rows(&environment, partition).await {
                 Ok(rows) => PartitionMessage::Event(Event::Holds(rows.holds)),
                 Err(halt) => PartitionMessage::Halt(halt),
@@ -426,4 +459,15 @@ impl PartitionState {
             let _gone = reply.send(());
         }
     }
+}
+
+/// Claims a generation and tells the consumer of it.
+async fn claim(
+    environment: &Environment,
+    partition: Partition,
+    told: &ActorRef<PartitionMessage>,
+) -> Result<(), Halt> {
+    let generation = io::claim(environment, partition).await?;
+    let _ended = told.cast(PartitionMessage::Claimed(generation));
+    Ok(())
 }

@@ -3,8 +3,10 @@
 //!
 //! The feed may lose messages, so it never proves an absence. A waiter must ask the store in two
 //! cases: the watermark passed its position without its decision, or messages were lost. A loss is
-//! reported by the feed, or shows as a message whose `from` is above our watermark. The waiter
-//! stays registered, because its campaign may be on hold and the decision may still come.
+//! reported by the feed, or shows as a number that an owner's messages leave out. The waiter stays
+//! registered, because its campaign may be on hold and the decision may still come.
+//!
+//! Anyone who can write to the feed can send old messages again. `owners` ignores them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,10 +14,18 @@ use std::{
 };
 
 use super::Moment;
-use crate::domain::{
-    halt::{Halt, HaltReason},
-    ids::{Offset, Partition},
+use crate::{
+    domain::{
+        halt::{Halt, HaltReason},
+        ids::{Offset, Partition},
+    },
+    wire::feed_message::Sender,
 };
+
+mod owners;
+
+pub(crate) use self::owners::Ignored;
+use self::owners::Owners;
 
 /// Decisions that a node remembers: about 6 s at 10,000 a second, longer than a client takes from
 /// its `202` to its first `GET`. About 20 MB.
@@ -51,8 +61,8 @@ pub(crate) enum Event<D> {
 pub(crate) struct Message<D> {
     /// The owner's partition.
     pub partition: Partition,
-    /// The watermark of the owner's previous message; 0 in its first.
-    pub from: Offset,
+    /// Who sent it, and in which order.
+    pub sender: Sender,
     /// The watermark.
     pub to: Offset,
     /// The end of the log as the owner last saw it.
@@ -72,6 +82,8 @@ pub(crate) enum Effect<D, W> {
     AskStore(W),
     /// A request of this node was decided this long after it was received.
     Took(Duration),
+    /// A message had no effect.
+    Ignored(Ignored),
     /// Two decisions of one position differ, which breaks INV-3.
     Contradiction {
         /// The partition.
@@ -116,6 +128,7 @@ struct Truncated {
 
 #[derive(Debug)]
 struct FollowedPartition<D, W> {
+    owners: Owners,
     watermark: Option<Offset>,
     end: Offset,
     acknowledged: Option<(Offset, Offset)>,
@@ -133,6 +146,7 @@ struct FollowedPartition<D, W> {
 impl<D, W> Default for FollowedPartition<D, W> {
     fn default() -> Self {
         Self {
+            owners: Owners::default(),
             watermark: None,
             end: 0,
             acknowledged: None,
@@ -191,6 +205,10 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         let mut effects = Vec::new();
         let number = message.partition;
         let Some(partition) = self.partitions.get_mut(number as usize) else { return effects };
+        let lost = match partition.owners.hear(now, &message.sender) {
+            Ok(lost) => lost,
+            Err(ignored) => return vec![Effect::Ignored(ignored)],
+        };
         // Also a halt is a sign of life: `is_silent` is about the owner, not about decisions.
         partition.heard_at = Some(now);
         partition.owner_says(message.halted);
@@ -215,7 +233,6 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         }
         // After the decisions, because a waiter that got one of them need not ask the store. A lost
         // message may have held decisions above every watermark, so then all waiters must ask.
-        let lost = partition.watermark.is_some_and(|before| before < message.from);
         let watermark = partition.watermark.map_or(message.to, |before| before.max(message.to));
         partition.watermark = Some(watermark);
         let asking_below = if lost { Offset::MAX } else { watermark };

@@ -1,13 +1,23 @@
 //! A follower answers every waiter, even if it loses messages.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::ids::ProcessName;
 
 type Tested = Follower<&'static str, char>;
 
 const LIMITS: Limits = Limits { decisions: 100, waiters: 10 };
 const NOW: Moment = Duration::from_secs(9);
+
+/// Returns the first message of an owner that nobody has heard.
+fn sender() -> Sender {
+    static OWNERS: AtomicU64 = AtomicU64::new(100);
+    let owner = ProcessName::of(OWNERS.fetch_add(1, Ordering::Relaxed));
+    Sender { generation: 1, owner, number: 1 }
+}
 
 fn message(
     partition: Partition,
@@ -15,13 +25,13 @@ fn message(
     decisions: &[(Offset, &'static str)],
 ) -> Event<&'static str> {
     let decisions = decisions.to_vec();
-    Event::Message(Message { partition, from: 0, to, end: to, halted: None, decisions })
+    Event::Message(Message { partition, sender: sender(), to, end: to, halted: None, decisions })
 }
 
 fn halted(partition: Partition, reason: &str) -> Event<&'static str> {
     let halted = Some(reason.to_owned());
     let decisions = Vec::new();
-    Event::Message(Message { partition, from: 0, to: 0, end: 0, halted, decisions })
+    Event::Message(Message { partition, sender: sender(), to: 0, end: 0, halted, decisions })
 }
 
 #[track_caller]
@@ -77,24 +87,59 @@ fn a_gap_sends_all_waiters_to_the_store() {
     assert_eq!(follower.step(NOW, Event::Gap), []);
 }
 
+/// Returns a message of an owner with its number.
+fn numbered(
+    (generation, owner, number): (u64, u64, u64),
+    event: Event<&'static str>,
+) -> Event<&'static str> {
+    let Event::Message(message) = event else { return event };
+    let sender = Sender { generation, owner: ProcessName::of(owner), number };
+    Event::Message(Message { sender, ..message })
+}
+
 #[test]
 fn a_lost_message_makes_all_waiters_ask() {
-    let from = |from, to| match message(0, to, &[]) {
-        Event::Message(message) => Event::Message(Message { from, ..message }),
-        gap => gap,
-    };
+    let from = |owner, number, to| numbered((2, owner, number), message(0, to, &[]));
     let mut follower = Tested::new(2, LIMITS);
     wait(&mut follower, 0, 9, 'a');
     wait(&mut follower, 1, 9, 'b');
-    assert_eq!(follower.step(NOW, from(3, 3)), [], "the first message is no gap");
-    assert_eq!(follower.step(NOW, from(3, 5)), []);
-    assert_eq!(follower.step(NOW, from(5, 5)), []);
-    // The message that went on from 5 to 6 is lost, and the decision at 9 with it.
-    assert_eq!(follower.step(NOW, from(6, 7)), [Effect::AskStore('a')]);
+    assert_eq!(follower.step(NOW, from(1, 3, 3)), [], "the first message is no gap");
+    assert_eq!(follower.step(NOW, from(1, 4, 5)), []);
+    assert_eq!(follower.step(NOW, from(1, 5, 5)), []);
+    // The sixth message is lost, and the decision at 9 with it, although the watermark stands still.
+    assert_eq!(follower.step(NOW, from(1, 7, 5)), [Effect::AskStore('a')]);
     // Another owner begins anew, and an earlier one is not yet aware of it.
     wait(&mut follower, 0, 8, 'c');
-    assert_eq!(follower.step(NOW, from(0, 7)), []);
-    assert_eq!(follower.step(NOW, from(2, 4)), []);
+    assert_eq!(follower.step(NOW, from(2, 1, 0)), []);
+    assert_eq!(follower.step(NOW, from(1, 8, 7)), []);
+    assert_eq!(follower.step(NOW, from(2, 3, 7)), [Effect::AskStore('c')]);
+}
+
+/// A message of an old owner was recorded, and somebody who can write to the feed sends it again.
+#[test]
+fn an_old_message_that_is_sent_again_has_no_effect() {
+    let mut follower = Tested::new(1, LIMITS);
+    let old = numbered((1, 1, 4), halted(0, "unreadable: at 30"));
+    follower.step(NOW, old.clone());
+    assert!(follower.halted(NOW, 0).is_some());
+    follower.step(NOW, numbered((1, 1, 5), message(0, 40, &[])));
+    assert_eq!(follower.halted(NOW, 0), None);
+    assert_eq!(follower.step(NOW, old), [Effect::Ignored(Ignored::Repeated)]);
+    assert_eq!(follower.halted(NOW, 0), None, "its owner says something else now");
+    let waiter = wait(&mut follower, 0, 70, 'a');
+    follower.step(NOW, numbered((2, 2, 1), message(0, 50, &[])));
+    let later = NOW + OWNER_SILENT_AFTER * 2;
+    for replayed in [
+        numbered((1, 1, 6), halted(0, "unreadable: at 60")),
+        numbered((1, 1, 7), message(0, 80, &[(70, "issued"), (71, "issued")])),
+    ] {
+        assert_eq!(follower.step(later, replayed), [Effect::Ignored(Ignored::Older)]);
+    }
+    assert_eq!((follower.watermark(0), follower.lag(0)), (Some(50), 0));
+    assert_eq!((follower.halted(later, 0), follower.decision(0, 71)), (None, None));
+    assert!(follower.is_silent(later, 0), "an old message is no sign of life");
+    follower.leave(waiter);
+    assert_eq!(follower.waiters(), 0, "it was not told");
 }
 
 #[test]
@@ -160,7 +205,8 @@ fn lag_counts_from_the_watermark() {
     assert_eq!(follower.acknowledged(0, 1_009, None), Ok(()));
     assert_eq!(follower.lag(0), 10);
     let decisions = Vec::new();
-    let behind = Message { partition: 0, from: 0, to: 900, end: 950, halted: None, decisions };
+    let (partition, sender, halted) = (0, sender(), None);
+    let behind = Message { partition, sender, to: 900, end: 950, halted, decisions };
     follower.step(NOW, Event::Message(behind));
     assert_eq!(follower.lag(0), 110);
     follower.step(NOW, message(0, 2_000, &[]));
@@ -280,14 +326,14 @@ proptest! {
                     Vec::new()
                 }
                 Act::Decide(offsets, lost) => {
-                    let from = watermark;
                     watermark += offsets.len() as u64;
                     let decisions = match lost {
                         true => Vec::new(),
                         false => offsets.iter().map(|offset| (*offset, *offset)).collect(),
                     };
                     let (to, end, halted) = (watermark, 0, None);
-                    let message = Message { partition: 0, from, to, end, halted, decisions };
+                    let sender = sender();
+                    let message = Message { partition: 0, sender, to, end, halted, decisions };
                     follower.step(NOW, Event::Message(message))
                 }
                 Act::Gap => follower.step(NOW, Event::Gap),
@@ -303,7 +349,7 @@ proptest! {
                         prop_assert!(!waiter.3, "sent to the store twice");
                         waiter.3 = true;
                     }
-                    Effect::Took(_) | Effect::Contradiction { .. } => {
+                    Effect::Took(_) | Effect::Ignored(_) | Effect::Contradiction { .. } => {
                         prop_assert!(false, "nothing was measured and nothing contradicted");
                     }
                 }

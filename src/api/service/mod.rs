@@ -42,7 +42,7 @@ use crate::{
         ids::{CampaignId, Offset, Sequence, Timestamp},
         keys::Keys,
     },
-    feed::DecisionFeed,
+    feed::{DecisionFeed, HeardGenerations},
     log::{LocalLog, RequestLog},
     partition::actor_view::ActorViews,
     store::{CouponStore, Layout},
@@ -94,6 +94,8 @@ pub(crate) struct ServiceParts {
     pub group_check: Option<GroupCheck>,
     /// The actors of this node.
     pub actors: Arc<dyn ActorViews>,
+    /// Raised to the generations that the feed shows.
+    pub generations: Arc<HeardGenerations>,
     /// The clock of this node.
     pub clock: SharedClock,
 }
@@ -135,7 +137,12 @@ impl NodeService {
         let clock = NodeClock { started: clock.boot(), clock };
         let Layout { log_epoch, partitions: count, .. } = layout;
         let tasks = Arc::new(Tasks::new(clock.clone()));
-        let waiters = Arc::new(Waiters::new(clock.clone(), log_epoch, count, api.waiters_max));
+        let waiters = Arc::new(Waiters::new(
+            clock.clone(),
+            (log_epoch, count),
+            api.waiters_max,
+            parts.generations,
+        ));
         let partitions = Arc::new(Partitions::new(store.clone(), clock.clone(), log_epoch, count));
         let campaigns = Arc::new(Campaigns::new(campaigns::Parts {
             store: store.clone(),

@@ -24,7 +24,7 @@ use crate::{
         ids::{Offset, Partition},
         invariant::Invariant,
     },
-    feed::{DecisionFeed, FeedEvent},
+    feed::{DecisionFeed, FeedEvent, HeardGenerations},
     retry::Backoff,
     telemetry::metrics,
     wire::feed_message::{FeedDecision, FeedMessage},
@@ -129,16 +129,23 @@ impl Drop for Waiter {
 pub(super) struct Waiters {
     follower: Mutex<Follower<HeardDecision, Arc<SignalSlot>>>,
     followed: AtomicBool,
+    generations: Arc<HeardGenerations>,
     clock: NodeClock,
     log_epoch: u32,
 }
 
 impl Waiters {
-    pub(super) fn new(clock: NodeClock, log_epoch: u32, partitions: u32, waiters: usize) -> Self {
+    pub(super) fn new(
+        clock: NodeClock,
+        (log_epoch, partitions): (u32, u32),
+        waiters: usize,
+        generations: Arc<HeardGenerations>,
+    ) -> Self {
         let limits = Limits { decisions: RECENT_DECISIONS_MAX, waiters };
         Self {
             follower: Mutex::new(Follower::new(partitions, limits)),
             followed: AtomicBool::new(false),
+            generations,
             clock,
             log_epoch,
         }
@@ -176,6 +183,7 @@ impl Waiters {
         let event = match event {
             FeedEvent::Gap => Event::Gap,
             FeedEvent::Message(message) if message.log_epoch == self.log_epoch => {
+                self.generations.hear(message.partition, message.sender.generation);
                 Event::Message(follower_message(&message))
             }
             // Offsets of another log epoch name other records.
@@ -196,6 +204,7 @@ impl Waiters {
                 Effect::Tell(slot, heard) => slot.set(Signal::Decided(heard)),
                 Effect::AskStore(slot) => slot.set(Signal::AskStore),
                 Effect::Took(latency) => metrics::issue_latency(latency),
+                Effect::Ignored(why) => metrics::feed_lost(why.name()),
                 Effect::Contradiction { partition, offset } => {
                     metrics::violation(Invariant::FinalAnswer);
                     tracing::error!(partition, offset, "feed sent two decisions for one position");
@@ -307,7 +316,7 @@ fn follower_message(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
     };
     Message {
         partition: message.partition,
-        from: message.from,
+        sender: message.sender.clone(),
         to: message.to,
         end: message.end,
         halted: message.halted.clone(),

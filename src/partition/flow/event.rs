@@ -13,7 +13,7 @@ use crate::{
     wire::{
         LogRecord,
         decode_step::{Incoming, ReadRecord},
-        feed_message::FeedMessage,
+        feed_message::FeedDecision,
     },
 };
 
@@ -138,6 +138,19 @@ pub struct BatchReport {
     pub over_from: Option<Timestamp>,
 }
 
+/// What the owner publishes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The watermark before; 0 at first.
+    pub from: Offset,
+    /// The watermark.
+    pub to: Offset,
+    /// The end of the log as last seen.
+    pub end: Offset,
+    /// Decisions that are stored and were not published.
+    pub decisions: Vec<FeedDecision>,
+}
+
 /// An output of the flow. Effects on one campaign must be carried out in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -214,8 +227,8 @@ pub enum Effect {
         /// The progress.
         progress: Progress,
     },
-    /// Publish a feed message.
-    Publish(FeedMessage),
+    /// Publish what is new.
+    Publish(News),
     /// Count a decision in the metrics.
     Count(Decision),
     /// Report progress to the log, for lag tools and trimming.

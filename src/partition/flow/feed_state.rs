@@ -1,10 +1,7 @@
 //! What the owner has published, and what it publishes next.
 
-use super::HEARTBEAT_INTERVAL_MS;
-use crate::{
-    domain::ids::{LogPartition, Offset},
-    wire::feed_message::{FeedDecision, FeedMessage},
-};
+use super::{HEARTBEAT_INTERVAL_MS, News};
+use crate::{domain::ids::Offset, wire::feed_message::FeedDecision};
 
 /// Decisions that are stored and not published, and the watermark of the last message.
 #[derive(Debug, Default)]
@@ -33,39 +30,29 @@ impl FeedState {
     /// Returns the next message, if there is news or `heartbeat` is due.
     pub(super) fn message(
         &mut self,
-        place: LogPartition,
         (watermark, end): (Offset, Offset),
         heartbeat: bool,
-    ) -> Option<FeedMessage> {
+    ) -> Option<News> {
         if self.outbox.is_empty() && watermark == self.published && !heartbeat {
             return None;
         }
         let from = std::mem::replace(&mut self.published, watermark);
         let decisions = std::mem::take(&mut self.outbox);
-        Some(FeedMessage {
-            log_epoch: place.log_epoch,
-            partition: place.partition,
-            from,
-            to: watermark,
-            end,
-            halted: None,
-            decisions,
-        })
+        Some(News { from, to: watermark, end, decisions })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::fold::tests::PLACE;
 
     #[test]
     fn a_message_goes_on_from_the_one_before() {
         let mut feed = FeedState::default();
-        let first = feed.message(PLACE, (10, 12), true).unwrap();
+        let first = feed.message((10, 12), true).unwrap();
         assert_eq!((first.from, first.to), (0, 10));
-        assert_eq!(feed.message(PLACE, (10, 12), false), None, "there is no news");
-        let second = feed.message(PLACE, (11, 12), false).unwrap();
+        assert_eq!(feed.message((10, 12), false), None, "there is no news");
+        let second = feed.message((11, 12), false).unwrap();
         assert_eq!((second.from, second.to), (10, 11));
     }
 

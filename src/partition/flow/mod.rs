@@ -36,7 +36,7 @@ use self::{
     durability::Durability, feed_state::FeedState, hold_count::HoldCount, settle::Unmarked,
 };
 
-pub use event::{BatchReport, Effect, Event, LetterOf};
+pub use event::{BatchReport, Effect, Event, LetterOf, News};
 
 /// Returns the credit that a reader needs for decoded records, beyond the one for each that it was
 /// granted: [`Effect::Credit`] gives all of it back once they have left the window.

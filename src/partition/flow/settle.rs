@@ -218,7 +218,7 @@ impl Flow {
             let next = self.durability.progress();
             effects.push(Effect::ReportProgress { next, keep_from });
         }
-        let message = self.feed.message(self.place, (self.acks.watermark(), self.end), heartbeat);
+        let message = self.feed.message((self.acks.watermark(), self.end), heartbeat);
         effects.extend(message.map(Effect::Publish));
     }
 }

@@ -21,6 +21,8 @@ const OTHER: u8 = 1;
 fn the_fifth_failure_is_a_hold() {
     play(calm(1, 2), async |mut stage: Stage| {
         stage.start().await;
+        // By then the partition has its owner.
+        stage.wait_ms(400).await;
         stage.curse(FAILING).await;
         for id in [FAILING, OTHER] {
             stage.define(id, 10);
@@ -281,6 +283,8 @@ fn a_hidden_row_keeps_its_hold() {
         stage.define(FAILING, 10);
         (1..=5).for_each(|user| stage.ask(FAILING, user));
         stage.passed().await;
+        // Until the owner has heard of it.
+        stage.wait_ms(10).await;
         let damage = RowDamage::Deleted;
         stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
         stage.crash(FAILING).await;

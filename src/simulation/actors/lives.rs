@@ -1,7 +1,30 @@
 //! Actors that start, stop and move, and partitions that halt.
 
 use super::*;
-use crate::{log::memory::MemoryPartition, simulation::leaks::TASKS_OF_NODE};
+use crate::{
+    domain::{
+        ids::ProcessName,
+        rows::{Register, Row},
+    },
+    feed::DecisionFeed,
+    log::memory::MemoryPartition,
+    simulation::leaks::TASKS_OF_NODE,
+    store::CouponStore,
+    wire::feed_message::{FeedMessage, Sender},
+};
+
+impl Stage {
+    /// Everything that was published.
+    fn messages(&self) -> Vec<FeedMessage> {
+        let topic = self.engines().topic.lock();
+        topic.published.iter().map(|it| it.message.clone()).collect()
+    }
+
+    /// The generation of the last message.
+    fn generation(&self) -> u64 {
+        self.messages().last().map_or(0, |message| message.sender.generation)
+    }
+}
 
 #[test]
 fn without_faults_every_decision_is_published() {
@@ -143,6 +166,57 @@ fn a_partition_beyond_the_layout_has_no_owner() {
         stage.answered(0).await;
         stage.wait_ms(1_000).await;
         assert_eq!(stage.node().core.directory.owned(), [0]);
+        stage
+    });
+}
+
+/// Sends a message of an owner on another node, which has claimed this generation.
+async fn publish_as_another(stage: &Stage, generation: u64) {
+    let (engines, world) = (stage.engines(), &stage.story.world);
+    let link = engines.link(world, stage.node().address);
+    let claimed = [Row::Register(0, Register::Generation, generation)];
+    engines.store(&link).write(&claimed).await.expect("it is stored");
+    let mut other = stage.messages().pop().expect("the owner has said something");
+    other.sender = Sender { generation, owner: ProcessName::of(1), number: 1 };
+    engines.feed(&link).publish(other).await.expect("it is published");
+}
+
+#[test]
+fn each_owner_begins_a_generation() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(0, 10);
+        stage.passed().await;
+        for generation in 1..5 {
+            let last = stage.messages().pop().expect("the owner has said something");
+            assert_eq!(last.sender.generation, generation);
+            stage.act(Act::CrashConsumer { partition: 0 }).await;
+            stage.until("anew", |stage| stage.generation() > generation).await;
+        }
+        stage
+    });
+}
+
+/// An owner that is about to be told that it has lost the partition may have claimed later. Nobody
+/// would be heard once it is gone.
+#[test]
+fn an_owner_claims_again_above_another() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(0, 10);
+        stage.passed().await;
+        publish_as_another(&stage, 50).await;
+        let took = stage.until("claimed", |stage| stage.generation() == 51).await;
+        assert!(took <= 2_100, "claimed after {took} ms");
+        // So does one that is halted.
+        let high = std::mem::replace(&mut stage.engines().brokers.lock().partitions[0].high, 0);
+        stage.until("halted", |stage| stage.state(0) == "halted").await;
+        publish_as_another(&stage, 60).await;
+        let took = stage.until("claimed", |stage| stage.generation() == 61).await;
+        assert!(took <= 12_000, "claimed after {took} ms");
+        stage.engines().brokers.lock().partitions[0].high = high;
+        stage.ask(0, 1);
+        stage.answered(0).await;
         stage
     });
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coupond::{
-    domain::ids::Partition,
+    domain::ids::{Partition, ProcessName},
     feed::{DecisionFeed, FeedEvent, kafka::KafkaFeed},
     kafka::topics::ensure_topics,
     log::{AppendError, Appended, LogReader, Ownership, RequestLog, kafka::KafkaLog},
-    wire::feed_message::FeedMessage,
+    wire::feed_message::{FeedMessage, Sender},
 };
 use libtest_mimic::Trial;
 use tokio::time::timeout;
@@ -92,6 +92,7 @@ pub(super) async fn arrives(
     let message = FeedMessage {
         log_epoch: epoch,
         partition: 0,
+        sender: Sender { generation: 1, owner: ProcessName::of(7), number: 1 },
         from: 0,
         to: 1,
         end: 1,

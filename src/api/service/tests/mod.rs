@@ -3,6 +3,7 @@
 mod change;
 mod find;
 mod issue;
+mod replayed;
 mod restart;
 mod restored;
 mod world;
