@@ -90,8 +90,8 @@ pub fn repairable<'a>(
         None => (HoldReason::RowsMissing, "is missing"),
         Some(_) => (HoldReason::RowAltered, "was altered"),
     };
-    let below = stored.iter().filter(|coupon| coupon.sequence < sequence);
-    let from = below.filter(is_sound).next_back().map_or(0, |coupon| coupon.position.offset + 1);
+    let mut below = stored.iter().filter(|coupon| coupon.sequence < sequence);
+    let from = below.rfind(is_sound).map_or(0, |coupon| coupon.position.offset + 1);
     let detail = format!("the row of coupon {sequence} {what}");
     Err(Contradiction { from, reason, detail })
 }
