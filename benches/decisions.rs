@@ -20,7 +20,7 @@ use coupond::{
         ids::{CampaignId, Offset, Partition, ProcessName, Timestamp, UserId},
         keys::Keys,
         record::{Change, Control, Record, Request},
-        rows::{Hold, Mark, Progress, Register, Row},
+        rows::{Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
     feed::{DecisionFeed, FeedError, FeedEvent, HeardGenerations},
     log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog},
@@ -182,6 +182,15 @@ impl CouponStore for NoStore {
     }
     async fn holds(&self, _: Partition) -> Result<Vec<Hold>, StoreError> {
         Ok(Vec::new())
+    }
+    async fn skips(&self, _: Partition) -> Result<Vec<Skip>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
+        Ok(skip.clone())
+    }
+    async fn settle_skip(&self, _: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
+        Ok(state)
     }
     async fn campaign_holds(&self, _: &CampaignId, _: Partition) -> Result<Vec<Hold>, StoreError> {
         Ok(Vec::new())

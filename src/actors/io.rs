@@ -18,6 +18,7 @@ use crate::{
     partition::{
         assignment::{self, Start},
         expiry,
+        range_search::{RangeSearch, Tried},
         recovery::Contradiction,
         scrub,
     },
@@ -43,7 +44,14 @@ const READ_BACK_AT_ONCE: usize = 16;
 /// Longest wait for the first record of a partition that was halted. At the end of the log none comes.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
-/// A partition's progress and holds, checked against the log, and a reader at its position.
+/// Offsets that one check of a halted partition tries in the search for the end of what cannot be
+/// read. One takes about 50 ms on Kafka, so that a check ends before the next is due.
+const PROBES_MAX: usize = 200;
+
+/// Longest wait for a record at such an offset. At the end of the log none comes.
+const PROBED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A partition's progress, holds and skips, checked against the log, and a reader at its position.
 pub struct OpenedPartition {
     pub(super) rows: PartitionRows,
     pub(super) end: Offset,
@@ -53,27 +61,43 @@ pub struct OpenedPartition {
     pub(super) position: Offset,
 }
 
-/// Opens a partition: reads progress and holds and checks them against the log. One that was halted
-/// is read at its position as well, so that it does not go on only to halt at the same record.
+/// Why a partition was not opened.
+#[derive(Debug)]
+pub struct NotOpened {
+    pub(super) halt: Halt,
+    /// The search for the end of what cannot be read, to go on with at the next check.
+    pub(super) search: Option<RangeSearch>,
+}
+
+impl From<Halt> for NotOpened {
+    fn from(halt: Halt) -> Self {
+        Self { halt, search: None }
+    }
+}
+
+/// Opens a partition: reads progress, holds and skips and checks them against the log. One that was
+/// halted is read at its position as well, so that it does not go on only to halt at the same record.
+/// `search` is that of the check before.
 ///
 /// # Errors
-/// Progress does not fit the log, a row of a hold has vanished, a row cannot be decoded, or the log
-/// cannot be read.
+/// Progress does not fit the log, a row of a hold has vanished, a row cannot be decoded, the log cannot
+/// be read, or a skip is made.
 pub(super) async fn open(
     environment: &Environment,
     partition: Partition,
     was_halted: bool,
-) -> Result<OpenedPartition, Halt> {
+    search: Option<RangeSearch>,
+) -> Result<OpenedPartition, NotOpened> {
     let rows = partition_rows(environment, partition).await?;
     let read = || environment.log.bounds(partition);
     let bounds = until_done(environment, "reading the ends of the log", read).await;
     let Start { position, last } =
-        assignment::start(&rows, environment.log_epoch, (bounds.low, bounds.high))?;
+        assignment::start(&rows, environment.place(partition), (bounds.low, bounds.high))?;
     if let Some(last) = last {
         compare_last(environment, partition, last).await?;
     }
     let (reader, first) = match was_halted {
-        true => first_records(environment, partition, position).await?,
+        true => first_records(environment, partition, (position, bounds.high), search).await?,
         false => {
             let open = || environment.log.open(partition, position);
             (until_done(environment, "opening a partition", open).await, Vec::new())
@@ -137,8 +161,9 @@ async fn compare_last(
 async fn first_records(
     environment: &Environment,
     partition: Partition,
-    position: Offset,
-) -> Result<(Box<dyn LogReader>, Vec<LogRecord>), Halt> {
+    (position, high): (Offset, Offset),
+    search: Option<RangeSearch>,
+) -> Result<(Box<dyn LogReader>, Vec<LogRecord>), NotOpened> {
     let mut failed = FailedReads::default();
     loop {
         let open = || environment.log.open(partition, position);
@@ -153,17 +178,48 @@ async fn first_records(
                 tracing::warn!(partition, error = %Chain(&error), "halted partition not read");
                 environment.clock.sleep(REOPEN_PAUSE).await;
             }
-            ReadError::Unreadable { wanted, detail } => {
-                return Err(assignment::unreadable(wanted, &detail));
+            ReadError::Unreadable { detail, other_build, .. } => {
+                drop(reader);
+                let before = search.filter(|search| search.is_of(position, other_build));
+                let search = before.unwrap_or_else(|| RangeSearch::new(position, other_build));
+                let search = search_on(environment, partition, high, search).await;
+                let halt = assignment::unreadable_range(partition, position, &detail, &search);
+                return Err(NotOpened { halt, search: Some(search) });
             }
-            ReadError::Unfit(halt) => return Err(halt),
+            ReadError::Unfit(halt) => return Err(halt.into()),
             // The live reader finds the same.
             ReadError::OutOfRange { .. } | ReadError::Closed => return Ok((reader, Vec::new())),
         }
     }
 }
 
-/// Reads a partition's progress and holds. Every look of an owner at them goes through here.
+/// Goes on with the search for the end of what cannot be read, in a log that ends at `high`.
+async fn search_on(
+    environment: &Environment,
+    partition: Partition,
+    high: Offset,
+    mut search: RangeSearch,
+) -> RangeSearch {
+    for _ in 0..PROBES_MAX {
+        if search.reached(high) {
+            break;
+        }
+        let open = || environment.log.open(partition, search.next());
+        let mut reader = until_done(environment, "opening above what cannot be read", open).await;
+        let tried = match environment.clock.timeout(PROBED_WITHIN, reader.read(1)).await {
+            Ok(Ok(_)) => Tried::Record,
+            Err(_) => Tried::Nothing,
+            Ok(Err(ReadError::Unreadable { other_build, .. })) => Tried::Unreadable { other_build },
+            Ok(Err(_)) => Tried::Failed,
+        };
+        if search.tried(tried, high) {
+            break;
+        }
+    }
+    search
+}
+
+/// Reads a partition's progress, holds and skips. Every look of an owner at them goes through here.
 ///
 /// # Errors
 /// The row of a hold has vanished, or a row cannot be decoded. Retrying is pointless: the store would
@@ -173,7 +229,8 @@ pub(super) async fn partition_rows(
     partition: Partition,
 ) -> Result<PartitionRows, Halt> {
     let read = async || readable(environment.store.partition(partition).await);
-    let rows = until_done(environment, "reading a partition's progress and holds", read).await;
+    let rows =
+        until_done(environment, "reading a partition's progress, holds and skips", read).await;
     let rows = rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
     rows.check_holds()?;
     Ok(rows)

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use ractor::{ActorId, ActorRef, RpcReplyPort};
 
-use super::{io::OpenedPartition, load::LoadFailure};
+use super::{
+    io::{NotOpened, OpenedPartition},
+    load::LoadFailure,
+};
 use crate::{
     domain::{
         halt::Halt,
         ids::{CampaignId, Offset, Partition},
+        rows::Skip,
     },
     log::Ownership,
     partition::{
@@ -78,7 +82,14 @@ pub enum PartitionMessage {
     /// This generation of the partition is claimed and durable.
     Claimed(u64),
     /// The partition was opened, or must halt.
-    Opened(Box<Result<OpenedPartition, Halt>>),
+    Opened(Box<Result<OpenedPartition, NotOpened>>),
+    /// The skips of the partition as they are stored now.
+    Skips {
+        /// Durable progress, read before.
+        next: Offset,
+        /// The skips.
+        skips: Vec<Skip>,
+    },
     /// A coupon actor has loaded its campaign and takes batches.
     Started {
         /// The actor's campaign.
@@ -141,6 +152,7 @@ impl PartitionMessage {
             Self::Event(event) => event.name(),
             Self::Claimed(_) => "claimed",
             Self::Opened(_) => "opened",
+            Self::Skips { .. } => "skips",
             Self::Started { .. } => "started",
             Self::Halt(_) => "halt",
             Self::HaltOnceSettled(_) => "halt_once_settled",

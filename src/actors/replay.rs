@@ -18,6 +18,7 @@ use crate::{
         assignment,
         flow::{Event, LetterOf, debt_of},
         recovery::Contradiction,
+        skips::Passing,
         window::credit,
     },
     telemetry::Chain,
@@ -38,6 +39,8 @@ pub(super) struct Live {
     /// Records that were read when the partition was opened.
     pub(super) first: Vec<LogRecord>,
     pub(super) position: Offset,
+    /// Ranges that are passed, whether they can be read or not.
+    pub(super) passing: Arc<Passing>,
     pub(super) credit: Arc<Semaphore>,
     /// Cancelled when nothing more is to be read.
     pub(super) stop: CancellationToken,
@@ -58,12 +61,20 @@ impl Live {
 
     async fn read_on(&mut self, mut reader: Box<dyn LogReader>) {
         let mut failed = FailedReads::default();
-        while let Some(granted) = take_credit(&self.credit).await {
+        loop {
+            let to = self.passing.after(self.position);
+            if to > self.position {
+                self.pass(to);
+                drop(reader);
+                reader = self.open_at_position().await;
+                failed = FailedReads::default();
+            }
+            let Some(granted) = take_credit(&self.credit).await else { return };
             let read = match self.first.is_empty() {
                 true => reader.read(granted).await,
                 false => Ok(std::mem::take(&mut self.first)),
             };
-            let records = match read {
+            let mut records = match read {
                 Ok(records) => records,
                 Err(error) => {
                     // Nothing was read for this credit.
@@ -75,8 +86,10 @@ impl Live {
                 }
             };
             failed = FailedReads::default();
+            let skipped_from = self.passing.cut(self.position, &mut records);
             self.credit.add_permits(granted - records.len().min(granted));
             let Some(debt) = self.hand_over(records) else { return };
+            self.position = self.position.max(skipped_from.unwrap_or(0));
             // Large records cost more than the one credit that each was read with. It is paid
             // before more is read, and after what was read was handed over.
             let Ok(paid) = self.credit.acquire_many(debt).await else { return };
@@ -90,8 +103,20 @@ impl Live {
         let partition = self.partition;
         tracing::warn!(partition, error = %Chain(&error), "reading failed");
         self.environment.clock.sleep(io::REOPEN_PAUSE).await;
-        let open = || self.environment.log.open(partition, self.position);
+        self.open_at_position().await
+    }
+
+    async fn open_at_position(&self) -> Box<dyn LogReader> {
+        let open = || self.environment.log.open(self.partition, self.position);
         until_done(&self.environment, "opening a partition again", open).await
+    }
+
+    /// Passes a range that a skip in force covers.
+    fn pass(&mut self, to: Offset) {
+        let (partition, from) = (self.partition, self.position);
+        tracing::warn!(partition, from, to, "range skipped");
+        self.position = to;
+        let _ended = self.consumer.cast(PartitionMessage::Event(Event::Passed(to)));
     }
 
     /// Ends the reader after an error that halts the partition.
@@ -101,8 +126,9 @@ impl Live {
                 let detail = format!("the log has no record at {wanted}: {detail}");
                 PartitionMessage::Halt(Halt::new(HaltReason::LogOutOfRange, detail))
             }
-            ReadError::Unreadable { wanted, detail } => {
-                PartitionMessage::HaltOnceSettled(assignment::unreadable(wanted, &detail))
+            // The range begins behind the last record, where progress will stand.
+            ReadError::Unreadable { detail, .. } => {
+                PartitionMessage::HaltOnceSettled(assignment::unreadable(self.position, &detail))
             }
             ReadError::Unfit(halt) => PartitionMessage::HaltOnceSettled(halt),
             ReadError::Closed | ReadError::Failed(_) => return,
@@ -152,6 +178,8 @@ pub(super) struct Replay {
     pub(super) campaign: CampaignId,
     pub(super) incarnation: u64,
     pub(super) from: Offset,
+    /// Ranges that are passed, whether they can be read or not.
+    pub(super) passing: Arc<Passing>,
     /// One permit for each replay that reads; see [`REPLAYS_MAX`].
     pub(super) places: Arc<Semaphore>,
     /// One permit for each chunk that may be sent: the one before is stored.
@@ -167,7 +195,16 @@ impl Replay {
         let batch_records = self.environment.limits.batch_records;
         loop {
             // Only then a reader: another replay may use it meanwhile.
-            let Ok(_) = self.chunks.acquire().await.map(drop) else { return };
+            let Ok(permit) = self.chunks.acquire().await else { return };
+            let to = self.passing.after(from);
+            if to > from {
+                // An empty chunk, so that the flow learns of it also where nothing follows.
+                (from, failed) = (to, FailedReads::default());
+                permit.forget();
+                self.hand_over(Vec::new(), from);
+                continue;
+            }
+            drop(permit);
             let Ok(_place) = self.places.acquire().await else { return };
             let open = || self.environment.log.open(self.partition, from);
             let mut reader = until_done(&self.environment, "opening a replay", open).await;
@@ -189,13 +226,18 @@ impl Replay {
                     }
                 };
                 failed = FailedReads::default();
+                let skipped_from = self.passing.cut(from, &mut records);
                 let is_cut = shorten(&mut records, batch_records);
-                let Some(last) = records.last() else { continue };
-                from = last.offset + 1;
-                permit.forget();
-                self.hand_over(records, from);
-                if is_cut {
-                    // The reader is past what was cut off.
+                if let Some(last) = records.last() {
+                    from = last.offset + 1;
+                    permit.forget();
+                    self.hand_over(records, from);
+                }
+                if let Some(skipped_from) = skipped_from.filter(|_| !is_cut) {
+                    from = skipped_from;
+                }
+                if is_cut || self.passing.after(from) > from {
+                    // The reader is past what was cut off, or another one is needed.
                     break;
                 }
             }
@@ -217,7 +259,7 @@ impl Replay {
     async fn end(&self, error: ReadError) {
         let ended = match error {
             ReadError::OutOfRange { wanted, detail } => self.not_found(wanted, &detail).await,
-            ReadError::Unreadable { wanted, detail } => self.not_read(wanted, &detail).await,
+            ReadError::Unreadable { wanted, detail, .. } => self.not_read(wanted, &detail).await,
             ReadError::Unfit(halt) => Err(halt),
             ReadError::Closed | ReadError::Failed(_) => return,
         };

@@ -404,6 +404,17 @@ impl ClientAnswer {
         }
     }
 
+    /// Reports a final answer at a position that is skipped. A request that is pending there is an
+    /// acknowledged loss.
+    pub(super) fn skipped(&self, campaign: Option<&CampaignId>, findings: &mut Findings) {
+        if self.received != AnswerContent::Pending {
+            let (line, received) = (self.line, self.received.describe());
+            let detail =
+                format!("line {line}: its position is skipped, but the client got {received}");
+            findings.add(FindingKind::AnswerUndecided, self.place(campaign), detail);
+        }
+    }
+
     /// Reports that the log has no record at the answer's position.
     pub(super) fn lost(&self, campaign: Option<&CampaignId>, findings: &mut Findings) {
         let place = self.place(campaign);

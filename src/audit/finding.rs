@@ -101,6 +101,8 @@ finding_kinds! {
     CouponUnderivable = "coupon_underivable", Eligibility;
     /// A coupon's position is above the end of the log.
     RowAboveLog = "row_above_log", NothingLost;
+    /// A coupon is stored at a position that is skipped.
+    CouponSkipped = "coupon_skipped", OneDecision;
     /// Two coupons have the same code.
     CodeTwice = "code_twice", UniqueCodes;
     /// A settled coupon is not in the by-user view.

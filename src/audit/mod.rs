@@ -4,7 +4,7 @@
 //! the code that decides: `model` and `rules` implement the design's rules a second time, and
 //! `tidy` checks that no module here names the audited code.
 //!
-//! Partitions are audited independently, several at once. The order of reads (progress, holds,
+//! Partitions are audited independently, several at once. The order of reads (progress, holds, skips,
 //! bounds of the log, log, rows) makes it safe to audit a live instance: every record below
 //! progress and not under a hold must be stored as the log derives it, and rows above progress must
 //! not contradict the log. Memory grows with the coupons issued (about 150 bytes each), not with
@@ -17,12 +17,14 @@ mod finding;
 mod holds;
 mod model;
 mod partition;
+mod reading;
 mod rejections;
 mod report;
 mod rows;
 mod rules;
 mod seen;
 mod self_test;
+mod skipped;
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +37,7 @@ use futures_util::{StreamExt, stream};
 pub use self::{
     answers::{AnswerCounts, AnswersError},
     finding::{Finding, FindingKind},
-    report::{AuditReport, CampaignReport, PartitionReport},
+    report::{AcknowledgedLoss, AuditReport, CampaignReport, PartitionReport},
     self_test::{Corruption, SelfTest, self_test},
 };
 use self::{
@@ -134,6 +136,7 @@ impl Context {
             log_epoch: self.layout.log_epoch,
             partition,
             keys: Arc::clone(&self.keys),
+            skipped: Arc::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{finding::Location, rejections::Rejections, rules};
+use super::{finding::Location, rejections::Rejections, rules, skipped::Ranges};
 use crate::domain::{
     coupon::Coupon,
     definition::{Definition, DefinitionVersion},
@@ -63,6 +63,14 @@ pub(super) struct PartitionContext {
     pub(super) log_epoch: u32,
     pub(super) partition: Partition,
     pub(super) keys: Arc<Keys>,
+    /// The ranges of the partition that are skipped.
+    pub(super) skipped: Ranges,
+}
+
+impl PartitionContext {
+    pub(super) fn is_skipped(&self, offset: Offset) -> bool {
+        self.skipped.iter().any(|&(from, to)| (from..to).contains(&offset))
+    }
 }
 
 /// One campaign as the log derives it.

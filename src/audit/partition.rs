@@ -4,11 +4,9 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, stream};
-use tokio::time::Instant;
+use futures_util::{StreamExt, stream};
 
 use super::{
     AuditError, Context,
@@ -18,8 +16,9 @@ use super::{
     finding::{FindingKind, Findings, Location},
     holds,
     model::{Model, PartitionContext, RecordOutcome},
-    report::{CampaignReport, PartitionReport},
-    rows,
+    reading::{Stopped, chunks},
+    report::{AcknowledgedLoss, CampaignReport, PartitionReport},
+    rows, skipped,
 };
 use crate::{
     domain::{
@@ -27,7 +26,7 @@ use crate::{
         record::{Change, Record},
         rows::{Hold, LastRecord, Progress},
     },
-    log::{Bounds, FailedReads, LogReader, READ_RECORDS_MAX, ReadError, RequestLog},
+    log::Bounds,
     telemetry::Chain,
     wire::{
         LogRecord,
@@ -40,13 +39,6 @@ const DECODERS: usize = 4;
 
 /// Most campaigns of one partition whose rows are read at once.
 const CAMPAIGNS_AT_ONCE: usize = 4;
-
-/// Longest wait for a record below the end of the log. After it, the remaining offsets are taken
-/// for transaction markers, which have offsets but are never given to readers.
-const HOLES_AFTER: Duration = Duration::from_secs(10);
-
-/// Pause after a read that failed.
-const READ_AGAIN: Duration = Duration::from_millis(100);
 
 /// The result of one partition's audit.
 pub(super) struct PartitionAudit {
@@ -91,13 +83,14 @@ pub(super) async fn audit(
     partition: Partition,
 ) -> Result<PartitionAudit, AuditError> {
     let rows = context.ports.store.partition(partition).await?;
+    let skips = rows.skips.clone();
     // The listing is read after progress: every campaign defined below progress is listed by now.
     let listed = context.listed(partition).await?;
     let bounds = context.ports.log.bounds(partition).await?;
     let settled = rows.progress.as_ref().map_or(0, |progress| progress.next);
     let mut replay = LogReplay {
         context: &context,
-        place: context.place(partition),
+        place: PartitionContext { skipped: skipped::ranges(&skips), ..context.place(partition) },
         from: bounds.low,
         end: bounds.high,
         models: HashMap::new(),
@@ -133,7 +126,9 @@ pub(super) async fn audit(
             replay.models.insert(campaign.clone(), model);
         }
     }
-    compare(replay, settled, &listed, holds).await
+    let mut audited = compare(replay, settled, &listed, holds).await?;
+    audited.partition.acknowledged = skips.iter().filter_map(AcknowledgedLoss::of).collect();
+    Ok(audited)
 }
 
 /// Compares every campaign of the partition with its rows.
@@ -196,6 +191,7 @@ async fn compare(
             records: replay.records,
             dead_letters: replay.dead_letters,
             holds_in_force: holds.iter().filter(|hold| hold.is_in_force()).count(),
+            acknowledged: Vec::new(),
             note: replay.note,
         },
         campaigns,
@@ -219,7 +215,8 @@ impl LogReplay<'_> {
             let detail = format!("progress is {settled}, but the log ends at {high}");
             self.findings.add(FindingKind::LogEndsEarly, self.here(high), detail);
         }
-        if settled < low {
+        // What was trimmed and is skipped is an acknowledged loss.
+        if skipped::passed(&self.place.skipped, settled) < low {
             let detail =
                 format!("records from {settled} on are undecided, but the log starts at {low}");
             self.findings.add(FindingKind::LogStartsLate, self.here(settled), detail);
@@ -236,10 +233,10 @@ impl LogReplay<'_> {
         }
         let (partition, from, end) = (self.place.partition, self.from, self.end);
         let log = self.context.ports.log.clone();
-        let reader = log.open(partition, from).await?;
+        let parts = skipped::between(&self.place.skipped, (from, end));
         let codec = self.context.codec.clone();
         let keys = Arc::clone(&self.place.keys);
-        let decoded = chunks(log, partition, reader, (from, end)).map(move |chunk| {
+        let decoded = chunks(log, partition, parts).map(move |chunk| {
             let (codec, keys) = (codec.clone(), Arc::clone(&keys));
             async move {
                 let records = chunk?;
@@ -335,7 +332,11 @@ impl LogReplay<'_> {
         while let Some((answer, rest)) = self.answers.split_first()
             && answer.offset < offset
         {
-            answer.lost(self.context.answers.campaign(answer), &mut self.findings);
+            let campaign = self.context.answers.campaign(answer);
+            match self.place.is_skipped(answer.offset) {
+                true => answer.skipped(campaign, &mut self.findings),
+                false => answer.lost(campaign, &mut self.findings),
+            }
             self.answers = rest;
         }
     }
@@ -401,64 +402,6 @@ impl LogReplay<'_> {
             let detail = "the last settled record was replaced by another one";
             self.findings.add(FindingKind::RecordRewritten, place, detail);
         }
-    }
-}
-
-/// Why reading the log ended early.
-enum Stopped {
-    Gap { wanted: Offset, detail: String },
-    Unreadable { wanted: Offset, detail: String },
-    Failed(AuditError),
-}
-
-/// Streams the records of a partition `within` these ends, in the chunks of its reader.
-fn chunks(
-    log: Arc<dyn RequestLog>,
-    partition: Partition,
-    reader: Box<dyn LogReader>,
-    within: (Offset, Offset),
-) -> impl Stream<Item = Result<Vec<LogRecord>, Stopped>> {
-    let ((from, end), started) = (within, Instant::now());
-    let state = (log, reader, from, FailedReads::default());
-    stream::try_unfold(state, move |(log, mut reader, next, mut failed)| async move {
-        if next >= end {
-            return Ok(None);
-        }
-        loop {
-            let read = tokio::time::timeout(HOLES_AFTER, reader.read(READ_RECORDS_MAX)).await;
-            let Ok(read) = read else { return Ok(None) };
-            let error = match read {
-                Ok(mut records) => {
-                    let next = records.last().map_or(next, |last| last.offset + 1);
-                    records.retain(|record| record.offset < end);
-                    return Ok(Some((records, (log, reader, next, FailedReads::default()))));
-                }
-                Err(error) => error,
-            };
-            let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            match failed.judge(error, next, now_ms) {
-                ReadError::OutOfRange { wanted, detail } => {
-                    return Err(Stopped::Gap { wanted, detail });
-                }
-                ReadError::Unreadable { wanted, detail } => {
-                    return Err(Stopped::Unreadable { wanted, detail });
-                }
-                ReadError::Failed(error) => {
-                    tracing::debug!(partition, error = %Chain(&error), "reading failed");
-                    tokio::time::sleep(READ_AGAIN).await;
-                    reader = log.open(partition, next).await.map_err(AuditError::from)?;
-                }
-                error @ (ReadError::Unfit(_) | ReadError::Closed) => {
-                    return Err(Stopped::Failed(error.into()));
-                }
-            }
-        }
-    })
-}
-
-impl From<AuditError> for Stopped {
-    fn from(error: AuditError) -> Self {
-        Self::Failed(error)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     domain::{
         ids::{CampaignId, Offset, Partition, Sequence},
         reason::Reason,
+        rows::{Skip, SkipState},
     },
 };
 
@@ -18,6 +19,27 @@ const CAMPAIGNS_SHOWN_MAX: usize = 40;
 
 /// Most findings shown below the tables.
 const FINDINGS_SHOWN_MAX: usize = 40;
+
+/// A range of a partition that an operator has skipped: nobody decides the requests in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AcknowledgedLoss {
+    /// The first position of the range.
+    pub from: Offset,
+    /// One past its last position.
+    pub to: Offset,
+    /// Why it was skipped.
+    pub reason: String,
+    /// Who skipped it.
+    pub by: String,
+}
+
+impl AcknowledgedLoss {
+    /// Returns the loss of a skip, if it is in force.
+    pub(super) fn of(skip: &Skip) -> Option<Self> {
+        let Skip { from, to, reason, by, state, .. } = skip.clone();
+        (state == SkipState::InForce).then_some(Self { from, to, reason, by })
+    }
+}
 
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,6 +58,8 @@ pub struct PartitionReport {
     pub dead_letters: u64,
     /// Holds that are not closed.
     pub holds_in_force: usize,
+    /// Ranges that were skipped. The log in them is not read, and breaks no invariant.
+    pub acknowledged: Vec<AcknowledgedLoss>,
     /// Why the partition was audited only in part, if so.
     pub note: Option<String>,
 }
@@ -193,6 +217,12 @@ impl AuditReport {
                 let _ = write!(text, "; {note}");
             }
             let _ = writeln!(text);
+            for AcknowledgedLoss { from, to, reason, by } in &it.acknowledged {
+                let _ = writeln!(
+                    text,
+                    "  ACKNOWLEDGED LOSS  {from} to {to} (exclusive) skipped by {by}: {reason}"
+                );
+            }
         }
     }
 

@@ -219,6 +219,10 @@ impl Comparison<'_> {
         self.codes.push(Code::of(&coupon.code, sequence));
         self.claims_below(sequence);
         self.claims_of(coupon);
+        if self.model.place.is_skipped(offset) {
+            let detail = format!("coupon {sequence} is stored at a position that is skipped");
+            self.find(FindingKind::CouponSkipped, offset, Some(sequence), detail);
+        }
         let fits = self.model.place.keys.coupon_digest(coupon) == coupon.digest;
         let derived = self.model.coupon(sequence).copied();
         if derived.is_some() {

@@ -49,6 +49,12 @@ pub(super) enum Command {
     Campaign(CampaignArguments),
     /// Request one coupon through the public listener
     Issue(IssueArguments),
+    /// Skip a range of a partition that nobody can read; its requests are never decided
+    ///
+    /// Give the partition and the offset at which it is halted, as the node says it. The owner passes
+    /// the range 15 s later; requests in it are answered 410 from then on. Repeating the command shows
+    /// the state: made, in_force or void.
+    Skip(SkipArguments),
     /// Report every problem of the configuration
     CheckConfig(ServeArguments),
     /// Print the effective settings; secrets are hidden
@@ -77,6 +83,7 @@ impl Arguments {
                 self.settings.then(&inner.settings).then(inner.action.settings())
             }
             Command::Issue(inner) => self.settings.then(&inner.settings),
+            Command::Skip(inner) => self.settings.then(&inner.settings),
             Command::PrintConfig(inner) => self.settings.then(&inner.settings),
             Command::Health(inner) => self.settings.then(&inner.settings),
             Command::Audit(inner) => self.settings.then(&inner.settings),
@@ -276,6 +283,29 @@ pub(super) struct AmendArguments {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct SkipArguments {
+    /// Number of the partition
+    pub(super) partition: u32,
+    /// The offset at which the partition is halted
+    #[arg(long, value_name = "N")]
+    pub(super) offset: u64,
+    /// Why the range is given up; it is kept, and the audit shows it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: String,
+    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
+    #[arg(long, value_name = "URL")]
+    pub(super) admin: Option<String>,
+    /// Admin token [default: the setting admin.token, else the file admin.token in the data folder]
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) token: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct IssueArguments {
     /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
@@ -377,6 +407,9 @@ mod tests {
             "coupond campaign amend spring",
             "coupond campaign show ../x",
             "coupond issue spring",
+            "coupond skip",
+            "coupond skip 3 --offset 100",
+            "coupond skip 3 --offset -1 --reason lost",
             "coupond issue spring a/b",
             "coupond issue spring ada --wait 31",
             "coupond issue spring ada --key a/b",

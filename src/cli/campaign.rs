@@ -1,11 +1,11 @@
-//! `coupond campaign` and `coupond health`: calls of the admin listener.
+//! `coupond campaign`, `coupond skip` and `coupond health`: calls of the admin listener.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
     Done,
-    arguments::{CampaignAction, CampaignArguments, HealthArguments},
+    arguments::{CampaignAction, CampaignArguments, HealthArguments, SkipArguments},
     client::{Call, Client, ClientError},
     show,
 };
@@ -49,6 +49,17 @@ pub(super) async fn run(
     };
     let path = ["admin", "campaigns", one.id.as_str(), verb.name()];
     Ok(shown(&client.call(Call::new(Method::POST, &path)).await?.1, json))
+}
+
+/// Makes a skip, or shows the state of the one that begins there.
+pub(super) async fn skip(config: &Config, arguments: SkipArguments) -> Result<Done, ClientError> {
+    let SkipArguments { partition, offset, reason, admin, token, json, .. } = arguments;
+    let client = Client::admin(config, admin.as_deref(), token, json)?;
+    let partition = partition.to_string();
+    let path = ["admin", "partitions", partition.as_str(), "skip"];
+    let body = json!({ "offset": offset, "reason": reason });
+    let call = Call { body: Some(&body), ..Call::new(Method::POST, &path) };
+    Ok(shown(&client.call(call).await?.1, json))
 }
 
 /// Checks whether the node is ready.

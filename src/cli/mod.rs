@@ -167,6 +167,10 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
             let config = load()?.config;
             Ok(one_thread()?.block_on(issue::run(&config, issue))?)
         }
+        Command::Skip(skip) => {
+            let config = load()?.config;
+            Ok(one_thread()?.block_on(campaign::skip(&config, skip))?)
+        }
         Command::Audit(audit) => audit::run(&load()?.config, audit),
         Command::Simulate(simulate) => simulate::run(&simulate),
         Command::Health(health) => {

@@ -83,6 +83,7 @@ async fn said(config: &Config, line: &str) -> (String, u8) {
     let done = match command {
         Command::Campaign(campaign) => campaign::run(config, campaign).await,
         Command::Issue(issue) => issue::run(config, issue).await,
+        Command::Skip(skip) => campaign::skip(config, skip).await,
         Command::Health(health) => campaign::health(config, health).await,
         other => panic!("not a client's command: {other:?}"),
     };
@@ -201,6 +202,31 @@ fn each_verb_has_its_endpoint() {
         "{\"campaign_id\":\"spring\"}\n",
         0,
     );
+}
+
+#[test]
+fn a_skip_names_its_partition_offset_and_reason() {
+    let line = "skip 3 --offset 100 --reason lost --admin URL";
+    let asked = ("POST /admin/partitions/3/skip", json!({"offset": 100, "reason": "lost"}));
+    let made = json!({
+        "partition": 3, "from": 100, "to": 110, "state": "made", "reason": "lost", "by": "token",
+    });
+    let shown = "\
+reason     lost
+state      made
+by         token
+from       100
+partition  3
+to         110
+";
+    check(line, (200, made), asked.clone(), shown, 0);
+    let refused = json!({
+        "type": "/problems/not-skippable", "title": "Range cannot be skipped", "status": 409,
+        "detail": "a row stands there", "campaign_id": "spring", "offset": 105,
+    });
+    let shown = "coupond: Range cannot be skipped (409)\n  a row stands there\n  campaign id: spring\n  \
+                 offset: 105";
+    check(line, (409, refused), asked, shown, 1);
 }
 
 #[test]

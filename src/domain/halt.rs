@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use super::rows::HoldKind;
+use serde::{Deserialize, Serialize};
+
+use super::{ids::Offset, rows::HoldKind};
 
 /// Declares reasons, each with its slug and what was found.
 macro_rules! reasons {
@@ -42,7 +44,7 @@ reasons! {
         LogOutOfRange => "log_out_of_range",
         /// A stored row was derived from a record above the end of the log.
         RowAboveEnd => "row_above_end",
-        /// The row of progress, of a hold or of a register cannot be decoded.
+        /// The row of progress, of a hold, of a skip or of a register cannot be decoded.
         RowUndecodable => "row_undecodable",
         /// There are fewer rows of holds than the partition has had holds.
         HoldMissing => "hold_missing",
@@ -54,6 +56,10 @@ reasons! {
         RecordTime => "record_time",
         /// The log cannot be read at a position: its codec, checksum, format or size.
         Unreadable => "unreadable",
+        /// An operator has made a skip, which is not in force yet.
+        SkipMade => "skip_made",
+        /// A skip in force covers positions that this owner has decided.
+        SkipDecided => "skip_decided",
         /// A setting of a topic has changed to one that a start would refuse.
         TopicChanged => "topic_changed",
         /// The topic of requests does not exist any more.
@@ -112,6 +118,18 @@ impl HoldReason {
     }
 }
 
+/// Positions that no new reader gets a record from, or that were trimmed before they were decided. An
+/// operator may skip exactly this range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// The position at which the partition halted.
+    pub from: Offset,
+    /// The first offset at which a new reader gets a record; the end of the log if there is none.
+    pub to: Offset,
+    /// Another build of this binary may read the range, so it cannot be skipped.
+    pub other_build: bool,
+}
+
 /// A halt of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Halt {
@@ -119,13 +137,29 @@ pub struct Halt {
     pub reason: HaltReason,
     /// What was found, as a sentence for the operator.
     pub detail: String,
+    /// The range that halts the partition, where there is one and its end is known.
+    pub unread: Option<Unread>,
 }
 
 impl Halt {
     /// Returns a halt for `reason`; `detail` says what was found.
     #[must_use]
     pub fn new(reason: HaltReason, detail: String) -> Self {
-        Self { reason, detail }
+        Self { reason, detail, unread: None }
+    }
+
+    /// Returns the halt with the range that an operator may skip.
+    #[must_use]
+    pub fn with_unread(self, unread: Unread) -> Self {
+        Self { unread: Some(unread), ..self }
+    }
+
+    /// Returns whether both halts are the same finding. The text of a range that cannot be read also
+    /// says how far its end has been looked for.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let is_text_same = self.reason == HaltReason::Unreadable || self.detail == other.detail;
+        (self.reason, self.unread) == (other.reason, other.unread) && is_text_same
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rows of the store besides coupons and definition versions: progress, marks, holds and registers.
+//! Rows of the store besides coupons and definition versions: progress, marks, holds, skips and registers.
 
 use serde::{Deserialize, Serialize};
 
@@ -209,7 +209,60 @@ impl Register {
     }
 }
 
-/// The rows of a partition, read in this order, each at quorum.
+/// The state of a skip. It changes once, under a lightweight transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipState {
+    /// An operator has made it. Owners decide nothing in its range.
+    Made,
+    /// Owners pass its range. Nothing in it is decided, ever.
+    InForce,
+    /// An owner had decided in its range, so the skip counts for nothing. Final.
+    Void,
+}
+
+impl SkipState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Made, Self::InForce, Self::Void];
+
+    /// Returns the name of the state in rows, JSON and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::InForce => "in_force",
+            Self::Void => "void",
+        }
+    }
+}
+
+/// A decision of an operator to pass positions of a partition undecided. Keyed by partition and
+/// `from`. Everything but its state is immutable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip {
+    /// The partition.
+    pub partition: Partition,
+    /// The first position of the range.
+    pub from: Offset,
+    /// One past the last position of the range.
+    pub to: Offset,
+    /// Why, as the operator said it.
+    pub reason: String,
+    /// Who made it.
+    pub by: String,
+    /// The state.
+    pub state: SkipState,
+}
+
+impl Skip {
+    /// Returns whether the skip has this state and its range contains `offset`.
+    #[must_use]
+    pub fn covers(&self, offset: Offset, state: SkipState) -> bool {
+        self.state == state && (self.from..self.to).contains(&offset)
+    }
+}
+
+/// The rows of a partition, each kind read at quorum: progress first, then holds, then skips.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PartitionRows {
     /// Progress, if it was ever written.
@@ -218,6 +271,8 @@ pub struct PartitionRows {
     pub holds_ever: u64,
     /// All holds of the partition's campaigns, closed ones included.
     pub holds: Vec<Hold>,
+    /// All skips, in the order of their ranges, void ones included.
+    pub skips: Vec<Skip>,
 }
 
 impl PartitionRows {

@@ -16,6 +16,8 @@ const TRIMMED: u8 = b't';
 const PROGRESS: u8 = b'p';
 const REGISTER: u8 = b'r';
 const HOLD: u8 = b'h';
+const SKIP: u8 = b's';
+const SETTLED_SKIP: u8 = b'x';
 const MARK: u8 = b'm';
 const NAME: u8 = b'n';
 const VERSION: u8 = b'v';
@@ -106,6 +108,26 @@ pub(crate) fn hold_parts(key: &[u8]) -> Option<(CampaignId, Offset, u32)> {
     let numbers = &rest[end + 1..];
     let hold_number = u32::from_be_bytes(numbers.get(8..)?.try_into().ok()?);
     Some((campaign, number(numbers.get(..8)?)?, hold_number))
+}
+
+/// Returns the key of a skip.
+pub(crate) fn skip(partition: Partition, from: Offset) -> Vec<u8> {
+    Key(partition_skips(partition)).bytes(&from.to_be_bytes()).0
+}
+
+/// Returns the prefix of all skips of a partition.
+pub(crate) fn partition_skips(partition: Partition) -> Vec<u8> {
+    Key::new(SKIP).bytes(&partition.to_be_bytes()).0
+}
+
+/// Returns the key of the state that a skip was changed to.
+pub(crate) fn settled_skip(partition: Partition, from: Offset) -> Vec<u8> {
+    Key::new(SETTLED_SKIP).bytes(&partition.to_be_bytes()).bytes(&from.to_be_bytes()).0
+}
+
+/// Returns `from` in a skip's key, or `None` if the key is not one.
+pub(crate) fn skip_from(key: &[u8]) -> Option<Offset> {
+    number(key.get(5..)?)
 }
 
 pub(crate) fn mark(campaign: &CampaignId) -> Vec<u8> {

@@ -76,6 +76,7 @@ fn message(epoch: u32, partition: Partition, from: Offset, to: Offset) -> FeedMe
         to,
         end: to + 3,
         halted: None,
+        unread: None,
         decisions: Vec::new(),
     }
 }

@@ -85,6 +85,7 @@ mod tests {
             to,
             end: to,
             halted: None,
+            unread: None,
             decisions: Vec::new(),
         })
     }

@@ -53,6 +53,7 @@ mod tests {
             to,
             end: to,
             halted: None,
+            unread: None,
             decisions: Vec::new(),
         }
     }

@@ -265,6 +265,7 @@ impl ClientLog {
             | Meaning::NoLeader
             | Meaning::NoTopic
             | Meaning::Unreadable
+            | Meaning::UnreadableHere
             | Meaning::GroupRefuses
             | Meaning::Other => {
                 tracing::debug!(client, reason, %error, "kafka client");

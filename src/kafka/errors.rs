@@ -15,9 +15,11 @@ pub(crate) enum Meaning {
     NoLeader,
     /// The topic does not exist, as far as the broker knows.
     NoTopic,
-    /// What is at the position cannot be read by this binary, or by any, however often it is tried:
-    /// its codec, checksum, format or size.
+    /// What is at the position cannot be read, however often it is tried: its checksum, format or size.
     Unreadable,
+    /// What is at the position cannot be read by this build of the library, but by another: its codec
+    /// is not built in, or its format is newer.
+    UnreadableHere,
     /// The consumer group does not take this member: its settings do not fit those of the other
     /// members or of the broker, or it may not join.
     GroupRefuses,
@@ -50,13 +52,15 @@ impl Meaning {
             ) => Self::NoTopic,
             Some(
                 RDKafkaErrorCode::NotImplemented
-                | RDKafkaErrorCode::BadMessage
+                | RDKafkaErrorCode::UnsupportedForMessageFormat
+                | RDKafkaErrorCode::UnsupportedCompressionType,
+            ) => Self::UnreadableHere,
+            Some(
+                RDKafkaErrorCode::BadMessage
                 | RDKafkaErrorCode::BadCompression
                 | RDKafkaErrorCode::InvalidMessage
                 | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::UnsupportedForMessageFormat
-                | RDKafkaErrorCode::UnsupportedCompressionType,
+                | RDKafkaErrorCode::MessageSizeTooLarge,
             ) => Self::Unreadable,
             Some(
                 RDKafkaErrorCode::InconsistentGroupProtocol
@@ -107,8 +111,9 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_no_end_and_no_outage() {
         use RDKafkaErrorCode as Code;
-        check(Meaning::Unreadable, &[Code::BadMessage, Code::InvalidMessage, Code::NotImplemented]);
-        check(Meaning::Unreadable, &[Code::BadCompression, Code::UnsupportedCompressionType]);
+        check(Meaning::Unreadable, &[Code::BadMessage, Code::InvalidMessage, Code::BadCompression]);
+        let here = [Code::NotImplemented, Code::UnsupportedCompressionType];
+        check(Meaning::UnreadableHere, &here);
         check(Meaning::Unreadable, &[Code::MessageSizeTooLarge, Code::InvalidMessageSize]);
         check(Meaning::Other, &[Code::MessageTimedOut, Code::OperationTimedOut]);
         check(Meaning::Other, &[Code::TopicAuthorizationFailed, Code::Unknown]);

@@ -31,7 +31,8 @@ impl FailedReads {
         if now_ms.saturating_sub(since_ms) < FAILING_MAX_MS {
             return ReadError::Failed(failure);
         }
-        ReadError::Unreadable { wanted, detail: Chain(&failure).to_string() }
+        let detail = Chain(&failure).to_string();
+        ReadError::Unreadable { wanted, detail, other_build: false }
     }
 }
 
@@ -50,7 +51,7 @@ mod tests {
         for now_ms in [500, 501, 5_501, 499 + FAILING_MAX_MS] {
             assert!(matches!(reads.judge(failed(), 7, now_ms), ReadError::Failed(_)), "{now_ms}");
         }
-        let ReadError::Unreadable { wanted, detail } =
+        let ReadError::Unreadable { wanted, detail, .. } =
             reads.judge(failed(), 7, 500 + FAILING_MAX_MS)
         else {
             panic!("it failed for long enough");
@@ -74,7 +75,7 @@ mod tests {
         let outside = Bounds { low: 5, high: 8 }.without(3);
         assert!(matches!(reads.judge(outside, 3, 0), ReadError::OutOfRange { wanted: 3, .. }));
         let detail = "no such codec".to_owned();
-        let unreadable = ReadError::Unreadable { wanted: 6, detail };
+        let unreadable = ReadError::Unreadable { wanted: 6, detail, other_build: false };
         let judged = reads.judge(unreadable, 5, 0);
         assert!(matches!(judged, ReadError::Unreadable { wanted: 6, .. }), "{judged:?}");
     }

@@ -126,6 +126,8 @@ pub enum ReadError {
         wanted: Offset,
         /// The adapter's message.
         detail: String,
+        /// Another build of this binary may read it: this one has no such codec.
+        other_build: bool,
     },
     /// The log is not one that a node would start with. Halts the partition.
     #[error("the log is unfit: {0}")]

@@ -36,6 +36,11 @@ impl Acks {
         self.outstanding.push_back(Outstanding { record, done: false });
     }
 
+    /// Passes everything below `to` that was not read: a skip covers it.
+    pub fn pass(&mut self, to: Offset) {
+        self.next = self.next.max(to);
+    }
+
     /// Marks the record at `offset` as decided and stored, or as passed under a hold. Returns
     /// whether it was outstanding until now.
     pub fn done(&mut self, offset: Offset) -> bool {
@@ -114,6 +119,19 @@ mod tests {
         assert!(acks.done(15));
         acks.advance();
         assert_eq!((acks.watermark(), acks.last(), acks.len()), (16, Some(record(15)), 0));
+    }
+
+    #[test]
+    fn a_skipped_range_is_passed_behind_what_was_read() {
+        let mut acks = Acks::new(10, None);
+        acks.read(record(10));
+        acks.pass(20);
+        assert_eq!((acks.watermark(), acks.position()), (10, 20));
+        assert!(acks.done(10));
+        acks.advance();
+        assert_eq!((acks.watermark(), acks.last()), (20, Some(record(10))));
+        acks.pass(15);
+        assert_eq!(acks.position(), 20, "it is never moved back");
     }
 
     #[test]

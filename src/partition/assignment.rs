@@ -1,11 +1,11 @@
 //! Whether a partition may be taken over: compares its progress with the ends of the log, and with
 //! the last record that was settled. Says what a record means that a replay does not find.
 
-use super::recovery::Contradiction;
+use super::{range_search::RangeSearch, recovery::Contradiction, skips};
 use crate::domain::{
-    halt::{Halt, HaltReason, HoldReason},
-    ids::Offset,
-    rows::{LastRecord, PartitionRows},
+    halt::{Halt, HaltReason, HoldReason, Unread},
+    ids::{LogPartition, Offset, Partition},
+    rows::{LastRecord, PartitionRows, Skip},
 };
 
 /// The start of an owner whose log is still the one that was settled.
@@ -18,32 +18,45 @@ pub struct Start {
     pub last: Option<LastRecord>,
 }
 
-/// Compares a partition's progress with the ends of its log, `[low, high)`.
+/// Compares a partition's progress with the ends of its log, `[low, high)`. Skips in force that cover
+/// the start move it to their end.
 ///
 /// # Errors
-/// If progress has another epoch, or is outside the log.
+/// If progress has another epoch, or is outside the log, or a skip is made.
 pub fn start(
     rows: &PartitionRows,
-    log_epoch: u32,
+    LogPartition { log_epoch, partition }: LogPartition,
     (low, high): (Offset, Offset),
 ) -> Result<Start, Halt> {
-    let Some(progress) = &rows.progress else {
-        return within(0, (low, high)).map(|position| Start { position, last: None });
-    };
-    if progress.log_epoch != log_epoch {
+    let progress = rows.progress.as_ref();
+    if let Some(progress) = progress.filter(|progress| progress.log_epoch != log_epoch) {
         let found = progress.log_epoch;
         let detail = format!("progress is of log epoch {found}, this node has {log_epoch}");
         return Err(Halt::new(HaltReason::LogEpoch, detail));
     }
-    let position = within(progress.next, (low, high))?;
+    let next = progress.map_or(0, |progress| progress.next);
+    if let Some(skip) = skips::awaited(&rows.skips, next) {
+        return Err(skip_made(skip));
+    }
+    let position = within(partition, skips::passed(&rows.skips, next), (low, high))?;
     // Below `low` there is nothing to compare: retention removes settled records.
-    Ok(Start { position, last: progress.last.filter(|last| last.offset >= low) })
+    let last = progress.and_then(|progress| progress.last).filter(|last| last.offset >= low);
+    Ok(Start { position, last })
 }
 
-fn within(position: Offset, (low, high): (Offset, Offset)) -> Result<Offset, Halt> {
+fn within(
+    partition: Partition,
+    position: Offset,
+    (low, high): (Offset, Offset),
+) -> Result<Offset, Halt> {
     if position < low {
-        let detail = format!("records from {position} on are needed, but the log begins at {low}");
-        return Err(Halt::new(HaltReason::LogTrimmed, detail));
+        let command = skip_command(partition, position);
+        let detail = format!(
+            "records from {position} on are needed, but the log begins at {low}; if no copy of the \
+             log has them, {command} passes them for good"
+        );
+        let unread = Unread { from: position, to: low, other_build: false };
+        return Err(Halt::new(HaltReason::LogTrimmed, detail).with_unread(unread));
     }
     if position > high {
         let detail = format!("records below {position} are decided, but the log ends at {high}");
@@ -113,6 +126,57 @@ pub fn unreadable(wanted: Offset, detail: &str) -> Halt {
     Halt::new(HaltReason::Unreadable, detail)
 }
 
+/// Returns the halt of a partition whose log cannot be read at `wanted`, with what a search has found
+/// of the end of the range.
+#[must_use]
+pub fn unreadable_range(
+    partition: Partition,
+    wanted: Offset,
+    detail: &str,
+    search: &RangeSearch,
+) -> Halt {
+    let halt = unreadable(wanted, detail);
+    let Some(unread) = search.found() else {
+        let next = search.next();
+        let detail = format!("{}; its end is looked for, so far up to {next}", halt.detail);
+        return Halt { detail, ..halt };
+    };
+    let Unread { from, to, other_build } = unread;
+    let way_out = match other_build {
+        true => "another build of coupond may read it, so it cannot be skipped".to_owned(),
+        false => format!("{} passes them for good", skip_command(partition, from)),
+    };
+    let detail =
+        format!("{}; positions {from} to {to} (exclusive) cannot be read: {way_out}", halt.detail);
+    Halt { detail, ..halt }.with_unread(unread)
+}
+
+fn skip_command(partition: Partition, from: Offset) -> String {
+    format!("`coupond skip {partition} --offset {from} --reason TEXT`")
+}
+
+/// Returns the halt of a partition with a skip that is not in force yet.
+#[must_use]
+pub fn skip_made(skip: &Skip) -> Halt {
+    let Skip { from, to, reason, by, .. } = skip;
+    let detail = format!(
+        "{by} skips the positions {from} to {to} (exclusive): {reason}; they are passed 15 s after \
+         their owner has seen it (README.md#halted-skip_made)"
+    );
+    Halt::new(HaltReason::SkipMade, detail)
+}
+
+/// Returns the halt of an owner that has decided positions that a skip in force covers.
+#[must_use]
+pub fn skip_decided(skip: &Skip) -> Halt {
+    let Skip { from, to, .. } = skip;
+    let detail = format!(
+        "the positions {from} to {to} (exclusive) are skipped, but this owner has read and may have \
+         decided some of them (README.md#halted-skip_decided)"
+    );
+    Halt::new(HaltReason::SkipDecided, detail)
+}
+
 /// Returns the contradiction of a campaign whose replay from `from` on cannot read the log at
 /// `wanted`, while durable progress is `progress`: what is settled and cannot be read counts as
 /// trimmed. `detail` is the error of the log.
@@ -134,14 +198,26 @@ pub fn not_readable(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::rows::Progress;
+    use super::{super::range_search::Tried, *};
+    use crate::domain::rows::{Progress, SkipState};
 
     const LAST: LastRecord = LastRecord { offset: 9, digest: [7; 16] };
 
     fn rows(next: Offset) -> PartitionRows {
         let progress = Progress { partition: 0, log_epoch: 1, next, last: Some(LAST) };
         PartitionRows { progress: Some(progress), ..PartitionRows::default() }
+    }
+
+    fn place(log_epoch: u32) -> LogPartition {
+        LogPartition { log_epoch, partition: 0 }
+    }
+
+    fn skipped(next: Offset, (from, to): (Offset, Offset), state: SkipState) -> PartitionRows {
+        let (reason, by) = ("lost".to_owned(), "ada".to_owned());
+        PartitionRows {
+            skips: vec![Skip { partition: 0, from, to, reason, by, state }],
+            ..rows(next)
+        }
     }
 
     fn halted<T>(result: Result<T, Halt>) -> Option<HaltReason> {
@@ -151,18 +227,61 @@ mod tests {
     #[test]
     fn an_owner_starts_at_progress_within_the_log() {
         let fresh = PartitionRows::default();
-        assert_eq!(start(&fresh, 1, (0, 5)), Ok(Start { position: 0, last: None }));
-        assert_eq!(start(&rows(10), 1, (0, 10)), Ok(Start { position: 10, last: Some(LAST) }));
-        assert_eq!(start(&rows(10), 1, (10, 12)), Ok(Start { position: 10, last: None }));
+        assert_eq!(start(&fresh, place(1), (0, 5)), Ok(Start { position: 0, last: None }));
+        assert_eq!(
+            start(&rows(10), place(1), (0, 10)),
+            Ok(Start { position: 10, last: Some(LAST) })
+        );
+        assert_eq!(start(&rows(10), place(1), (10, 12)), Ok(Start { position: 10, last: None }));
     }
 
     #[test]
     fn a_log_that_does_not_fit_progress_halts() {
         let fresh = PartitionRows::default();
-        assert_eq!(halted(start(&fresh, 1, (1, 5))), Some(HaltReason::LogTrimmed));
-        assert_eq!(halted(start(&rows(10), 1, (11, 12))), Some(HaltReason::LogTrimmed));
-        assert_eq!(halted(start(&rows(10), 1, (0, 9))), Some(HaltReason::LogTruncated));
-        assert_eq!(halted(start(&rows(10), 2, (0, 10))), Some(HaltReason::LogEpoch));
+        assert_eq!(halted(start(&fresh, place(1), (1, 5))), Some(HaltReason::LogTrimmed));
+        assert_eq!(halted(start(&rows(10), place(1), (11, 12))), Some(HaltReason::LogTrimmed));
+        assert_eq!(halted(start(&rows(10), place(1), (0, 9))), Some(HaltReason::LogTruncated));
+        assert_eq!(halted(start(&rows(10), place(2), (0, 10))), Some(HaltReason::LogEpoch));
+    }
+
+    #[test]
+    fn a_skip_in_force_moves_the_start() {
+        let in_force = skipped(10, (10, 20), SkipState::InForce);
+        let start_at = |position| Ok(Start { position, last: Some(LAST) });
+        assert_eq!(start(&in_force, place(1), (0, 30)), start_at(20));
+        assert_eq!(start(&in_force, place(1), (20, 20)), Ok(Start { position: 20, last: None }));
+        let halt = start(&in_force, place(1), (21, 30)).unwrap_err();
+        let unread = Unread { from: 20, to: 21, other_build: false };
+        assert_eq!(halt.unread, Some(unread), "more was trimmed meanwhile");
+        assert!(halt.detail.contains("`coupond skip 0 --offset 20 --reason TEXT`"), "{halt}");
+        let passed = skipped(25, (10, 20), SkipState::InForce);
+        assert_eq!(start(&passed, place(1), (0, 30)), start_at(25));
+        let void = skipped(10, (10, 20), SkipState::Void);
+        assert_eq!(start(&void, place(1), (0, 30)), start_at(10));
+    }
+
+    #[test]
+    fn an_owner_waits_for_a_skip_that_is_made() {
+        let made = skipped(10, (10, 20), SkipState::Made);
+        assert_eq!(halted(start(&made, place(1), (0, 30))), Some(HaltReason::SkipMade));
+        let decided = skipped(15, (10, 20), SkipState::Made);
+        assert!(start(&decided, place(1), (0, 30)).is_ok(), "it becomes void");
+    }
+
+    #[test]
+    fn a_range_is_reported_once_its_end_is_known() {
+        let mut search = RangeSearch::new(7, false);
+        let halt = unreadable_range(3, 7, "no such codec", &search);
+        assert_eq!(halt.unread, None);
+        assert!(halt.detail.contains("its end is looked for, so far up to 8"), "{halt}");
+        search.tried(Tried::Record, 30);
+        let halt = unreadable_range(3, 7, "no such codec", &search);
+        assert_eq!(halt.unread, Some(Unread { from: 7, to: 8, other_build: false }));
+        assert!(halt.detail.contains("`coupond skip 3 --offset 7 --reason TEXT`"), "{halt}");
+        let mut search = RangeSearch::new(7, true);
+        search.tried(Tried::Record, 30);
+        let halt = unreadable_range(3, 7, "no such codec", &search);
+        assert!(halt.detail.contains("cannot be skipped"), "{halt}");
     }
 
     #[test]

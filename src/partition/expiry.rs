@@ -70,7 +70,7 @@ mod tests {
             until,
         };
         let holds = holds.into_iter().map(hold).collect();
-        PartitionRows { progress: Some(progress), holds_ever: 0, holds }
+        PartitionRows { progress: Some(progress), holds, ..PartitionRows::default() }
     }
 
     fn is_told(rows: &PartitionRows, high: Offset, below: Offset) -> bool {

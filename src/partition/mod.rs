@@ -5,7 +5,9 @@
 //! owned partition: `acks` is its watermark, and `owned_campaign`, `window` and `campaign_holds`
 //! are the states of one campaign in it. `recovery` turns rows into a campaign, `fold` turns a batch
 //! of records into rows and answers, `pipeline` keeps the order of deciding, storing and reporting.
-//! `expiry` says when undecided records are about to be removed, `restart` decides when to try again and when to give up, `scrub` finds by-user rows that vanished.
+//! `expiry` says when undecided records are about to be removed, `restart` decides when to try again
+//! and when to give up, `scrub` finds by-user rows that vanished. `skips` says which positions are
+//! passed undecided, and `range_search` finds the end of what cannot be read.
 
 pub mod acks;
 pub mod actor_view;
@@ -16,7 +18,9 @@ pub mod flow;
 pub mod fold;
 mod owned_campaign;
 pub mod pipeline;
+pub mod range_search;
 pub mod recovery;
 pub mod restart;
 pub mod scrub;
+pub mod skips;
 pub mod window;

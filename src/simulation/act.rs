@@ -165,6 +165,22 @@ impl LogDamage {
     ];
 }
 
+/// What becomes of records that an operator skips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Lost {
+    /// They stay as they are.
+    Unread,
+    /// They are trimmed before they are skipped.
+    Trimmed,
+    /// They can be read once they are skipped.
+    Healed,
+}
+
+impl Lost {
+    pub(super) const ALL: [Self; 3] = [Self::Unread, Self::Trimmed, Self::Healed];
+}
+
 /// Something that happens. Nodes, campaigns, users and keys go by number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "snake_case", deny_unknown_fields)]
@@ -312,6 +328,18 @@ pub(super) enum Act {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ms: Option<u64>,
     },
+    /// The next records of a partition can never be read. When all other faults have ended, an operator
+    /// skips them. Before, they are trimmed; or right afterwards, they can be read after all.
+    Lose {
+        partition: u32,
+        records: u64,
+        why: Lost,
+    },
+    /// An operator skips what halts a partition, as a node says it, or gives another offset.
+    Skip {
+        partition: u32,
+        wrong: bool,
+    },
     /// A node's wall clock jumps.
     Jump {
         node: usize,
@@ -381,6 +409,8 @@ impl Act {
             Self::SetClock { for_ms: Some(_), .. } => "clock-set-and-right-again".to_owned(),
             Self::SetClock { ms: ..0, .. } => "clock-set-back".to_owned(),
             Self::SetClock { .. } => "clock-set-ahead".to_owned(),
+            Self::Lose { why, .. } => format!("lost-{}", word(why)),
+            Self::Skip { wrong: true, .. } => "skip-elsewhere".to_owned(),
             Self::RecordTimes { skew_ms: ..0, .. } => "record-times-back".to_owned(),
             Self::RecordTimes { .. } => "record-times-ahead".to_owned(),
             Self::Foreign { kind, .. } => format!("foreign-{}", word(kind)),

@@ -20,6 +20,7 @@ use crate::{
         definition::{Amendment, Audience, Terms},
         ids::{CampaignId, IdempotencyKey, Position, Timestamp, UserId},
         record::Request,
+        rows::SkipState,
     },
 };
 
@@ -171,6 +172,23 @@ impl Clients {
         self.evidence.lock().told.push(told);
     }
 
+    /// Notes that a client was told that its position is skipped. INV-7: an operator has skipped it.
+    pub(super) fn skipped(&self, request_id: &str) {
+        let Some(position) = self.engines.position(request_id) else { return };
+        let is_in_force = {
+            let rows = self.engines.rows.store.rows.lock();
+            let mut its = rows.skips.values().filter(|it| it.partition == position.partition);
+            its.any(|skip| skip.covers(position.offset, SkipState::InForce))
+        };
+        self.world.say(|| format!("a client is told that {position:?} is skipped"));
+        let mut evidence = self.evidence.lock();
+        if !is_in_force {
+            evidence
+                .broken("INV-7", format!("{position:?} is not skipped, but a client was told so"));
+        }
+        evidence.skipped.insert(request_id.to_owned());
+    }
+
     pub(super) fn told(&self, request: Request, request_id: String) -> Told {
         let landed = self.engines.rows.landed();
         Told { at: self.world.now(), landed, request, request_id, answer: None, is_final: false }
@@ -320,6 +338,7 @@ impl Question {
                 };
                 self.clients.tell(Told { answer, ..told });
             }
+            Err(ServiceError::Skipped) => self.clients.skipped(&id),
             Err(error) => self.failed(&request.campaign, &error),
         }
     }

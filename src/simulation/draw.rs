@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    act::{Act, Delivery, Foreign, LogDamage, RowDamage, Verb},
+    act::{Act, Delivery, Foreign, LogDamage, Lost, RowDamage, Verb},
     course::{Course, Kinds, Setup, Timed},
     link::{Call, Engine, Fate},
     node::Bounds,
@@ -289,6 +289,7 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
             | Call::WriteMarks
             | Call::WriteProgress
             | Call::WriteRegister
+            | Call::WriteSkip
     );
     let lands = is_write || matches!(call, Call::Append | Call::DeadLetter | Call::Join);
     let of_actors = is_write
@@ -301,6 +302,7 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
                 | Call::ReadProgress
                 | Call::ReadRegister
                 | Call::ReadHolds
+                | Call::ReadSkips
                 | Call::ReadMark
                 | Call::ReadVersions
                 | Call::ReadCoupons
@@ -372,11 +374,7 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         ms: random.below(2 * SKEW_MS + 1) as i64 - SKEW_MS as i64,
     });
     acts.push(Act::Trim {});
-    for lasting in [true, false] {
-        let (back, records) = (random.below(30), random.between(1, 20));
-        let ms = random.one_in(2).then(|| random.between(500, 15_000));
-        acts.push(Act::Unreadable { partition: partition(random), back, records, lasting, ms });
-    }
+    acts.extend(unreadable(random, partitions));
     if is_embedded {
         acts.extend(of_one_machine(random));
         return acts;
@@ -420,6 +418,25 @@ fn of_one_machine(random: &mut Random) -> Vec<Act> {
     acts.push(Act::SetClock { ms: -by_ms, for_ms: None });
     let ms = if random.one_in(2) { by_ms } else { -by_ms };
     acts.push(Act::SetClock { ms, for_ms: Some(random.between(100, 15_000)) });
+    acts
+}
+
+/// What cannot be read, and operators who give it up.
+fn unreadable(random: &mut Random, partitions: u32) -> Vec<Act> {
+    let partition = |random: &mut Random| random.below(u64::from(partitions)) as u32;
+    let mut acts = Vec::new();
+    for lasting in [true, false] {
+        let (back, records) = (random.below(30), random.between(1, 20));
+        let ms = random.one_in(2).then(|| random.between(500, 15_000));
+        acts.push(Act::Unreadable { partition: partition(random), back, records, lasting, ms });
+    }
+    for why in Lost::ALL {
+        let (partition, records) = (partition(random), random.between(1, 20));
+        acts.push(Act::Lose { partition, records, why });
+    }
+    for wrong in [false, true] {
+        acts.push(Act::Skip { partition: partition(random), wrong });
+    }
     acts
 }
 

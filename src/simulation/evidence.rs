@@ -1,5 +1,7 @@
 //! What clients and operators of a world were told, and when.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::node::Engines;
@@ -178,6 +180,8 @@ const STEADY_US: u64 = 30_000_000;
 #[derive(Default)]
 pub(super) struct Evidence {
     pub(super) told: Vec<Told>,
+    /// Ids of requests of which somebody was told that they are skipped.
+    pub(super) skipped: BTreeSet<String>,
     pub(super) refusals: Vec<Refusal>,
     pub(super) denials: Vec<Denial>,
     pub(super) waits: Vec<Wait>,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     domain::ids::{Offset, Partition},
     feed::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender},
-    wire::feed_message::FeedMessage,
+    wire::feed_message::{FeedMessage, Sender},
 };
 
 /// Time until a message that comes late is there, in microseconds.
@@ -41,7 +41,7 @@ pub(super) struct Published {
 /// When a life of a node heard of a watermark, and of which generation.
 struct Heard {
     at_us: u64,
-    generation: u64,
+    sender: Sender,
     to: Offset,
 }
 
@@ -111,19 +111,25 @@ impl WorldFeed {
             _ => {}
         }
         for message in sent {
-            let (sender, message) = (follower.sender.clone(), Arc::new(message.clone()));
+            let (told, message) = (follower.sender.clone(), Arc::new(message.clone()));
             let (there, topic, address) = (world.clone(), self.topic.clone(), follower.address);
             world.at(due, Some(address), move || {
                 let key = (address.node, address.life, message.partition);
-                let generation = message.sender.generation;
+                let sender = message.sender.clone();
                 let mut topic = topic.lock();
                 let heard = topic.heard.entry(key).or_default();
-                // An older generation is not listened to.
-                if heard.iter().all(|it| it.generation <= generation) {
-                    heard.push(Heard { at_us: there.now_us(), generation, to: message.to });
+                // Neither an older generation is listened to, nor what a later message has overtaken.
+                let is_news = |it: &Heard| {
+                    let is_of_owner = (it.sender.generation, &it.sender.owner)
+                        == (sender.generation, &sender.owner);
+                    it.sender.generation <= sender.generation
+                        && !(is_of_owner && it.sender.number >= sender.number)
+                };
+                if heard.iter().all(is_news) {
+                    heard.push(Heard { at_us: there.now_us(), sender, to: message.to });
                 }
                 drop(topic);
-                sender.lock().send(&message);
+                told.lock().send(&message);
             });
         }
         if delivery == Some(Delivery::Gap) {

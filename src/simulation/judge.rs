@@ -13,6 +13,7 @@ use super::{
     evidence::{Damaged, Denial, Evidence, Refusal, Taken, Told, View, Violation, Wait},
     node::Engines,
     order, releases,
+    skips::OPERATOR,
     store::Landed,
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
         definition::{Definition, DefinitionVersion},
         halt::HoldReason,
         ids::{CampaignId, Offset, Timestamp},
-        rows::{Hold, HoldKind, Row},
+        rows::{Hold, HoldKind, Row, SkipState},
     },
     log::memory::MemoryLog,
     store::memory::MemoryRows,
@@ -54,8 +55,10 @@ pub(super) fn judge(engines: &Engines, evidence: &Evidence) -> Vec<Violation> {
     let judge = Judge { engines, evidence, rows: &rows };
     broken.extend(judge.holds());
     broken.extend(judge.letters());
+    broken.extend(judge.skips());
     broken.extend(evidence.denials.iter().filter_map(|it| judge.denial(it)));
     broken.extend(evidence.told.iter().filter_map(|it| judge.owner(it)));
+    broken.extend(evidence.told.iter().filter_map(|it| judge.skipped(it)));
     broken.extend(evidence.refusals.iter().filter_map(|it| judge.refusal(it)));
     broken.extend(evidence.views.iter().filter_map(|it| judge.view(it)));
     broken.extend(judge.lists());
@@ -213,6 +216,20 @@ impl Judge<'_> {
             .collect()
     }
 
+    /// INV-7: a skip in force covers nothing that could be read.
+    fn skips(&self) -> Option<Violation> {
+        let log = self.engines.brokers.lock();
+        let its = self.rows.skips.values().filter(|skip| skip.by == OPERATOR);
+        let in_force = its.filter(|skip| skip.state == SkipState::InForce);
+        let mut its = in_force.filter(|skip| !self.evidence.is_damaged(skip.partition));
+        let wrong = its.find(|skip| {
+            let records = &log.whole()[skip.partition as usize].records;
+            let mut covered = records.range(skip.from..skip.to).map(|(at, _)| *at);
+            covered.any(|at| !log.unreadable.was_at(skip.partition, at))
+        });
+        wrong.map(|skip| Violation::new("INV-7", format!("it could be read: {skip:?}")))
+    }
+
     /// INV-4: what nobody decides is kept as a dead letter, and nothing else is.
     fn letters(&self) -> Option<Violation> {
         let brokers = self.engines.brokers.lock();
@@ -225,7 +242,11 @@ impl Judge<'_> {
             self.versions(campaign).first().is_none_or(|first| first.position.offset > *offset)
         });
         let due = undefined.map(|(place, _)| *place).chain(brokers.undecidable.iter().copied());
-        let counted = |place: &(u32, Offset)| Some(place.0) != damaged;
+        let is_skipped = |&(partition, offset): &(u32, Offset)| {
+            let mut its = self.rows.skips.values().filter(|skip| skip.partition == partition);
+            its.any(|skip| skip.covers(offset, SkipState::InForce))
+        };
+        let counted = |place: &(u32, Offset)| Some(place.0) != damaged && !is_skipped(place);
         let due: BTreeSet<_> = due.filter(counted).collect();
         let kept: BTreeSet<_> = brokers.dead_letters.keys().copied().filter(counted).collect();
         let wrong: Vec<_> = due.symmetric_difference(&kept).collect();
@@ -414,6 +435,14 @@ impl Judge<'_> {
         let wrong = brokers.timed_us.iter().find(is_within)?;
         let detail = format!("a record was timed at {wrong} us by a clock that was set");
         Some(Violation::new("INV-5", detail))
+    }
+
+    /// INV-3: nobody is told both that a request is skipped and what was decided.
+    fn skipped(&self, told: &Told) -> Option<Violation> {
+        let is_both = told.answer.is_some() && self.evidence.skipped.contains(&told.request_id);
+        let is_lost = self.evidence.is_lost(self.engines, &told.request.campaign);
+        (is_both && !is_lost)
+            .then(|| Violation::new("INV-3", format!("skipped, and answered: {told:?}")))
     }
 
     /// INV-3: a list shows coupons as they are stored.

@@ -45,9 +45,11 @@ pub(crate) enum Call {
     WriteMarks,
     WriteProgress,
     WriteRegister,
+    WriteSkip,
     ReadProgress,
     ReadRegister,
     ReadHolds,
+    ReadSkips,
     ReadMark,
     ReadVersions,
     ReadCoupons,
@@ -57,7 +59,7 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Append,
         Self::Join,
         Self::Open,
@@ -71,9 +73,11 @@ impl Call {
         Self::WriteMarks,
         Self::WriteProgress,
         Self::WriteRegister,
+        Self::WriteSkip,
         Self::ReadProgress,
         Self::ReadRegister,
         Self::ReadHolds,
+        Self::ReadSkips,
         Self::ReadMark,
         Self::ReadVersions,
         Self::ReadCoupons,

@@ -355,6 +355,7 @@ impl RequestLog for WorldLog {
             window,
             partition,
             opened,
+            from,
             next: from,
             _counted,
         }))

@@ -34,6 +34,7 @@ mod probe;
 mod reader;
 mod releases;
 mod shrink;
+mod skips;
 mod store;
 mod story;
 mod strange;

@@ -28,6 +28,8 @@ pub(super) struct Reader {
     pub(super) partition: Partition,
     /// Number of readers that had been opened with it.
     pub(super) opened: u64,
+    /// Where it was opened.
+    pub(super) from: Offset,
     pub(super) next: Offset,
     pub(super) _counted: Counted,
 }
@@ -40,7 +42,8 @@ impl Reader {
         let kept = {
             let rows = self.rows.store.rows.lock();
             let progress = rows.progress.get(&self.partition);
-            let from = progress.map_or(0, |progress| progress.next).min(self.next);
+            // A search for the end of what cannot be read keeps nothing below its start.
+            let from = progress.map_or(0, |progress| progress.next).max(self.from).min(self.next);
             let mut defined: BTreeMap<&[u8], Offset> = BTreeMap::new();
             for (campaign, offset) in rows.versions.keys() {
                 defined.entry(campaign.as_str().as_bytes()).or_insert(*offset);

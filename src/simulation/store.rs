@@ -21,7 +21,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, Sequence},
-        rows::{Hold, Mark, Progress, Register, Row},
+        rows::{Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
     store::{
         ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError,
@@ -252,8 +252,9 @@ impl Rows {
         ledger.was_set_back = true;
         ledger.landed.truncate(kept);
         let mut rows = self.store.rows.lock();
-        let layout = rows.layout.take();
-        *rows = MemoryRows { layout, ..MemoryRows::default() };
+        // A lightweight transaction is durable when it is answered, also where rows are not.
+        let (layout, skips) = (rows.layout.take(), std::mem::take(&mut rows.skips));
+        *rows = MemoryRows { layout, skips, ..MemoryRows::default() };
         ledger.landed.iter().for_each(|landed| landed.apply(&mut rows, &ledger.deleted));
     }
 
@@ -387,6 +388,29 @@ impl CouponStore for WorldStore {
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
         self.rows.unreachable.pass(Whose::Holds(partition), true).await?;
         self.call(Call::ReadHolds, move |store| at_once(store.holds(partition))).await?
+    }
+
+    async fn skips(&self, partition: Partition) -> Result<Vec<Skip>, StoreError> {
+        self.call(Call::ReadSkips, move |store| at_once(store.skips(partition))).await?
+    }
+
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
+        let (skip, world) = (skip.clone(), self.link.world.clone());
+        let make = move |store: &MemoryStore| {
+            world.say(|| format!("stored: {skip:?}, unless there is one"));
+            at_once(store.make_skip(&skip))
+        };
+        self.call(Call::WriteSkip, make).await?
+    }
+
+    async fn settle_skip(&self, skip: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
+        let (skip, world) = (skip.clone(), self.link.world.clone());
+        let settle = move |store: &MemoryStore| {
+            let settled = at_once(store.settle_skip(&skip, state));
+            world.say(|| format!("stored: the skip from {} is {settled:?}", skip.from));
+            settled
+        };
+        self.call(Call::WriteSkip, settle).await?
     }
 
     async fn campaign_holds(

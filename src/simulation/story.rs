@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    act::{Foreign, LogDamage},
+    act::{Foreign, LogDamage, Lost},
     client::{Clients, campaign_id},
     course::{Course, Timed},
     evidence::{Damaged, Evidence, Told},
@@ -60,6 +60,8 @@ pub(super) struct Story {
     releases: BTreeMap<CampaignId, u32>,
     /// When the last clock that was set for a while is right again.
     pub(super) clock_right_us: u64,
+    /// Partitions whose next records are given up when all other faults have ended.
+    pub(super) lost: BTreeMap<Partition, Lost>,
     /// What damaged a partition.
     pub(super) log_damage: Option<LogDamage>,
     /// Somebody has asked for a coupon of the damaged campaign since faults ended.
@@ -70,7 +72,7 @@ impl Story {
     pub(super) fn new(world: Arc<World>, engines: Engines) -> Self {
         let clients = Clients::new(world.clone(), engines.clone());
         let nodes = (0..engines.setup.nodes).map(|_| None).collect();
-        let (starts, releases) = Default::default();
+        let (starts, releases, lost) = Default::default();
         let (clock_right_us, log_damage, was_asked) = (0, None, false);
         Self {
             world,
@@ -79,6 +81,7 @@ impl Story {
             nodes,
             starts,
             releases,
+            lost,
             clock_right_us,
             log_damage,
             was_asked,
@@ -363,6 +366,7 @@ impl Story {
                     self.clients.tell(Told { answer: Some(answer), is_final: true, ..told });
                 }
                 _ if is_lost => {}
+                Err(ServiceError::Skipped) => self.clients.skipped(&told.request_id),
                 other => {
                     let detail = format!("{:?} has no answer but {other:?}", told.request);
                     self.clients.evidence.lock().broken("INV-10", detail);

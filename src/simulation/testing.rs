@@ -26,6 +26,7 @@ use crate::{
     api::service::ServiceParts,
     config::Config,
     domain::{
+        halt::Unread,
         ids::{CampaignId, Offset, Partition, ProcessName},
         record::Record,
         rows::{Progress, Register, Row},
@@ -191,7 +192,17 @@ impl OwnedWorld {
 
     /// Publishes the watermark once more, with a halt of the partition if there is a reason.
     pub(crate) async fn publish(&self, partition: Partition, halted: Option<String>) {
-        let (to, end) = (self.watermark(partition), self.end(partition));
+        self.publish_halt(partition, halted, None).await;
+    }
+
+    /// As [`Self::publish`], with the range that halts the partition.
+    pub(crate) async fn publish_halt(
+        &self,
+        partition: Partition,
+        halted: Option<String>,
+        unread: Option<Unread>,
+    ) {
+        let (from, to, end) = (0, self.watermark(partition), self.end(partition));
         let (log_epoch, decisions) = (self.engines.layout.log_epoch, Vec::new());
         // Beside the owner, which goes on.
         let owner = ProcessName::of(1);
@@ -203,10 +214,11 @@ impl OwnedWorld {
             log_epoch,
             partition,
             sender,
-            from: 0,
+            from,
             to,
             end,
             halted,
+            unread,
             decisions,
         })
         .await;

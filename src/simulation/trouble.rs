@@ -131,6 +131,13 @@ impl Story {
             Act::Unreadable { partition, back, records, lasting, ms } => {
                 self.spoil(partition, (back, records), lasting, ms);
             }
+            Act::Lose { partition, records, why } => {
+                brokers.lock().spoil(partition, (0, records), true);
+                self.lost.insert(partition, why);
+                // It is counted when they are given up.
+                return false;
+            }
+            Act::Skip { partition, wrong } => return self.skip_now(partition, wrong),
             Act::SetBack { ms } => {
                 let kept = rows.landed_before(now_us.saturating_sub(ms * 1_000));
                 self.stop_all().await;

@@ -21,14 +21,17 @@ struct Range {
     to: Offset,
     /// Readers are told that waiting does not help.
     lasting: bool,
+    /// It was spoiled before anybody could read it. Only that may be skipped: what was read may be
+    /// decided and told, although nothing durable shows it.
+    is_fresh: bool,
 }
 
 /// What cannot be read now.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
     ranges: Vec<Range>,
-    /// Partitions that ever had a range.
-    seen: Vec<Partition>,
+    /// All ranges that there ever were.
+    ever: Vec<Range>,
 }
 
 impl Unreadable {
@@ -52,7 +55,7 @@ impl Unreadable {
         match (at, range.lasting) {
             (0, true) => {
                 let detail = "no such codec".to_owned();
-                Err(ReadError::Unreadable { wanted, detail })
+                Err(ReadError::Unreadable { wanted, detail, other_build: false })
             }
             (0, false) => {
                 let operation = format!("reading {wanted}");
@@ -62,9 +65,23 @@ impl Unreadable {
         }
     }
 
+    /// Whether nobody has read any of the records of the partition that cannot be read.
+    pub(super) fn is_fresh(&self, partition: Partition) -> bool {
+        let mut its = self.ranges.iter().filter(|range| range.partition == partition);
+        its.all(|range| range.is_fresh)
+    }
+
     /// Whether records of the partition could not be read at some time.
     pub(super) fn was_of(&self, partition: Partition) -> bool {
-        self.seen.contains(&partition)
+        self.ever.iter().any(|range| range.partition == partition)
+    }
+
+    /// Whether the record at a position could not be read at some time.
+    pub(super) fn was_at(&self, partition: Partition, offset: Offset) -> bool {
+        let is_at = |range: &Range| {
+            range.partition == partition && (range.from..range.to).contains(&offset)
+        };
+        self.ever.iter().any(is_at)
     }
 }
 
@@ -78,8 +95,8 @@ impl Brokers {
         lasting: bool,
     ) {
         let from = self.end(partition).saturating_sub(back);
-        let range = Range { partition, from, to: from + records, lasting };
-        self.unreadable.seen.push(partition);
+        let range = Range { partition, from, to: from + records, lasting, is_fresh: back == 0 };
+        self.unreadable.ever.push(range.clone());
         self.unreadable.ranges.push(range);
     }
 
@@ -88,8 +105,17 @@ impl Brokers {
         self.unreadable.ranges.retain(|range| range.partition != partition);
     }
 
+    /// Returns the end of the first range at or above `from` that cannot be read; `from` if there is
+    /// none.
+    pub(super) fn end_of_unreadable(&self, partition: Partition, from: Offset) -> Offset {
+        let Some(bad) = self.first_unreadable(partition, from) else { return from };
+        let mut its = self.unreadable.ranges.iter().filter(|range| range.partition == partition);
+        let range = its.find(|range| (range.from..range.to).contains(&bad));
+        range.map_or(from, |range| range.to.min(self.end(partition)))
+    }
+
     /// Returns the first record at or above `from` that cannot be read.
-    fn first_unreadable(&self, partition: Partition, from: Offset) -> Option<Offset> {
+    pub(super) fn first_unreadable(&self, partition: Partition, from: Offset) -> Option<Offset> {
         let log = &self.partitions[partition as usize];
         let bad = |at: &Offset| {
             let of = self.unreadable.ranges.iter().filter(|range| range.partition == partition);
@@ -126,6 +152,7 @@ impl Story {
             }
             self.pass(self.world.now_us() + LOOK_US).await;
         }
+        self.give_up_what_is_lost().await;
         self.world.say(|| "the log can be read again".to_owned());
         for partition in 0..self.engines.setup.partitions {
             self.engines.brokers.lock().unspoil(partition);
@@ -142,6 +169,9 @@ impl Story {
             let next = rows.map_or(0, |progress| progress.next);
             let brokers = self.engines.brokers.lock();
             let bad = brokers.first_unreadable(partition, next)?;
+            if self.is_skipped(partition, bad) {
+                return None;
+            }
             let below = brokers.partitions[partition as usize].records.range(next..bad).next();
             let is_said = below.is_none() && self.is_halted(partition);
             (!is_said).then(|| {

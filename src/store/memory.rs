@@ -13,14 +13,14 @@ use futures_util::{
 use parking_lot::Mutex;
 
 use super::{
-    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
+    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, Selection, StoreError,
     StoreInspection,
 };
 use crate::domain::{
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, Offset, Partition, Sequence, UserId},
-    rows::{ByUserRow, Hold, Mark, Progress, Register, Row},
+    rows::{ByUserRow, Hold, Mark, Progress, Register, Row, Skip, SkipState},
 };
 
 /// Rows of one page: few, so that pages end within a campaign and readers must go on.
@@ -47,6 +47,8 @@ pub struct MemoryRows {
     pub registers: BTreeMap<(Partition, Register), u64>,
     /// Holds in the order of their first write.
     pub holds: Vec<Hold>,
+    /// Skips by partition and `from`.
+    pub skips: BTreeMap<(Partition, Offset), Skip>,
 }
 
 impl MemoryRows {
@@ -91,6 +93,21 @@ impl MemoryRows {
                 *old = number.max(*old);
             }
         }
+    }
+
+    /// Makes a skip by the rules of the port. Returns the one that is stored then.
+    pub fn make_skip(&mut self, skip: &Skip) -> Skip {
+        self.skips.entry((skip.partition, skip.from)).or_insert_with(|| skip.clone()).clone()
+    }
+
+    /// Changes the state of a skip by the rules of the port. Returns the state that it has then; none
+    /// if there is no such skip.
+    pub fn settle_skip(&mut self, skip: &Skip, state: SkipState) -> Option<SkipState> {
+        let stored = self.skips.get_mut(&(skip.partition, skip.from))?;
+        if stored.state == SkipState::Made {
+            stored.state = state;
+        }
+        Some(stored.state)
     }
 
     /// Returns a campaign's coupon rows in sequence order.
@@ -157,6 +174,21 @@ impl CouponStore for MemoryStore {
         let rows = self.rows.lock();
         let holds = rows.holds.iter().filter(|hold| hold.partition == partition);
         Ok(holds.cloned().collect())
+    }
+
+    async fn skips(&self, partition: Partition) -> Result<Vec<Skip>, StoreError> {
+        let rows = self.rows.lock();
+        let skips = rows.skips.range((partition, 0)..=(partition, Offset::MAX));
+        Ok(skips.map(|(_, skip)| skip.clone()).collect())
+    }
+
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
+        Ok(self.rows.lock().make_skip(skip))
+    }
+
+    async fn settle_skip(&self, skip: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
+        let settled = self.rows.lock().settle_skip(skip, state);
+        settled.ok_or_else(|| StoreError::new("settling a skip", NO_SKIP))
     }
 
     async fn campaign_holds(

@@ -10,6 +10,8 @@
 //!   be stored in any order, so a caller that needs an order makes one call after another.
 //! - A read sees every write that returned before the read began, on any node. Each method reads
 //!   rows of one kind. The order of several reads is decided here, above the adapters.
+//! - Of two skips that begin at one offset, the first stays. Its state changes once. Both are decided
+//!   by a lightweight transaction, whose result is returned to every caller.
 //! - The digest of a row is not checked. Code that decides by a row checks it.
 
 #[cfg(any(test, feature = "contract"))]
@@ -27,7 +29,10 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence, UserId},
-        rows::{ByUserRow, CampaignRows, Hold, Mark, PartitionRows, Progress, Register, Row},
+        rows::{
+            ByUserRow, CampaignRows, Hold, Mark, PartitionRows, Progress, Register, Row, Skip,
+            SkipState,
+        },
     },
     wire::{
         FORMAT,
@@ -164,6 +169,9 @@ impl StoreError {
     }
 }
 
+/// Why the state of a skip is not changed: its row vanished.
+const NO_SKIP: &str = "there is no such skip";
+
 /// Pages of coupons.
 pub type CouponPages = BoxStream<'static, Result<Vec<Coupon>, StoreError>>;
 
@@ -177,7 +185,7 @@ pub trait StoreInspection: Send + Sync + 'static {
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError>;
 }
 
-/// Stores coupons, definition versions, holds, marks, progress and registers.
+/// Stores coupons, definition versions, holds, skips, marks, progress and registers.
 #[async_trait]
 pub trait CouponStore: Send + Sync + 'static {
     /// Creates the layout row if there is none. Returns the layout in force: `proposed`, or the
@@ -195,6 +203,17 @@ pub trait CouponStore: Send + Sync + 'static {
 
     /// Reads all holds of a partition's campaigns, closed ones included.
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError>;
+
+    /// Reads all skips of a partition in the order of `from`, void ones included.
+    async fn skips(&self, partition: Partition) -> Result<Vec<Skip>, StoreError>;
+
+    /// Stores `skip`, which is made, unless there is one that begins at the same offset. Returns the
+    /// skip that is stored then.
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError>;
+
+    /// Changes the state of a skip that is made to `state`, which is in force or void. Returns the
+    /// state that it has then: the first change stays.
+    async fn settle_skip(&self, skip: &Skip, state: SkipState) -> Result<SkipState, StoreError>;
 
     /// Reads all holds of a campaign, closed ones included.
     async fn campaign_holds(
@@ -232,7 +251,7 @@ pub trait CouponStore: Send + Sync + 'static {
 ///
 /// These are methods of the trait object and not of the trait, so that no adapter replaces them.
 impl dyn CouponStore + '_ {
-    /// Reads a partition's progress, then how many holds it ever had, then its holds.
+    /// Reads a partition's progress, then how many holds it ever had, then its holds, then its skips.
     ///
     /// # Errors
     /// The first read that fails.
@@ -245,7 +264,10 @@ impl dyn CouponStore + '_ {
         // or a vanished one is not noticed.
         let holds_ever = self.register(partition, Register::Holds).await?;
         let holds = self.holds(partition).await?;
-        Ok(PartitionRows { progress, holds_ever, holds })
+        // A skip is in force before progress passes its range. In the other order, its positions
+        // look decided.
+        let skips = self.skips(partition).await?;
+        Ok(PartitionRows { progress, holds_ever, holds, skips })
     }
 
     /// Reads a campaign's holds, then its mark, then its versions.

@@ -68,6 +68,18 @@ impl CouponStore for BusyStore {
         self.read("holds", self.rows.holds(partition)).await
     }
 
+    async fn skips(&self, partition: Partition) -> Result<Vec<Skip>, StoreError> {
+        self.read("skips", self.rows.skips(partition)).await
+    }
+
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
+        self.rows.make_skip(skip).await
+    }
+
+    async fn settle_skip(&self, skip: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
+        self.rows.settle_skip(skip, state).await
+    }
+
     async fn campaign_holds(
         &self,
         campaign: &CampaignId,
@@ -144,7 +156,8 @@ async fn each_read_waits_for_the_one_before() {
     let port: &dyn CouponStore = &store;
     port.partition(PARTITION).await.unwrap();
     let reads = std::mem::take(&mut *store.reads.lock());
-    assert_eq!(reads, ["progress", "done", "register", "done", "holds", "done"]);
+    let expected = ["progress", "done", "register", "done", "holds", "done", "skips", "done"];
+    assert_eq!(reads, expected);
     port.campaign(&spring(), PARTITION).await.unwrap();
     let reads = store.reads.lock().clone();
     assert_eq!(reads, ["campaign holds", "done", "mark", "done", "versions", "done"]);

@@ -8,6 +8,7 @@ use metrics::{
 
 use crate::domain::{
     decision::Decision, halt::HaltReason, ids::Partition, invariant::Invariant, reason::Reason,
+    rows::SkipState,
 };
 
 const REQUESTS: &str = "coupond_requests_total";
@@ -26,6 +27,7 @@ const WAITERS: &str = "coupond_waiters";
 const DEAD_LETTERS: &str = "coupond_dead_letters_total";
 const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const CLOCK_STEPS: &str = "coupond_clock_steps_total";
+const SKIPS: &str = "coupond_skips_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 const PARTITIONS_EXPIRING: &str = "coupond_partition_expiring";
 
@@ -123,6 +125,11 @@ pub fn clock_step() {
     counter!(CLOCK_STEPS).increment(1);
 }
 
+/// Counts a skip of a partition of this node that came in force, or became void.
+pub fn skip(state: SkipState) {
+    counter!(SKIPS, "state" => state.name()).increment(1);
+}
+
 /// Sets whether a partition that this node owns is halted for `reason`.
 pub fn partition_halted(partition: Partition, reason: HaltReason, halted: bool) {
     let value = if halted { 1.0 } else { 0.0 };
@@ -161,7 +168,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 18] = [
+const ALL: [Description; 19] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -182,6 +189,7 @@ const ALL: [Description; 18] = [
         PARTITIONS_EXPIRING,
         "1 while undecided records are about to be removed, otherwise 0.",
     ),
+    counter_of(SKIPS, "Skips that came in force or became void, by their state."),
     gauge_of(PARTITIONS_HALTED, "1 for a halted partition of this node, otherwise 0."),
 ];
 
@@ -206,6 +214,9 @@ pub(super) fn describe() {
     counter!(ACTOR_RESTARTS).increment(0);
     counter!(BY_USER_RESTORED).increment(0);
     counter!(CLOCK_STEPS).increment(0);
+    for state in [SkipState::InForce, SkipState::Void] {
+        counter!(SKIPS, "state" => state.name()).increment(0);
+    }
     let refused = Reason::ALL.map(|reason| ("rejected", reason.name()));
     for (status, reason) in [("issued", ""), ("already_issued", "")].into_iter().chain(refused) {
         counter!(DECISIONS, "status" => status, "reason" => reason).increment(0);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{FORMAT, codec::mac_text};
 use crate::domain::{
     answer::Answer,
+    halt::Unread,
     ids::{CampaignId, Offset, Partition, ProcessName, UserId},
     keys::{Keys, Macs},
 };
@@ -46,6 +47,9 @@ pub struct FeedMessage {
     /// Why the partition is halted, if so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub halted: Option<String>,
+    /// The range that halts the partition, where an operator may be able to skip it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unread: Option<Unread>,
     /// Decisions stored since the message before.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub decisions: Vec<FeedDecision>,
@@ -163,6 +167,7 @@ mod tests {
             to: 16,
             end: 20,
             halted: Some("why".to_owned()),
+            unread: Some(Unread { from: 16, to: 18, other_build: true }),
             decisions: (10..).zip(answers).map(decision).collect(),
         }
     }

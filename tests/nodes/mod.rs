@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 /// The admin token of all nodes under test.
-const TOKEN: &str = "a-token-for-tests-only";
+pub(crate) const TOKEN: &str = "a-token-for-tests-only";
 
 /// A node process that is killed on drop.
 pub(crate) struct Node {

@@ -12,6 +12,7 @@ mod nodes;
 mod outages;
 #[path = "../nodes/mod.rs"]
 mod procs;
+mod skips;
 mod upgrade;
 
 use std::{process::ExitCode, time::Duration};
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cql = [cql::trials(), cql::schema::trials(), cql::damaged::trials()];
     let nodes = [nodes::trials(), outages::trials(), upgrade::trials(), clocks::trials()];
+    let nodes = nodes.into_iter().chain([skips::trials()]);
     let trials = cql.into_iter().chain([kafka::trials()]).chain(nodes).flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

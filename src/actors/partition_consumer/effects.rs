@@ -30,7 +30,7 @@ impl PartitionState {
         for effect in effects {
             match effect {
                 Effect::Count(decision) => count(&mut counts, decision),
-                Effect::Publish(news) => self.publish(news, None),
+                Effect::Publish(news) => self.publish(news, None, None),
                 Effect::Start { campaign, incarnation, from, delay_ms } => {
                     self.start(campaign, incarnation, from, delay_ms, myself);
                 }
@@ -94,6 +94,7 @@ impl PartitionState {
                     campaign: campaign.clone(),
                     incarnation,
                     from,
+                    passing: running.passing.clone(),
                     places: running.replay_places.clone(),
                     chunks: chunks.clone(),
                     consumer,

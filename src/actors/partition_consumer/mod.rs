@@ -2,6 +2,7 @@
 //! effects.
 
 mod effects;
+mod skipping;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,11 +10,12 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use self::skipping::Skipping;
 use super::{
     Environment,
     dead_letters::{DeadLetters, Letter},
     handle::CouponHandle,
-    io::{self, OpenedPartition},
+    io::{self, NotOpened, OpenedPartition},
     messages::{CouponMessage, PartitionMessage, SupervisorMessage},
     replay::{Live, REPLAYS_MAX},
     scrub::Look,
@@ -22,7 +24,7 @@ use super::{
 use crate::{
     clock::Ticks,
     domain::{
-        halt::Halt,
+        halt::{Halt, Unread},
         ids::{CampaignId, Partition},
         invariant::Invariant,
     },
@@ -30,6 +32,7 @@ use crate::{
         assignment,
         flow::{BatchReport, Event, Flow, News},
         recovery::Contradiction,
+        skips::Passing,
     },
     telemetry::{Chain, metrics},
     wire::feed_message::{FeedMessage, Sender},
@@ -66,6 +69,7 @@ struct Running {
     _live: TaskGuard,
     letters: mpsc::UnboundedSender<Letter>,
     _letters: TaskGuard,
+    passing: Arc<Passing>,
     replay_places: Arc<Semaphore>,
     replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
@@ -83,6 +87,7 @@ pub struct PartitionState {
     halted: Option<Halt>,
     opening: Option<TaskGuard>,
     age: Option<TaskGuard>,
+    skipping: Skipping,
     feed: mpsc::Sender<FeedMessage>,
     /// The generation that this owner has claimed; 0 until then.
     generation: u64,
@@ -128,6 +133,7 @@ impl Actor for PartitionConsumer {
             halted: None,
             opening: None,
             age: None,
+            skipping: Skipping::default(),
             feed,
             generation: 0,
             number: 0,
@@ -158,6 +164,7 @@ impl Actor for PartitionConsumer {
                 state.started(&campaign, incarnation, actor);
                 state.step(Event::Started { campaign, incarnation, expects_until }, &myself);
             }
+            PartitionMessage::Skips { next, skips } => state.skips(next, &skips, &myself),
             PartitionMessage::Halt(halt) => state.halt(halt, &myself),
             PartitionMessage::HaltOnceSettled(halt) => {
                 let latest = state.ticks + TICKS_PER_LOOK * SETTLED_WITHIN_LOOKS;
@@ -186,13 +193,13 @@ impl PartitionState {
     fn open(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let (told, was_halted) = (myself.clone(), self.halted.is_some());
-        let must_claim = self.must_claim();
+        let (must_claim, search) = (self.must_claim(), self.skipping.search.take());
         self.opening = Some(TaskGuard::spawn(myself, async move {
             let claimed =
                 if must_claim { claim(&environment, partition, &told).await } else { Ok(()) };
             let opened = match claimed {
-                Ok(()) => io::open(&environment, partition, was_halted).await,
-                Err(halt) => Err(halt),
+                Ok(()) => io::open(&environment, partition, was_halted, search).await,
+                Err(halt) => Err(NotOpened { halt, search }),
             };
             let _ended = told.cast(PartitionMessage::Opened(Box::new(opened)));
         }));
@@ -200,7 +207,7 @@ impl PartitionState {
 
     fn opened(
         &mut self,
-        opened: Result<OpenedPartition, Halt>,
+        opened: Result<OpenedPartition, NotOpened>,
         myself: &ActorRef<PartitionMessage>,
     ) {
         if self.running.is_some() {
@@ -209,14 +216,21 @@ impl PartitionState {
         }
         let opened = match opened {
             Ok(opened) => opened,
-            Err(halt) => return self.halt(halt, myself),
+            Err(NotOpened { halt, search }) => {
+                self.skipping.search = search;
+                return self.halt(halt, myself);
+            }
         };
+        if let Some(halt) = self.look_at_skips(&opened.rows) {
+            return self.halt(halt, myself);
+        }
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         self.halted = None;
         environment.directory.own(partition, None);
         let place = environment.place(partition);
         let OpenedPartition { rows, end, reader, first, position } = opened;
         tracing::info!(partition, position, end, "partition opened");
+        let passing = Arc::new(Passing::new(&rows.skips));
         let (flow, effects) = Flow::new(place, rows, end, environment.now_ms(), environment.limits);
         let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
         if self.draining {
@@ -231,6 +245,7 @@ impl PartitionState {
             partition,
             first,
             position,
+            passing: passing.clone(),
             credit: credit.clone(),
             stop: stop.clone(),
             letters: letters.clone(),
@@ -243,6 +258,7 @@ impl PartitionState {
             _live: TaskGuard::spawn(myself, live.run(reader)),
             letters,
             _letters: TaskGuard::spawn(myself, keeper.keep(kept)),
+            passing,
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
             handles: BTreeMap::new(),
@@ -266,10 +282,11 @@ impl PartitionState {
     /// Halts the partition: stops its reader, replays, writes and coupon actors. Stored rows stay.
     fn halt(&mut self, halt: Halt, myself: &ActorRef<PartitionMessage>) {
         let (partition, consumer) = (self.partition(), myself.get_id());
+        self.note_read();
         self.running = None;
         let _ended = self.arguments.supervisor.cast(SupervisorMessage::StopAll { consumer });
         // It is checked again every 10 s; the same finding is logged and counted once.
-        if self.halted.as_ref() != Some(&halt) {
+        if !self.halted.as_ref().is_some_and(|known| known.is_same(&halt)) {
             let (reason, detail) = (halt.reason.slug(), &halt.detail);
             tracing::error!(partition, reason, detail, "partition halted");
             metrics::violation(Invariant::StopRatherThanLie);
@@ -301,12 +318,13 @@ impl PartitionState {
 
     fn publish_halted(&mut self) {
         if let Some(halt) = &self.halted {
+            let (halted, unread) = (Some(halt.to_string()), halt.unread);
             let news = News { from: 0, to: 0, end: 0, decisions: Vec::new() };
-            self.publish(news, Some(halt.to_string()));
+            self.publish(news, halted, unread);
         }
     }
 
-    fn publish(&mut self, news: News, halted: Option<String>) {
+    fn publish(&mut self, news: News, halted: Option<String>, unread: Option<Unread>) {
         let (environment, partition) = (&self.arguments.environment, self.partition());
         self.number += 1;
         let generation = match self.generation {
@@ -318,7 +336,7 @@ impl PartitionState {
         let News { from, to, end, decisions } = news;
         let log_epoch = environment.log_epoch;
         let message =
-            FeedMessage { log_epoch, partition, sender, from, to, end, halted, decisions };
+            FeedMessage { log_epoch, partition, sender, from, to, end, halted, unread, decisions };
         if self.feed.try_send(message).is_err() {
             tracing::debug!(partition = self.partition(), "feed message dropped");
         }
@@ -341,9 +359,10 @@ impl PartitionState {
             }
         } else if self.halted.is_some() && look_due {
             self.publish_halted();
+            self.look_while_halted(myself);
             // While the log or the store is slow, an opening may take longer than that.
-            let opens = self.opening.as_ref().is_some_and(|opening| !opening.is_finished());
-            if self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_RECHECK) && !opens {
+            let is_due = self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_RECHECK);
+            if (is_due || self.is_unsearched()) && !self.opens() {
                 self.open(myself);
             }
         }
@@ -363,8 +382,12 @@ impl PartitionState {
         }));
     }
 
-    /// Reads the log's end, and the holds that another owner may have written. Claims a higher
-    /// generation if another owner has done so.
+    fn opens(&self) -> bool {
+        self.opening.as_ref().is_some_and(|opening| !opening.is_finished())
+    }
+
+    /// Reads the log's end, and the holds and skips that another owner may have written. Claims a
+    /// higher generation if another owner has done so.
     fn look(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let must_claim = self.must_claim();
@@ -387,11 +410,14 @@ impl PartitionState {
                 let _ended = told.cast(PartitionMessage::Halt(halt));
                 return;
             }
-            let message = match io::partition_rows(&environment, partition).await {
-                Ok(rows) => PartitionMessage::Event(Event::Holds(rows.holds)),
-                Err(halt) => PartitionMessage::Halt(halt),
-            };
-            let _ended = told.cast(message);
+            match io::partition_rows(&environment, partition).await {
+                Ok(rows) => {
+                    let next = rows.progress.map_or(0, |progress| progress.next);
+                    let _ended = told.cast(PartitionMessage::Skips { next, skips: rows.skips });
+                    let _ended = told.cast(PartitionMessage::Event(Event::Holds(rows.holds)));
+                }
+                Err(halt) => drop(told.cast(PartitionMessage::Halt(halt))),
+            }
         }));
     }
 

@@ -16,7 +16,7 @@ use std::{
 use super::Moment;
 use crate::{
     domain::{
-        halt::{Halt, HaltReason},
+        halt::{Halt, HaltReason, Unread},
         ids::{Offset, Partition},
     },
     wire::feed_message::Sender,
@@ -69,6 +69,8 @@ pub(crate) struct Message<D> {
     pub end: Offset,
     /// The reason of the halt, if the partition is halted.
     pub halted: Option<String>,
+    /// The range that halts the partition, if its owner knows it.
+    pub unread: Option<Unread>,
     /// Decisions by offset.
     pub decisions: Vec<(Offset, D)>,
 }
@@ -134,6 +136,7 @@ struct FollowedPartition<D, W> {
     acknowledged: Option<(Offset, Offset)>,
     heard_at: Option<Moment>,
     halted: Option<String>,
+    unread: Option<Unread>,
     truncated: Option<Truncated>,
     decisions: BTreeMap<Offset, D>,
     received: BTreeMap<Offset, Moment>,
@@ -152,6 +155,7 @@ impl<D, W> Default for FollowedPartition<D, W> {
             acknowledged: None,
             heard_at: None,
             halted: None,
+            unread: None,
             truncated: None,
             decisions: BTreeMap::new(),
             received: BTreeMap::new(),
@@ -212,6 +216,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         // Also a halt is a sign of life: `is_silent` is about the owner, not about decisions.
         partition.heard_at = Some(now);
         partition.owner_says(message.halted);
+        partition.unread = message.unread;
         partition.end = partition.end.max(message.end);
         for (offset, decision) in message.decisions {
             match partition.decisions.get(&offset) {
@@ -362,6 +367,13 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             || state.halted.as_deref().filter(|_| !state.is_silent_for(now, OWNER_SILENT_AFTER));
         let found = state.truncated.as_ref().map(|truncated| truncated.reason.as_str());
         found.or_else(told)
+    }
+
+    /// Returns the range that halts a partition, as reported by an owner that is not silent.
+    #[must_use]
+    pub(crate) fn unread(&self, now: Moment, partition: Partition) -> Option<Unread> {
+        let state = self.partitions.get(partition as usize)?;
+        state.unread.filter(|_| !state.is_silent_for(now, OWNER_SILENT_AFTER))
     }
 
     /// Starts to measure the latency of the request at a position, received at `received`. Returns

@@ -25,13 +25,15 @@ fn message(
     decisions: &[(Offset, &'static str)],
 ) -> Event<&'static str> {
     let decisions = decisions.to_vec();
-    Event::Message(Message { partition, sender: sender(), to, end: to, halted: None, decisions })
+    let (sender, halted, unread) = (sender(), None, None);
+    Event::Message(Message { partition, sender, to, end: to, halted, unread, decisions })
 }
 
 fn halted(partition: Partition, reason: &str) -> Event<&'static str> {
     let halted = Some(reason.to_owned());
     let decisions = Vec::new();
-    Event::Message(Message { partition, sender: sender(), to: 0, end: 0, halted, decisions })
+    let (sender, unread) = (sender(), None);
+    Event::Message(Message { partition, sender, to: 0, end: 0, halted, unread, decisions })
 }
 
 #[track_caller]
@@ -205,8 +207,8 @@ fn lag_counts_from_the_watermark() {
     assert_eq!(follower.acknowledged(0, 1_009, None), Ok(()));
     assert_eq!(follower.lag(0), 10);
     let decisions = Vec::new();
-    let (partition, sender, halted) = (0, sender(), None);
-    let behind = Message { partition, sender, to: 900, end: 950, halted, decisions };
+    let (partition, sender, halted, unread) = (0, sender(), None, None);
+    let behind = Message { partition, sender, to: 900, end: 950, halted, unread, decisions };
     follower.step(NOW, Event::Message(behind));
     assert_eq!(follower.lag(0), 110);
     follower.step(NOW, message(0, 2_000, &[]));
@@ -332,8 +334,9 @@ proptest! {
                         false => offsets.iter().map(|offset| (*offset, *offset)).collect(),
                     };
                     let (to, end, halted) = (watermark, 0, None);
-                    let sender = sender();
-                    let message = Message { partition: 0, sender, to, end, halted, decisions };
+                    let (partition, sender, unread) = (0, sender(), None);
+                    let message =
+                        Message { partition, sender, to, end, halted, unread, decisions };
                     follower.step(NOW, Event::Message(message))
                 }
                 Act::Gap => follower.step(NOW, Event::Gap),

@@ -11,6 +11,18 @@ use crate::domain::{
     record::{Change, Control},
 };
 
+/// Whether the rows below a position are all that there will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The decision may still come. Only a coupon at the position itself is an answer.
+    Unsettled,
+    /// The decision is stored, as far as it ever is: a missing row is an answer.
+    Settled,
+    /// A skip in force covers the position. Nobody decides it, so only a coupon at the position
+    /// itself is an answer: an owner stored it before the skip was made.
+    Skipped,
+}
+
 /// The answer to a request, with its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answered<'a> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -19,18 +19,21 @@ use super::{
     definition, json,
     problem::{Kind, Problem},
     public::{self, PathOf},
-    views::{AdminBody, HealthBody, PartBody},
+    views::{AdminBody, HealthBody, PartBody, SkipBody},
 };
 use crate::{
-    api::service::{ControlVerb, Service},
+    api::service::{ControlVerb, Service, ServiceError},
     domain::{
         definition::{Audience, Terms},
-        ids::CampaignId,
+        ids::{CampaignId, Partition},
     },
 };
 
 /// Paths that need no token: monitoring reads them.
 const OPEN_PATHS: [&str; 3] = ["/metrics", "/health/live", "/health/ready"];
+
+/// Name of the one who holds `admin.token`, where it is kept who did something.
+const TOKEN_NAME: &str = "token";
 
 /// Content type of Prometheus' text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -51,6 +54,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     let router = Router::new()
         .route("/admin/campaigns", get(list))
         .route("/admin/campaigns/{campaign_id}", get(show).put(define).patch(amend))
+        .route("/admin/partitions/{partition}/skip", post(skip))
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready));
@@ -134,6 +138,22 @@ async fn control(
     .await?;
     let view = state.service.control(&campaign, verb).await?;
     Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
+}
+
+/// Makes a skip. Existence is checked before the body, as everywhere.
+async fn skip(
+    State(state): State<Arc<AdminState>>,
+    path: PathOf<Partition>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let known = path.ok().filter(|Path(number)| *number < state.service.partition_count());
+    let Path(partition) = known.ok_or(ServiceError::UnknownPartition)?;
+    let (head, body) = request.into_parts();
+    public::no_query(&head.uri)?;
+    let body = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await?;
+    let (offset, reason) = definition::skip(&body)?;
+    let skip = state.service.skip(partition, offset, reason, TOKEN_NAME).await?;
+    Ok(json::answer(StatusCode::OK, &SkipBody::from(&skip)))
 }
 
 /// Reads the campaign of a call without a query, and its body by `read`.

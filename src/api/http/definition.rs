@@ -7,10 +7,14 @@ use super::{
     problem::{FieldFault, Problem},
     times::Rfc3339,
 };
-use crate::domain::{
-    code::CodeFormat,
-    definition::{Amendment, Audience, Term, TermKind, TermValue, Terms},
-    fault::Fault,
+use crate::{
+    api::service::SKIP_REASON_MAX,
+    domain::{
+        code::CodeFormat,
+        definition::{Amendment, Audience, Term, TermKind, TermValue, Terms},
+        fault::Fault,
+        ids::Offset,
+    },
 };
 
 /// Why setting a term cannot fail here.
@@ -121,6 +125,31 @@ pub(super) fn nothing(body: &[u8]) -> Result<(), Problem> {
     }
     let rule = "left out, this call takes no field";
     Fields::none(fields::object(body)?, rule, |_| "leave it out").finish()
+}
+
+/// Reads the body of a skip: its offset and reason.
+///
+/// # Errors
+/// 400 or 422, with every fault at once.
+pub(super) fn skip(body: &[u8]) -> Result<(Offset, String), Problem> {
+    let mut fields = Fields::new(fields::object(body)?, "", &["offset", "reason"]);
+    let offset = fields.required("offset", |member| match member {
+        Member::Whole(offset) => Ok(offset),
+        _ => Err(Broken::new("a whole number", "give the offset at which the partition is halted")),
+    });
+    let reason = fields.required("reason", |member| {
+        let is_sound = |text: &String| {
+            (1..=SKIP_REASON_MAX).contains(&text.chars().count())
+                && !text.trim().is_empty()
+                && !text.chars().any(char::is_control)
+        };
+        fields::text(member).ok().filter(is_sound).ok_or_else(|| {
+            let rule = format!("a text of 1 to {SKIP_REASON_MAX} characters on one line");
+            Broken::new(rule, "say in a few words why the range is given up")
+        })
+    });
+    fields.finish()?;
+    Ok((offset.unwrap_or_default(), reason.unwrap_or_default()))
 }
 
 /// Reads a code format, with the faults of its members.

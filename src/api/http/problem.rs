@@ -14,7 +14,12 @@ use super::{
 };
 use crate::{
     api::service::{NotReady, ServiceError},
-    domain::{definition::Term, fault::Fault, reason::Reason},
+    domain::{
+        definition::Term,
+        fault::Fault,
+        ids::{CampaignId, Offset},
+        reason::Reason,
+    },
 };
 
 /// `Retry-After` while a part does not answer: most parts come back within seconds.
@@ -71,12 +76,14 @@ kinds! {
     AnotherUser: FORBIDDEN, "another-user", "Cannot act for another user", "denied";
     NotFound: NOT_FOUND, "not-found", "Not found", "invalid";
     UnknownCampaign: NOT_FOUND, "unknown-campaign", "Unknown campaign", "unknown_campaign";
+    UnknownPartition: NOT_FOUND, "unknown-partition", "Unknown partition", "invalid";
     UnknownUser: NOT_FOUND, "unknown-user", "Unknown user", "invalid";
     UnknownRequest: NOT_FOUND, "unknown-request", "Unknown request id", "invalid";
     NotDecided: GONE, "not-decided", "Not decided", "invalid";
     MethodNotAllowed: METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "invalid";
     RequestTimeout: REQUEST_TIMEOUT, "request-timeout", "Request body timed out", "invalid";
     AlreadyDefined: CONFLICT, "already-defined", "Campaign already defined", "invalid";
+    NotSkippable: CONFLICT, "not-skippable", "Range cannot be skipped", "invalid";
     QuotaBelowIssued: CONFLICT, "quota-below-issued", "Quota below issued coupons", "invalid";
     NotReleasable: CONFLICT, "not-releasable", "Campaign cannot be released", "invalid";
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body-too-large", "Request body too large", "invalid";
@@ -133,6 +140,7 @@ struct Content {
     retry_after: Option<Duration>,
     coupons: Option<String>,
     issued: Option<u32>,
+    stands: (Option<CampaignId>, Option<Offset>),
     not_ready: Vec<NotReady>,
     degraded: Vec<NotReady>,
 }
@@ -151,6 +159,10 @@ struct Document<'a> {
     coupons: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     issued: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    campaign_id: Option<&'a CampaignId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<Offset>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_ready: Vec<PartBody<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -171,6 +183,7 @@ impl Problem {
             retry_after: None,
             coupons: None,
             issued: None,
+            stands: (None, None),
             not_ready: Vec::new(),
             degraded: Vec::new(),
         }))
@@ -231,8 +244,14 @@ impl From<ServiceError> for Problem {
         let detail = error.to_string();
         match error {
             ServiceError::UnknownCampaign => Self::new(Kind::UnknownCampaign, detail),
+            ServiceError::UnknownPartition => Self::new(Kind::UnknownPartition, detail),
+            ServiceError::NotSkippable { campaign, offset, .. } => {
+                let mut problem = Self::new(Kind::NotSkippable, detail);
+                problem.0.stands = (campaign, offset);
+                problem
+            }
             ServiceError::UnknownRequest => Self::new(Kind::UnknownRequest, detail),
-            ServiceError::NotDecided => Self::new(Kind::NotDecided, detail),
+            ServiceError::NotDecided | ServiceError::Skipped => Self::new(Kind::NotDecided, detail),
             ServiceError::CertainRejection(reason) => Self::new(Kind::Rejected(reason), detail),
             ServiceError::UserRateLimited { retry_after } => {
                 Self::new(Kind::TooManyRequests, detail).retry_after(retry_after)
@@ -300,6 +319,8 @@ impl IntoResponse for Problem {
             errors: &content.errors,
             coupons: content.coupons.as_deref(),
             issued: content.issued,
+            campaign_id: content.stands.0.as_ref(),
+            offset: content.stands.1,
             not_ready: content.not_ready.iter().map(PartBody::of).collect(),
             degraded: content.degraded.iter().map(PartBody::of).collect(),
         };

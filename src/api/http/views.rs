@@ -10,8 +10,8 @@ use crate::{
     domain::{
         answer::{Answer, CouponFace},
         definition::Audience,
-        ids::{CampaignId, Offset, Position, Sequence, UserId},
-        rows::{Hold, HoldKind},
+        ids::{CampaignId, Offset, Partition, Position, Sequence, UserId},
+        rows::{Hold, HoldKind, Skip},
     },
 };
 
@@ -66,6 +66,24 @@ impl<'a> RequestBody<'a> {
     /// Returns `pending`, `issued`, `already_issued` or `rejected`.
     pub(super) fn status(&self) -> &'static str {
         self.status
+    }
+}
+
+/// A skip.
+#[derive(Serialize)]
+pub(super) struct SkipBody<'a> {
+    partition: Partition,
+    from: Offset,
+    to: Offset,
+    state: &'static str,
+    reason: &'a str,
+    by: &'a str,
+}
+
+impl<'a> From<&'a Skip> for SkipBody<'a> {
+    fn from(skip: &'a Skip) -> Self {
+        let Skip { partition, from, to, state, .. } = *skip;
+        Self { partition, from, to, state: state.name(), reason: &skip.reason, by: &skip.by }
     }
 }
 

@@ -89,7 +89,7 @@ impl ChangeCampaigns for NodeService {
 }
 
 /// An admin call: its permit, its deadline, and whether a record of it may be in the log.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     clock: &'a NodeClock,
     until: Moment,
     appended: AtomicBool,
@@ -98,7 +98,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// Runs `work` until the deadline.
-    async fn run<T>(
+    pub(super) async fn run<T>(
         &self,
         work: impl Future<Output = Result<T, ServiceError>>,
     ) -> Result<T, ServiceError> {
@@ -135,13 +135,13 @@ impl Call<'_> {
         self.appended.load(Ordering::Relaxed)
     }
 
-    fn set_may_be_in_log(&self, may_be: bool) {
+    pub(super) fn set_may_be_in_log(&self, may_be: bool) {
         self.appended.store(may_be, Ordering::Relaxed);
     }
 }
 
 impl NodeService {
-    fn start_call(&self) -> Result<Call<'_>, ServiceError> {
+    pub(super) fn start_call(&self) -> Result<Call<'_>, ServiceError> {
         let Ok(permit) = self.admin_calls.try_acquire() else {
             let detail = "too many admin calls are in flight".to_owned();
             return Err(ServiceError::Overloaded { detail, retry_after: RETRY_AFTER });

@@ -10,7 +10,7 @@ use super::{
     wait::{Awaited, WaitEnd},
 };
 use crate::{
-    answer::{Moment, request_id::RequestContent},
+    answer::{Moment, position::Standing, request_id::RequestContent},
     domain::{answer::Answer, ids::Position, record::Record},
     log::Found,
     wire::codec::Decoded,
@@ -47,6 +47,8 @@ impl NodeService {
             Ok(Ok(Found::Record(record))) => record,
             Ok(Ok(Found::Trimmed)) => return Ok(()),
             Ok(Ok(Found::Nothing)) => return Err(ServiceError::NotDecided),
+            // What is skipped cannot be read, and has its answer all the same.
+            Ok(Err(_)) if self.is_skipped(content).await? => return Ok(()),
             Ok(Err(error)) => return Err(ServiceError::Unavailable { detail: chain(&error) }),
             Err(_) => {
                 return Err(ReadError::timed_out(format!("reading the record at {offset}")).into());
@@ -60,6 +62,13 @@ impl NodeService {
             }
             _ => Err(ServiceError::NotDecided),
         }
+    }
+
+    async fn is_skipped(&self, content: &RequestContent) -> Result<bool, ServiceError> {
+        let rows = self.partitions.read(content.position.partition).await?;
+        let offset = content.position.offset;
+        let standing = self.partitions.standing(&rows, &content.campaign, offset);
+        Ok(standing == Standing::Skipped)
     }
 
     async fn final_answer(

@@ -10,10 +10,10 @@ use crate::{
         answer::{Answer, CouponFace},
         definition::{Amendment, Audience, Definition, Terms},
         fault::Fault,
-        ids::{CampaignId, Position, UserId},
+        ids::{CampaignId, Offset, Partition, Position, UserId},
         reason::Reason,
         record::Request,
-        rows::Hold,
+        rows::{Hold, Skip},
     },
     partition::actor_view::ActorView,
 };
@@ -21,12 +21,12 @@ use crate::{
 /// Every call that the HTTP listeners make. [`super::NodeService`] implements them for a node;
 /// HTTP tests use a scripted implementation.
 pub(crate) trait Service:
-    IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + ReportHealth
+    IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + SkipRanges + ReportHealth
 {
 }
 
-impl<T: IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + ReportHealth> Service
-    for T
+impl<T> Service for T where
+    T: IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + SkipRanges + ReportHealth
 {
 }
 
@@ -63,7 +63,7 @@ pub(crate) trait FindRequests: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ServiceError::UnknownRequest`] for an altered or foreign id, [`ServiceError::NotDecided`]
-    /// where the log has lost the request,
+    /// where the log has lost the request, [`ServiceError::Skipped`] where it was skipped,
     /// [`ServiceError::Unavailable`] when the store has to be read and does not answer,
     /// [`ServiceError::Halted`] when log and store contradict each other.
     async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError>;
@@ -246,6 +246,31 @@ control_verbs! {
     Release: "release";
 }
 
+/// Longest reason of a skip, in characters: one line of a log.
+pub(crate) const SKIP_REASON_MAX: usize = 200;
+
+/// Ranges of partitions that nobody can read.
+#[async_trait]
+pub(crate) trait SkipRanges: Send + Sync + 'static {
+    /// Returns the number of partitions.
+    fn partition_count(&self) -> u32;
+
+    /// Makes a skip of the range that halts `partition` at `offset`. If there is one that begins
+    /// there, returns it: repeating the call shows its state. `reason` has 1 to [`SKIP_REASON_MAX`]
+    /// characters.
+    ///
+    /// # Errors
+    /// [`ServiceError::UnknownPartition`], [`ServiceError::NotSkippable`];
+    /// [`ServiceError::OutcomeUnknown`] if the skip may have been made.
+    async fn skip(
+        &self,
+        partition: Partition,
+        offset: Offset,
+        reason: String,
+        by: &str,
+    ) -> Result<Skip, ServiceError>;
+}
+
 /// The readiness of the node.
 pub(crate) trait ReportHealth: Send + Sync + 'static {
     /// Lists the parts that are not ready. An empty list means that the node is ready.
@@ -272,6 +297,20 @@ pub(crate) enum ServiceError {
     /// No campaign has this id.
     #[error("no campaign has this id")]
     UnknownCampaign,
+    /// The layout has no such partition.
+    #[error("no partition has this number")]
+    UnknownPartition,
+    /// The partition is not halted at this offset by a range that may be skipped, or somebody could
+    /// read the range.
+    #[error("{detail}")]
+    NotSkippable {
+        /// Why not, and what to do.
+        detail: String,
+        /// Whose row shows that an owner could read the range.
+        campaign: Option<CampaignId>,
+        /// The position up to which something is decided, or of the row.
+        offset: Option<Offset>,
+    },
     /// The request id was altered, or another instance made it.
     #[error("no request has this id")]
     UnknownRequest,
@@ -282,6 +321,13 @@ pub(crate) enum ServiceError {
          with the same Idempotency-Key if any"
     )]
     NotDecided,
+    /// The request was taken once, and nobody will decide it: an operator skipped its position in the
+    /// log, because it could not be read or was lost.
+    #[error(
+        "the request was taken, but an operator skipped its position in the log undecided, because it \
+         could not be read; send it again, with the same Idempotency-Key if any"
+    )]
+    Skipped,
     /// The log would certainly reject the request, judged by a state at most 1 s old.
     #[error("the campaign issues no coupons now: {}", .0.name())]
     CertainRejection(Reason),

@@ -1,7 +1,7 @@
 //! The application service of a node: admits and appends requests, waits for their decisions, and
 //! answers request ids from the feed or from the store. A shell around `answer`, which is pure.
 //!
-//! `interface` declares the calls; `issue`, `find`, `show`, `change` and `health` implement one
+//! `interface` declares the calls; `issue`, `find`, `show`, `change`, `skip` and `health` implement one
 //! trait each. `wait` and `waiters` wait for decisions. `campaigns` and `partitions` share reads of
 //! the store between callers.
 
@@ -13,6 +13,7 @@ mod interface;
 mod issue;
 mod partitions;
 mod show;
+mod skip;
 mod tasks;
 mod wait;
 mod waiters;
@@ -25,12 +26,10 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::interface::{
     AdminView, CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NotReady,
-    RequestStatus, Service, ServiceError, ShowCampaigns,
+    ReportHealth, RequestStatus, SKIP_REASON_MAX, Service, ServiceError, ShowCampaigns, SkipRanges,
 };
 #[cfg(test)]
-pub(crate) use self::interface::{
-    CampaignPage, CampaignState, IssueReply, ReportHealth, RequestView,
-};
+pub(crate) use self::interface::{CampaignPage, CampaignState, IssueReply, RequestView};
 use self::{
     campaigns::Campaigns, health::Health, partitions::Partitions, tasks::Tasks, waiters::Waiters,
 };

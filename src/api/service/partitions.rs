@@ -1,4 +1,4 @@
-//! Progress and holds of partitions: one read serves all callers within a short time.
+//! Progress, holds and skips of partitions: one read serves all callers within a short time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 
 use super::{NodeClock, ReadError, STORE_TIMEOUT, chain};
 use crate::{
-    answer::{Moment, rows},
+    answer::{Moment, position::Standing, rows},
     domain::{
         ids::{CampaignId, Offset, Partition},
         rows::PartitionRows,
@@ -40,7 +40,7 @@ impl Partitions {
         Self { store, clock, log_epoch, reads }
     }
 
-    /// Returns progress and holds of `partition` from a read that began at most [`SHARED_FOR`]
+    /// Returns progress, holds and skips of `partition` from a read that began at most [`SHARED_FOR`]
     /// before this call.
     pub(super) async fn read(&self, partition: Partition) -> Result<Arc<PartitionRows>, ReadError> {
         let Some(read) = self.reads.get(partition as usize) else {
@@ -70,18 +70,23 @@ impl Partitions {
         rows
     }
 
+    /// Returns the number of partitions.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.reads.len()).unwrap_or(u32::MAX)
+    }
+
     /// Returns the first offset of the partition that is not settled.
     pub(super) fn progress(&self, rows: &PartitionRows) -> Offset {
         rows::progress(rows, self.log_epoch)
     }
 
-    /// Returns whether `offset` is settled for `campaign`.
-    pub(super) fn is_settled(
+    /// Returns the standing of `offset` for `campaign`.
+    pub(super) fn standing(
         &self,
         rows: &PartitionRows,
         campaign: &CampaignId,
         offset: Offset,
-    ) -> bool {
-        rows::is_settled(rows, self.log_epoch, campaign, offset)
+    ) -> Standing {
+        rows::standing(rows, self.log_epoch, campaign, offset)
     }
 }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     answer::{
         Moment,
+        position::Standing,
         request_id::RequestContent,
         rows::{FromRows, control_answer, is_of, is_sound, request_answer, unsound},
     },
@@ -80,8 +81,9 @@ impl NodeService {
     /// Waits until `until` for the decision of `awaited`.
     ///
     /// # Errors
-    /// [`ServiceError::Halted`] for a contradiction, [`ServiceError::Unavailable`] when the store
-    /// had to be read and did not answer before `until`.
+    /// [`ServiceError::Halted`] for a contradiction, [`ServiceError::Skipped`] once a skip that covers
+    /// the position is in force, [`ServiceError::Unavailable`] when the store had to be read and did
+    /// not answer before `until`.
     pub(super) async fn wait_for_decision(
         &self,
         awaited: Awaited<'_>,
@@ -109,8 +111,11 @@ impl NodeService {
                     asked = self.clock.timeout_at(until, self.ask_store(awaited, first)) => match asked {
                         Ok(Ok(Some(answer))) => return Ok(WaitEnd::Decided(answer)),
                         Ok(Ok(None)) => (first, failure) = (false, None),
-                        // A contradiction stays one; a store that is away may come back in time.
-                        Ok(Err(error @ ServiceError::Halted { .. })) => return Err(error),
+                        // A contradiction and a skip are final; a store that is away may come back
+                        // in time.
+                        Ok(Err(error @ (ServiceError::Halted { .. } | ServiceError::Skipped))) => {
+                            return Err(error);
+                        }
                         Ok(Err(error)) => failure = Some(error),
                         Err(_) => {}
                     }
@@ -172,17 +177,17 @@ impl NodeService {
         first: bool,
     ) -> Result<Option<Answer>, ServiceError> {
         let Position { partition, offset, .. } = awaited.position();
-        // Progress, then holds, then rows: rows of a position that was settled before they were
-        // read are complete. In any other order a missing row could still be on its way.
+        // Progress, then holds and skips, then rows: rows of a position that was settled before they
+        // were read are complete. In any other order a missing row could still be on its way.
         let rows = self.partitions.read(partition).await?;
-        let settled = self.partitions.is_settled(&rows, awaited.campaign(), offset);
-        if !settled && !first {
+        let standing = self.partitions.standing(&rows, awaited.campaign(), offset);
+        if standing == Standing::Unsettled && !first {
             return Ok(None);
         }
         match awaited {
-            Awaited::Request(content) => self.request_from_rows(content, settled).await,
+            Awaited::Request(content) => self.request_from_rows(content, standing).await,
             Awaited::Control { position, control } => {
-                self.control_from_rows(position, control, settled).await
+                self.control_from_rows(position, control, standing).await
             }
         }
     }
@@ -190,9 +195,10 @@ impl NodeService {
     async fn request_from_rows(
         &self,
         content: &RequestContent,
-        settled: bool,
+        standing: Standing,
     ) -> Result<Option<Answer>, ServiceError> {
         let RequestContent { position, campaign, user, .. } = content;
+        let settled = standing == Standing::Settled;
         // Only a coupon can answer an unsettled position. Its bucket is the same in every version
         // after the first coupon, so any cached snapshot that knows of a coupon will do.
         let cached = self.campaigns.cached(campaign).filter(|_| !settled);
@@ -202,14 +208,15 @@ impl NodeService {
         };
         let definition = snapshot.as_ref().and_then(|snapshot| snapshot.edge.definition());
         let (Some(snapshot), Some(definition)) = (&snapshot, definition) else {
-            return undefined(content, settled);
+            return undefined(content, standing);
         };
         let coupons = self.coupons_of_user(campaign, user, definition.user_buckets).await?;
-        match request_answer(content, settled, &snapshot.edge.versions, &coupons) {
+        match request_answer(content, standing, &snapshot.edge.versions, &coupons) {
             FromRows::Answer(answer) => Ok(Some(answer)),
             FromRows::SoldOut { quota } => self.proven_sold_out(content, quota).await.map(Some),
             FromRows::NotYet => Ok(None),
-            FromRows::Undefined => undefined(content, settled),
+            FromRows::Skipped => Err(ServiceError::Skipped),
+            FromRows::Undefined => undefined(content, standing),
             FromRows::UnknownRules(version) => Err(ServiceError::Unavailable {
                 detail: format!("rules version {version} of {campaign} is newer than this node"),
             }),
@@ -220,14 +227,17 @@ impl NodeService {
         &self,
         position: Position,
         control: &Control,
-        settled: bool,
+        standing: Standing,
     ) -> Result<Option<Answer>, ServiceError> {
         let snapshot = self.campaigns.current(&control.campaign).await?;
         let (versions, issued) = match &snapshot {
             Some(snapshot) => (snapshot.edge.versions.as_slice(), snapshot.edge.issued()),
             None => (&[][..], 0),
         };
-        Ok(control_answer(position, control, settled, versions, issued))
+        match control_answer(position, control, standing, versions, issued) {
+            None if standing == Standing::Skipped => Err(ServiceError::Skipped),
+            answer => Ok(answer),
+        }
     }
 
     /// Reads the coupons of a user in sequence order, and compares each with its digest.
@@ -315,9 +325,11 @@ impl NodeService {
 
 /// Judges a request whose campaign has no definition. Requests are appended only after the campaign
 /// was found in the store, so a settled one contradicts the store.
-fn undefined(content: &RequestContent, settled: bool) -> Result<Option<Answer>, ServiceError> {
-    if !settled {
-        return Ok(None);
+fn undefined(content: &RequestContent, standing: Standing) -> Result<Option<Answer>, ServiceError> {
+    match standing {
+        Standing::Unsettled => return Ok(None),
+        Standing::Skipped => return Err(ServiceError::Skipped),
+        Standing::Settled => {}
     }
     let RequestContent { campaign, position, .. } = content;
     Err(contradiction(format!("{campaign} is not defined at offset {}", position.offset)))

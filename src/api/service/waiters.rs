@@ -21,6 +21,7 @@ use crate::{
         },
     },
     domain::{
+        halt::Unread,
         ids::{Offset, Partition},
         invariant::Invariant,
     },
@@ -264,6 +265,13 @@ impl Waiters {
         follower.partitions().filter_map(halted).collect()
     }
 
+    /// Returns why a partition is halted, and the range that halts it, as far as its owner has said.
+    pub(super) fn halt(&self, partition: Partition) -> Option<(String, Option<Unread>)> {
+        let (now, follower) = (self.clock.now(), self.follower.lock());
+        let reason = follower.halted(now, partition)?.to_owned();
+        Some((reason, follower.unread(now, partition)))
+    }
+
     /// Returns the number of records of a partition that wait for a decision.
     ///
     /// # Errors
@@ -320,6 +328,7 @@ fn follower_message(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
         to: message.to,
         end: message.end,
         halted: message.halted.clone(),
+        unread: message.unread,
         decisions: message.decisions.iter().enumerate().map(heard).collect(),
     }
 }

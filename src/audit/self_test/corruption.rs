@@ -164,6 +164,14 @@ corruptions! {
     ProgressOfAnother: Settled, ProgressWrong, log::progress_of_another;
     /// Progress does not name the last record below it.
     ProgressNamesOther: Settled, ProgressWrong, log::progress_names_other;
+    /// The row of a skip is missing.
+    SkipLost: Skipped, CouponMoved, log::skip_lost;
+    /// A skip is not in force, but progress has passed its range.
+    SkipVoid: Skipped, CouponMoved, log::skip_void;
+    /// A coupon is stored inside the range of a skip.
+    CouponInSkip: Skipped, CouponSkipped, log::coupon_in_skip;
+    /// A client got a final answer to a request that is skipped.
+    AnswerInSkip: Skipped, AnswerUndecided, answers::answer_in_skip;
     /// A client got an invalid request id.
     RequestIdInvented: Settled, AnswerUnknownId, answers::request_id_invented;
     /// A client got the request id of another user.

@@ -90,6 +90,14 @@ pub(super) fn answer_two_for_key(world: &mut AuditWorld) {
     }
 }
 
+pub(super) fn answer_in_skip(world: &mut AuditWorld) {
+    let lost = |line: &&mut Value| line["user"].as_str().is_some_and(|it| it.starts_with("lost-"));
+    if let Some(line) = world.answers.iter_mut().find(lost) {
+        line["body"]["status"] = json!("rejected");
+        line["body"]["reason"] = json!("sold_out");
+    }
+}
+
 pub(super) fn answer_request_lost(world: &mut AuditWorld) {
     let id = sealed(world, &id("plain"), &user("eve"), 1_000_000);
     answer(world, "pending")["body"]["request_id"] = json!(id);

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     domain::{
         ids::{Offset, Partition},
-        rows::HoldState,
+        rows::{HoldState, SkipState},
     },
     log::memory::MemoryPartition,
 };
@@ -59,6 +59,26 @@ pub(super) fn held_start_lost(world: &mut AuditWorld) {
     let log = log_of(world, "held");
     log.records.retain(|offset, _| *offset > from);
     log.low = from + 1;
+}
+
+pub(super) fn skip_lost(world: &mut AuditWorld) {
+    world.rows.skips.clear();
+}
+
+pub(super) fn skip_void(world: &mut AuditWorld) {
+    world.rows.skips.values_mut().for_each(|skip| skip.state = SkipState::Void);
+}
+
+pub(super) fn coupon_in_skip(world: &mut AuditWorld) {
+    let keys = world.keys.clone();
+    let partition = home(world, "coded");
+    let skip = world.rows.skips.values().find(|skip| skip.partition == partition).cloned();
+    if let (Some(skip), Some(coupon)) = (skip, world.rows.coupons.get(&(id("coded"), 5)).cloned()) {
+        let mut moved = coupon;
+        moved.position.offset = skip.from;
+        moved.digest = keys.coupon_digest(&moved);
+        world.put(moved);
+    }
 }
 
 pub(super) fn tail_lost(world: &mut AuditWorld) {

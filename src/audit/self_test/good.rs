@@ -1,6 +1,6 @@
 //! Good data, made by the product's own fold, in every state that an intact instance can have.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,10 @@ use crate::{
         definition::{Amendment, Terms},
         ids::{CampaignId, IdempotencyKey, Offset, Partition, Position, Timestamp, UserId},
         record::{Change, Control, Record, Request},
-        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register, Row},
+        rows::{
+            Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register, Row, Skip,
+            SkipState,
+        },
     },
     partition::{
         fold::{Batch, Folder},
@@ -31,6 +34,9 @@ const START: i64 = 1_800_000_000_000;
 
 /// Rounds of records.
 const ROUNDS: u64 = 90;
+
+/// The rounds in whose place a range is skipped. No campaign is changed in them.
+const SKIPPED_ROUNDS: Range<u64> = 31..35;
 
 /// A state of good data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,18 +55,21 @@ pub(super) enum Good {
     HoldShort,
     /// The start of the log was trimmed.
     Trimmed,
+    /// A range of each partition is skipped. Its records are in the log, and nobody decides them.
+    Skipped,
     /// An instance without data.
     Empty,
 }
 
 impl Good {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Settled,
         Self::Behind,
         Self::Held,
         Self::HoldClosed,
         Self::HoldShort,
         Self::Trimmed,
+        Self::Skipped,
         Self::Empty,
     ];
 
@@ -72,6 +81,7 @@ impl Good {
             Self::HoldClosed => "hold closed",
             Self::HoldShort => "hold closed below progress",
             Self::Trimmed => "log trimmed",
+            Self::Skipped => "range skipped",
             Self::Empty => "empty",
         }
     }
@@ -81,14 +91,16 @@ impl Good {
         if self == Self::Empty {
             return AuditWorld::new();
         }
-        let mut world = Maker::new().made();
+        let mut maker = Maker::new();
+        maker.skips = self == Self::Skipped;
+        let mut world = maker.made();
         match self {
-            Self::Settled | Self::Empty => {}
+            Self::Settled | Self::Skipped | Self::Empty => {}
             Self::Behind => behind(&mut world),
             Self::Held => hold(&mut world, HoldState::Open),
             Self::HoldClosed => close_hold(&mut world),
             Self::HoldShort => hold(&mut world, HoldState::Closed),
-            Self::Trimmed => trim(&mut world),
+            Self::Trimmed => world.trim(),
         }
         world
     }
@@ -109,13 +121,15 @@ struct Maker {
     folders: BTreeMap<CampaignId, Folder>,
     time: i64,
     dice: u64,
+    /// Rounds of [`SKIPPED_ROUNDS`] are appended, and not decided.
+    skips: bool,
 }
 
 impl Maker {
     fn new() -> Self {
         let world = AuditWorld::new();
         let ids = RequestIds::new(&world.keys, &world.layout.instance);
-        Self { world, ids, folders: BTreeMap::new(), time: START, dice: 7 }
+        Self { world, ids, folders: BTreeMap::new(), time: START, dice: 7, skips: false }
     }
 
     fn roll(&mut self, sides: u64) -> u64 {
@@ -129,6 +143,13 @@ impl Maker {
             self.define(campaign);
         }
         for round in 0..ROUNDS {
+            if self.skips && round == SKIPPED_ROUNDS.start {
+                self.skip();
+                continue;
+            }
+            if self.skips && SKIPPED_ROUNDS.contains(&round) {
+                continue;
+            }
             for campaign in CAMPAIGNS {
                 let number = self.roll(60);
                 let key = (campaign == "keyed" && !number.is_multiple_of(3))
@@ -142,6 +163,27 @@ impl Maker {
         }
         self.settle();
         self.world
+    }
+
+    /// Appends requests that nobody decides, and skips their range in each partition.
+    fn skip(&mut self) {
+        let from: Vec<_> = self.world.logs.iter().map(|log| log.high).collect();
+        for number in 0..20 {
+            for campaign in CAMPAIGNS {
+                let (campaign, user) = (id(campaign), user(&format!("lost-{number}")));
+                let request = Request { campaign, user, idempotency_key: None };
+                let (partition, new) = self.world.codec.encode(&Record::Request(request.clone()));
+                let key = new.campaign.as_str().as_bytes().to_vec();
+                let at = self.append(partition, &key, new.value, Some(new.mac));
+                self.pending(partition, at, &request);
+            }
+        }
+        for (partition, from) in (0..).zip(from) {
+            let to = self.world.logs[partition as usize].high;
+            let (reason, by) = ("a disk was lost".to_owned(), "ada".to_owned());
+            let skip = Skip { partition, from, to, reason, by, state: SkipState::InForce };
+            self.world.rows.make_skip(&skip);
+        }
     }
 
     fn define(&mut self, campaign: &str) {
@@ -273,6 +315,14 @@ impl Maker {
     /// Adds the answers of a request: pending, and then the decision.
     fn answer(&mut self, partition: Partition, at: At, request: &Request, answer: Option<&Answer>) {
         let Some(answer) = answer else { return };
+        let request_id = self.pending(partition, at, request);
+        if let Some(decision) = decision(&request_id, answer) {
+            self.world.answers.push(line(request, 200, decision));
+        }
+    }
+
+    /// Adds the answer that a request gets once it is appended. Returns its id.
+    fn pending(&mut self, partition: Partition, at: At, request: &Request) -> String {
         let key = request.idempotency_key.as_ref();
         let content = RequestContent {
             position: Position { log_epoch: 1, partition, offset: at.offset },
@@ -284,9 +334,7 @@ impl Maker {
         let request_id = self.ids.seal(&content);
         let pending = json!({ "request_id": request_id, "status": "pending" });
         self.world.answers.push(line(request, 202, pending));
-        if let Some(decision) = decision(&request_id, answer) {
-            self.world.answers.push(line(request, 200, decision));
-        }
+        request_id
     }
 
     /// Sets marks and progress to the end of the log.
@@ -446,13 +494,4 @@ fn add_hold(
         until,
     }));
     world.rows.apply(Row::Register(partition, Register::Holds, 1));
-}
-
-/// Removes the first half of each partition.
-fn trim(world: &mut AuditWorld) {
-    for log in &mut world.logs {
-        let low = log.records.keys().nth(log.records.len() / 2).copied().unwrap_or(0);
-        log.records.retain(|offset, _| *offset >= low);
-        log.low = low;
-    }
 }

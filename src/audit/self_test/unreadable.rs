@@ -70,7 +70,7 @@ impl LogReader for SpoiledReader {
         }
         let (wanted, detail) = (self.next, "no such codec".to_owned());
         Err(match self.lasting {
-            true => ReadError::Unreadable { wanted, detail },
+            true => ReadError::Unreadable { wanted, detail, other_build: false },
             false => LogError { operation: "reading".to_owned(), source: detail.into() }.into(),
         })
     }

@@ -98,7 +98,10 @@ impl KafkaReader {
         let (partition, wanted) = (self.partition, self.next);
         match Meaning::of(&error) {
             Meaning::OutsideLog => ReadError::OutOfRange { wanted, detail: error.to_string() },
-            Meaning::Unreadable => ReadError::Unreadable { wanted, detail: error.to_string() },
+            Meaning::Unreadable | Meaning::UnreadableHere => {
+                let other_build = Meaning::of(&error) == Meaning::UnreadableHere;
+                ReadError::Unreadable { wanted, detail: error.to_string(), other_build }
+            }
             _ => failed(format!("reading partition {partition} at {wanted}"), error).into(),
         }
     }

@@ -22,6 +22,8 @@ use crate::{
 pub enum Event {
     /// Records were read, in order.
     Read(Vec<Incoming>),
+    /// Everything below this offset that was not read is passed: a skip in force covers it.
+    Passed(Offset),
     /// A campaign's actor has loaded its rows and takes batches.
     Started {
         /// The campaign.
@@ -94,6 +96,7 @@ impl Event {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Read(_) => "read",
+            Self::Passed(_) => "passed",
             Self::Started { .. } => "started",
             Self::Report(_) => "report",
             Self::Contradicted { .. } => "contradicted",

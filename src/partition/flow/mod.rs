@@ -12,6 +12,7 @@ use super::{
     owned_campaign::{OwnedCampaign, Phase},
     recovery::Contradiction,
     restart::Verdict,
+    skips,
     window::{Cleared, credit, released_by},
 };
 use crate::{
@@ -132,7 +133,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Takes over a partition with its progress and holds. `end` is the end of its log.
+    /// Takes over a partition with its progress, holds and skips. `end` is the end of its log.
     #[must_use]
     pub fn new(
         place: LogPartition,
@@ -143,11 +144,12 @@ impl Flow {
     ) -> (Self, Vec<Effect>) {
         let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
         let last = rows.progress.and_then(|progress| progress.last);
+        let position = skips::passed(&rows.skips, next);
         let mut flow = Self {
             place,
             limits,
-            acks: Acks::new(next, last),
-            end: end.max(next),
+            acks: Acks::new(position, last),
+            end: end.max(position),
             durability: Durability::new(next, now_ms, limits),
             feed: FeedState::default(),
             campaigns: BTreeMap::new(),
@@ -173,6 +175,10 @@ impl Flow {
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Read(records) => self.read(records, effects),
+            Event::Passed(to) => {
+                self.acks.pass(to);
+                self.end = self.end.max(to);
+            }
             Event::Started { campaign, incarnation, expects_until } => {
                 self.started(&campaign, incarnation, expects_until, effects);
             }

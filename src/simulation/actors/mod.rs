@@ -5,6 +5,7 @@ mod failures;
 mod limits;
 mod lives;
 mod panics;
+mod skips;
 mod unreadable;
 
 use std::{

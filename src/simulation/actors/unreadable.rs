@@ -15,7 +15,7 @@ impl Stage {
         self.engines().brokers.lock().spoil(0, (back, u64::from(u32::MAX)), lasting);
     }
 
-    fn unspoil(&self) {
+    pub(super) fn unspoil(&self) {
         self.engines().brokers.lock().unspoil(0);
     }
 

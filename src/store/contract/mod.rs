@@ -6,10 +6,12 @@
 //! concurrently. `a_layout_is_created_once` needs a store that has no layout yet.
 
 mod fixtures;
+mod skips;
 
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
 use self::fixtures::{campaign, coupon, hold, mark, partition, progress, user, version};
+pub use self::skips::{a_skip_is_made_once, a_skip_is_settled_once};
 use super::{CouponStore, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, Selection};
 use crate::domain::{
     coupon::Coupon,
@@ -64,6 +66,8 @@ checks!(
     a_closed_hold_is_only_extended,
     a_contradiction_outweighs_a_failure,
     a_campaign_keeps_several_holds,
+    a_skip_is_made_once,
+    a_skip_is_settled_once,
     versions_are_read_in_offset_order,
     campaigns_are_listed_by_id,
     a_listing_is_bounded,
@@ -100,6 +104,7 @@ async fn rows_in(store: &dyn CouponStore, at: Partition) -> PartitionRows {
         progress: store.progress(at).await.expect("progress is read"),
         holds_ever: register(store, at).await,
         holds: store.holds(at).await.expect("the partition's holds are read"),
+        skips: store.skips(at).await.expect("the partition's skips are read"),
     }
 }
 
@@ -153,7 +158,8 @@ pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
     let rows = CampaignRows { holds: holds.clone(), mark: Some(mark), versions };
     assert_eq!(rows_of(store, &id, at).await, rows);
     write(store, &[Row::Register(at, Register::Holds, 1)]).await;
-    let rows = PartitionRows { progress: Some(progress(at, 100)), holds_ever: 1, holds };
+    let (progress_row, skips) = (Some(progress(at, 100)), Vec::new());
+    let rows = PartitionRows { progress: progress_row, holds_ever: 1, holds, skips };
     assert_eq!(rows_in(store, at).await, rows);
     assert_eq!(read_all(store, &id, Selection::All).await, coupons);
     let of_user = Selection::OfUser { user: coupons[0].user.clone(), bucket: 2 };

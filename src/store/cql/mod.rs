@@ -10,6 +10,7 @@ mod rows;
 mod schema;
 mod session;
 mod setup;
+mod skips;
 mod statements;
 mod steps;
 mod write;
@@ -40,7 +41,7 @@ use crate::{
     domain::{
         definition::DefinitionVersion,
         ids::{CampaignId, Partition},
-        rows::{Hold, Mark, Progress, Register, Row},
+        rows::{Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
     retry::{Backoff, Bounded},
     telemetry::metrics,
@@ -188,6 +189,22 @@ impl CouponStore for CqlStore {
         let rows = timed("holds", self.shared.holds(partition)).await;
         let operation = || format!("reading holds of partition {partition}");
         rows.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn skips(&self, partition: Partition) -> Result<Vec<Skip>, StoreError> {
+        let rows = timed("skips", self.shared.skips(partition)).await;
+        let operation = || format!("reading skips of partition {partition}");
+        rows.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
+        let made = timed("make_skip", self.shared.make_skip(skip)).await;
+        made.map_err(|source| StoreError::new("making a skip", source))
+    }
+
+    async fn settle_skip(&self, skip: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
+        let settled = timed("settle_skip", self.shared.settle_skip(skip, state)).await;
+        settled.map_err(|source| StoreError::new("settling a skip", source))
     }
 
     async fn campaign_holds(

@@ -346,7 +346,7 @@ impl Shared {
     }
 
     /// Runs a statement and reads every page of its answer.
-    async fn read<T>(
+    pub(super) async fn read<T>(
         &self,
         statement: &PreparedStatement,
         values: impl SerializeRow,
@@ -372,7 +372,7 @@ impl Shared {
 
 /// Collects the rows of a page. A row that cannot be decoded is reported as [`Unreadable`] and not
 /// as a failure of the database: reading it again would not help.
-fn decoded<T>(cells: impl Iterator<Item = Result<T, Cause>>) -> Result<Vec<T>, Cause> {
+pub(super) fn decoded<T>(cells: impl Iterator<Item = Result<T, Cause>>) -> Result<Vec<T>, Cause> {
     cells.map(|row| row.map_err(|cause| Unreadable::because("a row", cause).into())).collect()
 }
 

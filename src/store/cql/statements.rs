@@ -23,6 +23,8 @@ pub(super) struct Statements {
     pub(super) progress: PreparedStatement,
     pub(super) register: PreparedStatement,
     pub(super) layout: PreparedStatement,
+    pub(super) make_skip: PreparedStatement,
+    pub(super) settle_skip: PreparedStatement,
     pub(super) read_bucket: PreparedStatement,
     pub(super) read_between: PreparedStatement,
     pub(super) read_user: PreparedStatement,
@@ -35,6 +37,8 @@ pub(super) struct Statements {
     pub(super) read_progress: PreparedStatement,
     pub(super) read_register: PreparedStatement,
     pub(super) read_layout: PreparedStatement,
+    pub(super) read_skips: PreparedStatement,
+    pub(super) read_skips_serially: PreparedStatement,
 }
 
 /// The purpose of a statement. Timeouts, retries and consistency follow from it.
@@ -100,6 +104,8 @@ impl Statements {
             progress: with.prepare(Write, PROGRESS).await?,
             register: with.prepare(Write, REGISTER).await?,
             layout: with.prepare(Transaction, LAYOUT).await?,
+            make_skip: with.prepare(Transaction, MAKE_SKIP).await?,
+            settle_skip: with.prepare(Transaction, SETTLE_SKIP).await?,
             read_bucket: with.prepare(Scan, &select(COUPON, READ_BUCKET)).await?,
             read_between: with.prepare(Lookup, &select(COUPON, READ_BETWEEN)).await?,
             read_user: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USER)).await?,
@@ -112,6 +118,8 @@ impl Statements {
             read_progress: with.prepare(Lookup, READ_PROGRESS).await?,
             read_register: with.prepare(Lookup, READ_REGISTER).await?,
             read_layout: with.prepare(SerialRead, READ_LAYOUT).await?,
+            read_skips: with.prepare(Lookup, READ_SKIPS).await?,
+            read_skips_serially: with.prepare(SerialRead, READ_SKIPS).await?,
         })
     }
 }
@@ -178,6 +186,12 @@ const READ_PROGRESS: &str = "SELECT log_epoch, next_offset, last_offset, last_di
 const REGISTER: &str = "INSERT INTO $registers (partition, name, number) VALUES (?, ?, ?) \
     USING TIMESTAMP ?";
 const READ_REGISTER: &str = "SELECT number FROM $registers WHERE partition = ? AND name = ?";
+const MAKE_SKIP: &str = "INSERT INTO $skips (partition, from_offset, to_offset, reason, made_by, \
+    state) VALUES (?, ?, ?, ?, ?, 'made') IF NOT EXISTS";
+const SETTLE_SKIP: &str = "UPDATE $skips SET state = ? WHERE partition = ? AND from_offset = ? \
+    IF state = 'made'";
+const READ_SKIPS: &str = "SELECT from_offset, to_offset, reason, made_by, state FROM $skips \
+    WHERE partition = ?";
 
 const LAYOUT: &str = "INSERT INTO $layout (name, instance, log_epoch, partitions, format, \
     fingerprint, identity_fold, secret) VALUES ('layout', ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS";

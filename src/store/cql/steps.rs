@@ -211,6 +211,22 @@ pub const STEPS: &[Step] = &[
             clustering: &["name"],
         },
     },
+    Step {
+        number: 11,
+        change: SchemaChange::Table {
+            table: "skips",
+            columns: &[
+                ("partition", "int"),
+                ("from_offset", "bigint"),
+                ("to_offset", "bigint"),
+                ("reason", "text"),
+                ("made_by", "text"),
+                ("state", "text"),
+            ],
+            partition_key: &["partition"],
+            clustering: &["from_offset"],
+        },
+    },
 ];
 
 /// A column as `system_schema.columns` describes it.

@@ -14,11 +14,11 @@ mod rows;
 use std::{ops::Bound, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use fjall::{Guard, Keyspace};
+use fjall::{Guard, Keyspace, UserValue};
 use futures_util::StreamExt;
 
 use super::{
-    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, Selection, StoreError,
+    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, Selection, StoreError,
     StoreInspection, Unreadable,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Partition, Sequence},
-        rows::{ByUserRow, Hold, Mark, Progress, Register, Row},
+        rows::{ByUserRow, Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
     embedded::{EmbeddedDatabase, Operation, ReadFailure, ReadHandle, Reading, keys},
     telemetry::metrics,
@@ -62,6 +62,17 @@ impl EmbeddedStore {
         value.map_err(|source| StoreError { operation: operation.into(), source })
     }
 
+    /// Creates a row unless there is one. Returns the value that is stored then, which is on disk.
+    async fn create(
+        &self,
+        operation: &str,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    ) -> Result<UserValue, StoreError> {
+        let created = self.database.submit(|reply| Operation::Create { key, value, reply }).await;
+        created.map_err(|error| StoreError::new(operation, error))
+    }
+
     fn now(&self) -> Instant {
         self.database.reads().clock.instant()
     }
@@ -76,11 +87,7 @@ impl CouponStore for EmbeddedStore {
     async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
         const OPERATION: &str = "creating the layout row";
         let value = rows::encode_layout(proposed);
-        let in_force = self
-            .database
-            .submit(|reply| Operation::Create { key: keys::layout(), value, reply })
-            .await
-            .map_err(|error| StoreError::new(OPERATION, error))?;
+        let in_force = self.create(OPERATION, keys::layout(), value).await?;
         rows::decode_layout(&in_force).map_err(|error| StoreError::new(OPERATION, error))
     }
 
@@ -126,6 +133,36 @@ impl CouponStore for EmbeddedStore {
         let operation = format!("reading holds of partition {partition}");
         let prefix = keys::partition_holds(partition);
         self.read("holds", operation, move |data| holds(data, partition, prefix)).await
+    }
+
+    async fn skips(&self, partition: Partition) -> Result<Vec<Skip>, StoreError> {
+        let operation = format!("reading skips of partition {partition}");
+        self.read("skips", operation, move |data| {
+            let skip = |guard: Guard| {
+                let (key, value) = guard.into_inner()?;
+                let from = keys::skip_from(&key).ok_or(Unreadable::new("a skip's key"))?;
+                let settled = data.get(keys::settled_skip(partition, from))?;
+                Ok(rows::decode_skip((partition, from), &value, settled.as_deref())?)
+            };
+            data.prefix(keys::partition_skips(partition)).map(skip).collect()
+        })
+        .await
+    }
+
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
+        const OPERATION: &str = "making a skip";
+        let Skip { partition, from, .. } = *skip;
+        self.create(OPERATION, keys::skip(partition, from), rows::encode_skip(skip)).await?;
+        let stored = self.skips(partition).await?.into_iter().find(|stored| stored.from == from);
+        stored.ok_or_else(|| StoreError::new(OPERATION, NO_SKIP))
+    }
+
+    async fn settle_skip(&self, skip: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
+        const OPERATION: &str = "settling a skip";
+        // The first of these rows stays, so the state changes once.
+        let key = keys::settled_skip(skip.partition, skip.from);
+        let value = self.create(OPERATION, key, rows::encode_skip_state(state)).await?;
+        rows::decode_skip_state(&value).map_err(|error| StoreError::new(OPERATION, error))
     }
 
     async fn campaign_holds(

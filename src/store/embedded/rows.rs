@@ -10,7 +10,9 @@ use crate::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
+        rows::{
+            Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row, Skip, SkipState,
+        },
     },
     embedded::{DataEntry, RANK_BYTES, keys, ranked},
     store::{Layout, Unreadable},
@@ -64,6 +66,37 @@ struct HoldRow {
     reason: String,
     state: HoldState,
     until: Offset,
+}
+
+/// A skip as it was made.
+#[derive(Serialize, Deserialize)]
+struct SkipRow {
+    to: Offset,
+    reason: String,
+    by: String,
+}
+
+pub(super) fn encode_skip(skip: &Skip) -> Vec<u8> {
+    json(&SkipRow { to: skip.to, reason: skip.reason.clone(), by: skip.by.clone() })
+}
+
+/// Decodes a skip from its key and value, and from the value of its state, if that was changed.
+pub(super) fn decode_skip(
+    (partition, from): (Partition, Offset),
+    value: &[u8],
+    settled: Option<&[u8]>,
+) -> Result<Skip, Unreadable> {
+    let SkipRow { to, reason, by } = parse(value, Unreadable::new("a skip"))?;
+    let state = settled.map_or(Ok(SkipState::Made), decode_skip_state)?;
+    Ok(Skip { partition, from, to, reason, by, state })
+}
+
+pub(super) fn encode_skip_state(state: SkipState) -> Vec<u8> {
+    json(&state)
+}
+
+pub(super) fn decode_skip_state(value: &[u8]) -> Result<SkipState, Unreadable> {
+    parse(value, Unreadable::new("the state of a skip"))
 }
 
 #[derive(Serialize, Deserialize)]

@@ -15,7 +15,10 @@ use coupond::{
         coupon::Coupon,
         definition::{Definition, DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register, Row},
+        rows::{
+            Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register, Row, Skip,
+            SkipState,
+        },
     },
     store::{
         ByUserPages, CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError,
@@ -149,6 +152,18 @@ impl CouponStore for Patient {
 
     async fn holds(&self, partition: Partition) -> Result<Vec<Hold>, StoreError> {
         self.0.holds(partition).await
+    }
+
+    async fn skips(&self, partition: Partition) -> Result<Vec<Skip>, StoreError> {
+        self.0.skips(partition).await
+    }
+
+    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
+        self.0.make_skip(skip).await
+    }
+
+    async fn settle_skip(&self, skip: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
+        self.0.settle_skip(skip, state).await
     }
 
     async fn campaign_holds(

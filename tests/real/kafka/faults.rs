@@ -97,6 +97,7 @@ pub(super) async fn arrives(
         to: 1,
         end: 1,
         halted: None,
+        unread: None,
         decisions: Vec::new(),
     };
     let arrive = async {

@@ -46,7 +46,7 @@ pub(super) fn trials() -> Vec<Trial> {
     )
 }
 
-pub(super) fn admin(config: &KafkaConfig) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(config: &KafkaConfig) -> AdminClient<DefaultClientContext> {
     ClientConfig::new()
         .set("bootstrap.servers", config.brokers.join(","))
         .create()

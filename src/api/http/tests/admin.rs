@@ -448,3 +448,50 @@ async fn an_admin_view_has_actor_and_hold() {
     let public = site.public(get("/campaigns/spring")).await;
     public.expect(200, &PUBLIC_BODY.replace(r#""open""#, r#""quarantined""#));
 }
+
+const SKIP: &str = "/admin/partitions/1/skip";
+
+#[tokio::test]
+async fn a_skip_is_made_and_told() {
+    let site = Site::new(Script::default());
+    site.admin(send("POST", SKIP, "{}")).await.problem(401, "no-token");
+    let body = r#"{"offset":100,"reason":"a disk was lost"}"#;
+    let told = concat!(
+        r#"{"partition":1,"from":100,"to":110,"state":"made","reason":"a disk was lost","#,
+        r#""by":"token"}"#
+    );
+    ask(&site, "POST", SKIP, body).await.expect(200, told);
+    assert_eq!(site.service.asked(), [r#"skip (1, 100, "a disk was lost", "token")"#]);
+    for path in ["/admin/partitions/3/skip", "/admin/partitions/x/skip"] {
+        ask(&site, "POST", path, "no body").await.problem(404, "unknown-partition");
+    }
+    ask(&site, "GET", SKIP, "").await.problem(405, "method-not-allowed");
+    ask(&site, "POST", SKIP, "no body").await.problem(400, "not-json");
+    let long = format!(r#"{{"offset":1,"reason":"{}"}}"#, "r".repeat(201));
+    for (body, faults) in [
+        ("{}", &["offset", "reason"][..]),
+        (r#"{"offset":-1,"reason":"  "}"#, &["offset", "reason"]),
+        (r#"{"offset":"1","reason":"a\nb"}"#, &["offset", "reason"]),
+        (r#"{"offset":1,"reason":"r","to":5}"#, &["to"]),
+        (long.as_str(), &["reason"]),
+    ] {
+        assert_eq!(ask(&site, "POST", SKIP, body).await.faults(), faults, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_was_read_is_a_conflict() {
+    let refuse = |campaign: Option<&str>, offset| ServiceError::NotSkippable {
+        detail: "why".to_owned(),
+        campaign: campaign.map(|id| CampaignId::parse(id).unwrap()),
+        offset,
+    };
+    let body = r#"{"offset":100,"reason":"lost"}"#;
+    for (campaign, offset) in [(Some("spring"), Some(105)), (None, Some(105)), (None, None)] {
+        let skip = Err(refuse(campaign, offset));
+        let site = Site::new(Script { skip, ..Script::default() });
+        let problem = ask(&site, "POST", SKIP, body).await.problem(409, "not-skippable");
+        assert_eq!(problem["campaign_id"].as_str(), campaign);
+        assert_eq!(problem["offset"].as_u64(), offset);
+    }
+}

@@ -24,16 +24,17 @@ use crate::{
     api::service::{
         AdminView, CampaignPage, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
         FindRequests, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView,
-        ServiceError, ShowCampaigns,
+        ServiceError, ShowCampaigns, SkipRanges,
     },
     config::{ApiConfig, Identity},
     domain::{
         answer::{Answer, CouponFace},
         code::CodeFormat,
         definition::{Amendment, Audience, Definition, Terms},
-        ids::{CampaignId, Position, Timestamp, UserId},
+        ids::{CampaignId, Offset, Partition, Position, Timestamp, UserId},
         reason::Reason,
         record::Request as IssueRequest,
+        rows::{Skip, SkipState},
     },
     partition::actor_view::ActorView,
 };
@@ -54,6 +55,7 @@ pub(super) struct Script {
     pub(super) define: Result<(bool, CampaignView), ServiceError>,
     pub(super) change: Result<CampaignView, ServiceError>,
     pub(super) admin_view: Result<AdminView, ServiceError>,
+    pub(super) skip: Result<Skip, ServiceError>,
     pub(super) not_ready: Vec<NotReady>,
     pub(super) degraded: Vec<NotReady>,
     asked: Mutex<Vec<String>>,
@@ -72,6 +74,14 @@ impl Default for Script {
             define: Ok((true, view.clone())),
             change: Ok(view.clone()),
             admin_view: Ok(AdminView { view, actor, not_releasable: None }),
+            skip: Ok(Skip {
+                partition: 1,
+                from: 100,
+                to: 110,
+                reason: "a disk was lost".to_owned(),
+                by: "token".to_owned(),
+                state: SkipState::Made,
+            }),
             not_ready: Vec::new(),
             degraded: Vec::new(),
             asked: Mutex::default(),
@@ -143,6 +153,24 @@ impl ShowCampaigns for Script {
     async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, ServiceError> {
         self.ask("admin_view", campaign);
         self.admin_view.clone()
+    }
+}
+
+#[async_trait]
+impl SkipRanges for Script {
+    fn partition_count(&self) -> u32 {
+        3
+    }
+
+    async fn skip(
+        &self,
+        partition: Partition,
+        offset: Offset,
+        reason: String,
+        by: &str,
+    ) -> Result<Skip, ServiceError> {
+        self.ask("skip", (partition, offset, reason, by));
+        self.skip.clone()
     }
 }
 

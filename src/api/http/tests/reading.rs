@@ -83,6 +83,7 @@ async fn service_errors_reach_every_reader() {
         (ServiceError::UnknownCampaign, 404, "unknown-campaign"),
         (ServiceError::UnknownRequest, 404, "unknown-request"),
         (ServiceError::NotDecided, 410, "not-decided"),
+        (ServiceError::Skipped, 410, "not-decided"),
         (ServiceError::Unavailable { detail }, 503, "unavailable"),
     ] {
         let site = Site::new(Script {

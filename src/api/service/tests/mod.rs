@@ -6,4 +6,5 @@ mod issue;
 mod replayed;
 mod restart;
 mod restored;
+mod skip;
 mod world;

@@ -28,7 +28,7 @@ fn hold(number: u32, state: HoldState, until: Offset) -> Hold {
 
 pub(super) fn owner(holds: Vec<Hold>) -> Flow {
     let progress = Progress { partition: 0, log_epoch: 1, next: 10, last: None };
-    let rows = PartitionRows { progress: Some(progress), holds_ever: 0, holds };
+    let rows = PartitionRows { progress: Some(progress), holds, ..PartitionRows::default() };
     Flow::new(PLACE, rows, 10, 0, Limits::default()).0
 }
 

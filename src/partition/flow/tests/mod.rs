@@ -101,6 +101,7 @@ impl FlowWorld {
             progress: self.store.progress.clone(),
             holds_ever: self.store.holds_ever,
             holds: self.store.all_holds(),
+            skips: Vec::new(),
         };
         let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
         let (flow, effects) = Flow::new(PLACE, rows, self.end(), 0, Limits::default());

@@ -51,7 +51,7 @@ impl Story {
         let next = self.flow.position();
         let progress = Progress { partition: 0, log_epoch: 1, next, last: None };
         let holds = self.stored.values().cloned().collect();
-        let rows = PartitionRows { progress: Some(progress), holds_ever: 0, holds };
+        let rows = PartitionRows { progress: Some(progress), holds, ..PartitionRows::default() };
         (self.flow, self.effects) = Flow::new(PLACE, rows, next, 0, Limits::default());
     }
 

@@ -26,12 +26,12 @@ use crate::{
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("column {column} can't be {value}")]
 pub(super) struct BadValue {
-    column: &'static str,
-    value: String,
+    pub(super) column: &'static str,
+    pub(super) value: String,
 }
 
 /// Converts between the domain's unsigned and the database's signed numbers.
-fn fit<To, From>(column: &'static str, value: From) -> Result<To, BadValue>
+pub(super) fn fit<To, From>(column: &'static str, value: From) -> Result<To, BadValue>
 where
     To: TryFrom<From>,
     From: Copy + std::fmt::Display,

@@ -1,0 +1,121 @@
+//! How a partition consumer acts on skips.
+
+use ractor::ActorRef;
+
+use super::PartitionState;
+use crate::{
+    actors::{
+        io,
+        messages::PartitionMessage,
+        task::{TaskGuard, until_done},
+    },
+    domain::{
+        halt::{Halt, HaltReason},
+        ids::Offset,
+        rows::{PartitionRows, Skip, SkipState},
+    },
+    partition::{
+        assignment,
+        range_search::RangeSearch,
+        skips::{Reaction, SkipWatch},
+    },
+    telemetry::metrics,
+};
+
+/// What a partition consumer knows of skips. It outlives halts.
+#[derive(Default)]
+pub(super) struct Skipping {
+    watch: SkipWatch,
+    /// The search for the end of what cannot be read. An opening takes it and gives it back.
+    pub(super) search: Option<RangeSearch>,
+    /// The read of skips while the partition is halted.
+    look: Option<TaskGuard>,
+    settling: Option<TaskGuard>,
+}
+
+impl PartitionState {
+    /// Notes how far the running flow has read.
+    pub(super) fn note_read(&mut self) {
+        if let Some(running) = &self.running {
+            self.skipping.watch.read_to(running.flow.position());
+        }
+    }
+
+    /// Whether the partition cannot be read, and nobody has looked for the end of the range yet:
+    /// operators need it soon.
+    pub(super) fn is_unsearched(&self) -> bool {
+        let is_unreadable = |halt: &Halt| halt.reason == HaltReason::Unreadable;
+        self.halted.as_ref().is_some_and(is_unreadable) && self.skipping.search.is_none()
+    }
+
+    /// Looks at the skips with which a partition is opened. Returns why it must not be.
+    pub(super) fn look_at_skips(&mut self, rows: &PartitionRows) -> Option<Halt> {
+        let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
+        let now_ms = self.arguments.environment.now_ms();
+        self.skipping.watch.look(now_ms, next, &rows.skips).halt
+    }
+
+    /// Reads the skips of a halted partition: an operator may have made one.
+    pub(super) fn look_while_halted(&mut self, myself: &ActorRef<PartitionMessage>) {
+        if self.skipping.look.as_ref().is_some_and(|look| !look.is_finished()) {
+            return;
+        }
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        let told = myself.clone();
+        self.skipping.look = Some(TaskGuard::spawn(myself, async move {
+            // A row that cannot be decoded halts the partition when it is opened.
+            if let Ok(rows) = io::partition_rows(&environment, partition).await {
+                let next = rows.progress.map_or(0, |progress| progress.next);
+                let _ended = told.cast(PartitionMessage::Skips { next, skips: rows.skips });
+            }
+        }));
+    }
+
+    /// Acts on the skips as they are stored now.
+    pub(super) fn skips(
+        &mut self,
+        next: Offset,
+        skips: &[Skip],
+        myself: &ActorRef<PartitionMessage>,
+    ) {
+        self.note_read();
+        let now_ms = self.arguments.environment.now_ms();
+        let Reaction { halt, settle, reopens } = self.skipping.watch.look(now_ms, next, skips);
+        if let Some((skip, state)) = settle {
+            self.settle(skip, state, myself);
+        }
+        let waited = self.halted.as_ref().is_some_and(|it| it.reason == HaltReason::SkipMade);
+        match halt {
+            Some(halt) => {
+                if !self.halted.as_ref().is_some_and(|known| known.is_same(&halt)) {
+                    self.halt(halt, myself);
+                }
+            }
+            None => {
+                // Only a new reader passes the range.
+                if let Some(skip) = reopens.as_ref().filter(|_| self.running.is_some()) {
+                    self.halt(assignment::skip_made(skip), myself);
+                }
+                if (reopens.is_some() || waited) && !self.opens() {
+                    self.open(myself);
+                }
+            }
+        }
+    }
+
+    /// Changes the state of a skip. The next look sees it.
+    fn settle(&mut self, skip: Skip, state: SkipState, myself: &ActorRef<PartitionMessage>) {
+        if self.skipping.settling.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let environment = self.arguments.environment.clone();
+        self.skipping.settling = Some(TaskGuard::spawn(myself, async move {
+            let settle = || environment.store.settle_skip(&skip, state);
+            let settled = until_done(&environment, "settling a skip", settle).await;
+            let Skip { partition, from, to, reason, by, .. } = skip;
+            let state = settled.name();
+            tracing::error!(partition, from, to, reason, by, state, "skip settled");
+            metrics::skip(settled);
+        }));
+    }
+}
