@@ -248,8 +248,8 @@ pub(super) async fn expiring(
         return Ok(None);
     };
     let rows = environment.store.partition(partition).await?;
-    let high = environment.log.bounds(partition).await?.high;
-    Ok(expiry::warning(&rows, high, &expiring))
+    let bounds = environment.log.bounds(partition).await?;
+    Ok(expiry::warning(&rows, (bounds.low, bounds.high), &expiring))
 }
 
 /// Writes groups of rows one after the other, and retries each until it is durable.

@@ -90,6 +90,8 @@ pub enum PartitionMessage {
         /// The skips.
         skips: Vec<Skip>,
     },
+    /// What operators are told of undecided records that the log is about to remove, if there are any.
+    Expiring(Option<String>),
     /// A coupon actor has loaded its campaign and takes batches.
     Started {
         /// The actor's campaign.
@@ -152,6 +154,7 @@ impl PartitionMessage {
             Self::Event(event) => event.name(),
             Self::Claimed(_) => "claimed",
             Self::Opened(_) => "opened",
+            Self::Expiring(_) => "expiring",
             Self::Skips { .. } => "skips",
             Self::Started { .. } => "started",
             Self::Halt(_) => "halt",

@@ -23,7 +23,7 @@ use crate::{
     partition::{
         flow::Event,
         recovery::Contradiction,
-        scrub::{REPAIRED_MAX, Scrub, repairable},
+        scrub::{REPAIRED_MAX, Scrub},
     },
     store::{Selection, StoreError},
     telemetry::{Chain, metrics},
@@ -91,11 +91,14 @@ pub(super) async fn look(
     for bucket in 0..scrub.buckets() {
         let mut pages = environment.store.by_user(campaign, bucket);
         while let Some(page) = pages.next().await {
-            match readable(page)? {
-                Ok(page) => page.iter().for_each(|row| scrub.take(bucket, row)),
+            let page = match readable(page)? {
+                Ok(page) => page,
                 Err(detail) => return undecodable(detail),
+            };
+            page.iter().for_each(|row| scrub.take(bucket, row));
+            if !page.is_empty() {
+                rest(environment, pause).await;
             }
-            rest(environment, pause).await;
             tokio::task::yield_now().await;
         }
     }
@@ -104,7 +107,7 @@ pub(super) async fn look(
         let missing = scrub.missing(next);
         let Some(last) = missing.last() else { return Ok(Ok(())) };
         next = last + 1;
-        if let Err(contradiction) = restore(environment, campaign, &missing, from).await? {
+        if let Err(contradiction) = restore(environment, campaign, &scrub, &missing, from).await? {
             return Ok(Err(contradiction));
         }
         rest(environment, pause).await;
@@ -124,6 +127,7 @@ async fn rest(environment: &Environment, pause: Option<Duration>) {
 async fn restore(
     environment: &Environment,
     campaign: &CampaignId,
+    scrub: &Scrub,
     missing: &[Sequence],
     from: Offset,
 ) -> Result<Found, StoreError> {
@@ -141,7 +145,7 @@ async fn restore(
     };
     let mut coupons: Vec<Coupon> = Vec::with_capacity(missing.len());
     for sequence in missing {
-        match repairable(&environment.keys, *sequence, &stored) {
+        match scrub.repairable(*sequence, &stored) {
             Ok(coupon) => coupons.push(coupon.clone()),
             Err(contradiction) => return Ok(Err(contradiction)),
         }

@@ -3,10 +3,10 @@
 //! A log removes old records, decided or not. A halt, a hold or a lag that lasts that long loses
 //! requests that were taken; operators must hear of it while there is time.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::domain::{
-    ids::{Offset, Timestamp},
+    ids::{CampaignId, Offset, Timestamp},
     rows::{Hold, PartitionRows},
 };
 
@@ -19,8 +19,10 @@ const NOTICE_PART: u32 = 7;
 /// Records of a log that it removes within the notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiring {
-    /// All that lie below this offset.
+    /// All that lie below this offset, or all that holds keep there.
     pub below: Offset,
+    /// Whether records that wait for their decision are spared.
+    pub spares_waiting: bool,
     /// What keeps them for longer: a command, or the setting to change.
     pub remedy: String,
 }
@@ -34,19 +36,42 @@ pub fn expiring_before(now: Timestamp, kept: Duration) -> Timestamp {
     Timestamp(now.0.saturating_sub(young))
 }
 
-/// Returns what operators are told of a partition whose log ends at `high`, if an undecided record of
-/// it is about to be removed.
+/// Returns what operators are told of a partition of a log from `low` to `high`, if an undecided record
+/// of it is about to be removed. What is gone already is no news: its hold or halt says so.
 #[must_use]
-pub fn warning(rows: &PartitionRows, high: Offset, expiring: &Expiring) -> Option<String> {
+pub fn warning(
+    rows: &PartitionRows,
+    (low, high): (Offset, Offset),
+    expiring: &Expiring,
+) -> Option<String> {
     let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
-    let oldest = rows.holds.iter().map(Hold::unsettled_from).fold(next, Offset::min);
-    let Expiring { below, remedy } = expiring;
+    let waiting = (!expiring.spares_waiting).then_some(next);
+    let oldest = waiting.into_iter().chain(held(&rows.holds)).filter(|it| *it >= low).min()?;
+    let Expiring { below, remedy, .. } = expiring;
     (oldest < high && oldest < *below).then(|| {
         format!(
             "the log is about to remove records from {oldest} on, and nobody has decided them; keep \
              them until then: {remedy}"
         )
     })
+}
+
+/// Returns the lowest position of each campaign that its holds leave undecided. Of closed holds, the one
+/// that reaches furthest counts.
+fn held(holds: &[Hold]) -> Vec<Offset> {
+    let mut lowest: BTreeMap<&CampaignId, (Option<Offset>, Offset)> = BTreeMap::new();
+    for hold in holds {
+        let (in_force, until) = lowest.entry(&hold.campaign).or_default();
+        if hold.is_in_force() {
+            *in_force = Some(in_force.map_or(hold.from, |from| from.min(hold.from)));
+        } else {
+            *until = hold.unsettled_from().max(*until);
+        }
+    }
+    let of = |(in_force, until): (Option<Offset>, Offset)| {
+        in_force.into_iter().chain((until > 0).then_some(until))
+    };
+    lowest.into_values().flat_map(of).collect()
 }
 
 #[cfg(test)]
@@ -73,9 +98,9 @@ mod tests {
         PartitionRows { progress: Some(progress), holds, ..PartitionRows::default() }
     }
 
-    fn is_told(rows: &PartitionRows, high: Offset, below: Offset) -> bool {
-        let expiring = Expiring { below, remedy: "keep them".to_owned() };
-        warning(rows, high, &expiring).is_some_and(|text| text.ends_with("until then: keep them"))
+    fn is_told(rows: &PartitionRows, ends: (Offset, Offset), below: Offset) -> bool {
+        let expiring = Expiring { below, spares_waiting: false, remedy: "keep them".to_owned() };
+        warning(rows, ends, &expiring).is_some_and(|text| text.ends_with("until then: keep them"))
     }
 
     #[test]
@@ -92,12 +117,27 @@ mod tests {
     #[test]
     fn only_undecided_records_are_warned_of() {
         use HoldState::{Closed, Open};
-        assert!(!is_told(&rows(10, vec![]), 10, 10), "everything is decided");
-        assert!(is_told(&rows(9, vec![]), 10, 10), "one record waits");
-        assert!(!is_told(&rows(9, vec![]), 10, 9), "it is young");
-        assert!(is_told(&rows(10, vec![(Open, 4, 0)]), 10, 5));
-        assert!(!is_told(&rows(10, vec![(Open, 4, 0)]), 10, 4));
-        assert!(!is_told(&rows(10, vec![(Closed, 4, 10)]), 10, 9));
-        assert!(is_told(&PartitionRows::default(), 1, 1), "there is no progress yet");
+        assert!(!is_told(&rows(10, vec![]), (0, 10), 10), "everything is decided");
+        assert!(is_told(&rows(9, vec![]), (0, 10), 10), "one record waits");
+        assert!(!is_told(&rows(9, vec![]), (0, 10), 9), "it is young");
+        assert!(is_told(&rows(10, vec![(Open, 4, 0)]), (0, 10), 5));
+        assert!(!is_told(&rows(10, vec![(Open, 4, 0)]), (0, 10), 4));
+        assert!(!is_told(&rows(10, vec![(Closed, 4, 10)]), (0, 10), 9));
+        assert!(is_told(&rows(10, vec![(Closed, 4, 6)]), (0, 10), 9), "it does not reach progress");
+        let furthest = rows(10, vec![(Closed, 2, 6), (Closed, 4, 10)]);
+        assert!(!is_told(&furthest, (0, 10), 9), "the one that reaches furthest counts");
+        assert!(is_told(&PartitionRows::default(), (0, 1), 1), "there is no progress yet");
+    }
+
+    #[test]
+    fn what_is_gone_or_spared_is_no_news() {
+        use HoldState::Open;
+        assert!(!is_told(&rows(10, vec![(Open, 4, 0)]), (5, 10), 9), "nobody can release it");
+        let two = rows(10, vec![(Open, 4, 0), (Open, 7, 0)]);
+        assert!(!is_told(&two, (5, 10), 7));
+        assert!(is_told(&rows(9, vec![(Open, 4, 0)]), (5, 10), 10), "a record waits beside it");
+        let expiring = Expiring { below: 10, spares_waiting: true, remedy: String::new() };
+        assert_eq!(warning(&rows(9, vec![]), (0, 10), &expiring), None);
+        assert!(warning(&rows(9, vec![(Open, 4, 0)]), (0, 10), &expiring).is_some());
     }
 }

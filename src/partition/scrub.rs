@@ -22,6 +22,8 @@ pub const REPAIRED_MAX: u32 = 256;
 #[derive(Debug)]
 pub struct Scrub {
     keys: Arc<Keys>,
+    /// Where the campaign was defined.
+    defined: Offset,
     /// Buckets of the view.
     buckets: u8,
     /// Coupons below the mark.
@@ -37,8 +39,9 @@ impl Scrub {
         let issued = rows.mark.as_ref()?.counts.issued;
         // The number is fixed by the last version before the first coupon.
         let buckets = rows.versions.last()?.definition.user_buckets;
+        let defined = rows.versions.first()?.position.offset;
         let seen = vec![0; issued.div_ceil(u64::BITS) as usize];
-        (issued > 0).then_some(Self { keys, buckets, issued, seen })
+        (issued > 0).then_some(Self { keys, defined, buckets, issued, seen })
     }
 
     /// Returns the number of buckets to be read.
@@ -65,35 +68,45 @@ impl Scrub {
             let at = sequence - 1;
             self.seen[(at / u64::BITS) as usize] >> (at % u64::BITS) & 1 == 0
         };
-        let Some(first) = (from.max(1)..=self.issued).find(is_missing) else { return Vec::new() };
+        // Whole words at once: a hundred million bits one by one would hold up a thread.
+        let words =
+            self.seen.iter().enumerate().skip((from.max(1) - 1) as usize / u64::BITS as usize);
+        let begin =
+            words.filter(|(_, word)| **word != u64::MAX).map(|(at, _)| at as u32 * u64::BITS + 1);
+        let near = begin.flat_map(|begin| begin..begin + u64::BITS);
+        let mut near = near.filter(|sequence| (from.max(1)..=self.issued).contains(sequence));
+        let Some(first) = near.find(is_missing) else { return Vec::new() };
         let last = first.saturating_add(REPAIRED_MAX - 1).min(self.issued);
         (first..=last).filter(is_missing).collect()
     }
 }
 
-/// Returns the coupon of a missing by-user row, which is then written again. `stored` are the coupon
-/// rows around it, by sequence.
-///
-/// # Errors
-/// The coupon row is missing too, or was altered. It lies above the last sound one below it.
-pub fn repairable<'a>(
-    keys: &Keys,
-    sequence: Sequence,
-    stored: &'a [Coupon],
-) -> Result<&'a Coupon, Contradiction> {
-    let is_sound = |coupon: &&Coupon| keys.coupon_digest(coupon) == coupon.digest;
-    let found = stored.iter().find(|coupon| coupon.sequence == sequence);
-    if let Some(coupon) = found.filter(is_sound) {
-        return Ok(coupon);
+impl Scrub {
+    /// Returns the coupon of a missing by-user row, which is then written again. `stored` are the
+    /// coupon rows around it, by sequence.
+    ///
+    /// # Errors
+    /// The coupon row is missing too, or was altered. It lies above the last sound one below it, or
+    /// anywhere behind the campaign's definition.
+    pub fn repairable<'a>(
+        &self,
+        sequence: Sequence,
+        stored: &'a [Coupon],
+    ) -> Result<&'a Coupon, Contradiction> {
+        let is_sound = |coupon: &&Coupon| self.keys.coupon_digest(coupon) == coupon.digest;
+        let found = stored.iter().find(|coupon| coupon.sequence == sequence);
+        if let Some(coupon) = found.filter(is_sound) {
+            return Ok(coupon);
+        }
+        let (reason, what) = match found {
+            None => (HoldReason::RowsMissing, "is missing"),
+            Some(_) => (HoldReason::RowAltered, "was altered"),
+        };
+        let mut below = stored.iter().filter(|coupon| coupon.sequence < sequence);
+        let last = below.rfind(is_sound).map_or(self.defined, |coupon| coupon.position.offset);
+        let detail = format!("the row of coupon {sequence} {what}");
+        Err(Contradiction { from: last + 1, reason, detail })
     }
-    let (reason, what) = match found {
-        None => (HoldReason::RowsMissing, "is missing"),
-        Some(_) => (HoldReason::RowAltered, "was altered"),
-    };
-    let mut below = stored.iter().filter(|coupon| coupon.sequence < sequence);
-    let from = below.rfind(is_sound).map_or(0, |coupon| coupon.position.offset + 1);
-    let detail = format!("the row of coupon {sequence} {what}");
-    Err(Contradiction { from, reason, detail })
 }
 
 /// Compares a coupon with what the by-user view has of its user, after its row was written.
@@ -208,19 +221,20 @@ mod tests {
 
     #[test]
     fn only_a_sound_coupon_is_written_again() {
-        let (_, coupons) = rows();
+        let (rows, coupons) = rows();
+        let scrub = Scrub::new(&rows, keys()).unwrap();
         let reason = |sequence, stored: &[Coupon]| {
-            let found = repairable(&keys(), sequence, stored);
+            let found = scrub.repairable(sequence, stored);
             found.err().map(|found| (found.from, found.reason))
         };
         assert_eq!(reason(2, &coupons), None);
         // The first coupon is that of offset 1.
         assert_eq!(reason(3, &coupons[..2]), Some((3, HoldReason::RowsMissing)));
-        assert_eq!(reason(1, &coupons[1..]), Some((0, HoldReason::RowsMissing)));
+        assert_eq!(reason(1, &coupons[1..]), Some((1, HoldReason::RowsMissing)));
         let mut altered = coupons[0].clone();
         altered.issued_at.0 += 1;
-        assert_eq!(reason(1, &[altered.clone()]), Some((0, HoldReason::RowAltered)));
-        assert_eq!(reason(2, &[altered.clone()]), Some((0, HoldReason::RowsMissing)));
+        assert_eq!(reason(1, &[altered.clone()]), Some((1, HoldReason::RowAltered)));
+        assert_eq!(reason(2, &[altered.clone()]), Some((1, HoldReason::RowsMissing)));
         assert_eq!(restored(&coupons[0], &coupons[..1], 9), Ok(()));
         let lost = restored(&coupons[0], &[altered], 9).unwrap_err();
         assert_eq!((lost.from, lost.reason), (9, HoldReason::ByUserRowMissing));

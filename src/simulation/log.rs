@@ -397,7 +397,8 @@ impl RequestLog for WorldLog {
             young.map_or(log.high, |record| record.offset)
         });
         let below = below.await.map_err(failed("asking for records by time"))?;
-        Ok(Some(Expiring { below, remedy: "keep them for longer".to_owned() }))
+        let remedy = "keep them for longer".to_owned();
+        Ok(Some(Expiring { below, spares_waiting: self.local.is_some(), remedy }))
     }
 
     async fn dead_letter(

@@ -1,6 +1,7 @@
 //! The actor of one assigned partition: feeds events to the partition's flow and carries out its
 //! effects.
 
+mod background;
 mod effects;
 mod skipping;
 
@@ -18,7 +19,6 @@ use super::{
     io::{self, NotOpened, OpenedPartition},
     messages::{CouponMessage, PartitionMessage, SupervisorMessage},
     replay::{Live, REPLAYS_MAX},
-    scrub::Look,
     task::{TaskGuard, until_done},
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
         recovery::Contradiction,
         skips::Passing,
     },
-    telemetry::{Chain, metrics},
+    telemetry::metrics,
     wire::feed_message::{FeedMessage, Sender},
 };
 
@@ -170,6 +170,9 @@ impl Actor for PartitionConsumer {
                 let latest = state.ticks + TICKS_PER_LOOK * SETTLED_WITHIN_LOOKS;
                 state.running.iter_mut().for_each(|it| it.ending = Some((halt.clone(), latest)));
                 state.halt_if_settled(&myself);
+            }
+            PartitionMessage::Expiring(warning) => {
+                state.arguments.environment.directory.expires(state.partition(), warning);
             }
             PartitionMessage::Tick => state.tick(&myself),
             PartitionMessage::Drain(reply) => {
@@ -368,20 +371,6 @@ impl PartitionState {
         }
     }
 
-    /// Tells operators of undecided records that the log is about to remove, also of a halted partition.
-    fn look_at_age(&mut self, myself: &ActorRef<PartitionMessage>) {
-        if self.age.as_ref().is_some_and(|age| !age.is_finished()) {
-            return;
-        }
-        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
-        self.age = Some(TaskGuard::spawn(myself, async move {
-            match io::expiring(&environment, partition).await {
-                Ok(warning) => environment.directory.expires(partition, warning),
-                Err(error) => tracing::debug!(partition, error = %Chain(&*error), "age not known"),
-            }
-        }));
-    }
-
     fn opens(&self) -> bool {
         self.opening.as_ref().is_some_and(|opening| !opening.is_finished())
     }
@@ -419,21 +408,6 @@ impl PartitionState {
                 Err(halt) => drop(told.cast(PartitionMessage::Halt(halt))),
             }
         }));
-    }
-
-    /// Looks at the by-user rows of one campaign at a time.
-    fn scrub(&mut self, myself: &ActorRef<PartitionMessage>) {
-        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
-        let Some(running) = &mut self.running else { return };
-        if self.draining || running.scrub.as_ref().is_some_and(|scrub| !scrub.is_finished()) {
-            return;
-        }
-        running.scrub = None;
-        let Some((campaign, incarnation)) = running.flow.next_to_scrub() else { return };
-        let Some(handle) = running.handles.get(&campaign) else { return };
-        let consumer = myself.clone();
-        let look = Look { environment, partition, campaign, incarnation, consumer };
-        running.scrub = Some(handle.spawn(look.run()));
     }
 
     fn step(&mut self, event: Event, myself: &ActorRef<PartitionMessage>) {

@@ -127,14 +127,16 @@ impl NodeService {
                 return Err(ServiceError::Unavailable { detail });
             }
         };
-        let remaining = || self.view(campaign, snapshot).map_or(0, |view| view.remaining);
-        Ok((from < low).then(|| {
-            format!(
-                "records from {from} on are needed, but the log begins at {low}; to follow up, give \
-                 what remains to another campaign: coupond campaign create NEW-ID --quota {}",
-                remaining()
-            )
-        }))
+        if from >= low {
+            return Ok(None);
+        }
+        // What was stored behind the hold is not in this figure.
+        let remaining = self.view(campaign, snapshot)?.remaining;
+        Ok(Some(format!(
+            "records from {from} on are needed, but the log begins at {low}; to follow up, give what \
+             remains (coupond audit counts the coupons; at most {remaining}) to another campaign: \
+             coupond campaign create NEW-ID --quota N"
+        )))
     }
 
     async fn page_of_ids(

@@ -278,6 +278,10 @@ impl RequestLog for EmbeddedLog {
         now: Timestamp,
     ) -> Result<Option<Expiring>, LogError> {
         let Bounds { low, high } = bounds_of(self.tail(partition, "asking for the age of")?);
+        if !self.database.reads().space_short.load(Ordering::Relaxed) {
+            // Nothing that a hold keeps is removed while there is space.
+            return Ok(None);
+        }
         let before = expiring_before(now, self.retention);
         // Times may go back a little from one record to the next; the answer is as exact as that.
         let (mut below, mut end) = (low, high);
@@ -288,9 +292,9 @@ impl RequestLog for EmbeddedLog {
                 _ => below = middle + 1,
             }
         }
-        let remedy = "start with a longer embedded.retention, and free some space: they are \
-                      removed only when space is short";
-        Ok(Some(Expiring { below, remedy: remedy.to_owned() }))
+        let remedy = "free some space, or start with a longer embedded.retention: they are removed \
+                      only while space is short";
+        Ok(Some(Expiring { below, spares_waiting: true, remedy: remedy.to_owned() }))
     }
 
     async fn dead_letter(

@@ -1,6 +1,6 @@
 //! The embedded log: order, readers, trimming.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::*;
 use crate::{
@@ -20,7 +20,7 @@ contract::request_log_contract!(fresh);
 const RETENTION: Duration = Duration::from_millis(1_000);
 
 /// Returns a log of two partitions on a manual clock.
-fn timed(folder: &std::path::Path, clock: &Arc<ManualClock>) -> EmbeddedLog {
+fn timed(folder: &Path, clock: &Arc<ManualClock>) -> EmbeddedLog {
     let config = testing::config(folder, 2);
     let database = EmbeddedDatabase::open(&config, clock.clone()).unwrap();
     EmbeddedLog::new(database, RETENTION)
@@ -104,6 +104,18 @@ fn appended(offset: Offset, millis: i64) -> Appended {
     Appended { offset, time: Timestamp(millis) }
 }
 
+/// Opens a log on a disk that is full.
+fn without_space(folder: &Path, clock: &Arc<ManualClock>) -> EmbeddedLog {
+    let config =
+        crate::config::EmbeddedConfig { reserve_bytes: u64::MAX, ..testing::config(folder, 2) };
+    let database = EmbeddedDatabase::open(&config, clock.clone()).unwrap();
+    let log = EmbeddedLog::new(database, RETENTION);
+    while !log.database.reads().space_short.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
+    log
+}
+
 #[tokio::test]
 async fn without_space_holds_keep_only_young_records() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,15 +128,7 @@ async fn without_space_holds_keep_only_young_records() {
     log.report_progress(0, 20, Some(3)).await.unwrap();
     assert_eq!(low(&log).await, 3, "a hold needs its records");
     drop(log);
-    let config = crate::config::EmbeddedConfig {
-        reserve_bytes: u64::MAX,
-        ..testing::config(folder.path(), 2)
-    };
-    let database = EmbeddedDatabase::open(&config, clock.clone()).unwrap();
-    let log = EmbeddedLog::new(database, RETENTION);
-    while !log.database.reads().space_short.load(Ordering::Relaxed) {
-        std::thread::yield_now();
-    }
+    let log = without_space(folder.path(), &clock);
     log.report_progress(0, 20, Some(3)).await.unwrap();
     assert_eq!(low(&log).await, 5, "but not for longer than the retention");
     log.report_progress(0, 20, None).await.unwrap();
@@ -324,19 +328,23 @@ async fn members_that_left_are_dropped() {
 }
 
 #[tokio::test]
-async fn records_expire_a_while_before_the_retention_ends() {
+async fn records_of_holds_expire_while_space_is_short() {
     let folder = tempfile::tempdir().unwrap();
     let clock = ManualClock::at(0);
     let log = timed(folder.path(), &clock);
     append(&log, 10).await;
     clock.set(600);
     append(&log, 10).await;
-    let below = async |now: i64| {
-        log.expiring(0, Timestamp(now)).await.unwrap().map(|expiring| expiring.below)
+    let below = async |log: &EmbeddedLog, now: i64| {
+        let expiring = log.expiring(0, Timestamp(now)).await.unwrap();
+        expiring.map(|expiring| (expiring.below, expiring.spares_waiting))
     };
+    assert_eq!(below(&log, 100_000).await, None, "there is space");
+    drop(log);
+    let log = without_space(folder.path(), &clock);
     // A seventh of the retention of a second before its end.
-    assert_eq!(below(857).await, Some(0));
-    assert_eq!(below(859).await, Some(10));
-    assert_eq!(below(1_457).await, Some(10));
-    assert_eq!(below(1_459).await, Some(20));
+    assert_eq!(below(&log, 857).await, Some((0, true)));
+    assert_eq!(below(&log, 859).await, Some((10, true)));
+    assert_eq!(below(&log, 1_457).await, Some((10, true)));
+    assert_eq!(below(&log, 1_459).await, Some((20, true)));
 }

@@ -188,7 +188,7 @@ impl RequestLog for KafkaLog {
              {topic} --add-config retention.ms=-1",
             self.config.brokers.join(",")
         );
-        Ok(Some(Expiring { below, remedy }))
+        Ok(Some(Expiring { below, spares_waiting: false, remedy }))
     }
 
     async fn dead_letter(

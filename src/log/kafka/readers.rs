@@ -188,6 +188,10 @@ impl Readers {
         partition: Partition,
         time: Timestamp,
     ) -> Result<Offset, LogError> {
+        if time.0 < 0 {
+            // A retention that reaches back to before 1970. The library takes no such time.
+            return Ok(self.watermarks(partition).await?.0);
+        }
         let asked = client::first_since(Arc::clone(&self.first), &self.topic, partition, time.0);
         let found = asked.await.map_err(|error| {
             failed(format!("asking partition {partition} for its records by time"), error)
