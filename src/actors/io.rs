@@ -21,6 +21,7 @@ use crate::{
         range_search::{RangeSearch, Tried},
         recovery::Contradiction,
         scrub,
+        skips::FORCE_AFTER_MS,
     },
     store::{Selection, StoreError},
     telemetry::Chain,
@@ -40,6 +41,10 @@ pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// By-user rows that are read back at once: enough to hide a round trip.
 const READ_BACK_AT_ONCE: usize = 16;
+
+/// Oldest skips with which a partition is opened, in milliseconds: well below the time after which a skip
+/// that is made may be in force ([`FORCE_AFTER_MS`]).
+const SKIPS_AGE_MAX_MS: u64 = FORCE_AFTER_MS / 3;
 
 /// Longest wait for the first record of a partition that was halted. At the end of the log none comes.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
@@ -88,22 +93,37 @@ pub(super) async fn open(
     was_halted: bool,
     search: Option<RangeSearch>,
 ) -> Result<OpenedPartition, NotOpened> {
-    let rows = partition_rows(environment, partition).await?;
-    let read = || environment.log.bounds(partition);
-    let bounds = until_done(environment, "reading the ends of the log", read).await;
-    let Start { position, last } =
-        assignment::start(&rows, environment.place(partition), (bounds.low, bounds.high))?;
-    if let Some(last) = last {
-        compare_last(environment, partition, last).await?;
-    }
-    let (reader, first) = match was_halted {
-        true => first_records(environment, partition, (position, bounds.high), search).await?,
-        false => {
-            let open = || environment.log.open(partition, position);
-            (until_done(environment, "opening a partition", open).await, Vec::new())
+    loop {
+        let rows = partition_rows(environment, partition).await?;
+        let read = || environment.log.bounds(partition);
+        let bounds = until_done(environment, "reading the ends of the log", read).await;
+        let Start { position, last } =
+            assignment::start(&rows, environment.place(partition), (bounds.low, bounds.high))?;
+        if let Some(last) = last {
+            compare_last(environment, partition, last).await?;
         }
-    };
-    Ok(OpenedPartition { rows, end: bounds.high, reader, first, position })
+        let (reader, first) = match was_halted {
+            true => {
+                let settled = last.map(|last| last.offset);
+                let ends = (position, bounds.high);
+                first_records(environment, partition, ends, (settled, search.clone())).await?
+            }
+            false => {
+                let open = || environment.log.open(partition, position);
+                (until_done(environment, "opening a partition", open).await, Vec::new())
+            }
+        };
+        // The log may have been away for long: meanwhile an operator may have made a skip, and another
+        // owner may have put it in force.
+        let begun_ms = environment.now_ms();
+        let read = async || readable(environment.store.skips(partition).await);
+        let skips = until_done(environment, "reading skips again", read).await;
+        let skips = skips.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
+        let took_ms = environment.now_ms().saturating_sub(begun_ms);
+        if skips == rows.skips && took_ms <= SKIPS_AGE_MAX_MS {
+            return Ok(OpenedPartition { rows, end: bounds.high, reader, first, position });
+        }
+    }
 }
 
 /// Claims the next generation of a partition. It is durable when this returns.
@@ -162,13 +182,15 @@ async fn first_records(
     environment: &Environment,
     partition: Partition,
     (position, high): (Offset, Offset),
-    search: Option<RangeSearch>,
+    (settled, search): (Option<Offset>, Option<RangeSearch>),
 ) -> Result<(Box<dyn LogReader>, Vec<LogRecord>), NotOpened> {
     let mut failed = FailedReads::default();
+    // A record that is there may take long to fail.
+    let within = if position < high { PROBED_WITHIN } else { FIRST_WITHIN };
     loop {
         let open = || environment.log.open(partition, position);
         let mut reader = until_done(environment, "opening a halted partition", open).await;
-        let read = environment.clock.timeout(FIRST_WITHIN, reader.read(1)).await;
+        let read = environment.clock.timeout(within, reader.read(1)).await;
         let Ok(Err(error)) = read else {
             // Nothing comes at the end of the log.
             return Ok((reader, read.ok().and_then(Result::ok).unwrap_or_default()));
@@ -180,9 +202,13 @@ async fn first_records(
             }
             ReadError::Unreadable { detail, other_build, .. } => {
                 drop(reader);
+                if position >= high {
+                    // Nothing is there that could be skipped.
+                    return Err(assignment::unreadable(position, &detail).into());
+                }
                 let before = search.filter(|search| search.is_of(position, other_build));
                 let search = before.unwrap_or_else(|| RangeSearch::new(position, other_build));
-                let search = search_on(environment, partition, high, search).await;
+                let search = search_on(environment, partition, (high, settled), search).await;
                 let halt = assignment::unreadable_range(partition, position, &detail, &search);
                 return Err(NotOpened { halt, search: Some(search) });
             }
@@ -197,9 +223,18 @@ async fn first_records(
 async fn search_on(
     environment: &Environment,
     partition: Partition,
-    high: Offset,
+    (high, settled): (Offset, Option<Offset>),
     mut search: RangeSearch,
 ) -> RangeSearch {
+    if let Some(settled) = settled {
+        // Otherwise the partition, not the range, may be what fails.
+        let open = || environment.log.open(partition, settled);
+        let mut reader = until_done(environment, "opening at the last settled record", open).await;
+        let read = environment.clock.timeout(PROBED_WITHIN, reader.read(1)).await;
+        if matches!(read, Ok(Ok(_))) {
+            search.others_are_read();
+        }
+    }
     for _ in 0..PROBES_MAX {
         if search.reached(high) {
             break;

@@ -3,7 +3,8 @@
 //!
 //! Offsets are tried one after the other, so that no record is passed that can be read. A failure
 //! that may pass proves nothing: then the range counts once two sweeps, one recheck apart, have
-//! ended at the same offset.
+//! ended at the same offset, while a settled record of the partition could be read. A node that may
+//! not read the topic, or a partition without a leader, fails at every offset.
 
 use crate::domain::{halt::Unread, ids::Offset};
 
@@ -32,6 +33,8 @@ pub struct RangeSearch {
     next: Offset,
     /// An offset of this sweep failed in a way that may pass.
     is_doubtful: bool,
+    /// A settled record was read in this sweep.
+    others_are_read: bool,
     /// Another build may read an offset of this sweep.
     sweep_other_build: bool,
     /// Where the sweep before ended.
@@ -48,6 +51,7 @@ impl RangeSearch {
             other_build,
             next: from + 1,
             is_doubtful: false,
+            others_are_read: false,
             sweep_other_build: other_build,
             before: None,
             found: None,
@@ -72,11 +76,16 @@ impl RangeSearch {
         self.found
     }
 
+    /// Notes that a settled record of the partition can be read now.
+    pub fn others_are_read(&mut self) {
+        self.others_are_read = true;
+    }
+
     /// Ends the sweep if it has reached `high`, the end of the log. Returns whether it has.
     pub fn reached(&mut self, high: Offset) -> bool {
         let is_end = self.next >= high;
         if is_end {
-            self.end(high.max(self.from + 1));
+            self.end(high);
         }
         is_end
     }
@@ -105,11 +114,11 @@ impl RangeSearch {
     }
 
     fn end(&mut self, to: Offset) {
-        let is_certain = !self.is_doubtful || self.before == Some(to);
+        let is_certain = !self.is_doubtful || self.others_are_read && self.before == Some(to);
         let (from, other_build) = (self.from, self.sweep_other_build);
         self.found = is_certain.then_some(Unread { from, to, other_build });
         self.before = Some(to);
-        (self.next, self.is_doubtful) = (from + 1, false);
+        (self.next, self.is_doubtful, self.others_are_read) = (from + 1, false, false);
         self.sweep_other_build = self.other_build;
     }
 }
@@ -122,6 +131,7 @@ mod tests {
 
     /// Sweeps once over a log with these answers by offset. Returns the end that is known then.
     fn sweep(search: &mut RangeSearch, answer: impl Fn(Offset) -> Tried) -> Option<Offset> {
+        search.others_are_read();
         while !search.reached(HIGH) {
             let tried = answer(search.next());
             if search.tried(tried, HIGH) {
@@ -161,6 +171,18 @@ mod tests {
         assert_eq!(sweep(&mut search, healed), Some(12));
         assert_eq!(sweep(&mut search, |_| Tried::Nothing), None, "the range may be another now");
         assert_eq!(sweep(&mut search, |_| Tried::Nothing), Some(HIGH));
+    }
+
+    #[test]
+    fn a_partition_that_fails_everywhere_has_no_range() {
+        let mut search = RangeSearch::new(10, false);
+        for _ in 0..5 {
+            while !search.reached(HIGH) {
+                search.tried(Tried::Failed, HIGH);
+            }
+            assert_eq!(search.found(), None, "nobody knows that anything can be read");
+        }
+        assert_eq!(sweep(&mut search, |_| Tried::Failed), Some(HIGH));
     }
 
     #[test]

@@ -89,9 +89,21 @@ pub struct SkipWatch {
     /// Starts of the ranges that this owner passes. It has decided nothing in them.
     passing: BTreeSet<Offset>,
     read_to: Offset,
+    /// The skips of the latest look.
+    known: Vec<Skip>,
 }
 
 impl SkipWatch {
+    /// Returns whether these skips are older than those of the latest look.
+    #[must_use]
+    pub fn is_older(&self, skips: &[Skip]) -> bool {
+        let is_there = |known: &Skip| {
+            let mut same = skips.iter().filter(|skip| skip.from == known.from);
+            same.any(|skip| skip.state == known.state || known.state == SkipState::Made)
+        };
+        !self.known.iter().all(is_there)
+    }
+
     /// Notes that records below `position` were read, or were passed by a skip in force.
     pub fn read_to(&mut self, position: Offset) {
         self.read_to = self.read_to.max(position);
@@ -101,6 +113,9 @@ impl SkipWatch {
     /// clock.
     pub fn look(&mut self, now_ms: u64, next: Offset, skips: &[Skip]) -> Reaction {
         let mut reaction = Reaction::default();
+        if !self.is_older(skips) {
+            self.known = skips.to_vec();
+        }
         for skip in skips {
             // What was read counts as decided: an owner that may have decided must not pass.
             let is_decided = self.read_to > skip.from && !self.passing.contains(&skip.from);
@@ -116,6 +131,8 @@ impl SkipWatch {
                     }
                 }
                 SkipState::Made if is_decided || next > skip.from => {
+                    // Another owner may put it in force first: nothing is decided until it is void.
+                    reaction.halt = Some(assignment::skip_made(skip));
                     reaction.settle = Some((skip.clone(), SkipState::Void));
                 }
                 SkipState::Made => {
@@ -203,9 +220,10 @@ mod tests {
         let mut reader = SkipWatch::default();
         reader.read_to(11);
         let reaction = reader.look(0, 10, &skips);
-        assert_eq!((reaction.halt, reaction.settle), (None, void.clone()), "it was read");
+        assert_eq!(reason(&reaction), Some(HaltReason::SkipMade), "nothing is decided until then");
+        assert_eq!(reaction.settle, void, "it was read");
         let reaction = SkipWatch::default().look(0, 11, &skips);
-        assert_eq!((reaction.halt, reaction.settle), (None, void), "progress has passed it");
+        assert_eq!(reaction.settle, void, "progress has passed it");
     }
 
     #[test]

@@ -224,6 +224,9 @@ impl PartitionState {
                 return self.halt(halt, myself);
             }
         };
+        if self.is_overtaken(&opened.rows) {
+            return self.open(myself);
+        }
         if let Some(halt) = self.look_at_skips(&opened.rows) {
             return self.halt(halt, myself);
         }

@@ -48,6 +48,11 @@ impl PartitionState {
         self.halted.as_ref().is_some_and(is_unreadable) && self.skipping.search.is_none()
     }
 
+    /// Whether a partition was opened with older skips than those of the latest look.
+    pub(super) fn is_overtaken(&self, rows: &PartitionRows) -> bool {
+        self.skipping.watch.is_older(&rows.skips)
+    }
+
     /// Looks at the skips with which a partition is opened. Returns why it must not be.
     pub(super) fn look_at_skips(&mut self, rows: &PartitionRows) -> Option<Halt> {
         let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
@@ -96,7 +101,8 @@ impl PartitionState {
                 if let Some(skip) = reopens.as_ref().filter(|_| self.running.is_some()) {
                     self.halt(assignment::skip_made(skip), myself);
                 }
-                if (reopens.is_some() || waited) && !self.opens() {
+                // What is being opened was begun with older skips.
+                if reopens.is_some() || waited && !self.opens() {
                     self.open(myself);
                 }
             }

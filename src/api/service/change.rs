@@ -255,7 +255,11 @@ impl NodeService {
             let now = self.campaigns.current(campaign).await?;
             let now = now.ok_or(ServiceError::UnknownCampaign)?;
             if named.iter().all(|name| !is_open(*name, &now.holds)) {
-                return self.view(campaign, &now);
+                match self.view(campaign, &now) {
+                    // Its version is gone. The replay derives it again.
+                    Err(ServiceError::Halted { .. }) => {}
+                    view => return view,
+                }
             }
             self.clock.sleep(HOLD_CHECK_EVERY).await;
         }

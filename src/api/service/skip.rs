@@ -62,6 +62,11 @@ impl NodeService {
         let Unread { from, to, .. } = self.skippable(partition, offset)?;
         refuse_decided(&rows, from)?;
         self.refuse_rows(partition, from).await?;
+        if let Some(heard) = self.waiters.watermark(partition).filter(|heard| *heard > from) {
+            let detail =
+                format!("decisions up to {heard} were told: somebody could read the range");
+            return Err(refused(detail));
+        }
         let (by, state) = (by.to_owned(), SkipState::Made);
         let skip = Skip { partition, from, to, reason, by, state };
         call.set_may_be_in_log(true);

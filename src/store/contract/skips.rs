@@ -54,5 +54,6 @@ pub async fn a_skip_is_settled_once(store: &dyn CouponStore) {
     let both = [SkipState::InForce, SkipState::Void].map(|state| store.settle_skip(&skip, state));
     let settled: Vec<_> = join_all(both).await.into_iter().flatten().collect();
     let stored = rows_in(store, partition(34)).await.skips;
+    assert!(!settled.is_empty() && stored[0].state != SkipState::Made, "{settled:?}, {stored:?}");
     assert!(settled.iter().all(|state| *state == stored[0].state), "{settled:?}, {stored:?}");
 }
