@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     api::service::{ServiceError, SkipRanges},
     domain::rows::{Skip, SkipState},
+    simulation::link::Engine,
 };
 
 const HELD: u8 = 0;
@@ -105,6 +106,28 @@ fn a_range_that_heals_after_the_skip_is_passed_all_the_same() {
         stage.passed().await;
         let lost = stage.records(from, from + 3);
         assert_eq!((stage.undecided(HELD), stage.coupons(HELD)), (lost, 7 - lost));
+        stage
+    });
+}
+
+#[test]
+fn an_opening_goes_by_no_older_skips() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        let from = stage.spoiled(3, true).await;
+        let end = stage.engines().brokers.lock().end(0);
+        stage.told().await;
+        // The next check of the partition reads its skips, and waits for a log that is away.
+        stage.story.world.cut(0, Engine::Log, None);
+        stage.wait_ms(11_000).await;
+        stage.skip_by_hand(from, end, SkipState::Made);
+        stage.until("forced", |stage| stage.story.is_skipped(0, from)).await;
+        stage.wait_ms(SEEN_WITHIN_MS).await;
+        stage.unspoil();
+        stage.story.world.mend(0, Engine::Log, None);
+        stage.ask(HELD, 20);
+        stage.passed().await;
+        let lost = stage.records(from, end);
+        assert_eq!((stage.undecided(HELD), stage.coupons(HELD)), (lost, 4), "it is passed");
         stage
     });
 }
