@@ -1,7 +1,8 @@
 //! The ports, keys and bounds that the actors of a node share.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::Directory;
@@ -82,6 +83,8 @@ pub struct Shared {
     pub(super) loads: Semaphore,
     /// One permit: looks at by-user rows rest one after another.
     pub(super) scrub: Semaphore,
+    /// Number of the last feed message about each partition that this node has owned.
+    numbers: Mutex<BTreeMap<Partition, u64>>,
     started: Instant,
     /// None in production.
     probe: Option<Arc<dyn Probe>>,
@@ -94,6 +97,7 @@ impl Shared {
         Self {
             loads: Semaphore::new(LOADS_MAX),
             scrub: Semaphore::new(1),
+            numbers: Mutex::default(),
             started: clock.instant(),
             probe: None,
         }
@@ -103,6 +107,16 @@ impl Shared {
     #[must_use]
     pub fn observed_by(self, probe: Option<Arc<dyn Probe>>) -> Self {
         Self { probe, ..self }
+    }
+
+    /// Returns the number of this node's next feed message about a partition. Numbers rise over all of
+    /// the partition's consumers: followers take a message whose number does not rise for a repeated
+    /// one, and an owner that cannot claim a generation uses one in which an earlier one has published.
+    pub(super) fn next_number(&self, partition: Partition) -> u64 {
+        let mut numbers = self.numbers.lock();
+        let number = numbers.entry(partition).or_default();
+        *number += 1;
+        *number
     }
 
     /// Tells the probe that an actor is about to handle a message.

@@ -126,19 +126,26 @@ pub(super) async fn open(
     }
 }
 
-/// Claims the next generation of a partition. It is durable when this returns.
+/// Claims the next generation of a partition, unless its owner has the highest: `own`, or 0. Returns
+/// the generation that is claimed; it is durable then.
 ///
 /// # Errors
 /// The register cannot be decoded.
-pub(super) async fn claim(environment: &Environment, partition: Partition) -> Result<u64, Halt> {
+pub(super) async fn claim(
+    environment: &Environment,
+    partition: Partition,
+    own: u64,
+) -> Result<Option<u64>, Halt> {
     let store = &environment.store;
     let read = async || readable(store.register(partition, Register::Generation).await);
     let stored = until_done(environment, "reading a partition's generation", read).await;
     let stored = stored.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
     let heard = environment.generations.highest(partition);
-    let generation = assignment::next_generation(stored, heard);
-    write(environment, write_order::of_generation(partition, generation)).await;
-    Ok(generation)
+    let next = assignment::next_generation(own, stored, heard);
+    if let Some(generation) = next {
+        write(environment, write_order::of_generation(partition, generation)).await;
+    }
+    Ok(next)
 }
 
 /// Compares the last settled record with the record that the log has at its offset now.

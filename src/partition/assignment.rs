@@ -77,10 +77,13 @@ pub fn compare(last: LastRecord, found: Option<LastRecord>) -> Result<(), Halt> 
     Err(Halt::new(HaltReason::LogRewritten, detail))
 }
 
-/// Returns the generation of a new owner: above all that the register and the feed have shown.
+/// Returns the generation that an owner must claim: above all that the register and the feed have
+/// shown. None if its `own` is the highest; it is 0 before the first claim. The feed alone would not
+/// do: it may be down at this node, and up elsewhere.
 #[must_use]
-pub fn next_generation(stored: u64, heard: u64) -> u64 {
-    stored.max(heard).saturating_add(1)
+pub fn next_generation(own: u64, stored: u64, heard: u64) -> Option<u64> {
+    let highest = stored.max(heard);
+    (own == 0 || own < highest).then(|| highest.saturating_add(1))
 }
 
 /// Compares how far a partition was read with the end of its log, `high`.
@@ -315,9 +318,13 @@ mod tests {
 
     #[test]
     fn a_generation_is_above_all_that_were_shown() {
-        assert_eq!(next_generation(0, 0), 1);
-        assert_eq!(next_generation(7, 3), 8);
-        assert_eq!(next_generation(3, 7), 8, "the register was lost");
+        assert_eq!(next_generation(0, 0, 0), Some(1));
+        assert_eq!(next_generation(0, 7, 3), Some(8));
+        assert_eq!(next_generation(0, 3, 7), Some(8), "the register was lost");
+        assert_eq!(next_generation(7, 7, 7), None);
+        assert_eq!(next_generation(7, 0, 7), None, "it need not be written again");
+        assert_eq!(next_generation(7, 9, 7), Some(10), "the feed is down here");
+        assert_eq!(next_generation(7, 7, 9), Some(10));
     }
 
     #[test]

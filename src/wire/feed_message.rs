@@ -24,8 +24,8 @@ pub struct Sender {
     pub generation: u64,
     /// The owner's process. Two owners may claim the same generation at once.
     pub owner: ProcessName,
-    /// Number of the message, from 1. Rises by 1 with each message of this owner about the partition,
-    /// also with those that are lost before they are sent.
+    /// Number of the message, from 1. Rises by 1 with each message of this process about the partition,
+    /// also with those that are lost before they are sent, and over all ownerships.
     pub number: u64,
 }
 

@@ -3,6 +3,7 @@
 
 mod background;
 mod effects;
+mod generation;
 mod skipping;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use self::skipping::Skipping;
+use self::{generation::claim, skipping::Skipping};
 use super::{
     Environment,
     dead_letters::{DeadLetters, Letter},
@@ -24,18 +25,18 @@ use super::{
 use crate::{
     clock::Ticks,
     domain::{
-        halt::{Halt, Unread},
+        halt::Halt,
         ids::{CampaignId, Partition},
         invariant::Invariant,
     },
     partition::{
         assignment,
-        flow::{BatchReport, Event, Flow, News},
+        flow::{BatchReport, Event, Flow},
         recovery::Contradiction,
         skips::Passing,
     },
     telemetry::metrics,
-    wire::feed_message::{FeedMessage, Sender},
+    wire::feed_message::FeedMessage,
 };
 
 /// Interval of ticks: half of the interval in which progress is due.
@@ -91,8 +92,6 @@ pub struct PartitionState {
     feed: mpsc::Sender<FeedMessage>,
     /// The generation that this owner has claimed; 0 until then.
     generation: u64,
-    /// Number of the last feed message.
-    number: u64,
     /// The node stops: nothing new is read any more.
     draining: bool,
     drain: Option<RpcReplyPort<()>>,
@@ -136,7 +135,6 @@ impl Actor for PartitionConsumer {
             skipping: Skipping::default(),
             feed,
             generation: 0,
-            number: 0,
             draining: false,
             drain: None,
             ticks: 0,
@@ -156,9 +154,7 @@ impl Actor for PartitionConsumer {
         state.arguments.environment.shared.handled("consumer", message.name());
         match message {
             PartitionMessage::Event(event) => state.step(event, &myself),
-            PartitionMessage::Claimed(generation) => {
-                state.generation = state.generation.max(generation);
-            }
+            PartitionMessage::Claimed(generation) => state.claimed(generation),
             PartitionMessage::Opened(opened) => state.opened(*opened, &myself),
             PartitionMessage::Started { campaign, incarnation, expects_until, actor } => {
                 state.started(&campaign, incarnation, actor);
@@ -196,11 +192,9 @@ impl PartitionState {
     fn open(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let (told, was_halted) = (myself.clone(), self.halted.is_some());
-        let (must_claim, search) = (self.must_claim(), self.skipping.search.take());
+        let (own, search) = (self.generation, self.skipping.search.take());
         self.opening = Some(TaskGuard::spawn(myself, async move {
-            let claimed =
-                if must_claim { claim(&environment, partition, &told).await } else { Ok(()) };
-            let opened = match claimed {
+            let opened = match claim(&environment, partition, own, &told).await {
                 Ok(()) => io::open(&environment, partition, was_halted, search).await,
                 Err(halt) => Err(NotOpened { halt, search }),
             };
@@ -314,40 +308,6 @@ impl PartitionState {
         }
     }
 
-    /// Returns whether the partition's generation is not claimed, or another owner has claimed a
-    /// higher one. Followers ignore the lower one. If the other owner is the late one, and is soon told
-    /// that it owns nothing, nobody else would be heard.
-    fn must_claim(&self) -> bool {
-        let heard = self.arguments.environment.generations.highest(self.partition());
-        self.generation == 0 || self.generation < heard
-    }
-
-    fn publish_halted(&mut self) {
-        if let Some(halt) = &self.halted {
-            let (halted, unread) = (Some(halt.to_string()), halt.unread);
-            let news = News { from: 0, to: 0, end: 0, decisions: Vec::new() };
-            self.publish(news, halted, unread);
-        }
-    }
-
-    fn publish(&mut self, news: News, halted: Option<String>, unread: Option<Unread>) {
-        let (environment, partition) = (&self.arguments.environment, self.partition());
-        self.number += 1;
-        let generation = match self.generation {
-            // It halts because its register cannot be decoded. Others must hear of that.
-            0 => environment.generations.highest(partition).max(1),
-            claimed => claimed,
-        };
-        let sender = Sender { generation, owner: environment.process.clone(), number: self.number };
-        let News { from, to, end, decisions } = news;
-        let log_epoch = environment.log_epoch;
-        let message =
-            FeedMessage { log_epoch, partition, sender, from, to, end, halted, unread, decisions };
-        if self.feed.try_send(message).is_err() {
-            tracing::debug!(partition = self.partition(), "feed message dropped");
-        }
-    }
-
     fn tick(&mut self, myself: &ActorRef<PartitionMessage>) {
         self.ticks += 1;
         let environment = self.arguments.environment.clone();
@@ -382,7 +342,7 @@ impl PartitionState {
     /// higher generation if another owner has done so.
     fn look(&mut self, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
-        let must_claim = self.must_claim();
+        let own = self.generation;
         let Some(running) = &mut self.running else { return };
         metrics::partition_lag(partition, running.flow.lag());
         running.writes.retain(|task| !task.is_finished());
@@ -391,6 +351,10 @@ impl PartitionState {
         }
         let (told, position) = (myself.clone(), running.flow.position());
         running.look = Some(TaskGuard::spawn(myself, async move {
+            if let Err(halt) = claim(&environment, partition, own, &told).await {
+                let _ended = told.cast(PartitionMessage::Halt(halt));
+                return;
+            }
             let read = || environment.log.bounds(partition);
             let high = until_done(&environment, "reading the end of the log", read).await.high;
             if let Err(halt) = assignment::still_there(position, high) {
@@ -398,10 +362,6 @@ impl PartitionState {
                 return;
             }
             let _ended = told.cast(PartitionMessage::Event(Event::End(high)));
-            if must_claim && let Err(halt) = claim(&environment, partition, &told).await {
-                let _ended = told.cast(PartitionMessage::Halt(halt));
-                return;
-            }
             match io::partition_rows(&environment, partition).await {
                 Ok(rows) => {
                     let next = rows.progress.map_or(0, |progress| progress.next);
@@ -462,15 +422,4 @@ impl PartitionState {
             let _gone = reply.send(());
         }
     }
-}
-
-/// Claims a generation and tells the consumer of it.
-async fn claim(
-    environment: &Environment,
-    partition: Partition,
-    told: &ActorRef<PartitionMessage>,
-) -> Result<(), Halt> {
-    let generation = io::claim(environment, partition).await?;
-    let _ended = told.cast(PartitionMessage::Claimed(generation));
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use ractor::ActorRef;
 
-use super::PartitionState;
+use super::{PartitionState, generation::claim};
 use crate::{
     actors::{
         io,
@@ -60,15 +60,17 @@ impl PartitionState {
         self.skipping.watch.look(now_ms, next, &rows.skips).halt
     }
 
-    /// Reads the skips of a halted partition: an operator may have made one.
+    /// Reads the skips of a halted partition: an operator may have made one. Claims a higher generation
+    /// if another owner has done so: otherwise nobody would hear of the halt.
     pub(super) fn look_while_halted(&mut self, myself: &ActorRef<PartitionMessage>) {
         if self.skipping.look.as_ref().is_some_and(|look| !look.is_finished()) {
             return;
         }
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
-        let told = myself.clone();
+        let (told, own) = (myself.clone(), self.generation);
         self.skipping.look = Some(TaskGuard::spawn(myself, async move {
             // A row that cannot be decoded halts the partition when it is opened.
+            let _undecodable = claim(&environment, partition, own, &told).await;
             if let Ok(rows) = io::partition_rows(&environment, partition).await {
                 let next = rows.progress.map_or(0, |progress| progress.next);
                 let _ended = told.cast(PartitionMessage::Skips { next, skips: rows.skips });

@@ -170,15 +170,20 @@ fn a_partition_beyond_the_layout_has_no_owner() {
     });
 }
 
+/// Stores a generation as an owner on another node does.
+async fn claim_as_another(stage: &Stage, generation: u64) {
+    let link = stage.engines().link(&stage.story.world, stage.node().address);
+    let claimed = [Row::Register(0, Register::Generation, generation)];
+    stage.engines().store(&link).write(&claimed).await.expect("it is stored");
+}
+
 /// Sends a message of an owner on another node, which has claimed this generation.
 async fn publish_as_another(stage: &Stage, generation: u64) {
-    let (engines, world) = (stage.engines(), &stage.story.world);
-    let link = engines.link(world, stage.node().address);
-    let claimed = [Row::Register(0, Register::Generation, generation)];
-    engines.store(&link).write(&claimed).await.expect("it is stored");
+    claim_as_another(stage, generation).await;
+    let link = stage.engines().link(&stage.story.world, stage.node().address);
     let mut other = stage.messages().pop().expect("the owner has said something");
     other.sender = Sender { generation, owner: ProcessName::of(1), number: 1 };
-    engines.feed(&link).publish(other).await.expect("it is published");
+    stage.engines().feed(&link).publish(other).await.expect("it is published");
 }
 
 #[test]
@@ -208,15 +213,45 @@ fn an_owner_claims_again_above_another() {
         publish_as_another(&stage, 50).await;
         let took = stage.until("claimed", |stage| stage.generation() == 51).await;
         assert!(took <= 2_100, "claimed after {took} ms");
+        // So does one whose node hears nothing.
+        claim_as_another(&stage, 70).await;
+        let took = stage.until("claimed", |stage| stage.generation() == 71).await;
+        assert!(took <= 2_100, "claimed after {took} ms");
         // So does one that is halted.
         let high = std::mem::replace(&mut stage.engines().brokers.lock().partitions[0].high, 0);
         stage.until("halted", |stage| stage.state(0) == "halted").await;
-        publish_as_another(&stage, 60).await;
-        let took = stage.until("claimed", |stage| stage.generation() == 61).await;
-        assert!(took <= 12_000, "claimed after {took} ms");
+        for (generation, hears) in [(80, true), (90, false)] {
+            match hears {
+                true => publish_as_another(&stage, generation).await,
+                false => claim_as_another(&stage, generation).await,
+            }
+            let is_claimed = |stage: &Stage| stage.generation() == generation + 1;
+            let took = stage.until("claimed", is_claimed).await;
+            assert!(took <= 1_100, "claimed after {took} ms");
+            let said = stage.messages().pop().and_then(|message| message.halted);
+            assert!(said.is_some(), "followers hear of the halt again");
+        }
         stage.engines().brokers.lock().partitions[0].high = high;
         stage.ask(0, 1);
         stage.answered(0).await;
+        stage
+    });
+}
+
+/// One that cannot claim a generation publishes in that of the owner before.
+#[test]
+fn numbers_of_a_process_rise_over_its_owners() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(0, 10);
+        stage.passed().await;
+        for _ in 0..3 {
+            let generation = stage.generation();
+            stage.act(Act::CrashConsumer { partition: 0 }).await;
+            stage.until("anew", |stage| stage.generation() > generation).await;
+        }
+        let numbers: Vec<u64> = stage.messages().iter().map(|it| it.sender.number).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
         stage
     });
 }
