@@ -261,7 +261,8 @@ async fn search_on(
     search
 }
 
-/// Reads a partition's progress, holds and skips. Every look of an owner at them goes through here.
+/// Reads a partition's progress, holds and skips. An owner opens a partition and goes on only by what
+/// comes from here. Reads of which only warnings come ([`expiring`]) are not compared.
 ///
 /// # Errors
 /// The row of a hold has vanished, or a row cannot be decoded. Retrying is pointless: the store would

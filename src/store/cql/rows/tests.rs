@@ -46,6 +46,20 @@ fn a_holds_timestamp_rises_with_state_and_kind() {
     assert!(rising.windows(2).all(|pair| pair[0] < pair[1]), "{rising:?}");
 }
 
+/// README tells operators these timestamps.
+#[test]
+fn operators_insert_holds_with_these_timestamps() {
+    let timestamp = |kind, state, until| {
+        let reason = "restored by an operator".to_owned();
+        let campaign = campaign("spring").unwrap();
+        let hold =
+            Hold { campaign, partition: 3, from: 4_711, number: 1_000, kind, reason, state, until };
+        super::hold(&hold).unwrap().8
+    };
+    assert_eq!(timestamp(HoldKind::Contradiction, HoldState::Open, 0), 3);
+    assert_eq!(timestamp(HoldKind::Failure, HoldState::Closed, 9_000), 2 * 9_000 + 6);
+}
+
 #[test]
 fn a_value_out_of_range_names_its_column() {
     let counts = Counts { issued: 1, versions: 1, latest: 0 };
