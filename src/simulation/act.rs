@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::course::Setup;
+use super::damage::RowDamage;
 use super::link::{Call, Engine, Fate};
 use super::probe::ActorKind;
 use super::unreachable::Why;
@@ -82,54 +83,6 @@ impl Foreign {
         Self::NewerForged,
         Self::OtherPartition,
         Self::Oversized,
-    ];
-}
-
-/// Rows that change behind everybody's back. The campaign must be held, or derived again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum RowDamage {
-    /// A coupon vanishes.
-    Missing,
-    /// A coupon vanishes, and so does what is written in its place with the same time, as after a
-    /// `DELETE` in CQL.
-    Deleted,
-    /// The by-user row of a coupon vanishes.
-    ByUserMissing,
-    /// The by-user row of a coupon vanishes, and so does what is written in its place.
-    ByUserDeleted,
-    Altered,
-    Extra,
-    VersionAltered,
-    /// A campaign's latest coupons vanish.
-    SetBack,
-    /// A coupon between others vanishes, and so does the mark that counts it.
-    Unmarked,
-    /// Coupons that the latest version counts vanish, and so does the mark.
-    Uncounted,
-    /// A definition version vanishes.
-    VersionMissing,
-    /// The mark alone vanishes.
-    MarkMissing,
-    /// A hold of the campaign's partition vanishes: that partition must halt.
-    HoldMissing,
-}
-
-impl RowDamage {
-    pub(super) const ALL: [Self; 13] = [
-        Self::ByUserMissing,
-        Self::ByUserDeleted,
-        Self::VersionMissing,
-        Self::MarkMissing,
-        Self::HoldMissing,
-        Self::Missing,
-        Self::Deleted,
-        Self::Altered,
-        Self::Extra,
-        Self::VersionAltered,
-        Self::SetBack,
-        Self::Unmarked,
-        Self::Uncounted,
     ];
 }
 

@@ -1,9 +1,8 @@
 //! Rows that vanish or change in the store of a world.
 
-use super::{
-    act::RowDamage,
-    store::{Rows, View},
-};
+use serde::{Deserialize, Serialize};
+
+use super::store::{Rows, View};
 use crate::{
     domain::{
         coupon::Coupon,
@@ -12,6 +11,57 @@ use crate::{
     },
     store::memory::MemoryRows,
 };
+
+/// Rows that change behind everybody's back. The campaign must be held, or derived again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RowDamage {
+    /// A coupon vanishes.
+    Missing,
+    /// A coupon vanishes, and so does what is written in its place with the same time, as after a
+    /// `DELETE` in CQL.
+    Deleted,
+    /// The by-user row of a coupon vanishes.
+    ByUserMissing,
+    /// The by-user row of a coupon vanishes, and so does what is written in its place.
+    ByUserDeleted,
+    Altered,
+    Extra,
+    VersionAltered,
+    /// A campaign's latest coupons vanish.
+    SetBack,
+    /// A coupon between others vanishes, and so does the mark that counts it.
+    Unmarked,
+    /// Coupons that the latest version counts vanish, and so does the mark.
+    Uncounted,
+    /// A definition version vanishes.
+    VersionMissing,
+    /// The mark alone vanishes.
+    MarkMissing,
+    /// A hold of the campaign's partition vanishes: that partition must halt.
+    HoldMissing,
+    /// The number of the holds of the campaign's partition vanishes. Nothing may follow from that.
+    HoldCountMissing,
+}
+
+impl RowDamage {
+    pub(super) const ALL: [Self; 14] = [
+        Self::ByUserMissing,
+        Self::ByUserDeleted,
+        Self::VersionMissing,
+        Self::MarkMissing,
+        Self::HoldMissing,
+        Self::HoldCountMissing,
+        Self::Missing,
+        Self::Deleted,
+        Self::Altered,
+        Self::Extra,
+        Self::VersionAltered,
+        Self::SetBack,
+        Self::Unmarked,
+        Self::Uncounted,
+    ];
+}
 
 impl Rows {
     /// Damages rows of a campaign below its mark and progress. Returns whether there were any.
@@ -24,8 +74,10 @@ impl Rows {
     ) -> bool {
         let mut ledger = self.ledger.lock();
         let mut rows = self.store.rows.lock();
-        if damage == RowDamage::HoldMissing {
-            return remove_hold(&mut rows, partition, which);
+        match damage {
+            RowDamage::HoldMissing => return remove_hold(&mut rows, partition, which),
+            RowDamage::HoldCountMissing => return remove_hold_count(&mut rows, partition),
+            _ => {}
         }
         let settled = rows.progress.get(&partition).map_or(0, |progress| progress.next);
         let marked = rows.marks.get(campaign).map_or(0, |mark| mark.offset.min(settled));
@@ -88,7 +140,7 @@ impl Rows {
                 damage_counted(damage, campaign, (&mut rows, marked), which);
             }
             // Removed above, whether the campaign has coupons or not.
-            RowDamage::HoldMissing => {}
+            RowDamage::HoldMissing | RowDamage::HoldCountMissing => {}
         }
         true
     }
@@ -128,4 +180,8 @@ fn remove_hold(rows: &mut MemoryRows, partition: Partition, which: u64) -> bool 
     }
     rows.holds.remove(places[(which % places.len() as u64) as usize]);
     true
+}
+
+fn remove_hold_count(rows: &mut MemoryRows, partition: Partition) -> bool {
+    rows.registers.remove(&(partition, Register::Holds)).is_some()
 }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    act::{Act, Delivery, Foreign, LogDamage, Lost, RowDamage, Verb},
+    act::{Act, Delivery, Foreign, LogDamage, Lost, Verb},
     course::{Course, Kinds, Setup, Timed},
+    damage::RowDamage,
     link::{Call, Engine, Fate},
     node::Bounds,
     probe::ActorKind,

@@ -1,8 +1,9 @@
 //! Lets acts happen: what clients and operators do at a node, and what goes wrong.
 
 use super::{
-    act::{Act, LogDamage, RowDamage},
+    act::{Act, LogDamage},
     client::{campaign_id, user_id},
+    damage::RowDamage,
     evidence::Damaged,
     link::{Armed, Engine},
     node::Engines,
@@ -157,10 +158,11 @@ impl Story {
                 if done {
                     // A vanished hold of any campaign halts its whole partition.
                     let damaged = match damage {
-                        RowDamage::HoldMissing => Damaged::Partition(partition),
-                        _ => Damaged::Campaign(campaign),
+                        RowDamage::HoldMissing => Some(Damaged::Partition(partition)),
+                        RowDamage::HoldCountMissing => None,
+                        _ => Some(Damaged::Campaign(campaign)),
                     };
-                    self.clients.evidence.lock().damaged = Some(damaged);
+                    self.clients.evidence.lock().damaged = damaged;
                 }
                 return done;
             }

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::{PartitionState, Running};
 use crate::{
     actors::{
+        Environment,
         dead_letters::Letter,
         io,
         messages::{CouponStart, PartitionMessage, SupervisorMessage},
@@ -16,7 +17,7 @@ use crate::{
     },
     domain::{
         decision::Decision,
-        ids::{CampaignId, Offset},
+        ids::{CampaignId, Offset, Partition},
         rows::{Hold, HoldState},
     },
     partition::flow::{Effect, Event, LetterOf},
@@ -30,6 +31,14 @@ impl PartitionState {
         for effect in effects {
             match effect {
                 Effect::Count(decision) => count(&mut counts, decision),
+                Effect::HoldCountLost { expected } => {
+                    let partition = self.partition();
+                    tracing::warn!(
+                        partition,
+                        expected,
+                        "number of holds vanishes after each write"
+                    );
+                }
                 Effect::Publish(news) => self.publish(news, None, None),
                 Effect::Start { campaign, incarnation, from, delay_ms } => {
                     self.start(campaign, incarnation, from, delay_ms, myself);
@@ -133,18 +142,31 @@ impl PartitionState {
                     Some(Event::Persisted(next))
                 });
             }
-            Effect::ReportProgress { next, keep_from } => running.write(myself, async move {
-                // Not retried: it serves lag tools and trimming, and is repeated every second.
-                if let Err(error) =
-                    environment.log.report_progress(partition, next, keep_from).await
-                {
-                    tracing::debug!(partition, %error, "progress was not reported to the log");
-                }
-                None
-            }),
-            Effect::Count(_) | Effect::Publish(_) | Effect::Start { .. } | Effect::Stop { .. } => {}
+            Effect::ReportProgress { next, keep_from } => {
+                let report = report_progress(environment, partition, next, keep_from);
+                running.write(myself, report);
+            }
+            Effect::Count(_)
+            | Effect::HoldCountLost { .. }
+            | Effect::Publish(_)
+            | Effect::Start { .. }
+            | Effect::Stop { .. } => {}
         }
     }
+}
+
+/// Reports progress to the log. Not retried: it serves lag tools and trimming, and is repeated every
+/// second.
+async fn report_progress(
+    environment: Arc<Environment>,
+    partition: Partition,
+    next: Offset,
+    keep_from: Option<Offset>,
+) -> Option<Event> {
+    if let Err(error) = environment.log.report_progress(partition, next, keep_from).await {
+        tracing::debug!(partition, %error, "progress was not reported to the log");
+    }
+    None
 }
 
 /// Logs the next state of a hold.

@@ -350,6 +350,8 @@ impl PartitionState {
             return;
         }
         let (told, position) = (myself.clone(), running.flow.position());
+        // A read that begins now finds at least this number.
+        let expected = running.flow.holds_counted();
         running.look = Some(TaskGuard::spawn(myself, async move {
             if let Err(halt) = claim(&environment, partition, own, &told).await {
                 let _ended = told.cast(PartitionMessage::Halt(halt));
@@ -366,6 +368,8 @@ impl PartitionState {
                 Ok(rows) => {
                     let next = rows.progress.map_or(0, |progress| progress.next);
                     let _ended = told.cast(PartitionMessage::Skips { next, skips: rows.skips });
+                    let counted = Event::HoldsCounted { found: rows.holds_ever, expected };
+                    let _ended = told.cast(PartitionMessage::Event(counted));
                     let _ended = told.cast(PartitionMessage::Event(Event::Holds(rows.holds)));
                 }
                 Err(halt) => drop(told.cast(PartitionMessage::Halt(halt))),

@@ -70,6 +70,13 @@ pub enum Event {
     HoldWritten(Hold),
     /// The partition's holds as they are stored now.
     Holds(Vec<Hold>),
+    /// The number of the partition's holds as it is stored now.
+    HoldsCounted {
+        /// The number.
+        found: u64,
+        /// [`Flow::holds_counted`](super::Flow::holds_counted) before it was read.
+        expected: u64,
+    },
     /// The dead letter of the record at this offset is durable.
     DeadLettered {
         /// The record's offset.
@@ -105,6 +112,7 @@ impl Event {
             Self::Marked(_) => "marked",
             Self::HoldWritten(_) => "hold_written",
             Self::Holds(_) => "holds",
+            Self::HoldsCounted { .. } => "holds_counted",
             Self::DeadLettered { .. } => "dead_lettered",
             Self::Persisted(_) => "persisted",
             Self::End(_) => "end",
@@ -229,6 +237,11 @@ pub enum Effect {
         holds_ever: Option<u64>,
         /// The progress.
         progress: Progress,
+    },
+    /// Tell operators that the number of holds has vanished from the store again after it was written.
+    HoldCountLost {
+        /// The number that was stored.
+        expected: u64,
     },
     /// Publish what is new.
     Publish(News),

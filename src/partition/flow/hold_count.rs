@@ -18,14 +18,19 @@ pub(super) struct HoldCount {
     durable: BTreeSet<(CampaignId, HoldName)>,
     /// The number in the store.
     stored: u64,
-    /// The number that is being written.
-    writing: u64,
+    /// The number that is being written, if any.
+    writing: Option<u64>,
+    /// Looks in a row that found a lower number than was written.
+    lost: u32,
 }
+
+/// Such looks after which operators hear of it. The number was written again after the first one.
+const LOST_LOOKS: u32 = 2;
 
 impl HoldCount {
     /// Begins with the number in the store.
     pub(super) fn new(stored: u64) -> Self {
-        Self { durable: BTreeSet::new(), stored, writing: stored }
+        Self { durable: BTreeSet::new(), stored, writing: None, lost: 0 }
     }
 
     /// Notes that the row of a hold is durable.
@@ -38,16 +43,39 @@ impl HoldCount {
         self.durable.len() as u64 > self.stored
     }
 
+    /// Returns the number that the store has, as far as this owner knows.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// Compares the number that a look has `found` with the one that was stored when it began. A lower
+    /// one has vanished, and is written again. Returns whether operators must hear that it vanishes
+    /// each time.
+    pub(super) fn compare(&mut self, found: u64, expected: u64) -> bool {
+        if found >= expected {
+            // While it is being written again, less is expected.
+            if expected >= self.durable.len() as u64 {
+                self.lost = 0;
+            }
+            return false;
+        }
+        self.stored = found;
+        self.lost = self.lost.saturating_add(1);
+        self.lost == LOST_LOOKS
+    }
+
     /// Returns the number to be written, if the one in the store is too low.
     pub(super) fn begin(&mut self) -> Option<u64> {
-        let count = self.durable.len() as u64;
-        self.writing = count.max(self.stored);
-        self.is_due().then_some(count)
+        self.writing = self.is_due().then_some(self.durable.len() as u64);
+        self.writing
     }
 
     /// Notes that the write which began last has ended.
     pub(super) fn written(&mut self) {
-        self.stored = self.writing;
+        // A write of anything else says nothing of the number, which may have vanished meanwhile.
+        if let Some(written) = self.writing.take() {
+            self.stored = self.stored.max(written);
+        }
     }
 }
 
@@ -94,5 +122,29 @@ mod tests {
         assert!(!count.is_due());
         count.add(&hold(6, 3, HoldState::Open));
         assert_eq!(count.begin(), Some(3));
+    }
+
+    #[test]
+    fn a_lost_number_is_written_again() {
+        let mut count = HoldCount::new(0);
+        count.add(&hold(4, 1, HoldState::Open));
+        assert!(!count.compare(0, count.stored()), "it was not written yet");
+        assert_eq!(count.begin(), Some(1));
+        count.written();
+        assert!(!count.compare(1, 1));
+        assert_eq!(count.begin(), None);
+        assert!(!count.compare(0, 1), "it is written again first");
+        count.written();
+        assert_eq!(count.begin(), Some(1), "the write that has ended was not one of the number");
+        assert!(!count.compare(0, count.stored()), "it is being written");
+        count.written();
+        assert!(count.compare(0, 1), "operators hear that it cannot be written");
+        assert_eq!(count.begin(), Some(1));
+        count.written();
+        assert!(!count.compare(0, 1), "once");
+        assert_eq!(count.begin(), Some(1));
+        count.written();
+        assert!(!count.compare(1, 1));
+        assert!(!count.compare(0, 1), "this is another loss");
     }
 }

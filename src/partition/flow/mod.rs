@@ -198,6 +198,11 @@ impl Flow {
             Event::Marked(offset) => self.marked(offset, effects),
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
+            Event::HoldsCounted { found, expected } => {
+                if self.hold_count.compare(found, expected) {
+                    effects.push(Effect::HoldCountLost { expected });
+                }
+            }
             Event::DeadLettered { offset, of } => self.dead_lettered(offset, of, effects),
             Event::Persisted(next) => self.persisted(next, effects),
             Event::End(end) => self.end = self.end.max(end),
@@ -237,6 +242,12 @@ impl Flow {
     #[must_use]
     pub fn position(&self) -> Offset {
         self.acks.position()
+    }
+
+    /// Returns how many holds the partition ever had, as far as that is durable.
+    #[must_use]
+    pub fn holds_counted(&self) -> u64 {
+        self.hold_count.stored()
     }
 
     /// Returns whether durable progress has passed everything that was read.

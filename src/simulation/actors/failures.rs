@@ -9,7 +9,8 @@ use crate::{
         rows::{Hold, HoldKind, HoldState, Register, Row},
     },
     simulation::{
-        act::{Act, Foreign, RowDamage},
+        act::{Act, Foreign},
+        damage::RowDamage,
         unreachable::{Whose, Why},
     },
 };
@@ -390,6 +391,33 @@ fn operators_hear_of_records_that_are_about_to_go() {
     });
 }
 
+#[test]
+fn a_lost_number_of_holds_is_written_again() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        stage.curse(FAILING).await;
+        stage.define(FAILING, 10);
+        stage.ask(FAILING, 1);
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        stage.passed().await;
+        let key = (0, Register::Holds);
+        let counted = move |stage: &Stage| {
+            stage.engines().rows.store.rows.lock().registers.get(&key).copied()
+        };
+        stage.until("counted", |stage| counted(stage) == Some(1)).await;
+        for _ in 0..3 {
+            stage.engines().rows.store.rows.lock().registers.remove(&key);
+            let took = stage.until("counted again", |stage| counted(stage) == Some(1)).await;
+            assert!(took <= 1_300, "counted after {took} ms");
+            stage.wait_ms(1_500).await;
+        }
+        stage.engines().rows.lift_curses();
+        stage.release(FAILING);
+        stage.answered(FAILING).await;
+        stage
+    });
+}
+
 /// Returns a hold as README tells operators to insert it.
 fn restored(lost: &Hold) -> Hold {
     let reason = "restored by an operator".to_owned();
@@ -431,6 +459,37 @@ fn a_vanished_hold_halts_until_it_is_inserted() {
         stage.release(FAILING);
         stage.until("released", |stage| stage.state(FAILING) == "live").await;
         stage.answered(FAILING).await;
+        stage
+    });
+}
+
+/// The log begins above the start of the hold: one that is inserted open could never be released.
+#[test]
+fn a_vanished_closed_hold_is_inserted_closed() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        stage.curse(FAILING).await;
+        stage.define(FAILING, 10);
+        stage.ask(FAILING, 1);
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        stage.engines().rows.lift_curses();
+        stage.release(FAILING);
+        stage.answered(FAILING).await;
+        stage.wait_ms(11_000).await;
+        let rows = stage.engines().rows.store.clone();
+        let lost = rows.rows.lock().holds.pop().expect("there is a hold");
+        stage.damaged(campaign_id(FAILING));
+        stage.until("halted", |stage| stage.state(FAILING) == "halted").await;
+        let next = rows.rows.lock().progress[&0].next;
+        assert!(lost.from < next && lost.until == next, "{lost:?} was extended to {next}");
+        stage.engines().brokers.lock().trim(0, next);
+        let (kind, state) = (HoldKind::Failure, HoldState::Closed);
+        let closed = Hold { kind, state, until: next, ..restored(&lost) };
+        rows.rows.lock().apply(Row::Hold(closed));
+        let took = stage.until("it goes on", |stage| stage.state(FAILING) != "halted").await;
+        assert!(took <= 12_000, "it goes on after {took} ms");
+        stage.ask(FAILING, 2);
+        assert!(stage.answered(FAILING).await <= ANSWERED_MS, "no release is needed");
         stage
     });
 }

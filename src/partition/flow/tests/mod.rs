@@ -182,7 +182,8 @@ impl FlowWorld {
                     }
                 }
                 Effect::Credit(credit) => owner.credit += credit as i64,
-                Effect::Count(_) | Effect::ReportProgress { .. } => {}
+                Effect::Count(_) | Effect::ReportProgress { .. } | Effect::HoldCountLost { .. } => {
+                }
             }
         }
         for (campaign, incarnation, batch) in ready {
