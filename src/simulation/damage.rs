@@ -45,6 +45,11 @@ pub(super) enum RowDamage {
 }
 
 impl RowDamage {
+    /// Whether only the by-user view is damaged.
+    pub(super) fn is_of_by_user_rows(self) -> bool {
+        matches!(self, Self::ByUserMissing | Self::ByUserDeleted)
+    }
+
     pub(super) const ALL: [Self; 14] = [
         Self::ByUserMissing,
         Self::ByUserDeleted,

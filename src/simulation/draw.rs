@@ -441,6 +441,9 @@ fn unreadable(random: &mut Random, partitions: u32) -> Vec<Act> {
     acts
 }
 
+/// With this idle time, in milliseconds, a campaign stays loaded until its world ends.
+const LOADED_MS: u64 = 600_000;
+
 /// What may happen to data, of which a world has one at most.
 fn damages(random: &mut Random, setup: &Setup) -> Vec<Act> {
     let campaign = random.below(u64::from(setup.campaigns)) as u8;
@@ -449,6 +452,8 @@ fn damages(random: &mut Random, setup: &Setup) -> Vec<Act> {
         .into_iter()
         // Only CQL hides what is written again.
         .filter(|damage| *damage != RowDamage::Deleted || !setup.is_embedded)
+        // Only the by-user rows of loaded campaigns are looked at, and idle ones are stopped.
+        .filter(|damage| !damage.is_of_by_user_rows() || setup.limits.idle_ms >= LOADED_MS)
         .map(|damage| Act::DamageRows { damage, campaign, which: random.below(90) })
         .collect();
     if !setup.is_embedded {
