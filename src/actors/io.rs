@@ -116,9 +116,8 @@ pub(super) async fn open(
         // The log may have been away for long: meanwhile an operator may have made a skip, and another
         // owner may have put it in force.
         let begun_ms = environment.now_ms();
-        let read = async || readable(environment.store.skips(partition).await);
-        let skips = until_done(environment, "reading skips again", read).await;
-        let skips = skips.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
+        let read = || environment.store.skips(partition);
+        let skips = of_partition(environment, "reading skips again", read).await?;
         let took_ms = environment.now_ms().saturating_sub(begun_ms);
         if skips == rows.skips && took_ms <= SKIPS_AGE_MAX_MS {
             return Ok(OpenedPartition { rows, end: bounds.high, reader, first, position });
@@ -136,10 +135,8 @@ pub(super) async fn claim(
     partition: Partition,
     own: u64,
 ) -> Result<Option<u64>, Halt> {
-    let store = &environment.store;
-    let read = async || readable(store.register(partition, Register::Generation).await);
-    let stored = until_done(environment, "reading a partition's generation", read).await;
-    let stored = stored.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
+    let read = || environment.store.register(partition, Register::Generation);
+    let stored = of_partition(environment, "reading a partition's generation", read).await?;
     let heard = environment.generations.highest(partition);
     let next = assignment::next_generation(own, stored, heard);
     if let Some(generation) = next {
@@ -234,7 +231,8 @@ async fn search_on(
     mut search: RangeSearch,
 ) -> RangeSearch {
     if let Some(settled) = settled {
-        // Otherwise the partition, not the range, may be what fails.
+        // Otherwise the partition, not the range, may be what fails. It is read after the range has
+        // failed: that it could be read before that says nothing of the partition now.
         let open = || environment.log.open(partition, settled);
         let mut reader = until_done(environment, "opening at the last settled record", open).await;
         let read = environment.clock.timeout(PROBED_WITHIN, reader.read(1)).await;
@@ -271,12 +269,31 @@ pub(super) async fn partition_rows(
     environment: &Environment,
     partition: Partition,
 ) -> Result<PartitionRows, Halt> {
-    let read = async || readable(environment.store.partition(partition).await);
-    let rows =
-        until_done(environment, "reading a partition's progress, holds and skips", read).await;
-    let rows = rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))?;
+    let read = || environment.store.partition(partition);
+    let what = "reading a partition's progress, holds and skips";
+    let rows = of_partition(environment, what, read).await?;
     rows.check_holds()?;
     Ok(rows)
+}
+
+/// Reads what a partition cannot do without, until that is done.
+///
+/// # Errors
+/// A row cannot be decoded.
+async fn of_partition<T, F>(
+    environment: &Environment,
+    operation: &str,
+    mut read: impl FnMut() -> F,
+) -> Result<T, Halt>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let read = || {
+        let read = read();
+        async { readable(read.await) }
+    };
+    let rows = until_done(environment, operation, read).await;
+    rows.map_err(|detail| Halt::new(HaltReason::RowUndecodable, detail))
 }
 
 /// Returns what operators are told of undecided records that the log is about to remove.

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use super::{Environment, io::readable, scrub, task::until_done};
 use crate::{
     domain::{
-        halt::{Halt, HaltReason, HoldReason},
+        halt::{Halt, HaltReason},
         ids::{CampaignId, Offset},
     },
     partition::{
@@ -63,13 +63,10 @@ async fn attempt(
     let partition = environment.codec.partition_of(campaign);
     let rows = match readable(environment.store.campaign(campaign, partition).await)? {
         Ok(rows) => rows,
-        Err(detail) => {
-            let reason = HoldReason::RowUndecodable;
-            return Ok(Err(Contradiction { from: 0, reason, detail }));
-        }
+        Err(detail) => return Ok(Err(Contradiction::undecodable(0, detail))),
     };
     if let Some(from) = released(&rows)
-        && let Err(contradiction) = scrub::look(environment, campaign, from, None).await?
+        && let Err(contradiction) = scrub::look(environment, campaign, &rows, (from, None)).await?
     {
         return Ok(Err(contradiction));
     }

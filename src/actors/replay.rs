@@ -285,7 +285,7 @@ impl Replay {
     /// Says what follows from a log that cannot be read at `wanted`.
     async fn not_read(&self, wanted: Offset, detail: &str) -> Result<Contradiction, Halt> {
         let rows = io::partition_rows(&self.environment, self.partition).await?;
-        let progress = rows.progress.map_or(0, |progress| progress.next);
+        let progress = rows.next();
         assignment::not_readable(self.from, wanted, progress, detail)
     }
 }

@@ -16,9 +16,8 @@ use super::{
 use crate::{
     domain::{
         coupon::Coupon,
-        halt::HoldReason,
         ids::{CampaignId, Offset, Partition, Sequence},
-        rows::Row,
+        rows::{CampaignRows, Row},
     },
     partition::{
         flow::Event,
@@ -63,37 +62,33 @@ impl Look {
         let progress = self.environment.store.progress(self.partition).await?;
         let from = progress.map_or(0, |progress| progress.next);
         let pause = Duration::from_millis(self.environment.limits.scrub_pause_ms);
-        look(&self.environment, &self.campaign, from, Some(pause)).await
+        let rows = self.environment.store.campaign(&self.campaign, self.partition).await;
+        match readable(rows)? {
+            Ok(rows) => look(&self.environment, &self.campaign, &rows, (from, Some(pause))).await,
+            Err(detail) => Ok(Err(Contradiction::undecodable(from, detail))),
+        }
     }
 }
 
-/// Looks at all by-user rows below a campaign's mark, and writes missing ones again. What cannot be
-/// restored is a contradiction from `from` on. With a pause, it rests behind each page.
+/// Looks at all by-user rows below a campaign's mark, which is among its `rows`, and writes missing ones
+/// again. What cannot be restored is a contradiction from `from` on. With a pause, it rests behind
+/// each page.
 ///
 /// # Errors
 /// The store does not answer.
 pub(super) async fn look(
     environment: &Environment,
     campaign: &CampaignId,
-    from: Offset,
-    pause: Option<Duration>,
+    rows: &CampaignRows,
+    (from, pause): (Offset, Option<Duration>),
 ) -> Result<Found, StoreError> {
-    let undecodable = |detail| {
-        let reason = HoldReason::RowUndecodable;
-        Ok(Err(Contradiction { from, reason, detail }))
-    };
-    let partition = environment.codec.partition_of(campaign);
-    let rows = match readable(environment.store.campaign(campaign, partition).await)? {
-        Ok(rows) => rows,
-        Err(detail) => return undecodable(detail),
-    };
-    let Some(mut scrub) = Scrub::new(&rows, environment.keys.clone()) else { return Ok(Ok(())) };
+    let Some(mut scrub) = Scrub::new(rows, environment.keys.clone()) else { return Ok(Ok(())) };
     for bucket in 0..scrub.buckets() {
         let mut pages = environment.store.by_user(campaign, bucket);
         while let Some(page) = pages.next().await {
             let page = match readable(page)? {
                 Ok(page) => page,
-                Err(detail) => return undecodable(detail),
+                Err(detail) => return Ok(Err(Contradiction::undecodable(from, detail))),
             };
             page.iter().for_each(|row| scrub.take(bucket, row));
             if !page.is_empty() {
@@ -138,10 +133,7 @@ async fn restore(
     let pages = environment.store.coupons(campaign, between);
     let stored = match readable(pages.try_concat().await)? {
         Ok(stored) => stored,
-        Err(detail) => {
-            let reason = HoldReason::RowUndecodable;
-            return Ok(Err(Contradiction { from, reason, detail }));
-        }
+        Err(detail) => return Ok(Err(Contradiction::undecodable(from, detail))),
     };
     let mut coupons: Vec<Coupon> = Vec::with_capacity(missing.len());
     for sequence in missing {

@@ -60,7 +60,7 @@ pub(super) async fn check(
 /// progress that passes its end. Before that, every owner may have died with the number unwritten; the
 /// next one writes it.
 fn passed(rows: &PartitionRows) -> u64 {
-    let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
+    let next = rows.next();
     let is_passed = |hold: &&Hold| hold.state == HoldState::Closed && hold.until <= next;
     rows.holds.iter().filter(is_passed).count() as u64
 }

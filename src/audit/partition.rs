@@ -87,7 +87,7 @@ pub(super) async fn audit(
     // The listing is read after progress: every campaign defined below progress is listed by now.
     let listed = context.listed(partition).await?;
     let bounds = context.ports.log.bounds(partition).await?;
-    let settled = rows.progress.as_ref().map_or(0, |progress| progress.next);
+    let settled = rows.next();
     let mut replay = LogReplay {
         context: &context,
         place: PartitionContext { skipped: skipped::ranges(&skips), ..context.place(partition) },

@@ -1,4 +1,5 @@
-//! Rows of the store besides coupons and definition versions: progress, marks, holds, skips and registers.
+//! Rows of the store besides coupons and definition versions: progress, marks, holds, skips and
+//! registers.
 
 use serde::{Deserialize, Serialize};
 
@@ -276,6 +277,12 @@ pub struct PartitionRows {
 }
 
 impl PartitionRows {
+    /// Returns the lowest offset that progress does not cover; 0 where it was never written.
+    #[must_use]
+    pub fn next(&self) -> Offset {
+        self.progress.as_ref().map_or(0, |progress| progress.next)
+    }
+
     /// Compares the holds with the register that counts them.
     ///
     /// # Errors

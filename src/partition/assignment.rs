@@ -34,7 +34,7 @@ pub fn start(
         let detail = format!("progress is of log epoch {found}, this node has {log_epoch}");
         return Err(Halt::new(HaltReason::LogEpoch, detail));
     }
-    let next = progress.map_or(0, |progress| progress.next);
+    let next = rows.next();
     if let Some(skip) = skips::awaited(&rows.skips, next) {
         return Err(skip_made(skip));
     }

@@ -44,7 +44,7 @@ pub fn warning(
     (low, high): (Offset, Offset),
     expiring: &Expiring,
 ) -> Option<String> {
-    let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
+    let next = rows.next();
     let waiting = (!expiring.spares_waiting).then_some(next);
     let oldest = waiting.into_iter().chain(held(&rows.holds)).filter(|it| *it >= low).min()?;
     let Expiring { below, remedy, .. } = expiring;

@@ -29,6 +29,14 @@ pub struct Contradiction {
     pub detail: String,
 }
 
+impl Contradiction {
+    /// Returns the contradiction of a row that cannot be decoded.
+    #[must_use]
+    pub fn undecodable(from: Offset, detail: String) -> Self {
+        Self { from, reason: HoldReason::RowUndecodable, detail }
+    }
+}
+
 /// A row that the log must derive again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Expected {
@@ -192,7 +200,7 @@ impl Recovery {
     #[must_use]
     pub fn undecodable(&self, detail: String) -> Contradiction {
         // Nothing is known of the rows behind it, so the hold begins where the known rows end.
-        Contradiction { from: self.dense_to, reason: HoldReason::RowUndecodable, detail }
+        Contradiction::undecodable(self.dense_to, detail)
     }
 
     /// Takes the next coupons in the order of sequences.

@@ -64,24 +64,30 @@ impl Scrub {
     /// Returns the first coupons without a row from `from` on, at most [`REPAIRED_MAX`] apart.
     #[must_use]
     pub fn missing(&self, from: Sequence) -> Vec<Sequence> {
+        let Some(first) = self.first_missing(from) else { return Vec::new() };
+        let last = first.saturating_add(REPAIRED_MAX - 1).min(self.issued);
         let is_missing = |sequence: &Sequence| {
             let at = sequence - 1;
             self.seen[(at / u64::BITS) as usize] >> (at % u64::BITS) & 1 == 0
         };
-        // Whole words at once: a hundred million bits one by one would hold up a thread.
-        let words =
-            self.seen.iter().enumerate().skip((from.max(1) - 1) as usize / u64::BITS as usize);
-        let begin =
-            words.filter(|(_, word)| **word != u64::MAX).map(|(at, _)| at as u32 * u64::BITS + 1);
-        let near = begin.flat_map(|begin| begin..begin + u64::BITS);
-        let mut near = near.filter(|sequence| (from.max(1)..=self.issued).contains(sequence));
-        let Some(first) = near.find(is_missing) else { return Vec::new() };
-        let last = first.saturating_add(REPAIRED_MAX - 1).min(self.issued);
         (first..=last).filter(is_missing).collect()
     }
-}
 
-impl Scrub {
+    /// Returns the first coupon without a row from `from` on. Goes by whole words: a hundred million bits
+    /// one by one would hold up a thread.
+    fn first_missing(&self, from: Sequence) -> Option<Sequence> {
+        let mut at = from.max(1) - 1;
+        while at < self.issued {
+            let bit = at % u64::BITS;
+            let seen = (self.seen[(at / u64::BITS) as usize] >> bit).trailing_ones();
+            at += seen;
+            if seen < u64::BITS - bit {
+                return (at < self.issued).then_some(at + 1);
+            }
+        }
+        None
+    }
+
     /// Returns the coupon of a missing by-user row, which is then written again. `stored` are the
     /// coupon rows around it, by sequence.
     ///

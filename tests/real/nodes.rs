@@ -2,10 +2,6 @@
 
 use coupond::config::KafkaConfig;
 use libtest_mimic::Trial;
-use rdkafka::{
-    ClientConfig,
-    producer::{BaseProducer, BaseRecord, Producer},
-};
 use scylla::{
     client::session_builder::SessionBuilder,
     value::{CqlValue, Row},
@@ -16,7 +12,7 @@ use crate::{
     engines::{Engine, shared, unique},
     kafka::{on, topics},
     procs::{Crowd, Node, until},
-    trials,
+    skips, trials,
 };
 
 const BOTH: &[Engine] = &[Engine::Kafka, Engine::Cql];
@@ -232,17 +228,7 @@ async fn a_log_that_cannot_be_read_is_said_to_be() {
     }
     let config = KafkaConfig { topic_prefix: name, ..on(brokers, 4) };
     topics::set(&config, "compression.type", "producer").await;
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", brokers.join(","))
-        .set("compression.type", "zstd")
-        .set("message.max.bytes", "100000000")
-        .set("partitioner", "murmur2_random")
-        .create()
-        .expect("a producer");
-    let (topic, value) = (format!("{}.request", config.topic_prefix), "0".repeat(40 << 20));
-    let bomb: BaseRecord<'_, str, str> = BaseRecord::to(&topic).key("spring").payload(&value);
-    producer.send(bomb).map_err(|(error, _)| error).expect("sent");
-    producer.flush(std::time::Duration::from_secs(30)).expect("delivered");
+    skips::bomb(&config, "spring");
 
     let halted = async |campaign: &str, reason: &str| {
         until(reason, || async {

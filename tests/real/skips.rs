@@ -26,7 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A record that unpacks to more than a fetch may have: nobody can read its batch.
-fn bomb(config: &coupond::config::KafkaConfig, campaign: &str) {
+pub(crate) fn bomb(config: &coupond::config::KafkaConfig, campaign: &str) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", config.brokers.join(","))
         .set("compression.type", "zstd")

@@ -366,7 +366,7 @@ impl PartitionState {
             let _ended = told.cast(PartitionMessage::Event(Event::End(high)));
             match io::partition_rows(&environment, partition).await {
                 Ok(rows) => {
-                    let next = rows.progress.map_or(0, |progress| progress.next);
+                    let next = rows.next();
                     let _ended = told.cast(PartitionMessage::Skips { next, skips: rows.skips });
                     let counted = Event::HoldsCounted { found: rows.holds_ever, expected };
                     let _ended = told.cast(PartitionMessage::Event(counted));

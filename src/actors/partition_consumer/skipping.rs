@@ -55,7 +55,7 @@ impl PartitionState {
 
     /// Looks at the skips with which a partition is opened. Returns why it must not be.
     pub(super) fn look_at_skips(&mut self, rows: &PartitionRows) -> Option<Halt> {
-        let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
+        let next = rows.next();
         let now_ms = self.arguments.environment.now_ms();
         self.skipping.watch.look(now_ms, next, &rows.skips).halt
     }
@@ -72,7 +72,7 @@ impl PartitionState {
             // A row that cannot be decoded halts the partition when it is opened.
             let _undecodable = claim(&environment, partition, own, &told).await;
             if let Ok(rows) = io::partition_rows(&environment, partition).await {
-                let next = rows.progress.map_or(0, |progress| progress.next);
+                let next = rows.next();
                 let _ended = told.cast(PartitionMessage::Skips { next, skips: rows.skips });
             }
         }));

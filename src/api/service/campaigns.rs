@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::{
-    NodeClock, ReadError, STORE_TIMEOUT, chain, interface::ServiceError, partitions::Partitions,
-    tasks::Tasks, waiters::Waiters,
+    NodeClock, ReadError, interface::ServiceError, partitions::Partitions, tasks::Tasks,
+    waiters::Waiters,
 };
 use crate::{
     answer::{
@@ -329,11 +329,8 @@ impl Campaigns {
         let partition = codec.partition_of(campaign);
         let progress = partitions.progress(&*partitions.read(partition).await?);
         let stored_below = waiters.watermark(partition).unwrap_or(0).max(progress);
-        let rows = match clock.timeout(STORE_TIMEOUT, store.campaign(campaign, partition)).await {
-            Ok(Ok(rows)) => rows,
-            Ok(Err(error)) => return Err(ReadError::Store(chain(&error))),
-            Err(_) => return Err(ReadError::timed_out(format!("reading campaign {campaign}"))),
-        };
+        let what = || format!("reading campaign {campaign}");
+        let rows = clock.read(store.campaign(campaign, partition), what).await?;
         let in_force = rows.holds.iter().filter(|hold| hold.is_in_force());
         let mut holds: Vec<Hold> = in_force.cloned().collect();
         holds.sort_by_key(|hold| (hold.from, hold.number));

@@ -232,6 +232,18 @@ impl NodeClock {
         self.clock.timeout(time, work).await
     }
 
+    /// Reads from store or log, for at most [`STORE_TIMEOUT`]. `what` says what is read.
+    async fn read<T, E: Error>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+        what: impl FnOnce() -> String,
+    ) -> Result<T, ReadError> {
+        match self.timeout(STORE_TIMEOUT, work).await {
+            Ok(read) => read.map_err(|error| ReadError::Store(chain(&error))),
+            Err(_) => Err(ReadError::timed_out(what())),
+        }
+    }
+
     async fn timeout_at<F: Future>(&self, until: Moment, work: F) -> Result<F::Output, TimedOut> {
         self.clock.timeout(until.saturating_sub(self.now()), work).await
     }

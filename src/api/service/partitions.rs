@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
 
-use super::{NodeClock, ReadError, STORE_TIMEOUT, chain};
+use super::{NodeClock, ReadError};
 use crate::{
     answer::{Moment, position::Standing, rows},
     domain::{
@@ -57,15 +57,13 @@ impl Partitions {
             return rows.clone();
         }
         let began = self.clock.now();
-        let rows = match self.clock.timeout(STORE_TIMEOUT, self.store.partition(partition)).await {
-            Ok(Ok(rows)) => match rows.check_holds() {
-                Ok(()) => Ok(Arc::new(rows)),
-                // A position that the vanished hold covers would look settled.
-                Err(halt) => Err(ReadError::Contradiction(halt.to_string())),
-            },
-            Ok(Err(error)) => Err(ReadError::Store(chain(&error))),
-            Err(_) => Err(ReadError::timed_out(format!("reading partition {partition}"))),
-        };
+        let what = || format!("reading partition {partition}");
+        let rows = self.clock.read(self.store.partition(partition), what).await;
+        let rows = rows.and_then(|rows| match rows.check_holds() {
+            Ok(()) => Ok(Arc::new(rows)),
+            // A position that the vanished hold covers would look settled.
+            Err(halt) => Err(ReadError::Contradiction(halt.to_string())),
+        });
         *read = Some((began, rows.clone()));
         rows
     }

@@ -4,9 +4,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    NodeService, ReadError, STORE_TIMEOUT,
+    NodeService,
     campaigns::CampaignSnapshot,
-    chain,
     interface::{AdminView, CampaignPage, CampaignView, ServiceError, ShowCampaigns},
 };
 use crate::{
@@ -119,14 +118,7 @@ impl NodeService {
             return Ok(None);
         };
         let bounds = self.log.bounds(self.codec.partition_of(campaign));
-        let low = match self.clock.timeout(STORE_TIMEOUT, bounds).await {
-            Ok(Ok(bounds)) => bounds.low,
-            Ok(Err(error)) => return Err(ServiceError::Unavailable { detail: chain(&error) }),
-            Err(_) => {
-                let detail = "reading the start of the log timed out".to_owned();
-                return Err(ServiceError::Unavailable { detail });
-            }
-        };
+        let low = self.clock.read(bounds, || "reading the start of the log".to_owned()).await?.low;
         if from >= low {
             return Ok(None);
         }
@@ -139,16 +131,13 @@ impl NodeService {
         )))
     }
 
-    async fn page_of_ids(
+    pub(super) async fn page_of_ids(
         &self,
         after: Option<&CampaignId>,
         limit: usize,
     ) -> Result<Vec<CampaignId>, ServiceError> {
-        match self.clock.timeout(STORE_TIMEOUT, self.store.campaigns(after, limit)).await {
-            Ok(Ok(ids)) => Ok(ids),
-            Ok(Err(error)) => Err(ReadError::Store(chain(&error)).into()),
-            Err(_) => Err(ReadError::timed_out("listing campaigns".to_owned()).into()),
-        }
+        let page = self.store.campaigns(after, limit);
+        Ok(self.clock.read(page, || "listing campaigns".to_owned()).await?)
     }
 
     async fn view_for_listing(

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    NodeService, ReadError, STORE_TIMEOUT, chain,
+    NodeService,
     change::Call,
     interface::{ServiceError, SkipRanges},
 };
@@ -16,7 +16,7 @@ use crate::{
         rows::{CampaignRows, PartitionRows, Skip, SkipState},
     },
     partition::flow::WINDOW_RECORDS_MAX,
-    store::{LISTING_MAX, Selection, StoreError},
+    store::{LISTING_MAX, Selection},
 };
 
 /// Campaigns whose rows are looked at at the same time.
@@ -55,7 +55,8 @@ impl NodeService {
         reason: String,
         by: &str,
     ) -> Result<Skip, ServiceError> {
-        let rows = self.read(self.store.partition(partition), "the partition").await?;
+        let what = || format!("reading partition {partition}");
+        let rows = self.clock.read(self.store.partition(partition), what).await?;
         if let Some(skip) = rows.skips.iter().find(|skip| skip.from == offset) {
             return Ok(skip.clone());
         }
@@ -70,7 +71,7 @@ impl NodeService {
         let (by, state) = (by.to_owned(), SkipState::Made);
         let skip = Skip { partition, from, to, reason, by, state };
         call.set_may_be_in_log(true);
-        self.read(self.store.make_skip(&skip), "the skip").await
+        Ok(self.clock.read(self.store.make_skip(&skip), || "making a skip".to_owned()).await?)
     }
 
     /// Returns the range that halts the partition at `offset`.
@@ -101,8 +102,7 @@ impl NodeService {
     async fn refuse_rows(&self, partition: Partition, from: Offset) -> Result<(), ServiceError> {
         let mut after: Option<CampaignId> = None;
         loop {
-            let page = self.store.campaigns(after.as_ref(), LISTING_MAX);
-            let page = self.read(page, "the listing").await?;
+            let page = self.page_of_ids(after.as_ref(), LISTING_MAX).await?;
             let is_last = page.len() < LISTING_MAX;
             after = page.last().cloned();
             let its = page.into_iter().filter(|id| self.codec.partition_of(id) == partition);
@@ -122,7 +122,8 @@ impl NodeService {
         from: Offset,
     ) -> Result<(), ServiceError> {
         let rows = self.store.campaign(&campaign, partition);
-        let CampaignRows { mark, versions, .. } = self.read(rows, "a campaign").await?;
+        let what = || format!("reading campaign {campaign}");
+        let CampaignRows { mark, versions, .. } = self.clock.read(rows, what).await?;
         let versions = versions.iter().map(|version| version.position.offset);
         let mark_above = mark.as_ref().map(|mark| mark.offset).filter(|offset| *offset > from);
         if let Some(offset) = versions.filter(|offset| *offset >= from).chain(mark_above).next() {
@@ -133,7 +134,8 @@ impl NodeService {
         loop {
             let last = first.saturating_add(COUPONS_AT_ONCE - 1);
             let pages = self.store.coupons(&campaign, Selection::Between { first, last });
-            let coupons = self.read(pages.try_concat(), "coupons").await?;
+            let what = || format!("reading coupons of {campaign}");
+            let coupons = self.clock.read(pages.try_concat(), what).await?;
             let mut offsets = coupons.iter().map(|coupon| coupon.position.offset);
             if let Some(offset) = offsets.find(|offset| *offset >= from) {
                 return Err(stands(&campaign, offset, from));
@@ -144,24 +146,11 @@ impl NodeService {
             first = last + 1;
         }
     }
-
-    /// Reads or writes in the store, and gives up after a time.
-    async fn read<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-        what: &str,
-    ) -> Result<T, ServiceError> {
-        match self.clock.timeout(STORE_TIMEOUT, work).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(ReadError::Store(chain(&error)).into()),
-            Err(_) => Err(ReadError::timed_out(format!("asking the store for {what}")).into()),
-        }
-    }
 }
 
 /// Refuses a range above whose start something is decided.
 fn refuse_decided(rows: &PartitionRows, from: Offset) -> Result<(), ServiceError> {
-    let progress = rows.progress.as_ref().map_or(0, |progress| progress.next);
+    let progress = rows.next();
     if progress > from {
         let detail = format!("everything below {progress} is decided, so the range could be read");
         let offset = Some(progress);

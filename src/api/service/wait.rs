@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 
 use super::{
-    NodeService, ReadError, STORE_TIMEOUT, chain,
+    NodeService,
     interface::ServiceError,
     waiters::{HeardDecision, Registration, Signal},
 };
@@ -283,11 +283,7 @@ impl NodeService {
             }
             Ok::<_, StoreError>(coupons)
         };
-        match self.clock.timeout(STORE_TIMEOUT, read).await {
-            Ok(Ok(coupons)) => Ok(coupons),
-            Ok(Err(error)) => Err(ReadError::Store(chain(&error)).into()),
-            Err(_) => Err(ReadError::timed_out(format!("reading coupons of {campaign}")).into()),
-        }
+        Ok(self.clock.read(read, || format!("reading coupons of {campaign}")).await?)
     }
 
     /// Rejects a request as sold out once the coupon that used up `quota` is known to lie below it.

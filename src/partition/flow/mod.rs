@@ -142,7 +142,7 @@ impl Flow {
         now_ms: u64,
         limits: Limits,
     ) -> (Self, Vec<Effect>) {
-        let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
+        let next = rows.next();
         let last = rows.progress.and_then(|progress| progress.last);
         let position = skips::passed(&rows.skips, next);
         let mut flow = Self {

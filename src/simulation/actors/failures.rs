@@ -158,10 +158,7 @@ fn a_contradicted_replay_keeps_its_hold() {
 fn vanished_versions_and_marks_are_released() {
     for damage in [RowDamage::VersionMissing, RowDamage::MarkMissing] {
         play(calm(1, 1), async move |mut stage: Stage| {
-            stage.start().await;
-            stage.define(FAILING, 10);
-            (1..=5).for_each(|user| stage.ask(FAILING, user));
-            stage.passed().await;
+            stage.five_decided(FAILING).await;
             stage.act(Act::DamageRows { damage, campaign: FAILING, which: 0 }).await;
             // Nobody has noticed yet. An operator's release makes the owner look, and then releases.
             stage.act(Act::CrashConsumer { partition: 0 }).await;
@@ -180,10 +177,7 @@ fn vanished_versions_and_marks_are_released() {
 #[test]
 fn an_old_release_ends_no_hold() {
     play(calm(1, 1), async |mut stage: Stage| {
-        stage.start().await;
-        stage.define(FAILING, 10);
-        (1..=5).for_each(|user| stage.ask(FAILING, user));
-        stage.passed().await;
+        stage.five_decided(FAILING).await;
         for (turn, user) in [(0, 6), (1, 7)] {
             let missing = RowDamage::Missing;
             stage.act(Act::DamageRows { damage: missing, campaign: FAILING, which: 2 }).await;
@@ -280,10 +274,7 @@ fn an_unreadable_row_stops_its_owner() {
 #[test]
 fn a_hidden_row_keeps_its_hold() {
     play(calm(1, 1), async |mut stage: Stage| {
-        stage.start().await;
-        stage.define(FAILING, 10);
-        (1..=5).for_each(|user| stage.ask(FAILING, user));
-        stage.passed().await;
+        stage.five_decided(FAILING).await;
         // Until the owner has heard of it.
         stage.wait_ms(10).await;
         let damage = RowDamage::Deleted;
@@ -309,10 +300,7 @@ fn a_hidden_row_keeps_its_hold() {
 #[test]
 fn a_vanished_by_user_row_is_written_again() {
     play(calm(1, 1), async |mut stage: Stage| {
-        stage.start().await;
-        stage.define(FAILING, 10);
-        (1..=5).for_each(|user| stage.ask(FAILING, user));
-        stage.passed().await;
+        stage.five_decided(FAILING).await;
         let damage = RowDamage::ByUserMissing;
         stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
         assert_eq!(stage.by_user_rows(), 4);
@@ -325,10 +313,7 @@ fn a_vanished_by_user_row_is_written_again() {
 #[test]
 fn a_by_user_row_that_stays_missing_is_a_hold() {
     play(calm(1, 1), async |mut stage: Stage| {
-        stage.start().await;
-        stage.define(FAILING, 10);
-        (1..=5).for_each(|user| stage.ask(FAILING, user));
-        stage.passed().await;
+        stage.five_decided(FAILING).await;
         let damage = RowDamage::ByUserDeleted;
         stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
         stage.until("on hold", |stage| stage.is_held(FAILING)).await;
@@ -351,10 +336,7 @@ fn a_by_user_row_that_stays_missing_is_a_hold() {
 #[test]
 fn a_repair_reads_back_both_views() {
     play(calm(1, 1), async |mut stage: Stage| {
-        stage.start().await;
-        stage.define(FAILING, 10);
-        (1..=5).for_each(|user| stage.ask(FAILING, user));
-        stage.passed().await;
+        stage.five_decided(FAILING).await;
         for damage in [RowDamage::ByUserDeleted, RowDamage::Missing] {
             stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
         }

@@ -250,6 +250,15 @@ impl Stage {
         self.until("passed", Self::is_passed).await;
     }
 
+    /// Starts, defines a campaign of ten coupons, and waits until five users have theirs and progress has
+    /// passed them.
+    async fn five_decided(&mut self, campaign: u8) {
+        self.start().await;
+        self.define(campaign, 10);
+        (1..=5).for_each(|user| self.ask(campaign, user));
+        self.passed().await;
+    }
+
     /// Whether a hold of the campaign is in force.
     fn is_held(&self, campaign: u8) -> bool {
         let rows = self.engines().rows.store.rows.lock();

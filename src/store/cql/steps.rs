@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn a_table_has_the_columns_of_all_its_steps() {
         let note = SchemaChange::Column { table: "marks", name: "note", cql_type: "text" };
-        let note = Step { number: 11, change: note };
+        let note = Step { number: 12, change: note };
         let tables = tables_after(STEPS.iter().chain(&[note]));
         let described = |table: &str, column: &str| tables[table][column].to_string();
         assert_eq!(described("coupons_by_user", "campaign_id"), "text, partition_key 0");
@@ -401,6 +401,6 @@ mod tests {
         assert_eq!(described("marks", "note"), "text, regular");
         assert_eq!(tables["marks"].len(), 6);
         assert_eq!(note.statement("\"k\""), "ALTER TABLE \"k\".marks ADD note text;\n");
-        assert_eq!(note.name(), "011_marks_note");
+        assert_eq!(note.name(), "012_marks_note");
     }
 }

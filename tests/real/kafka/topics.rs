@@ -1,6 +1,7 @@
 //! Creation of topics, and refused topics.
 
 use coupond::{
+    clock::{Clock, SystemClock},
     config::KafkaConfig,
     domain::ids::Timestamp,
     feed::DecisionFeed,
@@ -207,11 +208,13 @@ async fn a_topic_with_a_retention_says_what_it_removes() {
     let config = shared(1);
     let log = log(&config).await;
     let mut watch = log.topic_watch(1, Vec::new());
-    let mut times = Vec::new();
+    let mut times: Vec<i64> = Vec::new();
     for number in 0..3 {
-        times.push(log.append(0, record(number)).await.expect("it is appended").time.0);
         // So that each has a time of its own.
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        while times.last().is_some_and(|last| SystemClock.now().0 <= *last) {
+            tokio::task::yield_now().await;
+        }
+        times.push(log.append(0, record(number)).await.expect("it is appended").time.0);
     }
     watch.check().await;
     let at = async |now| log.expiring(0, Timestamp(now)).await.expect("the broker answers");

@@ -103,7 +103,7 @@ impl FlowWorld {
             holds: self.store.all_holds(),
             skips: Vec::new(),
         };
-        let next = rows.progress.as_ref().map_or(0, |progress| progress.next);
+        let next = rows.next();
         let (flow, effects) = Flow::new(PLACE, rows, self.end(), 0, Limits::default());
         let read_to = self.log.partition_point(|(at, _)| at.offset < next);
         let owner = Owner {

@@ -2,8 +2,8 @@
 //!
 //! Write timestamps make every write idempotent, because the database keeps the cell with the
 //! highest timestamp. Coupons and versions take theirs from the record, marks and progress from the
-//! offset, a register's is its number, and a hold's timestamp rises with its state. So a row that is written again, late or by
-//! another owner changes nothing.
+//! offset, a register's is its number, and a hold's timestamp rises with its state. So a row that is
+//! written again, late or by another owner changes nothing.
 
 use scylla::{
     DeserializeRow, SerializeRow,
