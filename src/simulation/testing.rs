@@ -202,7 +202,11 @@ impl OwnedWorld {
         halted: Option<String>,
         unread: Option<Unread>,
     ) {
-        let (from, to, end) = (0, self.watermark(partition), self.end(partition));
+        // As owners do, which do not know a watermark that they could tell while they are halted.
+        let (from, to, end) = match halted {
+            Some(_) => (0, 0, 0),
+            None => (0, self.watermark(partition), self.end(partition)),
+        };
         let (log_epoch, decisions) = (self.engines.layout.log_epoch, Vec::new());
         // Beside the owner, which goes on.
         let owner = ProcessName::of(1);

@@ -213,7 +213,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             Ok(lost) => lost,
             Err(ignored) => return vec![Effect::Ignored(ignored)],
         };
-        // Also a halt is a sign of life: `is_silent` is about the owner, not about decisions.
+        // Also a halt is a sign of life: `is_silent_for` is about the owner, not about decisions.
         partition.heard_at = Some(now);
         partition.owner_says(message.halted);
         partition.unread = message.unread;
@@ -397,10 +397,13 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         None
     }
 
-    /// Returns whether a partition's owner has been silent for [`OWNER_SILENT_AFTER`].
+    /// Returns whether a partition's owner tells no decisions: it has been silent for
+    /// [`OWNER_SILENT_AFTER`], or it has halted the partition. What was decided before that is only
+    /// in the store, and the messages of a halted owner carry no watermark that says so.
     #[must_use]
-    pub(crate) fn is_silent(&self, now: Moment, partition: Partition) -> bool {
+    pub(crate) fn tells_nothing(&self, now: Moment, partition: Partition) -> bool {
         self.is_silent_for(now, partition, OWNER_SILENT_AFTER)
+            || self.halted(now, partition).is_some()
     }
 
     /// Returns whether a partition's owner has been silent for longer than `within`, or was never

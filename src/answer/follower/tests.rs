@@ -139,7 +139,7 @@ fn an_old_message_that_is_sent_again_has_no_effect() {
     }
     assert_eq!((follower.watermark(0), follower.lag(0)), (Some(50), 0));
     assert_eq!((follower.halted(later, 0), follower.decision(0, 71)), (None, None));
-    assert!(follower.is_silent(later, 0), "an old message is no sign of life");
+    assert!(follower.tells_nothing(later, 0), "an old message is no sign of life");
     follower.leave(waiter);
     assert_eq!(follower.waiters(), 0, "it was not told");
 }
@@ -244,14 +244,16 @@ fn a_truncation_ends_when_its_owner_goes_on() {
 #[test]
 fn a_halt_holds_as_long_as_its_owner_is_heard_of() {
     let mut follower = Tested::new(2, LIMITS);
-    assert!(follower.is_silent(NOW, 0));
+    assert!(follower.tells_nothing(NOW, 0));
+    follower.step(NOW, message(0, 1, &[]));
+    assert!(!follower.tells_nothing(NOW, 0));
     follower.step(NOW, halted(0, "out of range"));
     assert_eq!(follower.halted(NOW, 0), Some("out of range"));
     assert_eq!(follower.halted(NOW, 1), None);
     let later = NOW + OWNER_SILENT_AFTER;
-    assert!(!follower.is_silent(later, 0) && follower.halted(later, 0).is_some());
+    assert!(follower.tells_nothing(later, 0) && follower.halted(later, 0).is_some());
     let silent = later + Duration::from_millis(1);
-    assert!(follower.is_silent(silent, 0) && follower.halted(silent, 0).is_none());
+    assert!(follower.tells_nothing(silent, 0) && follower.halted(silent, 0).is_none());
     follower.step(silent, message(0, 1, &[]));
     assert_eq!(follower.halted(silent, 0), None);
 }

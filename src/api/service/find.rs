@@ -89,11 +89,11 @@ impl NodeService {
         if let Some(heard) = self.waiters.decision(partition, offset) {
             return self.heard(awaited, &heard).map(Some);
         }
-        // Above the watermark of a live owner there are no rows to read. Without this check, a
+        // Above the watermark of an owner that decides there are no rows to read. Without this check, a
         // long queue of polling clients would compete with the owner for the store.
         let watermark = self.waiters.watermark(partition);
         let undecided = watermark.is_some_and(|watermark| offset >= watermark);
-        if undecided && self.waiters.is_followed() && !self.waiters.is_silent(partition) {
+        if undecided && self.waiters.is_followed() && !self.waiters.tells_nothing(partition) {
             return Ok(None);
         }
         self.ask_store(awaited, true).await

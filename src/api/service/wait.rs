@@ -33,8 +33,8 @@ use crate::{
 /// Pause between two reads of the store: durable progress trails the watermark by as much.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// How often a waiter checks whether the partition's owner is still heard of.
-const SILENCE_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often a waiter checks whether the partition's owner still tells decisions.
+const OWNER_CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// A record whose decision is awaited.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +96,7 @@ impl NodeService {
             Registration::Known(heard) => return self.heard(awaited, &heard).map(WaitEnd::Decided),
             Registration::Full => return Ok(WaitEnd::NoWaiterFree),
             Registration::Waiting(waiter, ask) => {
-                (waiter, ask || self.waiters.is_silent(partition))
+                (waiter, ask || self.waiters.tells_nothing(partition))
             }
         };
         let (mut first, mut failure) = (true, None);
@@ -125,7 +125,7 @@ impl NodeService {
             if now >= until {
                 return failure.map_or(Ok(WaitEnd::TimedOut), Err);
             }
-            let pause = if asking { ASK_AGAIN_AFTER } else { SILENCE_CHECK_EVERY };
+            let pause = if asking { ASK_AGAIN_AFTER } else { OWNER_CHECK_EVERY };
             tokio::select! {
                 biased;
                 signal = waiter.signal() => match signal {
@@ -136,8 +136,9 @@ impl NodeService {
                 },
                 () = self.clock.sleep_until(until.min(now + pause)) => {
                     // A dead owner sends nothing, not even a gap: only silence shows that its
-                    // last decisions may never arrive.
-                    asking |= self.waiters.is_silent(partition);
+                    // last decisions may never arrive. One that halted the partition sends no
+                    // watermark.
+                    asking |= self.waiters.tells_nothing(partition);
                 }
                 // The feed is no longer followed; the client asks another node by its request id.
                 () = self.tasks.ended() => return Ok(WaitEnd::TimedOut),

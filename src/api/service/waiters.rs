@@ -243,10 +243,10 @@ impl Waiters {
         self.follower.lock().watermark(partition)
     }
 
-    /// Returns whether the owner of a partition has been silent for
-    /// [`OWNER_SILENT_AFTER`](crate::answer::follower::OWNER_SILENT_AFTER).
-    pub(super) fn is_silent(&self, partition: Partition) -> bool {
-        self.follower.lock().is_silent(self.clock.now(), partition)
+    /// Returns whether the owner of a partition tells no decisions: it is silent, or the partition
+    /// is halted.
+    pub(super) fn tells_nothing(&self, partition: Partition) -> bool {
+        self.follower.lock().tells_nothing(self.clock.now(), partition)
     }
 
     /// Lists the partitions whose owner has been silent for longer than `within`.

@@ -167,6 +167,30 @@ async fn a_missing_row_is_no_answer_above_progress() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_halted_partition_is_answered_from_the_store() {
+    let (world, spring) = ServiceWorld::with_spring_of(1).await;
+    let issued = asked(&world, request(&spring, "u1")).await;
+    let sold_out = asked(&world, request(&spring, "u2")).await;
+    world.decide(Settle::FeedLost).await;
+    // It has not heard a watermark, and an owner that is halted tells none.
+    let service = world.another_service().await;
+    let partition = world.partition_of(&spring);
+    let halted = async |reason: &str| {
+        world.publish(partition, Some(reason.to_owned())).await;
+        world.until(|| service.waiters.lag(partition).is_err()).await;
+    };
+    halted("unreadable: no such codec").await;
+    assert_eq!(told(&answer(service.find(&issued, AT_ONCE).await)), "issued 1");
+    assert_eq!(told(&answer(service.find(&sold_out, AT_ONCE).await)), "sold_out");
+    for id in [&issued, &sold_out] {
+        halted("unreadable: still").await;
+        let before = world.now();
+        answer(service.find(id, WAIT).await);
+        assert_eq!((world.now() - before).as_secs(), 0, "it waits for no silence of the owner");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_held_request_stays_pending() {
     let (world, spring) = ServiceWorld::with_spring_of(1).await;
     let before = asked(&world, request(&spring, "u1")).await;
