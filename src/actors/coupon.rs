@@ -49,10 +49,15 @@ impl Actor for CouponActor {
     ) -> Result<CouponState, ActorProcessingErr> {
         environment.shared.handled("coupon", "start");
         let (loader, campaign, from) = (environment.clone(), start.campaign.clone(), start.from);
-        let actor = myself.clone();
+        let (actor, consumer, incarnation) =
+            (myself.clone(), start.consumer.clone(), start.incarnation);
         // In a task, because the supervisor waits for pre_start to return.
         let load = TaskGuard::spawn(&myself, async move {
-            let loaded = load(&loader, &campaign, from).await;
+            let loaded = load(&loader, &campaign, from, |step| {
+                let event = Event::Loads { campaign: campaign.clone(), incarnation, step };
+                let _ended = consumer.cast(PartitionMessage::Event(event));
+            });
+            let loaded = loaded.await;
             let _ended = actor.cast(CouponMessage::Loaded(Box::new(loaded)));
         });
         let writes = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! The states of this node's actors, for operators and metrics.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -71,6 +71,7 @@ impl Directory {
     pub(super) fn disown(&self, partition: Partition) {
         // Another node reports this partition now, and our last value would be exported forever.
         metrics::partition_lag(partition, 0);
+        metrics::watermark_age(partition, Duration::ZERO);
         self.partitions.lock().remove(&partition);
         show_halt(partition, None);
         self.expires(partition, None);

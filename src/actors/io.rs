@@ -11,8 +11,8 @@ use crate::{
         coupon::Coupon,
         definition::DefinitionVersion,
         halt::{Halt, HaltReason, HoldReason},
-        ids::{Offset, Partition},
-        rows::{LastRecord, PartitionRows, Register},
+        ids::{CampaignId, Offset, Partition},
+        rows::{LastRecord, Mark, PartitionRows, Register, Row},
     },
     log::{FailedReads, LogReader, ReadError},
     partition::{
@@ -41,6 +41,13 @@ pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// By-user rows that are read back at once: enough to hide a round trip.
 const READ_BACK_AT_ONCE: usize = 16;
+
+/// Longest wait for marks that are written together: as long as the store's own limit of a call.
+const MARKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Marks that are retried at once. Those that cannot be written hold their places, so there are more than
+/// campaigns are likely to lose their quorum and keep the others.
+const MARKS_AT_ONCE: usize = 256;
 
 /// Oldest skips with which a partition is opened, in milliseconds: well below the time after which a skip
 /// that is made may be in force ([`FORCE_AFTER_MS`]).
@@ -317,6 +324,27 @@ pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
     for (operation, rows) in groups {
         until_done(environment, operation, || environment.store.write(&rows)).await;
     }
+}
+
+/// Writes marks, and tells which are durable. A mark that cannot be written must not keep those of other
+/// campaigns, so each is retried by itself once they have failed together.
+pub(super) async fn write_marks(
+    environment: &Environment,
+    marks: Vec<Mark>,
+    stored: impl Fn(Vec<(CampaignId, Offset)>),
+) {
+    let names = |marks: &[Mark]| marks.iter().map(|it| (it.campaign.clone(), it.offset)).collect();
+    let rows: Vec<_> = marks.iter().cloned().map(Row::Mark).collect();
+    let written = environment.clock.timeout(MARKS_WITHIN, environment.store.write(&rows)).await;
+    if let Ok(Ok(())) = written {
+        return stored(names(&marks));
+    }
+    let write = async |mark: Mark| {
+        let name = names(std::slice::from_ref(&mark));
+        write(environment, write_order::of_mark(mark)).await;
+        stored(name);
+    };
+    stream::iter(marks).for_each_concurrent(MARKS_AT_ONCE, write).await;
 }
 
 /// Reads a campaign's rows back after they were written. Returns a contradiction for the first row

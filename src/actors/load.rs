@@ -10,6 +10,7 @@ use crate::{
     },
     partition::{
         recovery::{Contradiction, Recovered, Recovery},
+        restart::LoadStep,
         scrub::released,
     },
     store::{Selection, StoreError},
@@ -26,16 +27,18 @@ pub enum LoadFailure {
 }
 
 /// Loads the state of `campaign` below `from`, with the rows that the log must derive again from
-/// there on. Retries without end while the store does not answer.
+/// there on, and tells how that goes. Retries without end while the store does not answer.
 pub(super) async fn load(
     environment: &Environment,
     campaign: &CampaignId,
     from: Offset,
+    tell: impl Fn(LoadStep) + Sync,
 ) -> Result<Recovered, LoadFailure> {
     let started = environment.clock.instant();
-    let loaded =
-        until_done(environment, "loading a campaign", || attempt(environment, campaign, from))
-            .await;
+    let loaded = until_done(environment, "loading a campaign", || {
+        attempt(environment, campaign, from, &tell)
+    })
+    .await;
     let recovered = loaded.map_err(LoadFailure::Contradiction)?;
     if let Some(offset) = recovered.expectations.until() {
         let partition = environment.codec.partition_of(campaign);
@@ -56,10 +59,13 @@ async fn attempt(
     environment: &Environment,
     campaign: &CampaignId,
     from: Offset,
+    tell: &(impl Fn(LoadStep) + Sync),
 ) -> Result<Result<Recovered, Contradiction>, StoreError> {
     // One permit per attempt: a campaign that is retried must not keep others from loading. The
     // only error is a closed semaphore, and this one is never closed.
+    tell(LoadStep::Waits);
     let _permit = environment.shared.loads.acquire().await.ok();
+    tell(LoadStep::Begins);
     let partition = environment.codec.partition_of(campaign);
     let rows = match readable(environment.store.campaign(campaign, partition).await)? {
         Ok(rows) => rows,
@@ -85,6 +91,7 @@ async fn attempt(
         if let Err(contradiction) = taken {
             return Ok(Err(contradiction));
         }
+        tell(LoadStep::Page);
         // A page is a few thousand rows; other campaigns decide between two of them.
         tokio::task::yield_now().await;
     }

@@ -72,6 +72,8 @@ reasons! {
     HoldReason {
         /// The campaign's actor failed repeatedly at one position.
         ActorFailed => "actor_failed",
+        /// The campaign's rows could not be loaded or stored for long, while the store answered.
+        NotStored => "not_stored",
         /// A row does not have the digest of its contents.
         RowAltered => "row_altered",
         /// A row cannot be decoded.
@@ -98,7 +100,7 @@ impl HoldReason {
     #[must_use]
     pub fn kind(self) -> HoldKind {
         match self {
-            Self::ActorFailed => HoldKind::Failure,
+            Self::ActorFailed | Self::NotStored => HoldKind::Failure,
             Self::RowAltered
             | Self::RowUndecodable
             | Self::RowsMissing

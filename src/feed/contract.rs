@@ -75,6 +75,8 @@ fn message(epoch: u32, partition: Partition, from: Offset, to: Offset) -> FeedMe
         from,
         to,
         end: to + 3,
+        waiting: 0,
+        condition: None,
         halted: None,
         unread: None,
         decisions: Vec::new(),

@@ -84,6 +84,8 @@ mod tests {
             from: 0,
             to,
             end: to,
+            waiting: 0,
+            condition: None,
             halted: None,
             unread: None,
             decisions: Vec::new(),

@@ -11,6 +11,8 @@ pub struct Acks {
     outstanding: VecDeque<Outstanding>,
     next: Offset,
     last: Option<LastRecord>,
+    /// How many of the outstanding records are not done.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -23,7 +25,7 @@ impl Acks {
     /// Starts at `next`. `last` is the last record below it, if one is known.
     #[must_use]
     pub fn new(next: Offset, last: Option<LastRecord>) -> Self {
-        Self { outstanding: VecDeque::new(), next, last }
+        Self { outstanding: VecDeque::new(), next, last, waiting: 0 }
     }
 
     /// Adds a record that was read.
@@ -34,6 +36,7 @@ impl Acks {
         assert!(record.offset >= self.next, "offset {} read twice", record.offset);
         self.next = record.offset + 1;
         self.outstanding.push_back(Outstanding { record, done: false });
+        self.waiting += 1;
     }
 
     /// Passes everything below `to` that was not read: a skip covers it.
@@ -51,6 +54,7 @@ impl Acks {
         // After a restart a record is decided again; only the first time counts.
         let first = !slot.done;
         slot.done = true;
+        self.waiting -= usize::from(first);
         first
     }
 
@@ -82,10 +86,10 @@ impl Acks {
         self.last
     }
 
-    /// Returns the number of records at or above the watermark.
+    /// Returns the number of records that were read and are not done.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.outstanding.len()
+    pub fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Returns whether every record that was read is below the watermark.
@@ -118,7 +122,7 @@ mod tests {
         assert_eq!((acks.watermark(), acks.last()), (15, Some(record(14))));
         assert!(acks.done(15));
         acks.advance();
-        assert_eq!((acks.watermark(), acks.last(), acks.len()), (16, Some(record(15)), 0));
+        assert_eq!((acks.watermark(), acks.last(), acks.waiting()), (16, Some(record(15)), 0));
     }
 
     #[test]

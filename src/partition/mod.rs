@@ -7,7 +7,8 @@
 //! of records into rows and answers, `pipeline` keeps the order of deciding, storing and reporting.
 //! `expiry` says when undecided records are about to be removed, `restart` decides when to try again
 //! and when to give up, `scrub` finds by-user rows that vanished. `skips` says which positions are
-//! passed undecided, and `range_search` finds the end of what cannot be read.
+//! passed undecided, and `range_search` finds the end of what cannot be read. `watermark_age` says for
+//! how long nothing was settled while records wait.
 
 pub mod acks;
 pub mod actor_view;
@@ -23,4 +24,5 @@ pub mod recovery;
 pub mod restart;
 pub mod scrub;
 pub mod skips;
+pub mod watermark_age;
 pub mod window;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     fold::Batch,
-    restart::{Failures, Verdict},
+    restart::{Failures, KeptBack, LoadStep, Patience, Tries, Verdict},
     window::{Cleared, Window},
 };
 use crate::{
@@ -95,6 +95,11 @@ pub(super) struct OwnedCampaign {
     /// No start is below this offset: replayed records are stored and no longer in the window.
     floor: Offset,
     failures: Failures,
+    kept_back: KeptBack,
+    /// The load waits for its place among the loads at once.
+    load_waits: bool,
+    /// The tries of its hold.
+    tries: Tries,
     /// The reason of the last failure or hold.
     reason: Option<String>,
     /// From this time on nothing is issued any more, as last reported by the actor.
@@ -113,6 +118,9 @@ impl OwnedCampaign {
             window: Window::default(),
             floor: 0,
             failures: Failures::default(),
+            kept_back: KeptBack::default(),
+            load_waits: false,
+            tries: Tries::default(),
             reason: None,
             over_from: None,
             active_ms: now_ms,
@@ -141,6 +149,7 @@ impl OwnedCampaign {
     pub(super) fn restart(&mut self, incarnation: u64, phase: Phase) {
         self.incarnation = incarnation;
         self.phase = phase;
+        self.load_waits = false;
         self.window.restart();
     }
 
@@ -152,11 +161,47 @@ impl OwnedCampaign {
     /// Notes that an operator has released the hold. Earlier failures no longer count.
     pub(super) fn released(&mut self) {
         self.failures = Failures::default();
+        self.tries = Tries::default();
     }
 
-    /// Forgets the reason of the last failure, because the last hold is closed.
+    /// Forgets the last failure, because the last hold is closed.
     pub(super) fn hold_closed(&mut self) {
         self.reason = None;
+        self.tries = Tries::default();
+    }
+
+    /// Notes that a hold begins, or that a try of it has failed.
+    pub(super) fn try_later(&mut self, now_ms: u64) {
+        self.tries.failed(now_ms);
+    }
+
+    /// Returns whether the campaign rests on its hold, and the next try is due.
+    pub(super) fn is_try_due(&self, now_ms: u64) -> bool {
+        matches!(self.phase, Phase::Held) && self.tries.is_due(now_ms)
+    }
+
+    /// Notes how the load of its rows goes on.
+    pub(super) fn load_goes(&mut self, step: LoadStep) {
+        self.load_waits = step == LoadStep::Waits;
+        if step == LoadStep::Page {
+            self.kept_back.anew();
+        }
+    }
+
+    /// Begins the count of how long it keeps progress back anew.
+    pub(super) fn kept_back_anew(&mut self) {
+        self.kept_back.anew();
+    }
+
+    /// Lets `ms` pass in which the process ran and the store answered. `unmarked` is the first
+    /// position from which on a mark is not durable, if marks are being written.
+    pub(super) fn keeps_back(&mut self, unmarked: Option<Offset>, ms: u64) -> Patience {
+        let decides = matches!(self.phase, Phase::Starting | Phase::Live { .. });
+        let unstored = self.window.first_unstored().filter(|_| decides);
+        if self.load_waits || matches!(self.phase, Phase::Opening) {
+            return Patience::Wait;
+        }
+        self.kept_back.pass(unstored.into_iter().chain(unmarked).min(), ms)
     }
 
     /// Counts a failure of the actor. `held_from` is where the campaign's hold begins, if it is

@@ -367,7 +367,9 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     acts.push(Act::CrashConsumer { partition: partition(random) });
     acts.push(Act::Curse { campaign: campaign(random), times: random.between(3, 9) as u32 });
     for why in [Why::Hangs, Why::Fails] {
-        let ms = random.between(200, 6_000);
+        // Some for longer than a campaign is waited for.
+        let most = if random.one_in(4) { 50_000 } else { 6_000 };
+        let ms = random.between(200, most);
         acts.push(Act::Unreachable { campaign: campaign(random), why, ms });
     }
     acts.push(Act::Jump {

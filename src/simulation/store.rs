@@ -351,6 +351,11 @@ impl CouponStore for WorldStore {
             }
             _ => None,
         };
+        for row in rows {
+            if let Row::Mark(mark) = row {
+                self.pass(&mark.campaign, false).await?;
+            }
+        }
         if let Some(Row::Hold(Hold { campaign, .. })) = rows.first() {
             self.rows.ledger.lock().held.insert(campaign.as_str().as_bytes().to_vec());
         }

@@ -221,6 +221,8 @@ impl OwnedWorld {
             from,
             to,
             end,
+            waiting: end.saturating_sub(to),
+            condition: None,
             halted,
             unread,
             decisions,

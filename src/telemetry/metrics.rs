@@ -17,6 +17,7 @@ const ISSUE_LATENCY: &str = "coupond_issue_latency_seconds";
 const APPEND_LATENCY: &str = "coupond_append_latency_seconds";
 const STORE_LATENCY: &str = "coupond_store_latency_seconds";
 const PARTITION_LAG: &str = "coupond_partition_lag_records";
+const WATERMARK_AGE: &str = "coupond_watermark_age_seconds";
 const CAMPAIGNS: &str = "coupond_campaigns";
 const ACTORS: &str = "coupond_actors";
 const ACTOR_RESTARTS: &str = "coupond_actor_restarts_total";
@@ -73,6 +74,12 @@ pub fn store_latency(operation: &'static str, latency: Duration) {
 /// Sets the number of records of a partition that wait for a decision. Its owner reports it.
 pub fn partition_lag(partition: Partition, records: u64) {
     gauge!(PARTITION_LAG, "partition" => partition.to_string()).set(records as f64);
+}
+
+/// Sets for how long the watermark of a partition has stood still while records wait; 0 when nothing
+/// waits. Its owner reports it.
+pub fn watermark_age(partition: Partition, age: Duration) {
+    gauge!(WATERMARK_AGE, "partition" => partition.to_string()).set(age.as_secs_f64());
 }
 
 /// Sets the number of coupon actors of this node in a state.
@@ -168,13 +175,17 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 19] = [
+const ALL: [Description; 20] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
     seconds_of(APPEND_LATENCY, "Append sent to durable."),
     seconds_of(STORE_LATENCY, "One operation of the coupon store."),
     gauge_of(PARTITION_LAG, "Records of a partition that wait for a decision, on its owner."),
+    gauge_of(
+        WATERMARK_AGE,
+        "Time for which the watermark of a partition has stood still while records wait, on its owner.",
+    ),
     gauge_of(CAMPAIGNS, "Campaigns of this node's partitions that had records, by state."),
     gauge_of(ACTORS, "Coupon actors of this node, by state."),
     counter_of(ACTOR_RESTARTS, "Restarts of coupon actors after a failure."),

@@ -44,6 +44,11 @@ pub struct FeedMessage {
     pub to: Offset,
     /// High watermark of the log when the owner last looked.
     pub end: Offset,
+    /// The number of records below `end` that wait for a decision.
+    pub waiting: u64,
+    /// How the partition is; told once a second while it is not halted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub condition: Option<Condition>,
     /// Why the partition is halted, if so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub halted: Option<String>,
@@ -53,6 +58,27 @@ pub struct FeedMessage {
     /// Decisions stored since the message before.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub decisions: Vec<FeedDecision>,
+}
+
+/// Most campaigns on hold that a message names: enough to begin with, and the message stays small.
+pub const QUARANTINED_NAMED_MAX: usize = 8;
+
+/// Age of a watermark, in seconds, from which on its partition is degraded. A takeover takes less.
+pub const STUCK_AFTER_S: u64 = 15;
+
+/// What operators must know of a partition, on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Condition {
+    /// For how many seconds the watermark has stood still while records wait; 0 when nothing waits.
+    pub age_s: u64,
+    /// What the watermark waits for, from an age of [`STUCK_AFTER_S`] on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waits_for: Option<String>,
+    /// How many campaigns are on hold.
+    pub quarantined: usize,
+    /// The first of them, at most [`QUARANTINED_NAMED_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub named: Vec<CampaignId>,
 }
 
 /// A decision in the feed.
@@ -166,6 +192,13 @@ mod tests {
             from: 10,
             to: 16,
             end: 20,
+            waiting: 4,
+            condition: Some(Condition {
+                age_s: 17,
+                waits_for: Some("spring is being loaded".to_owned()),
+                quarantined: 9,
+                named: vec![CampaignId::parse("autumn").unwrap()],
+            }),
             halted: Some("why".to_owned()),
             unread: Some(Unread { from: 16, to: 18, other_build: true }),
             decisions: (10..).zip(answers).map(decision).collect(),

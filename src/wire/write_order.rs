@@ -39,21 +39,15 @@ pub fn of_hold(hold: Hold, mark: Option<Mark>) -> Vec<Group> {
     filled([mark, ("storing a hold", vec![Row::Hold(hold)])])
 }
 
-/// Orders marks, holds, the number of holds that are durable, and progress. A start at the end of a
-/// hold, or at the progress, expects the mark to count every row below; so marks come first. A hold
+/// Orders holds, the number of holds that are durable, and progress. A start at the end of a hold, or at
+/// the progress, expects the mark to count every row below; so the marks are durable before. A hold
 /// that progress passes must be counted, so that its row is missed; so progress comes last.
 #[must_use]
-pub fn of_progress(
-    holds: Vec<Hold>,
-    marks: Vec<Mark>,
-    holds_ever: Option<u64>,
-    progress: Progress,
-) -> Vec<Group> {
-    let marks = ("storing marks", marks.into_iter().map(Row::Mark).collect());
+pub fn of_progress(holds: Vec<Hold>, holds_ever: Option<u64>, progress: Progress) -> Vec<Group> {
     let holds = ("storing holds", holds.into_iter().map(Row::Hold).collect());
     let count = |count| Row::Register(progress.partition, Register::Holds, count);
     let count = ("counting holds", holds_ever.map(count).into_iter().collect());
-    filled([marks, holds, count, ("storing progress", vec![Row::Progress(progress)])])
+    filled([holds, count, ("storing progress", vec![Row::Progress(progress)])])
 }
 
 fn filled(groups: impl IntoIterator<Item = Group>) -> Vec<Group> {
@@ -82,9 +76,9 @@ mod tests {
             |groups: Vec<Group>| groups.into_iter().map(|(_, rows)| rows).collect::<Vec<_>>();
         let last = Row::Progress(progress.clone());
         let count = Row::Register(0, Register::Holds, 1);
-        let all = of_progress(vec![hold.clone()], vec![mark.clone()], Some(1), progress.clone());
-        assert_eq!(rows(all), [[mark_row.clone()], [hold_row.clone()], [count], [last.clone()]]);
-        assert_eq!(rows(of_progress(Vec::new(), Vec::new(), None, progress)), [[last]]);
+        let all = of_progress(vec![hold.clone()], Some(1), progress.clone());
+        assert_eq!(rows(all), [[hold_row.clone()], [count], [last.clone()]]);
+        assert_eq!(rows(of_progress(Vec::new(), None, progress)), [[last]]);
         assert_eq!(rows(of_hold(hold.clone(), Some(mark))), [[mark_row], [hold_row.clone()]]);
         assert_eq!(rows(of_hold(hold, None)), [[hold_row]]);
         assert_eq!(of_batch(Vec::new(), Vec::new()), []);

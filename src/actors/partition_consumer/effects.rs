@@ -119,38 +119,11 @@ impl PartitionState {
                 }
             }
             Effect::Credit(records) => running.credit.add_permits(records),
-            Effect::WriteHold { hold, mark } => {
-                log_hold(&hold);
-                running.write(myself, async move {
-                    io::write(&environment, write_order::of_hold(hold.clone(), mark)).await;
-                    Some(Event::HoldWritten(hold))
-                });
-            }
-            Effect::WriteMark { mark, version } => running.write(myself, async move {
-                io::write(&environment, write_order::of_mark(mark)).await;
-                Some(Event::Marked(version))
-            }),
             Effect::DeadLetter { campaign, record } => {
                 let (reason, of) = (DeadLetterReason::Undefined, LetterOf::Undefined(campaign));
                 let _ended = running.letters.send(Letter { record, reason, of });
             }
-            Effect::Persist { holds, marks, holds_ever, progress } => {
-                running.write(myself, async move {
-                    let next = progress.next;
-                    let groups = write_order::of_progress(holds, marks, holds_ever, progress);
-                    io::write(&environment, groups).await;
-                    Some(Event::Persisted(next))
-                });
-            }
-            Effect::ReportProgress { next, keep_from } => {
-                let report = report_progress(environment, partition, next, keep_from);
-                running.write(myself, report);
-            }
-            Effect::Count(_)
-            | Effect::HoldCountLost { .. }
-            | Effect::Publish(_)
-            | Effect::Start { .. }
-            | Effect::Stop { .. } => {}
+            other => running.carry_out_write(other, (environment, partition), myself),
         }
     }
 }
@@ -183,6 +156,53 @@ fn log_hold(hold: &Hold) {
 }
 
 impl Running {
+    /// Carries out an effect that writes rows, or tells the log of progress.
+    fn carry_out_write(
+        &mut self,
+        effect: Effect,
+        (environment, partition): (Arc<Environment>, Partition),
+        myself: &ActorRef<PartitionMessage>,
+    ) {
+        match effect {
+            Effect::WriteHold { hold, mark } => {
+                log_hold(&hold);
+                self.write(myself, async move {
+                    io::write(&environment, write_order::of_hold(hold.clone(), mark)).await;
+                    Some(Event::HoldWritten(hold))
+                });
+            }
+            Effect::WriteMark { mark, version } => self.write(myself, async move {
+                io::write(&environment, write_order::of_mark(mark)).await;
+                Some(Event::Marked(version))
+            }),
+            Effect::WriteMarks(marks) => {
+                let told = myself.clone();
+                self.write(myself, async move {
+                    io::write_marks(&environment, marks, |stored| {
+                        let stored = PartitionMessage::Event(Event::MarksStored(stored));
+                        let _ended = told.cast(stored);
+                    })
+                    .await;
+                    None
+                });
+            }
+            Effect::Persist { holds, holds_ever, progress } => {
+                self.write(myself, async move {
+                    let next = progress.next;
+                    let groups = write_order::of_progress(holds, holds_ever, progress);
+                    io::write(&environment, groups).await;
+                    Some(Event::Persisted(next))
+                });
+            }
+            Effect::ReportProgress { next, keep_from } => {
+                let report = report_progress(environment, partition, next, keep_from);
+                self.write(myself, report);
+            }
+            // The others are carried out elsewhere.
+            _ => {}
+        }
+    }
+
     /// Spawns a write, and sends its event to the consumer when it is done.
     fn write(
         &mut self,

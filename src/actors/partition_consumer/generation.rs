@@ -10,7 +10,7 @@ use crate::{
         ids::Partition,
     },
     partition::flow::News,
-    wire::feed_message::{FeedMessage, Sender},
+    wire::feed_message::{Condition, FeedMessage, QUARANTINED_NAMED_MAX, STUCK_AFTER_S, Sender},
 };
 
 impl PartitionState {
@@ -25,7 +25,8 @@ impl PartitionState {
     pub(super) fn publish_halted(&mut self) {
         if let Some(halt) = &self.halted {
             let (halted, unread) = (Some(halt.to_string()), halt.unread);
-            let news = News { from: 0, to: 0, end: 0, decisions: Vec::new() };
+            let (waiting, is_heartbeat, decisions) = (0, false, Vec::new());
+            let news = News { from: 0, to: 0, end: 0, waiting, is_heartbeat, decisions };
             self.publish(news, halted, unread);
         }
     }
@@ -39,13 +40,34 @@ impl PartitionState {
             claimed => claimed,
         };
         let sender = Sender { generation, owner: environment.process.clone(), number };
-        let News { from, to, end, decisions } = news;
-        let log_epoch = environment.log_epoch;
-        let message =
-            FeedMessage { log_epoch, partition, sender, from, to, end, halted, unread, decisions };
+        let News { from, to, end, waiting, is_heartbeat, decisions } = news;
+        let message = FeedMessage {
+            log_epoch: environment.log_epoch,
+            partition,
+            sender,
+            from,
+            to,
+            end,
+            waiting,
+            condition: is_heartbeat.then(|| self.condition()).flatten(),
+            halted,
+            unread,
+            decisions,
+        };
         if self.feed.try_send(message).is_err() {
             tracing::debug!(partition, "feed message dropped");
         }
+    }
+}
+
+impl PartitionState {
+    /// Returns what operators must know of a partition that is not halted.
+    fn condition(&self) -> Option<Condition> {
+        let flow = &self.running.as_ref()?.flow;
+        let age_s = self.watermark_age.ms(self.arguments.environment.now_ms()) / 1_000;
+        let (quarantined, named) = flow.quarantined(QUARANTINED_NAMED_MAX);
+        let waits_for = (age_s >= STUCK_AFTER_S).then(|| flow.waits_for());
+        Some(Condition { age_s, waits_for, quarantined, named })
     }
 }
 

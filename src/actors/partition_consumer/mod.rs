@@ -34,6 +34,7 @@ use crate::{
         flow::{BatchReport, Event, Flow},
         recovery::Contradiction,
         skips::Passing,
+        watermark_age::WatermarkAge,
     },
     telemetry::metrics,
     wire::feed_message::FeedMessage,
@@ -86,6 +87,7 @@ pub struct PartitionState {
     arguments: PartitionArguments,
     running: Option<Running>,
     halted: Option<Halt>,
+    watermark_age: WatermarkAge,
     opening: Option<TaskGuard>,
     age: Option<TaskGuard>,
     skipping: Skipping,
@@ -130,6 +132,7 @@ impl Actor for PartitionConsumer {
             arguments,
             running: None,
             halted: None,
+            watermark_age: WatermarkAge::default(),
             opening: None,
             age: None,
             skipping: Skipping::default(),
@@ -312,12 +315,17 @@ impl PartitionState {
         self.ticks += 1;
         let environment = self.arguments.environment.clone();
         let look_due = self.ticks.is_multiple_of(TICKS_PER_LOOK);
+        if look_due {
+            let age_ms = self.watermark_age.ms(environment.now_ms());
+            metrics::watermark_age(self.partition(), Duration::from_millis(age_ms));
+        }
         if self.ticks.is_multiple_of(TICKS_PER_LOOK * LOOKS_PER_AGE) {
             self.look_at_age(myself);
         }
         if self.running.is_some() {
             let (now_ms, wall) = (environment.now_ms(), environment.clock.now());
             self.step(Event::Tick { now_ms, wall }, myself);
+            self.note_watermark(now_ms);
             self.halt_if_settled(myself);
             if look_due {
                 self.look(myself);
@@ -331,6 +339,12 @@ impl PartitionState {
             if (is_due || self.is_unsearched()) && !self.opens() {
                 self.open(myself);
             }
+        }
+    }
+
+    fn note_watermark(&mut self, now_ms: u64) {
+        if let Some(Running { flow, .. }) = &self.running {
+            self.watermark_age.observe(now_ms, flow.watermark(), flow.lag() > 0);
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
         halt::{Halt, HaltReason, Unread},
         ids::{Offset, Partition},
     },
-    wire::feed_message::Sender,
+    wire::feed_message::{Condition, Sender},
 };
 
 mod owners;
@@ -67,6 +67,10 @@ pub(crate) struct Message<D> {
     pub to: Offset,
     /// The end of the log as the owner last saw it.
     pub end: Offset,
+    /// The number of records below `end` that wait for a decision.
+    pub waiting: u64,
+    /// How the partition is, if the owner says so.
+    pub condition: Option<Condition>,
     /// The reason of the halt, if the partition is halted.
     pub halted: Option<String>,
     /// The range that halts the partition, if its owner knows it.
@@ -133,6 +137,9 @@ struct FollowedPartition<D, W> {
     owners: Owners,
     watermark: Option<Offset>,
     end: Offset,
+    /// Records below `end` that wait, as the owner counts them.
+    undecided: u64,
+    condition: Option<Condition>,
     acknowledged: Option<(Offset, Offset)>,
     heard_at: Option<Moment>,
     halted: Option<String>,
@@ -152,6 +159,8 @@ impl<D, W> Default for FollowedPartition<D, W> {
             owners: Owners::default(),
             watermark: None,
             end: 0,
+            undecided: 0,
+            condition: None,
             acknowledged: None,
             heard_at: None,
             halted: None,
@@ -217,7 +226,10 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         partition.heard_at = Some(now);
         partition.owner_says(message.halted);
         partition.unread = message.unread;
-        partition.end = partition.end.max(message.end);
+        if message.end >= partition.end {
+            (partition.end, partition.undecided) = (message.end, message.waiting);
+        }
+        partition.condition = message.condition.or(partition.condition.take());
         for (offset, decision) in message.decisions {
             match partition.decisions.get(&offset) {
                 // Told twice: by a second owner, or again after a takeover.
@@ -346,16 +358,22 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         Ok(())
     }
 
-    /// Returns the number of records that wait for a decision, as far as this node knows: up to the
-    /// owner's end or this node's highest append. Before any owner was heard, counts only this
-    /// node's appends.
+    /// Returns the number of records that wait for a decision, as far as this node knows: those that
+    /// the owner counts below its end, and what this node has appended above it. Before any owner was
+    /// heard, counts only this node's appends.
     #[must_use]
     pub(crate) fn lag(&self, partition: Partition) -> u64 {
         let Some(state) = self.partitions.get(partition as usize) else { return 0 };
-        let end =
-            state.acknowledged.map_or(state.end, |(_, high)| state.end.max(high.saturating_add(1)));
-        let lowest = state.acknowledged.map_or(end, |(low, _)| low);
-        end.saturating_sub(state.watermark.unwrap_or(lowest))
+        let Some((low, high)) = state.acknowledged else { return state.undecided };
+        let counted = if state.watermark.is_some() { state.end } else { low };
+        state.undecided + (high + 1).saturating_sub(counted)
+    }
+
+    /// Returns how a partition is, as its owner has said, unless that is silent or has halted it.
+    #[must_use]
+    pub(crate) fn condition(&self, now: Moment, partition: Partition) -> Option<&Condition> {
+        let state = self.partitions.get(partition as usize)?;
+        state.condition.as_ref().filter(|_| !self.tells_nothing(now, partition))
     }
 
     /// Returns the reason of a partition's halt: found by this node, or reported by an owner that

@@ -24,16 +24,18 @@ fn message(
     to: Offset,
     decisions: &[(Offset, &'static str)],
 ) -> Event<&'static str> {
-    let decisions = decisions.to_vec();
-    let (sender, halted, unread) = (sender(), None, None);
-    Event::Message(Message { partition, sender, to, end: to, halted, unread, decisions })
+    Event::Message(Message { decisions: decisions.to_vec(), ..quiet(partition, to) })
+}
+
+/// Returns a message that tells the watermark alone.
+fn quiet<D>(partition: Partition, to: Offset) -> Message<D> {
+    let (sender, waiting, condition) = (sender(), 0, None);
+    let (halted, unread, decisions) = (None, None, Vec::new());
+    Message { partition, sender, to, end: to, waiting, condition, halted, unread, decisions }
 }
 
 fn halted(partition: Partition, reason: &str) -> Event<&'static str> {
-    let halted = Some(reason.to_owned());
-    let decisions = Vec::new();
-    let (sender, unread) = (sender(), None);
-    Event::Message(Message { partition, sender, to: 0, end: 0, halted, unread, decisions })
+    Event::Message(Message { halted: Some(reason.to_owned()), ..quiet(partition, 0) })
 }
 
 #[track_caller]
@@ -200,19 +202,35 @@ fn a_late_owner_does_not_move_the_watermark_back() {
 }
 
 #[test]
-fn lag_counts_from_the_watermark() {
+fn lag_counts_records_that_wait() {
     let mut follower = Tested::new(1, LIMITS);
     assert_eq!(follower.lag(0), 0);
     assert_eq!(follower.acknowledged(0, 1_000, None), Ok(()));
     assert_eq!(follower.acknowledged(0, 1_009, None), Ok(()));
     assert_eq!(follower.lag(0), 10);
-    let decisions = Vec::new();
-    let (partition, sender, halted, unread) = (0, sender(), None, None);
-    let behind = Message { partition, sender, to: 900, end: 950, halted, unread, decisions };
-    follower.step(NOW, Event::Message(behind));
-    assert_eq!(follower.lag(0), 110);
+    follower.step(NOW, Event::Message(Message { end: 950, waiting: 50, ..quiet(0, 900) }));
+    assert_eq!(follower.lag(0), 50 + 60, "this node's appends lie above the owner's end");
+    follower.step(NOW, Event::Message(Message { end: 2_000, waiting: 1, ..quiet(0, 900) }));
+    assert_eq!(follower.lag(0), 1, "what is stored above the watermark does not wait");
     follower.step(NOW, message(0, 2_000, &[]));
     assert_eq!(follower.lag(0), 0);
+}
+
+#[test]
+fn a_condition_holds_until_its_owner_says_more_or_nothing() {
+    let mut follower = Tested::new(1, LIMITS);
+    let condition = Some(Condition { age_s: 17, ..Condition::default() });
+    let told = Message { condition: condition.clone(), ..quiet(0, 5) };
+    follower.step(NOW, Event::Message(told));
+    follower.step(NOW, message(0, 5, &[(4, "issued")]));
+    assert_eq!(follower.condition(NOW, 0), condition.as_ref(), "not every message tells it");
+    let silent = NOW + OWNER_SILENT_AFTER + Duration::from_millis(1);
+    assert_eq!(follower.condition(silent, 0), None);
+    follower.step(NOW, halted(0, "out of range"));
+    assert_eq!(follower.condition(NOW, 0), None, "the halt says it");
+    let better = Message { condition: Some(Condition::default()), ..quiet(0, 6) };
+    follower.step(NOW, Event::Message(better));
+    assert_eq!(follower.condition(NOW, 0), Some(&Condition::default()));
 }
 
 #[test]
@@ -335,10 +353,7 @@ proptest! {
                         true => Vec::new(),
                         false => offsets.iter().map(|offset| (*offset, *offset)).collect(),
                     };
-                    let (to, end, halted) = (watermark, 0, None);
-                    let (partition, sender, unread) = (0, sender(), None);
-                    let message =
-                        Message { partition, sender, to, end, halted, unread, decisions };
+                    let message = Message { end: 0, decisions, ..quiet(0, watermark) };
                     follower.step(NOW, Event::Message(message))
                 }
                 Act::Gap => follower.step(NOW, Event::Gap),

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     answer::Moment,
-    domain::ids::Partition,
+    domain::ids::{CampaignId, Partition},
     log::{LocalLog, RequestLog},
     store::CouponStore,
+    wire::feed_message::Condition,
 };
 
 /// How often log and store are probed.
@@ -54,8 +55,36 @@ impl ReportHealth for NodeService {
             part: "retention",
             reason: format!("partition {partition}: {warning}"),
         });
-        halted.chain(expiring).chain(refused).collect()
+        let conditions = self.waiters.conditions();
+        let troubles = conditions.iter().flat_map(|(partition, condition)| {
+            let stuck =
+                stuck(*partition, condition).map(|reason| NotReady { part: "partitions", reason });
+            let held = quarantined(*partition, condition)
+                .map(|reason| NotReady { part: "campaigns", reason });
+            stuck.into_iter().chain(held)
+        });
+        halted.chain(troubles).chain(expiring).chain(refused).collect()
     }
+}
+
+/// Says that a watermark has stood still for too long, and what it waits for.
+pub(super) fn stuck(partition: Partition, condition: &Condition) -> Option<String> {
+    let Condition { age_s, waits_for, .. } = condition;
+    let waits_for = waits_for.as_ref()?;
+    Some(format!(
+        "the watermark of partition {partition} has stood still for {age_s} s while records wait: \
+         {waits_for}"
+    ))
+}
+
+/// Says which campaigns are on hold.
+fn quarantined(partition: Partition, condition: &Condition) -> Option<String> {
+    let Condition { quarantined, named, .. } = condition;
+    let names: Vec<_> = named.iter().map(CampaignId::as_str).collect();
+    let more = if *quarantined > named.len() { ", …" } else { "" };
+    (*quarantined > 0).then(|| {
+        format!("on hold in partition {partition}: {quarantined} ({}{more})", names.join(", "))
+    })
 }
 
 /// The latest probes of log and store.

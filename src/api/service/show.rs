@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     NodeService,
     campaigns::CampaignSnapshot,
+    health::stuck,
     interface::{AdminView, CampaignPage, CampaignView, ServiceError, ShowCampaigns},
 };
 use crate::{
@@ -102,7 +103,13 @@ impl ShowCampaigns for NodeService {
         let view = self.view(campaign, &snapshot)?;
         // A log that does not answer now leaves the rest of the view as it is.
         let not_releasable = self.not_releasable(campaign, &snapshot).await.unwrap_or_default();
-        Ok(AdminView { view, actor: self.actors.view(campaign), not_releasable })
+        let mut actor = self.actors.view(campaign);
+        if actor.reason.is_none() {
+            let partition = self.codec.partition_of(campaign);
+            let condition = self.waiters.condition(partition);
+            actor.reason = condition.and_then(|condition| stuck(partition, &condition));
+        }
+        Ok(AdminView { view, actor, not_releasable })
     }
 }
 

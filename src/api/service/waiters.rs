@@ -28,7 +28,7 @@ use crate::{
     feed::{DecisionFeed, FeedEvent, HeardGenerations},
     retry::Backoff,
     telemetry::metrics,
-    wire::feed_message::{FeedDecision, FeedMessage},
+    wire::feed_message::{Condition, FeedDecision, FeedMessage},
 };
 
 /// Pauses between attempts to follow the feed.
@@ -265,6 +265,19 @@ impl Waiters {
         follower.partitions().filter_map(halted).collect()
     }
 
+    /// Lists the partitions that decide, with what their owners say of them.
+    pub(super) fn conditions(&self) -> Vec<(Partition, Condition)> {
+        let now = self.clock.now();
+        let follower = self.follower.lock();
+        let condition = |partition| Some((partition, follower.condition(now, partition)?.clone()));
+        follower.partitions().filter_map(condition).collect()
+    }
+
+    /// Returns what the owner of a partition says of it, while that decides.
+    pub(super) fn condition(&self, partition: Partition) -> Option<Condition> {
+        self.follower.lock().condition(self.clock.now(), partition).cloned()
+    }
+
     /// Returns why a partition is halted, and the range that halts it, as far as its owner has said.
     pub(super) fn halt(&self, partition: Partition) -> Option<(String, Option<Unread>)> {
         let (now, follower) = (self.clock.now(), self.follower.lock());
@@ -327,6 +340,8 @@ fn follower_message(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
         sender: message.sender.clone(),
         to: message.to,
         end: message.end,
+        waiting: message.waiting,
+        condition: message.condition.clone(),
         halted: message.halted.clone(),
         unread: message.unread,
         decisions: message.decisions.iter().enumerate().map(heard).collect(),

@@ -9,6 +9,7 @@ use crate::{
     partition::{
         fold::{Batch, FoldedRecord},
         recovery::Contradiction,
+        restart::LoadStep,
     },
     wire::{
         LogRecord,
@@ -84,8 +85,19 @@ pub enum Event {
         /// Why it was one.
         of: LetterOf,
     },
+    /// These marks of [`Effect::WriteMarks`] are durable.
+    MarksStored(Vec<(CampaignId, Offset)>),
     /// Progress is durable up to this offset, with the marks that it passes.
     Persisted(Offset),
+    /// The load of a campaign's rows goes on.
+    Loads {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The incarnation of its actor.
+        incarnation: u64,
+        /// How.
+        step: LoadStep,
+    },
     /// The log ends at this offset.
     End(Offset),
     /// Time has passed.
@@ -114,7 +126,9 @@ impl Event {
             Self::Holds(_) => "holds",
             Self::HoldsCounted { .. } => "holds_counted",
             Self::DeadLettered { .. } => "dead_lettered",
+            Self::MarksStored(_) => "marks_stored",
             Self::Persisted(_) => "persisted",
+            Self::Loads { .. } => "loads",
             Self::End(_) => "end",
             Self::Tick { .. } => "time",
         }
@@ -158,6 +172,10 @@ pub struct News {
     pub to: Offset,
     /// The end of the log as last seen.
     pub end: Offset,
+    /// The number of records below `end` that wait for a decision.
+    pub waiting: u64,
+    /// Whether it is time to say also how the partition is.
+    pub is_heartbeat: bool,
     /// Decisions that are stored and were not published.
     pub decisions: Vec<FeedDecision>,
 }
@@ -227,12 +245,12 @@ pub enum Effect {
         /// The record as it was read.
         record: LogRecord,
     },
-    /// Make marks, holds and their number durable, then progress.
+    /// Make marks durable, each by itself if they cannot be written together.
+    WriteMarks(Vec<Mark>),
+    /// Make holds and their number durable, then progress.
     Persist {
         /// Closed holds that are extended.
         holds: Vec<Hold>,
-        /// Marks that progress passes.
-        marks: Vec<Mark>,
         /// How many holds the partition ever had, if that is not durable.
         holds_ever: Option<u64>,
         /// The progress.

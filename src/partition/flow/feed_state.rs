@@ -27,18 +27,18 @@ impl FeedState {
         due
     }
 
-    /// Returns the next message, if there is news or `heartbeat` is due.
+    /// Returns the next message, if there is news or a heartbeat is due.
     pub(super) fn message(
         &mut self,
-        (watermark, end): (Offset, Offset),
-        heartbeat: bool,
+        (watermark, end, waiting): (Offset, Offset, u64),
+        is_heartbeat: bool,
     ) -> Option<News> {
-        if self.outbox.is_empty() && watermark == self.published && !heartbeat {
+        if self.outbox.is_empty() && watermark == self.published && !is_heartbeat {
             return None;
         }
         let from = std::mem::replace(&mut self.published, watermark);
         let decisions = std::mem::take(&mut self.outbox);
-        Some(News { from, to: watermark, end, decisions })
+        Some(News { from, to: watermark, end, waiting, is_heartbeat, decisions })
     }
 }
 
@@ -49,10 +49,10 @@ mod tests {
     #[test]
     fn a_message_goes_on_from_the_one_before() {
         let mut feed = FeedState::default();
-        let first = feed.message((10, 12), true).unwrap();
+        let first = feed.message((10, 12, 2), true).unwrap();
         assert_eq!((first.from, first.to), (0, 10));
-        assert_eq!(feed.message((10, 12), false), None, "there is no news");
-        let second = feed.message((11, 12), false).unwrap();
+        assert_eq!(feed.message((10, 12, 2), false), None, "there is no news");
+        let second = feed.message((11, 12, 1), false).unwrap();
         assert_eq!((second.from, second.to), (10, 11));
     }
 

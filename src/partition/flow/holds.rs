@@ -74,7 +74,8 @@ impl Flow {
         effects: &mut Vec<Effect>,
     ) {
         effects.push(Effect::Stop { campaign: campaign.clone() });
-        let (incarnation, partition) = (self.next_incarnation(), self.place.partition);
+        let (incarnation, now_ms) = (self.next_incarnation(), self.now_ms);
+        let partition = self.place.partition;
         let unmarked = self.first_unmarked(campaign);
         let Some((owned, holds)) = self.owned(campaign) else { return };
         owned.note_reason(reason.text(detail));
@@ -83,6 +84,7 @@ impl Flow {
         // A version whose mark is not durable yet must be derived again, too.
         let unstored = owned.window().first_unstored().into_iter().chain(unmarked);
         let from = unstored.fold(from, Offset::min);
+        owned.try_later(now_ms);
         if holds.covers(reason, from) {
             owned.restart(incarnation, Phase::Held);
             self.pass_window(campaign, effects);

@@ -29,12 +29,18 @@ mod event;
 mod feed_state;
 mod hold_count;
 mod holds;
+mod kept_back;
 mod settle;
+mod show;
 #[cfg(test)]
 mod tests;
 
 use self::{
-    durability::Durability, feed_state::FeedState, hold_count::HoldCount, settle::Unmarked,
+    durability::Durability,
+    feed_state::FeedState,
+    hold_count::HoldCount,
+    kept_back::KeptBackLook,
+    settle::{Marking, Unmarked},
 };
 
 pub use event::{BatchReport, Effect, Event, LetterOf, News};
@@ -125,6 +131,9 @@ pub struct Flow {
     occupied: BTreeSet<CampaignId>,
     /// Decided versions whose marks are being written. The watermark passes them afterwards.
     unmarked: BTreeMap<Offset, Unmarked>,
+    /// The marks that the next progress waits for.
+    marking: Option<Marking>,
+    kept_back: KeptBackLook,
     incarnations: u64,
     now_ms: u64,
     idle_checked_ms: u64,
@@ -158,6 +167,8 @@ impl Flow {
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
             unmarked: BTreeMap::new(),
+            marking: None,
+            kept_back: KeptBackLook::new(now_ms),
             incarnations: 0,
             now_ms,
             idle_checked_ms: now_ms,
@@ -199,15 +210,26 @@ impl Flow {
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
             Event::HoldsCounted { found, expected } => {
+                self.kept_back.store_answered(self.now_ms);
                 if self.hold_count.compare(found, expected) {
                     effects.push(Effect::HoldCountLost { expected });
                 }
             }
             Event::DeadLettered { offset, of } => self.dead_lettered(offset, of, effects),
+            Event::MarksStored(marks) => self.marks_stored(&marks),
             Event::Persisted(next) => self.persisted(next, effects),
+            Event::Loads { campaign, incarnation, step } => {
+                if self.is_current(&campaign, incarnation)
+                    && let Some(owned) = self.campaigns.get_mut(&campaign)
+                {
+                    owned.load_goes(step);
+                }
+            }
             Event::End(end) => self.end = self.end.max(end),
             Event::Tick { now_ms, wall } => {
+                self.kept_back.ticks(now_ms.saturating_sub(self.now_ms));
                 self.now_ms = now_ms;
+                self.look_at_kept_back(effects);
                 self.stop_idle(wall, effects);
             }
         }
@@ -256,10 +278,11 @@ impl Flow {
         self.acks.is_empty() && self.durability.progress() == self.acks.position()
     }
 
-    /// Returns the number of records that wait for a decision.
+    /// Returns the number of records that wait for a decision. What is stored above the watermark
+    /// does not wait, nor what has passed under a hold.
     #[must_use]
     pub fn lag(&self) -> u64 {
-        self.end.max(self.acks.position()).saturating_sub(self.acks.watermark())
+        self.end.saturating_sub(self.acks.position()) + self.acks.waiting() as u64
     }
 
     /// Returns the state and reason of a campaign's actor for operators; `None` if it has none.
@@ -356,6 +379,13 @@ impl Flow {
         }
         let window = owned.clear();
         let mut freed = window.iter().map(|it| it.credit).sum();
+        let (held_from, progress) = (holds.held_from(), self.durability.progress());
+        // What a mark counts that is being written is derived again, if the hold covers all of it.
+        if let Some(marking) = &mut self.marking
+            && held_from.is_some_and(|from| from <= progress)
+        {
+            marking.leave(campaign);
+        }
         let holds = self.holds.get(campaign);
         for Cleared { offset, is_letter, .. } in window {
             // A release passes when its hold is marked released. It keeps one credit until then. A

@@ -1,5 +1,7 @@
 //! What follows from stored batches: watermark, dead letters, progress, feed messages.
 
+use std::collections::BTreeSet;
+
 use super::{
     super::{campaign_holds::Holds, fold::FoldedRecord, owned_campaign::ChunkStored},
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
@@ -7,8 +9,8 @@ use super::{
 use crate::{
     domain::{
         decision::Decision,
-        ids::{CampaignId, Offset},
-        rows::{Mark, Progress},
+        ids::{CampaignId, LogPartition, Offset},
+        rows::{LastRecord, Mark, Progress},
     },
     wire::feed_message::FeedDecision,
 };
@@ -19,6 +21,33 @@ pub(super) struct Unmarked {
     campaign: CampaignId,
     decision: Decision,
     answer: FeedDecision,
+}
+
+/// The marks that a write of progress waits for.
+#[derive(Debug)]
+pub(super) struct Marking {
+    awaited: BTreeSet<(CampaignId, Offset)>,
+    next: Offset,
+    last: Option<LastRecord>,
+    sweep: bool,
+}
+
+impl Marking {
+    /// Returns the campaigns whose marks are not durable.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = &CampaignId> {
+        self.awaited.iter().map(|(campaign, _)| campaign)
+    }
+
+    /// Waits for no mark of a campaign any more.
+    pub(super) fn leave(&mut self, campaign: &CampaignId) {
+        self.awaited.retain(|(awaited, _)| awaited != campaign);
+    }
+}
+
+impl Unmarked {
+    pub(super) fn campaign(&self) -> &CampaignId {
+        &self.campaign
+    }
 }
 
 impl Flow {
@@ -165,6 +194,9 @@ impl Flow {
     }
 
     pub(super) fn persist(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(marking) = self.marking.take_if(|it| it.awaited.is_empty()) {
+            return self.persist_marked(&marking, effects);
+        }
         let watermark = self.acks.watermark();
         let Some(due) = self.durability.due(watermark, self.now_ms) else { return };
         let may_extend = || self.holds.values().any(|holds| holds.may_extend(watermark));
@@ -180,22 +212,37 @@ impl Flow {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, counts });
             }
         }
+        marks.extend(self.holds.values_mut().filter_map(Holds::take_unmarked));
+        self.durability.begin();
+        let awaited = marks.iter().map(|mark| (mark.campaign.clone(), mark.offset)).collect();
+        let (next, last, sweep) = (watermark, self.acks.last(), due.sweep);
+        let marking = Marking { awaited, next, last, sweep };
+        if marks.is_empty() {
+            return self.persist_marked(&marking, effects);
+        }
+        effects.push(Effect::WriteMarks(marks));
+        self.marking = Some(marking);
+    }
+
+    pub(super) fn marks_stored(&mut self, marks: &[(CampaignId, Offset)]) {
+        if let Some(marking) = &mut self.marking {
+            marking.awaited.retain(|awaited| !marks.contains(awaited));
+        }
+    }
+
+    /// Writes the progress whose marks are durable, or are those of campaigns on hold from below.
+    fn persist_marked(&mut self, marking: &Marking, effects: &mut Vec<Effect>) {
+        let Marking { next, last, sweep, .. } = *marking;
         let mut extended = Vec::new();
         for (campaign, holds) in &mut self.holds {
-            marks.extend(holds.take_unmarked());
-            if due.sweep || self.occupied.contains(campaign) {
-                extended.extend(holds.extend(watermark));
+            if sweep || self.occupied.contains(campaign) {
+                extended.extend(holds.extend(next));
             }
         }
-        self.durability.begin();
-        let progress = Progress {
-            partition: self.place.partition,
-            log_epoch: self.place.log_epoch,
-            next: watermark,
-            last: self.acks.last(),
-        };
+        let LogPartition { partition, log_epoch } = self.place;
+        let progress = Progress { partition, log_epoch, next, last };
         let holds_ever = self.hold_count.begin();
-        effects.push(Effect::Persist { holds: extended, marks, holds_ever, progress });
+        effects.push(Effect::Persist { holds: extended, holds_ever, progress });
     }
 
     pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {
@@ -218,7 +265,8 @@ impl Flow {
             let next = self.durability.progress();
             effects.push(Effect::ReportProgress { next, keep_from });
         }
-        let message = self.feed.message((self.acks.watermark(), self.end), heartbeat);
+        let stands = (self.acks.watermark(), self.end, self.lag());
+        let message = self.feed.message(stands, heartbeat);
         effects.extend(message.map(Effect::Publish));
     }
 }

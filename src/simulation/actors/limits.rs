@@ -152,3 +152,25 @@ fn hanging_replays_leave_readers_free() {
         stage
     });
 }
+
+#[test]
+fn a_watermark_that_stands_still_is_told_to_every_node() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.five_decided(HUNG).await;
+        assert_eq!(stage.degraded(), Vec::<String>::new());
+        hang(&stage, HUNG);
+        stage.ask(HUNG, 6);
+        stage.wait_ms(13_000).await;
+        assert_eq!(stage.degraded(), Vec::<String>::new());
+        stage.wait_ms(3_500).await;
+        let told = stage.degraded();
+        let is_told =
+            |text: &String| text.contains("stood still for 1") && text.contains("campaign-0");
+        assert!(told.iter().any(is_told), "{told:?}");
+        stage.engines().rows.unreachable.end_all();
+        stage.passed().await;
+        stage.wait_ms(1_500).await;
+        assert_eq!(stage.degraded(), Vec::<String>::new());
+        stage
+    });
+}

@@ -2,6 +2,7 @@
 //! end every fault is over, and the judge of all worlds decides.
 
 mod failures;
+mod kept_back;
 mod limits;
 mod lives;
 mod panics;
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     actors::messages::SupervisorMessage,
+    api::service::ReportHealth,
     domain::{
         definition::Terms,
         ids::{CampaignId, Offset, Partition, UserId},
@@ -210,6 +212,11 @@ impl Stage {
         self.node().core.directory.view(&campaign_id(campaign)).reason.unwrap_or_default()
     }
 
+    /// What the node says is wrong and makes it no less ready.
+    fn degraded(&self) -> Vec<String> {
+        self.node().core.service.degraded().into_iter().map(|part| part.reason).collect()
+    }
+
     /// Records of a campaign without a published decision.
     fn undecided(&self, campaign: u8) -> usize {
         let id = campaign_id(campaign);
@@ -244,6 +251,12 @@ impl Stage {
             let rows = self.engines().rows.store.rows.lock();
             rows.progress.get(&partition).map_or(0, |progress| progress.next) == end
         })
+    }
+
+    /// Durable progress of a partition.
+    fn progress(&self, partition: Partition) -> Offset {
+        let rows = self.engines().rows.store.rows.lock();
+        rows.progress.get(&partition).map_or(0, |progress| progress.next)
     }
 
     async fn passed(&mut self) {

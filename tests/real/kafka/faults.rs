@@ -96,6 +96,8 @@ pub(super) async fn arrives(
         from: 0,
         to: 1,
         end: 1,
+        waiting: 0,
+        condition: None,
         halted: None,
         unread: None,
         decisions: Vec::new(),

@@ -196,11 +196,14 @@ fn a_close_is_written_before_extensions() {
     };
     let tick = |now_ms| Event::Tick { now_ms, wall: Timestamp(0) };
     steps(&mut flow, vec![read(FROM, request())]);
-    let effects = steps(&mut flow, vec![report(1, stored(FROM)), tick(200)]);
+    let marked = |offset| Event::MarksStored(vec![(campaign(0), offset)]);
+    steps(&mut flow, vec![report(1, stored(FROM)), tick(200)]);
+    let effects = steps(&mut flow, vec![marked(FROM + 1)]);
     assert!(!extends(&effects), "its closing is on its way: {effects:?}");
     steps(&mut flow, vec![Event::Persisted(FROM + 1), Event::HoldWritten(closed)]);
     steps(&mut flow, vec![read(FROM + 1, request())]);
-    let effects = steps(&mut flow, vec![report(1, stored(FROM + 1)), tick(400)]);
+    steps(&mut flow, vec![report(1, stored(FROM + 1)), tick(400)]);
+    let effects = steps(&mut flow, vec![marked(FROM + 2)]);
     assert!(extends(&effects), "{effects:?}");
 }
 

@@ -139,7 +139,7 @@ fn a_mark_precedes_a_hold() {
     flow.step(Event::Tick { now_ms: 200, wall: Timestamp(0) }, &mut effects);
     flow.flush(&mut effects);
     let marks = effects.iter().find_map(|effect| match effect {
-        Effect::Persist { marks, progress, .. } if progress.next == 12 => Some(marks.clone()),
+        Effect::WriteMarks(marks) => Some(marks.clone()),
         _ => None,
     });
     assert_eq!(marks, Some(vec![Mark { campaign, offset: 11, counts: counts(7) }]));

@@ -33,7 +33,8 @@ use crate::{
 enum Task {
     Load { campaign: CampaignId, incarnation: u64, from: Offset },
     Store { campaign: CampaignId, incarnation: u64, number: usize },
-    Persist(Vec<Hold>, Vec<Mark>, Option<u64>, Progress),
+    Marks(Vec<Mark>),
+    Persist(Vec<Hold>, Option<u64>, Progress),
     Hold { hold: Hold, mark: Option<Mark> },
     Mark { mark: Mark, version: Offset },
     Letter(CampaignId, LogRecord),
@@ -170,8 +171,9 @@ impl FlowWorld {
                 Effect::DeadLetter { campaign: of, record } => {
                     owner.tasks.push(Task::Letter(of, record))
                 }
-                Effect::Persist { holds, marks, holds_ever, progress } => {
-                    owner.tasks.push(Task::Persist(holds, marks, holds_ever, progress));
+                Effect::WriteMarks(marks) => owner.tasks.push(Task::Marks(marks)),
+                Effect::Persist { holds, holds_ever, progress } => {
+                    owner.tasks.push(Task::Persist(holds, holds_ever, progress));
                 }
                 Effect::Publish(message) => {
                     for settled in message.decisions {
@@ -267,9 +269,18 @@ impl FlowWorld {
             Task::Store { campaign, incarnation, number } => {
                 self.stored(at, &campaign, incarnation, number);
             }
-            Task::Persist(holds, marks, holds_ever, progress) => {
-                holds.iter().for_each(|hold| self.store.put_hold(hold));
+            Task::Marks(mut marks) => {
+                // They may be written in parts.
+                let later = marks.split_off(marks.len().div_ceil(2));
+                if !later.is_empty() {
+                    self.owners[at].tasks.push(Task::Marks(later));
+                }
                 marks.iter().for_each(|mark| self.store.put_mark(mark));
+                let stored = marks.into_iter().map(|mark| (mark.campaign, mark.offset)).collect();
+                self.step(at, Event::MarksStored(stored));
+            }
+            Task::Persist(holds, holds_ever, progress) => {
+                holds.iter().for_each(|hold| self.store.put_hold(hold));
                 holds_ever.iter().for_each(|count| self.store.put_hold_count(*count));
                 let next = progress.next;
                 if self.store.progress.as_ref().is_none_or(|known| known.next < next) {
@@ -392,35 +403,7 @@ impl FlowWorld {
             _ => self.run_task(at),
         }
         if self.random.one_in(40) {
-            self.check_settled_is_stored();
-        }
-    }
-
-    /// Checks that every position below progress and under no hold has its row in the store.
-    fn check_settled_is_stored(&self) {
-        let next = self.store.progress.as_ref().map_or(0, |progress| progress.next);
-        let mut folds = BTreeMap::new();
-        for (at, record) in self.log.iter().take_while(|(at, _)| at.offset < next) {
-            let id = record.campaign();
-            let mut holds = self.store.holds.values();
-            let held = holds.any(|hold| hold.campaign == *id && hold.unsettled_from() <= at.offset);
-            let state = folds
-                .entry(id.clone())
-                .or_insert_with(|| Campaign::new(id.clone(), 1, 0, self.keys.clone()));
-            let Outcome::Decided { row: Some(row), .. } = state.fold(*at, record) else { continue };
-            let stored = match &row {
-                DerivedRow::Coupon(coupon) => {
-                    let key = (coupon.campaign.clone(), coupon.sequence);
-                    self.store.coupons.get(&key) == Some(coupon)
-                }
-                DerivedRow::Version(version) => {
-                    let key = (version.campaign.clone(), version.position.offset);
-                    let mark = self.store.marks.get(&key.0);
-                    self.store.versions.get(&key) == Some(&**version)
-                        && mark.is_some_and(|mark| mark.offset > key.1)
-                }
-            };
-            assert!(stored || held, "offset {} is settled and its row is missing", at.offset);
+            self.store.check_settled(&self.log);
         }
     }
 

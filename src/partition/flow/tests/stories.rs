@@ -154,6 +154,10 @@ impl Story {
                 self.step(Event::HoldWritten(hold));
             }
             Effect::WriteMark { version, .. } => self.step(Event::Marked(version)),
+            Effect::WriteMarks(marks) => {
+                let stored = marks.into_iter().map(|mark| (mark.campaign, mark.offset)).collect();
+                self.step(Event::MarksStored(stored));
+            }
             Effect::Persist { progress, .. } => self.step(Event::Persisted(progress.next)),
             Effect::Credit(credit) => self.credit += credit,
             _ => {}
