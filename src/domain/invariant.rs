@@ -48,6 +48,18 @@ impl Invariant {
         Self::StopRatherThanLie,
     ];
 
+    /// Those that a running node can see broken. Of the others, the audit judges INV-4, INV-7 and INV-8,
+    /// and alerts on symptoms tell of INV-10.
+    pub const COUNTED: [Self; 7] = [
+        Self::Quota,
+        Self::PerUserLimit,
+        Self::FinalAnswer,
+        Self::Eligibility,
+        Self::Remaining,
+        Self::Bounded,
+        Self::StopRatherThanLie,
+    ];
+
     /// Returns the id, as documents and metrics spell it.
     #[must_use]
     pub fn id(self) -> &'static str {

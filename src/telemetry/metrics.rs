@@ -219,7 +219,7 @@ pub(super) fn describe() {
             Kind::Histogram => describe_histogram!(name, unit, help),
         }
     }
-    for invariant in Invariant::ALL {
+    for invariant in Invariant::COUNTED {
         counter!(VIOLATIONS, "invariant" => invariant.id()).increment(0);
     }
     counter!(ACTOR_RESTARTS).increment(0);
