@@ -27,12 +27,25 @@ impl FeedState {
         due
     }
 
-    /// Returns the next message, if there is news or a heartbeat is due.
+    /// Returns the next message, if there is news or a heartbeat is due. Unless the owner `tells`, its
+    /// news waits.
     pub(super) fn message(
         &mut self,
         (watermark, end, waiting): (Offset, Offset, u64),
         is_heartbeat: bool,
+        tells: bool,
     ) -> Option<News> {
+        if !tells {
+            let (from, to, decisions) = (self.published, self.published, Vec::new());
+            return is_heartbeat.then_some(News {
+                from,
+                to,
+                end,
+                waiting,
+                is_heartbeat,
+                decisions,
+            });
+        }
         if self.outbox.is_empty() && watermark == self.published && !is_heartbeat {
             return None;
         }
@@ -49,11 +62,22 @@ mod tests {
     #[test]
     fn a_message_goes_on_from_the_one_before() {
         let mut feed = FeedState::default();
-        let first = feed.message((10, 12, 2), true).unwrap();
+        let first = feed.message((10, 12, 2), true, true).unwrap();
         assert_eq!((first.from, first.to), (0, 10));
-        assert_eq!(feed.message((10, 12, 2), false), None, "there is no news");
-        let second = feed.message((11, 12, 1), false).unwrap();
+        assert_eq!(feed.message((10, 12, 2), false, true), None, "there is no news");
+        let second = feed.message((11, 12, 1), false, true).unwrap();
         assert_eq!((second.from, second.to), (10, 11));
+    }
+
+    #[test]
+    fn news_waits_while_the_owner_tells_nothing() {
+        let mut feed = FeedState::default();
+        feed.message((10, 12, 2), true, true).unwrap();
+        assert_eq!(feed.message((11, 12, 1), false, false), None);
+        let sign_of_life = feed.message((11, 12, 1), true, false).unwrap();
+        assert_eq!((sign_of_life.from, sign_of_life.to), (10, 10));
+        let told = feed.message((12, 12, 0), false, true).unwrap();
+        assert_eq!((told.from, told.to), (10, 12));
     }
 
     #[test]

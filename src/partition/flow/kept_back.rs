@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{super::restart::Patience, Effect, Flow};
+use super::{
+    super::{restart::Patience, skips::FORCE_AFTER_MS},
+    Effect, Flow,
+};
 use crate::domain::{
     halt::HoldReason,
     ids::{CampaignId, Offset},
@@ -18,6 +21,10 @@ const TICK_LATE_MS: u64 = 1_000;
 /// The owner looks at its partition's rows once a second. Without an answer for this long it is the
 /// store that keeps progress back, not a campaign.
 const STORE_SILENT_MS: u64 = 3_000;
+
+/// After this long without an answer the owner tells no decisions: a skip may have been made meanwhile,
+/// and be in force soon ([`FORCE_AFTER_MS`]).
+const TELLS_WITHIN_MS: u64 = FORCE_AFTER_MS * 2 / 3;
 
 /// When the flow looks at what keeps progress back.
 #[derive(Debug)]
@@ -40,6 +47,11 @@ impl KeptBackLook {
     /// Notes a tick, and how long after the one before it came.
     pub(super) fn ticks(&mut self, after_ms: u64) {
         self.was_late |= after_ms > TICK_LATE_MS;
+    }
+
+    /// Returns whether the owner knows the skips of its partition well enough to tell decisions.
+    pub(super) fn may_tell(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.answered_ms) <= TELLS_WITHIN_MS
     }
 
     /// Returns the milliseconds since the last look, if the next one is due, and whether they count.

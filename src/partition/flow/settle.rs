@@ -266,7 +266,8 @@ impl Flow {
             effects.push(Effect::ReportProgress { next, keep_from });
         }
         let stands = (self.acks.watermark(), self.end, self.lag());
-        let message = self.feed.message(stands, heartbeat);
+        let tells = self.kept_back.may_tell(self.now_ms);
+        let message = self.feed.message(stands, heartbeat, tells);
         effects.extend(message.map(Effect::Publish));
     }
 }

@@ -161,3 +161,25 @@ fn a_contradiction_waits_for_an_operator() {
         stage
     });
 }
+
+#[test]
+fn an_owner_that_sees_no_skips_tells_nothing() {
+    play(calm(1, 2), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(STUCK, 0);
+        stage.passed().await;
+        let cut = Act::Cut { node: None, engine: Engine::Store, partition: None, ms: 40_000 };
+        stage.act(cut).await;
+        stage.wait_ms(5_000).await;
+        // A rejection needs no row.
+        stage.ask(STUCK, 1);
+        assert!(stage.answered(STUCK).await <= ANSWERED_MS);
+        stage.wait_ms(10_000).await;
+        stage.ask(STUCK, 2);
+        stage.wait_ms(10_000).await;
+        assert_eq!(stage.undecided(STUCK), 1, "a skip may have been made meanwhile");
+        let back = stage.answered(STUCK).await;
+        assert!(back <= 22_000, "back after {back} ms");
+        stage
+    });
+}
