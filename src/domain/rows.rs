@@ -1,4 +1,4 @@
-//! Rows of the store besides coupons and definition versions: progress, marks, holds, skips and
+//! Rows of the store besides coupons and definition versions: progress, marks, holds, skips, nodes and
 //! registers.
 
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use super::{
     coupon::Coupon,
     definition::DefinitionVersion,
     halt::{Halt, HaltReason},
-    ids::{CampaignId, Offset, Partition, Sequence, UserId},
+    ids::{CampaignId, Offset, Partition, ProcessName, Sequence, UserId},
 };
 
 /// A durable watermark: every position below `next` is decided and stored, except under holds.
@@ -261,6 +261,46 @@ impl Skip {
     pub fn covers(&self, offset: Offset, state: SkipState) -> bool {
         self.state == state && (self.from..self.to).contains(&offset)
     }
+}
+
+/// Where a reader or a partition consumer hung: at a record of `from..=to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hang {
+    /// The partition.
+    pub partition: Partition,
+    /// The lowest position that was not decided.
+    pub from: Offset,
+    /// The next position to be read.
+    pub to: Offset,
+}
+
+impl Hang {
+    /// Returns whether both may be due to the same record.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.partition == other.partition && self.from <= other.to && other.from <= self.to
+    }
+}
+
+/// What a process says of itself to the other nodes, in its row and over the feed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// The process.
+    pub name: ProcessName,
+    /// Rises each time that the process says anything of itself. From 1.
+    pub number: u64,
+    /// Whether it is a member of the consumer group.
+    pub is_member: bool,
+    /// Whether its last probe succeeded.
+    pub can_decide: bool,
+    /// Where its readers or partition consumers hung: at most [`Self::HANGS_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub hangs: Vec<Hang>,
+}
+
+impl NodeRow {
+    /// Most places that a process says: a poisoned record is rare, and the latest ones matter.
+    pub const HANGS_MAX: usize = 8;
 }
 
 /// The rows of a partition, each kind read at quorum: progress first, then holds, then skips.

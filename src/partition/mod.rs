@@ -8,7 +8,8 @@
 //! `expiry` says when undecided records are about to be removed, `restart` decides when to try again
 //! and when to give up, `scrub` finds by-user rows that vanished. `skips` says which positions are
 //! passed undecided, and `range_search` finds the end of what cannot be read. `watermark_age` says for
-//! how long nothing was settled while records wait.
+//! how long nothing was settled while records wait, and `liveness` when a node that cannot decide
+//! leaves the consumer group and joins again.
 
 pub mod acks;
 pub mod actor_view;
@@ -17,6 +18,7 @@ mod campaign_holds;
 pub mod expiry;
 pub mod flow;
 pub mod fold;
+pub mod liveness;
 mod owned_campaign;
 pub mod pipeline;
 pub mod range_search;
