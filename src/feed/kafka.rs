@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset as NativeOffset, TopicPartitionList,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
@@ -20,16 +21,16 @@ use rdkafka::{
 };
 use tokio::sync::mpsc;
 
-use super::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender};
+use super::{DecisionFeed, FeedError, FeedEvent, NODE_SAYINGS_MAX, follower::FollowerSender};
 use crate::{
     config::KafkaConfig,
-    domain::ids::Partition,
+    domain::{ids::Partition, rows::NodeRow},
     kafka::{
         client::{self, ClientLog, MAC_HEADER, Topics, millis, native_offset, native_partition},
         errors::Meaning,
     },
     telemetry::metrics,
-    wire::feed_message::{FeedCodec, FeedMessage},
+    wire::feed_message::{AnyMessage, FeedCodec, FeedMessage, NodeMessage},
 };
 
 /// Most messages in the producer's queue: several seconds of 12 partitions with 100 batches a second
@@ -56,6 +57,9 @@ const FETCHED_MESSAGES: usize = 256;
 /// Most KiB that the Kafka library fetches ahead, over all partitions.
 const FETCHED_KIB: usize = 16 * 1_024;
 
+/// Listeners to what nodes say of themselves. The followers' threads pass it on.
+type Listeners = Arc<Mutex<Vec<mpsc::Sender<NodeRow>>>>;
+
 /// The decision feed on Kafka.
 pub struct KafkaFeed {
     codec: FeedCodec,
@@ -63,6 +67,7 @@ pub struct KafkaFeed {
     settings: ClientConfig,
     topic: String,
     partitions: u32,
+    listeners: Listeners,
     /// Taken on drop.
     producer: Option<ThreadedProducer<Publisher>>,
 }
@@ -96,11 +101,33 @@ impl KafkaFeed {
                 settings: following(&config),
                 topic,
                 partitions,
+                listeners: Listeners::default(),
                 producer: Some(producer),
             })
         };
         let connected = tokio::task::spawn_blocking(connect).await;
         connected.map_err(|error| failed("starting the feed", error))?
+    }
+}
+
+impl KafkaFeed {
+    fn send(
+        &self,
+        partition: Partition,
+        (value, mac): &(Vec<u8>, Vec<u8>),
+    ) -> Result<(), FeedError> {
+        // `None` only during drop.
+        let Some(producer) = &self.producer else { return Ok(()) };
+        let headers =
+            OwnedHeaders::new_with_capacity(1).insert(Header { key: MAC_HEADER, value: Some(mac) });
+        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.topic)
+            .partition(native_partition(partition))
+            .payload(&value[..])
+            .headers(headers);
+        producer.send(record).map_err(|(error, _)| {
+            metrics::feed_lost("overrun");
+            failed(format!("publishing partition {partition} to {}", self.topic), error)
+        })
     }
 }
 
@@ -142,20 +169,7 @@ fn failed(
 #[async_trait]
 impl DecisionFeed for KafkaFeed {
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
-        let partition = message.partition;
-        // `None` only during drop.
-        let Some(producer) = &self.producer else { return Ok(()) };
-        let (value, mac) = self.codec.encode(&message);
-        let headers = OwnedHeaders::new_with_capacity(1)
-            .insert(Header { key: MAC_HEADER, value: Some(&mac) });
-        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.topic)
-            .partition(native_partition(partition))
-            .payload(&value[..])
-            .headers(headers);
-        producer.send(record).map_err(|(error, _)| {
-            metrics::feed_lost("overrun");
-            failed(format!("publishing partition {partition} to {}", self.topic), error)
-        })
+        self.send(message.partition, &self.codec.encode(&message))
     }
 
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
@@ -165,6 +179,7 @@ impl DecisionFeed for KafkaFeed {
             topic: self.topic.clone(),
             partitions: self.partitions,
             events,
+            listeners: self.listeners.clone(),
             position_lost: false,
         };
         let context = ClientLog::new("follower");
@@ -176,6 +191,16 @@ impl DecisionFeed for KafkaFeed {
             client::drop_in_background(consumer);
         }
         ended.map(|()| followed)
+    }
+
+    async fn say(&self, message: NodeMessage) -> Result<(), FeedError> {
+        self.send(message.partition, &self.codec.encode_node(&message))
+    }
+
+    fn listen(&self) -> mpsc::Receiver<NodeRow> {
+        let (listener, heard) = mpsc::channel(NODE_SAYINGS_MAX);
+        self.listeners.lock().push(listener);
+        heard
     }
 }
 
@@ -213,6 +238,7 @@ struct FollowerThread {
     topic: String,
     partitions: u32,
     events: FollowerSender,
+    listeners: Listeners,
     /// Whether the consumer's position in some partition does not exist any more.
     position_lost: bool,
 }
@@ -260,7 +286,15 @@ impl FollowerThread {
         let value = message.payload().unwrap_or_default();
         let mac = client::mac_of(message).unwrap_or_default();
         match self.codec.decode(partition, value, &mac) {
-            Ok(message) => self.events.send(&Arc::new(message)),
+            Ok(AnyMessage::Partition(message)) => self.events.send(&Arc::new(message)),
+            Ok(AnyMessage::Node(message)) => {
+                let mut listeners = self.listeners.lock();
+                listeners.retain(|listener| !listener.is_closed());
+                for listener in listeners.iter() {
+                    // A listener that does not keep up hears the next ones.
+                    let _ = listener.try_send(message.node.clone());
+                }
+            }
             Err(reason) => {
                 metrics::feed_lost(reason);
                 let offset = message.offset();

@@ -14,7 +14,10 @@ pub mod kafka;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::wire::feed_message::FeedMessage;
+use crate::{
+    domain::rows::NodeRow,
+    wire::feed_message::{FeedMessage, NodeMessage},
+};
 
 pub use generations::HeardGenerations;
 
@@ -23,6 +26,9 @@ pub const MESSAGE_DECISIONS_MAX: usize = 1_024;
 
 /// Most messages that wait for a follower. When more arrive, it loses messages.
 pub const FOLLOWER_MESSAGES_MAX: usize = 4_096;
+
+/// Most sayings of nodes that wait for a listener: a few seconds of a large group. Those beyond are lost.
+pub const NODE_SAYINGS_MAX: usize = 256;
 
 /// A feed operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,4 +60,17 @@ pub trait DecisionFeed: Send + Sync + 'static {
     /// Follows every partition from now on. At most [`FOLLOWER_MESSAGES_MAX`] messages wait for the
     /// receiver; a slower one gets a [`FeedEvent::Gap`] in place of those that it lost.
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError>;
+
+    /// Says what a node says of itself to every listener, this node's included. It may be lost.
+    async fn say(&self, message: NodeMessage) -> Result<(), FeedError> {
+        drop(message);
+        Ok(())
+    }
+
+    /// Listens to what nodes say of themselves. Needs a follower in this process, but none that keeps up:
+    /// also a node whose followers are stuck hears the others. Where there is one node, nobody says
+    /// anything.
+    fn listen(&self) -> mpsc::Receiver<NodeRow> {
+        mpsc::channel(1).1
+    }
 }

@@ -57,6 +57,12 @@ mod store {
     }
 
     crate::store::contract::coupon_store_contract!(fresh);
+
+    mod nodes {
+        use super::fresh;
+
+        crate::store::contract::nodes::node_rows_contract!(fresh);
+    }
 }
 
 mod feed {

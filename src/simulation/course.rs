@@ -26,6 +26,9 @@ pub(crate) struct Setup {
     pub(super) drift_ppm: Vec<i64>,
     /// Every node starts again once all faults are over.
     pub(super) restarts: bool,
+    /// Nodes probe whether they can decide. Courses of earlier worlds do not say it.
+    #[serde(default)]
+    pub(super) probes: bool,
 }
 
 /// An act and its time, in milliseconds since the world's beginning.

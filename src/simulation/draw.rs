@@ -98,6 +98,7 @@ fn setup(random: &mut Random, seed: u64) -> Setup {
         skew_ms,
         drift_ppm,
         restarts: random.one_in(2),
+        probes: !is_embedded,
     }
 }
 
@@ -292,7 +293,10 @@ fn fates(random: &mut Random, call: Call, is_embedded: bool) -> Vec<Fate> {
             | Call::WriteRegister
             | Call::WriteSkip
     );
-    let lands = is_write || matches!(call, Call::Append | Call::DeadLetter | Call::Join);
+
+    let lands = is_write
+        || call == Call::WriteNode
+        || matches!(call, Call::Append | Call::DeadLetter | Call::Join);
     let of_actors = is_write
         || matches!(
             call,
@@ -344,6 +348,11 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     let Setup { is_embedded, nodes, partitions, campaigns, users, .. } = *setup;
     let mut acts = Vec::new();
     for call in Call::ALL {
+        // No world lasts an hour, after which rows of nodes are deleted.
+        let of_nodes = matches!(call, Call::WriteNode | Call::ReadNodes) && !setup.probes;
+        if of_nodes || call == Call::ForgetNode {
+            continue;
+        }
         for fate in fates(random, call, is_embedded) {
             let node = random.one_in(3).then(|| random.index(nodes));
             acts.push(Act::Strike { call, fate, node });

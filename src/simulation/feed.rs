@@ -13,9 +13,12 @@ use super::{
     world::Address,
 };
 use crate::{
-    domain::ids::{Offset, Partition},
-    feed::{DecisionFeed, FeedError, FeedEvent, follower::FollowerSender},
-    wire::feed_message::{FeedMessage, Sender},
+    domain::{
+        ids::{Offset, Partition},
+        rows::NodeRow,
+    },
+    feed::{DecisionFeed, FeedError, FeedEvent, NODE_SAYINGS_MAX, follower::FollowerSender},
+    wire::feed_message::{FeedMessage, NodeMessage, Sender},
 };
 
 /// Time until a message that comes late is there, in microseconds.
@@ -50,6 +53,8 @@ struct Heard {
 pub(super) struct Topic {
     pub(super) followers: Vec<Follower>,
     pub(super) published: Vec<Published>,
+    /// Lives of nodes that listen to what nodes say of themselves.
+    listeners: Vec<(Address, mpsc::Sender<NodeRow>)>,
     /// What each life of a node has heard of each partition.
     heard: BTreeMap<(usize, u32, Partition), Vec<Heard>>,
 }
@@ -195,5 +200,29 @@ impl DecisionFeed for WorldFeed {
         });
         followers.push(follower);
         Ok(events)
+    }
+
+    async fn say(&self, message: NodeMessage) -> Result<(), FeedError> {
+        let Link { world, address, .. } = &self.link;
+        if world.is_cut(address.node, Engine::Feed, None) || !world.is_alive(*address) {
+            return Ok(());
+        }
+        let mut topic = self.topic.lock();
+        topic.listeners.retain(|(_, listener)| !listener.is_closed());
+        for (to, listener) in &topic.listeners {
+            if !world.is_cut(to.node, Engine::Feed, None) {
+                let (listener, row) = (listener.clone(), message.node.clone());
+                world.after(100 + world.below(self.link.way_us.0), Some(*to), move || {
+                    let _slow = listener.try_send(row);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&self) -> mpsc::Receiver<NodeRow> {
+        let (listener, heard) = mpsc::channel(NODE_SAYINGS_MAX);
+        self.topic.lock().listeners.push((self.link.address, listener));
+        heard
     }
 }

@@ -55,11 +55,14 @@ pub(crate) enum Call {
     ReadCoupons,
     ReadByUser,
     ReadListing,
+    WriteNode,
+    ReadNodes,
+    ForgetNode,
     Publish,
 }
 
 impl Call {
-    pub(super) const ALL: [Self; 24] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::Append,
         Self::Join,
         Self::Open,
@@ -83,6 +86,9 @@ impl Call {
         Self::ReadCoupons,
         Self::ReadByUser,
         Self::ReadListing,
+        Self::WriteNode,
+        Self::ReadNodes,
+        Self::ForgetNode,
         Self::Publish,
     ];
 

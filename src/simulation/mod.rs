@@ -28,6 +28,7 @@ mod leaks;
 mod link;
 mod log;
 mod node;
+mod node_rows;
 mod order;
 mod panics;
 mod probe;

@@ -90,7 +90,8 @@ impl OwnedWorld {
         };
         let (skew_ms, drift_ppm) = (Vec::new(), Vec::new());
         let (partitions, is_embedded) = (PARTITIONS, false);
-        let setup = Setup { partitions, is_embedded, limits, skew_ms, drift_ppm, ..drawn };
+        let probes = false;
+        let setup = Setup { partitions, is_embedded, limits, skew_ms, drift_ppm, probes, ..drawn };
         let (world, engines) = (World::new(1, NODES, false), Engines::new(setup));
         let begin = || MemoryPartition::starting_at(FIRST_OFFSET);
         engines.brokers.lock().partitions = (0..PARTITIONS).map(|_| begin()).collect();

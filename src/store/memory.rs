@@ -13,14 +13,17 @@ use futures_util::{
 use parking_lot::Mutex;
 
 use super::{
-    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, Selection, StoreError,
-    StoreInspection,
+    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, NodeRows, Selection,
+    StoreError, StoreInspection,
 };
-use crate::domain::{
-    coupon::Coupon,
-    definition::DefinitionVersion,
-    ids::{CampaignId, Offset, Partition, Sequence, UserId},
-    rows::{ByUserRow, Hold, Mark, Progress, Register, Row, Skip, SkipState},
+use crate::{
+    domain::{
+        coupon::Coupon,
+        definition::DefinitionVersion,
+        ids::{CampaignId, Offset, Partition, ProcessName, Sequence, UserId},
+        rows::{ByUserRow, Hold, Mark, NodeRow, Progress, Register, Row, Skip, SkipState},
+    },
+    partition::liveness::NODES_MAX,
 };
 
 /// Rows of one page: few, so that pages end within a campaign and readers must go on.
@@ -49,6 +52,8 @@ pub struct MemoryRows {
     pub holds: Vec<Hold>,
     /// Skips by partition and `from`.
     pub skips: BTreeMap<(Partition, Offset), Skip>,
+    /// Rows of nodes.
+    pub nodes: BTreeMap<ProcessName, NodeRow>,
 }
 
 impl MemoryRows {
@@ -240,6 +245,30 @@ impl CouponStore for MemoryStore {
 }
 
 #[async_trait]
+impl NodeRows for MemoryStore {
+    async fn write_node(&self, row: &NodeRow) -> Result<(), StoreError> {
+        let mut rows = self.rows.lock();
+        let old = rows.nodes.entry(row.name.clone()).or_insert_with(|| row.clone());
+        if row.number > old.number {
+            old.clone_from(row);
+        }
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
+        Ok(self.rows.lock().nodes.values().take(NODES_MAX).cloned().collect())
+    }
+
+    async fn forget_node(&self, name: &ProcessName, number: u64) -> Result<(), StoreError> {
+        let mut rows = self.rows.lock();
+        if rows.nodes.get(name).is_some_and(|row| row.number <= number) {
+            rows.nodes.remove(name);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
 impl StoreInspection for MemoryStore {
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
         Ok(self.rows.lock().layout.clone())
@@ -257,4 +286,10 @@ mod tests {
     }
 
     crate::store::contract::coupon_store_contract!(fresh);
+
+    mod nodes {
+        use super::fresh;
+
+        crate::store::contract::nodes::node_rows_contract!(fresh);
+    }
 }

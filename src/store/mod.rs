@@ -28,10 +28,10 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::{CampaignId, Partition, Sequence, UserId},
+        ids::{CampaignId, Partition, ProcessName, Sequence, UserId},
         rows::{
-            ByUserRow, CampaignRows, Hold, Mark, PartitionRows, Progress, Register, Row, Skip,
-            SkipState,
+            ByUserRow, CampaignRows, Hold, Mark, NodeRow, PartitionRows, Progress, Register, Row,
+            Skip, SkipState,
         },
     },
     wire::{
@@ -183,6 +183,21 @@ pub type ByUserPages = BoxStream<'static, Result<Vec<ByUserRow>, StoreError>>;
 pub trait StoreInspection: Send + Sync + 'static {
     /// Returns the layout in force, none if no node has ever started on this store.
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError>;
+}
+
+/// The rows of the nodes, where several share one store. Rows that decide nothing: a node may be wrong
+/// about another one, and then the group rebalances once more than needed.
+#[async_trait]
+pub trait NodeRows: Send + Sync + 'static {
+    /// Writes the row of a node. One with a lower number never replaces it.
+    async fn write_node(&self, row: &NodeRow) -> Result<(), StoreError>;
+
+    /// Reads the rows of all nodes, at most `partition::liveness::NODES_MAX`. Leaves out rows that
+    /// cannot be decoded: a newer version may have written them.
+    async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError>;
+
+    /// Deletes the row of a node, unless its number has risen above `number`.
+    async fn forget_node(&self, name: &ProcessName, number: u64) -> Result<(), StoreError>;
 }
 
 /// Stores coupons, definition versions, holds, skips, marks, progress and registers.

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{FORMAT, codec::mac_text};
 use crate::domain::{
@@ -11,6 +11,7 @@ use crate::domain::{
     halt::Unread,
     ids::{CampaignId, Offset, Partition, ProcessName, UserId},
     keys::{Keys, Macs},
+    rows::NodeRow,
 };
 
 const MAC_PURPOSE: &str = "feed";
@@ -96,6 +97,26 @@ pub struct FeedDecision {
     pub answer: Answer,
 }
 
+/// What a node says of itself, once a second.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeMessage {
+    /// Log epoch.
+    pub log_epoch: u32,
+    /// The partition of the feed that carries it: any one will do.
+    pub partition: Partition,
+    /// What the node's row says.
+    pub node: NodeRow,
+}
+
+/// A message of any kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnyMessage {
+    /// About a partition.
+    Partition(FeedMessage),
+    /// About a node.
+    Node(NodeMessage),
+}
+
 /// Encodes messages with a MAC, and decodes only those that this instance wrote.
 #[derive(Debug, Clone)]
 pub struct FeedCodec {
@@ -103,10 +124,10 @@ pub struct FeedCodec {
 }
 
 #[derive(Serialize)]
-struct Versioned<'a> {
+struct Versioned<'a, T> {
     v: u32,
     #[serde(flatten)]
-    message: &'a FeedMessage,
+    message: &'a T,
 }
 
 /// The fields that every version has. They determine how to check and decode the others.
@@ -114,6 +135,8 @@ struct Versioned<'a> {
 struct Envelope {
     v: u32,
     log_epoch: u32,
+    /// In messages about a node.
+    node: Option<IgnoredAny>,
 }
 
 impl FeedCodec {
@@ -126,9 +149,24 @@ impl FeedCodec {
     /// Returns the bytes of a message and its MAC header.
     #[must_use]
     pub fn encode(&self, message: &FeedMessage) -> (Vec<u8>, Vec<u8>) {
+        self.seal(message.log_epoch, message.partition, message)
+    }
+
+    /// Returns the bytes of a message about a node and its MAC header.
+    #[must_use]
+    pub fn encode_node(&self, message: &NodeMessage) -> (Vec<u8>, Vec<u8>) {
+        self.seal(message.log_epoch, message.partition, message)
+    }
+
+    fn seal(
+        &self,
+        log_epoch: u32,
+        partition: Partition,
+        message: &impl Serialize,
+    ) -> (Vec<u8>, Vec<u8>) {
         let value = serde_json::to_vec(&Versioned { v: FORMAT.into(), message })
             .expect("text and numbers are always JSON");
-        let mac = self.mac(message.log_epoch, message.partition, &value);
+        let mac = self.mac(log_epoch, partition, &value);
         (value, mac)
     }
 
@@ -141,7 +179,7 @@ impl FeedCodec {
         partition: Partition,
         value: &[u8],
         mac: &[u8],
-    ) -> Result<FeedMessage, &'static str> {
+    ) -> Result<AnyMessage, &'static str> {
         let envelope: Envelope = serde_json::from_slice(value).map_err(|_| "malformed")?;
         if mac != self.mac(envelope.log_epoch, partition, value) {
             return Err("forged");
@@ -151,8 +189,17 @@ impl FeedCodec {
             Ordering::Less => return Err("malformed"),
             Ordering::Equal => {}
         }
-        let message: FeedMessage = serde_json::from_slice(value).map_err(|_| "malformed")?;
-        if message.partition == partition { Ok(message) } else { Err("misplaced") }
+        let (stated, message) = match envelope.node {
+            Some(_) => {
+                let message: NodeMessage = decode(value)?;
+                (message.partition, AnyMessage::Node(message))
+            }
+            None => {
+                let message: FeedMessage = decode(value)?;
+                (message.partition, AnyMessage::Partition(message))
+            }
+        };
+        if stated == partition { Ok(message) } else { Err("misplaced") }
     }
 
     fn mac(&self, log_epoch: u32, partition: Partition, value: &[u8]) -> Vec<u8> {
@@ -160,10 +207,16 @@ impl FeedCodec {
     }
 }
 
+fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, &'static str> {
+    serde_json::from_slice(value).map_err(|_| "malformed")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{answer::CouponFace, decision::Refusal, ids::Timestamp, reason::Reason};
+    use crate::domain::{
+        answer::CouponFace, decision::Refusal, ids::Timestamp, reason::Reason, rows::Hang,
+    };
 
     fn codec(secret: &[u8]) -> FeedCodec {
         FeedCodec::new(&Keys::derive(secret), "one")
@@ -209,8 +262,22 @@ mod tests {
     fn every_kind_of_answer_round_trips() {
         let codec = codec(&[7; 32]);
         let (value, mac) = codec.encode(&message());
-        assert_eq!(codec.decode(3, &value, &mac), Ok(message()));
+        assert_eq!(codec.decode(3, &value, &mac), Ok(AnyMessage::Partition(message())));
         assert!(value.starts_with(br#"{"v":3,"#), "{}", String::from_utf8_lossy(&value));
+    }
+
+    #[test]
+    fn a_message_about_a_node_round_trips() {
+        let codec = codec(&[7; 32]);
+        let (name, hang) = (ProcessName::of(7), Hang { partition: 3, from: 4, to: 5 });
+        for hangs in [vec![], vec![hang; NodeRow::HANGS_MAX]] {
+            let name = name.clone();
+            let node = NodeRow { name, number: 9, is_member: true, can_decide: false, hangs };
+            let message = NodeMessage { log_epoch: 1, partition: 3, node };
+            let (value, mac) = codec.encode_node(&message);
+            assert_eq!(codec.decode(2, &value, &mac), Err("forged"), "moved");
+            assert_eq!(codec.decode(3, &value, &mac), Ok(AnyMessage::Node(message)));
+        }
     }
 
     #[test]

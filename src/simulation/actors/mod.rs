@@ -67,6 +67,7 @@ fn calm(partitions: u32, campaigns: u8) -> Setup {
         skew_ms: vec![0],
         drift_ppm: vec![0],
         restarts: false,
+        probes: false,
     }
 }
 

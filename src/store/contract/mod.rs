@@ -6,6 +6,7 @@
 //! concurrently. `a_layout_is_created_once` needs a store that has no layout yet.
 
 mod fixtures;
+pub mod nodes;
 mod skips;
 
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};

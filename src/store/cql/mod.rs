@@ -5,6 +5,7 @@
 //! Reads and writes use a quorum (`session`).
 
 mod error;
+mod nodes;
 mod read;
 mod rows;
 mod schema;
@@ -34,14 +35,14 @@ use self::{
     statements::Statements,
 };
 use super::{
-    ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError, StoreInspection,
+    ByUserPages, CouponPages, CouponStore, Layout, NodeRows, Selection, StoreError, StoreInspection,
 };
 use crate::{
     config::CqlConfig,
     domain::{
         definition::DefinitionVersion,
-        ids::{CampaignId, Partition},
-        rows::{Hold, Mark, Progress, Register, Row, Skip, SkipState},
+        ids::{CampaignId, Partition, ProcessName},
+        rows::{Hold, Mark, NodeRow, Progress, Register, Row, Skip, SkipState},
     },
     retry::{Backoff, Bounded},
     telemetry::metrics,
@@ -256,5 +257,23 @@ impl StoreInspection for CqlStore {
     async fn layout_in_force(&self) -> Result<Option<Layout>, StoreError> {
         let layout = timed("layout", self.shared.layout_in_force()).await;
         layout.map_err(|source| StoreError::new("reading the layout", source))
+    }
+}
+
+#[async_trait]
+impl NodeRows for CqlStore {
+    async fn write_node(&self, row: &NodeRow) -> Result<(), StoreError> {
+        let written = timed("write_node", self.shared.write_node(row)).await;
+        written.map_err(|source| StoreError::new("writing the row of this node", source))
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
+        let rows = timed("nodes", self.shared.nodes()).await;
+        rows.map_err(|source| StoreError::new("reading the rows of nodes", source))
+    }
+
+    async fn forget_node(&self, name: &ProcessName, number: u64) -> Result<(), StoreError> {
+        let forgotten = timed("forget_node", self.shared.forget_node(name, number)).await;
+        forgotten.map_err(|source| StoreError::new(format!("forgetting node {name}"), source))
     }
 }

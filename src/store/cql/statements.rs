@@ -3,6 +3,7 @@
 use scylla::{client::session::Session, statement::prepared::PreparedStatement};
 
 use super::{error::ConnectError, rows, session::Profiles};
+use crate::partition::liveness::NODES_MAX;
 
 /// Most rows of a page. The database also ends a page at about 1 MB.
 const PAGE_ROWS: i32 = 5_000;
@@ -39,6 +40,9 @@ pub(super) struct Statements {
     pub(super) read_layout: PreparedStatement,
     pub(super) read_skips: PreparedStatement,
     pub(super) read_skips_serially: PreparedStatement,
+    pub(super) node: PreparedStatement,
+    pub(super) forget_node: PreparedStatement,
+    pub(super) read_nodes: PreparedStatement,
 }
 
 /// The purpose of a statement. Timeouts, retries and consistency follow from it.
@@ -120,6 +124,9 @@ impl Statements {
             read_layout: with.prepare(SerialRead, READ_LAYOUT).await?,
             read_skips: with.prepare(Lookup, READ_SKIPS).await?,
             read_skips_serially: with.prepare(SerialRead, READ_SKIPS).await?,
+            node: with.prepare(Write, NODE).await?,
+            forget_node: with.prepare(Write, FORGET_NODE).await?,
+            read_nodes: with.prepare(Lookup, &read_nodes()).await?,
         })
     }
 }
@@ -192,6 +199,15 @@ const SETTLE_SKIP: &str = "UPDATE $skips SET state = ? WHERE partition = ? AND f
     IF state = 'made'";
 const READ_SKIPS: &str = "SELECT from_offset, to_offset, reason, made_by, state FROM $skips \
     WHERE partition = ?";
+
+const NODE: &str = "INSERT INTO $nodes (listing, name, number, is_member, can_decide, hangs) \
+    VALUES (0, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+const FORGET_NODE: &str = "DELETE FROM $nodes USING TIMESTAMP ? WHERE listing = 0 AND name = ?";
+
+fn read_nodes() -> String {
+    let columns = "name, number, is_member, can_decide, hangs";
+    format!("SELECT {columns} FROM $nodes WHERE listing = 0 LIMIT {NODES_MAX}")
+}
 
 const LAYOUT: &str = "INSERT INTO $layout (name, instance, log_epoch, partitions, format, \
     fingerprint, identity_fold, secret) VALUES ('layout', ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS";

@@ -227,6 +227,22 @@ pub const STEPS: &[Step] = &[
             clustering: &["from_offset"],
         },
     },
+    Step {
+        number: 12,
+        change: SchemaChange::Table {
+            table: "nodes",
+            columns: &[
+                ("listing", "int"),
+                ("name", "text"),
+                ("number", "bigint"),
+                ("is_member", "boolean"),
+                ("can_decide", "boolean"),
+                ("hangs", "text"),
+            ],
+            partition_key: &["listing"],
+            clustering: &["name"],
+        },
+    },
 ];
 
 /// A column as `system_schema.columns` describes it.
@@ -390,7 +406,7 @@ mod tests {
     #[test]
     fn a_table_has_the_columns_of_all_its_steps() {
         let note = SchemaChange::Column { table: "marks", name: "note", cql_type: "text" };
-        let note = Step { number: 12, change: note };
+        let note = Step { number: 13, change: note };
         let tables = tables_after(STEPS.iter().chain(&[note]));
         let described = |table: &str, column: &str| tables[table][column].to_string();
         assert_eq!(described("coupons_by_user", "campaign_id"), "text, partition_key 0");
@@ -401,6 +417,6 @@ mod tests {
         assert_eq!(described("marks", "note"), "text, regular");
         assert_eq!(tables["marks"].len(), 6);
         assert_eq!(note.statement("\"k\""), "ALTER TABLE \"k\".marks ADD note text;\n");
-        assert_eq!(note.name(), "012_marks_note");
+        assert_eq!(note.name(), "013_marks_note");
     }
 }

@@ -57,6 +57,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         let name = format!("{}::contract::{name}", module_path!());
         crate::trial(name, &[Engine::Cql], move || async move { check(&shared().await).await })
     }));
+    trials.extend(contract::nodes::checks().into_iter().map(|(name, check)| {
+        let name = format!("{}::contract::{name}", module_path!());
+        crate::trial(name, &[Engine::Cql], move || async move { check(&shared().await.0).await })
+    }));
     trials
 }
 
