@@ -12,7 +12,10 @@ use crate::{
         halt::{Halt, HaltReason},
         ids::{CampaignId, Offset, Partition, Timestamp},
     },
-    partition::actor_view::{ActorView, ActorViews},
+    partition::{
+        actor_view::{ActorView, ActorViews},
+        liveness,
+    },
     telemetry::metrics,
     wire::codec::Codec,
 };
@@ -49,13 +52,21 @@ pub struct Directory {
     partitions: Mutex<BTreeMap<Partition, PartitionViews>>,
     /// What is about to be removed undecided, by partition.
     expiring: Mutex<BTreeMap<Partition, String>>,
+    /// What the node's probes say of it, with what has failed, while they fail.
+    standing: Mutex<Option<(liveness::Standing, String)>>,
 }
 
 impl Directory {
     /// Starts without a partition.
     #[must_use]
     pub fn new(codec: Codec) -> Self {
-        Self { codec, partitions: Mutex::default(), expiring: Mutex::default() }
+        let (partitions, expiring, standing) = Default::default();
+        Self { codec, partitions, expiring, standing }
+    }
+
+    /// Notes what the node's probes say of it, if they fail.
+    pub(super) fn stands_as(&self, standing: Option<(liveness::Standing, String)>) {
+        *self.standing.lock() = standing;
     }
 
     /// Notes that this node owns the partition, and whether it is halted. Forgets what was known
@@ -176,6 +187,10 @@ fn show_halt(partition: Partition, now: Option<HaltReason>) {
 }
 
 impl ActorViews for Directory {
+    fn standing(&self) -> Option<(liveness::Standing, String)> {
+        self.standing.lock().clone()
+    }
+
     fn expiring(&self) -> Vec<(Partition, String)> {
         let expiring = self.expiring.lock();
         expiring.iter().map(|(partition, warning)| (*partition, warning.clone())).collect()

@@ -1,11 +1,18 @@
 //! The ports, keys and bounds that the actors of a node share.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::Directory;
+use super::{Directory, places::Places};
 use crate::{
     clock::SharedClock,
     domain::{
@@ -86,6 +93,14 @@ pub struct Shared {
     /// Number of the last feed message about each partition that this node has owned.
     numbers: Mutex<BTreeMap<Partition, u64>>,
     started: Instant,
+    /// Where the readers of this node are.
+    pub(super) places: Places,
+    /// Groups of rows that actors have stored.
+    stored: AtomicU64,
+    /// Whether the node probes.
+    pub(super) probes: bool,
+    /// Whether the node's last probe succeeded.
+    can_decide: AtomicBool,
     /// None in production.
     probe: Option<Arc<dyn Probe>>,
 }
@@ -99,6 +114,10 @@ impl Shared {
             scrub: Semaphore::new(1),
             numbers: Mutex::default(),
             started: clock.instant(),
+            places: Places::default(),
+            stored: AtomicU64::new(0),
+            probes: false,
+            can_decide: AtomicBool::new(false),
             probe: None,
         }
     }
@@ -109,6 +128,12 @@ impl Shared {
         Self { probe, ..self }
     }
 
+    /// Says whether the node probes.
+    #[must_use]
+    pub(crate) fn probing(self, probes: bool) -> Self {
+        Self { probes, ..self }
+    }
+
     /// Returns the number of this node's next feed message about a partition. Numbers rise over all of
     /// the partition's consumers: followers take a message whose number does not rise for a repeated
     /// one, and an owner that cannot claim a generation uses one in which an earlier one has published.
@@ -117,6 +142,26 @@ impl Shared {
         let number = numbers.entry(partition).or_default();
         *number += 1;
         *number
+    }
+
+    /// Notes that actors have stored something.
+    pub(super) fn has_stored(&self) {
+        self.stored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many times actors have stored something.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the node's last probe succeeded.
+    pub(super) fn note_probe(&self, can_decide: bool) {
+        self.can_decide.store(can_decide, Ordering::Relaxed);
+    }
+
+    /// Returns whether the node's last probe succeeded.
+    pub(super) fn can_decide(&self) -> bool {
+        self.can_decide.load(Ordering::Relaxed)
     }
 
     /// Tells the probe that an actor is about to handle a message.

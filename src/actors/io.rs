@@ -323,6 +323,7 @@ pub(super) async fn expiring(
 pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
     for (operation, rows) in groups {
         until_done(environment, operation, || environment.store.write(&rows)).await;
+        environment.shared.has_stored();
     }
 }
 

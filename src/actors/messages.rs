@@ -55,6 +55,8 @@ pub enum SupervisorMessage {
     Census,
     /// Stop reading in every partition and settle what was read; answered when that is done.
     Drain(RpcReplyPort<()>),
+    /// Answer, so that the node's probes see that actors run.
+    Ping(RpcReplyPort<()>),
     /// Crash a campaign's actor as a bug would. For tests, and for chaos by hand.
     Crash(CampaignId),
     /// Crash a partition's consumer. For tests, and for chaos by hand.
@@ -108,6 +110,8 @@ pub enum PartitionMessage {
     /// The partition must halt at its position. What was read below it is sound, and is settled
     /// before.
     HaltOnceSettled(Halt),
+    /// Answer, so that the node's probes see that the partition is worked on.
+    Ping(RpcReplyPort<()>),
     /// Time has passed.
     Tick,
     /// Stop reading and settle what was read; answered when that is done.
@@ -141,6 +145,7 @@ impl SupervisorMessage {
             Self::RestartConsumer(_) => "restart_consumer",
             Self::Census => "census",
             Self::Drain(_) => "drain",
+            Self::Ping(_) => "ping",
             Self::Crash(_) => "crash",
             Self::CrashConsumer(_) => "crash_consumer",
         }
@@ -159,6 +164,7 @@ impl PartitionMessage {
             Self::Started { .. } => "started",
             Self::Halt(_) => "halt",
             Self::HaltOnceSettled(_) => "halt_once_settled",
+            Self::Ping(_) => "ping",
             Self::Tick => "tick",
             Self::Drain(_) => "drain",
         }

@@ -1,7 +1,7 @@
 //! Reads the log for a partition consumer: the live reader of the partition, and replays of single
 //! campaigns. Each is a task, and reads no more than it has credit for.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, mpsc};
@@ -25,12 +25,19 @@ use crate::{
     wire::{LogRecord, decode_step::DecodedRecords},
 };
 
-/// Replays of one partition that read at once: one reader is left for the live position.
-pub(super) const REPLAYS_MAX: usize = READERS_MAX - 1;
+/// Replays of one partition that read at once: one reader is left for the live position, and one for
+/// the node's probes.
+pub(super) const REPLAYS_MAX: usize = READERS_MAX - 2;
 
 /// A replay whose last chunk is not stored after this time gives its reader to another replay. The
 /// store of its campaign may hang, and there are few readers.
 const GIVE_WAY_AFTER: Duration = Duration::from_secs(1);
+
+/// Time without a record after which a live reader is compared with the readers of probes.
+const HUNG_AFTER: Duration = Duration::from_secs(10);
+
+/// Times that a reader which hangs is opened again before its partition halts.
+const REOPENED_MAX: u32 = 1;
 
 /// The live reader of a partition.
 pub(super) struct Live {
@@ -60,7 +67,7 @@ impl Live {
     }
 
     async fn read_on(&mut self, mut reader: Box<dyn LogReader>) {
-        let mut failed = FailedReads::default();
+        let (mut failed, mut hung) = (FailedReads::default(), 0);
         loop {
             let to = self.passing.after(self.position);
             if to > self.position {
@@ -71,9 +78,21 @@ impl Live {
             }
             let Some(granted) = take_credit(&self.credit).await else { return };
             let read = match self.first.is_empty() {
-                true => reader.read(granted).await,
-                false => Ok(std::mem::take(&mut self.first)),
+                true => self.next(&mut reader, granted).await,
+                false => Some(Ok(std::mem::take(&mut self.first))),
             };
+            let Some(read) = read else {
+                self.credit.add_permits(granted);
+                hung += 1;
+                if hung > REOPENED_MAX {
+                    return self.halt_as_hung();
+                }
+                tracing::warn!(partition = self.partition, "reader hangs, it is opened again");
+                drop(reader);
+                reader = self.open_at_position().await;
+                continue;
+            };
+            hung = 0;
             let mut records = match read {
                 Ok(records) => records,
                 Err(error) => {
@@ -95,6 +114,35 @@ impl Live {
             let Ok(paid) = self.credit.acquire_many(debt).await else { return };
             paid.forget();
         }
+    }
+
+    /// Reads the next records. Returns none if the reader hangs.
+    async fn next(
+        &self,
+        reader: &mut Box<dyn LogReader>,
+        most: usize,
+    ) -> Option<Result<Vec<LogRecord>, ReadError>> {
+        let Environment { clock, shared, .. } = &*self.environment;
+        if !shared.probes {
+            return Some(reader.read(most).await);
+        }
+        shared.places.waits(self.partition, self.environment.now_ms());
+        let mut read = pin!(reader.read(most));
+        loop {
+            if let Ok(read) = clock.timeout(HUNG_AFTER, read.as_mut()).await {
+                return Some(read);
+            }
+            // While probes fail, the node cannot read, and that is for them to judge.
+            if shared.can_decide() && shared.places.is_hung(self.partition, self.position) {
+                return None;
+            }
+        }
+    }
+
+    fn halt_as_hung(&self) {
+        let detail = format!("the reader hangs at {}, a new one does not", self.position);
+        let halt = Halt::new(HaltReason::ReaderHung, detail);
+        let _ended = self.consumer.cast(PartitionMessage::HaltOnceSettled(halt));
     }
 
     async fn open_again(&self, failed: Box<dyn LogReader>, error: LogError) -> Box<dyn LogReader> {
@@ -145,6 +193,8 @@ impl Live {
         if let Some(last) = incoming.last() {
             self.position = last.record.offset + 1;
         }
+        let last = incoming.last().map(|last| last.record.offset);
+        self.environment.shared.places.read(self.partition, self.position, last);
         let mut debt = debt_of(&incoming);
         let _ended = self.consumer.cast(PartitionMessage::Event(Event::Read(incoming)));
         for (record, reason) in letters {

@@ -15,6 +15,7 @@ use super::{
     coupon::CouponActor,
     messages::{CouponMessage, CouponStart, PartitionMessage, SupervisorMessage},
     partition_consumer::{PartitionArguments, PartitionConsumer},
+    prober,
     task::TaskGuard,
 };
 use crate::{
@@ -31,6 +32,10 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 
 /// How often actors are counted for the metric.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest wait for the end of a consumer whose partition was revoked. Its decisions are those of the
+/// next owner, so one that goes on for longer harms nobody.
+const REVOKE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A coupon actor, or a start that waits for its delay.
 struct Child {
@@ -141,6 +146,7 @@ impl Actor for Supervisor {
                 state.environment.directory.census(state.environment.clock.now());
             }
             SupervisorMessage::Drain(reply) => state.drain(reply, &myself),
+            SupervisorMessage::Ping(reply) => prober::answer(reply),
             SupervisorMessage::Crash(campaign) => state.crash(&campaign),
             SupervisorMessage::CrashConsumer(partition) => {
                 if let Some(Some(consumer)) = state.consumers.get(&partition) {
@@ -194,10 +200,15 @@ impl SupervisorState {
     async fn revoke(&mut self, partition: Partition) {
         if let Some(Some(consumer)) = self.consumers.remove(&partition) {
             // Waits until its last message is handled, so that no consumer of this node overlaps
-            // the next one. An error means that it has ended already.
-            let _ended = consumer.kill_and_wait(None).await;
+            // the next one. An error means that it has ended already. One that hangs must not keep
+            // this node's other partitions.
+            let killed = consumer.kill_and_wait(None);
+            if self.environment.clock.timeout(REVOKE_WITHIN, killed).await.is_err() {
+                tracing::error!(partition, "partition consumer hangs, it is left behind");
+            }
             self.stop_all(consumer.get_id());
         }
+        self.environment.shared.places.end(partition);
         self.restarts.remove(&partition);
         self.environment.directory.disown(partition);
         tracing::info!(partition, "partition was revoked");

@@ -56,6 +56,8 @@ reasons! {
         RecordTime => "record_time",
         /// The log cannot be read at a position: its codec, checksum, format or size.
         Unreadable => "unreadable",
+        /// The live reader got no record that a new reader got, twice in a row.
+        ReaderHung => "reader_hung",
         /// An operator has made a skip, which is not in force yet.
         SkipMade => "skip_made",
         /// A skip in force covers positions that this owner has decided.

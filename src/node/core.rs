@@ -5,10 +5,11 @@ use std::sync::Arc;
 use ractor::{Actor, ActorRef, SpawnErr};
 use tokio::task::JoinHandle;
 
+use super::apart::Work;
 use crate::{
     actors::{
         Directory, Environment, Probe, Shared, membership, messages::SupervisorMessage,
-        supervisor::Supervisor,
+        prober::Prober, supervisor::Supervisor,
     },
     api::service::{GroupCheck, NodeService, ServiceParts},
     clock::SharedClock,
@@ -17,7 +18,7 @@ use crate::{
     feed::{DecisionFeed, HeardGenerations},
     log::{LocalLog, RequestLog},
     partition::flow::Limits,
-    store::{CouponStore, Layout},
+    store::{CouponStore, Layout, NodeRows},
     wire::codec::Codec,
 };
 
@@ -35,6 +36,10 @@ pub(crate) struct CoreParts {
     pub(crate) local_log: Option<Arc<dyn LocalLog>>,
     /// Says why the consumer group gives this node no partitions.
     pub(crate) group_check: Option<GroupCheck>,
+    /// Where nodes say whether they can decide, if there may be several. Then this one probes.
+    pub(crate) nodes: Option<Arc<dyn NodeRows>>,
+    /// Membership and probes run on a thread of their own.
+    pub(crate) is_apart: bool,
     /// See [`Environment::future_max_ms`].
     pub(crate) future_max_ms: Option<i64>,
     /// See [`Environment::limits`].
@@ -49,7 +54,8 @@ pub(crate) struct Core {
     pub(crate) directory: Arc<Directory>,
     pub(crate) supervisor: ActorRef<SupervisorMessage>,
     pub(crate) supervised: JoinHandle<()>,
-    pub(crate) joined: JoinHandle<()>,
+    /// The membership of the group, and the probes.
+    pub(crate) joined: Work,
 }
 
 impl Core {
@@ -60,6 +66,7 @@ impl Core {
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
         let CoreParts { log, store, feed, layout, process, keys, clock, .. } = parts;
         let CoreParts { local_log, group_check, future_max_ms, limits, probe, .. } = parts;
+        let CoreParts { nodes, is_apart, .. } = parts;
         let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let generations = Arc::new(HeardGenerations::new(layout.partitions));
@@ -76,10 +83,25 @@ impl Core {
             future_max_ms,
             limits,
             directory: directory.clone(),
-            shared: Shared::new(&clock).observed_by(probe),
+            shared: Shared::new(&clock).observed_by(probe).probing(nodes.is_some()),
         });
         let (supervisor, supervised) = Actor::spawn(None, Supervisor, environment.clone()).await?;
-        let joined = tokio::spawn(membership::join(environment, supervisor.clone()));
+        let (wish, wishes) = membership::wishes();
+        let member = membership::join(environment.clone(), supervisor.clone(), wishes);
+        let prober = nodes.map(|nodes| {
+            Prober::new(environment, nodes, layout.partitions, supervisor.clone(), wish)
+        });
+        let work = async {
+            match prober {
+                Some(prober) => drop(tokio::join!(member, prober.run())),
+                None => member.await,
+            }
+        };
+        let joined = match is_apart {
+            true => Work::thread("group-member", work)
+                .map_err(|error| SpawnErr::StartupFailed(error.into()))?,
+            false => Work::task(work),
+        };
         let service = Arc::new(NodeService::new(ServiceParts {
             log,
             store,
@@ -101,8 +123,7 @@ impl Core {
 
     /// Ends membership and actors. The API service is shut down by itself, before or after.
     pub(crate) async fn end_actors(&mut self) {
-        self.joined.abort();
-        let _ended = (&mut self.joined).await;
+        self.joined.end().await;
         self.supervisor.kill();
         let _ended = (&mut self.supervised).await;
     }

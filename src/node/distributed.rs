@@ -79,9 +79,11 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
     let feed = KafkaFeed::connect(&config.kafka, codec, *partitions)
         .await
         .map_err(|error| ServeError::failed("connecting to the decision feed", error))?;
+    let store = Arc::new(store);
     Ok(Adapters {
         log: log.clone(),
-        store: Arc::new(store),
+        nodes: Some(store.clone()),
+        store,
         feed: Arc::new(feed),
         local_log: None,
         group_check: Some(Arc::new(move || member.upgrade()?.group_trouble())),

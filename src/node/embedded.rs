@@ -43,6 +43,7 @@ pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adap
         feed: Arc::new(InProcessFeed::default()),
         local_log: Some(log),
         group_check: None,
+        nodes: None,
         background: Vec::new(),
         instance,
         future_max_ms: None,

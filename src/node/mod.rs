@@ -1,6 +1,7 @@
 //! Composition root: builds the adapters, starts all parts of a node, and stops them in reverse
 //! order. No other module names an adapter.
 
+pub(crate) mod apart;
 mod audit;
 pub(crate) mod core;
 mod demo;
@@ -39,7 +40,7 @@ use crate::{
     log::{LocalLog, RequestLog},
     partition::flow::Limits,
     store::{
-        CouponStore,
+        CouponStore, NodeRows,
         cql::{STEPS, Step},
     },
     telemetry,
@@ -74,6 +75,8 @@ struct Adapters {
     instance: Instance,
     /// Says why the consumer group gives this node no partitions, where there is a group.
     group_check: Option<GroupCheck>,
+    /// Where nodes say whether they can decide, if there may be several.
+    nodes: Option<Arc<dyn NodeRows>>,
     future_max_ms: Option<i64>,
     /// What the adapters do beside their calls, for as long as the node runs.
     background: Vec<BoxFuture<'static, ()>>,
@@ -156,7 +159,7 @@ impl Node {
             Mode::Distributed => distributed::adapters(config, steps).await?,
         };
         let Adapters { log, store, feed, local_log, group_check, instance, .. } = adapters;
-        let Adapters { future_max_ms, background, closer, .. } = adapters;
+        let Adapters { nodes, future_max_ms, background, closer, .. } = adapters;
         let Instance { layout, keys } = instance;
         let limits = Limits::default();
         let parts = CoreParts {
@@ -169,6 +172,9 @@ impl Node {
             clock,
             local_log,
             group_check,
+            // A single node has nobody to leave its partitions to.
+            is_apart: nodes.is_some(),
+            nodes,
             future_max_ms,
             limits,
             probe: None,
@@ -220,6 +226,10 @@ impl Node {
             ended = &mut self.core.supervised => {
                 let reason = ended.map_or_else(|error| error.to_string(), |()| "no error".into());
                 ServeError::Ended { part: "the supervisor", reason }
+            }
+            () = self.core.joined.ended() => {
+                let reason = "it panicked".to_owned();
+                ServeError::Ended { part: "the membership of the group", reason }
             }
             ended = self.listeners.join_next() => {
                 let reason = match ended {

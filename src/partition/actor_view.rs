@@ -1,5 +1,6 @@
 //! The state of a campaign's actor, for operators.
 
+use super::liveness::Standing;
 use crate::domain::ids::{CampaignId, Partition};
 
 /// The state of a campaign's actor.
@@ -16,6 +17,9 @@ pub struct ActorView {
 pub trait ActorViews: Send + Sync + 'static {
     /// Returns the state of the actor of `campaign`.
     fn view(&self, campaign: &CampaignId) -> ActorView;
+
+    /// Returns what the node's own probes say of it, with what has failed, while they fail.
+    fn standing(&self) -> Option<(Standing, String)>;
 
     /// Returns the partitions of this node whose log is about to remove records that nobody has
     /// decided, each with a sentence for the operator.

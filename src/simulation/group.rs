@@ -1,5 +1,9 @@
 //! The group of a world's nodes: who owns which partition, and who hears of it when.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use super::{
     log::Brokers,
     world::{Address, World},
@@ -8,6 +12,28 @@ use crate::domain::ids::Partition;
 
 /// Longest time until a member hears of a change of ownership, in microseconds.
 const TOLD_WITHIN_US: u64 = 200_000;
+
+/// Time in which a member notices that its node wants to leave, in microseconds.
+const NOTICED_WITHIN_US: u64 = 100_000;
+
+/// Lets a member leave when its node has dropped the receiver of changes.
+pub(super) fn watch(brokers: &Arc<Mutex<Brokers>>, world: &Arc<World>, address: Address) {
+    let (brokers, there) = (brokers.clone(), world.clone());
+    world.after(NOTICED_WITHIN_US, None, move || {
+        let closed = {
+            let brokers = brokers.lock();
+            let member = brokers.members.get(&address.node);
+            let member = member.filter(|member| member.address == address);
+            member.map(|member| member.changes.is_closed())
+        };
+        // The group hears nothing of a process that has died.
+        match closed.filter(|_| there.is_alive(address)) {
+            Some(true) => brokers.lock().leave(&there, address),
+            Some(false) => watch(&brokers, &there, address),
+            None => {}
+        }
+    });
+}
 
 impl Brokers {
     /// Removes a member that is dead, or that was not heard of for too long.

@@ -14,6 +14,7 @@ use super::{
     act::LogDamage,
     appends::Appends,
     bounds::{Counters, Few},
+    group,
     link::{Call, Failed, Link},
     reader::Reader,
     store::Rows,
@@ -252,6 +253,8 @@ pub(super) struct WorldLog {
     pub(super) rows: Arc<Rows>,
     /// Most records that an owner keeps: its window and one batch.
     pub(super) window: usize,
+    /// Nodes of this world may leave the group by themselves.
+    pub(super) leaves: bool,
     /// Where log and store are on the node's own disk.
     pub(super) local: Option<Local>,
 }
@@ -329,6 +332,9 @@ impl RequestLog for WorldLog {
     async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
         let address = self.link.address;
         let joined = self.call(Call::Join, None, move |world, log| log.join(world, address)).await;
+        if joined.is_ok() && self.leaves {
+            group::watch(&self.brokers, &self.link.world, address);
+        }
         joined.map_err(failed("joining"))
     }
 

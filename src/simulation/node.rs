@@ -27,7 +27,7 @@ use crate::{
     feed::DecisionFeed,
     log::LocalLog,
     node::core::{Core, CoreParts},
-    store::{CouponStore, Layout},
+    store::{CouponStore, Layout, NodeRows},
     wire::codec::Codec,
 };
 
@@ -96,7 +96,8 @@ impl Engines {
             Local { synced: rows.clone(), clock: Arc::new(RecordClock::new(clock, last)) }
         });
         let window = self.setup.limits.window_records + self.setup.limits.batch_records;
-        WorldLog { link: link.clone(), brokers, rows, local, window }
+        let leaves = self.setup.probes;
+        WorldLog { link: link.clone(), brokers, rows, local, window, leaves }
     }
 
     pub(super) fn store(&self, link: &Link) -> WorldStore {
@@ -126,7 +127,9 @@ impl Node {
         let link = engines.link(world, address);
         let clock: SharedClock = Arc::new(LifeClock { world: world.clone(), address });
         let log = Arc::new(engines.log(&link));
-        let store: Arc<dyn CouponStore> = Arc::new(engines.store(&link));
+        let store = Arc::new(engines.store(&link));
+        let nodes = engines.setup.probes.then(|| store.clone() as Arc<dyn NodeRows>);
+        let store: Arc<dyn CouponStore> = store;
         let feed: Arc<dyn DecisionFeed> = Arc::new(engines.feed(&link));
         let (layout, keys) = (engines.layout.clone(), engines.keys.clone());
         let local_log = is_embedded.then(|| log.clone() as Arc<dyn LocalLog>);
@@ -144,6 +147,8 @@ impl Node {
             clock,
             local_log,
             group_check: None,
+            nodes,
+            is_apart: false,
             future_max_ms,
             limits,
             probe,

@@ -29,6 +29,8 @@ const DEAD_LETTERS: &str = "coupond_dead_letters_total";
 const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const CLOCK_STEPS: &str = "coupond_clock_steps_total";
 const SKIPS: &str = "coupond_skips_total";
+const NODE_CAN_DECIDE: &str = "coupond_node_can_decide";
+const GROUP_LEAVES: &str = "coupond_group_leaves_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 const PARTITIONS_EXPIRING: &str = "coupond_partition_expiring";
 
@@ -137,6 +139,19 @@ pub fn skip(state: SkipState) {
     counter!(SKIPS, "state" => state.name()).increment(1);
 }
 
+/// Sets whether this node's last probe succeeded.
+pub fn node_can_decide(can_decide: bool) {
+    gauge!(NODE_CAN_DECIDE).set(if can_decide { 1.0 } else { 0.0 });
+}
+
+/// Reasons for which a node leaves the consumer group.
+pub const LEAVE_REASONS: [&str; 2] = ["another_decides", "nothing_answers"];
+
+/// Counts that this node left the consumer group because it cannot decide.
+pub fn group_left(reason: &'static str) {
+    counter!(GROUP_LEAVES, "reason" => reason).increment(1);
+}
+
 /// Sets whether a partition that this node owns is halted for `reason`.
 pub fn partition_halted(partition: Partition, reason: HaltReason, halted: bool) {
     let value = if halted { 1.0 } else { 0.0 };
@@ -175,7 +190,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 20] = [
+const ALL: [Description; 22] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -201,6 +216,8 @@ const ALL: [Description; 20] = [
         "1 while undecided records are about to be removed, otherwise 0.",
     ),
     counter_of(SKIPS, "Skips that came in force or became void, by their state."),
+    gauge_of(NODE_CAN_DECIDE, "1 while this node's probes succeed, otherwise 0."),
+    counter_of(GROUP_LEAVES, "Times that this node left the group as it cannot decide, by reason."),
     gauge_of(PARTITIONS_HALTED, "1 for a halted partition of this node, otherwise 0."),
 ];
 
@@ -225,6 +242,9 @@ pub(super) fn describe() {
     counter!(ACTOR_RESTARTS).increment(0);
     counter!(BY_USER_RESTORED).increment(0);
     counter!(CLOCK_STEPS).increment(0);
+    for reason in LEAVE_REASONS {
+        counter!(GROUP_LEAVES, "reason" => reason).increment(0);
+    }
     for state in [SkipState::InForce, SkipState::Void] {
         counter!(SKIPS, "state" => state.name()).increment(0);
     }

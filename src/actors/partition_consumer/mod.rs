@@ -19,6 +19,7 @@ use super::{
     handle::CouponHandle,
     io::{self, NotOpened, OpenedPartition},
     messages::{CouponMessage, PartitionMessage, SupervisorMessage},
+    prober,
     replay::{Live, REPLAYS_MAX},
     task::{TaskGuard, until_done},
 };
@@ -118,6 +119,7 @@ impl Actor for PartitionConsumer {
         let environment = arguments.environment.clone();
         environment.shared.handled("consumer", "start");
         environment.directory.own(arguments.partition, None);
+        environment.shared.places.begin(arguments.partition, myself.clone());
         let mut ticks = Ticks::new(environment.clock.clone(), TICK);
         let (feed, messages) = mpsc::channel(io::FEED_QUEUE_MAX);
         let publisher = TaskGuard::spawn(&myself, io::publish_all(environment, messages));
@@ -173,6 +175,7 @@ impl Actor for PartitionConsumer {
             PartitionMessage::Expiring(warning) => {
                 state.arguments.environment.directory.expires(state.partition(), warning);
             }
+            PartitionMessage::Ping(reply) => prober::answer(reply),
             PartitionMessage::Tick => state.tick(&myself),
             PartitionMessage::Drain(reply) => {
                 if let Some(running) = &state.running {
@@ -233,6 +236,8 @@ impl PartitionState {
         let place = environment.place(partition);
         let OpenedPartition { rows, end, reader, first, position } = opened;
         tracing::info!(partition, position, end, "partition opened");
+        let settled = rows.progress.as_ref().and_then(|it| it.last).map(|last| last.offset);
+        environment.shared.places.opened(partition, position, settled);
         let passing = Arc::new(Passing::new(&rows.skips));
         let (flow, effects) = Flow::new(place, rows, end, environment.now_ms(), environment.limits);
         let (credit, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
@@ -295,6 +300,7 @@ impl PartitionState {
             metrics::violation(Invariant::StopRatherThanLie);
         }
         self.arguments.environment.directory.own(partition, Some(halt.clone()));
+        self.arguments.environment.shared.places.halted(partition);
         self.halted = Some(halt);
         self.ticks = 0;
         self.publish_halted();
@@ -359,6 +365,8 @@ impl PartitionState {
         let own = self.generation;
         let Some(running) = &mut self.running else { return };
         metrics::partition_lag(partition, running.flow.lag());
+        let (watermark, lag) = (running.flow.watermark(), running.flow.lag());
+        environment.shared.places.looked(partition, watermark, watermark + lag);
         running.writes.retain(|task| !task.is_finished());
         if running.look.as_ref().is_some_and(|look| !look.is_finished()) {
             return;

@@ -12,6 +12,7 @@ use crate::{
     answer::Moment,
     domain::ids::{CampaignId, Partition},
     log::{LocalLog, RequestLog},
+    partition::liveness::Standing,
     store::CouponStore,
     wire::feed_message::Condition,
 };
@@ -41,6 +42,7 @@ impl ReportHealth for NodeService {
             let reason = format!("no message of the owner for {seconds} s: partition {numbers}");
             parts.push(NotReady { part: "partitions", reason });
         }
+        parts.extend(self.own_probes(Standing::Failing));
         parts
     }
 
@@ -63,7 +65,17 @@ impl ReportHealth for NodeService {
                 .map(|reason| NotReady { part: "campaigns", reason });
             stuck.into_iter().chain(held)
         });
-        halted.chain(troubles).chain(expiring).chain(refused).collect()
+        let failing = self.own_probes(Standing::FailingLikeAll);
+        halted.chain(troubles).chain(expiring).chain(refused).chain(failing).collect()
+    }
+}
+
+impl NodeService {
+    /// Returns what the node's own probes have found, if they say this of it.
+    fn own_probes(&self, said: Standing) -> Option<NotReady> {
+        let (standing, failed) = self.actors.standing()?;
+        let reason = format!("this node's probes fail: {failed}");
+        (standing == said).then_some(NotReady { part: "own_probes", reason })
     }
 }
 

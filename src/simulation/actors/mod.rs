@@ -4,6 +4,7 @@
 mod failures;
 mod kept_back;
 mod limits;
+mod liveness;
 mod lives;
 mod panics;
 mod skips;
