@@ -5,6 +5,7 @@
 
 mod clocks;
 mod cql;
+mod cut_off;
 #[path = "../engines/mod.rs"]
 mod engines;
 mod kafka;
@@ -12,6 +13,7 @@ mod nodes;
 mod outages;
 #[path = "../nodes/mod.rs"]
 mod procs;
+mod proxy;
 mod skips;
 mod upgrade;
 
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cql = [cql::trials(), cql::schema::trials(), cql::damaged::trials()];
     let nodes = [nodes::trials(), outages::trials(), upgrade::trials(), clocks::trials()];
-    let nodes = nodes.into_iter().chain([skips::trials()]);
+    let nodes = nodes.into_iter().chain([skips::trials(), cut_off::trials()]);
     let trials = cql.into_iter().chain([kafka::trials()]).chain(nodes).flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
