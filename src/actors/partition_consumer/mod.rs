@@ -73,6 +73,9 @@ struct Running {
     passing: Arc<Passing>,
     replay_places: Arc<Semaphore>,
     replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
+    /// The reader of what was set aside, and that of its dead letters.
+    aside: Option<(Arc<Semaphore>, TaskGuard)>,
+    aside_letters: Option<(Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
     look: Option<TaskGuard>,
@@ -261,6 +264,8 @@ impl PartitionState {
             passing,
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
+            aside: None,
+            aside_letters: None,
             handles: BTreeMap::new(),
             writes: Vec::new(),
             look: None,
