@@ -28,7 +28,7 @@ use coupond::{
         flow::{BATCH_RECORDS_MAX, BATCHES_MAX, Event},
         fold::Batch,
     },
-    store::{ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError},
+    store::{ByUserPages, CampaignPages, CouponPages, CouponStore, Layout, Selection, StoreError},
     wire::{LogRecord, NewRecord, codec::Codec, feed_message::FeedMessage},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -213,6 +213,12 @@ impl CouponStore for NoStore {
         _: usize,
     ) -> Result<Vec<CampaignId>, StoreError> {
         Ok(Vec::new())
+    }
+    async fn listed(&self, _: &CampaignId) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+    fn known(&self) -> CampaignPages {
+        Box::pin(futures_util::stream::empty())
     }
 }
 

@@ -33,6 +33,7 @@ pub mod environment;
 mod handle;
 mod io;
 mod load;
+mod lookup;
 pub(crate) mod membership;
 pub mod messages;
 pub mod partition_consumer;

@@ -229,7 +229,7 @@ impl Prober {
         let wish = match verdict {
             Verdict::Stay => return,
             Verdict::Leave(why) => {
-                metrics::group_left(match why {
+                metrics::membership_left(match why {
                     Why::AnotherDecides(_) => "another_decides",
                     Why::NothingAnswers => "nothing_answers",
                 });

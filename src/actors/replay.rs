@@ -221,12 +221,21 @@ async fn take_credit(credit: &Semaphore) -> Option<usize> {
     Some(1 + more)
 }
 
-/// The replay of one campaign.
+/// Who gets what a replay reads.
+pub(super) enum ReplayOf {
+    /// One campaign that catches up with its hold.
+    Campaign { campaign: CampaignId, incarnation: u64 },
+    /// Every campaign whose records were set aside.
+    Aside { run: u64 },
+    /// The dead letters of campaigns that do not exist.
+    Letters { run: u64 },
+}
+
+/// A reader of records that were read before.
 pub(super) struct Replay {
     pub(super) environment: Arc<Environment>,
     pub(super) partition: Partition,
-    pub(super) campaign: CampaignId,
-    pub(super) incarnation: u64,
+    pub(super) of: ReplayOf,
     pub(super) from: Offset,
     /// Ranges that are passed, whether they can be read or not.
     pub(super) passing: Arc<Passing>,
@@ -238,7 +247,7 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Reads the campaign's records chunk by chunk, until its guard is dropped.
+    /// Reads chunk by chunk, until its guard is dropped.
     pub(super) async fn run(self) {
         let (mut from, mut failed) = (self.from, FailedReads::default());
         let clock = &self.environment.clock;
@@ -296,32 +305,55 @@ impl Replay {
 
     fn hand_over(&self, records: Vec<LogRecord>, read_to: Offset) {
         let decode_step = self.environment.decode_step(self.partition);
-        let event = Event::Replayed {
-            campaign: self.campaign.clone(),
-            incarnation: self.incarnation,
-            records: decode_step.decode_campaign(records, &self.campaign),
-            read_to,
+        let event = match &self.of {
+            ReplayOf::Campaign { campaign, incarnation } => Event::Replayed {
+                campaign: campaign.clone(),
+                incarnation: *incarnation,
+                records: decode_step.decode_again(records, Some(campaign)),
+                read_to,
+            },
+            ReplayOf::Aside { run } => {
+                let records = decode_step.decode_again(records, None);
+                Event::ReadAgain { run: *run, records, read_to }
+            }
+            ReplayOf::Letters { run } => Event::LettersRead { run: *run, records, read_to },
         };
         let _ended = self.consumer.cast(PartitionMessage::Event(event));
     }
 
     /// Ends the replay after an error that another reader would get as well.
     async fn end(&self, error: ReadError) {
+        let message = match &self.of {
+            ReplayOf::Campaign { campaign, incarnation } => {
+                self.ended(error, campaign.clone(), *incarnation).await
+            }
+            // The watermark waits for what cannot be read, whatever campaign it is of.
+            ReplayOf::Aside { .. } | ReplayOf::Letters { .. } => {
+                halts(error, self.from).map(PartitionMessage::Halt)
+            }
+        };
+        message.into_iter().for_each(|message| drop(self.consumer.cast(message)));
+    }
+
+    async fn ended(
+        &self,
+        error: ReadError,
+        campaign: CampaignId,
+        incarnation: u64,
+    ) -> Option<PartitionMessage> {
         let ended = match error {
             ReadError::OutOfRange { wanted, detail } => self.not_found(wanted, &detail).await,
             ReadError::Unreadable { wanted, detail, .. } => self.not_read(wanted, &detail).await,
             ReadError::Unfit(halt) => Err(halt),
-            ReadError::Closed | ReadError::Failed(_) => return,
+            ReadError::Closed | ReadError::Failed(_) => return None,
         };
-        let message = match ended {
+        Some(match ended {
             Ok(contradiction) => {
-                let (campaign, incarnation) = (self.campaign.clone(), self.incarnation);
                 let contradicted = Event::Contradicted { campaign, incarnation, contradiction };
                 PartitionMessage::Event(contradicted)
             }
             Err(halt) => PartitionMessage::Halt(halt),
-        };
-        let _ended = self.consumer.cast(message);
+        })
     }
 
     /// Says what follows from a log that has no record at `wanted`.
@@ -337,6 +369,20 @@ impl Replay {
         let rows = io::partition_rows(&self.environment, self.partition).await?;
         let progress = rows.next();
         assignment::not_readable(self.from, wanted, progress, detail)
+    }
+}
+
+/// Returns why a partition halts whose log cannot be read at `position`.
+fn halts(error: ReadError, position: Offset) -> Option<Halt> {
+    match error {
+        ReadError::OutOfRange { wanted, detail } => {
+            let detail = format!("the log has no record at {wanted}: {detail}");
+            Some(Halt::new(HaltReason::LogOutOfRange, detail))
+        }
+        // The range begins behind the last record, where progress will stand.
+        ReadError::Unreadable { detail, .. } => Some(assignment::unreadable(position, &detail)),
+        ReadError::Unfit(halt) => Some(halt),
+        ReadError::Closed | ReadError::Failed(_) => None,
     }
 }
 

@@ -144,6 +144,15 @@ pub(crate) fn name_parts(key: &[u8]) -> Option<CampaignId> {
     CampaignId::parse(std::str::from_utf8(key.get(1..)?).ok()?).ok()
 }
 
+/// Prefixes of the kinds of rows that only campaigns which were defined have.
+pub(crate) const KINDS_OF_CAMPAIGNS: [u8; 3] = [VERSION, MARK, NAME];
+
+/// Returns the campaign in a key of one of [`KINDS_OF_CAMPAIGNS`], or `None` if the key is not one.
+pub(crate) fn campaign_of(key: &[u8]) -> Option<CampaignId> {
+    let id = key.get(1..)?.split(|byte| *byte == 0).next()?;
+    CampaignId::parse(std::str::from_utf8(id).ok()?).ok()
+}
+
 /// Returns the range of all listing entries behind `after`, or of all.
 pub(crate) fn names_after(after: Option<&CampaignId>) -> KeyRange {
     let start = match after {

@@ -39,6 +39,11 @@ impl Holds {
         !self.current.is_empty()
     }
 
+    /// Returns whether the campaign never had a hold, as far as this owner knows.
+    pub(super) fn is_unheard_of(&self) -> bool {
+        self.number == 0 && !self.is_held() && !self.has_closed()
+    }
+
     /// Returns whether this owner extends a closed hold.
     pub(super) fn has_closed(&self) -> bool {
         !self.closed.is_empty()

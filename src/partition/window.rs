@@ -1,4 +1,4 @@
-//! The records of one campaign that may have to be decided again.
+//! The records of one campaign that are not stored yet.
 
 use std::collections::VecDeque;
 
@@ -29,49 +29,47 @@ pub fn credit(raw: &LogRecord) -> usize {
 struct Waiting {
     at: At,
     record: Record,
-    /// The record's bytes, until a dead letter takes them.
-    raw: Option<LogRecord>,
     /// The credit that is given back when the record leaves the window.
     credit: usize,
-    /// The campaign's rows up to the record, once its own row is stored.
-    counts: Option<Counts>,
 }
 
-/// A record that has left the window.
+/// A record that has left the window undecided.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cleared {
     pub(super) offset: Offset,
     /// The credit that it cost.
     pub(super) credit: usize,
-    /// Its dead letter is being written, or is durable.
-    pub(super) is_letter: bool,
 }
 
-/// The records of one campaign from durable progress on, in the order of offsets.
+/// The records of one campaign that are not stored yet, in the order of offsets, and the rows of
+/// those that are stored and not below a mark.
 ///
-/// `stored ≤ sent ≤ len`: the current actor was sent the first `sent` records and has reported
-/// the first `stored` of them as stored. `marked ≤ len`: a mark counts the first `marked` records.
+/// `sent ≤ len`: the current actor was sent the first `sent` records, and has stored none of them.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     records: VecDeque<Waiting>,
     sent: usize,
-    stored: usize,
-    marked: usize,
+    /// The credit of all records.
+    credit: usize,
     /// Sizes of the batches in flight, in order.
     batches: VecDeque<usize>,
+    /// The campaign's rows after each stored record that has one, until a mark counts it.
+    unmarked: VecDeque<(Offset, Counts)>,
+    /// One past the last record that has left the window as stored.
+    stored_to: Offset,
 }
 
 impl Window {
     /// Adds the next record.
     pub(super) fn push(&mut self, read: ReadRecord) {
         let (at, credit) = (read.at(), credit(&read.raw));
-        let ReadRecord { raw, record } = read;
-        self.records.push_back(Waiting { at, record, raw: Some(raw), credit, counts: None });
+        self.credit += credit;
+        self.records.push_back(Waiting { at, record: read.record, credit });
     }
 
-    /// Returns whether the window holds no record.
-    pub(super) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+    /// Returns the credit that its records cost.
+    pub(super) fn credit(&self) -> usize {
+        self.credit
     }
 
     /// Returns whether some record was not sent yet.
@@ -84,13 +82,23 @@ impl Window {
         self.batches.len()
     }
 
+    /// Returns whether everything of the campaign is stored, marked, and below durable progress.
+    pub(super) fn is_settled(&self, durable: Offset) -> bool {
+        self.records.is_empty() && self.unmarked.is_empty() && self.stored_to <= durable
+    }
+
+    /// Returns one past the last record that is stored and no longer here.
+    pub(super) fn stored_to(&self) -> Offset {
+        self.stored_to
+    }
+
     /// Returns the offset of the first record that the current actor has not stored.
     pub(super) fn first_unstored(&self) -> Option<Offset> {
-        self.records.get(self.stored).map(|waiting| waiting.at.offset)
+        self.records.front().map(|waiting| waiting.at.offset)
     }
 
     /// Returns the offset that the next batch of at most `max` records would pass. `position` is
-    /// how far the partition was read.
+    /// how far the campaign's records are here.
     pub(super) fn next_passes(&self, max: usize, position: Offset) -> Offset {
         self.records.get(self.sent + max).map_or(position, |waiting| waiting.at.offset)
     }
@@ -119,84 +127,74 @@ impl Window {
         true
     }
 
-    /// Notes that the next record is stored, with the campaign's rows if it has one.
-    pub(super) fn record_stored(&mut self, counts: Option<Counts>) {
-        if let Some(waiting) = self.records.get_mut(self.stored) {
-            waiting.counts = counts;
+    /// Notes that the next record is stored, with the campaign's rows if it has one. It leaves the
+    /// window, whatever the watermark waits for. Returns its credit.
+    pub(super) fn record_stored(&mut self, counts: Option<Counts>) -> usize {
+        assert!(self.sent > 0, "a record is stored that was not sent");
+        let Some(Waiting { at, credit, .. }) = self.records.pop_front() else { return 0 };
+        self.sent -= 1;
+        self.credit -= credit;
+        // After a restart, records are stored again. Their rows are the same.
+        if at.offset >= self.stored_to {
+            self.stored_to = at.offset + 1;
+            self.unmarked.extend(counts.map(|counts| (at.offset, counts)));
         }
-        self.stored += 1;
         self.check();
-    }
-
-    /// Notes that the next record needs no row: its campaign is not defined there. Returns the
-    /// bytes for a dead letter, or `None` if an earlier actor reported the record as well: then
-    /// its dead letter is being written, or is durable.
-    pub(super) fn record_undefined(&mut self) -> Option<LogRecord> {
-        let raw = self.records.get_mut(self.stored).and_then(|waiting| waiting.raw.take());
-        self.record_stored(None);
-        raw
+        credit
     }
 
     /// Prepares for a new actor, to which nothing was sent yet.
     pub(super) fn restart(&mut self) {
         self.sent = 0;
-        self.stored = 0;
         self.batches.clear();
-    }
-
-    /// Forgets records below durable progress that the current actor has stored. Returns their
-    /// credit.
-    pub(super) fn trim(&mut self, durable: Offset) -> usize {
-        let stored = self.records.iter().take(self.stored);
-        let trimmed = stored.take_while(|waiting| waiting.at.offset < durable).count();
-        let credit = self.forget(trimmed);
-        self.stored -= trimmed;
-        self.sent -= trimmed;
-        self.check();
-        credit
     }
 
     /// Forgets the records below `from`, before anything was sent. Returns their credit.
     pub(super) fn drop_below(&mut self, from: Offset) -> usize {
         let below = self.records.partition_point(|waiting| waiting.at.offset < from);
-        let credit = self.forget(below);
+        let credit = self.records.drain(..below).map(|waiting| waiting.credit).sum();
+        self.credit -= credit;
         self.check();
         credit
     }
 
-    fn forget(&mut self, count: usize) -> usize {
-        self.marked = self.marked.saturating_sub(count);
-        self.records.drain(..count).map(|waiting| waiting.credit).sum()
+    /// Forgets the last records that were not sent, until the others cost at most `share`. Returns the
+    /// first of them and their credit.
+    pub(super) fn cut(&mut self, share: usize) -> Option<(Offset, usize)> {
+        let (before, mut first) = (self.credit, None);
+        while self.credit > share
+            && self.has_unsent()
+            && let Some(Waiting { at, credit, .. }) = self.records.pop_back()
+        {
+            self.credit -= credit;
+            first = Some(at.offset);
+        }
+        self.check();
+        first.map(|first| (first, before - self.credit))
     }
 
-    /// Forgets every record. Returns them in order.
+    /// Forgets every record that is not stored. Returns them in order.
     pub(super) fn clear(&mut self) -> Vec<Cleared> {
         self.restart();
-        self.marked = 0;
-        let cleared = self.records.drain(..).map(|waiting| Cleared {
-            offset: waiting.at.offset,
-            credit: waiting.credit,
-            is_letter: waiting.raw.is_none(),
-        });
+        self.credit = 0;
+        let cleared = self
+            .records
+            .drain(..)
+            .map(|waiting| Cleared { offset: waiting.at.offset, credit: waiting.credit });
         cleared.collect()
     }
 
     /// Moves the mark up to `watermark`. Returns the campaign's rows below it, if it passes any.
     pub(super) fn mark(&mut self, watermark: Offset) -> Option<Counts> {
-        let mut counts = None;
-        while let Some(waiting) = self.records.get(self.marked)
-            && waiting.at.offset < watermark
-        {
-            counts = waiting.counts.or(counts);
-            self.marked += 1;
-        }
-        counts
+        let below = self.unmarked.partition_point(|(offset, _)| *offset < watermark);
+        self.unmarked.drain(..below).next_back().map(|(_, counts)| counts)
     }
 
-    /// Returns the campaign's rows up to the last record below `from` that has one.
-    pub(super) fn counts_below(&self, from: Offset) -> Option<Counts> {
-        let below = self.records.iter().rev().filter(|waiting| waiting.at.offset < from);
-        below.filter_map(|waiting| waiting.counts).next()
+    /// Takes the campaign's rows up to the last record below `from` that no mark counts.
+    pub(super) fn take_unmarked(&mut self, from: Offset) -> Option<Counts> {
+        let counts = self.mark(from);
+        self.unmarked.clear();
+        counts
     }
 
     /// Returns the offsets of records that release `hold`.
@@ -209,10 +207,8 @@ impl Window {
 
     /// Stays on in release builds: a wrong window would decide a record twice or never.
     fn check(&self) {
-        let Self { records, sent, stored, marked, .. } = self;
-        let len = records.len();
-        assert!(stored <= sent && *sent <= len, "{stored} stored, {sent} sent of {len}");
-        assert!(*marked <= len, "{marked} marked of {len}");
+        let (sent, len) = (self.sent, self.records.len());
+        assert!(sent <= len, "{sent} sent of {len}");
     }
 }
 
@@ -256,25 +252,23 @@ mod tests {
     }
 
     #[test]
-    fn a_new_actor_gets_what_is_not_below_progress() {
+    fn a_new_actor_gets_what_is_not_stored() {
         let mut window = window(3);
         window.send(3, 20);
         window.batch_stored(2);
         window.record_stored(Some(counts(1)));
-        window.record_stored(None);
-        assert_eq!(window.first_unstored(), Some(12));
+        assert_eq!((window.first_unstored(), window.stored_to()), (Some(11), 11));
         window.restart();
-        assert_eq!(window.drop_below(11), 1);
         assert_eq!(offsets(&window.send(9, 20)), [11, 12]);
     }
 
     #[test]
-    fn progress_forgets_only_what_is_stored() {
+    fn a_stored_record_gives_its_credit_back_at_once() {
         let mut window = window(3);
         window.send(3, 20);
-        window.record_stored(Some(counts(1)));
-        assert_eq!(window.trim(20), 1, "the other two are not stored");
-        assert_eq!(window.first_unstored(), Some(11));
+        assert_eq!((window.credit(), window.record_stored(Some(counts(1)))), (3, 1));
+        assert_eq!((window.credit(), window.first_unstored()), (2, Some(11)));
+        assert!(!window.is_settled(20), "two records and a mark are left");
     }
 
     #[test]
@@ -288,16 +282,6 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_takes_the_bytes_once() {
-        let mut window = window(1);
-        window.send(1, 20);
-        assert_eq!(window.record_undefined(), Some(read_of(request(10, "u10"), 100).raw));
-        window.restart();
-        window.send(1, 20);
-        assert_eq!(window.record_undefined(), None, "an earlier actor reported it");
-    }
-
-    #[test]
     fn a_mark_counts_each_coupon_once() {
         let mut window = window(3);
         window.send(3, 20);
@@ -306,11 +290,27 @@ mod tests {
         assert_eq!(window.mark(11), Some(counts(7)));
         assert_eq!(window.mark(12), Some(counts(8)));
         assert_eq!(window.mark(12), None);
-        assert_eq!(window.counts_below(12), Some(counts(8)));
     }
 
     #[test]
-    #[should_panic(expected = "1 stored, 0 sent")]
+    fn what_is_stored_again_is_not_marked_again() {
+        let mut window = window(2);
+        window.send(2, 20);
+        window.record_stored(Some(counts(7)));
+        window.record_stored(Some(counts(8)));
+        window.restart();
+        for offset in [10, 11] {
+            window.push(read_of(request(offset, "ada"), 100));
+        }
+        window.send(2, 20);
+        window.record_stored(Some(counts(7)));
+        assert_eq!(window.mark(12), Some(counts(8)), "the rows of both are stored");
+        window.record_stored(Some(counts(8)));
+        assert_eq!(window.take_unmarked(12), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "a record is stored that was not sent")]
     fn a_record_is_not_stored_before_it_is_sent() {
         window(1).record_stored(None);
     }

@@ -37,6 +37,7 @@ impl Few {
 struct Counts {
     running: BTreeMap<(usize, u32, Few), usize>,
     exceeded: Option<String>,
+    loads: u64,
 }
 
 /// Counts of every life of every node.
@@ -54,6 +55,7 @@ impl Counters {
         let (most, key) = (few.most(), (node, life, few));
         let count = {
             let mut counts = self.0.lock();
+            counts.loads += u64::from(key.2 == Few::Loads);
             let running = counts.running.entry(key.clone()).or_default();
             *running += 1;
             *running
@@ -62,6 +64,12 @@ impl Counters {
             self.exceed(format!("node {node} has {count} {:?}, not {most}", key.2));
         }
         Counted { counters: self.clone(), key }
+    }
+
+    /// Number of loads that have begun.
+    #[cfg(test)]
+    pub(super) fn loads(&self) -> u64 {
+        self.0.lock().loads
     }
 
     /// Notes that a bound was exceeded.

@@ -251,7 +251,8 @@ pub(super) struct WorldLog {
     pub(super) link: Link,
     pub(super) brokers: Arc<Mutex<Brokers>>,
     pub(super) rows: Arc<Rows>,
-    /// Most records that an owner keeps: its window and one batch.
+    /// Most records that an owner reads above durable progress: those that wait, its window and one
+    /// batch.
     pub(super) window: usize,
     /// Nodes of this world may leave the group by themselves.
     pub(super) leaves: bool,

@@ -95,9 +95,9 @@ impl Engines {
             let last = brokers.lock().last_time();
             Local { synced: rows.clone(), clock: Arc::new(RecordClock::new(clock, last)) }
         });
-        let window = self.setup.limits.window_records + self.setup.limits.batch_records;
-        let leaves = self.setup.probes;
-        WorldLog { link: link.clone(), brokers, rows, local, window, leaves }
+        let limits = self.setup.limits.of_owner();
+        let window = limits.outstanding_records + limits.window_records + limits.batch_records;
+        WorldLog { link: link.clone(), brokers, rows, local, window, leaves: self.setup.probes }
     }
 
     pub(super) fn store(&self, link: &Link) -> WorldStore {
@@ -178,6 +178,10 @@ impl Node {
     }
 }
 
+/// Windows of records that wait above durable progress. Fewer than in production, so that a world
+/// reaches the bound.
+const OUTSTANDING_PER_WINDOW: usize = 8;
+
 /// Bounds of a node, drawn for each world so that a few hundred requests reach them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Bounds {
@@ -195,6 +199,7 @@ impl Bounds {
     fn of_owner(&self) -> crate::partition::flow::Limits {
         crate::partition::flow::Limits {
             window_records: self.window_records,
+            outstanding_records: self.window_records * OUTSTANDING_PER_WINDOW,
             batch_records: self.batch_records,
             progress_records: self.progress_records,
             progress_interval_ms: self.progress_interval_ms,

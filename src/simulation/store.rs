@@ -24,7 +24,7 @@ use crate::{
         rows::{Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
     store::{
-        ByUserPages, CouponPages, CouponStore, Layout, Selection, StoreError,
+        ByUserPages, CampaignPages, CouponPages, CouponStore, Layout, Selection, StoreError,
         memory::{MemoryRows, MemoryStore},
     },
 };
@@ -118,8 +118,6 @@ pub(super) struct Ledger {
     pub(super) deleted: Deleted,
     /// Campaigns whose writes of coupons and whose loads panic so many more times.
     cursed: BTreeMap<CampaignId, u32>,
-    /// Keys of campaigns of which a node has written a hold.
-    held: BTreeSet<Vec<u8>>,
     /// The first row that was replaced by another one.
     replaced: Option<String>,
 }
@@ -216,11 +214,6 @@ impl Rows {
 
     pub(super) fn replaced(&self) -> Option<String> {
         self.ledger.lock().replaced.clone()
-    }
-
-    /// Keys of campaigns that are or were held, also by a hold that is being written.
-    pub(super) fn held(&self) -> BTreeSet<Vec<u8>> {
-        self.ledger.lock().held.clone()
     }
 
     /// Notes that what has landed so far survives a power cut.
@@ -356,9 +349,6 @@ impl CouponStore for WorldStore {
                 self.pass(&mark.campaign, false).await?;
             }
         }
-        if let Some(Row::Hold(Hold { campaign, .. })) = rows.first() {
-            self.rows.ledger.lock().held.insert(campaign.as_str().as_bytes().to_vec());
-        }
         let call = write_of(rows);
         let mut changes: Vec<_> = rows.iter().map(|row| (row.clone(), Views::Both)).collect();
         let fate = self.link.fate(call, None);
@@ -483,5 +473,21 @@ impl CouponStore for WorldStore {
         let after = after.cloned();
         let read = move |store: &MemoryStore| at_once(store.campaigns(after.as_ref(), limit));
         self.call(Call::ReadListing, read).await?
+    }
+
+    async fn listed(&self, campaign: &CampaignId) -> Result<bool, StoreError> {
+        self.pass(campaign, true).await?;
+        let campaign = campaign.clone();
+        self.call(Call::ReadListing, move |store| at_once(store.listed(&campaign))).await?
+    }
+
+    fn known(&self) -> CampaignPages {
+        let port = Self { link: self.link.clone(), rows: self.rows.clone() };
+        let read = async move {
+            let pages = |store: &MemoryStore| at_once(store.known().try_collect::<Vec<_>>());
+            let pages = port.call(Call::ReadListing, pages).await??;
+            Ok::<_, StoreError>(stream::iter(pages).map(Ok))
+        };
+        stream::once(read).try_flatten().boxed()
     }
 }

@@ -13,8 +13,8 @@ use futures_util::{
 use parking_lot::Mutex;
 
 use super::{
-    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, NodeRows, Selection,
-    StoreError, StoreInspection,
+    ByUserPages, CampaignPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, NodeRows,
+    Selection, StoreError, StoreInspection,
 };
 use crate::{
     domain::{
@@ -241,6 +241,17 @@ impl CouponStore for MemoryStore {
         let rows = self.rows.lock();
         let later = rows.listing.range::<CampaignId, _>((after, Bound::Unbounded));
         Ok(later.take(limit.min(LISTING_MAX)).cloned().collect())
+    }
+
+    async fn listed(&self, campaign: &CampaignId) -> Result<bool, StoreError> {
+        Ok(self.rows.lock().listing.contains(campaign))
+    }
+
+    fn known(&self) -> CampaignPages {
+        let rows = self.rows.lock();
+        let versions = rows.versions.keys().map(|(campaign, _)| campaign);
+        let known = versions.chain(rows.marks.keys()).chain(&rows.listing);
+        pages(&known.cloned().collect::<Vec<_>>())
     }
 }
 

@@ -178,6 +178,9 @@ pub type CouponPages = BoxStream<'static, Result<Vec<Coupon>, StoreError>>;
 /// Pages of the by-user view.
 pub type ByUserPages = BoxStream<'static, Result<Vec<ByUserRow>, StoreError>>;
 
+/// Pages of campaign ids.
+pub type CampaignPages = BoxStream<'static, Result<Vec<CampaignId>, StoreError>>;
+
 /// Reads that only an audit needs. They change nothing.
 #[async_trait]
 pub trait StoreInspection: Send + Sync + 'static {
@@ -256,6 +259,13 @@ pub trait CouponStore: Send + Sync + 'static {
         after: Option<&CampaignId>,
         limit: usize,
     ) -> Result<Vec<CampaignId>, StoreError>;
+
+    /// Reads whether a campaign has a place in the listing.
+    async fn listed(&self, campaign: &CampaignId) -> Result<bool, StoreError>;
+
+    /// Reads the ids of all campaigns that have a version, a mark or a place in the listing, page by
+    /// page, in any order. An id may be returned several times.
+    fn known(&self) -> CampaignPages;
 }
 
 /// Reads of several kinds of rows.
@@ -302,6 +312,22 @@ impl dyn CouponStore + '_ {
         let mark = self.mark(campaign).await?;
         let versions = self.versions(campaign).await?;
         Ok(CampaignRows { holds, mark, versions })
+    }
+
+    /// Reads whether a campaign has a place in the listing, a mark or a version. One that has none
+    /// and no hold was never defined.
+    ///
+    /// # Errors
+    /// The first read that fails.
+    pub async fn exists(&self, campaign: &CampaignId) -> Result<bool, StoreError> {
+        // A row that cannot be decoded is one.
+        let is_there = |read: Result<bool, StoreError>| match read {
+            Err(error) if error.is_unreadable() => Ok(true),
+            read => read,
+        };
+        let mark = async || self.mark(campaign).await.map(|mark| mark.is_some());
+        let version = async || self.versions(campaign).await.map(|found| !found.is_empty());
+        Ok(self.listed(campaign).await? || is_there(mark().await)? || is_there(version().await)?)
     }
 }
 

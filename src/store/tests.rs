@@ -111,6 +111,14 @@ impl CouponStore for BusyStore {
     ) -> Result<Vec<CampaignId>, StoreError> {
         self.rows.campaigns(after, limit).await
     }
+
+    async fn listed(&self, campaign: &CampaignId) -> Result<bool, StoreError> {
+        self.read("listed", self.rows.listed(campaign)).await
+    }
+
+    fn known(&self) -> CampaignPages {
+        self.rows.known()
+    }
 }
 
 fn spring() -> CampaignId {

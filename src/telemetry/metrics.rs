@@ -30,7 +30,7 @@ const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const CLOCK_STEPS: &str = "coupond_clock_steps_total";
 const SKIPS: &str = "coupond_skips_total";
 const NODE_CAN_DECIDE: &str = "coupond_node_can_decide";
-const GROUP_LEAVES: &str = "coupond_group_leaves_total";
+const MEMBERSHIP_LEFT: &str = "coupond_membership_left_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
 const PARTITIONS_EXPIRING: &str = "coupond_partition_expiring";
 
@@ -148,8 +148,8 @@ pub fn node_can_decide(can_decide: bool) {
 pub const LEAVE_REASONS: [&str; 2] = ["another_decides", "nothing_answers"];
 
 /// Counts that this node left the consumer group because it cannot decide.
-pub fn group_left(reason: &'static str) {
-    counter!(GROUP_LEAVES, "reason" => reason).increment(1);
+pub fn membership_left(reason: &'static str) {
+    counter!(MEMBERSHIP_LEFT, "reason" => reason).increment(1);
 }
 
 /// Sets whether a partition that this node owns is halted for `reason`.
@@ -217,7 +217,10 @@ const ALL: [Description; 22] = [
     ),
     counter_of(SKIPS, "Skips that came in force or became void, by their state."),
     gauge_of(NODE_CAN_DECIDE, "1 while this node's probes succeed, otherwise 0."),
-    counter_of(GROUP_LEAVES, "Times that this node left the group as it cannot decide, by reason."),
+    counter_of(
+        MEMBERSHIP_LEFT,
+        "Times that this node left the group as it cannot decide, by reason.",
+    ),
     gauge_of(PARTITIONS_HALTED, "1 for a halted partition of this node, otherwise 0."),
 ];
 
@@ -243,7 +246,7 @@ pub(super) fn describe() {
     counter!(BY_USER_RESTORED).increment(0);
     counter!(CLOCK_STEPS).increment(0);
     for reason in LEAVE_REASONS {
-        counter!(GROUP_LEAVES, "reason" => reason).increment(0);
+        counter!(MEMBERSHIP_LEFT, "reason" => reason).increment(0);
     }
     for state in [SkipState::InForce, SkipState::Void] {
         counter!(SKIPS, "state" => state.name()).increment(0);

@@ -99,15 +99,16 @@ impl DecodeStep {
         decoded
     }
 
-    /// Decodes records for a replay of `campaign`. Returns those that its fold decides.
+    /// Decodes records that are read again. Returns those that a fold decides, of one campaign or of
+    /// all.
     #[must_use]
-    pub fn decode_campaign(
+    pub fn decode_again(
         &self,
         records: Vec<LogRecord>,
-        campaign: &CampaignId,
+        campaign: Option<&CampaignId>,
     ) -> Vec<ReadRecord> {
         let decoded = |raw: LogRecord| match self.codec.decode(self.partition, &raw) {
-            Decoded::Record(record) if record.campaign() == campaign => {
+            Decoded::Record(record) if campaign.is_none_or(|id| record.campaign() == id) => {
                 Some(ReadRecord { raw, record })
             }
             // Dead letters were written when the record was read live.

@@ -72,7 +72,7 @@ async fn a_node_cut_off_from_its_store_hands_over() {
     println!("decided {slowest:?} after the cut");
     assert!(slowest > Duration::from_secs(10), "no partition was at the node that was cut off");
     assert!(slowest <= DECIDED_WITHIN, "decided {slowest:?} after the cut");
-    assert_eq!(metric(&cut, "coupond_group_leaves_total").await, 1.0);
+    assert_eq!(metric(&cut, "coupond_membership_left_total").await, 1.0);
     assert_eq!(metric(&cut, "coupond_node_can_decide").await, 0.0);
     let (status, body) = cut.readiness().await;
     assert!(status == 503 && body.to_string().contains("own_probes"), "{status} {body}");
@@ -96,6 +96,6 @@ async fn a_node_cut_off_from_its_store_hands_over() {
     }
     println!("back {:?} after the cut has ended", began.elapsed());
     cut.is_ready().await;
-    assert_eq!(metric(&cut, "coupond_group_leaves_total").await, 1.0);
+    assert_eq!(metric(&cut, "coupond_membership_left_total").await, 1.0);
     assert_eq!((sound.stop().await, cut.stop().await), (Some(0), Some(0)));
 }

@@ -10,9 +10,9 @@ use crate::{
     actors::{
         Environment,
         dead_letters::Letter,
-        io,
+        io, lookup,
         messages::{CouponStart, PartitionMessage, SupervisorMessage},
-        replay::Replay,
+        replay::{Replay, ReplayOf},
         task::TaskGuard,
     },
     domain::{
@@ -20,7 +20,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition},
         rows::{Hold, HoldState},
     },
-    partition::flow::{Effect, Event, LetterOf},
+    partition::flow::{Again, Effect, Event},
     telemetry::metrics,
     wire::{codec::DeadLetterReason, write_order},
 };
@@ -100,8 +100,7 @@ impl PartitionState {
                 let replay = Replay {
                     environment,
                     partition,
-                    campaign: campaign.clone(),
-                    incarnation,
+                    of: ReplayOf::Campaign { campaign: campaign.clone(), incarnation },
                     from,
                     passing: running.passing.clone(),
                     places: running.replay_places.clone(),
@@ -119,10 +118,47 @@ impl PartitionState {
                 }
             }
             Effect::Credit(records) => running.credit.add_permits(records),
-            Effect::DeadLetter { campaign, record } => {
-                let (reason, of) = (DeadLetterReason::Undefined, LetterOf::Undefined(campaign));
+            Effect::DeadLetter { of, record } => {
+                let reason = DeadLetterReason::Undefined;
                 let _ended = running.letters.send(Letter { record, reason, of });
             }
+            other => self.carry_out_aside(other, myself),
+        }
+    }
+
+    /// Carries out what concerns records that are set aside.
+    fn carry_out_aside(&mut self, effect: Effect, myself: &ActorRef<PartitionMessage>) {
+        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
+        let Some(running) = &mut self.running else { return };
+        match effect {
+            Effect::LookUp { below, wanted } => running.write(myself, async move {
+                let known = lookup::known(&environment, partition, wanted).await;
+                Some(Event::LookedUp { below, known })
+            }),
+            Effect::BeginAgain { of, run, from } => {
+                let chunks = Arc::new(Semaphore::new(1));
+                let replay = Replay {
+                    environment,
+                    partition,
+                    of: match of {
+                        Again::Campaigns => ReplayOf::Aside { run },
+                        Again::Letters => ReplayOf::Letters { run },
+                    },
+                    from,
+                    passing: running.passing.clone(),
+                    places: running.replay_places.clone(),
+                    chunks: chunks.clone(),
+                    consumer: myself.clone(),
+                };
+                let task = TaskGuard::spawn(myself, replay.run());
+                *running.again(of) = Some((chunks, task));
+            }
+            Effect::GoOnAgain { of } => {
+                if let Some((chunks, _)) = running.again(of) {
+                    chunks.add_permits(1);
+                }
+            }
+            Effect::EndAgain { of } => *running.again(of) = None,
             other => running.carry_out_write(other, (environment, partition), myself),
         }
     }
@@ -156,6 +192,13 @@ fn log_hold(hold: &Hold) {
 }
 
 impl Running {
+    fn again(&mut self, of: Again) -> &mut Option<(Arc<Semaphore>, TaskGuard)> {
+        match of {
+            Again::Campaigns => &mut self.aside,
+            Again::Letters => &mut self.aside_letters,
+        }
+    }
+
     /// Carries out an effect that writes rows, or tells the log of progress.
     fn carry_out_write(
         &mut self,

@@ -75,6 +75,9 @@ struct Running {
     passing: Arc<Passing>,
     replay_places: Arc<Semaphore>,
     replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
+    /// The reader of what was set aside, and that of its dead letters.
+    aside: Option<(Arc<Semaphore>, TaskGuard)>,
+    aside_letters: Option<(Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
     look: Option<TaskGuard>,
@@ -269,6 +272,8 @@ impl PartitionState {
             passing,
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
+            aside: None,
+            aside_letters: None,
             handles: BTreeMap::new(),
             writes: Vec::new(),
             look: None,
@@ -365,8 +370,7 @@ impl PartitionState {
         let own = self.generation;
         let Some(running) = &mut self.running else { return };
         metrics::partition_lag(partition, running.flow.lag());
-        let (watermark, lag) = (running.flow.watermark(), running.flow.lag());
-        environment.shared.places.looked(partition, watermark, watermark + lag);
+        environment.shared.places.looked(partition, running.flow.watermark(), running.flow.end());
         running.writes.retain(|task| !task.is_finished());
         if running.look.as_ref().is_some_and(|look| !look.is_finished()) {
             return;

@@ -65,6 +65,32 @@ pub enum Event {
         /// Every record of the campaign below this offset was in this chunk or an earlier one.
         read_to: Offset,
     },
+    /// Of the campaigns that nobody knew, these exist. The store was read after everything below
+    /// `below` had been.
+    LookedUp {
+        /// As in [`Effect::LookUp`].
+        below: Offset,
+        /// The campaigns; others may be among them.
+        known: Vec<CampaignId>,
+    },
+    /// Records of any campaign were read again.
+    ReadAgain {
+        /// The run that read them.
+        run: u64,
+        /// The records that can be decoded, in order.
+        records: Vec<ReadRecord>,
+        /// Every record below this offset was in this chunk or an earlier one.
+        read_to: Offset,
+    },
+    /// Records were read again, for those of them that are dead letters.
+    LettersRead {
+        /// The run that read them.
+        run: u64,
+        /// The records, in order.
+        records: Vec<LogRecord>,
+        /// As in [`Event::ReadAgain`].
+        read_to: Offset,
+    },
     /// The mark behind the version at this offset is durable.
     Marked(Offset),
     /// A hold is durable in this state.
@@ -121,6 +147,9 @@ impl Event {
             Self::Contradicted { .. } => "contradicted",
             Self::Failed { .. } => "failed",
             Self::Replayed { .. } => "replayed",
+            Self::LookedUp { .. } => "looked_up",
+            Self::ReadAgain { .. } => "read_again",
+            Self::LettersRead { .. } => "letters_read",
             Self::Marked(_) => "marked",
             Self::HoldWritten(_) => "hold_written",
             Self::Holds(_) => "holds",
@@ -144,8 +173,29 @@ pub enum LetterOf {
         /// As much as it would cost in a window.
         credit: usize,
     },
-    /// Its campaign is not defined at its offset.
-    Undefined(CampaignId),
+    /// Its campaign is not defined at its offset. It was set aside.
+    Undefined,
+    /// The same, found by a replay of the campaign.
+    Replayed(CampaignId),
+}
+
+/// Campaigns to be looked up in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// These: few enough for a read of each.
+    These(Vec<CampaignId>),
+    /// All with one of these hashes ([`id_hash`](crate::partition::acks::id_hash)), sorted: one scan
+    /// finds them.
+    Hashed(Vec<u32>),
+}
+
+/// Why records are read again from a position on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Campaigns decide what was set aside.
+    Campaigns,
+    /// Dead letters repeat their bytes.
+    Letters,
 }
 
 /// A batch of one campaign whose rows are durable.
@@ -240,10 +290,36 @@ pub enum Effect {
     },
     /// Write a record as a dead letter: its campaign is not defined at its offset.
     DeadLetter {
-        /// The campaign.
-        campaign: CampaignId,
+        /// Who waits for it.
+        of: LetterOf,
         /// The record as it was read.
         record: LogRecord,
+    },
+    /// Look up which of the campaigns that nobody knows exist.
+    LookUp {
+        /// Everything below was read.
+        below: Offset,
+        /// The campaigns.
+        wanted: Wanted,
+    },
+    /// Begin to read records again, in place of an earlier run for the same purpose.
+    BeginAgain {
+        /// The purpose.
+        of: Again,
+        /// The number of the run.
+        run: u64,
+        /// The first offset.
+        from: Offset,
+    },
+    /// Read the next chunk again.
+    GoOnAgain {
+        /// The purpose of the run.
+        of: Again,
+    },
+    /// End the run.
+    EndAgain {
+        /// Its purpose.
+        of: Again,
     },
     /// Make marks durable, each by itself if they cannot be written together.
     WriteMarks(Vec<Mark>),

@@ -27,7 +27,7 @@ impl Flow {
         delay_ms: u64,
         effects: &mut Vec<Effect>,
     ) {
-        self.pass_window(campaign, effects);
+        self.pass_window(campaign);
         let (incarnation, position) = (self.next_incarnation(), self.acks.position());
         let Some((owned, holds)) = self.owned(campaign) else { return };
         let Some(from) = holds.held_from() else { return };
@@ -74,6 +74,7 @@ impl Flow {
         effects: &mut Vec<Effect>,
     ) {
         effects.push(Effect::Stop { campaign: campaign.clone() });
+        self.proven(campaign);
         let (incarnation, now_ms) = (self.next_incarnation(), self.now_ms);
         let partition = self.place.partition;
         let unmarked = self.first_unmarked(campaign);
@@ -82,12 +83,12 @@ impl Flow {
         // The window passes once the hold is durable, so the hold must cover all of it that is
         // not stored.
         // A version whose mark is not durable yet must be derived again, too.
-        let unstored = owned.window().first_unstored().into_iter().chain(unmarked);
+        let unstored = owned.first_unstored().into_iter().chain(unmarked);
         let from = unstored.fold(from, Offset::min);
         owned.try_later(now_ms);
         if holds.covers(reason, from) {
             owned.restart(incarnation, Phase::Held);
-            self.pass_window(campaign, effects);
+            self.pass_window(campaign);
             return;
         }
         owned.restart(incarnation, Phase::Opening);
@@ -103,7 +104,7 @@ impl Flow {
             HoldState::Open => {
                 let released = holds.written_open(hold, owned.window());
                 owned.held();
-                self.pass_window(campaign, effects);
+                self.pass_window(campaign);
                 effects.extend(released.map(|hold| Effect::WriteHold { hold, mark: None }));
             }
             HoldState::Released => {
@@ -114,7 +115,7 @@ impl Flow {
                 }
                 for offset in passing {
                     self.acks.done(offset);
-                    effects.push(Effect::Credit(1));
+                    self.free(1);
                 }
                 if may_go_on {
                     self.catch_up(campaign, 0, effects);
@@ -135,7 +136,7 @@ impl Flow {
         let mut news = BTreeSet::new();
         for hold in found {
             self.hold_count.add(hold);
-            if self.take_hold(hold) {
+            if self.take_hold(hold, effects) {
                 news.insert(hold.campaign.clone());
             }
         }
@@ -148,14 +149,14 @@ impl Flow {
                 if let Some(owned) = self.campaigns.get_mut(&campaign) {
                     owned.restart(incarnation, Phase::Held);
                 }
-                self.pass_window(&campaign, effects);
+                self.pass_window(&campaign);
             }
         }
     }
 
     /// Takes over one hold. Returns whether its campaign must be held because of it.
-    fn take_hold(&mut self, hold: &Hold) -> bool {
-        let (is_new, now_ms) = (self.is_new, self.now_ms);
+    fn take_hold(&mut self, hold: &Hold, effects: &mut Vec<Effect>) -> bool {
+        let is_new = self.is_new;
         let settled = hold.unsettled_from() >= self.durability.progress();
         // While this owner lives, only its own records decide about holds that it closed.
         let over = !hold.is_in_force() && (settled || !is_new);
@@ -178,13 +179,16 @@ impl Flow {
             }
             return false;
         }
-        let owned = self
-            .campaigns
-            .entry(hold.campaign.clone())
-            .or_insert_with(|| OwnedCampaign::new(Phase::Held, now_ms));
+        let has_place = self.campaigns.contains_key(&hold.campaign);
+        self.enter(&hold.campaign, Phase::Held);
+        let Some((owned, holds)) = self.owned(&hold.campaign) else { return false };
         // The hold does not cover records below its start. They must be decided first.
-        let unstored = owned.window().first_unstored();
+        let unstored = owned.first_unstored();
         let uncovered = unstored.is_some_and(|unstored| unstored < hold.unsettled_from());
+        if uncovered && !has_place {
+            self.start(&hold.campaign, 0, effects);
+            return false;
+        }
         if matches!(owned.phase(), Phase::Opening) || uncovered || holds.knows(hold) {
             return false;
         }

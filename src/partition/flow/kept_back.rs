@@ -88,7 +88,8 @@ impl Flow {
         let marks = awaited.into_iter().map(|campaign| (campaign.clone(), Some(progress)));
         let versions = self.unmarked.iter().rev();
         let versions = versions.map(|(offset, of)| (of.campaign().clone(), Some(*offset)));
-        let others = self.occupied.iter().map(|campaign| (campaign.clone(), None));
+        let others = self.occupied.iter().chain(self.aside.campaigns());
+        let others = others.map(|campaign| (campaign.clone(), None));
         // Of a campaign's positions the last one stays, which is the lowest.
         others.chain(versions).chain(marks).collect()
     }

@@ -24,6 +24,7 @@ use crate::{
     wire::decode_step::{Incoming, ReadRecord},
 };
 
+mod aside;
 mod durability;
 mod event;
 mod feed_state;
@@ -36,6 +37,7 @@ mod show;
 mod tests;
 
 use self::{
+    aside::Aside,
     durability::Durability,
     feed_state::FeedState,
     hold_count::HoldCount,
@@ -43,7 +45,8 @@ use self::{
     settle::{Marking, Unmarked},
 };
 
-pub use event::{BatchReport, Effect, Event, LetterOf, News};
+pub use aside::{OUTSTANDING_MAX, POINT_LOOKUPS_MAX};
+pub use event::{Again, BatchReport, Effect, Event, LetterOf, News, Wanted};
 
 /// Returns the credit that a reader needs for decoded records, beyond the one for each that it was
 /// granted: [`Effect::Credit`] gives all of it back once they have left the window.
@@ -81,6 +84,9 @@ const _: () = assert!(BATCH_RECORDS_MAX * BATCHES_MAX <= WINDOW_RECORDS_MAX);
 pub struct Limits {
     /// Credit of the partition's window.
     pub window_records: usize,
+    /// Nothing more is read while this many records are not below durable progress. Each keeps 32
+    /// bytes there, whatever its window has kept.
+    pub outstanding_records: usize,
     /// Most records of one batch.
     pub batch_records: usize,
     /// Progress is written when it is this many records behind the watermark …
@@ -101,6 +107,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             window_records: WINDOW_RECORDS_MAX,
+            outstanding_records: OUTSTANDING_MAX,
             batch_records: BATCH_RECORDS_MAX,
             progress_records: 1_000,
             progress_interval_ms: 100,
@@ -127,10 +134,11 @@ pub struct Flow {
     hold_count: HoldCount,
     /// Campaigns whose window may have something to send.
     sendable: BTreeSet<CampaignId>,
-    /// Campaigns whose window is not empty.
+    /// Campaigns with records that are not stored, not marked, or above durable progress.
     occupied: BTreeSet<CampaignId>,
     /// Decided versions whose marks are being written. The watermark passes them afterwards.
     unmarked: BTreeMap<Offset, Unmarked>,
+    aside: Aside,
     /// The marks that the next progress waits for.
     marking: Option<Marking>,
     kept_back: KeptBackLook,
@@ -167,6 +175,7 @@ impl Flow {
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
             unmarked: BTreeMap::new(),
+            aside: Aside::default(),
             marking: None,
             kept_back: KeptBackLook::new(now_ms),
             incarnations: 0,
@@ -206,6 +215,13 @@ impl Flow {
             Event::Replayed { campaign, incarnation, records, read_to } => {
                 self.replayed(campaign, incarnation, records, read_to, effects);
             }
+            Event::LookedUp { below, known } => self.looked_up(below, known, effects),
+            Event::ReadAgain { run, records, read_to } => {
+                self.read_again(run, records, read_to, effects);
+            }
+            Event::LettersRead { run, records, read_to } => {
+                self.letters_read(run, records, read_to, effects);
+            }
             Event::Marked(offset) => self.marked(offset, effects),
             Event::HoldWritten(hold) => self.hold_written(&hold, effects),
             Event::Holds(holds) => self.take_holds(&holds, effects),
@@ -217,7 +233,7 @@ impl Flow {
             }
             Event::DeadLettered { offset, of } => self.dead_lettered(offset, of, effects),
             Event::MarksStored(marks) => self.marks_stored(&marks),
-            Event::Persisted(next) => self.persisted(next, effects),
+            Event::Persisted(next) => self.persisted(next),
             Event::Loads { campaign, incarnation, step } => {
                 if self.is_current(&campaign, incarnation)
                     && let Some(owned) = self.campaigns.get_mut(&campaign)
@@ -230,6 +246,7 @@ impl Flow {
                 self.kept_back.ticks(now_ms.saturating_sub(self.now_ms));
                 self.now_ms = now_ms;
                 self.look_at_kept_back(effects);
+                self.make_way();
                 self.stop_idle(wall, effects);
             }
         }
@@ -238,9 +255,11 @@ impl Flow {
     /// Sends batches, publishes decisions, and writes progress when it is due.
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
         self.acks.advance();
+        self.look_aside(effects);
         self.send(effects);
         self.persist(effects);
         self.publish(effects);
+        self.give_credit(effects);
     }
 
     /// Returns the campaign whose by-user rows are to be looked at now, and its incarnation: of those
@@ -278,20 +297,6 @@ impl Flow {
         self.acks.is_empty() && self.durability.progress() == self.acks.position()
     }
 
-    /// Returns the number of records that wait for a decision. What is stored above the watermark
-    /// does not wait, nor what has passed under a hold.
-    #[must_use]
-    pub fn lag(&self) -> u64 {
-        self.end.saturating_sub(self.acks.position()) + self.acks.waiting() as u64
-    }
-
-    /// Returns the state and reason of a campaign's actor for operators; `None` if it has none.
-    #[must_use]
-    pub fn view(&self, campaign: &CampaignId) -> Option<(&'static str, Option<String>)> {
-        let owned = self.campaigns.get(campaign)?;
-        Some((owned.phase().name(), owned.reason().map(str::to_owned)))
-    }
-
     /// Returns whether this is the campaign's latest incarnation: messages of earlier ones are
     /// stale.
     #[must_use]
@@ -322,58 +327,77 @@ impl Flow {
 
     fn route(&mut self, read: ReadRecord, effects: &mut Vec<Effect>) {
         let campaign = read.record.campaign().clone();
-        let offset = read.raw.offset;
-        if !self.campaigns.contains_key(&campaign) {
-            self.start(&campaign, 0, effects);
+        let (offset, cost) = (read.raw.offset, credit(&read.raw));
+        if !self.campaigns.contains_key(&campaign) && !self.starts(&read, effects) {
+            return self.free(cost);
         }
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
         owned.touch(self.now_ms);
         match owned.phase() {
             Phase::Held | Phase::CatchingUp { .. } => {
-                let is_held = matches!(owned.phase(), Phase::Held);
-                let names = released_by(&read.record).filter(|_| is_held).unwrap_or_default();
-                let holds = self.holds.entry(campaign).or_default().release(offset, names);
-                let mut freed = credit(&read.raw);
-                if holds.is_empty() {
-                    self.acks.done(offset);
-                } else {
-                    // It passes only once its holds are marked released: a crash in between would
-                    // otherwise lose the release. It waits without its bytes, for one credit.
-                    freed -= 1;
-                }
-                effects.push(Effect::Credit(freed));
-                effects
-                    .extend(holds.into_iter().map(|hold| Effect::WriteHold { hold, mark: None }));
+                let waits = self.pass_held(&campaign, &read, effects);
+                self.free(cost - usize::from(waits));
             }
             Phase::Starting | Phase::Live { .. } | Phase::Opening | Phase::Meeting { .. } => {
-                owned.push(read);
+                if self.keeps_aside(&campaign, offset, cost) {
+                    return;
+                }
+                if let Some(owned) = self.campaigns.get_mut(&campaign) {
+                    owned.push(read, self.now_ms);
+                }
                 self.sendable.insert(campaign.clone());
                 self.occupied.insert(campaign);
             }
         }
     }
 
-    /// Starts a campaign from durable progress. Its window is sent again from there.
+    /// Lets a record pass under a hold. Returns whether it waits, without its bytes and for one
+    /// credit.
+    fn pass_held(
+        &mut self,
+        campaign: &CampaignId,
+        read: &ReadRecord,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some((owned, holds)) = self.owned(campaign) else { return false };
+        let is_held = matches!(owned.phase(), Phase::Held);
+        let names = released_by(&read.record).filter(|_| is_held).unwrap_or_default();
+        let released = holds.release(read.raw.offset, names);
+        // It passes only once its holds are marked released: a crash in between would otherwise lose
+        // the release.
+        let waits = !released.is_empty();
+        if !waits {
+            self.acks.done(read.raw.offset);
+        }
+        effects.extend(released.into_iter().map(|hold| Effect::WriteHold { hold, mark: None }));
+        waits
+    }
+
+    /// Starts a campaign from durable progress. What it needs from there on is sent again, or read
+    /// again.
     fn start(&mut self, campaign: &CampaignId, delay_ms: u64, effects: &mut Vec<Effect>) {
-        let (incarnation, now_ms) = (self.next_incarnation(), self.now_ms);
-        let owned = self
-            .campaigns
-            .entry(campaign.clone())
-            .or_insert_with(|| OwnedCampaign::new(Phase::Starting, now_ms));
+        let incarnation = self.next_incarnation();
+        self.enter(campaign, Phase::Starting);
+        let Some(owned) = self.campaigns.get_mut(campaign) else { return };
         owned.restart(incarnation, Phase::Starting);
         let from = owned.start_from(self.durability.progress());
         // Records below were stored by an earlier incarnation. They are loaded, not decided again.
-        effects.push(Effect::Credit(owned.drop_below(from)));
+        let mut freed = owned.drop_below(from);
+        let (recalled, is_aside) = owned.recall(from);
+        freed += recalled;
+        if is_aside {
+            self.set_aside(campaign, Some(from));
+        }
+        self.free(freed);
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
     }
 
     /// Lets the window pass under a durable hold.
-    fn pass_window(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
+    fn pass_window(&mut self, campaign: &CampaignId) {
         let Some((owned, holds)) = self.owned(campaign) else { return };
-        // Coupons below the hold are stored, and no later mark would count them: their records
-        // leave the window here.
+        // Coupons below the hold are stored, and no later mark would count them.
         if let Some(from) = holds.held_from()
-            && let Some(counts) = owned.window().counts_below(from)
+            && let Some(counts) = owned.take_unmarked(from)
         {
             holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, counts });
         }
@@ -387,18 +411,17 @@ impl Flow {
             marking.leave(campaign);
         }
         let holds = self.holds.get(campaign);
-        for Cleared { offset, is_letter, .. } in window {
-            // A release passes when its hold is marked released. It keeps one credit until then. A
-            // dead letter passes when it is durable.
+        for Cleared { offset, .. } in window {
+            // A release passes when its hold is marked released. It keeps one credit until then.
             if holds.is_some_and(|holds| holds.is_releasing(offset)) {
                 freed -= 1;
-            } else if !is_letter {
+            } else {
                 self.acks.done(offset);
             }
         }
         self.occupied.remove(campaign);
         self.sendable.remove(campaign);
-        effects.push(Effect::Credit(freed));
+        self.free(freed);
     }
 
     fn started(
@@ -411,6 +434,7 @@ impl Flow {
         if !self.is_current(campaign, incarnation) {
             return;
         }
+        self.proven(campaign);
         let position = self.acks.position();
         let Some(owned) = self.campaigns.get_mut(campaign) else { return };
         match owned.started(expects_until) {

@@ -63,20 +63,20 @@ impl Flow {
             self.report_replayed(&campaign, records, contradicted, effects);
             return;
         }
-        if !owned.batch_stored(records.len()) {
+        if !owned.batch_stored(records.len(), self.now_ms) {
             return;
         }
+        let (mut freed, mut is_defined) = (0, true);
         for record in records {
             let defines = record.defines();
             let FoldedRecord { offset, counts, outcome } = record;
+            freed += owned.record_stored(offset, counts);
+            is_defined = outcome.is_some();
             let Some((decision, answer)) = outcome else {
-                let raw = owned.record_undefined(offset);
-                // The record is done when its dead letter is durable.
-                let campaign = campaign.clone();
-                effects.extend(raw.map(|record| Effect::DeadLetter { campaign, record }));
+                // The record is done when its dead letter is durable, which repeats its bytes.
+                self.acks.letter(offset);
                 continue;
             };
-            owned.record_stored(offset, counts);
             if let Some(counts) = defines {
                 let unmarked = Unmarked { campaign: campaign.clone(), decision, answer };
                 self.unmarked.insert(offset, unmarked);
@@ -91,10 +91,11 @@ impl Flow {
                 self.feed.push(answer);
             }
         }
-        // Progress may have passed these records while a new actor decided them again. Nothing else
-        // would return their credit. Without credit nothing is read, and progress would stop.
-        effects.push(Effect::Credit(owned.trim(self.durability.progress())));
-        self.sendable.insert(campaign);
+        self.free(freed);
+        self.sendable.insert(campaign.clone());
+        if !is_defined {
+            self.forget_undefined(&campaign, effects);
+        }
     }
 
     /// Notes that the mark of a version is durable: now the watermark may pass it.
@@ -122,11 +123,10 @@ impl Flow {
     ) {
         self.acks.done(offset);
         let campaign = match of {
-            LetterOf::Undecodable { credit } => return effects.push(Effect::Credit(credit)),
-            LetterOf::Undefined(campaign) => campaign,
+            LetterOf::Undecodable { credit } => return self.free(credit),
+            LetterOf::Undefined => return self.letter_kept(),
+            LetterOf::Replayed(campaign) => campaign,
         };
-        // A live record is still in its window, which gives the credit back later. A replayed one
-        // has given it back.
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
         if owned.dead_letter_kept(offset) {
             self.chunk_stored(&campaign, effects);
@@ -149,8 +149,8 @@ impl Flow {
                 effects.push(Effect::Count(decision));
                 self.feed.push(answer);
             } else if let Some(record) = owned.await_dead_letter(offset) {
-                let campaign = campaign.clone();
-                effects.push(Effect::DeadLetter { campaign, record });
+                let of = LetterOf::Replayed(campaign.clone());
+                effects.push(Effect::DeadLetter { of, record });
             }
         }
         if contradicted {
@@ -245,17 +245,14 @@ impl Flow {
         effects.push(Effect::Persist { holds: extended, holds_ever, progress });
     }
 
-    pub(super) fn persisted(&mut self, next: Offset, effects: &mut Vec<Effect>) {
+    pub(super) fn persisted(&mut self, next: Offset) {
         self.durability.written(next, self.now_ms);
         self.holds.values_mut().for_each(Holds::written_extended);
         self.hold_count.written();
-        let (campaigns, mut trimmed) = (&mut self.campaigns, 0);
+        let campaigns = &self.campaigns;
         self.occupied.retain(|campaign| {
-            let Some(owned) = campaigns.get_mut(campaign) else { return false };
-            trimmed += owned.trim(next);
-            !owned.window().is_empty()
+            campaigns.get(campaign).is_some_and(|owned| !owned.window().is_settled(next))
         });
-        effects.push(Effect::Credit(trimmed));
     }
 
     pub(super) fn publish(&mut self, effects: &mut Vec<Effect>) {

@@ -7,6 +7,26 @@ use crate::{
 };
 
 impl Flow {
+    /// Returns the number of records that wait for a decision. What is stored above the watermark
+    /// does not wait, nor what has passed under a hold.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.end.saturating_sub(self.acks.position()) + self.acks.waiting() as u64
+    }
+
+    /// Returns the state and reason of a campaign's actor for operators; `None` if it has none.
+    #[must_use]
+    pub fn view(&self, campaign: &CampaignId) -> Option<(&'static str, Option<String>)> {
+        let owned = self.campaigns.get(campaign)?;
+        Some((owned.phase().name(), owned.reason().map(str::to_owned)))
+    }
+
+    /// Returns the end of the log as last seen.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
     /// Returns the campaigns on hold: how many, and the first `max` of them by id.
     #[must_use]
     pub fn quarantined(&self, max: usize) -> (usize, Vec<CampaignId>) {
@@ -37,9 +57,9 @@ impl Flow {
 
     /// Returns the campaign whose first record that is not stored lies at `offset`.
     fn first_at(&self, offset: Offset) -> Option<(&CampaignId, &Phase)> {
-        let is_first = |owned: &OwnedCampaign| owned.window().first_unstored() == Some(offset);
-        let mut occupied = self.occupied.iter();
-        occupied.find_map(|campaign| {
+        let is_first = |owned: &OwnedCampaign| owned.first_unstored() == Some(offset);
+        let mut waiting = self.occupied.iter().chain(self.aside.campaigns());
+        waiting.find_map(|campaign| {
             let owned = self.campaigns.get(campaign).filter(|owned| is_first(owned))?;
             Some((campaign, owned.phase()))
         })

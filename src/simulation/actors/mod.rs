@@ -182,18 +182,6 @@ impl Stage {
         strange::append(engines, world, Foreign::Request, &campaign_id(campaign), &user);
     }
 
-    /// Appends a request that another producer has padded with spaces.
-    fn ask_at_length(&self, campaign: u8, user: u32, spaces: usize) {
-        let id = campaign_id(campaign);
-        let value = format!(
-            r#"{{"type": "request", "v": 1, "user_id": "user-{user}", "campaign_id": "{id}"{}}}"#,
-            " ".repeat(spaces)
-        );
-        let key = id.as_str().as_bytes().to_vec();
-        let place = self.append(campaign, Written { key, value: value.into_bytes(), mac: None });
-        self.engines().brokers.lock().foreign.insert(place, id);
-    }
-
     fn assign(&self, partition: Partition) {
         let assigned = || SupervisorMessage::Ownership(Ownership::Assigned(partition));
         self.story.tell_supervisors(assigned);
@@ -236,13 +224,6 @@ impl Stage {
     /// Waits until every record of a campaign is decided, and returns the milliseconds.
     async fn answered(&mut self, campaign: u8) -> u64 {
         self.until("answered", |stage| stage.undecided(campaign) == 0).await
-    }
-
-    /// Number of decisions of a partition that were published.
-    fn published(&self, partition: Partition) -> usize {
-        let topic = self.engines().topic.lock();
-        let its = topic.published.iter().filter(|it| it.message.partition == partition);
-        its.map(|it| it.message.decisions.len()).sum()
     }
 
     /// Whether durable progress is at the end of every partition.

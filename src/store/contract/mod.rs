@@ -6,12 +6,14 @@
 //! concurrently. `a_layout_is_created_once` needs a store that has no layout yet.
 
 mod fixtures;
+mod known;
 pub mod nodes;
 mod skips;
 
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
 use self::fixtures::{campaign, coupon, hold, mark, partition, progress, user, version};
+pub use self::known::every_row_of_a_campaign_makes_it_known;
 pub use self::skips::{a_skip_is_made_once, a_skip_is_settled_once};
 use super::{CouponStore, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, Selection};
 use crate::domain::{
@@ -72,6 +74,7 @@ checks!(
     versions_are_read_in_offset_order,
     campaigns_are_listed_by_id,
     a_listing_is_bounded,
+    every_row_of_a_campaign_makes_it_known,
     concurrent_writes_keep_every_row,
     an_empty_write_succeeds,
 );

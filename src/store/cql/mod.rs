@@ -35,7 +35,8 @@ use self::{
     statements::Statements,
 };
 use super::{
-    ByUserPages, CouponPages, CouponStore, Layout, NodeRows, Selection, StoreError, StoreInspection,
+    ByUserPages, CampaignPages, CouponPages, CouponStore, Layout, NodeRows, Selection, StoreError,
+    StoreInspection,
 };
 use crate::{
     config::CqlConfig,
@@ -249,6 +250,15 @@ impl CouponStore for CqlStore {
     ) -> Result<Vec<CampaignId>, StoreError> {
         let campaigns = timed("campaigns", self.shared.campaigns(after, limit)).await;
         campaigns.map_err(|source| StoreError::new("listing campaigns", source))
+    }
+
+    async fn listed(&self, campaign: &CampaignId) -> Result<bool, StoreError> {
+        let listed = timed("listed", self.shared.listed(campaign)).await;
+        listed.map_err(|source| StoreError::new(format!("looking up {campaign}"), source))
+    }
+
+    fn known(&self) -> CampaignPages {
+        self.shared.known()
     }
 }
 

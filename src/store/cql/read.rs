@@ -29,7 +29,8 @@ use crate::{
         rows::{ByUserRow, Hold, Mark, Progress, Register},
     },
     store::{
-        ByUserPages, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, StoreError, Unreadable,
+        ByUserPages, CampaignPages, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET,
+        StoreError, Unreadable,
     },
 };
 
@@ -314,10 +315,40 @@ impl Shared {
         }
         // No id is empty, so every id sorts after the empty text.
         let values = (after.map_or("", CampaignId::as_str), limit);
-        let campaigns = |page: &QueryRowsResult| {
-            decoded(page.rows()?.map(|cells| Ok(rows::decode_campaign(cells?)?)))
-        };
         Ok(self.read(&self.statements.read_campaigns, values, campaigns).await?.concat())
+    }
+
+    /// Returns whether a campaign has a place in the listing.
+    pub(super) async fn listed(&self, campaign: &CampaignId) -> Result<bool, Cause> {
+        let values = (campaign.as_str(),);
+        Ok(!self.read(&self.statements.read_listed, values, campaigns).await?.is_empty())
+    }
+
+    /// Reads the ids of all campaigns that have a version, a mark or a place in the listing.
+    pub(super) fn known(self: &Arc<Self>) -> CampaignPages {
+        let start = (Arc::clone(self), 0, PagingState::start());
+        let next = async |(shared, mut at, state): (Arc<Self>, usize, PagingState)| {
+            let Some(statement) = shared.statements.read_known.get(at) else { return Ok(None) };
+            let read = async {
+                // The permit covers one page, because the reader of the stream may pause.
+                let _permit = shared.read_permit().await;
+                let (result, next) =
+                    shared.session.execute_single_page(statement, &(), state).await?;
+                Ok::<_, Cause>((campaigns(&result.into_rows_result()?)?, next))
+            };
+            let page = timed("known", read).await;
+            let (page, next) =
+                page.map_err(|source| StoreError::new("reading campaign ids", source))?;
+            let state = match next.into_paging_control_flow() {
+                ControlFlow::Continue(next) => next,
+                ControlFlow::Break(()) => {
+                    at += 1;
+                    PagingState::start()
+                }
+            };
+            Ok(Some((page, (shared, at, state))))
+        };
+        stream::try_unfold(start, next).boxed()
     }
 
     /// Writes the layout unless there is one, and returns the layout in force. Both the write and
@@ -368,6 +399,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn campaigns(page: &QueryRowsResult) -> Result<Vec<CampaignId>, Cause> {
+    decoded(page.rows()?.map(|cells| Ok(rows::decode_campaign(cells?)?)))
 }
 
 /// Collects the rows of a page. A row that cannot be decoded is reported as [`Unreadable`] and not

@@ -32,6 +32,9 @@ pub(super) struct Statements {
     pub(super) read_user_bucket: PreparedStatement,
     pub(super) read_versions: PreparedStatement,
     pub(super) read_campaigns: PreparedStatement,
+    pub(super) read_listed: PreparedStatement,
+    /// Those that read ids of campaigns in any order.
+    pub(super) read_known: [PreparedStatement; 3],
     pub(super) read_partition_holds: PreparedStatement,
     pub(super) read_campaign_holds: PreparedStatement,
     pub(super) read_mark: PreparedStatement,
@@ -116,6 +119,12 @@ impl Statements {
             read_user_bucket: with.prepare(Scan, &select(COUPON_BY_USER, READ_USER_BUCKET)).await?,
             read_versions: with.prepare(Lookup, &select_versions()).await?,
             read_campaigns: with.prepare(Lookup, READ_CAMPAIGNS).await?,
+            read_listed: with.prepare(Lookup, READ_LISTED).await?,
+            read_known: [
+                with.prepare(Scan, READ_DEFINED).await?,
+                with.prepare(Scan, READ_MARKED).await?,
+                with.prepare(Scan, READ_ALL_LISTED).await?,
+            ],
             read_partition_holds: with.prepare(Lookup, READ_PARTITION_HOLDS).await?,
             read_campaign_holds: with.prepare(Lookup, READ_CAMPAIGN_HOLDS).await?,
             read_mark: with.prepare(Lookup, READ_MARK).await?,
@@ -169,6 +178,13 @@ const CAMPAIGN: &str = "INSERT INTO $campaigns (listing, campaign_id, partition)
     VALUES (0, ?, ?) USING TIMESTAMP ?";
 const READ_CAMPAIGNS: &str = "SELECT campaign_id FROM $campaigns \
     WHERE listing = 0 AND campaign_id > ? LIMIT ?";
+const READ_LISTED: &str = "SELECT campaign_id FROM $campaigns \
+    WHERE listing = 0 AND campaign_id = ?";
+
+// One row for each database partition: a scan of keys, however many versions a campaign has.
+const READ_DEFINED: &str = "SELECT DISTINCT campaign_id FROM $definition_versions";
+const READ_MARKED: &str = "SELECT DISTINCT campaign_id FROM $marks";
+const READ_ALL_LISTED: &str = "SELECT campaign_id FROM $campaigns WHERE listing = 0";
 
 const HOLD: &str = "INSERT INTO $holds (partition, campaign_id, from_offset, number, kind, \
     reason, state, until_offset) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";

@@ -18,8 +18,8 @@ use fjall::{Guard, Keyspace, UserValue};
 use futures_util::StreamExt;
 
 use super::{
-    ByUserPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, Selection, StoreError,
-    StoreInspection, Unreadable,
+    ByUserPages, CampaignPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, Selection,
+    StoreError, StoreInspection, Unreadable,
 };
 use crate::{
     domain::{
@@ -231,6 +231,33 @@ impl CouponStore for EmbeddedStore {
             names.map(|guard| Ok(campaign(&guard.key()?)?)).collect()
         })
         .await
+    }
+
+    async fn listed(&self, campaign: &CampaignId) -> Result<bool, StoreError> {
+        let (key, operation) = (keys::name(campaign), format!("looking up campaign {campaign}"));
+        self.read("listed", operation, move |data| Ok(data.contains_key(key)?)).await
+    }
+
+    fn known(&self) -> CampaignPages {
+        let store = Self { database: self.database.clone() };
+        let of_kind = move |kind: u8| {
+            let store = Self { database: store.database.clone() };
+            async move {
+                let read = move |data: &Keyspace| {
+                    let mut known: Vec<CampaignId> = Vec::new();
+                    for guard in data.prefix([kind]) {
+                        let id = keys::campaign_of(&guard.key()?);
+                        let id = id.ok_or(Unreadable::new("a campaign's key"))?;
+                        if known.last() != Some(&id) {
+                            known.push(id);
+                        }
+                    }
+                    Ok(known)
+                };
+                store.read("known", "reading campaign ids", read).await
+            }
+        };
+        futures_util::stream::iter(keys::KINDS_OF_CAMPAIGNS).then(of_kind).boxed()
     }
 }
 

@@ -21,8 +21,8 @@ use coupond::{
         },
     },
     store::{
-        ByUserPages, CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET, Selection, StoreError,
-        contract,
+        ByUserPages, CampaignPages, CouponPages, CouponStore, Layout, SEQUENCES_PER_BUCKET,
+        Selection, StoreError, contract,
         cql::{CqlStore, STEPS, connect},
     },
 };
@@ -200,6 +200,14 @@ impl CouponStore for Patient {
         limit: usize,
     ) -> Result<Vec<CampaignId>, StoreError> {
         self.0.campaigns(after, limit).await
+    }
+
+    async fn listed(&self, campaign: &CampaignId) -> Result<bool, StoreError> {
+        self.0.listed(campaign).await
+    }
+
+    fn known(&self) -> CampaignPages {
+        self.0.known()
     }
 }
 

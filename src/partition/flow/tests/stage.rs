@@ -6,7 +6,6 @@ use crate::{
     domain::{
         campaign::{At, Campaign},
         coupon::Coupon,
-        decision::{DerivedRow, Outcome},
         definition::{Amendment, DefinitionVersion, Terms},
         halt::HoldReason,
         ids::{CampaignId, Offset, Timestamp, UserId},
@@ -33,35 +32,6 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Checks that every position below progress and under no hold has its row in the store.
-    pub(super) fn check_settled(&self, log: &[(At, Record)]) {
-        let keys = keys();
-        let next = self.progress.as_ref().map_or(0, |progress| progress.next);
-        let mut folds = BTreeMap::new();
-        for (at, record) in log.iter().take_while(|(at, _)| at.offset < next) {
-            let id = record.campaign();
-            let mut holds = self.holds.values();
-            let held = holds.any(|hold| hold.campaign == *id && hold.unsettled_from() <= at.offset);
-            let state = folds
-                .entry(id.clone())
-                .or_insert_with(|| Campaign::new(id.clone(), 1, 0, keys.clone()));
-            let Outcome::Decided { row: Some(row), .. } = state.fold(*at, record) else { continue };
-            let stored = match &row {
-                DerivedRow::Coupon(coupon) => {
-                    let key = (coupon.campaign.clone(), coupon.sequence);
-                    self.coupons.get(&key) == Some(coupon)
-                }
-                DerivedRow::Version(version) => {
-                    let key = (version.campaign.clone(), version.position.offset);
-                    let mark = self.marks.get(&key.0);
-                    self.versions.get(&key) == Some(&**version)
-                        && mark.is_some_and(|mark| mark.offset > key.1)
-                }
-            };
-            assert!(stored || held, "offset {} is settled and its row is missing", at.offset);
-        }
-    }
-
     pub(super) fn put_hold(&mut self, hold: &Hold) {
         let key = (hold.campaign.clone(), hold.from, hold.number);
         let known = self.holds.get(&key).map(|known| (known.state, known.until));

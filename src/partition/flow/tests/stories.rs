@@ -7,33 +7,43 @@ use crate::{
     wire::feed_message::FeedDecision,
 };
 
-const SPRING: u64 = 0;
-const SUMMER: u64 = 1;
+pub(super) const SPRING: u64 = 0;
+pub(super) const SUMMER: u64 = 1;
 
 /// An owner with its log, whose actors reject every request.
-struct Story {
-    flow: Flow,
-    log: Vec<(At, Record)>,
+pub(super) struct Story {
+    pub(super) flow: Flow,
+    pub(super) log: Vec<(At, Record)>,
     /// Replays find no record below.
-    low: Offset,
-    effects: Vec<Effect>,
+    pub(super) low: Offset,
+    pub(super) effects: Vec<Effect>,
     /// Offsets in the order of their decisions.
-    decided: Vec<Offset>,
-    holds: Vec<HoldState>,
+    pub(super) decided: Vec<Offset>,
+    pub(super) holds: Vec<HoldState>,
     /// The holds as they are stored.
-    stored: BTreeMap<u32, Hold>,
+    pub(super) stored: BTreeMap<u32, Hold>,
     /// Credit given since the partition was taken over.
-    credit: usize,
+    pub(super) credit: usize,
+    /// Campaigns that exist in the store.
+    pub(super) known: Vec<CampaignId>,
+    /// Why and from where records were read again.
+    pub(super) again: Vec<(Again, Offset)>,
+    /// Offsets of dead letters.
+    pub(super) letters: Vec<Offset>,
 }
 
 /// Returns the credit that a reader pays for a record.
-fn cost(at: At, record: &Record) -> usize {
+pub(super) fn cost(at: At, record: &Record) -> usize {
     credit(&read_of(at, record.clone()).raw)
 }
 
 impl Story {
-    fn new() -> Self {
-        let (flow, effects) = Flow::new(PLACE, PartitionRows::default(), 0, 0, Limits::default());
+    pub(super) fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub(super) fn with(limits: Limits) -> Self {
+        let (flow, effects) = Flow::new(PLACE, PartitionRows::default(), 0, 0, limits);
         Self {
             flow,
             log: Vec::new(),
@@ -43,11 +53,14 @@ impl Story {
             holds: Vec::new(),
             stored: BTreeMap::new(),
             credit: 0,
+            known: Vec::new(),
+            again: Vec::new(),
+            letters: Vec::new(),
         }
     }
 
     /// Another owner takes over. It has read as far as this one, and all of that is settled.
-    fn moves(&mut self) {
+    pub(super) fn moves(&mut self) {
         let next = self.flow.position();
         let progress = Progress { partition: 0, log_epoch: 1, next, last: None };
         let holds = self.stored.values().cloned().collect();
@@ -56,19 +69,19 @@ impl Story {
     }
 
     /// The actor of a campaign finds another row at `from`.
-    fn contradicts(&mut self, of: u64, from: Offset) {
+    pub(super) fn contradicts(&mut self, of: u64, from: Offset) {
         let (campaign, incarnation) = (campaign(of), self.incarnation(of));
         self.step(Event::Contradicted { campaign, incarnation, contradiction: differs(from) });
         self.goes_on();
     }
 
     /// Returns the reasons of the stored holds, each with its start and state.
-    fn reasons(&self) -> Vec<(&str, Offset, HoldState)> {
+    pub(super) fn reasons(&self) -> Vec<(&str, Offset, HoldState)> {
         let holds = self.stored.values();
         holds.map(|hold| (hold.reason_parts().0, hold.from, hold.state)).collect()
     }
 
-    fn reads(&mut self, record: Record) {
+    pub(super) fn reads(&mut self, record: Record) {
         let (offset, time) = (self.flow.position(), Timestamp(0));
         self.log.push((At { offset, time }, record.clone()));
         let digest = LastRecord { offset, digest: [0; 16] };
@@ -76,7 +89,7 @@ impl Story {
         self.step(Event::Read(vec![Incoming { record: digest, content }]));
     }
 
-    fn asks(&mut self, of: u64) {
+    pub(super) fn asks(&mut self, of: u64) {
         let user = UserId::parse("ada").unwrap();
         self.reads(Record::Request(Request {
             campaign: campaign(of),
@@ -85,20 +98,20 @@ impl Story {
         }));
     }
 
-    fn releases(&mut self, of: u64) {
+    pub(super) fn releases(&mut self, of: u64) {
         let campaign = campaign(of);
         let of_it = self.stored.values().filter(|hold| hold.campaign == campaign);
         let change = Change::Released { holds: of_it.map(Hold::name).collect() };
         self.reads(Record::from(Control { campaign, based_on: None, change }));
     }
 
-    fn step(&mut self, event: Event) {
+    pub(super) fn step(&mut self, event: Event) {
         self.flow.step(event, &mut self.effects);
         self.flow.flush(&mut self.effects);
     }
 
     /// Carries out every effect, and those that follow.
-    fn goes_on(&mut self) {
+    pub(super) fn goes_on(&mut self) {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
                 self.carry_out(effect);
@@ -108,7 +121,7 @@ impl Story {
 
     /// Carries out every effect, but writes no progress from the last record on. Returns the
     /// progress whose write is in flight.
-    fn goes_on_but_for_progress(&mut self) -> Offset {
+    pub(super) fn goes_on_but_for_progress(&mut self) -> Offset {
         let mut in_flight = 0;
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
@@ -123,7 +136,7 @@ impl Story {
         in_flight
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Start { campaign, incarnation, .. } => {
                 self.step(Event::Started { campaign, incarnation, expects_until: None });
@@ -148,6 +161,30 @@ impl Story {
                 let read_to = self.flow.position();
                 self.step(Event::Replayed { campaign, incarnation, records, read_to });
             }
+            Effect::LookUp { below, .. } => {
+                let known = self.known.clone();
+                self.step(Event::LookedUp { below, known });
+            }
+            Effect::BeginAgain { of, run, from } => {
+                let records = self.log.iter().filter(|(at, _)| at.offset >= from);
+                let records = records.map(|(at, record)| read_of(*at, record.clone()));
+                let read_to = self.flow.position();
+                self.again.push((of, from));
+                let event = match of {
+                    Again::Campaigns => {
+                        Event::ReadAgain { run, records: records.collect(), read_to }
+                    }
+                    Again::Letters => {
+                        let records = records.map(|read| read.raw).collect();
+                        Event::LettersRead { run, records, read_to }
+                    }
+                };
+                self.step(event);
+            }
+            Effect::DeadLetter { of, record } => {
+                self.letters.push(record.offset);
+                self.step(Event::DeadLettered { offset: record.offset, of });
+            }
             Effect::WriteHold { hold, .. } => {
                 self.holds.push(hold.state);
                 self.stored.insert(hold.number, hold.clone());
@@ -164,7 +201,7 @@ impl Story {
         }
     }
 
-    fn rejects(&mut self, At { offset, .. }: At) -> FoldedRecord {
+    pub(super) fn rejects(&mut self, At { offset, .. }: At) -> FoldedRecord {
         self.decided.push(offset);
         let reason = Reason::SoldOut;
         let answer = Answer::Rejected { reason };
@@ -172,11 +209,11 @@ impl Story {
         FoldedRecord { offset, counts: None, outcome: Some((Decision::Rejected(reason), feed)) }
     }
 
-    fn incarnation(&self, of: u64) -> u64 {
+    pub(super) fn incarnation(&self, of: u64) -> u64 {
         self.flow.campaigns[&campaign(of)].incarnation()
     }
 
-    fn state(&self, of: u64) -> &'static str {
+    pub(super) fn state(&self, of: u64) -> &'static str {
         self.flow.view(&campaign(of)).map_or("stopped", |(state, _)| state)
     }
 }

@@ -1,5 +1,7 @@
 //! One campaign of an owned partition: the phase of its actor and the records that wait for it.
 
+mod aside;
+
 use std::collections::BTreeSet;
 
 use super::{
@@ -92,6 +94,13 @@ pub(super) struct OwnedCampaign {
     /// Number of the current actor: messages of earlier ones are ignored.
     incarnation: u64,
     window: Window,
+    /// The campaign's records from here on are set aside: they are read again once it decides. None
+    /// of them is in the window.
+    aside_from: Option<Offset>,
+    /// When it last stored a record, or got one while it had none.
+    moved_ms: u64,
+    /// The current actor was not sent, and must not be sent, records below: they are stored.
+    from: Offset,
     /// No start is below this offset: replayed records are stored and no longer in the window.
     floor: Offset,
     failures: Failures,
@@ -116,6 +125,9 @@ impl OwnedCampaign {
             phase,
             incarnation: 0,
             window: Window::default(),
+            aside_from: None,
+            moved_ms: now_ms,
+            from: 0,
             floor: 0,
             failures: Failures::default(),
             kept_back: KeptBack::default(),
@@ -196,8 +208,12 @@ impl OwnedCampaign {
     /// Lets `ms` pass in which the process ran and the store answered. `unmarked` is the first
     /// position from which on a mark is not durable, if marks are being written.
     pub(super) fn keeps_back(&mut self, unmarked: Option<Offset>, ms: u64) -> Patience {
-        let decides = matches!(self.phase, Phase::Starting | Phase::Live { .. });
-        let unstored = self.window.first_unstored().filter(|_| decides);
+        let unstored = match self.phase {
+            Phase::Starting => self.first_unstored(),
+            // What is set aside waits for its turn among others.
+            Phase::Live { .. } => self.window.first_unstored(),
+            _ => None,
+        };
         if self.load_waits || matches!(self.phase, Phase::Opening) {
             return Patience::Wait;
         }
@@ -213,7 +229,7 @@ impl OwnedCampaign {
         durable: Offset,
     ) -> (Offset, Verdict) {
         self.reason = Some(reason);
-        let unstored = self.window.first_unstored();
+        let unstored = self.first_unstored();
         let from = held_from.or(unstored).unwrap_or(durable);
         // Where the campaign has nothing to decide, other campaigns move progress on, and that
         // must not make each failure look like the first at a new position.
@@ -243,7 +259,7 @@ impl OwnedCampaign {
             return Some(*from);
         }
         self.phase = Phase::Live { expects_until: expects };
-        if self.window.is_empty() && expects.is_none() {
+        if self.first_unstored().is_none() && expects.is_none() {
             // No record is left to decide, so this start has passed the failure.
             self.failures = Failures::default();
         }
@@ -254,26 +270,24 @@ impl OwnedCampaign {
         &self.window
     }
 
-    /// Adds a record that was read live.
-    pub(super) fn push(&mut self, read: ReadRecord) {
+    /// Adds a record.
+    pub(super) fn push(&mut self, read: ReadRecord, now_ms: u64) {
+        if self.window.first_unstored().is_none() {
+            self.moved_ms = now_ms;
+        }
         self.window.push(read);
     }
 
     /// Ends the oldest batch in flight; see [`Window::batch_stored`].
-    pub(super) fn batch_stored(&mut self, reported: usize) -> bool {
+    pub(super) fn batch_stored(&mut self, reported: usize, now_ms: u64) -> bool {
+        self.moved_ms = now_ms;
         self.window.batch_stored(reported)
     }
 
-    /// Notes that the record at `offset`, the next of the window, is stored.
-    pub(super) fn record_stored(&mut self, offset: Offset, counts: Option<Counts>) {
+    /// Notes that the record at `offset`, the next of the window, is stored. Returns its credit.
+    pub(super) fn record_stored(&mut self, offset: Offset, counts: Option<Counts>) -> usize {
         self.failures.passed(offset);
-        self.window.record_stored(counts);
-    }
-
-    /// Notes that the record at `offset` needs no row; see [`Window::record_undefined`].
-    pub(super) fn record_undefined(&mut self, offset: Offset) -> Option<LogRecord> {
-        self.failures.passed(offset);
-        self.window.record_undefined()
+        self.window.record_stored(counts)
     }
 
     /// Moves the mark of the window up to `watermark`; see [`Window::mark`].
@@ -281,9 +295,9 @@ impl OwnedCampaign {
         self.window.mark(watermark)
     }
 
-    /// Forgets records that are stored and below durable progress. Returns their credit.
-    pub(super) fn trim(&mut self, durable: Offset) -> usize {
-        self.window.trim(durable)
+    /// Takes what no mark below `from` counts; see [`Window::take_unmarked`].
+    pub(super) fn take_unmarked(&mut self, from: Offset) -> Option<Counts> {
+        self.window.take_unmarked(from)
     }
 
     /// Forgets the records below `from`, before anything was sent. Returns their credit.
@@ -300,6 +314,8 @@ impl OwnedCampaign {
     /// far the partition was read.
     pub(super) fn next_batch(&mut self, max: usize, position: Offset) -> Option<Batch> {
         let Phase::Live { expects_until } = &mut self.phase else { return None };
+        // What is set aside was not derived, so no row of it may be missed yet.
+        let position = self.aside_from.map_or(position, |aside| aside.min(position));
         // A batch without records still shows the actor that it has passed an expectation.
         let passed = self.window.next_passes(max, position);
         let confirms = expects_until.is_some_and(|expected| expected < passed);
@@ -423,73 +439,20 @@ impl OwnedCampaign {
     pub(super) fn is_idle(&self, wall: Timestamp, now_ms: u64, idle_ms: u64) -> bool {
         let over = self.over_from.is_some_and(|over| over <= wall);
         let idle = now_ms.saturating_sub(self.active_ms) >= idle_ms;
-        let rests = self.window.is_empty() && self.window.batches() == 0;
-        over && idle && rests && matches!(self.phase, Phase::Live { .. })
+        over && idle && self.rests() && matches!(self.phase, Phase::Live { .. })
+    }
+
+    /// Returns whether nothing of the campaign waits to be decided.
+    pub(super) fn rests(&self) -> bool {
+        self.first_unstored().is_none() && self.window.batches() == 0
+    }
+
+    /// Returns a position at or below the first record that is not stored, if there may be one.
+    pub(super) fn first_unstored(&self) -> Option<Offset> {
+        // Whatever is set aside lies above the window.
+        self.window.first_unstored().or(self.aside_from)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::partition::fold::tests::{counts, read_of, request};
-
-    fn catching_up(from: Offset) -> OwnedCampaign {
-        let phase = Phase::CatchingUp { from, chunk: None, counts: None, expects_until: None };
-        OwnedCampaign::new(phase, 0)
-    }
-
-    #[test]
-    fn a_campaign_starts_and_decides() {
-        let mut campaign = OwnedCampaign::new(Phase::Starting, 0);
-        campaign.window.push(read_of(request(10, "ada"), 100));
-        assert_eq!(campaign.next_batch(9, 11), None, "its rows are not loaded");
-        assert_eq!(campaign.started(None), None);
-        assert_eq!(campaign.next_batch(9, 11).unwrap().records.len(), 1);
-    }
-
-    #[test]
-    fn an_expected_row_is_passed_by_an_empty_batch() {
-        let mut campaign = OwnedCampaign::new(Phase::Starting, 0);
-        campaign.started(Some(12));
-        assert_eq!(campaign.next_batch(9, 12), None, "12 itself was not read yet");
-        assert!(campaign.has_unsent());
-        assert_eq!(campaign.next_batch(9, 13).map(|batch| batch.passed), Some(13));
-        assert_eq!(campaign.next_batch(9, 14), None, "it is confirmed once");
-    }
-
-    #[test]
-    fn a_replay_goes_chunk_by_chunk_and_meets() {
-        let mut campaign = catching_up(5);
-        assert_eq!(campaign.started(None), Some(5));
-        campaign.begin_chunk(Vec::new(), None);
-        assert!(!campaign.expects_chunk(), "one chunk at a time");
-        campaign.replayed(Some(counts(3)));
-        assert_eq!(campaign.chunk_stored(), ChunkStored::Continue);
-        assert!(campaign.expects_chunk());
-        campaign.begin_chunk(Vec::new(), Some(20));
-        assert_eq!(campaign.next_batch(9, 21), None, "the last chunk goes first");
-        assert_eq!(campaign.chunk_stored(), ChunkStored::Met(Some(counts(3))));
-        assert_eq!(campaign.start_from(8), 20, "what was replayed is not decided again");
-    }
-
-    #[test]
-    fn a_chunk_waits_for_its_dead_letters() {
-        let mut campaign = catching_up(5);
-        let read = [7, 8].map(|offset| read_of(request(offset, "ada"), 100).raw);
-        campaign.begin_chunk(read.to_vec(), None);
-        assert_eq!([7, 8].map(|at| campaign.await_dead_letter(at)), read.map(Some));
-        assert!(!campaign.dead_letter_kept(7));
-        assert!(campaign.dead_letter_kept(8));
-        assert!(!campaign.dead_letter_kept(8), "a letter that is kept twice counts once");
-    }
-
-    #[test]
-    fn a_restart_forgets_the_replay() {
-        let mut campaign = catching_up(5);
-        campaign.begin_chunk(Vec::new(), None);
-        campaign.replayed(Some(counts(3)));
-        campaign.restart(2, Phase::Starting);
-        assert!(!campaign.is_replaying());
-        assert_eq!(campaign.chunk_stored(), ChunkStored::Continue);
-    }
-}
+mod tests;
