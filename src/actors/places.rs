@@ -124,9 +124,12 @@ impl Places {
         self.0.lock().iter().map(|(partition, place)| (*partition, place.clone())).collect()
     }
 
-    /// Returns the partition whose log is to be probed: a stuck one first, else each in turn.
+    /// Returns the partition whose log is to be probed: a stuck one first, else each in turn. One that
+    /// is halted is probed at a record that was read: if that fails, too, it is this node that cannot
+    /// read, and not what lies behind.
     pub(super) fn to_probe(&self, now_ms: u64, turn: usize) -> Option<(Partition, Place)> {
-        let read: Vec<_> = self.all().into_iter().filter(|(_, place)| place.is_read).collect();
+        let is_probed = |place: &Place| place.is_read || place.last.is_some();
+        let read: Vec<_> = self.all().into_iter().filter(|(_, place)| is_probed(place)).collect();
         let stuck = read.iter().find(|(_, place)| place.is_stuck(now_ms));
         stuck.or_else(|| read.get(turn % read.len().max(1))).cloned()
     }

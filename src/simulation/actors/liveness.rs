@@ -89,6 +89,27 @@ fn a_node_cut_off_from_its_store_hands_over() {
 }
 
 #[test]
+fn a_node_cut_off_from_one_broker_hands_over() {
+    play(two_nodes(), async |mut stage: Stage| {
+        stage.started_two().await;
+        let own = (0..2).find(|partition| stage.owner(*partition) == Some(CUT));
+        let own = own.expect("it owns a partition");
+        stage.story.world.cut(CUT, Engine::Log, Some(own));
+        stage.ask_all(1);
+        // Its reads fail at once, so the partition halts before the node leaves.
+        let took_ms = stage.until("handed over", |stage| stage.owner(own) == Some(0)).await;
+        assert!((15_000..=MOVED_MS).contains(&took_ms), "handed over after {took_ms} ms");
+        let took_ms =
+            stage.until("decided", |stage| (0..CAMPAIGNS).all(|id| stage.undecided(id) == 0));
+        let took_ms = took_ms.await;
+        assert!(took_ms <= 2_000, "decided {took_ms} ms later");
+        stage.story.world.mend(CUT, Engine::Log, Some(own));
+        stage.until("back", Stage::is_shared).await;
+        stage
+    });
+}
+
+#[test]
 fn nobody_leaves_while_no_store_answers_anybody() {
     play(two_nodes(), async |mut stage: Stage| {
         stage.started_two().await;
