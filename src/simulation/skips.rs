@@ -58,7 +58,9 @@ impl Story {
 
     /// Whether an operator may give up what halts a partition.
     fn may_be_lost(&self, partition: Partition) -> bool {
-        self.engines.brokers.lock().unreadable.is_fresh(partition)
+        let brokers = self.engines.brokers.lock();
+        brokers.unreadable.is_fresh(partition)
+            && brokers.is_a_range(partition)
             && !self.clients.evidence.lock().is_damaged(partition)
     }
 

@@ -114,6 +114,18 @@ impl Brokers {
         range.map_or(from, |range| range.to.min(self.end(partition)))
     }
 
+    /// Whether an owner can know that it is a range that cannot be read, and not the partition as a whole:
+    /// its reader is told so, or some other record can be read.
+    pub(super) fn is_a_range(&self, partition: Partition) -> bool {
+        let mut its = self.unreadable.ranges.iter().filter(|range| range.partition == partition);
+        let is_bad = |at: &Offset| {
+            let mut its = self.unreadable.ranges.iter().filter(|it| it.partition == partition);
+            its.any(|range| (range.from..range.to).contains(at))
+        };
+        let records = &self.partitions[partition as usize].records;
+        its.all(|range| range.lasting) || records.keys().any(|at| !is_bad(at))
+    }
+
     /// Returns the first record at or above `from` that cannot be read.
     pub(super) fn first_unreadable(&self, partition: Partition, from: Offset) -> Option<Offset> {
         let log = &self.partitions[partition as usize];

@@ -15,6 +15,7 @@ mod outages;
 mod procs;
 mod proxy;
 mod skips;
+mod undefined;
 mod upgrade;
 
 use std::{process::ExitCode, time::Duration};
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cql = [cql::trials(), cql::schema::trials(), cql::damaged::trials()];
     let nodes = [nodes::trials(), outages::trials(), upgrade::trials(), clocks::trials()];
-    let nodes = nodes.into_iter().chain([skips::trials(), cut_off::trials()]);
+    let nodes = nodes.into_iter().chain([skips::trials(), cut_off::trials(), undefined::trials()]);
     let trials = cql.into_iter().chain([kafka::trials()]).chain(nodes).flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

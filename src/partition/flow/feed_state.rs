@@ -9,7 +9,13 @@ pub(super) struct FeedState {
     outbox: Vec<FeedDecision>,
     published: Offset,
     heartbeat_ms: Option<u64>,
+    /// When the last message was made.
+    told_ms: u64,
 }
+
+/// Least time between messages that tell no decision, in milliseconds. A hundred thousand dead letters
+/// must not be as many messages.
+const QUIET_MS: u64 = 100;
 
 impl FeedState {
     /// Adds a stored decision to the next message.
@@ -28,12 +34,12 @@ impl FeedState {
     }
 
     /// Returns the next message, if there is news or a heartbeat is due. Unless the owner `tells`, its
-    /// news waits.
+    /// news waits. A watermark without decisions waits for a moment.
     pub(super) fn message(
         &mut self,
         (watermark, end, waiting): (Offset, Offset, u64),
-        is_heartbeat: bool,
-        tells: bool,
+        (is_heartbeat, tells): (bool, bool),
+        now_ms: u64,
     ) -> Option<News> {
         if !tells {
             let (from, to, decisions) = (self.published, self.published, Vec::new());
@@ -46,9 +52,12 @@ impl FeedState {
                 decisions,
             });
         }
-        if self.outbox.is_empty() && watermark == self.published && !is_heartbeat {
+        let is_early = now_ms.saturating_sub(self.told_ms) < QUIET_MS;
+        let is_quiet = self.outbox.is_empty() && (watermark == self.published || is_early);
+        if is_quiet && !is_heartbeat {
             return None;
         }
+        self.told_ms = now_ms;
         let from = std::mem::replace(&mut self.published, watermark);
         let decisions = std::mem::take(&mut self.outbox);
         Some(News { from, to: watermark, end, waiting, is_heartbeat, decisions })
@@ -62,21 +71,22 @@ mod tests {
     #[test]
     fn a_message_goes_on_from_the_one_before() {
         let mut feed = FeedState::default();
-        let first = feed.message((10, 12, 2), true, true).unwrap();
+        let first = feed.message((10, 12, 2), (true, true), 1_000).unwrap();
         assert_eq!((first.from, first.to), (0, 10));
-        assert_eq!(feed.message((10, 12, 2), false, true), None, "there is no news");
-        let second = feed.message((11, 12, 1), false, true).unwrap();
+        assert_eq!(feed.message((10, 12, 2), (false, true), 1_000), None, "there is no news");
+        assert_eq!(feed.message((11, 12, 1), (false, true), 1_000 + QUIET_MS - 1), None);
+        let second = feed.message((11, 12, 1), (false, true), 1_000 + QUIET_MS).unwrap();
         assert_eq!((second.from, second.to), (10, 11));
     }
 
     #[test]
     fn news_waits_while_the_owner_tells_nothing() {
         let mut feed = FeedState::default();
-        feed.message((10, 12, 2), true, true).unwrap();
-        assert_eq!(feed.message((11, 12, 1), false, false), None);
-        let sign_of_life = feed.message((11, 12, 1), true, false).unwrap();
+        feed.message((10, 12, 2), (true, true), 1_000).unwrap();
+        assert_eq!(feed.message((11, 12, 1), (false, false), 1_000), None);
+        let sign_of_life = feed.message((11, 12, 1), (true, false), 1_000).unwrap();
         assert_eq!((sign_of_life.from, sign_of_life.to), (10, 10));
-        let told = feed.message((12, 12, 0), false, true).unwrap();
+        let told = feed.message((12, 12, 0), (false, true), 1_000 + QUIET_MS).unwrap();
         assert_eq!((told.from, told.to), (10, 12));
     }
 

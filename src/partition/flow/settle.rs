@@ -264,7 +264,7 @@ impl Flow {
         }
         let stands = (self.acks.watermark(), self.end, self.lag());
         let tells = self.kept_back.may_tell(self.now_ms);
-        let message = self.feed.message(stands, heartbeat, tells);
+        let message = self.feed.message(stands, (heartbeat, tells), self.now_ms);
         effects.extend(message.map(Effect::Publish));
     }
 }
