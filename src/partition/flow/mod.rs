@@ -479,9 +479,12 @@ impl Flow {
         }
         self.idle_checked_ms = self.now_ms;
         let (now_ms, holds, idle_ms) = (self.now_ms, &self.holds, self.limits.idle_ms);
+        let occupied = &self.occupied;
         self.campaigns.retain(|campaign, owned| {
             let held = holds.get(campaign).is_some_and(|it| it.is_held() || it.has_closed());
-            let stop = !held && owned.is_idle(wall, now_ms, idle_ms);
+            // A new actor would start from durable progress, without what is stored above it.
+            let is_settled = !occupied.contains(campaign);
+            let stop = !held && is_settled && owned.is_idle(wall, now_ms, idle_ms);
             if stop {
                 effects.push(Effect::Stop { campaign: campaign.clone() });
             }
