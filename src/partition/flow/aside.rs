@@ -247,6 +247,11 @@ impl Flow {
     /// Starts, continues or ends the run that campaigns share.
     fn run_campaigns(&mut self, effects: &mut Vec<Effect>) {
         if self.aside.run.as_ref().is_some_and(|run| run.reads) {
+            // At the end of the log it would read until another record comes.
+            if self.aside.campaigns.is_empty() {
+                self.aside.run = None;
+                effects.push(Effect::EndAgain { of: Again::Campaigns });
+            }
             return;
         }
         if self.aside.campaigns.is_empty() && self.aside.run.is_none() {
@@ -365,7 +370,7 @@ impl Flow {
     fn run_letters(&mut self, effects: &mut Vec<Effect>) {
         let (letters, to) = (self.acks.letters(), self.acks.letters_to());
         match &mut self.aside.letters {
-            Some(run) if run.reads || self.aside.writing > 0 => {}
+            Some(run) if run.reads && letters > 0 || self.aside.writing > 0 => {}
             Some(run) if letters > 0 && run.next < to => {
                 run.reads = true;
                 effects.push(Effect::GoOnAgain { of: Again::Letters });
