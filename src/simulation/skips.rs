@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{act::Lost, story::Story};
+use super::{act::Lost, node::Node, story::Story};
 use crate::{
     api::service::{NodeService, ReportHealth, ServiceError, SkipRanges},
     domain::{
@@ -73,7 +73,9 @@ impl Story {
         let Some((service, offset)) = self.skippable(partition) else { return false };
         let evidence = self.clients.evidence.clone();
         let offset = offset + u64::from(wrong);
-        let Some(node) = self.alive(0) else { return false };
+        // The call ends with its node.
+        let is_its = |node: &&mut Node| Arc::ptr_eq(&node.core.service, &service);
+        let Some(node) = self.nodes.iter_mut().flatten().find(is_its) else { return false };
         node.calls.spawn(async move {
             if skip(&service, partition, offset).await.is_ok() && wrong {
                 let detail =
