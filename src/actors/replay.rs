@@ -16,7 +16,7 @@ use crate::{
     log::{FailedReads, LogError, LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
     partition::{
         assignment,
-        flow::{Event, LetterOf, debt_of},
+        flow::{Again, Event, LetterOf, debt_of},
         recovery::Contradiction,
         skips::Passing,
         window::credit,
@@ -225,10 +225,8 @@ async fn take_credit(credit: &Semaphore) -> Option<usize> {
 pub(super) enum ReplayOf {
     /// One campaign that catches up with its hold.
     Campaign { campaign: CampaignId, incarnation: u64 },
-    /// Every campaign whose records were set aside.
-    Aside { run: u64 },
-    /// The dead letters of campaigns that do not exist.
-    Letters { run: u64 },
+    /// Those whose records were set aside.
+    Aside { of: Again, run: u64 },
 }
 
 /// A reader of records that were read before.
@@ -312,11 +310,13 @@ impl Replay {
                 records: decode_step.decode_again(records, Some(campaign)),
                 read_to,
             },
-            ReplayOf::Aside { run } => {
+            ReplayOf::Aside { of: Again::Campaigns, run } => {
                 let records = decode_step.decode_again(records, None);
                 Event::ReadAgain { run: *run, records, read_to }
             }
-            ReplayOf::Letters { run } => Event::LettersRead { run: *run, records, read_to },
+            ReplayOf::Aside { of: Again::Letters, run } => {
+                Event::LettersRead { run: *run, records, read_to }
+            }
         };
         let _ended = self.consumer.cast(PartitionMessage::Event(event));
     }
@@ -328,9 +328,7 @@ impl Replay {
                 self.ended(error, campaign.clone(), *incarnation).await
             }
             // The watermark waits for what cannot be read, whatever campaign it is of.
-            ReplayOf::Aside { .. } | ReplayOf::Letters { .. } => {
-                halts(error, self.from).map(PartitionMessage::Halt)
-            }
+            ReplayOf::Aside { .. } => halts(error, self.from).map(PartitionMessage::Halt),
         };
         message.into_iter().for_each(|message| drop(self.consumer.cast(message)));
     }

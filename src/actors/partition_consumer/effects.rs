@@ -20,7 +20,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition},
         rows::{Hold, HoldState},
     },
-    partition::flow::{Again, Effect, Event},
+    partition::flow::{Effect, Event},
     telemetry::metrics,
     wire::{codec::DeadLetterReason, write_order},
 };
@@ -85,7 +85,6 @@ impl PartitionState {
     fn carry_out_running(&mut self, effect: Effect, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let Some(running) = &mut self.running else { return };
-        let consumer = myself.clone();
         match effect {
             Effect::Send { campaign, incarnation, batch } => {
                 if let Some(handle) = running.handles.get_mut(&campaign)
@@ -96,17 +95,9 @@ impl PartitionState {
             }
             Effect::Replay { campaign, incarnation, from } => {
                 let Some(handle) = running.handles.get(&campaign) else { return };
-                let chunks = Arc::new(Semaphore::new(1));
-                let replay = Replay {
-                    environment,
-                    partition,
-                    of: ReplayOf::Campaign { campaign: campaign.clone(), incarnation },
-                    from,
-                    passing: running.passing.clone(),
-                    places: running.replay_places.clone(),
-                    chunks: chunks.clone(),
-                    consumer,
-                };
+                let of = ReplayOf::Campaign { campaign: campaign.clone(), incarnation };
+                let replay = running.replay((environment, partition), of, from, myself);
+                let chunks = replay.chunks.clone();
                 let task = handle.spawn(replay.run());
                 running.replays.insert(campaign, (chunks, task));
             }
@@ -136,29 +127,18 @@ impl PartitionState {
                 Some(Event::LookedUp { below, known })
             }),
             Effect::BeginAgain { of, run, from } => {
-                let chunks = Arc::new(Semaphore::new(1));
-                let replay = Replay {
-                    environment,
-                    partition,
-                    of: match of {
-                        Again::Campaigns => ReplayOf::Aside { run },
-                        Again::Letters => ReplayOf::Letters { run },
-                    },
-                    from,
-                    passing: running.passing.clone(),
-                    places: running.replay_places.clone(),
-                    chunks: chunks.clone(),
-                    consumer: myself.clone(),
-                };
+                let replay_of = ReplayOf::Aside { of, run };
+                let replay = running.replay((environment, partition), replay_of, from, myself);
+                let chunks = replay.chunks.clone();
                 let task = TaskGuard::spawn(myself, replay.run());
-                *running.again(of) = Some((chunks, task));
+                running.again.insert(of, (chunks, task));
             }
             Effect::GoOnAgain { of } => {
-                if let Some((chunks, _)) = running.again(of) {
+                if let Some((chunks, _)) = running.again.get(&of) {
                     chunks.add_permits(1);
                 }
             }
-            Effect::EndAgain { of } => *running.again(of) = None,
+            Effect::EndAgain { of } => drop(running.again.remove(&of)),
             other => running.carry_out_write(other, (environment, partition), myself),
         }
     }
@@ -192,10 +172,23 @@ fn log_hold(hold: &Hold) {
 }
 
 impl Running {
-    fn again(&mut self, of: Again) -> &mut Option<(Arc<Semaphore>, TaskGuard)> {
-        match of {
-            Again::Campaigns => &mut self.aside,
-            Again::Letters => &mut self.aside_letters,
+    /// Returns a replay from `from` on, which waits after each chunk.
+    fn replay(
+        &self,
+        (environment, partition): (Arc<Environment>, Partition),
+        of: ReplayOf,
+        from: Offset,
+        consumer: &ActorRef<PartitionMessage>,
+    ) -> Replay {
+        Replay {
+            environment,
+            partition,
+            of,
+            from,
+            passing: self.passing.clone(),
+            places: self.replay_places.clone(),
+            chunks: Arc::new(Semaphore::new(1)),
+            consumer: consumer.clone(),
         }
     }
 
@@ -241,8 +234,20 @@ impl Running {
                 let report = report_progress(environment, partition, next, keep_from);
                 self.write(myself, report);
             }
-            // The others are carried out elsewhere.
-            _ => {}
+            Effect::Count(_)
+            | Effect::HoldCountLost { .. }
+            | Effect::Publish(_)
+            | Effect::Start { .. }
+            | Effect::Stop { .. }
+            | Effect::Send { .. }
+            | Effect::Replay { .. }
+            | Effect::ReplayOn { .. }
+            | Effect::Credit(_)
+            | Effect::DeadLetter { .. }
+            | Effect::LookUp { .. }
+            | Effect::BeginAgain { .. }
+            | Effect::GoOnAgain { .. }
+            | Effect::EndAgain { .. } => {}
         }
     }
 

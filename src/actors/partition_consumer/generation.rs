@@ -58,9 +58,7 @@ impl PartitionState {
             tracing::debug!(partition, "feed message dropped");
         }
     }
-}
 
-impl PartitionState {
     /// Returns what operators must know of a partition that is not halted.
     fn condition(&self) -> Option<Condition> {
         let flow = &self.running.as_ref()?.flow;

@@ -32,7 +32,7 @@ use crate::{
     },
     partition::{
         assignment,
-        flow::{BatchReport, Event, Flow},
+        flow::{Again, BatchReport, Event, Flow},
         recovery::Contradiction,
         skips::Passing,
         watermark_age::WatermarkAge,
@@ -75,9 +75,8 @@ struct Running {
     passing: Arc<Passing>,
     replay_places: Arc<Semaphore>,
     replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
-    /// The reader of what was set aside, and that of its dead letters.
-    aside: Option<(Arc<Semaphore>, TaskGuard)>,
-    aside_letters: Option<(Arc<Semaphore>, TaskGuard)>,
+    /// The readers of what was set aside.
+    again: BTreeMap<Again, (Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
     look: Option<TaskGuard>,
@@ -272,8 +271,7 @@ impl PartitionState {
             passing,
             replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
             replays: BTreeMap::new(),
-            aside: None,
-            aside_letters: None,
+            again: BTreeMap::new(),
             handles: BTreeMap::new(),
             writes: Vec::new(),
             look: None,

@@ -125,7 +125,6 @@ impl Flow {
         if !is_control {
             self.aside.unproven.insert(campaign.clone());
         }
-        self.enter(campaign, Phase::Starting);
         self.start(campaign, 0, effects);
         true
     }
@@ -135,11 +134,15 @@ impl Flow {
         if self.campaigns.contains_key(campaign) {
             return;
         }
+        let is_looked_up = self.acks.unknowns() > 0;
+        let first = is_looked_up.then(|| self.acks.first_of(&BTreeSet::from([id_hash(campaign)])));
+        self.enter_behind(campaign, phase, first.and_then(|first| first.into_values().next()));
+    }
+
+    /// Gives a campaign its place, with its records from `first` on set aside.
+    fn enter_behind(&mut self, campaign: &CampaignId, phase: Phase, first: Option<Offset>) {
         self.campaigns.insert(campaign.clone(), OwnedCampaign::new(phase, self.now_ms));
-        if self.acks.unknowns() > 0 {
-            let first = self.acks.first_of(&BTreeSet::from([id_hash(campaign)]));
-            self.set_aside(campaign, first.into_values().next());
-        }
+        self.set_aside(campaign, first);
     }
 
     /// Sets a campaign's records aside from `from` on.
@@ -236,9 +239,7 @@ impl Flow {
             // Others that the scan has found have no record here.
             let Some(from) = first.get(&id_hash(&campaign)) else { continue };
             if !self.campaigns.contains_key(&campaign) {
-                let owned = OwnedCampaign::new(Phase::Starting, self.now_ms);
-                self.campaigns.insert(campaign.clone(), owned);
-                self.set_aside(&campaign, Some(*from));
+                self.enter_behind(&campaign, Phase::Starting, Some(*from));
                 self.start(&campaign, 0, effects);
             }
         }

@@ -190,7 +190,7 @@ pub enum Wanted {
 }
 
 /// Why records are read again from a position on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Again {
     /// Campaigns decide what was set aside.
     Campaigns,

@@ -41,26 +41,17 @@ impl FeedState {
         (is_heartbeat, tells): (bool, bool),
         now_ms: u64,
     ) -> Option<News> {
-        if !tells {
-            let (from, to, decisions) = (self.published, self.published, Vec::new());
-            return is_heartbeat.then_some(News {
-                from,
-                to,
-                end,
-                waiting,
-                is_heartbeat,
-                decisions,
-            });
-        }
         let is_early = now_ms.saturating_sub(self.told_ms) < QUIET_MS;
         let is_quiet = self.outbox.is_empty() && (watermark == self.published || is_early);
-        if is_quiet && !is_heartbeat {
+        if (is_quiet || !tells) && !is_heartbeat {
             return None;
         }
-        self.told_ms = now_ms;
-        let from = std::mem::replace(&mut self.published, watermark);
-        let decisions = std::mem::take(&mut self.outbox);
-        Some(News { from, to: watermark, end, waiting, is_heartbeat, decisions })
+        let (from, mut decisions) = (self.published, Vec::new());
+        if tells {
+            (self.published, self.told_ms) = (watermark, now_ms);
+            decisions.append(&mut self.outbox);
+        }
+        Some(News { from, to: self.published, end, waiting, is_heartbeat, decisions })
     }
 }
 
