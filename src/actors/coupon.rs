@@ -128,9 +128,11 @@ impl CouponState {
     fn store(&mut self, rows: ToStore, myself: &ActorRef<CouponMessage>) {
         let ToStore { number, versions, coupons, read_back } = rows;
         let (environment, actor) = (self.environment.clone(), myself.clone());
+        let partition = self.start.partition;
         let write = TaskGuard::spawn(myself, async move {
             let written = read_back.then(|| (versions.clone(), coupons.clone()));
-            io::write(&environment, write_order::of_batch(versions, coupons)).await;
+            let groups = write_order::of_batch(versions, coupons);
+            io::write(&environment, partition, groups).await;
             let vanished = match written {
                 Some((versions, coupons)) => io::vanished(&environment, versions, coupons).await,
                 None => None,

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
@@ -95,8 +95,8 @@ pub struct Shared {
     started: Instant,
     /// Where the readers of this node are.
     pub(super) places: Places,
-    /// Groups of rows that actors have stored.
-    stored: AtomicU64,
+    /// Groups of rows that the actors of each partition have stored.
+    stored: Mutex<BTreeMap<Partition, u64>>,
     /// Whether the node probes.
     pub(super) probes: bool,
     /// Whether the node's last probe succeeded.
@@ -115,7 +115,7 @@ impl Shared {
             numbers: Mutex::default(),
             started: clock.instant(),
             places: Places::default(),
-            stored: AtomicU64::new(0),
+            stored: Mutex::default(),
             probes: false,
             can_decide: AtomicBool::new(false),
             probe: None,
@@ -144,14 +144,14 @@ impl Shared {
         *number
     }
 
-    /// Notes that actors have stored something.
-    pub(super) fn has_stored(&self) {
-        self.stored.fetch_add(1, Ordering::Relaxed);
+    /// Notes that actors of a partition have stored something.
+    pub(super) fn has_stored(&self, partition: Partition) {
+        *self.stored.lock().entry(partition).or_default() += 1;
     }
 
-    /// Returns how many times actors have stored something.
-    pub(super) fn stored(&self) -> u64 {
-        self.stored.load(Ordering::Relaxed)
+    /// Returns how many times the actors of each partition have stored something.
+    pub(super) fn stored(&self) -> BTreeMap<Partition, u64> {
+        self.stored.lock().clone()
     }
 
     /// Notes whether the node's last probe succeeded.

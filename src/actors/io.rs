@@ -147,7 +147,7 @@ pub(super) async fn claim(
     let heard = environment.generations.highest(partition);
     let next = assignment::next_generation(own, stored, heard);
     if let Some(generation) = next {
-        write(environment, write_order::of_generation(partition, generation)).await;
+        write(environment, partition, write_order::of_generation(partition, generation)).await;
     }
     Ok(next)
 }
@@ -319,11 +319,11 @@ pub(super) async fn expiring(
     Ok(expiry::warning(&rows, (bounds.low, bounds.high), &expiring))
 }
 
-/// Writes groups of rows one after the other, and retries each until it is durable.
-pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
+/// Writes groups of rows of a partition one after the other, and retries each until it is durable.
+pub(super) async fn write(environment: &Environment, partition: Partition, groups: Vec<Group>) {
     for (operation, rows) in groups {
         until_done(environment, operation, || environment.store.write(&rows)).await;
-        environment.shared.has_stored();
+        environment.shared.has_stored(partition);
     }
 }
 
@@ -331,6 +331,7 @@ pub(super) async fn write(environment: &Environment, groups: Vec<Group>) {
 /// campaigns, so each is retried by itself once they have failed together.
 pub(super) async fn write_marks(
     environment: &Environment,
+    partition: Partition,
     marks: Vec<Mark>,
     stored: impl Fn(Vec<(CampaignId, Offset)>),
 ) {
@@ -342,7 +343,7 @@ pub(super) async fn write_marks(
     }
     let write = async |mark: Mark| {
         let name = names(std::slice::from_ref(&mark));
-        write(environment, write_order::of_mark(mark)).await;
+        write(environment, partition, write_order::of_mark(mark)).await;
         stored(name);
     };
     stream::iter(marks).for_each_concurrent(MARKS_AT_ONCE, write).await;

@@ -30,12 +30,15 @@ pub(super) struct Place {
     end: Offset,
     /// The highest record that the reader of a probe has found, if any.
     found: Option<Offset>,
+    /// Whether log or store still owe the consumer's last look an answer.
+    is_looking: bool,
 }
 
 impl Place {
     fn new(consumer: ActorRef<PartitionMessage>) -> Self {
         let (at, last, waits_since_ms, found) = (None, None, None, None);
-        Self { consumer, is_read: false, at, last, waits_since_ms, end: 0, found }
+        let (is_read, is_looking) = (false, false);
+        Self { consumer, is_read, at, last, waits_since_ms, end: 0, found, is_looking }
     }
 
     /// Where its reader hangs, if it does.
@@ -50,7 +53,7 @@ impl Place {
 
     fn is_stuck(&self, now_ms: u64) -> bool {
         let waits = self.waits_since_ms.is_some_and(|at| now_ms.saturating_sub(at) >= PROBE_MAX_MS);
-        waits && self.at.is_some_and(|(_, position)| self.end > position)
+        self.is_looking || waits && self.at.is_some_and(|(_, position)| self.end > position)
     }
 }
 
@@ -105,6 +108,11 @@ impl Places {
         });
     }
 
+    /// Notes whether the consumer's last look still waits for an answer when the next one is due.
+    pub(super) fn looks(&self, partition: Partition, is_looking: bool) {
+        self.change(partition, |place| place.is_looking = is_looking);
+    }
+
     /// Notes a record that the reader of a probe has found.
     pub(super) fn found(&self, partition: Partition, offset: Offset) {
         self.change(partition, |place| place.found = place.found.max(Some(offset)));
@@ -124,14 +132,20 @@ impl Places {
         self.0.lock().iter().map(|(partition, place)| (*partition, place.clone())).collect()
     }
 
+    /// Returns where a partition is, if this node owns it.
+    pub(super) fn of(&self, partition: Partition) -> Option<Place> {
+        self.0.lock().get(&partition).cloned()
+    }
+
     /// Returns the partition whose log is to be probed: a stuck one first, else each in turn. One that
     /// is halted is probed at a record that was read: if that fails, too, it is this node that cannot
     /// read, and not what lies behind.
-    pub(super) fn to_probe(&self, now_ms: u64, turn: usize) -> Option<(Partition, Place)> {
+    pub(super) fn to_probe(&self, now_ms: u64, turn: usize) -> Option<Partition> {
         let is_probed = |place: &Place| place.is_read || place.last.is_some();
         let read: Vec<_> = self.all().into_iter().filter(|(_, place)| is_probed(place)).collect();
-        let stuck = read.iter().find(|(_, place)| place.is_stuck(now_ms));
-        stuck.or_else(|| read.get(turn % read.len().max(1))).cloned()
+        let at = turn % read.len().max(1);
+        let stuck = read.iter().filter(|(_, place)| place.is_stuck(now_ms)).cycle().nth(at);
+        stuck.or_else(|| read.get(at)).map(|(partition, _)| *partition)
     }
 
     fn change(&self, partition: Partition, change: impl FnOnce(&mut Place)) {

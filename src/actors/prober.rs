@@ -5,6 +5,7 @@
 //! not block the probes of them.
 
 use std::{
+    collections::BTreeSet,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -53,6 +54,8 @@ pub(crate) struct Prober {
     runtime: Handle,
     wishes: mpsc::Sender<Wish>,
     liveness: Mutex<Liveness>,
+    /// Partitions whose logs did not answer the last probe of them.
+    failed: Mutex<BTreeSet<Partition>>,
     /// Counts probes and sayings, so that each goes to another partition.
     turn: AtomicUsize,
 }
@@ -68,8 +71,8 @@ impl Prober {
         wishes: mpsc::Sender<Wish>,
     ) -> Self {
         let liveness = Mutex::new(Liveness::new(environment.process.clone()));
-        let (runtime, turn) = (Handle::current(), AtomicUsize::new(0));
-        Self { environment, nodes, partitions, supervisor, runtime, wishes, liveness, turn }
+        let (runtime, failed, turn) = (Handle::current(), Mutex::default(), AtomicUsize::new(0));
+        Self { environment, nodes, partitions, supervisor, runtime, wishes, liveness, failed, turn }
     }
 
     /// Probes, and talks with the other nodes. Never returns. A panic must not end the membership, which
@@ -128,13 +131,13 @@ impl Prober {
     async fn probe(&self) -> Probed {
         let began_ms = self.environment.now_ms();
         let row = self.liveness.lock().next_row();
-        let (rows, reader, workers) =
-            tokio::join!(self.probe_store(&row), self.probe_reader(), self.probe_workers());
+        let (rows, readers, workers) =
+            tokio::join!(self.probe_store(&row), self.probe_readers(), self.probe_workers());
         let store = rows.is_some();
         if let Some(rows) = rows {
             self.liveness.lock().step(self.environment.now_ms(), Event::Rows(rows));
         }
-        let tried = workers.into_iter().chain([reader]).collect();
+        let tried = workers.into_iter().chain(readers).collect();
         Probed { began_ms, store, tried, stored: self.environment.shared.stored() }
     }
 
@@ -160,18 +163,26 @@ impl Prober {
         self.within("store", write_and_read).await
     }
 
-    async fn probe_reader(&self) -> Tried {
+    /// Probes the log of a partition that this node owns, or of any if it owns none. One whose probe has
+    /// failed is probed again beside it, until it answers, so that no sound one hides it: neither while
+    /// the node owns it, nor when it has left because of it.
+    async fn probe_readers(&self) -> Vec<Tried> {
+        let (now_ms, turn) = (self.environment.now_ms(), self.turn.load(Ordering::Relaxed));
+        let places = &self.environment.shared.places;
+        let own = places.to_probe(now_ms, turn);
+        let next = own.unwrap_or_else(|| self.next_partition());
+        let matters = |it: &Partition| *it != next && (own.is_none() || places.of(*it).is_some());
+        let failed = self.failed.lock().iter().copied().find(matters);
+        join_all(failed.into_iter().chain([next]).map(|partition| self.probe_reader(partition)))
+            .await
+    }
+
+    async fn probe_reader(&self, partition: Partition) -> Tried {
         let Environment { log, shared, .. } = &*self.environment;
-        let turn = self.turn.load(Ordering::Relaxed);
-        let Some((partition, place)) = shared.places.to_probe(self.environment.now_ms(), turn)
-        else {
-            // It owns nothing that is read.
-            let bounds = log.bounds(self.next_partition());
-            let answered = self.within("log", bounds).await.is_some();
-            return Tried { part: Part::Reader, place: None, answered };
-        };
+        let place = shared.places.of(partition);
+        let last = place.as_ref().and_then(|place| place.last);
         let read = async {
-            let Some(last) = place.last else { return log.bounds(partition).await.map(drop) };
+            let Some(last) = last else { return log.bounds(partition).await.map(drop) };
             let mut reader = log.open(partition, last).await?;
             match reader.read(PROBE_RECORDS).await {
                 Ok(records) => {
@@ -185,7 +196,10 @@ impl Prober {
             }
         };
         let answered = self.within("reader", read).await.is_some();
-        Tried { part: Part::Reader, place: place.of_reader(partition), answered }
+        let mut failed = self.failed.lock();
+        let _changed = if answered { failed.remove(&partition) } else { failed.insert(partition) };
+        let place = place.and_then(|place| place.of_reader(partition));
+        Tried { part: Part::Reader, place, answered }
     }
 
     /// Asks the supervisor, every partition consumer, and the runtime on which they run.

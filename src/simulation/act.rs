@@ -246,6 +246,14 @@ pub(super) enum Act {
         partition: Option<u32>,
         ms: u64,
     },
+    /// When all else has healed, a node does not reach an engine, or one partition of the log, until the
+    /// others have decided what is asked. The last such act counts.
+    HalfDead {
+        node: usize,
+        engine: Engine,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partition: Option<u32>,
+    },
     /// An actor of a node, or of any, panics after so many messages.
     PanicAt {
         actor: ActorKind,
@@ -351,8 +359,10 @@ impl Act {
             Self::Move { told_ms: 1.., .. } => "two-owners".to_owned(),
             Self::Cut { node, engine, partition, .. } => {
                 let whom = if node.is_some() { "node" } else { "all" };
-                let what = if partition.is_some() { "partition".to_owned() } else { word(engine) };
-                format!("cut-{whom}-{what}")
+                format!("cut-{whom}-{}", link(*engine, *partition))
+            }
+            Self::HalfDead { engine, partition, .. } => {
+                format!("half-dead-{}", link(*engine, *partition))
             }
             Self::PanicAt { actor, .. } => actor.panic_kind(),
             Self::Unreachable { why, .. } => format!("campaign-{}", word(why)),
@@ -409,6 +419,11 @@ impl Act {
 /// Name of the kind of a call's fate.
 pub(super) fn strike_kind(call: Call, fate: Fate) -> String {
     format!("{}-{}", word(&call), word(&fate))
+}
+
+/// What of an engine is cut off.
+pub(super) fn link(engine: Engine, partition: Option<u32>) -> String {
+    if partition.is_some() { "partition".to_owned() } else { word(&engine) }
 }
 
 /// The name of a variant as files have it, with hyphens.

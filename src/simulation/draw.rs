@@ -396,15 +396,7 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     acts.push(Act::Pause { node: node(random), ms, expelled: true });
     acts.push(Act::Move { partition: partition(random), told_ms: 0 });
     acts.push(Act::Move { partition: partition(random), told_ms: random.between(1_000, 5_000) });
-    for engine in Engine::ALL {
-        for node in [Some(node(random)), None] {
-            acts.push(Act::Cut { node, engine, partition: None, ms: random.between(200, 4_000) });
-        }
-    }
-    let one = (Some(node(random)), Some(partition(random)));
-    let ms = random.between(200, 6_000);
-    acts.push(Act::Cut { node: one.0, engine: Engine::Log, partition: one.1, ms });
-    acts.push(Act::Cut { node: None, engine: Engine::Log, partition: one.1, ms });
+    acts.extend(cuts(random, setup));
     let ahead_ms = random.between(1, 20) as i64 * 3_600_000;
     let back_ms = -(random.between(100, 900) as i64);
     for skew_ms in [ahead_ms, back_ms] {
@@ -413,6 +405,26 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     for kind in Foreign::ALL {
         let user = random.below(u64::from(users)) as u8;
         acts.push(Act::Foreign { kind, campaign: campaign(random), user });
+    }
+    acts
+}
+
+/// Nodes that do not reach an engine, or one partition of the log.
+fn cuts(random: &mut Random, setup: &Setup) -> Vec<Act> {
+    let node = |random: &mut Random| random.index(setup.nodes);
+    let mut acts = Vec::new();
+    for engine in Engine::ALL {
+        for node in [Some(node(random)), None] {
+            acts.push(Act::Cut { node, engine, partition: None, ms: random.between(200, 4_000) });
+        }
+    }
+    let (one, ms) = (Some(node(random)), random.between(200, 6_000));
+    let partition = Some(random.below(u64::from(setup.partitions)) as u32);
+    acts.push(Act::Cut { node: one, engine: Engine::Log, partition, ms });
+    acts.push(Act::Cut { node: None, engine: Engine::Log, partition, ms });
+    let whole = Engine::ALL.map(|engine| (engine, None));
+    for (engine, partition) in whole.into_iter().chain([(Engine::Log, partition)]) {
+        acts.push(Act::HalfDead { node: node(random), engine, partition });
     }
     acts
 }

@@ -23,6 +23,7 @@ mod draw;
 mod evidence;
 mod feed;
 mod group;
+mod half_dead;
 mod judge;
 mod leaks;
 mod link;

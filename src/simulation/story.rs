@@ -7,6 +7,7 @@ use super::{
     client::{Clients, campaign_id},
     course::{Course, Timed},
     evidence::{Damaged, Evidence, Told},
+    half_dead::HalfDead,
     judge, leaks,
     node::{Engines, Node},
     strange,
@@ -64,6 +65,8 @@ pub(super) struct Story {
     pub(super) lost: BTreeMap<Partition, Lost>,
     /// What damaged a partition.
     pub(super) log_damage: Option<LogDamage>,
+    /// The node that is half dead when all else has healed.
+    pub(super) half_dead: Option<HalfDead>,
     /// Somebody has asked for a coupon of the damaged campaign since faults ended.
     was_asked: bool,
 }
@@ -73,7 +76,7 @@ impl Story {
         let clients = Clients::new(world.clone(), engines.clone());
         let nodes = (0..engines.setup.nodes).map(|_| None).collect();
         let (starts, releases, lost) = Default::default();
-        let (clock_right_us, log_damage, was_asked) = (0, None, false);
+        let (clock_right_us, log_damage, half_dead, was_asked) = (0, None, None, false);
         Self {
             world,
             engines,
@@ -84,6 +87,7 @@ impl Story {
             lost,
             clock_right_us,
             log_damage,
+            half_dead,
             was_asked,
         }
     }
@@ -107,7 +111,9 @@ impl Story {
             // Nobody goes by a hold any more that is over.
             self.pass(self.world.now_us() + FORGOTTEN_US).await;
             self.ask_anew().await;
-            self.settle().await;
+            if self.settle().await {
+                self.be_half_dead().await;
+            }
             self.look_at_actors().await;
         }
         self.stop_all().await;
@@ -235,8 +241,12 @@ impl Story {
 
     /// Waits until every record is settled, no campaign is on hold without a reason, and damage is
     /// noticed. Returns whether that was so in time.
-    async fn settle(&mut self) -> bool {
-        let until = self.world.now_us() + SETTLED_WITHIN_US;
+    pub(super) async fn settle(&mut self) -> bool {
+        self.settle_within(SETTLED_WITHIN_US).await
+    }
+
+    pub(super) async fn settle_within(&mut self, within_us: u64) -> bool {
+        let until = self.world.now_us() + within_us;
         loop {
             self.pass(self.world.now_us() + LOOK_US).await;
             let held = self.held();

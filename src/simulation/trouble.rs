@@ -5,6 +5,7 @@ use super::{
     client::{campaign_id, user_id},
     damage::RowDamage,
     evidence::Damaged,
+    half_dead::HalfDead,
     link::{Armed, Engine},
     node::Engines,
     probe::ArmedPanic,
@@ -97,6 +98,11 @@ impl Story {
             }
             Act::CrashConsumer { partition } => {
                 self.tell_supervisors(|| SupervisorMessage::CrashConsumer(partition));
+            }
+            Act::HalfDead { node, engine, partition } => {
+                self.half_dead = Some(HalfDead { node, engine, partition });
+                // It is counted when it is.
+                return false;
             }
             Act::Unreachable { campaign, why, ms } => {
                 let whose = Whose::Campaign(campaign_id(campaign));

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -35,6 +36,19 @@ impl Node {
     /// Like [`Self::start`], with these variables in the environment.
     pub(crate) async fn start_with(settings: &[String], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coupond"));
+        command.envs(environment.iter().copied());
+        Self::start_by(command, settings).await
+    }
+
+    /// Like [`Self::start`], as a process of this group.
+    #[allow(dead_code, reason = "only some of the binaries with this module need it")]
+    pub(crate) async fn start_in_group(group: u32, settings: &[String]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coupond"));
+        command.gid(group);
+        Self::start_by(command, settings).await
+    }
+
+    async fn start_by(mut command: Command, settings: &[String]) -> Self {
         command.args(["serve", "--set", "api.listen=127.0.0.1:0"]);
         command.args(["--set", "admin.listen=127.0.0.1:0", "--set", "demo=false"]);
         command.args(["--set", &format!("admin.token={TOKEN}")]);
@@ -43,7 +57,6 @@ impl Node {
         }
         // The environment of the developer must not configure the node.
         command.current_dir(std::env::temp_dir()).env("COUPOND_LOG", "info");
-        command.envs(environment.iter().copied());
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -89,6 +102,19 @@ impl Node {
         (answer.status().as_u16(), answer.json().await.unwrap_or_default())
     }
 
+    /// Returns the id of its process.
+    #[allow(dead_code, reason = "only some of the binaries with this module need it")]
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends the process a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let (signal, process) = (format!("-{name}"), self.child.id().to_string());
+        let status = Command::new("kill").args([signal, process]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
     /// Kills the node with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
@@ -97,9 +123,7 @@ impl Node {
 
     /// Stops the node with SIGTERM, and returns its exit code.
     pub(crate) async fn stop(self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(status.is_ok_and(|status| status.success()));
+        self.signal("TERM");
         self.ended().await
     }
 

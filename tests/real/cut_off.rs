@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 
 use crate::{
     engines::{Engine, shared, unique},
-    nodes::{define, settings},
+    instance::{define, metric, settings},
     procs::{Node, until},
     proxy::Proxy,
     trials,
@@ -25,16 +25,6 @@ const CAMPAIGNS: usize = 12;
 
 pub(crate) fn trials() -> Vec<Trial> {
     trials!(&[Engine::Kafka, Engine::Cql]; a_node_cut_off_from_its_store_hands_over)
-}
-
-/// Returns the value of a metric of a node, added up over its labels; 0 if there is none.
-async fn metric(node: &Node, name: &str) -> f64 {
-    let Ok(answer) = reqwest::get(format!("{}/metrics", node.admin)).await else { return 0.0 };
-    let text = answer.text().await.unwrap_or_default();
-    let of_name = text
-        .lines()
-        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
-    of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 async fn a_node_cut_off_from_its_store_hands_over() {

@@ -8,6 +8,8 @@ mod cql;
 mod cut_off;
 #[path = "../engines/mod.rs"]
 mod engines;
+#[path = "../nodes/instance.rs"]
+mod instance;
 mod kafka;
 mod nodes;
 mod outages;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::{
     engines::{Engine, shared, unique},
+    instance::{define, settings},
     kafka::{on, topics},
     procs::{Crowd, Node, until},
     skips, trials,
@@ -35,33 +36,6 @@ fn instance() -> Vec<String> {
 
 fn endpoints(engine: Engine) -> &'static [String] {
     shared(engine).expect("the trial asked for it")
-}
-
-/// Returns the settings of an instance of this name on these engines.
-pub(crate) fn settings(name: &str, brokers: &[String], database: &[String]) -> Vec<String> {
-    let list = |endpoints: &[String]| {
-        let quoted: Vec<_> = endpoints.iter().map(|endpoint| format!("'{endpoint}'")).collect();
-        format!("[{}]", quoted.join(","))
-    };
-    vec![
-        "mode=distributed".to_owned(),
-        format!("kafka.brokers={}", list(brokers)),
-        format!("kafka.topic_prefix={name}"),
-        format!("kafka.group={name}"),
-        "kafka.partitions=4".to_owned(),
-        format!("cql.nodes={}", list(database)),
-        format!("cql.keyspace={name}"),
-    ]
-}
-
-pub(crate) async fn define(node: &Node, campaign: &str, quota: usize) {
-    let path = format!("/admin/campaigns/{campaign}");
-    // A partition that is being taken over does not answer yet.
-    until("the campaign is defined", || async {
-        let (status, _) = node.admin("PUT", &path, json!({ "quota": quota })).await;
-        matches!(status, 200 | 201).then_some(())
-    })
-    .await;
 }
 
 async fn every_node_answers_for_every_request() {

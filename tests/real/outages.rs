@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use crate::{
     absent,
     engines::{Engine, Own, unique},
-    nodes::{define, settings},
+    instance::{define, settings},
     procs::{Crowd, Node, until},
     run,
 };

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::{
     engines::{Engine, shared, unique},
+    instance::{define, settings},
     kafka::{on, topics},
-    nodes::{define, settings},
     procs::{Node, TOKEN, until},
     trials,
 };

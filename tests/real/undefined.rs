@@ -11,7 +11,7 @@ use rdkafka::{
 
 use crate::{
     engines::{Engine, shared, unique},
-    nodes::{define, settings},
+    instance::{define, settings},
     procs::{Node, until},
     trials,
 };

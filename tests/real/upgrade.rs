@@ -13,7 +13,7 @@ use scylla::client::session_builder::SessionBuilder;
 
 use crate::{
     engines::{Engine, shared, unique},
-    nodes::{define, settings},
+    instance::{define, settings},
     procs::{Crowd, Node, until},
     trials,
 };

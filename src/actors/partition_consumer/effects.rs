@@ -203,18 +203,19 @@ impl Running {
             Effect::WriteHold { hold, mark } => {
                 log_hold(&hold);
                 self.write(myself, async move {
-                    io::write(&environment, write_order::of_hold(hold.clone(), mark)).await;
+                    let groups = write_order::of_hold(hold.clone(), mark);
+                    io::write(&environment, partition, groups).await;
                     Some(Event::HoldWritten(hold))
                 });
             }
             Effect::WriteMark { mark, version } => self.write(myself, async move {
-                io::write(&environment, write_order::of_mark(mark)).await;
+                io::write(&environment, partition, write_order::of_mark(mark)).await;
                 Some(Event::Marked(version))
             }),
             Effect::WriteMarks(marks) => {
                 let told = myself.clone();
                 self.write(myself, async move {
-                    io::write_marks(&environment, marks, |stored| {
+                    io::write_marks(&environment, partition, marks, |stored| {
                         let stored = PartitionMessage::Event(Event::MarksStored(stored));
                         let _ended = told.cast(stored);
                     })
@@ -226,7 +227,7 @@ impl Running {
                 self.write(myself, async move {
                     let next = progress.next;
                     let groups = write_order::of_progress(holds, holds_ever, progress);
-                    io::write(&environment, groups).await;
+                    io::write(&environment, partition, groups).await;
                     Some(Event::Persisted(next))
                 });
             }

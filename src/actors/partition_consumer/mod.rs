@@ -370,7 +370,9 @@ impl PartitionState {
         metrics::partition_lag(partition, running.flow.lag());
         environment.shared.places.looked(partition, running.flow.watermark(), running.flow.end());
         running.writes.retain(|task| !task.is_finished());
-        if running.look.as_ref().is_some_and(|look| !look.is_finished()) {
+        let is_looking = running.look.as_ref().is_some_and(|look| !look.is_finished());
+        environment.shared.places.looks(partition, is_looking);
+        if is_looking {
             return;
         }
         let (told, position) = (myself.clone(), running.flow.position());

@@ -81,14 +81,8 @@ pub struct Probed {
     pub store: bool,
     /// How readers and workers answered.
     pub tried: Vec<Tried>,
-    /// How many times the node's actors have stored something, so far.
-    pub stored: u64,
-}
-
-impl Probed {
-    fn is_good(&self) -> bool {
-        self.store && self.tried.iter().all(|tried| tried.answered)
-    }
+    /// How many times the node's actors have stored something, so far, by partition.
+    pub stored: BTreeMap<Partition, u64>,
 }
 
 /// An event.
@@ -175,12 +169,12 @@ pub struct Liveness {
     by_feed: Others,
     /// Whether the store answered the last probe: then rows count, and not the feed.
     has_rows: bool,
-    stored: u64,
+    stored: BTreeMap<Partition, u64>,
     good: u32,
     /// Probes that failed, and those of them in which neither store nor reader answered.
     failing: Failing,
     failing_both: Failing,
-    /// Failed probes in a row, whatever they hung at and whatever was stored.
+    /// Probes in a row after which the node cannot decide, whatever was stored.
     failed: u32,
     away: Option<Away>,
     /// The last time that it left, and for how long at least.
@@ -202,7 +196,7 @@ impl Liveness {
             by_rows: Others::default(),
             by_feed: Others::default(),
             has_rows: false,
-            stored: 0,
+            stored: BTreeMap::new(),
             good: 0,
             failing: Failing::default(),
             failing_both: Failing::default(),
@@ -250,7 +244,7 @@ impl Liveness {
         self.by_rows.stale(now_ms)
     }
 
-    /// Returns whether the last probe succeeded.
+    /// Returns whether the last probe succeeded, but for what hangs at any node.
     #[must_use]
     pub fn can_decide(&self) -> bool {
         self.can_decide
@@ -272,19 +266,25 @@ impl Liveness {
     }
 
     fn probed(&mut self, now_ms: u64, probed: &Probed) -> Verdict {
-        let Probed { began_ms, store, ref tried, stored } = *probed;
+        let Probed { began_ms, store, ref tried, ref stored } = *probed;
         self.has_rows = store;
-        self.can_decide = probed.is_good();
+        // Something may have been stored at any moment since the probe before.
+        let before = std::mem::replace(&mut self.stored, stored.clone());
+        let has_stored = before != *stored;
+        let works = |it: &Tried| match it.place {
+            Some(Hang { partition, .. }) => before.get(&partition) != stored.get(&partition),
+            None => has_stored,
+        };
+        let failed = |it: &&Tried| !it.answered && !self.is_poisoned(it);
+        let failed: Vec<_> = tried.iter().filter(failed).collect();
+        self.can_decide = store && failed.is_empty();
         self.good = if self.can_decide { self.good.saturating_add(1) } else { 0 };
         self.failed = if self.can_decide { 0 } else { self.failed.saturating_add(1) };
-        let failed = |it: &&Tried| !it.answered && !self.is_poisoned(it);
-        let unexcused: Vec<Tried> = tried.iter().filter(failed).copied().collect();
-        let reader = unexcused.iter().any(|it| it.part == Part::Reader);
-        let has_stored = std::mem::replace(&mut self.stored, stored) != stored;
-        // Something may have been stored at any moment since the probe before.
-        let counts = !has_stored;
-        self.failing.count(counts && (!store || !unexcused.is_empty()), began_ms);
-        self.failing_both.count(counts && !store && reader, began_ms);
+        let unexcused: Vec<_> = failed.into_iter().filter(|it| !works(it)).collect();
+        let store_failed = !store && !has_stored;
+        let reader_failed = unexcused.iter().any(|it| it.part == Part::Reader);
+        self.failing.count(store_failed || !unexcused.is_empty(), began_ms);
+        self.failing_both.count(store_failed && reader_failed, began_ms);
         let answered = tried.iter().filter(|it| it.answered);
         let places = answered.filter_map(|it| Some(((it.part, it.place?.partition), it.place?.to)));
         self.sound.extend(places);

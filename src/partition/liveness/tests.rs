@@ -6,7 +6,7 @@ use super::*;
 struct Stage {
     node: Liveness,
     now_ms: u64,
-    stored: u64,
+    stored: BTreeMap<Partition, u64>,
     /// The others: their rows, and whether they still say anything.
     others: Vec<(NodeRow, bool)>,
 }
@@ -39,7 +39,7 @@ impl Stage {
     fn new(others: impl IntoIterator<Item = NodeRow>) -> Self {
         let node = Liveness::new(ProcessName::of(1));
         let others = others.into_iter().map(|row| (row, true)).collect();
-        let mut stage = Self { node, now_ms: 1_000, stored: 0, others };
+        let mut stage = Self { node, now_ms: 1_000, stored: BTreeMap::new(), others };
         for _ in 0..3 {
             assert_eq!(stage.probe(GOOD), Verdict::Stay);
         }
@@ -69,7 +69,7 @@ impl Stage {
     }
 
     fn probe_at(&mut self, found: Found, place: Hang) -> Verdict {
-        let (began_ms, stored, store) = (self.now_ms, self.stored, found.store);
+        let (began_ms, stored, store) = (self.now_ms, self.stored.clone(), found.store);
         self.now_ms += found.took_ms;
         self.others_say(store);
         let tried = |part, answered| Tried { part, place: Some(place), answered };
@@ -136,10 +136,24 @@ fn five_failed_probes_running_are_needed() {
 fn a_node_that_stores_does_not_leave() {
     let mut stage = Stage::beside_one();
     for number in 0..400 {
-        stage.stored += u64::from(number % 4 == 0);
+        *stage.stored.entry(HERE.partition).or_default() += u64::from(number % 4 == 0);
         assert_eq!(stage.probe(NO_READER), Verdict::Stay);
     }
     assert_eq!(stage.node.standing(stage.now_ms), Standing::Failing, "and is not ready");
+}
+
+/// Cut off from one broker, a node stores what it reads from the others.
+#[test]
+fn others_do_not_hide_a_partition_that_hangs() {
+    for found in [NO_READER, NO_WORKER] {
+        let mut stage = Stage::beside_one();
+        let mut verdict = Verdict::Stay;
+        while verdict == Verdict::Stay && stage.now_ms < HOUR_MS {
+            *stage.stored.entry(HERE.partition + 1).or_default() += 1_u64;
+            verdict = stage.probe(found);
+        }
+        assert_eq!(verdict, Stage::other_decides());
+    }
 }
 
 #[test]
@@ -278,7 +292,7 @@ fn a_poisoned_record_moves_nobody_twice() {
         let mut stage = Stage::new([NodeRow { hangs: vec![hung], ..row(2, true, true) }]);
         stage.node = Liveness::new(ProcessName::of(1));
         assert_eq!(stage.until(found, HOUR_MS), None);
-        assert!(!stage.node.can_decide(), "but it does not decide");
+        assert!(stage.node.can_decide(), "others may leave to it");
         // Behind it, or in another partition, it is another record.
         for place in [Hang { from: 46, ..HERE }, Hang { partition: 4, ..HERE }] {
             let mut left = 0;

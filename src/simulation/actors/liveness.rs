@@ -109,6 +109,46 @@ fn a_node_cut_off_from_one_broker_hands_over() {
     });
 }
 
+/// The node goes on deciding in the partitions of the other brokers: neither its good probes nor what it
+/// stores there may hide the one that it cannot read.
+#[test]
+fn one_broker_of_several_is_missed_under_load() {
+    const PARTITIONS: u32 = 12;
+    let setup = Setup { partitions: PARTITIONS, campaigns: 24, ..two_nodes() };
+    play(setup, async |mut stage: Stage| {
+        stage.start().await;
+        (0..24).for_each(|id| stage.define(id, 300));
+        let of_cut = |stage: &Stage| {
+            (0..PARTITIONS).filter(|it| stage.owner(*it) == Some(CUT)).collect::<Vec<_>>()
+        };
+        stage.until("shared", |stage| of_cut(stage).len() == PARTITIONS as usize / 2).await;
+        stage.passed().await;
+        stage.wait_ms(10_000).await;
+        let own = of_cut(&stage)[3];
+        stage.story.world.cut(CUT, Engine::Log, Some(own));
+        let mut took_ms = 0;
+        for user in 0.. {
+            (0..24).for_each(|id| stage.ask(id, user));
+            stage.wait_ms(500).await;
+            took_ms += 500;
+            if stage.owner(own) == Some(0) || took_ms > 60_000 {
+                break;
+            }
+        }
+        assert!((15_000..=MOVED_MS + 2_000).contains(&took_ms), "handed over after {took_ms} ms");
+        let decided = |stage: &Stage| (0..24).all(|id| stage.undecided(id) == 0);
+        let took_ms = stage.until("decided", decided).await;
+        assert!(took_ms <= 2_000, "decided {took_ms} ms later");
+        for _ in 0..180 {
+            stage.wait_ms(1_000).await;
+            assert!(of_cut(&stage).is_empty(), "it is back, although it is still cut off");
+        }
+        stage.story.world.mend(CUT, Engine::Log, Some(own));
+        stage.until("back", |stage| !of_cut(stage).is_empty()).await;
+        stage
+    });
+}
+
 #[test]
 fn nobody_leaves_while_no_store_answers_anybody() {
     play(two_nodes(), async |mut stage: Stage| {
