@@ -1,6 +1,6 @@
 //! Reads and writes of partition consumers and coupon actors, retried until they are done.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, future::ready, stream};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use crate::{
         scrub,
         skips::FORCE_AFTER_MS,
     },
-    store::{Selection, StoreError},
+    store::{Selection, StoreError, USERS_MAX},
     telemetry::Chain,
     wire::{
         LogRecord,
@@ -39,8 +39,8 @@ pub(super) const FEED_QUEUE_MAX: usize = 256;
 /// Pause before a failed reader is opened again.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
-/// By-user rows that are read back at once: enough to hide a round trip.
-const READ_BACK_AT_ONCE: usize = 16;
+/// Reads of by-user rows at once: enough to hide a round trip. Each has those of [`USERS_MAX`] users.
+const READ_BACK_AT_ONCE: usize = 4;
 
 /// Longest wait for marks that are written together: as long as the store's own limit of a call.
 const MARKS_WITHIN: Duration = Duration::from_secs(5);
@@ -417,18 +417,23 @@ pub(super) async fn not_restored(
     coupons: &[Coupon],
     from: impl Fn(&Coupon) -> Offset,
 ) -> Option<Contradiction> {
-    let read = async |coupon: &Coupon| {
-        let of_user = Selection::OfUser { user: coupon.user.clone(), bucket: coupon.user_bucket };
-        let pages = || environment.store.coupons(&coupon.campaign, of_user.clone());
+    let read = async |together: Vec<&Coupon>| {
+        let first = together.first()?;
+        let users: BTreeSet<_> = together.iter().map(|coupon| coupon.user.clone()).collect();
+        let users = users.into_iter().collect();
+        let of_users = Selection::OfUsers { users, bucket: first.user_bucket };
+        let pages = || environment.store.coupons(&first.campaign, of_users.clone());
         let read = async || readable(pages().try_concat().await);
-        until_done(environment, "reading by-user rows again", read).await.unwrap_or_default()
+        let read = until_done(environment, "reading by-user rows again", read);
+        let found = read.await.unwrap_or_default();
+        let failed = |coupon: &Coupon| scrub::restored(coupon, &found, from(coupon)).err();
+        together.into_iter().find_map(|coupon| Some((coupon.sequence, failed(coupon)?)))
     };
-    let found = stream::iter(coupons).map(read).buffered(READ_BACK_AT_ONCE);
-    let compared = found
-        .zip(stream::iter(coupons))
-        .map(|(found, coupon)| scrub::restored(coupon, &found, from(coupon)).err());
-    let mut missing = pin!(compared.filter_map(ready));
-    missing.next().await
+    let groups = scrub::read_together(coupons, USERS_MAX);
+    let missing = stream::iter(groups).map(read).buffered(READ_BACK_AT_ONCE);
+    // Coupons of one read are in their order, those of several reads are not.
+    let missing: Vec<_> = missing.filter_map(ready).collect().await;
+    missing.into_iter().min_by_key(|(sequence, _)| *sequence).map(|(_, missing)| missing)
 }
 
 /// Returns what was read, or why it cannot be decoded, apart from errors that may pass.

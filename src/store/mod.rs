@@ -50,6 +50,10 @@ pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
 /// Most campaigns that one listing returns.
 pub const LISTING_MAX: usize = 1_000;
 
+/// Most users whose coupons are read together. ScyllaDB refuses a query with more keys
+/// (`max_clustering_key_restrictions_per_query`).
+pub const USERS_MAX: usize = 100;
+
 /// The layout row. Its values are fixed when an instance first starts, and a node with other values
 /// refuses to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,11 +111,11 @@ pub enum Selection {
         /// The last sequence, included.
         last: Sequence,
     },
-    /// The coupons of one user by sequence, from the by-user rows.
-    OfUser {
-        /// The user.
-        user: UserId,
-        /// The user's bucket in the by-user view.
+    /// The coupons of some users by sequence, from the by-user rows, as one page.
+    OfUsers {
+        /// The users, each once, at most [`USERS_MAX`].
+        users: Vec<UserId>,
+        /// The bucket of all of them in the by-user view.
         bucket: u8,
     },
 }

@@ -249,7 +249,7 @@ impl NodeService {
         user_buckets: u8,
     ) -> Result<Vec<Coupon>, ServiceError> {
         let bucket = user_bucket(self.keys.user_digest(user), user_buckets);
-        let selection = Selection::OfUser { user: user.clone(), bucket };
+        let selection = Selection::OfUsers { users: vec![user.clone()], bucket };
         let mut coupons = self.coupons(campaign, selection).await?;
         if let Some(coupon) = unsound(&coupons, campaign, user, &self.keys) {
             let sequence = coupon.sequence;

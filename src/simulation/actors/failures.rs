@@ -11,6 +11,7 @@ use crate::{
     simulation::{
         act::{Act, Foreign},
         damage::RowDamage,
+        link::Call,
         unreachable::{Whose, Why},
     },
 };
@@ -346,6 +347,28 @@ fn a_repair_reads_back_both_views() {
         stage.release(FAILING);
         let hidden = "the by-user row of coupon 3";
         stage.until("on hold again", |stage| stage.reason(FAILING).contains(hidden)).await;
+        stage
+    });
+}
+
+#[test]
+fn a_repair_reads_many_users_back_together() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(FAILING, 1_000);
+        (1..=600).for_each(|user| stage.ask(FAILING, user));
+        stage.passed().await;
+        let damage = RowDamage::Missing;
+        stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
+        stage.crash(FAILING).await;
+        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
+        let reads = |stage: &Stage| stage.story.world.calls(|_, call| call == Call::ReadCoupons);
+        let before = reads(&stage);
+        stage.release(FAILING);
+        stage.until("released", |stage| stage.state(FAILING) == "live").await;
+        let made = reads(&stage) - before;
+        assert!(made < 60, "600 coupons are read back in {made} reads");
+        assert_eq!(stage.coupons(FAILING), 600);
         stage
     });
 }

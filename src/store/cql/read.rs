@@ -163,18 +163,22 @@ impl Shared {
         pages.try_filter(|page| ready(!page.is_empty())).boxed()
     }
 
-    /// Reads one user's coupons in sequence order, as one page, or no page if the user has none.
-    pub(super) fn of_user(
+    /// Reads the coupons of users in sequence order, as one page, or no page if they have none.
+    pub(super) fn of_users(
         self: &Arc<Self>,
         campaign: &CampaignId,
-        user: UserId,
+        users: Vec<UserId>,
         bucket: u8,
     ) -> CouponPages {
         let (shared, campaign) = (Arc::clone(self), campaign.clone());
         let read = async move {
-            let values = (campaign.as_str(), i32::from(bucket), user.as_str());
-            let (statement, what) = (&shared.statements.read_user, || "of a user".to_owned());
-            Ok(shared.coupons(&campaign, statement, values, what).await?.concat())
+            let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
+            let what = || format!("of {} users", users.len());
+            let (statement, bucket) = (&shared.statements.read_users, i32::from(bucket));
+            let values = (campaign.as_str(), bucket, &users);
+            let mut coupons = shared.coupons(&campaign, statement, values, what).await?.concat();
+            coupons.sort_unstable_by_key(|coupon| coupon.sequence);
+            Ok(coupons)
         };
         let pages = stream::once(timed("user_coupons", read));
         pages.try_filter(|page| ready(!page.is_empty())).boxed()
