@@ -183,7 +183,7 @@ mod tests {
         }
         let campaign = CampaignId::parse("spring").unwrap();
         let mark = Some(Mark { campaign, offset: 9, counts: counts(ISSUED) });
-        (CampaignRows { holds: Vec::new(), mark, versions }, coupons)
+        (CampaignRows { mark, versions, ..CampaignRows::default() }, coupons)
     }
 
     fn by_user(coupon: &Coupon) -> ByUserRow {

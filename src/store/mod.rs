@@ -299,7 +299,7 @@ impl dyn CouponStore + '_ {
         Ok(PartitionRows { progress, holds_ever, holds, skips })
     }
 
-    /// Reads a campaign's holds, then its mark, then its versions.
+    /// Reads a campaign's holds, then its mark, then its versions; without any, its place in the listing.
     ///
     /// # Errors
     /// The first read that fails.
@@ -314,8 +314,15 @@ impl dyn CouponStore + '_ {
         // A version is durable before every mark above it. In the other order, the mark may count
         // more coupons than the quota of the versions that were read.
         let mark = self.mark(campaign).await?;
-        let versions = self.versions(campaign).await?;
-        Ok(CampaignRows { holds, mark, versions })
+        let mut versions = self.versions(campaign).await?;
+        // A version is durable before its campaign's place in the listing. One that was written between
+        // these reads is found by the second read of versions.
+        let is_listed = versions.is_empty() && self.listed(campaign).await?;
+        if is_listed {
+            versions = self.versions(campaign).await?;
+        }
+        let is_only_listed = is_listed && versions.is_empty();
+        Ok(CampaignRows { holds, mark, versions, is_only_listed })
     }
 
     /// Reads whether a campaign has a place in the listing, a mark or a version. One that has none
