@@ -34,9 +34,17 @@ use crate::{
     },
 };
 
-/// Buckets that a scan reads concurrently in a large campaign. Six keep a few database nodes busy.
-/// Each bucket takes about 5 MB of memory.
-const BUCKETS_IN_FLIGHT_MAX: usize = 6;
+/// Buckets that a scan reads concurrently in a large campaign. A few keep a few database nodes busy.
+const BUCKETS_IN_FLIGHT_MAX: usize = 5;
+
+/// Memory of a bucket that was read.
+const BUCKET_BYTES: usize = 5 * 1_024 * 1_024;
+
+/// Most memory that a load takes beside the loaded campaign: a node starts in the memory that it ran in.
+const SCAN_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+
+// One more is being returned.
+const _: () = assert!((BUCKETS_IN_FLIGHT_MAX + 1) * BUCKET_BYTES <= SCAN_BYTES_MAX);
 
 /// Buckets that a scan reads concurrently until it finds a full one. Most campaigns have one
 /// bucket, and an empty second bucket is what ends their scan.
