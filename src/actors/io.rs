@@ -1,6 +1,6 @@
 //! Reads and writes of partition consumers and coupon actors, retried until they are done.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, future::ready, stream};
 use tokio::sync::mpsc;
@@ -12,9 +12,9 @@ use crate::{
         definition::DefinitionVersion,
         halt::{Halt, HaltReason, HoldReason},
         ids::{CampaignId, Offset, Partition},
-        rows::{LastRecord, Mark, PartitionRows, Register, Row},
+        rows::{LastRecord, Mark, PartitionRows, Register, Row, Skip},
     },
-    log::{FailedReads, LogReader, ReadError},
+    log::{FailedReads, LogReader, READERS_MAX, ReadError},
     partition::{
         assignment::{self, Start},
         expiry,
@@ -23,7 +23,7 @@ use crate::{
         scrub,
         skips::FORCE_AFTER_MS,
     },
-    store::{Selection, StoreError},
+    store::{Selection, StoreError, USERS_MAX},
     telemetry::Chain,
     wire::{
         LogRecord,
@@ -39,8 +39,8 @@ pub(super) const FEED_QUEUE_MAX: usize = 256;
 /// Pause before a failed reader is opened again.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
-/// By-user rows that are read back at once: enough to hide a round trip.
-const READ_BACK_AT_ONCE: usize = 16;
+/// Reads of by-user rows at once: enough to hide a round trip. Each has those of [`USERS_MAX`] users.
+const READ_BACK_AT_ONCE: usize = 4;
 
 /// Longest wait for marks that are written together: as long as the store's own limit of a call.
 const MARKS_WITHIN: Duration = Duration::from_secs(5);
@@ -57,8 +57,11 @@ const SKIPS_AGE_MAX_MS: u64 = FORCE_AFTER_MS / 3;
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
 /// Offsets that one check of a halted partition tries in the search for the end of what cannot be
-/// read. One takes about 50 ms on Kafka, so that a check ends before the next is due.
-const PROBES_MAX: usize = 200;
+/// read. One takes about 50 ms on Kafka, so that a check ends within 10 s. The next one goes on at once.
+const PROBES_MAX: Offset = 500;
+
+/// Offsets that are tried at once. A halted partition has no other reader than that of a node's probe.
+const PROBES_AT_ONCE: usize = READERS_MAX - 1;
 
 /// Longest wait for a record at such an offset. At the end of the log none comes.
 const PROBED_WITHIN: Duration = Duration::from_secs(5);
@@ -79,6 +82,15 @@ pub struct NotOpened {
     pub(super) halt: Halt,
     /// The search for the end of what cannot be read, to go on with at the next check.
     pub(super) search: Option<RangeSearch>,
+}
+
+/// What the search for the end of a range goes by.
+struct Search<'a> {
+    /// A settled record, which shows whether the partition can be read at all.
+    settled: Option<Offset>,
+    /// The search of the check before.
+    before: Option<RangeSearch>,
+    skips: &'a [Skip],
 }
 
 impl From<Halt> for NotOpened {
@@ -113,7 +125,8 @@ pub(super) async fn open(
             true => {
                 let settled = last.map(|last| last.offset);
                 let ends = (position, bounds.high);
-                first_records(environment, partition, ends, (settled, search.clone())).await?
+                let search = Search { settled, before: search.clone(), skips: &rows.skips };
+                first_records(environment, partition, ends, search).await?
             }
             false => {
                 let open = || environment.log.open(partition, position);
@@ -193,7 +206,7 @@ async fn first_records(
     environment: &Environment,
     partition: Partition,
     (position, high): (Offset, Offset),
-    (settled, search): (Option<Offset>, Option<RangeSearch>),
+    search: Search<'_>,
 ) -> Result<(Box<dyn LogReader>, Vec<LogRecord>), NotOpened> {
     let mut failed = FailedReads::default();
     // A record that is there may take long to fail.
@@ -206,6 +219,8 @@ async fn first_records(
             // Nothing comes at the end of the log.
             return Ok((reader, read.ok().and_then(Result::ok).unwrap_or_default()));
         };
+        // Otherwise it is a failure that has lasted: nothing may have come.
+        let is_served = matches!(error, ReadError::Unreadable { .. });
         match failed.judge(error, position, environment.now_ms()) {
             ReadError::Failed(error) => {
                 tracing::warn!(partition, error = %Chain(&error), "halted partition not read");
@@ -217,10 +232,15 @@ async fn first_records(
                     // Nothing is there that could be skipped.
                     return Err(assignment::unreadable(position, &detail).into());
                 }
-                let before = search.filter(|search| search.is_of(position, other_build));
-                let search = before.unwrap_or_else(|| RangeSearch::new(position, other_build));
+                let Search { settled, before, skips } = search;
+                let before = before.filter(|search| search.is_of(position, other_build));
+                let mut search = before.unwrap_or_else(|| RangeSearch::new(position, other_build));
+                if is_served {
+                    search.served();
+                }
                 let search = search_on(environment, partition, (high, settled), search).await;
-                let halt = assignment::unreadable_range(partition, position, &detail, &search);
+                let halt =
+                    assignment::unreadable_range(partition, position, &detail, &search, skips);
                 return Err(NotOpened { halt, search: Some(search) });
             }
             ReadError::Unfit(halt) => return Err(halt.into()),
@@ -244,26 +264,34 @@ async fn search_on(
         let mut reader = until_done(environment, "opening at the last settled record", open).await;
         let read = environment.clock.timeout(PROBED_WITHIN, reader.read(1)).await;
         if matches!(read, Ok(Ok(_))) {
-            search.others_are_read();
+            search.served();
         }
     }
-    for _ in 0..PROBES_MAX {
-        if search.reached(high) {
-            break;
-        }
-        let open = || environment.log.open(partition, search.next());
-        let mut reader = until_done(environment, "opening above what cannot be read", open).await;
-        let tried = match environment.clock.timeout(PROBED_WITHIN, reader.read(1)).await {
-            Ok(Ok(_)) => Tried::Record,
-            Err(_) => Tried::Nothing,
-            Ok(Err(ReadError::Unreadable { other_build, .. })) => Tried::Unreadable { other_build },
-            Ok(Err(_)) => Tried::Failed,
-        };
+    let last = search.next().saturating_add(PROBES_MAX).min(high);
+    let offsets = stream::iter(search.next()..last);
+    // In the order of offsets, whichever answers first.
+    let mut probes =
+        pin!(offsets.map(|at| tried(environment, partition, at)).buffered(PROBES_AT_ONCE));
+    while !search.reached(high)
+        && let Some(tried) = probes.next().await
+    {
         if search.tried(tried, high) {
             break;
         }
     }
     search
+}
+
+/// Opens a reader above what cannot be read, and says what it gets.
+async fn tried(environment: &Environment, partition: Partition, offset: Offset) -> Tried {
+    let open = || environment.log.open(partition, offset);
+    let mut reader = until_done(environment, "opening above what cannot be read", open).await;
+    match environment.clock.timeout(PROBED_WITHIN, reader.read(1)).await {
+        Ok(Ok(_)) => Tried::Record,
+        Err(_) => Tried::Nothing,
+        Ok(Err(ReadError::Unreadable { other_build, .. })) => Tried::Unreadable { other_build },
+        Ok(Err(_)) => Tried::Failed,
+    }
 }
 
 /// Reads a partition's progress, holds and skips. An owner opens a partition and goes on only by what
@@ -390,18 +418,23 @@ pub(super) async fn not_restored(
     coupons: &[Coupon],
     from: impl Fn(&Coupon) -> Offset,
 ) -> Option<Contradiction> {
-    let read = async |coupon: &Coupon| {
-        let of_user = Selection::OfUser { user: coupon.user.clone(), bucket: coupon.user_bucket };
-        let pages = || environment.store.coupons(&coupon.campaign, of_user.clone());
+    let read = async |together: Vec<&Coupon>| {
+        let first = together.first()?;
+        let users: BTreeSet<_> = together.iter().map(|coupon| coupon.user.clone()).collect();
+        let users = users.into_iter().collect();
+        let of_users = Selection::OfUsers { users, bucket: first.user_bucket };
+        let pages = || environment.store.coupons(&first.campaign, of_users.clone());
         let read = async || readable(pages().try_concat().await);
-        until_done(environment, "reading by-user rows again", read).await.unwrap_or_default()
+        let read = until_done(environment, "reading by-user rows again", read);
+        let found = read.await.unwrap_or_default();
+        let failed = |coupon: &Coupon| scrub::restored(coupon, &found, from(coupon)).err();
+        together.into_iter().find_map(|coupon| Some((coupon.sequence, failed(coupon)?)))
     };
-    let found = stream::iter(coupons).map(read).buffered(READ_BACK_AT_ONCE);
-    let compared = found
-        .zip(stream::iter(coupons))
-        .map(|(found, coupon)| scrub::restored(coupon, &found, from(coupon)).err());
-    let mut missing = pin!(compared.filter_map(ready));
-    missing.next().await
+    let groups = scrub::read_together(coupons, USERS_MAX);
+    let missing = stream::iter(groups).map(read).buffered(READ_BACK_AT_ONCE);
+    // Coupons of one read are in their order, those of several reads are not.
+    let missing: Vec<_> = missing.filter_map(ready).collect().await;
+    missing.into_iter().min_by_key(|(sequence, _)| *sequence).map(|(_, missing)| missing)
 }
 
 /// Returns what was read, or why it cannot be decoded, apart from errors that may pass.

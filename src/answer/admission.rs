@@ -9,7 +9,7 @@ use crate::domain::{
     ids::{CampaignId, Offset, Sequence, Timestamp},
     keys::Keys,
     reason::{Reason, Situation},
-    rows::{CampaignRows, Hold, missing_versions},
+    rows::{CampaignRows, Hold},
 };
 
 /// Maximum age of the state by which a request is refused or a view is shown.
@@ -128,24 +128,24 @@ impl AdmissionView {
         rows: CampaignRows,
         keys: &Keys,
     ) -> Result<Self, Unusable> {
-        let CampaignRows { holds, mark, mut versions } = rows;
         let sound = |version: &DefinitionVersion| {
             version.campaign == *campaign && version.digest == keys.version_digest(version)
         };
-        if let Some(version) = versions.iter().find(|version| !sound(version)) {
+        if let Some(version) = rows.versions.iter().find(|version| !sound(version)) {
             return Err(Unusable::Altered(version.position.offset));
         }
-        versions.sort_by_key(|version| version.position);
+        let holds = &rows.holds;
         let is_quarantined = holds.iter().any(Hold::is_in_force);
         let unsettled_from = holds.iter().map(Hold::unsettled_from).min();
         // Everything below progress was stored before the mark was read, and the mark before the
         // versions. What a hold covers may be missing: its release derives it again.
         let unheld = unsettled_from.unwrap_or(Offset::MAX);
-        let offsets = versions.iter().map(|version| version.position.offset);
-        let missing = missing_versions(mark.as_ref(), offsets, progress.min(unheld));
+        let missing = rows.missing_versions(progress.min(unheld));
         if let Some((_, detail)) = missing.filter(|(from, _)| *from < unheld) {
             return Err(Unusable::Vanished(detail));
         }
+        let CampaignRows { mark, mut versions, .. } = rows;
+        versions.sort_by_key(|version| version.position);
         if versions.is_empty() && !is_quarantined {
             return Err(Unusable::Unknown);
         }

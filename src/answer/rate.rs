@@ -43,6 +43,28 @@ impl RateTable {
     /// # Errors
     /// The time to wait, if the key is over its limit. The request is then not counted.
     pub(crate) fn take(&mut self, now: Moment, key: u64) -> Result<(), Duration> {
+        let (interval, burst) = (self.interval, self.burst);
+        let slot = self.slot(now, key);
+        let full_at = slot.full_at + interval;
+        let wait = full_at.saturating_sub(now).saturating_sub(burst);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        *slot = Slot { key, full_at };
+        Ok(())
+    }
+
+    /// Counts `more` requests of `key` that were not asked for: the one that was counted cost more than
+    /// others. The bucket may be in debt then, and later requests wait.
+    pub(crate) fn charge(&mut self, now: Moment, key: u64, more: u32) {
+        let cost = self.interval * more;
+        let slot = self.slot(now, key);
+        let full_at = slot.full_at + cost;
+        *slot = Slot { key, full_at };
+    }
+
+    /// Returns the slot for a key, with the moment at which its bucket is full: now at the earliest.
+    fn slot(&mut self, now: Moment, key: u64) -> &mut Slot {
         if self.slots.is_empty() {
             self.slots = vec![Slot::default(); SETS * WAYS];
         }
@@ -50,13 +72,9 @@ impl RateTable {
         let set = &mut self.slots[from..from + WAYS];
         let at = set.iter().position(|slot| slot.key == key).unwrap_or_else(|| fullest(set));
         let slot = &mut set[at];
-        let full_at = if slot.key == key { slot.full_at.max(now) } else { now } + self.interval;
-        let wait = full_at.saturating_sub(now).saturating_sub(self.burst);
-        if !wait.is_zero() {
-            return Err(wait);
-        }
+        let full_at = if slot.key == key { slot.full_at.max(now) } else { now };
         *slot = Slot { key, full_at };
-        Ok(())
+        slot
     }
 }
 
@@ -83,6 +101,16 @@ mod tests {
         assert_eq!(table.take(START + interval / 2, 7), Err(interval / 2));
         assert_eq!(table.take(START + interval, 7), Ok(()));
         assert_eq!(table.take(START + interval, 7), Err(interval));
+    }
+
+    #[test]
+    fn a_charge_is_waited_for() {
+        let mut table = RateTable::new(10, 2);
+        assert_eq!(table.take(START, 7), Ok(()));
+        table.charge(START, 7, 9);
+        assert_eq!(table.take(START, 7), Err(Duration::from_millis(900)), "nine too many");
+        assert_eq!(table.take(START + Duration::from_millis(900), 7), Ok(()));
+        assert_eq!(table.take(START, 8), Ok(()), "others pay nothing");
     }
 
     #[test]

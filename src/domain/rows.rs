@@ -351,6 +351,23 @@ pub struct CampaignRows {
     pub mark: Option<Mark>,
     /// Every definition version in the order of offsets.
     pub versions: Vec<DefinitionVersion>,
+    /// The campaign has a place in the listing, and no version: a version is durable before that place,
+    /// so it has vanished.
+    pub is_only_listed: bool,
+}
+
+impl CampaignRows {
+    /// Compares mark and listing with the versions. A version below `settled` has a mark. If versions or
+    /// the mark are missing, returns the lowest offset at which they may be, and what was found.
+    #[must_use]
+    pub fn missing_versions(&self, settled: Offset) -> Option<(Offset, String)> {
+        if self.is_only_listed && self.mark.is_none() {
+            let detail = "the campaign has a place in the listing, but no version".to_owned();
+            return Some((0, detail));
+        }
+        let offsets = self.versions.iter().map(|version| version.position.offset);
+        missing_versions(self.mark.as_ref(), offsets, settled)
+    }
 }
 
 /// One row of the by-user view, as stored.

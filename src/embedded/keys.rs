@@ -191,12 +191,7 @@ pub(crate) fn by_user(
     user: &UserId,
     sequence: Sequence,
 ) -> Vec<u8> {
-    Key(of_user(campaign, bucket, user)).bytes(&sequence.to_be_bytes()).0
-}
-
-/// Returns the prefix of one user's coupons in the by-user view.
-fn of_user(campaign: &CampaignId, bucket: u8, user: &UserId) -> Vec<u8> {
-    Key(user_bucket(campaign, bucket)).text(user.as_str()).0
+    Key(user_bucket(campaign, bucket)).text(user.as_str()).bytes(&sequence.to_be_bytes()).0
 }
 
 /// Returns the prefix of one bucket of the by-user view.
@@ -225,15 +220,10 @@ pub(crate) fn by_user_parts(key: &[u8], prefix_bytes: usize) -> Option<(UserId, 
     (*zero == 0).then_some((user, Sequence::from_be_bytes(*sequence)))
 }
 
-/// Returns the range of one user's coupons in the by-user view from `sequence` on.
-pub(crate) fn of_user_from(
-    campaign: &CampaignId,
-    bucket: u8,
-    user: &UserId,
-    sequence: Sequence,
-) -> KeyRange {
-    let start = by_user(campaign, bucket, user, sequence);
-    (Bound::Included(start), Bound::Included(by_user(campaign, bucket, user, Sequence::MAX)))
+/// Returns the range of one user's coupons in the by-user view.
+pub(crate) fn of_user(campaign: &CampaignId, bucket: u8, user: &UserId) -> KeyRange {
+    let at = |sequence| by_user(campaign, bucket, user, sequence);
+    (Bound::Included(at(0)), Bound::Included(at(Sequence::MAX)))
 }
 
 /// Returns the sequence at the end of a coupon's key in either view, or `None` if it is too short.
@@ -280,7 +270,7 @@ mod tests {
         let Bound::Included(end) = end else { panic!("the end is included") };
         assert!(coupon(&campaign("a-"), 0) > end);
         let user = |name: &str| UserId::parse(name).unwrap();
-        let (start, end) = of_user_from(&campaign("a"), 3, &user("u"), 1);
+        let (start, end) = of_user(&campaign("a"), 3, &user("u"));
         let (Bound::Included(start), Bound::Included(end)) = (start, end) else {
             panic!("both ends are included")
         };

@@ -5,7 +5,7 @@ use super::{range_search::RangeSearch, recovery::Contradiction, skips};
 use crate::domain::{
     halt::{Halt, HaltReason, HoldReason, Unread},
     ids::{LogPartition, Offset, Partition},
-    rows::{LastRecord, PartitionRows, Skip},
+    rows::{LastRecord, PartitionRows, Skip, SkipState},
 };
 
 /// The start of an owner whose log is still the one that was settled.
@@ -38,7 +38,7 @@ pub fn start(
     if let Some(skip) = skips::awaited(&rows.skips, next) {
         return Err(skip_made(skip));
     }
-    let position = within(partition, skips::passed(&rows.skips, next), (low, high))?;
+    let position = within(partition, skips::passed(&rows.skips, next), (low, high), &rows.skips)?;
     // Below `low` there is nothing to compare: retention removes settled records.
     let last = progress.and_then(|progress| progress.last).filter(|last| last.offset >= low);
     Ok(Start { position, last })
@@ -48,14 +48,15 @@ fn within(
     partition: Partition,
     position: Offset,
     (low, high): (Offset, Offset),
+    skips: &[Skip],
 ) -> Result<Offset, Halt> {
     if position < low {
-        let command = skip_command(partition, position);
+        let unread = Unread { from: position, to: low, other_build: false };
+        let way_out = way_out(partition, unread, skips);
         let detail = format!(
             "records from {position} on are needed, but the log begins at {low}; if no copy of the \
-             log has them, {command} passes them for good"
+             log has them, {way_out}"
         );
-        let unread = Unread { from: position, to: low, other_build: false };
         return Err(Halt::new(HaltReason::LogTrimmed, detail).with_unread(unread));
     }
     if position > high {
@@ -137,6 +138,7 @@ pub fn unreadable_range(
     wanted: Offset,
     detail: &str,
     search: &RangeSearch,
+    skips: &[Skip],
 ) -> Halt {
     let halt = unreadable(wanted, detail);
     let Some(unread) = search.found() else {
@@ -144,18 +146,26 @@ pub fn unreadable_range(
         let detail = format!("{}; its end is looked for, so far up to {next}", halt.detail);
         return Halt { detail, ..halt };
     };
-    let Unread { from, to, other_build } = unread;
-    let way_out = match other_build {
-        true => "another build of coupond may read it, so it cannot be skipped".to_owned(),
-        false => format!("{} passes them for good", skip_command(partition, from)),
-    };
+    let (Unread { from, to, .. }, way_out) = (unread, way_out(partition, unread, skips));
     let detail =
         format!("{}; positions {from} to {to} (exclusive) cannot be read: {way_out}", halt.detail);
     Halt { detail, ..halt }.with_unread(unread)
 }
 
-fn skip_command(partition: Partition, from: Offset) -> String {
-    format!("`coupond skip {partition} --offset {from} --reason TEXT`")
+/// Returns what an operator can do about a range.
+fn way_out(partition: Partition, unread: Unread, skips: &[Skip]) -> String {
+    let Unread { from, other_build, .. } = unread;
+    if other_build {
+        return "another build of coupond may read it, so it cannot be skipped".to_owned();
+    }
+    // Of two skips that begin at one offset, the first stays.
+    if skips.iter().any(|skip| (skip.from, skip.state) == (from, SkipState::Void)) {
+        return format!(
+            "they cannot be skipped: an owner had read some of them, so the skip at {from} is void \
+             (README.md#when-a-skip-is-void)"
+        );
+    }
+    format!("`coupond skip {partition} --offset {from} --reason TEXT` passes them for good")
 }
 
 /// Returns the halt of a partition with a skip that is not in force yet.
@@ -202,7 +212,7 @@ pub fn not_readable(
 #[cfg(test)]
 mod tests {
     use super::{super::range_search::Tried, *};
-    use crate::domain::rows::{Progress, SkipState};
+    use crate::domain::rows::Progress;
 
     const LAST: LastRecord = LastRecord { offset: 9, digest: [7; 16] };
 
@@ -261,6 +271,9 @@ mod tests {
         assert_eq!(start(&passed, place(1), (0, 30)), start_at(25));
         let void = skipped(10, (10, 20), SkipState::Void);
         assert_eq!(start(&void, place(1), (0, 30)), start_at(10));
+        let halt = start(&void, place(1), (12, 30)).unwrap_err();
+        assert!(!halt.detail.contains("`coupond skip"), "it would change nothing: {halt}");
+        assert!(halt.detail.contains("README.md#when-a-skip-is-void"), "{halt}");
     }
 
     #[test]
@@ -274,17 +287,23 @@ mod tests {
     #[test]
     fn a_range_is_reported_once_its_end_is_known() {
         let mut search = RangeSearch::new(7, false);
-        let halt = unreadable_range(3, 7, "no such codec", &search);
+        let halt = unreadable_range(3, 7, "no such codec", &search, &[]);
         assert_eq!(halt.unread, None);
         assert!(halt.detail.contains("its end is looked for, so far up to 8"), "{halt}");
         search.tried(Tried::Record, 30);
-        let halt = unreadable_range(3, 7, "no such codec", &search);
+        let halt = unreadable_range(3, 7, "no such codec", &search, &[]);
         assert_eq!(halt.unread, Some(Unread { from: 7, to: 8, other_build: false }));
         assert!(halt.detail.contains("`coupond skip 3 --offset 7 --reason TEXT`"), "{halt}");
         let mut search = RangeSearch::new(7, true);
         search.tried(Tried::Record, 30);
-        let halt = unreadable_range(3, 7, "no such codec", &search);
+        let halt = unreadable_range(3, 7, "no such codec", &search, &[]);
         assert!(halt.detail.contains("cannot be skipped"), "{halt}");
+        let mut search = RangeSearch::new(7, false);
+        search.tried(Tried::Record, 30);
+        let void = skipped(7, (7, 8), SkipState::Void).skips;
+        let halt = unreadable_range(3, 7, "a bad checksum", &search, &void);
+        assert!(halt.detail.contains("README.md#when-a-skip-is-void"), "{halt}");
+        assert!(!halt.detail.contains("`coupond skip"), "{halt}");
     }
 
     #[test]

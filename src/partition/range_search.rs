@@ -1,10 +1,11 @@
 //! The search for the end of a range that cannot be read: the first offset at which a new reader gets
 //! a record.
 //!
-//! Offsets are tried one after the other, so that no record is passed that can be read. A failure
-//! that may pass proves nothing: then the range counts once two sweeps, one recheck apart, have
-//! ended at the same offset, while a settled record of the partition could be read. A node that may
-//! not read the topic, or a partition without a leader, fails at every offset.
+//! Every offset is tried, so that no record is passed that can be read. A failure that may pass
+//! proves nothing, and neither does an offset at which nothing comes: behind it there may be only
+//! transaction markers, or the partition has no leader. Then the range counts once two sweeps, one
+//! recheck apart, have ended at the same offset while the partition was served: a settled record could be
+//! read, or data came that cannot be read. A node that may not read the topic fails at every offset.
 
 use crate::domain::{halt::Unread, ids::Offset};
 
@@ -33,8 +34,8 @@ pub struct RangeSearch {
     next: Offset,
     /// An offset of this sweep failed in a way that may pass.
     is_doubtful: bool,
-    /// A settled record was read in this sweep.
-    others_are_read: bool,
+    /// The log has served this partition in this sweep.
+    is_served: bool,
     /// Another build may read an offset of this sweep.
     sweep_other_build: bool,
     /// Where the sweep before ended.
@@ -51,7 +52,7 @@ impl RangeSearch {
             other_build,
             next: from + 1,
             is_doubtful: false,
-            others_are_read: false,
+            is_served: false,
             sweep_other_build: other_build,
             before: None,
             found: None,
@@ -76,9 +77,16 @@ impl RangeSearch {
         self.found
     }
 
-    /// Notes that a settled record of the partition can be read now.
-    pub fn others_are_read(&mut self) {
-        self.others_are_read = true;
+    /// Returns whether a sweep has begun and not ended.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.next > self.from + 1
+    }
+
+    /// Notes that the log serves the partition now: a settled record was read, or data at the start of
+    /// the range that cannot be read.
+    pub fn served(&mut self) {
+        self.is_served = true;
     }
 
     /// Ends the sweep if it has reached `high`, the end of the log. Returns whether it has.
@@ -101,6 +109,7 @@ impl RangeSearch {
             }
             Tried::Unreadable { other_build } => {
                 self.sweep_other_build |= other_build;
+                self.is_served = true;
                 self.next += 1;
                 return false;
             }
@@ -114,11 +123,11 @@ impl RangeSearch {
     }
 
     fn end(&mut self, to: Offset) {
-        let is_certain = !self.is_doubtful || self.others_are_read && self.before == Some(to);
+        let is_certain = !self.is_doubtful || self.is_served && self.before == Some(to);
         let (from, other_build) = (self.from, self.sweep_other_build);
         self.found = is_certain.then_some(Unread { from, to, other_build });
         self.before = Some(to);
-        (self.next, self.is_doubtful, self.others_are_read) = (from + 1, false, false);
+        (self.next, self.is_doubtful, self.is_served) = (from + 1, false, false);
         self.sweep_other_build = self.other_build;
     }
 }
@@ -131,7 +140,12 @@ mod tests {
 
     /// Sweeps once over a log with these answers by offset. Returns the end that is known then.
     fn sweep(search: &mut RangeSearch, answer: impl Fn(Offset) -> Tried) -> Option<Offset> {
-        search.others_are_read();
+        search.served();
+        sweep_alone(search, answer)
+    }
+
+    /// As [`sweep`], in a partition without a settled record that could be read.
+    fn sweep_alone(search: &mut RangeSearch, answer: impl Fn(Offset) -> Tried) -> Option<Offset> {
         while !search.reached(HIGH) {
             let tried = answer(search.next());
             if search.tried(tried, HIGH) {
@@ -183,6 +197,31 @@ mod tests {
             assert_eq!(search.found(), None, "nobody knows that anything can be read");
         }
         assert_eq!(sweep(&mut search, |_| Tried::Failed), Some(HIGH));
+    }
+
+    #[test]
+    fn a_tail_without_records_belongs_to_the_range() {
+        // From 14 on there are only transaction markers: no record comes, and no error.
+        let answer = |at| if at < 14 { bad(false) } else { Tried::Nothing };
+        let mut search = RangeSearch::new(10, false);
+        assert_eq!(sweep_alone(&mut search, answer), None, "the leader may have gone");
+        assert_eq!(sweep_alone(&mut search, answer), Some(HIGH), "bad data came in both sweeps");
+        let mut search = RangeSearch::new(10, false);
+        for found in [None, Some(HIGH)] {
+            search.served();
+            let alone = sweep_alone(&mut search, |_| Tried::Nothing);
+            assert_eq!(alone, found, "one bad record, then the marker");
+        }
+    }
+
+    #[test]
+    fn a_sweep_is_under_way_until_it_ends() {
+        let mut search = RangeSearch::new(10, false);
+        assert!(!search.is_under_way());
+        search.tried(bad(false), HIGH);
+        assert!(search.is_under_way());
+        search.tried(Tried::Record, HIGH);
+        assert!(!search.is_under_way());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::domain::{
     halt::HoldReason,
     ids::{CampaignId, LogPartition, Offset, Sequence},
     keys::Keys,
-    rows::{CampaignRows, Hold, HoldKind, Mark, missing_versions},
+    rows::{CampaignRows, Hold, HoldKind, Mark},
 };
 
 /// Log and store contradict each other from an offset on.
@@ -105,14 +105,13 @@ impl Expectations {
 /// # Errors
 /// Versions are missing, or the mark is. In a repair, what lies above the start is derived again.
 fn check_versions(rows: &CampaignRows, from: Offset, is_repair: bool) -> Result<(), Contradiction> {
-    let offsets = rows.versions.iter().map(|version| version.position.offset);
     // The mark behind a version is durable before progress, or the end of a hold, passes it.
     let unheld = rows.holds.iter().map(Hold::unsettled_from).fold(from, Offset::min);
     let mark = rows.mark.as_ref();
     if is_repair && mark.is_none_or(|mark| mark.offset > from) {
         return Ok(());
     }
-    let missing = missing_versions(mark, offsets, unheld);
+    let missing = rows.missing_versions(unheld);
     let reason = HoldReason::RowsMissing;
     missing.map_or(Ok(()), |(from, detail)| Err(Contradiction { from, reason, detail }))
 }
@@ -347,7 +346,7 @@ mod tests {
         let (versions, mut coupons) = rows();
         coupons.retain(|coupon| sequences.contains(&coupon.sequence));
         let mark = Some(Mark { campaign: spring(), offset: 8, counts: counts(7) });
-        let rows = CampaignRows { holds, mark, versions };
+        let rows = CampaignRows { holds, mark, versions, ..CampaignRows::default() };
         let mut recovery = Recovery::new(spring(), PLACE, from, rows, keys())?;
         recovery.coupons(coupons)?;
         recovery.finish()
@@ -388,6 +387,19 @@ mod tests {
     }
 
     #[test]
+    fn a_place_in_the_listing_without_a_version_is_a_contradiction() {
+        let started = |is_only_listed, holds: Vec<Hold>| {
+            let rows = CampaignRows { holds, is_only_listed, ..CampaignRows::default() };
+            let recovery = Recovery::new(spring(), PLACE, 5, rows, keys());
+            recovery.err().map(|found| (found.from, found.reason))
+        };
+        assert_eq!(started(false, Vec::new()), None, "it is undefined");
+        assert_eq!(started(true, Vec::new()), Some((0, HoldReason::RowsMissing)));
+        let released = released_hold(0);
+        assert_eq!(started(true, vec![released]), None, "its release derives the version");
+    }
+
+    #[test]
     fn each_damage_of_rows_has_its_reason() {
         let reason = |sequences: &[Sequence], damage: fn(&mut Coupon)| {
             let (versions, mut coupons) = rows();
@@ -410,19 +422,22 @@ mod tests {
         assert_eq!(reason(&[1], below_its_version), Some(HoldReason::RowsConflict));
     }
 
-    #[test]
-    fn a_released_hold_derives_missing_rows() {
-        let hold = Hold {
+    fn released_hold(from: Offset) -> Hold {
+        Hold {
             campaign: spring(),
             partition: 0,
-            from: 3,
+            from,
             number: 1,
             kind: HoldKind::Contradiction,
-            reason: "the mark says 7 coupons below 8, found 3".to_owned(),
+            reason: "rows are missing".to_owned(),
             state: HoldState::Released,
             until: 0,
-        };
-        let recovered = start(3, &[1, 2, 7], vec![hold]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_released_hold_derives_missing_rows() {
+        let recovered = start(3, &[1, 2, 7], vec![released_hold(3)]).unwrap();
         let mut folder = Folder::new(recovered, keys(), 1);
         let records = log().split_off(3);
         let folded = folder.fold(Batch { records, passed: 8 });

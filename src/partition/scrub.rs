@@ -3,7 +3,7 @@
 //! A vanished by-user row shows nowhere else: the coupon row is there, and the campaign's actor knows
 //! the holder. But a request of that user is answered from the by-user rows once it is settled.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::recovery::Contradiction;
 use crate::domain::{
@@ -115,6 +115,18 @@ impl Scrub {
     }
 }
 
+/// Groups coupons so that the by-user rows of a group are read together: they are of one bucket and of
+/// at most `most` users. Keeps their order within a group.
+#[must_use]
+pub fn read_together(coupons: &[Coupon], most: usize) -> Vec<Vec<&Coupon>> {
+    let mut buckets: BTreeMap<u8, Vec<&Coupon>> = BTreeMap::new();
+    for coupon in coupons {
+        buckets.entry(coupon.user_bucket).or_default().push(coupon);
+    }
+    let groups = buckets.values().flat_map(|its| its.chunks(most));
+    groups.map(<[&Coupon]>::to_vec).collect()
+}
+
 /// Compares a coupon with what the by-user view has of its user, after its row was written.
 ///
 /// # Errors
@@ -171,12 +183,24 @@ mod tests {
         }
         let campaign = CampaignId::parse("spring").unwrap();
         let mark = Some(Mark { campaign, offset: 9, counts: counts(ISSUED) });
-        (CampaignRows { holds: Vec::new(), mark, versions }, coupons)
+        (CampaignRows { mark, versions, ..CampaignRows::default() }, coupons)
     }
 
     fn by_user(coupon: &Coupon) -> ByUserRow {
         let (user, sequence) = (coupon.user.clone(), coupon.sequence);
         ByUserRow { user, sequence, coupon: Some(coupon.clone()) }
+    }
+
+    #[test]
+    fn rows_of_one_bucket_are_read_together() {
+        let (_, mut coupons) = rows();
+        for coupon in &mut coupons {
+            coupon.user_bucket = u8::from(coupon.sequence == 3);
+        }
+        let groups = read_together(&coupons, 4);
+        let sequences = |group: &Vec<&Coupon>| group.iter().map(|it| it.sequence).collect();
+        let sequences: Vec<Vec<_>> = groups.iter().map(sequences).collect();
+        assert_eq!(sequences, [vec![1, 2, 4, 5], vec![6, 7, 8], vec![3]]);
     }
 
     #[test]

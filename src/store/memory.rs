@@ -128,10 +128,15 @@ impl MemoryRows {
                 let between = (campaign.clone(), *first)..=(campaign.clone(), *last);
                 self.coupons.range(between).map(|(_, coupon)| coupon.clone()).collect()
             }
-            Selection::OfUser { user, bucket } => {
-                let key = |sequence| (campaign.clone(), *bucket, user.clone(), sequence);
-                let of_user = self.by_user.range(key(0)..=key(Sequence::MAX));
-                of_user.map(|(_, coupon)| coupon.clone()).collect()
+            Selection::OfUsers { users, bucket } => {
+                let of_user = |user: &UserId| {
+                    let key = |sequence| (campaign.clone(), *bucket, user.clone(), sequence);
+                    self.by_user.range(key(0)..=key(Sequence::MAX))
+                };
+                let coupons = users.iter().flat_map(of_user).map(|(_, coupon)| coupon.clone());
+                let mut coupons: Vec<_> = coupons.collect();
+                coupons.sort_unstable_by_key(|coupon| coupon.sequence);
+                coupons
             }
         }
     }

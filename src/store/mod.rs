@@ -50,6 +50,10 @@ pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
 /// Most campaigns that one listing returns.
 pub const LISTING_MAX: usize = 1_000;
 
+/// Most users whose coupons are read together. ScyllaDB refuses a query with more keys
+/// (`max_clustering_key_restrictions_per_query`).
+pub const USERS_MAX: usize = 100;
+
 /// The layout row. Its values are fixed when an instance first starts, and a node with other values
 /// refuses to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,11 +111,11 @@ pub enum Selection {
         /// The last sequence, included.
         last: Sequence,
     },
-    /// The coupons of one user by sequence, from the by-user rows.
-    OfUser {
-        /// The user.
-        user: UserId,
-        /// The user's bucket in the by-user view.
+    /// The coupons of some users by sequence, from the by-user rows, as one page.
+    OfUsers {
+        /// The users, each once, at most [`USERS_MAX`].
+        users: Vec<UserId>,
+        /// The bucket of all of them in the by-user view.
         bucket: u8,
     },
 }
@@ -295,7 +299,7 @@ impl dyn CouponStore + '_ {
         Ok(PartitionRows { progress, holds_ever, holds, skips })
     }
 
-    /// Reads a campaign's holds, then its mark, then its versions.
+    /// Reads a campaign's holds, then its mark, then its versions; without any, its place in the listing.
     ///
     /// # Errors
     /// The first read that fails.
@@ -310,8 +314,15 @@ impl dyn CouponStore + '_ {
         // A version is durable before every mark above it. In the other order, the mark may count
         // more coupons than the quota of the versions that were read.
         let mark = self.mark(campaign).await?;
-        let versions = self.versions(campaign).await?;
-        Ok(CampaignRows { holds, mark, versions })
+        let mut versions = self.versions(campaign).await?;
+        // A version is durable before its campaign's place in the listing. One that was written between
+        // these reads is found by the second read of versions.
+        let is_listed = versions.is_empty() && self.listed(campaign).await?;
+        if is_listed {
+            versions = self.versions(campaign).await?;
+        }
+        let is_only_listed = is_listed && versions.is_empty();
+        Ok(CampaignRows { holds, mark, versions, is_only_listed })
     }
 
     /// Reads whether a campaign has a place in the listing, a mark or a version. One that has none

@@ -167,8 +167,24 @@ async fn each_read_waits_for_the_one_before() {
     let expected = ["progress", "done", "register", "done", "holds", "done", "skips", "done"];
     assert_eq!(reads, expected);
     port.campaign(&spring(), PARTITION).await.unwrap();
+    let reads = std::mem::take(&mut *store.reads.lock());
+    let expected = ["campaign holds", "done", "mark", "done", "versions", "done", "listed", "done"];
+    assert_eq!(reads, expected, "it has no version");
+    port.write(&[version(11, 5)]).await.unwrap();
+    store.reads.lock().clear();
+    port.campaign(&spring(), PARTITION).await.unwrap();
     let reads = store.reads.lock().clone();
-    assert_eq!(reads, ["campaign holds", "done", "mark", "done", "versions", "done"]);
+    assert_eq!(reads, expected[..6]);
+}
+
+/// Behind a read a campaign is defined: its version is durable before its place in the listing.
+#[tokio::test]
+async fn a_campaign_that_is_defined_meanwhile_is_not_only_listed() {
+    for behind in 1..=4 {
+        let store = BusyStore::new(&[], Some((behind, vec![version(11, 5)]))).await;
+        let rows = (&store as &dyn CouponStore).campaign(&spring(), PARTITION).await.unwrap();
+        assert!(!rows.is_only_listed, "defined behind read {behind}");
+    }
 }
 
 /// Between two reads a hold opens, is counted, and progress passes it.

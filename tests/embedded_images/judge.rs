@@ -126,7 +126,7 @@ async fn contents(
             .collect();
         let mut by_user = BTreeMap::new();
         for (user, bucket) in holders {
-            let selection = Selection::OfUser { user: user.clone(), bucket };
+            let selection = Selection::OfUsers { users: vec![user.clone()], bucket };
             by_user.insert(user, all_coupons(store, &campaign, selection).await?);
         }
         let home = home(&campaign);

@@ -22,18 +22,41 @@ use crate::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    trials!(&[Engine::Kafka, Engine::Cql]; what_nobody_can_read_is_skipped)
+    trials!(
+        &[Engine::Kafka, Engine::Cql];
+        what_nobody_can_read_is_skipped,
+        a_range_that_ends_in_a_transaction_marker_is_skipped,
+    )
 }
 
 /// A record that unpacks to more than a fetch may have: nobody can read its batch.
 pub(crate) fn bomb(config: &coupond::config::KafkaConfig, campaign: &str) {
-    let producer: BaseProducer = ClientConfig::new()
+    send_bomb(&bomber(config).create().expect("a producer"), config, campaign);
+}
+
+/// As [`bomb`], in a transaction: its marker is the last offset of the partition, and no record.
+fn bomb_in_a_transaction(config: &coupond::config::KafkaConfig, campaign: &str) {
+    let mut client = bomber(config);
+    let producer: BaseProducer =
+        client.set("transactional.id", &config.group).create().expect("a producer");
+    let within = Duration::from_secs(30);
+    producer.init_transactions(within).expect("initialised");
+    producer.begin_transaction().expect("begun");
+    send_bomb(&producer, config, campaign);
+    producer.commit_transaction(within).expect("committed");
+}
+
+fn bomber(config: &coupond::config::KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
         .set("bootstrap.servers", config.brokers.join(","))
         .set("compression.type", "zstd")
         .set("message.max.bytes", "100000000")
-        .set("partitioner", "murmur2_random")
-        .create()
-        .expect("a producer");
+        .set("partitioner", "murmur2_random");
+    client
+}
+
+fn send_bomb(producer: &BaseProducer, config: &coupond::config::KafkaConfig, campaign: &str) {
     let (topic, value) = (format!("{}.request", config.topic_prefix), "0".repeat(40 << 20));
     let bomb: BaseRecord<'_, str, str> = BaseRecord::to(&topic).key(campaign).payload(&value);
     producer.send(bomb).map_err(|(error, _)| error).expect("sent");
@@ -92,6 +115,37 @@ fn skip(node: &Node, partition: u64, offset: &str) -> (Option<i32>, String) {
     ]);
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The search for the end of the range meets the marker, where neither a record nor an error comes.
+async fn a_range_that_ends_in_a_transaction_marker_is_skipped() {
+    let endpoints = |engine| shared(engine).expect("the trial asked for it");
+    let (name, brokers) = (unique("markers"), endpoints(Engine::Kafka));
+    let node = Node::start(&settings(&name, brokers, endpoints(Engine::Cql))).await;
+    define(&node, "spring", 10_000).await;
+    assert_eq!(node.issue("spring", "ada").await.0, 200);
+    let (_, view) = node.get("/campaigns/spring").await;
+    let partition = view["as_of"]["partition"].as_u64().expect("a partition");
+    let config = coupond::config::KafkaConfig { topic_prefix: name, ..on(brokers, 4) };
+    topics::set(&config, "compression.type", "producer").await;
+    let exploding = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || bomb_in_a_transaction(&config, "spring"))
+    };
+    exploding.await.expect("it was sent");
+    let offset = told(&node, partition, "unreadable").await;
+    let (code, text) = skip(&node, partition, &offset);
+    assert!(code == Some(0) && text.contains("made"), "{code:?} {text}");
+    until("the campaign goes on", || async {
+        (node.issue("spring", "late").await.0 == 200).then_some(())
+    })
+    .await;
+    let (code, text) = skip(&node, partition, &offset);
+    assert!(code == Some(0) && text.contains("in_force"), "{code:?} {text}");
+    let from: u64 = offset.parse().expect("an offset");
+    let to = format!("{}", from + 2);
+    assert!(text.contains(&to), "the marker belongs to the range: {text}");
+    assert_eq!(node.stop().await, Some(0));
 }
 
 /// Of one partition the unreadable records are trimmed before they are skipped, of another not.

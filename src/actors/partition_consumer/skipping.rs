@@ -41,11 +41,12 @@ impl PartitionState {
         }
     }
 
-    /// Whether the partition cannot be read, and nobody has looked for the end of the range yet:
-    /// operators need it soon.
+    /// Whether the partition cannot be read, and a search for the end of the range has not begun or is
+    /// under way: operators need it soon.
     pub(super) fn is_unsearched(&self) -> bool {
         let is_unreadable = |halt: &Halt| halt.reason == HaltReason::Unreadable;
-        self.halted.as_ref().is_some_and(is_unreadable) && self.skipping.search.is_none()
+        self.halted.as_ref().is_some_and(is_unreadable)
+            && self.skipping.search.as_ref().is_none_or(RangeSearch::is_under_way)
     }
 
     /// Whether a partition was opened with older skips than those of the latest look.

@@ -23,9 +23,10 @@ use crate::{
 };
 
 mod owners;
+mod shares;
 
-pub(crate) use self::owners::Ignored;
-use self::owners::Owners;
+pub(crate) use self::{owners::Ignored, shares::User};
+use self::{owners::Owners, shares::Shares};
 
 /// Decisions that a node remembers: about 6 s at 10,000 a second, longer than a client takes from
 /// its `202` to its first `GET`. About 20 MB.
@@ -181,6 +182,7 @@ pub(crate) struct Follower<D, W> {
     partitions: Vec<FollowedPartition<D, W>>,
     order: VecDeque<(Partition, Offset)>,
     waiters: usize,
+    shares: Shares,
     measured: usize,
     places: u64,
 }
@@ -195,6 +197,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             partitions: (0..partitions).map(|_| FollowedPartition::default()).collect(),
             order: VecDeque::new(),
             waiters: 0,
+            shares: Shares::default(),
             measured: 0,
             places: 0,
         }
@@ -244,7 +247,10 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
                 self.measured -= 1;
                 effects.push(Effect::Took(now.saturating_sub(received)));
             }
-            self.waiters -= partition.tell(offset, &decision, &mut effects);
+            for number in partition.tell(offset, &decision, &mut effects) {
+                self.waiters -= 1;
+                self.shares.free(message.partition, number);
+            }
             partition.decisions.insert(offset, decision);
             self.order.push_back((number, offset));
         }
@@ -274,14 +280,14 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         }
     }
 
-    /// Takes a place for `waiter` at a position. With `reserved`, the limit of client waiters does
-    /// not apply; the caller bounds the number of reserved places.
+    /// Takes a place for `waiter` at a position. The limit of client waiters does not apply where no
+    /// user is given; the caller bounds the number of these places.
     pub(crate) fn register(
         &mut self,
         partition: Partition,
         offset: Offset,
         waiter: W,
-        reserved: bool,
+        user: Option<User>,
     ) -> Registered<D> {
         let Some(state) = self.partitions.get_mut(partition as usize) else {
             return Registered::Full;
@@ -289,11 +295,14 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         if let Some(decision) = state.decisions.get(&offset) {
             return Registered::Known(decision.clone());
         }
-        if self.waiters >= self.limits.waiters && !reserved {
+        if self.shares.taken() >= self.limits.waiters && user.is_some() {
             return Registered::Full;
         }
         self.places += 1;
         self.waiters += 1;
+        if let Some(user) = user {
+            self.shares.take(partition, offset, self.places, user);
+        }
         let ask_store = state.watermark.is_some_and(|watermark| offset < watermark);
         let side = if ask_store { &mut state.asking } else { &mut state.waiting };
         side.insert((offset, self.places), waiter);
@@ -303,11 +312,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
 
     /// Frees a place. Does nothing if its waiter got its decision meanwhile.
     pub(crate) fn leave(&mut self, place: Place) {
-        let Some(state) = self.partitions.get_mut(place.partition as usize) else { return };
-        let key = (place.offset, place.number);
-        if state.waiting.remove(&key).or_else(|| state.asking.remove(&key)).is_some() {
-            self.waiters -= 1;
-        }
+        self.remove(place);
     }
 
     /// Returns the number of waiters.
@@ -461,17 +466,18 @@ impl<D: Clone, W: Clone> FollowedPartition<D, W> {
         self.heard_at.is_none_or(|at| now.saturating_sub(at) > within)
     }
 
-    /// Gives the decision to every waiter at `offset`. Returns how many there were.
-    fn tell(&mut self, offset: Offset, decision: &D, effects: &mut Vec<Effect<D, W>>) -> usize {
-        let before = effects.len();
+    /// Gives the decision to every waiter at `offset`. Returns the numbers of their places.
+    fn tell(&mut self, offset: Offset, decision: &D, effects: &mut Vec<Effect<D, W>>) -> Vec<u64> {
+        let mut numbers = Vec::new();
         for side in [&mut self.waiting, &mut self.asking] {
             let here = (offset, 0)..=(offset, u64::MAX);
             while let Some((&place, _)) = side.range(here.clone()).next() {
+                numbers.push(place.1);
                 let waiter = side.remove(&place);
                 effects.extend(waiter.map(|waiter| Effect::Tell(waiter, decision.clone())));
             }
         }
-        effects.len() - before
+        numbers
     }
 
     fn ask_store_below(&mut self, end: Offset, effects: &mut Vec<Effect<D, W>>) {

@@ -40,7 +40,7 @@ fn halted(partition: Partition, reason: &str) -> Event<&'static str> {
 
 #[track_caller]
 fn wait(follower: &mut Tested, partition: Partition, offset: Offset, waiter: char) -> Place {
-    match follower.register(partition, offset, waiter, false) {
+    match follower.register(partition, offset, waiter, Some(1)) {
         Registered::Waiting { place, ask_store: false } => place,
         other => panic!("{other:?}"),
     }
@@ -55,7 +55,7 @@ fn waiters_get_their_decision() {
     let effects = follower.step(NOW, message(1, 3, &[(5, "issued")]));
     assert_eq!(effects, [Effect::Tell('a', "issued"), Effect::Tell('b', "issued")]);
     assert_eq!(follower.waiters(), 1);
-    assert_eq!(follower.register(1, 5, 'd', false), Registered::Known("issued"));
+    assert_eq!(follower.register(1, 5, 'd', Some(1)), Registered::Known("issued"));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn an_old_message_that_is_sent_again_has_no_effect() {
 fn a_waiter_below_watermark_asks_at_once() {
     let mut follower = Tested::new(1, LIMITS);
     follower.step(NOW, message(0, 6, &[]));
-    let registered = follower.register(0, 5, 'a', false);
+    let registered = follower.register(0, 5, 'a', Some(1));
     assert!(matches!(registered, Registered::Waiting { ask_store: true, .. }), "{registered:?}");
     let effects = follower.step(NOW, message(0, 6, &[(5, "late")]));
     assert_eq!(effects, [Effect::Tell('a', "late")]);
@@ -161,14 +161,38 @@ fn places_are_bounded_and_come_back() {
     let mut follower = Tested::new(1, Limits { waiters: 2, ..LIMITS });
     let place = wait(&mut follower, 0, 1, 'a');
     wait(&mut follower, 0, 1, 'b');
-    assert_eq!(follower.register(0, 2, 'c', false), Registered::Full);
-    let reserved = follower.register(0, 2, 'd', true);
+    assert_eq!(follower.register(0, 2, 'c', Some(1)), Registered::Full);
+    let reserved = follower.register(0, 2, 'd', None);
     let Registered::Waiting { place: reserved, .. } = reserved else { panic!("{reserved:?}") };
     follower.leave(reserved);
     follower.leave(place);
     follower.leave(place);
     assert_eq!(follower.waiters(), 1);
     wait(&mut follower, 0, 2, 'e');
+}
+
+#[test]
+fn a_newcomer_takes_the_place_of_a_hog() {
+    let mut follower = Tested::new(2, Limits { waiters: 10, ..LIMITS });
+    assert_eq!(follower.make_room(0, 1, 2), None, "there is room");
+    for waiter in 'a'..='j' {
+        wait(&mut follower, 0, 5, waiter);
+    }
+    assert_eq!(follower.make_room(0, 5, 1), None, "it is the hog");
+    assert_eq!(follower.make_room(0, 6, 2), Some('a'));
+    let registered = follower.register(0, 6, 'k', Some(2));
+    assert!(matches!(registered, Registered::Waiting { .. }), "{registered:?}");
+    assert_eq!(follower.waiters(), 10);
+    assert_eq!(follower.make_room(1, 1, 3), Some('b'), "also where it waits elsewhere");
+    let registered = follower.register(1, 1, 'l', Some(3));
+    assert!(matches!(registered, Registered::Waiting { .. }), "{registered:?}");
+    let reserved = follower.register(0, 7, 'm', None);
+    assert!(matches!(reserved, Registered::Waiting { .. }), "{reserved:?}");
+    // Eight of the hog, one more in its partition, one in the other, and one that is reserved.
+    assert_eq!(follower.make_room(1, 1, 4), Some('c'), "no partition has more than its share");
+    let registered = follower.register(1, 1, 'n', Some(4));
+    assert!(matches!(registered, Registered::Waiting { .. }), "the reserved place is no client's");
+    assert_eq!(follower.waiters(), 11);
 }
 
 #[test]
@@ -280,7 +304,7 @@ fn a_halt_holds_as_long_as_its_owner_is_heard_of() {
 fn an_unknown_partition_has_no_owner() {
     let mut follower = Tested::new(1, LIMITS);
     assert_eq!(follower.step(NOW, message(1, 5, &[(3, "x")])), []);
-    assert_eq!(follower.register(1, 3, 'a', true), Registered::Full);
+    assert_eq!(follower.register(1, 3, 'a', None), Registered::Full);
 }
 
 #[test]
@@ -332,7 +356,7 @@ proptest! {
             let effects = match act {
                 Act::Wait(offset) => {
                     names += 1;
-                    match follower.register(0, offset, names, false) {
+                    match follower.register(0, offset, names, Some(1)) {
                         Registered::Known(decision) => prop_assert_eq!(decision, offset),
                         Registered::Full => prop_assert_eq!(alive.len(), 6),
                         Registered::Waiting { place, ask_store } => {

@@ -131,6 +131,11 @@ impl Call<'_> {
         }
     }
 
+    /// Returns the deadline.
+    pub(super) fn until(&self) -> Moment {
+        self.until
+    }
+
     fn may_be_in_log(&self) -> bool {
         self.appended.load(Ordering::Relaxed)
     }

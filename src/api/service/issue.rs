@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::{
-    NodeService, RATE_TABLES, chain,
+    NodeService, RATE_TABLES,
+    campaigns::CampaignSnapshot,
+    chain,
     interface::{IssueCoupons, IssueReply, ServiceError},
     wait::{Awaited, WaitEnd},
 };
 use crate::{
-    answer::{admission::Admission, request_id::RequestContent},
+    answer::{Moment, admission::Admission, rate::RateTable, request_id::RequestContent},
     clock::STEP_MS,
     domain::{
-        ids::{Partition, Position, Timestamp},
+        ids::{CampaignId, Partition, Position, Timestamp, UserId},
         reason::Reason,
         record::Request,
     },
@@ -25,6 +28,10 @@ use crate::{
 /// Longest append, whatever its adapter promises: a disk or broker that hangs must not keep
 /// callers and their permits forever.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a request with a key costs of its user's rate where the campaign is over. It is a record in the log
+/// for as long as that keeps records, and nothing comes of it but the first time.
+const OVER_COSTS: u32 = 10;
 
 /// `Retry-After` of a bound that frees itself.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -48,7 +55,11 @@ impl IssueCoupons for NodeService {
         let has_key = request.idempotency_key.is_some();
         let (now, wall) = (self.clock.now(), self.clock.wall());
         match snapshot.edge.admission(now, wall, self.api.clock_margin, has_key) {
-            Admission::Append => {}
+            Admission::Append => {
+                if has_key && self.is_over(&snapshot, (now, wall)) {
+                    self.charge(&request);
+                }
+            }
             Admission::Quarantined => snapshot.refuse_quarantined()?,
             Admission::Undefined => return Err(ServiceError::UnknownCampaign),
             Admission::Refused(reason) => {
@@ -96,17 +107,38 @@ impl NodeService {
         Ok(())
     }
 
-    fn check_user_rate(&self, request: &Request) -> Result<(), ServiceError> {
+    /// Returns a hash of a campaign and a user: each user has a budget and a share per campaign.
+    pub(super) fn user_of(&self, campaign: &CampaignId, user: &UserId) -> u64 {
         // The digest is keyed: clients cannot choose ids that share a bucket.
-        let user = self.keys.user_digest(&request.user) as u64;
-        // FNV-1a goes on over the campaign: each user has a budget per campaign.
-        let key =
-            request.campaign.as_str().bytes().fold(user, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-            });
+        let user = self.keys.user_digest(user) as u64;
+        // FNV-1a goes on over the campaign.
+        campaign
+            .as_str()
+            .bytes()
+            .fold(user, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
+    }
+
+    /// Whether a request without a key would be refused for good. With a key the log decides, because an
+    /// earlier request may have been issued.
+    fn is_over(&self, snapshot: &CampaignSnapshot, (now, wall): (Moment, Timestamp)) -> bool {
+        let admission = snapshot.edge.admission(now, wall, self.api.clock_margin, false);
+        matches!(admission, Admission::Refused(Reason::SoldOut | Reason::Closed))
+    }
+
+    /// Lets a request cost as much as [`OVER_COSTS`] others.
+    fn charge(&self, request: &Request) {
+        let key = self.user_of(&request.campaign, &request.user);
+        self.rates_of(key).lock().charge(self.clock.now(), key, OVER_COSTS - 1);
+    }
+
+    fn rates_of(&self, key: u64) -> &Mutex<RateTable> {
         // A table picks the slot by the low bits, so the high bits pick the table.
-        let table = &self.rates[(key >> 32) as usize % RATE_TABLES];
-        let admitted = table.lock().take(self.clock.now(), key);
+        &self.rates[(key >> 32) as usize % RATE_TABLES]
+    }
+
+    fn check_user_rate(&self, request: &Request) -> Result<(), ServiceError> {
+        let key = self.user_of(&request.campaign, &request.user);
+        let admitted = self.rates_of(key).lock().take(self.clock.now(), key);
         admitted.map_err(|retry_after| ServiceError::UserRateLimited { retry_after })
     }
 

@@ -2,8 +2,8 @@
 //! answers request ids from the feed or from the store. A shell around `answer`, which is pure.
 //!
 //! `interface` declares the calls; `issue`, `find`, `show`, `change`, `skip` and `health` implement one
-//! trait each. `wait` and `waiters` wait for decisions. `campaigns` and `partitions` share reads of
-//! the store between callers.
+//! trait each. `wait` and `waiters` wait for decisions. `campaigns`, `partitions` and `row_check`
+//! share reads of the store between callers.
 
 mod campaigns;
 mod change;
@@ -12,6 +12,7 @@ mod health;
 mod interface;
 mod issue;
 mod partitions;
+mod row_check;
 mod show;
 mod skip;
 mod tasks;
@@ -31,7 +32,8 @@ pub(crate) use self::interface::{
 #[cfg(test)]
 pub(crate) use self::interface::{CampaignPage, CampaignState, IssueReply, RequestView};
 use self::{
-    campaigns::Campaigns, health::Health, partitions::Partitions, tasks::Tasks, waiters::Waiters,
+    campaigns::Campaigns, health::Health, partitions::Partitions, row_check::RowChecks,
+    tasks::Tasks, waiters::Waiters,
 };
 use crate::{
     answer::{Moment, rate::RateTable, request_id::RequestIds},
@@ -123,6 +125,7 @@ pub(crate) struct NodeService {
     partitions: Arc<Partitions>,
     campaigns: Arc<Campaigns>,
     health: Arc<Health>,
+    row_checks: RowChecks,
     group_check: Option<GroupCheck>,
     tasks: Arc<Tasks>,
 }
@@ -168,6 +171,7 @@ impl NodeService {
                 clock.clone(),
                 count,
             )),
+            row_checks: RowChecks::default(),
             group_check,
             log,
             local_log,

@@ -1,30 +1,23 @@
 //! Makes skips of ranges that halt a partition. Nobody may have read the range: whatever lies above
 //! its start shows that somebody could.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
     NodeService,
     change::Call,
     interface::{ServiceError, SkipRanges},
 };
-use crate::{
-    domain::{
-        halt::Unread,
-        ids::{CampaignId, Offset, Partition, Sequence},
-        rows::{CampaignRows, PartitionRows, Skip, SkipState},
-    },
-    partition::flow::WINDOW_RECORDS_MAX,
-    store::{LISTING_MAX, Selection},
+use crate::domain::{
+    halt::Unread,
+    ids::{CampaignId, Offset, Partition},
+    rows::{PartitionRows, Skip, SkipState},
 };
 
-/// Campaigns whose rows are looked at at the same time.
-const CAMPAIGNS_AT_ONCE: usize = 16;
-
-/// Coupons above a mark that are looked at in one read. Rows above progress are within a window of
-/// records, so an empty read of as many shows that there are none above.
-const COUPONS_AT_ONCE: Sequence = WINDOW_RECORDS_MAX as Sequence;
+/// Time of a call that the check of rows leaves for the write of the skip.
+const FOR_THE_WRITE: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl SkipRanges for NodeService {
@@ -62,7 +55,7 @@ impl NodeService {
         }
         let Unread { from, to, .. } = self.skippable(partition, offset)?;
         refuse_decided(&rows, from)?;
-        self.refuse_rows(partition, from).await?;
+        self.refuse_rows(partition, from, call.until().saturating_sub(FOR_THE_WRITE)).await?;
         if let Some(heard) = self.waiters.watermark(partition).filter(|heard| *heard > from) {
             let detail =
                 format!("decisions up to {heard} were told: somebody could read the range");
@@ -97,55 +90,6 @@ impl NodeService {
         }
         Ok(unread)
     }
-
-    /// Refuses a range with a row above its start, of any campaign of the partition.
-    async fn refuse_rows(&self, partition: Partition, from: Offset) -> Result<(), ServiceError> {
-        let mut after: Option<CampaignId> = None;
-        loop {
-            let page = self.page_of_ids(after.as_ref(), LISTING_MAX).await?;
-            let is_last = page.len() < LISTING_MAX;
-            after = page.last().cloned();
-            let its = page.into_iter().filter(|id| self.codec.partition_of(id) == partition);
-            let checks = its.map(|id| self.refuse_rows_of(id, partition, from));
-            let checks = stream::iter(checks).buffer_unordered(CAMPAIGNS_AT_ONCE);
-            checks.try_collect::<()>().await?;
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn refuse_rows_of(
-        &self,
-        campaign: CampaignId,
-        partition: Partition,
-        from: Offset,
-    ) -> Result<(), ServiceError> {
-        let rows = self.store.campaign(&campaign, partition);
-        let what = || format!("reading campaign {campaign}");
-        let CampaignRows { mark, versions, .. } = self.clock.read(rows, what).await?;
-        let versions = versions.iter().map(|version| version.position.offset);
-        let mark_above = mark.as_ref().map(|mark| mark.offset).filter(|offset| *offset > from);
-        if let Some(offset) = versions.filter(|offset| *offset >= from).chain(mark_above).next() {
-            return Err(stands(&campaign, offset, from));
-        }
-        // The mark lies below the range, and so do the coupons that it counts.
-        let mut first = mark.map_or(0, |mark| mark.counts.issued) + 1;
-        loop {
-            let last = first.saturating_add(COUPONS_AT_ONCE - 1);
-            let pages = self.store.coupons(&campaign, Selection::Between { first, last });
-            let what = || format!("reading coupons of {campaign}");
-            let coupons = self.clock.read(pages.try_concat(), what).await?;
-            let mut offsets = coupons.iter().map(|coupon| coupon.position.offset);
-            if let Some(offset) = offsets.find(|offset| *offset >= from) {
-                return Err(stands(&campaign, offset, from));
-            }
-            if coupons.is_empty() || last == Sequence::MAX {
-                return Ok(());
-            }
-            first = last + 1;
-        }
-    }
 }
 
 /// Refuses a range above whose start something is decided.
@@ -168,7 +112,7 @@ fn refused(detail: String) -> ServiceError {
 }
 
 /// Reports a row that stands above the start of the range.
-fn stands(campaign: &CampaignId, offset: Offset, from: Offset) -> ServiceError {
+pub(super) fn stands(campaign: &CampaignId, offset: Offset, from: Offset) -> ServiceError {
     let detail = format!(
         "a row of {campaign} at offset {offset} shows that the log could be read above {from}: find \
          the node that reads it, or have the row looked at with `coupond audit`"

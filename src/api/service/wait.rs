@@ -91,8 +91,8 @@ impl NodeService {
     ) -> Result<WaitEnd, ServiceError> {
         let Position { partition, offset, .. } = awaited.position();
         // Admin calls have places of their own: clients that long-poll must not lock operators out.
-        let reserved = matches!(awaited, Awaited::Control { .. });
-        let (waiter, mut asking) = match self.waiters.register(partition, offset, reserved) {
+        let user = awaited.user().map(|user| self.user_of(awaited.campaign(), user));
+        let (waiter, mut asking) = match self.waiters.register(partition, offset, user) {
             Registration::Known(heard) => return self.heard(awaited, &heard).map(WaitEnd::Decided),
             Registration::Full => return Ok(WaitEnd::NoWaiterFree),
             Registration::Waiting(waiter, ask) => {
@@ -105,9 +105,10 @@ impl NodeService {
                 tokio::select! {
                     // The feed first: its decision costs no read, and ends one under way.
                     biased;
-                    heard = waiter.decision() => {
-                        return self.heard(awaited, &heard).map(WaitEnd::Decided);
-                    }
+                    heard = waiter.decision() => return match heard {
+                        Some(heard) => self.heard(awaited, &heard).map(WaitEnd::Decided),
+                        None => Ok(WaitEnd::NoWaiterFree),
+                    },
                     asked = self.clock.timeout_at(until, self.ask_store(awaited, first)) => match asked {
                         Ok(Ok(Some(answer))) => return Ok(WaitEnd::Decided(answer)),
                         Ok(Ok(None)) => (first, failure) = (false, None),
@@ -133,6 +134,7 @@ impl NodeService {
                         return self.heard(awaited, &heard).map(WaitEnd::Decided);
                     }
                     Signal::AskStore => asking = true,
+                    Signal::Displaced => return Ok(WaitEnd::NoWaiterFree),
                 },
                 () = self.clock.sleep_until(until.min(now + pause)) => {
                     // A dead owner sends nothing, not even a gap: only silence shows that its
@@ -249,7 +251,7 @@ impl NodeService {
         user_buckets: u8,
     ) -> Result<Vec<Coupon>, ServiceError> {
         let bucket = user_bucket(self.keys.user_digest(user), user_buckets);
-        let selection = Selection::OfUser { user: user.clone(), bucket };
+        let selection = Selection::OfUsers { users: vec![user.clone()], bucket };
         let mut coupons = self.coupons(campaign, selection).await?;
         if let Some(coupon) = unsound(&coupons, campaign, user, &self.keys) {
             let sequence = coupon.sequence;

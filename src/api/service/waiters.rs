@@ -17,7 +17,7 @@ use crate::{
     answer::{
         Moment,
         follower::{
-            Effect, Event, Follower, Limits, Message, Place, RECENT_DECISIONS_MAX, Registered,
+            Effect, Event, Follower, Limits, Message, Place, RECENT_DECISIONS_MAX, Registered, User,
         },
     },
     domain::{
@@ -60,6 +60,8 @@ pub(super) enum Signal {
     Decided(HeardDecision),
     /// The feed may have lost the decision.
     AskStore,
+    /// Another waiter has taken the place: this one had more than its share.
+    Displaced,
 }
 
 /// Holds the latest signal of a waiter. Only the latest counts: a decision follows `AskStore`,
@@ -72,7 +74,11 @@ struct SignalSlot {
 
 impl SignalSlot {
     fn set(&self, signal: Signal) {
-        *self.signal.lock() = Some(signal);
+        let mut latest = self.signal.lock();
+        // Who has lost its place hears nothing any more, and must know it.
+        if !matches!(*latest, Some(Signal::Displaced)) {
+            *latest = Some(signal);
+        }
         self.changed.notify_one();
     }
 }
@@ -107,11 +113,13 @@ impl Waiter {
         }
     }
 
-    /// Waits for the decision and ignores other signals. Cancel-safe.
-    pub(super) async fn decision(&self) -> HeardDecision {
+    /// Waits for the decision, while the store is asked anyway. None if the place is lost. Cancel-safe.
+    pub(super) async fn decision(&self) -> Option<HeardDecision> {
         loop {
-            if let Signal::Decided(heard) = self.signal().await {
-                return heard;
+            match self.signal().await {
+                Signal::Decided(heard) => return Some(heard),
+                Signal::Displaced => return None,
+                Signal::AskStore => {}
             }
         }
     }
@@ -214,16 +222,19 @@ impl Waiters {
         }
     }
 
-    /// Registers a waiter for a position. `reserved` places do not count against those of clients.
+    /// Registers a waiter of a user for a position. One without a user has a place beside those of
+    /// clients.
     pub(super) fn register(
         self: &Arc<Self>,
         partition: Partition,
         offset: Offset,
-        reserved: bool,
+        user: Option<User>,
     ) -> Registration {
         let slot = Arc::new(SignalSlot::default());
         let mut follower = self.follower.lock();
-        match follower.register(partition, offset, slot.clone(), reserved) {
+        let displaced = user.and_then(|user| follower.make_room(partition, offset, user));
+        displaced.into_iter().for_each(|slot| slot.set(Signal::Displaced));
+        match follower.register(partition, offset, slot.clone(), user) {
             Registered::Known(heard) => Registration::Known(heard),
             Registered::Full => Registration::Full,
             Registered::Waiting { place, ask_store } => {

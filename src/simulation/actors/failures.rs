@@ -334,23 +334,6 @@ fn a_by_user_row_that_stays_missing_is_a_hold() {
 }
 
 #[test]
-fn a_repair_reads_back_both_views() {
-    play(calm(1, 1), async |mut stage: Stage| {
-        stage.five_decided(FAILING).await;
-        for damage in [RowDamage::ByUserDeleted, RowDamage::Missing] {
-            stage.act(Act::DamageRows { damage, campaign: FAILING, which: 2 }).await;
-        }
-        stage.crash(FAILING).await;
-        stage.until("on hold", |stage| stage.is_held(FAILING)).await;
-        assert!(stage.reason(FAILING).contains("rows_missing"), "{}", stage.reason(FAILING));
-        stage.release(FAILING);
-        let hidden = "the by-user row of coupon 3";
-        stage.until("on hold again", |stage| stage.reason(FAILING).contains(hidden)).await;
-        stage
-    });
-}
-
-#[test]
 fn operators_hear_of_records_that_are_about_to_go() {
     play(calm(1, 2), async |mut stage: Stage| {
         stage.start().await;

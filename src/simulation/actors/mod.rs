@@ -7,6 +7,7 @@ mod limits;
 mod liveness;
 mod lives;
 mod panics;
+mod repairs;
 mod skips;
 mod unreadable;
 

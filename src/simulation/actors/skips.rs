@@ -95,6 +95,23 @@ fn a_skipped_range_is_passed_after_15_s() {
 }
 
 #[test]
+fn the_end_of_a_long_range_is_found_without_pauses() {
+    play(calm(1, 1), async |mut stage: Stage| {
+        let records = 900;
+        let from = stage.spoiled(records, true).await;
+        let halted = |stage: &Stage| stage.is_halted_as("unreadable");
+        stage.until("halted", halted).await;
+        let took = stage.until("told", |stage| stage.story.skippable(0).is_some()).await;
+        assert!(took < 10_000, "less than until the next check: {took} ms");
+        let made = stage.skip(from).await.expect("it is made");
+        assert_eq!((made.from, made.to), (from, from + records));
+        stage.until("forced", |stage| stage.story.is_skipped(0, from)).await;
+        stage.passed().await;
+        stage
+    });
+}
+
+#[test]
 fn a_range_that_heals_after_the_skip_is_passed_all_the_same() {
     play(calm(1, 1), async |mut stage: Stage| {
         let from = stage.spoiled(3, true).await;

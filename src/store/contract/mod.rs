@@ -100,6 +100,7 @@ async fn rows_of(store: &dyn CouponStore, campaign: &CampaignId, at: Partition) 
         holds: store.campaign_holds(campaign, at).await.expect("the campaign's holds are read"),
         mark: store.mark(campaign).await.expect("the mark is read"),
         versions: store.versions(campaign).await.expect("versions are read"),
+        is_only_listed: false,
     }
 }
 
@@ -140,7 +141,7 @@ pub async fn unwritten_rows_read_as_nothing(store: &dyn CouponStore) {
     assert_eq!(rows_of(store, &unknown, partition(0)).await, CampaignRows::default());
     assert_eq!(rows_in(store, partition(0)).await, PartitionRows::default());
     assert_eq!(read_all(store, &unknown, Selection::All).await, vec![]);
-    let of_user = Selection::OfUser { user: user("nobody"), bucket: 0 };
+    let of_user = Selection::OfUsers { users: vec![user("nobody")], bucket: 0 };
     assert_eq!(read_all(store, &unknown, of_user).await, vec![]);
 }
 
@@ -158,15 +159,15 @@ pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
     write(store, &coupons.clone().map(Row::Coupon)).await;
     write(store, &[Row::Hold(hold.clone()), Row::Mark(mark.clone())]).await;
     write(store, &[Row::Progress(progress(at, 100))]).await;
-    let (holds, versions) = (vec![hold], vec![version]);
-    let rows = CampaignRows { holds: holds.clone(), mark: Some(mark), versions };
+    let (holds, versions, mark) = (vec![hold], vec![version], Some(mark));
+    let rows = CampaignRows { holds: holds.clone(), mark, versions, is_only_listed: false };
     assert_eq!(rows_of(store, &id, at).await, rows);
     write(store, &[Row::Register(at, Register::Holds, 1)]).await;
     let (progress_row, skips) = (Some(progress(at, 100)), Vec::new());
     let rows = PartitionRows { progress: progress_row, holds_ever: 1, holds, skips };
     assert_eq!(rows_in(store, at).await, rows);
     assert_eq!(read_all(store, &id, Selection::All).await, coupons);
-    let of_user = Selection::OfUser { user: coupons[0].user.clone(), bucket: 2 };
+    let of_user = Selection::OfUsers { users: vec![coupons[0].user.clone()], bucket: 2 };
     assert_eq!(read_all(store, &id, of_user).await, coupons[..1]);
     let none = Progress { last: None, ..progress(partition(2), 5) };
     write(store, &[Row::Progress(none.clone())]).await;
@@ -197,7 +198,7 @@ pub async fn writing_rows_again_changes_nothing(store: &dyn CouponStore) {
         read_all(store, &id, Selection::All).await,
     );
     assert_eq!(once, thrice);
-    let of_user = Selection::OfUser { user: user("again"), bucket: 2 };
+    let of_user = Selection::OfUsers { users: vec![user("again")], bucket: 2 };
     assert_eq!(read_all(store, &id, of_user).await, once.2);
 }
 
@@ -256,9 +257,12 @@ pub async fn a_users_coupons_are_read_in_order(store: &dyn CouponStore) {
     for user in &users {
         let expected: Vec<_> =
             coupons.iter().filter(|coupon| coupon.user == *user).cloned().collect();
-        let selection = Selection::OfUser { user: user.clone(), bucket: 2 };
+        let selection = Selection::OfUsers { users: vec![user.clone()], bucket: 2 };
         assert_eq!(read_all(store, &id, selection).await, expected);
     }
+    let some = vec![users[3].clone(), user("nobody"), users[1].clone()];
+    let expected = coupons.iter().filter(|it| some.contains(&it.user)).cloned().collect::<Vec<_>>();
+    assert_eq!(read_all(store, &id, Selection::OfUsers { users: some, bucket: 2 }).await, expected);
     let found: Vec<_> = store.by_user(&id, 2).try_collect().await.expect("the bucket is read");
     let mut found = found.concat();
     found.sort_by_key(|row| row.sequence);
@@ -269,7 +273,7 @@ pub async fn a_users_coupons_are_read_in_order(store: &dyn CouponStore) {
     assert_eq!(found.len(), coupons.len());
     let elsewhere: Vec<_> = store.by_user(&id, 3).try_collect().await.expect("nothing is read");
     assert_eq!(elsewhere.concat(), []);
-    let elsewhere = Selection::OfUser { user: users[0].clone(), bucket: 3 };
+    let elsewhere = Selection::OfUsers { users: vec![users[0].clone()], bucket: 3 };
     assert_eq!(read_all(store, &id, elsewhere).await, vec![]);
 }
 
@@ -292,7 +296,7 @@ pub async fn campaigns_with_a_common_prefix_are_apart(store: &dyn CouponStore) {
         assert_eq!(rows.holds, vec![hold(id, at, count, HoldState::Open)]);
         assert_eq!(rows.mark.map(|mark| mark.counts.issued), Some(count));
         assert_eq!(read_all(store, id, Selection::All).await.len(), count as usize);
-        let of_user = Selection::OfUser { user: user("mix"), bucket: 2 };
+        let of_user = Selection::OfUsers { users: vec![user("mix")], bucket: 2 };
         assert_eq!(read_all(store, id, of_user).await.len(), count as usize);
     }
     assert_eq!(rows_in(store, at).await.holds.len(), ids.len());

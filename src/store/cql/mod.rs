@@ -235,7 +235,7 @@ impl CouponStore for CqlStore {
         match selection {
             Selection::All => self.shared.scan(campaign),
             Selection::Between { first, last } => self.shared.between(campaign, first, last),
-            Selection::OfUser { user, bucket } => self.shared.of_user(campaign, user, bucket),
+            Selection::OfUsers { users, bucket } => self.shared.of_users(campaign, users, bucket),
         }
     }
 

@@ -34,9 +34,17 @@ use crate::{
     },
 };
 
-/// Buckets that a scan reads concurrently in a large campaign. Six keep a few database nodes busy.
-/// Each bucket takes about 5 MB of memory.
-const BUCKETS_IN_FLIGHT_MAX: usize = 6;
+/// Buckets that a scan reads concurrently in a large campaign. A few keep a few database nodes busy.
+const BUCKETS_IN_FLIGHT_MAX: usize = 5;
+
+/// Memory of a bucket that was read.
+const BUCKET_BYTES: usize = 5 * 1_024 * 1_024;
+
+/// Most memory that a load takes beside the loaded campaign: a node starts in the memory that it ran in.
+const SCAN_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+
+// One more is being returned.
+const _: () = assert!((BUCKETS_IN_FLIGHT_MAX + 1) * BUCKET_BYTES <= SCAN_BYTES_MAX);
 
 /// Buckets that a scan reads concurrently until it finds a full one. Most campaigns have one
 /// bucket, and an empty second bucket is what ends their scan.
@@ -163,18 +171,22 @@ impl Shared {
         pages.try_filter(|page| ready(!page.is_empty())).boxed()
     }
 
-    /// Reads one user's coupons in sequence order, as one page, or no page if the user has none.
-    pub(super) fn of_user(
+    /// Reads the coupons of users in sequence order, as one page, or no page if they have none.
+    pub(super) fn of_users(
         self: &Arc<Self>,
         campaign: &CampaignId,
-        user: UserId,
+        users: Vec<UserId>,
         bucket: u8,
     ) -> CouponPages {
         let (shared, campaign) = (Arc::clone(self), campaign.clone());
         let read = async move {
-            let values = (campaign.as_str(), i32::from(bucket), user.as_str());
-            let (statement, what) = (&shared.statements.read_user, || "of a user".to_owned());
-            Ok(shared.coupons(&campaign, statement, values, what).await?.concat())
+            let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
+            let what = || format!("of {} users", users.len());
+            let (statement, bucket) = (&shared.statements.read_users, i32::from(bucket));
+            let values = (campaign.as_str(), bucket, &users);
+            let mut coupons = shared.coupons(&campaign, statement, values, what).await?.concat();
+            coupons.sort_unstable_by_key(|coupon| coupon.sequence);
+            Ok(coupons)
         };
         let pages = stream::once(timed("user_coupons", read));
         pages.try_filter(|page| ready(!page.is_empty())).boxed()

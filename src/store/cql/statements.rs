@@ -28,7 +28,7 @@ pub(super) struct Statements {
     pub(super) settle_skip: PreparedStatement,
     pub(super) read_bucket: PreparedStatement,
     pub(super) read_between: PreparedStatement,
-    pub(super) read_user: PreparedStatement,
+    pub(super) read_users: PreparedStatement,
     pub(super) read_user_bucket: PreparedStatement,
     pub(super) read_versions: PreparedStatement,
     pub(super) read_campaigns: PreparedStatement,
@@ -115,7 +115,7 @@ impl Statements {
             settle_skip: with.prepare(Transaction, SETTLE_SKIP).await?,
             read_bucket: with.prepare(Scan, &select(COUPON, READ_BUCKET)).await?,
             read_between: with.prepare(Lookup, &select(COUPON, READ_BETWEEN)).await?,
-            read_user: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USER)).await?,
+            read_users: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USERS)).await?,
             read_user_bucket: with.prepare(Scan, &select(COUPON_BY_USER, READ_USER_BUCKET)).await?,
             read_versions: with.prepare(Lookup, &select_versions()).await?,
             read_campaigns: with.prepare(Lookup, READ_CAMPAIGNS).await?,
@@ -171,7 +171,7 @@ const COUPON_BY_USER: &str = "coupons_by_user";
 
 const READ_BUCKET: &str = "campaign_id = ? AND bucket = ?";
 const READ_BETWEEN: &str = "campaign_id = ? AND bucket = ? AND sequence >= ? AND sequence <= ?";
-const READ_USER: &str = "campaign_id = ? AND user_bucket = ? AND user_id = ?";
+const READ_USERS: &str = "campaign_id = ? AND user_bucket = ? AND user_id IN ?";
 const READ_USER_BUCKET: &str = "campaign_id = ? AND user_bucket = ?";
 
 const CAMPAIGN: &str = "INSERT INTO $campaigns (listing, campaign_id, partition) \

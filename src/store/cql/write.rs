@@ -42,7 +42,6 @@ const IN_FLIGHT_PER_CALL: usize = 64;
 enum Request<'a> {
     Coupons(View, Vec<&'a Coupon>),
     Version(&'a DefinitionVersion),
-    Listing(&'a DefinitionVersion),
     Hold(&'a Hold),
     Mark(&'a Mark),
     Progress(&'a Progress),
@@ -93,10 +92,7 @@ fn requests(rows: &[Row]) -> Vec<Request<'_>> {
                     requests.extend(add_to_batch(&mut open, view, coupon));
                 }
             }
-            Row::Version(version) => {
-                requests.push(Request::Version(version));
-                requests.push(Request::Listing(version));
-            }
+            Row::Version(version) => requests.push(Request::Version(version)),
             Row::Hold(hold) => requests.push(Request::Hold(hold)),
             Row::Mark(mark) => requests.push(Request::Mark(mark)),
             Row::Progress(progress) => requests.push(Request::Progress(progress)),
@@ -161,10 +157,11 @@ impl Shared {
                 self.send_batch(&statements.coupon_by_user, coupons, ByUser::of).await
             }
             Request::Version(version) => {
-                self.send_row(&statements.version, rows::version(version)).await
-            }
-            Request::Listing(version) => {
-                self.send_row(&statements.campaign, rows::listing(version)).await
+                match self.send_row(&statements.version, rows::version(version)).await {
+                    // A place in the listing without a version means that the version has vanished.
+                    Ok(()) => self.send_row(&statements.campaign, rows::listing(version)).await,
+                    failed => failed,
+                }
             }
             Request::Hold(hold) => self.send_row(&statements.hold, rows::hold(hold)).await,
             Request::Mark(mark) => self.send_row(&statements.mark, rows::mark(mark)).await,
@@ -230,7 +227,6 @@ impl Request<'_> {
                 let DefinitionVersion { campaign, position, .. } = version;
                 format!("writing the definition version of {campaign} at {}", position.offset)
             }
-            Self::Listing(version) => format!("listing campaign {}", version.campaign),
             Self::Hold(hold) => {
                 format!("writing hold {} of {} from {}", hold.number, hold.campaign, hold.from)
             }

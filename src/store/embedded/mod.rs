@@ -352,8 +352,9 @@ impl Pages {
         })?;
         let latency = self.reads.clock.instant().saturating_duration_since(started);
         metrics::store_latency("coupons", latency);
-        // A page that is not full is the last.
-        let full = coupons.len() >= PAGE_COUPONS;
+        // A page that is not full is the last. Users have one page.
+        let is_paged = !matches!(*self.selection, Selection::OfUsers { .. });
+        let full = is_paged && coupons.len() >= PAGE_COUPONS;
         let last = coupons.last().filter(|_| full);
         if let Some(next) = last.and_then(|coupon| coupon.sequence.checked_add(1)) {
             self.read_ahead(next);
@@ -377,23 +378,28 @@ fn page(
     match selection {
         Selection::All => coupons(data, campaign, from, Sequence::MAX),
         Selection::Between { first, last } => coupons(data, campaign, from.max(*first), *last),
-        Selection::OfUser { user, bucket } => {
-            let range = keys::of_user_from(campaign, *bucket, user, from);
-            let index = data.range::<Vec<u8>, _>(range).take(PAGE_COUPONS).map(Guard::key);
-            index
-                .map(|key| {
-                    let sequence =
-                        keys::sequence_of(&key?).ok_or(Unreadable::new("a by-user key"))?;
-                    let value = data.get(keys::coupon(campaign, sequence))?;
-                    // A coupon is written before its index entry.
-                    let value = value.ok_or_else(|| {
-                        format!("the by-user view has coupon {sequence}, which does not exist")
-                    })?;
-                    Ok(rows::decode_coupon(campaign, sequence, &value)?)
-                })
-                .collect()
+        Selection::OfUsers { users, bucket } => {
+            let of_user = |user| {
+                let range = keys::of_user(campaign, *bucket, user);
+                data.range::<Vec<u8>, _>(range).map(Guard::key)
+            };
+            let keys = users.iter().flat_map(of_user);
+            let coupons = keys.map(|key| indexed(data, campaign, &key?));
+            let mut coupons = coupons.collect::<Result<Vec<_>, _>>()?;
+            coupons.sort_unstable_by_key(|coupon| coupon.sequence);
+            Ok(coupons)
         }
     }
+}
+
+/// Reads the coupon of a key of the by-user view.
+fn indexed(data: &Keyspace, campaign: &CampaignId, key: &[u8]) -> Result<Coupon, ReadFailure> {
+    let sequence = keys::sequence_of(key).ok_or(Unreadable::new("a by-user key"))?;
+    let value = data.get(keys::coupon(campaign, sequence))?;
+    // A coupon is written before its index entry.
+    let value = value
+        .ok_or_else(|| format!("the by-user view has coupon {sequence}, which does not exist"))?;
+    Ok(rows::decode_coupon(campaign, sequence, &value)?)
 }
 
 /// Reads a page of the coupons from `first` to `last`.

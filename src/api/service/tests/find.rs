@@ -388,7 +388,7 @@ async fn public_page(
 
 /// Defines `count` campaigns. Those whose number `is_listed` rejects are not listed. The rows of
 /// all but the first are written by hand: 10,000 actors would take long.
-async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> bool) {
+pub(super) async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> bool) {
     world.defined("c00000", |terms| (terms.quota, terms.listed) = (1, is_listed(0))).await;
     let mut rows = world.rows();
     let first = rows.versions.values().next().unwrap().clone();

@@ -10,7 +10,9 @@ use std::{
 
 use super::world::{HANGS, Reply, ServiceWorld, campaign, keyed, request};
 use crate::{
-    api::service::{IssueCoupons, IssueReply, NotReady, ReportHealth, ServiceError, ServiceParts},
+    api::service::{
+        FindRequests, IssueCoupons, IssueReply, NotReady, ReportHealth, ServiceError, ServiceParts,
+    },
     clock::{Clock, SharedClock, Sleep},
     domain::{
         answer::Answer, definition::Amendment, ids::Timestamp, reason::Reason, record::Change,
@@ -114,6 +116,27 @@ async fn a_cancelled_call_frees_its_waiter() {
     world.waiters(0).await;
     let _owner = world.owner_at_work(Settle::All);
     assert_eq!(sequence(world.service.issue(request(&spring, "u3"), WAIT).await), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_cannot_take_all_waiters() {
+    let world = ServiceWorld::with(|parts| parts.api.waiters_max = 10).await;
+    let spring = world.defined("spring", |_| {}).await;
+    let hogged = world.service.issue(request(&spring, "hog"), None).await.unwrap().request_id;
+    let ask = || {
+        let (service, id) = (world.service.clone(), hogged.clone());
+        tokio::spawn(async move { service.find(&id, Duration::from_secs(30)).await })
+    };
+    let asking: Vec<_> = (0..10).map(|_| ask()).collect();
+    world.waiters(10).await;
+    let honest = world.asking(request(&spring, "u1"), WAIT);
+    world.until(|| asking.iter().any(tokio::task::JoinHandle::is_finished)).await;
+    assert!(asking.iter().filter(|it| it.is_finished()).count() == 1, "one gives way");
+    let _owner = world.owner_at_work(Settle::All);
+    assert_eq!(sequence(honest.await.unwrap()), 2);
+    for asked in asking {
+        assert!(asked.await.unwrap().is_ok(), "who gives way is told that it is pending");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,6 +340,25 @@ async fn the_user_rate_limits_one_user_in_one_campaign() {
     assert!(world.service.issue(request(&fall, "u1"), None).await.is_ok());
     world.pass(retry_after).await;
     assert!(world.service.issue(request(&spring, "u1"), None).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_with_a_key_costs_more_once_the_campaign_is_over() {
+    let world = ServiceWorld::with(|ServiceParts { admission, .. }| {
+        (admission.user_rate, admission.user_burst) = (10, 2);
+    })
+    .await;
+    let spring = world.defined("spring", |terms| terms.quota = 1).await;
+    world.service.issue(keyed(&spring, "u1", "k"), None).await.unwrap();
+    world.decide(Settle::All).await;
+    world.pass(Duration::from_secs(2)).await;
+    world.heard().await;
+    world.service.issue(keyed(&spring, "u1", "k"), None).await.unwrap();
+    let refused = world.service.issue(keyed(&spring, "u1", "k"), None).await;
+    let Err(ServiceError::UserRateLimited { retry_after }) = refused else { panic!("{refused:?}") };
+    assert!((850..=900).contains(&retry_after.as_millis()), "{retry_after:?}");
+    world.pass(retry_after).await;
+    assert!(world.service.issue(keyed(&spring, "u1", "k"), None).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

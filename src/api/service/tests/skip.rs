@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::world::{ServiceWorld, request};
+use super::{
+    find::many,
+    world::{ServiceWorld, campaign, request},
+};
 use crate::{
     api::service::{FindRequests, IssueCoupons, RequestStatus, ServiceError, SkipRanges},
     domain::{
@@ -10,7 +13,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition},
         rows::{HoldState, Skip, SkipState},
     },
-    simulation::testing::Settle,
+    simulation::testing::{Call, Fate, Settle},
 };
 
 type Skipped = Result<Skip, ServiceError>;
@@ -105,6 +108,80 @@ async fn what_was_read_is_not_skipped() {
     halted(&world, partition, Some(range(version))).await;
     let (_, campaign, offset) = refused(skip(&world, partition, version).await);
     assert_eq!((campaign, offset), stands(version), "the version lies there");
+}
+
+/// Campaigns of an instance with two partitions.
+const MANY: usize = 6_000;
+
+/// Builds a world whose partition is halted, with many campaigns whose marks are read slowly.
+async fn with_many(answer_ms: u64) -> (ServiceWorld, Partition, Offset) {
+    let world = ServiceWorld::new().await;
+    many(&world, MANY, |_| true).await;
+    let partition = world.partition_of(&campaign("c00000"));
+    let end = world.end(partition);
+    (0..MANY).for_each(|_| world.arm(Call::ReadMark, Fate::AnswerSlow { ms: answer_ms }));
+    (world, partition, end)
+}
+
+/// Skips a range of which the owner says that it halts the partition.
+async fn skip_halted(world: &ServiceWorld, partition: Partition, offset: Offset) -> Skipped {
+    halted(world, partition, Some(range(offset))).await;
+    skip(world, partition, offset).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_campaigns_are_looked_at_in_one_call() {
+    let (world, partition, end) = with_many(30).await;
+    let made = skip_halted(&world, partition, end).await.unwrap();
+    assert_eq!((made.from, made.state), (end, SkipState::Made));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_check_goes_on_between_calls() {
+    let (world, partition, end) = with_many(150).await;
+    for answered in ["the first call", "the second call"] {
+        let begun = world.now();
+        let refused = skip_halted(&world, partition, end).await;
+        let Err(ServiceError::Unavailable { detail }) = refused else { panic!("{refused:?}") };
+        assert!(detail.contains("campaigns were looked at"), "{answered}: {detail}");
+        assert!(world.now() - begun < Duration::from_secs(5), "{answered} is answered in time");
+    }
+    assert_eq!(world.rows().skips.len(), 0, "nothing is skipped before all were looked at");
+    world.pass(Duration::from_secs(5)).await;
+    let reads = world.calls(Call::ReadMark);
+    assert!(skip_halted(&world, partition, end).await.is_ok());
+    assert!(world.calls(Call::ReadMark) - reads < 1_000, "nobody was looked at again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_does_not_end_says_so() {
+    let (world, partition, end) = with_many(1_000).await;
+    let mut details = Vec::new();
+    while !details.last().is_some_and(|it: &String| it.contains("in 60 s only")) {
+        assert!(world.now() < Duration::from_secs(100), "{details:?}");
+        match skip_halted(&world, partition, end).await {
+            Err(ServiceError::Unavailable { detail }) => details.push(detail),
+            other => panic!("{other:?}"),
+        }
+    }
+    let looked_at = world.calls(Call::ReadMark);
+    assert!(skip_halted(&world, partition, end).await.is_err());
+    assert!(world.calls(Call::ReadMark) > looked_at, "the next call begins anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_without_a_place_in_the_listing_is_a_row() {
+    let (world, spring) = ServiceWorld::with_spring().await;
+    let partition = world.partition_of(&spring);
+    let version = world.version(&spring).unwrap();
+    // Its owner died between the two writes.
+    world.rows().listing.clear();
+    world.rows().marks.clear();
+    world.rows().progress.clear();
+    let above = Unread { from: version - 1, to: version + 10, other_build: false };
+    halted(&world, partition, Some(above)).await;
+    let (_, campaign, offset) = refused(skip(&world, partition, version - 1).await);
+    assert_eq!((campaign, offset), (Some(spring), Some(version)));
 }
 
 #[tokio::test(start_paused = true)]

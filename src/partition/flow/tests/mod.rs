@@ -259,6 +259,7 @@ impl FlowWorld {
             holds: holds.cloned().collect(),
             mark: self.store.marks.get(&campaign).cloned(),
             versions: versions.cloned().collect(),
+            is_only_listed: false,
         };
         let coupons = self.store.coupons.values().filter(|coupon| of(&coupon.campaign));
         let coupons = coupons.cloned().collect();
