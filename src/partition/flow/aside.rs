@@ -44,15 +44,33 @@ const GIVE_WAY_MS: u64 = 1_000;
 
 /// A run over records that are read again.
 #[derive(Debug)]
-struct Run {
-    number: u64,
+pub(super) struct Run {
+    pub(super) number: u64,
     /// Everything below was handed out.
-    next: Offset,
+    pub(super) next: Offset,
     /// A chunk is being read.
-    reads: bool,
+    pub(super) reads: bool,
     begun_ms: u64,
     /// When the last chunk came.
     moved_ms: u64,
+}
+
+impl Run {
+    /// Takes in that everything below `read_to` was read. Returns where the chunk begins.
+    pub(super) fn goes_on(&mut self, read_to: Offset, now_ms: u64) -> Offset {
+        (self.reads, self.moved_ms) = (false, now_ms);
+        std::mem::replace(&mut self.next, read_to)
+    }
+
+    /// Returns whether it has waited long enough for a campaign that takes nothing.
+    pub(super) fn gives_way(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.moved_ms) >= GIVE_WAY_MS
+    }
+
+    /// Returns whether it has lasted long enough to end for campaigns that wait elsewhere.
+    pub(super) fn is_long(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.begun_ms) >= GIVE_WAY_MS
+    }
 }
 
 /// What is set aside, and the runs over it.
@@ -81,12 +99,22 @@ impl Aside {
     pub(super) fn campaigns(&self) -> impl Iterator<Item = &CampaignId> {
         self.campaigns.iter()
     }
+
+    /// Notes the credit of a record that was read again and waits in a window.
+    pub(super) fn take(&mut self, read: &ReadRecord) {
+        self.owed += credit(&read.raw);
+    }
 }
 
 impl Flow {
     /// Returns the credit that a campaign may have while it cannot decide.
-    fn share(&self) -> usize {
+    pub(super) fn share(&self) -> usize {
         (self.limits.window_records / SHARE).max(1)
+    }
+
+    /// Returns whether so many records were read again that no run may go on.
+    pub(super) fn is_in_debt(&self) -> bool {
+        self.aside.owed > self.share()
     }
 
     /// Gives credit back, as soon as that may be.
@@ -208,6 +236,7 @@ impl Flow {
     pub(super) fn look_aside(&mut self, effects: &mut Vec<Effect>) {
         self.look_up(effects);
         self.run_campaigns(effects);
+        self.run_catch_ups(effects);
         self.run_letters(effects);
     }
 
@@ -275,10 +304,8 @@ impl Flow {
         }
         let now_ms = self.now_ms;
         if let Some(run) = &mut self.aside.run {
-            let gives_way = now_ms.saturating_sub(run.moved_ms) >= GIVE_WAY_MS;
-            let is_long = now_ms.saturating_sub(run.begun_ms) >= GIVE_WAY_MS;
-            let passes_by = is_long && lowest.is_some_and(|lowest| lowest < run.next);
-            if (waits && !gives_way) || self.aside.owed > share {
+            let passes_by = run.is_long(now_ms) && lowest.is_some_and(|lowest| lowest < run.next);
+            if (waits && !run.gives_way(now_ms)) || self.aside.owed > share {
                 return;
             }
             if in_step && !passes_by && run.next < position {
@@ -289,14 +316,14 @@ impl Flow {
             effects.push(Effect::EndAgain { of: Again::Campaigns });
         }
         if let Some(from) = lowest
-            && self.aside.owed <= share
+            && !self.is_in_debt()
         {
             let run = self.begin(Again::Campaigns, from, effects);
             self.aside.run = Some(run);
         }
     }
 
-    fn begin(&mut self, of: Again, from: Offset, effects: &mut Vec<Effect>) -> Run {
+    pub(super) fn begin(&mut self, of: Again, from: Offset, effects: &mut Vec<Effect>) -> Run {
         self.aside.runs += 1;
         let number = self.aside.runs;
         effects.push(Effect::BeginAgain { of, run: number, from });
@@ -315,8 +342,7 @@ impl Flow {
         let (share, now_ms, position) = (self.share(), self.now_ms, self.acks.position());
         let read_to = read_to.min(position);
         let Some(run) = self.aside.run.as_mut().filter(|known| known.number == run) else { return };
-        let begun = std::mem::replace(&mut run.next, read_to);
-        (run.reads, run.moved_ms) = (false, now_ms);
+        let begun = run.goes_on(read_to, now_ms);
         // A campaign that missed a record of this run gets none behind it.
         let takes = |campaign: &&CampaignId| {
             self.campaigns.get(*campaign).is_some_and(|owned| {
@@ -357,7 +383,7 @@ impl Flow {
             // A replay or an earlier actor has decided it.
             self.acks.done(offset);
         } else if matches!(owned.phase(), Phase::Live { .. }) {
-            self.aside.owed += credit(&read.raw);
+            self.aside.take(&read);
             owned.push(read, self.now_ms);
             self.sendable.insert(campaign.clone());
             self.occupied.insert(campaign);

@@ -19,21 +19,22 @@ impl FlowWorld {
         self.step(at, Event::LookedUp { below, known: known.into_iter().collect() });
     }
 
-    /// Reads a chunk for one of the runs over what was set aside.
+    /// Reads a chunk for one of the runs over records that are read again.
     pub(super) fn read_again(&mut self, at: usize) {
-        let is_letters = self.random.one_in(2);
+        let of = [Again::Campaigns, Again::Holds, Again::Letters][self.random.below(3) as usize];
         let most = 1 + self.random.below(25) as usize;
         let owner = &mut self.owners[at];
-        let Some((run, from, wanted)) = owner.again.get_mut(&is_letters) else { return };
+        let Some((run, from, wanted)) = owner.again.get_mut(&of) else { return };
         let first = self.log.partition_point(|(at, _)| at.offset < *from);
         let chunk = &self.log[first..(first + most).min(self.log.len())];
         let Some((last, _)) = chunk.last().filter(|_| *wanted) else { return };
         let (run, read_to) = (*run, last.offset + 1);
         (*from, *wanted) = (read_to, false);
         let records = chunk.iter().map(|(at, record)| read_of(*at, record.clone()));
-        let event = match is_letters {
-            false => Event::ReadAgain { run, records: records.collect(), read_to },
-            true => {
+        let event = match of {
+            Again::Campaigns => Event::ReadAgain { run, records: records.collect(), read_to },
+            Again::Holds => Event::Replayed { run, records: records.collect(), read_to },
+            Again::Letters => {
                 let records = records.map(|read| read.raw).collect();
                 Event::LettersRead { run, records, read_to }
             }
