@@ -1,7 +1,7 @@
 //! Records that are set aside: they keep 32 bytes and no credit, and are read again.
 //!
-//! A record is set aside when nobody knows its campaign, when its campaign cannot decide now and has
-//! its share of the window, or when an earlier record of its campaign is aside. The watermark waits
+//! A record is set aside when nobody knows its campaign, when its campaign has its share of the window,
+//! or when an earlier record of its campaign is aside. The watermark waits
 //! for it. Campaigns that decide share one run over the log; it hands each its records in order.
 //! Another run writes the dead letters of campaigns that do not exist.
 
@@ -34,9 +34,6 @@ pub const POINT_LOOKUPS_MAX: usize = 256;
 
 /// Records above the watermark at which a partition reads no further: 32 MiB.
 pub const OUTSTANDING_MAX: usize = 1 << 20;
-
-/// The part of the window that a campaign has while it cannot decide.
-const SHARE: usize = 4;
 
 /// A run leaves campaigns behind that have taken nothing for this long, and begins anew for those
 /// that wait below it.
@@ -100,6 +97,11 @@ impl Aside {
         self.campaigns.iter()
     }
 
+    /// Notes a campaign with records that are set aside.
+    pub(super) fn note(&mut self, campaign: CampaignId) {
+        self.campaigns.insert(campaign);
+    }
+
     /// Notes the credit of a record that was read again and waits in a window.
     pub(super) fn take(&mut self, read: &ReadRecord) {
         self.owed += credit(&read.raw);
@@ -107,11 +109,6 @@ impl Aside {
 }
 
 impl Flow {
-    /// Returns the credit that a campaign may have while it cannot decide.
-    pub(super) fn share(&self) -> usize {
-        (self.limits.window_records / SHARE).max(1)
-    }
-
     /// Returns whether so many records were read again that no run may go on.
     pub(super) fn is_in_debt(&self) -> bool {
         self.aside.owed > self.share()
@@ -191,28 +188,14 @@ impl Flow {
         offset: Offset,
         cost: usize,
     ) -> bool {
-        let share = self.share();
         let Some(owned) = self.campaigns.get(campaign) else { return false };
-        if !owned.is_aside(cost, share, self.now_ms) {
+        if !owned.is_aside(cost, self.share_of(campaign, owned)) {
             return false;
         }
         let from = owned.aside_from().unwrap_or(offset);
         self.set_aside(campaign, Some(from));
         self.free(cost);
         true
-    }
-
-    /// Takes from campaigns that cannot decide what they have beyond their share of the window.
-    pub(super) fn make_way(&mut self) {
-        let (share, now_ms, mut freed) = (self.share(), self.now_ms, 0);
-        for campaign in &self.occupied {
-            let owned = self.campaigns.get_mut(campaign);
-            if let Some(credit) = owned.and_then(|owned| owned.give_way(share, now_ms)) {
-                self.aside.campaigns.insert(campaign.clone());
-                freed += credit;
-            }
-        }
-        self.free(freed);
     }
 
     /// Notes that a campaign's rows are loaded, or that it has failed.
@@ -287,14 +270,14 @@ impl Flow {
         if self.aside.campaigns.is_empty() && self.aside.run.is_none() {
             return;
         }
-        let (share, position) = (self.share(), self.acks.position());
-        let of = |campaign| self.campaigns.get(campaign);
+        let position = self.acks.position();
+        let of = |campaign| Some((campaign, self.campaigns.get(campaign)?));
         let behind = self.aside.campaigns.iter().filter_map(of);
-        let behind = behind.filter_map(|owned| Some((owned.aside_from()?, owned)));
+        let behind = behind.filter_map(|(id, owned)| Some((owned.aside_from()?, id, owned)));
         let (mut lowest, mut in_step, mut waits) = (None, false, false);
         let next = self.aside.run.as_ref().map(|run| run.next);
-        for (from, owned) in behind {
-            let takes = owned.takes_again(share);
+        for (from, campaign, owned) in behind {
+            let takes = self.takes_again(campaign, owned);
             if takes {
                 lowest = Some(lowest.map_or(from, |lowest: Offset| lowest.min(from)));
             }
@@ -302,10 +285,10 @@ impl Flow {
             in_step |= next == Some(from) && takes;
             waits |= next == Some(from) && !takes && decides;
         }
-        let now_ms = self.now_ms;
+        let (now_ms, is_in_debt) = (self.now_ms, self.is_in_debt());
         if let Some(run) = &mut self.aside.run {
             let passes_by = run.is_long(now_ms) && lowest.is_some_and(|lowest| lowest < run.next);
-            if (waits && !run.gives_way(now_ms)) || self.aside.owed > share {
+            if (waits && !run.gives_way(now_ms)) || is_in_debt {
                 return;
             }
             if in_step && !passes_by && run.next < position {
@@ -316,7 +299,7 @@ impl Flow {
             effects.push(Effect::EndAgain { of: Again::Campaigns });
         }
         if let Some(from) = lowest
-            && !self.is_in_debt()
+            && !is_in_debt
         {
             let run = self.begin(Again::Campaigns, from, effects);
             self.aside.run = Some(run);
@@ -339,7 +322,7 @@ impl Flow {
         read_to: Offset,
         effects: &mut Vec<Effect>,
     ) {
-        let (share, now_ms, position) = (self.share(), self.now_ms, self.acks.position());
+        let (now_ms, position) = (self.now_ms, self.acks.position());
         let read_to = read_to.min(position);
         let Some(run) = self.aside.run.as_mut().filter(|known| known.number == run) else { return };
         let begun = run.goes_on(read_to, now_ms);
@@ -348,7 +331,7 @@ impl Flow {
             self.campaigns.get(*campaign).is_some_and(|owned| {
                 let is_next =
                     owned.aside_from().is_some_and(|from| from >= begun && from < read_to);
-                is_next && owned.takes_again(share)
+                is_next && self.takes_again(campaign, owned)
             })
         };
         let taking: BTreeSet<_> = self.aside.campaigns.iter().filter(takes).cloned().collect();
@@ -374,6 +357,10 @@ impl Flow {
             self.aside.run = None;
             effects.push(Effect::EndAgain { of: Again::Campaigns });
         }
+    }
+
+    fn takes_again(&self, campaign: &CampaignId, owned: &OwnedCampaign) -> bool {
+        owned.takes_again(self.share().min(self.share_of(campaign, owned)))
     }
 
     fn take_again(&mut self, read: ReadRecord, effects: &mut Vec<Effect>) {

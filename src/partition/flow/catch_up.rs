@@ -116,7 +116,8 @@ impl Flow {
                 return;
             }
             let rest = position.saturating_sub(run.next);
-            let shorter = waiting.takes.last().is_some_and(|from| (position - from) * 2 <= rest);
+            let shorter =
+                waiting.takes.last().is_some_and(|from| position.saturating_sub(*from) * 2 <= rest);
             let gives_way = run.is_long(now_ms) && rest > SHORT && shorter;
             if waiting.takes.contains(&run.next) && !gives_way && rest > 0 {
                 run.reads = true;

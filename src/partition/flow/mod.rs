@@ -32,6 +32,7 @@ mod feed_state;
 mod hold_count;
 mod holds;
 mod kept_back;
+mod neighbours;
 mod settle;
 mod show;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use self::{
     feed_state::FeedState,
     hold_count::HoldCount,
     kept_back::KeptBackLook,
+    neighbours::Neighbours,
     settle::{Marking, Unmarked},
 };
 
@@ -142,6 +144,7 @@ pub struct Flow {
     unmarked: BTreeMap<Offset, Unmarked>,
     aside: Aside,
     catch_ups: CatchUps,
+    neighbours: Neighbours,
     /// The marks that the next progress waits for.
     marking: Option<Marking>,
     kept_back: KeptBackLook,
@@ -180,6 +183,7 @@ impl Flow {
             unmarked: BTreeMap::new(),
             aside: Aside::default(),
             catch_ups: CatchUps::default(),
+            neighbours: Neighbours::default(),
             marking: None,
             kept_back: KeptBackLook::new(now_ms),
             incarnations: 0,
@@ -350,6 +354,7 @@ impl Flow {
         }
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
         owned.touch(self.now_ms);
+        self.neighbours.saw(&campaign, self.now_ms);
         match owned.phase() {
             Phase::Held | Phase::CatchingUp { .. } => {
                 let waits = self.pass_held(&campaign, &read, effects);

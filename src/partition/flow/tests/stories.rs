@@ -223,6 +223,10 @@ impl Story {
         FoldedRecord { offset, counts: None, outcome: Some((Decision::Rejected(reason), feed)) }
     }
 
+    pub(super) fn window(&self) -> usize {
+        self.flow.limits.window_records
+    }
+
     pub(super) fn incarnation(&self, of: u64) -> u64 {
         self.flow.campaigns[&campaign(of)].incarnation()
     }
