@@ -23,12 +23,12 @@ use coupond::{
 };
 use tokio::sync::mpsc;
 
-pub fn keys() -> Arc<Keys> {
+pub(crate) fn keys() -> Arc<Keys> {
     Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
 }
 
 /// Returns a record as a log has it.
-pub fn encoded(codec: &Codec, offset: Offset, record: &Record) -> LogRecord {
+pub(crate) fn encoded(codec: &Codec, offset: Offset, record: &Record) -> LogRecord {
     let (_, encoded) = codec.encode(record);
     let key = record.campaign().as_str().as_bytes().to_vec();
     let time = Timestamp(1_760_000_000_000 + offset as i64 / 100);
@@ -36,7 +36,7 @@ pub fn encoded(codec: &Codec, offset: Offset, record: &Record) -> LogRecord {
 }
 
 /// Returns the environment of a node with these ports.
-pub fn environment(
+pub(crate) fn environment(
     log: impl RequestLog + 'static,
     store: impl CouponStore + 'static,
     feed: TellingFeed,
@@ -61,7 +61,7 @@ pub fn environment(
 }
 
 /// A feed that shows each message.
-pub struct TellingFeed(pub Box<dyn Fn(&FeedMessage) + Send + Sync>);
+pub(crate) struct TellingFeed(pub(crate) Box<dyn Fn(&FeedMessage) + Send + Sync>);
 
 #[async_trait]
 impl DecisionFeed for TellingFeed {
@@ -75,11 +75,11 @@ impl DecisionFeed for TellingFeed {
 }
 
 /// A log of one partition. Each record is there from its time on.
-pub struct PacedLog {
-    pub records: Arc<Vec<LogRecord>>,
+pub(crate) struct PacedLog {
+    pub(crate) records: Arc<Vec<LogRecord>>,
     /// The times, since `begun`; all records are there at once if these are none.
-    pub due: Arc<Vec<Duration>>,
-    pub begun: Instant,
+    pub(crate) due: Arc<Vec<Duration>>,
+    pub(crate) begun: Instant,
 }
 
 impl PacedLog {
@@ -143,9 +143,9 @@ impl RequestLog for PacedLog {
 }
 
 /// A store that discards all rows.
-pub struct NoStore {
+pub(crate) struct NoStore {
     /// How long a write of so many rows takes.
-    pub takes: fn(usize) -> Duration,
+    pub(crate) takes: fn(usize) -> Duration,
 }
 
 #[async_trait]
