@@ -3,43 +3,43 @@
 //!
 //! `cargo bench --bench decisions` prints medians of five rounds, after a warm-up round.
 
-use std::{collections::VecDeque, ops::ControlFlow, sync::Arc, time::Instant};
+#[path = "support/ports.rs"]
+mod ports;
 
-use async_trait::async_trait;
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use coupond::{
     actors::{
-        CouponHandle, Directory, Environment, Shared,
+        CouponHandle, Environment,
         coupon::CouponActor,
         messages::{CouponStart, PartitionMessage, SupervisorMessage},
         supervisor::Supervisor,
     },
-    clock::{SharedClock, SystemClock},
     domain::{
         campaign::{At, Campaign},
-        definition::{DefinitionVersion, Terms},
-        ids::{CampaignId, Offset, Partition, ProcessName, Timestamp, UserId},
-        keys::Keys,
+        definition::Terms,
+        ids::{CampaignId, Timestamp, UserId},
         record::{Change, Control, Record, Request},
-        rows::{Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
-    feed::{DecisionFeed, FeedError, FeedEvent, HeardGenerations},
-    log::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, ReadError, RequestLog},
+    log::Ownership,
     partition::{
         flow::{BATCH_RECORDS_MAX, BATCHES_MAX, Event},
         fold::Batch,
     },
-    store::{ByUserPages, CampaignPages, CouponPages, CouponStore, Layout, Selection, StoreError},
-    wire::{LogRecord, NewRecord, codec::Codec, feed_message::FeedMessage},
+    wire::{LogRecord, codec::Codec, feed_message::FeedMessage},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
+use self::ports::{NoStore, PacedLog, TellingFeed, keys};
+
 const USERS: u64 = 1_000_000;
 const ROUNDS: usize = 5;
-
-fn keys() -> Arc<Keys> {
-    Arc::new(Keys::derive(b"a secret of thirty-two bytes or more"))
-}
 
 fn spring() -> CampaignId {
     CampaignId::parse("spring").expect("it is an id")
@@ -112,135 +112,6 @@ fn core() {
     println!("  memory per issued user        {:6.1} bytes", bytes as f64 / USERS as f64);
 }
 
-/// A log of one partition with all records.
-struct FullLog {
-    records: Arc<Vec<LogRecord>>,
-}
-
-struct FullReader {
-    records: Arc<Vec<LogRecord>>,
-    next: usize,
-}
-
-#[async_trait]
-impl LogReader for FullReader {
-    async fn read(&mut self, max: usize) -> Result<Vec<LogRecord>, ReadError> {
-        if self.next == self.records.len() {
-            std::future::pending::<()>().await;
-        }
-        let until = (self.next + max).min(self.records.len());
-        let records = self.records[self.next..until].to_vec();
-        self.next = until;
-        Ok(records)
-    }
-}
-
-#[async_trait]
-impl RequestLog for FullLog {
-    async fn append(&self, _: Partition, _: NewRecord) -> Result<Appended, AppendError> {
-        Err(AppendError::Overloaded("the benchmark appends nothing".to_owned()))
-    }
-    async fn join(&self) -> Result<mpsc::Receiver<Ownership>, LogError> {
-        Ok(mpsc::channel(1).1)
-    }
-    async fn open(&self, _: Partition, from: Offset) -> Result<Box<dyn LogReader>, LogError> {
-        Ok(Box::new(FullReader { records: self.records.clone(), next: from as usize }))
-    }
-    async fn bounds(&self, _: Partition) -> Result<Bounds, LogError> {
-        Ok(Bounds { low: 0, high: self.records.len() as u64 })
-    }
-    async fn report_progress(
-        &self,
-        _: Partition,
-        _: Offset,
-        _: Option<Offset>,
-    ) -> Result<(), LogError> {
-        Ok(())
-    }
-    async fn dead_letter(&self, _: Partition, _: &LogRecord, _: &str) -> Result<(), LogError> {
-        Ok(())
-    }
-}
-
-/// A store that discards all rows.
-struct NoStore;
-
-#[async_trait]
-impl CouponStore for NoStore {
-    async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
-        Ok(proposed.clone())
-    }
-    async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
-        std::hint::black_box(rows);
-        Ok(())
-    }
-    async fn progress(&self, _: Partition) -> Result<Option<Progress>, StoreError> {
-        Ok(None)
-    }
-    async fn register(&self, _: Partition, _: Register) -> Result<u64, StoreError> {
-        Ok(0)
-    }
-    async fn holds(&self, _: Partition) -> Result<Vec<Hold>, StoreError> {
-        Ok(Vec::new())
-    }
-    async fn skips(&self, _: Partition) -> Result<Vec<Skip>, StoreError> {
-        Ok(Vec::new())
-    }
-    async fn make_skip(&self, skip: &Skip) -> Result<Skip, StoreError> {
-        Ok(skip.clone())
-    }
-    async fn settle_skip(&self, _: &Skip, state: SkipState) -> Result<SkipState, StoreError> {
-        Ok(state)
-    }
-    async fn campaign_holds(&self, _: &CampaignId, _: Partition) -> Result<Vec<Hold>, StoreError> {
-        Ok(Vec::new())
-    }
-    async fn mark(&self, _: &CampaignId) -> Result<Option<Mark>, StoreError> {
-        Ok(None)
-    }
-    async fn versions(&self, _: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
-        Ok(Vec::new())
-    }
-    fn coupons(&self, _: &CampaignId, _: Selection) -> CouponPages {
-        Box::pin(futures_util::stream::empty())
-    }
-    fn by_user(&self, _: &CampaignId, _: u8) -> ByUserPages {
-        Box::pin(futures_util::stream::empty())
-    }
-    async fn campaigns(
-        &self,
-        _: Option<&CampaignId>,
-        _: usize,
-    ) -> Result<Vec<CampaignId>, StoreError> {
-        Ok(Vec::new())
-    }
-    async fn listed(&self, _: &CampaignId) -> Result<bool, StoreError> {
-        Ok(false)
-    }
-    fn known(&self) -> CampaignPages {
-        Box::pin(futures_util::stream::empty())
-    }
-}
-
-/// A feed that reports when everything below an offset is settled.
-struct EndFeed {
-    end: Offset,
-    done: mpsc::Sender<()>,
-}
-
-#[async_trait]
-impl DecisionFeed for EndFeed {
-    async fn publish(&self, message: FeedMessage) -> Result<(), FeedError> {
-        if message.to == self.end {
-            let _ = self.done.try_send(());
-        }
-        Ok(())
-    }
-    async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError> {
-        Ok(mpsc::channel(1).1)
-    }
-}
-
 /// Reads, decodes, routes, decides and publishes every record, with a store that discards rows.
 /// Returns millions of records per second.
 async fn through_everything(records: Arc<Vec<LogRecord>>) -> f64 {
@@ -260,24 +131,14 @@ async fn through_everything(records: Arc<Vec<LogRecord>>) -> f64 {
 }
 
 fn environment(records: Arc<Vec<LogRecord>>, done: mpsc::Sender<()>) -> Arc<Environment> {
-    let codec = Codec::new(&keys(), "one", 1, 1);
     let end = records.len() as u64;
-    let clock: SharedClock = Arc::new(SystemClock);
-    Arc::new(Environment {
-        log: Arc::new(FullLog { records }),
-        store: Arc::new(NoStore),
-        feed: Arc::new(EndFeed { end, done }),
-        codec: codec.clone(),
-        keys: keys(),
-        log_epoch: 1,
-        process: ProcessName::of(1),
-        generations: Arc::new(HeardGenerations::new(1)),
-        clock: clock.clone(),
-        future_max_ms: None,
-        limits: coupond::partition::flow::Limits::default(),
-        directory: Arc::new(Directory::new(codec)),
-        shared: Shared::new(&clock),
-    })
+    let tell = move |message: &FeedMessage| {
+        if message.to == end {
+            let _ = done.try_send(());
+        }
+    };
+    let log = PacedLog { records, due: Arc::default(), begun: Instant::now() };
+    ports::environment(log, NoStore { takes: |_| Duration::ZERO }, TellingFeed(Box::new(tell)))
 }
 
 /// Sends decoded batches to one coupon actor, as many concurrently as a partition does, and
@@ -374,12 +235,7 @@ fn actor() {
     let mut decoded = vec![(at(0), definition())];
     decoded.extend((0..USERS).map(|user| (at(user + 1), request(user))));
     let codec = Codec::new(&keys(), "one", 1, 1);
-    let encode = |(at, record): &(At, Record)| {
-        let (_, encoded) = codec.encode(record);
-        let key = record.campaign().as_str().as_bytes().to_vec();
-        let (value, mac) = (encoded.value, Some(encoded.mac));
-        LogRecord { offset: at.offset, time: at.time, key, value, mac }
-    };
+    let encode = |(at, record): &(At, Record)| ports::encoded(&codec, at.offset, record);
     let records: Arc<Vec<_>> = Arc::new(decoded.iter().map(encode).collect());
     let started = Instant::now();
     for record in records.iter() {

@@ -27,6 +27,7 @@ pub mod node;
 pub mod partition;
 pub mod random;
 mod retry;
+mod shares;
 mod simulation;
 pub mod store;
 pub mod telemetry;

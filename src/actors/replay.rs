@@ -1,5 +1,5 @@
-//! Reads the log for a partition consumer: the live reader of the partition, and replays of single
-//! campaigns. Each is a task, and reads no more than it has credit for.
+//! Reads the log for a partition consumer: the live reader of the partition, and those of records that
+//! are read again. Each is a task, and reads no more than it has credit for.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -11,27 +11,18 @@ use super::{Environment, dead_letters::Letter, io, messages::PartitionMessage, t
 use crate::{
     domain::{
         halt::{Halt, HaltReason},
-        ids::{CampaignId, Offset, Partition},
+        ids::{Offset, Partition},
     },
-    log::{FailedReads, LogError, LogReader, READ_RECORDS_MAX, READERS_MAX, ReadError},
+    log::{FailedReads, LogError, LogReader, READ_RECORDS_MAX, ReadError},
     partition::{
-        assignment,
+        assignment::{self, Missing},
         flow::{Again, Event, LetterOf, debt_of},
-        recovery::Contradiction,
         skips::Passing,
         window::credit,
     },
     telemetry::Chain,
     wire::{LogRecord, decode_step::DecodedRecords},
 };
-
-/// Replays of one partition that read at once: one reader is left for the live position, and one for
-/// the node's probes.
-pub(super) const REPLAYS_MAX: usize = READERS_MAX - 2;
-
-/// A replay whose last chunk is not stored after this time gives its reader to another replay. The
-/// store of its campaign may hang, and there are few readers.
-const GIVE_WAY_AFTER: Duration = Duration::from_secs(1);
 
 /// Time without a record after which a live reader is compared with the readers of probes.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
@@ -221,25 +212,18 @@ async fn take_credit(credit: &Semaphore) -> Option<usize> {
     Some(1 + more)
 }
 
-/// Who gets what a replay reads.
-pub(super) enum ReplayOf {
-    /// One campaign that catches up with its hold.
-    Campaign { campaign: CampaignId, incarnation: u64 },
-    /// Those whose records were set aside.
-    Aside { of: Again, run: u64 },
-}
-
 /// A reader of records that were read before.
 pub(super) struct Replay {
     pub(super) environment: Arc<Environment>,
     pub(super) partition: Partition,
-    pub(super) of: ReplayOf,
+    /// Who gets what it reads.
+    pub(super) of: Again,
+    /// The number of the run.
+    pub(super) run: u64,
     pub(super) from: Offset,
     /// Ranges that are passed, whether they can be read or not.
     pub(super) passing: Arc<Passing>,
-    /// One permit for each replay that reads; see [`REPLAYS_MAX`].
-    pub(super) places: Arc<Semaphore>,
-    /// One permit for each chunk that may be sent: the one before is stored.
+    /// One permit for each chunk that may be sent: the flow has taken the one before in.
     pub(super) chunks: Arc<Semaphore>,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
@@ -248,10 +232,8 @@ impl Replay {
     /// Reads chunk by chunk, until its guard is dropped.
     pub(super) async fn run(self) {
         let (mut from, mut failed) = (self.from, FailedReads::default());
-        let clock = &self.environment.clock;
         let batch_records = self.environment.limits.batch_records;
         loop {
-            // Only then a reader: another replay may use it meanwhile.
             let Ok(permit) = self.chunks.acquire().await else { return };
             let to = self.passing.after(from);
             if to > from {
@@ -262,15 +244,10 @@ impl Replay {
                 continue;
             }
             drop(permit);
-            let Ok(_place) = self.places.acquire().await else { return };
             let open = || self.environment.log.open(self.partition, from);
             let mut reader = until_done(&self.environment, "opening a replay", open).await;
             loop {
-                let permit = match clock.timeout(GIVE_WAY_AFTER, self.chunks.acquire()).await {
-                    Ok(Ok(permit)) => permit,
-                    Ok(Err(_)) => return,
-                    Err(_) => break,
-                };
+                let Ok(permit) = self.chunks.acquire().await else { return };
                 let mut records = match reader.read(READ_RECORDS_MAX.min(batch_records)).await {
                     Ok(records) => records,
                     Err(error) => {
@@ -278,7 +255,7 @@ impl Replay {
                         let ReadError::Failed(error) = error else { return self.end(error).await };
                         let partition = self.partition;
                         tracing::warn!(partition, error = %Chain(&error), "replaying failed");
-                        clock.sleep(io::REOPEN_PAUSE).await;
+                        self.environment.clock.sleep(io::REOPEN_PAUSE).await;
                         break;
                     }
                 };
@@ -303,70 +280,58 @@ impl Replay {
 
     fn hand_over(&self, records: Vec<LogRecord>, read_to: Offset) {
         let decode_step = self.environment.decode_step(self.partition);
-        let event = match &self.of {
-            ReplayOf::Campaign { campaign, incarnation } => Event::Replayed {
-                campaign: campaign.clone(),
-                incarnation: *incarnation,
-                records: decode_step.decode_again(records, Some(campaign)),
-                read_to,
-            },
-            ReplayOf::Aside { of: Again::Campaigns, run } => {
-                let records = decode_step.decode_again(records, None);
-                Event::ReadAgain { run: *run, records, read_to }
+        let run = self.run;
+        let event = match self.of {
+            Again::Campaigns => {
+                let records = decode_step.decode_again(records);
+                Event::ReadAgain { run, records, read_to }
             }
-            ReplayOf::Aside { of: Again::Letters, run } => {
-                Event::LettersRead { run: *run, records, read_to }
+            Again::Holds => {
+                let records = decode_step.decode_again(records);
+                Event::Replayed { run, records, read_to }
             }
+            Again::Letters => Event::LettersRead { run, records, read_to },
         };
         let _ended = self.consumer.cast(PartitionMessage::Event(event));
     }
 
     /// Ends the replay after an error that another reader would get as well.
     async fn end(&self, error: ReadError) {
-        let message = match &self.of {
-            ReplayOf::Campaign { campaign, incarnation } => {
-                self.ended(error, campaign.clone(), *incarnation).await
-            }
+        let message = match self.of {
+            Again::Holds => match self.missing(error).await {
+                Ok(Some(Missing { below, detail })) => {
+                    let event = Event::NotReplayed { run: self.run, below, detail };
+                    Some(PartitionMessage::Event(event))
+                }
+                Ok(None) => None,
+                Err(halt) => Some(PartitionMessage::Halt(halt)),
+            },
             // The watermark waits for what cannot be read, whatever campaign it is of.
-            ReplayOf::Aside { .. } => halts(error, self.from).map(PartitionMessage::Halt),
+            Again::Campaigns | Again::Letters => {
+                halts(error, self.from).map(PartitionMessage::Halt)
+            }
         };
         message.into_iter().for_each(|message| drop(self.consumer.cast(message)));
     }
 
-    async fn ended(
-        &self,
-        error: ReadError,
-        campaign: CampaignId,
-        incarnation: u64,
-    ) -> Option<PartitionMessage> {
-        let ended = match error {
-            ReadError::OutOfRange { wanted, detail } => self.not_found(wanted, &detail).await,
-            ReadError::Unreadable { wanted, detail, .. } => self.not_read(wanted, &detail).await,
-            ReadError::Unfit(halt) => Err(halt),
-            ReadError::Closed | ReadError::Failed(_) => return None,
-        };
-        Some(match ended {
-            Ok(contradiction) => {
-                let contradicted = Event::Contradicted { campaign, incarnation, contradiction };
-                PartitionMessage::Event(contradicted)
+    /// Returns what the campaigns that catch up miss.
+    async fn missing(&self, error: ReadError) -> Result<Option<Missing>, Halt> {
+        let missing = match error {
+            ReadError::OutOfRange { wanted, detail } => {
+                // The reader's error does not say on which side of the log the record is missing.
+                let bounds = || self.environment.log.bounds(self.partition);
+                let operation = "reading the start of the log";
+                let low = until_done(&self.environment, operation, bounds).await.low;
+                assignment::not_replayed(wanted, low, &detail)?
             }
-            Err(halt) => PartitionMessage::Halt(halt),
-        })
-    }
-
-    /// Says what follows from a log that has no record at `wanted`.
-    async fn not_found(&self, wanted: Offset, detail: &str) -> Result<Contradiction, Halt> {
-        // The reader's error does not say on which side of the log the record is missing.
-        let bounds = || self.environment.log.bounds(self.partition);
-        let low = until_done(&self.environment, "reading the start of the log", bounds).await.low;
-        assignment::not_replayed(self.from, wanted, low, detail)
-    }
-
-    /// Says what follows from a log that cannot be read at `wanted`.
-    async fn not_read(&self, wanted: Offset, detail: &str) -> Result<Contradiction, Halt> {
-        let rows = io::partition_rows(&self.environment, self.partition).await?;
-        let progress = rows.next();
-        assignment::not_readable(self.from, wanted, progress, detail)
+            ReadError::Unreadable { wanted, detail, .. } => {
+                let rows = io::partition_rows(&self.environment, self.partition).await?;
+                assignment::not_readable(wanted, rows.next(), &detail)?
+            }
+            ReadError::Unfit(halt) => return Err(halt),
+            ReadError::Closed | ReadError::Failed(_) => return Ok(None),
+        };
+        Ok(Some(missing))
     }
 }
 
@@ -384,8 +349,7 @@ fn halts(error: ReadError, position: Offset) -> Option<Halt> {
     }
 }
 
-/// Shortens a chunk to the credit of one batch, so that many replays of large records stay within
-/// memory. Returns whether records were cut off.
+/// Shortens a chunk to the credit of one batch, so that large records stay within memory. Returns whether records were cut off.
 fn shorten(records: &mut Vec<LogRecord>, batch_records: usize) -> bool {
     let mut cost = 0;
     let fits = records.iter().take_while(|record| {

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc, thread::JoinHandle};
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, UserKey, UserValue};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     block::unpack,
@@ -28,7 +28,9 @@ use super::{
 use crate::{
     clock::SharedClock,
     config::EmbeddedConfig,
-    domain::ids::{Offset, Partition},
+    domain::ids::{CampaignId, Offset, Partition},
+    partition::flow::BATCH_RECORDS_MAX,
+    shares::Shares,
 };
 
 /// The database's folder in the data folder. Secrets and the lock file lie beside it.
@@ -40,7 +42,13 @@ const QUEUE_OPERATIONS_MAX: usize = 16_384;
 
 /// Most row entries in the queue that no caller waits for: two for each record that one partition
 /// keeps in memory, about 6 MiB at 200 bytes each.
+///
+/// While another campaign waits, none has more than a quarter of them; alone it leaves room for one
+/// batch of another.
 pub(super) const ROW_ENTRIES_MAX: usize = 32_768;
+
+/// Row entries of one batch.
+pub(super) const BATCH_ENTRIES: usize = 2 * BATCH_RECORDS_MAX;
 
 /// Bytes of each keyspace that are kept in memory and in the journal before they are written to a
 /// table.
@@ -61,7 +69,7 @@ pub struct EmbeddedDatabase {
     /// `None` only during drop.
     queue: Option<mpsc::Sender<Operation>>,
     /// A permit for each row entry that [`Self::write_behind`] may queue.
-    room: Arc<Semaphore>,
+    room: Shares,
     reserve: Reserve,
     committer: Option<JoinHandle<()>>,
     _watcher: Watcher,
@@ -175,7 +183,7 @@ impl EmbeddedDatabase {
         );
         let reads =
             Arc::new(ReadHandle { log, data, tails, clock, record_clock, space_short, lock });
-        let room = Arc::new(Semaphore::new(ROW_ENTRIES_MAX));
+        let room = Shares::new(ROW_ENTRIES_MAX, BATCH_ENTRIES);
         let committer = Some(committer);
         Ok(Arc::new(Self {
             reads,
@@ -238,20 +246,21 @@ impl EmbeddedDatabase {
         replied.await.map_err(|_| SubmitError::Closed)
     }
 
-    /// Queues rows that can be derived again from the log. Waits for room in the queue, not until
-    /// they are written; [`Self::written`] does that.
-    pub(crate) async fn write_behind(&self, entries: Vec<DataEntry>) -> Result<(), SubmitError> {
+    /// Queues rows that can be derived again from the log, of one campaign or of the partition. Waits
+    /// for room in the queue, not until they are written; [`Self::written`] does that.
+    pub(crate) async fn write_behind(
+        &self,
+        of: Option<&CampaignId>,
+        entries: Vec<DataEntry>,
+    ) -> Result<(), SubmitError> {
         let queue = self.queue.as_ref().ok_or(SubmitError::Closed)?;
-        // A write that is larger than all the room takes all of it; otherwise it would wait forever.
-        let wanted = u32::try_from(entries.len().min(ROW_ENTRIES_MAX)).unwrap_or(u32::MAX);
-        let room = self.room.clone().acquire_many_owned(wanted).await;
-        let room = room.map_err(|_| SubmitError::Closed)?;
+        let room = self.room.acquire(of, entries.len()).await;
         queue.send(Operation::Rows { entries, room }).await.map_err(|_| SubmitError::Closed)
     }
 
     /// Waits until all rows that were queued before this call can be read.
     pub(crate) async fn written(&self) {
-        if self.room.available_permits() == ROW_ENTRIES_MAX {
+        if self.room.is_unused() {
             // No rows are queued.
             return;
         }

@@ -1,11 +1,12 @@
 //! Operations that adapters queue for the committer.
 
 use fjall::UserValue;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     clock::ClockStep,
     domain::ids::{Offset, Partition, Timestamp},
+    shares::Permits,
 };
 
 /// Bytes at the front of an append's payload that the committer overwrites with the record time.
@@ -35,7 +36,7 @@ pub(crate) enum Operation {
     Rows {
         entries: Vec<DataEntry>,
         /// Bounds the rows in the queue; released when the rows are written.
-        room: OwnedSemaphorePermit,
+        room: Permits,
     },
     /// Writes `value` to `data` unless the key exists. The reply is the value that is then stored,
     /// and is sent once that value is on disk.

@@ -17,12 +17,12 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::{
-    database::ROW_ENTRIES_MAX,
+    database::{BATCH_ENTRIES, ROW_ENTRIES_MAX},
     hooks::Hooks,
     testing::{ManualClock, config},
     *,
 };
-use crate::domain::ids::{Offset, Timestamp};
+use crate::domain::ids::{CampaignId, Offset, Timestamp};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -252,7 +252,7 @@ async fn row_writes_do_not_wait_but_reads_wait_for_them() {
     let (database, gate, _first) = held(folder.path());
     let rows = vec![DataEntry::Put(b"k".into(), b"v".into())];
     // The committer is held, so waiting for it would never end.
-    database.write_behind(rows).await.unwrap();
+    database.write_behind(None, rows).await.unwrap();
     assert_eq!(get(&database, b"k"), None);
     let mut written = std::pin::pin!(database.written());
     assert!(futures_util::poll!(written.as_mut()).is_pending());
@@ -268,14 +268,37 @@ async fn rows_wait_for_room_in_the_queue() {
     let many: Vec<_> = (0..ROW_ENTRIES_MAX + 1)
         .map(|at| DataEntry::Put(at.to_be_bytes().into(), vec![]))
         .collect();
-    database.write_behind(many).await.unwrap();
+    database.write_behind(None, many).await.unwrap();
     let one = vec![DataEntry::Put(b"k".into(), b"v".into())];
-    let mut waiting = std::pin::pin!(database.write_behind(one));
+    let mut waiting = std::pin::pin!(database.write_behind(None, one));
     assert!(futures_util::poll!(waiting.as_mut()).is_pending());
     gate.open();
     waiting.await.unwrap();
     database.written().await;
     assert_eq!(get(&database, b"k"), Some(b"v".into()));
+}
+
+#[tokio::test]
+async fn a_campaign_leaves_room_for_the_rows_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, gate, _first) = held(folder.path());
+    let (hot, calm) = (CampaignId::parse("hot").unwrap(), CampaignId::parse("calm").unwrap());
+    let batch = || {
+        let keys = (0..BATCH_ENTRIES).map(usize::to_be_bytes);
+        keys.map(|key| DataEntry::Put(key.into(), vec![])).collect::<Vec<_>>()
+    };
+    let mut queued = 0;
+    while let Some(written) = database.write_behind(Some(&hot), batch()).now_or_never() {
+        written.unwrap();
+        queued += 1;
+    }
+    assert_eq!(queued, ROW_ENTRIES_MAX / BATCH_ENTRIES - 1, "alone it has nearly all");
+    let mut hots = std::pin::pin!(database.write_behind(Some(&hot), batch()));
+    assert!(futures_util::poll!(hots.as_mut()).is_pending());
+    let written = database.write_behind(Some(&calm), batch()).now_or_never();
+    written.expect("it waits for nobody").unwrap();
+    gate.open();
+    hots.await.unwrap();
 }
 
 #[test]

@@ -35,8 +35,9 @@ use crate::{
 /// Most records that one read returns: about 1 ms of decisions.
 pub const READ_RECORDS_MAX: usize = 4_096;
 
-/// Most concurrent readers of a partition: the live one, two replays, and that of a probe.
-pub const READERS_MAX: usize = 4;
+/// Most concurrent readers of a partition: the live one, three of records that are read again, and that
+/// of a probe.
+pub const READERS_MAX: usize = 5;
 
 /// The place and time of a durable record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Whether a partition may be taken over: compares its progress with the ends of the log, and with
 //! the last record that was settled. Says what a record means that a replay does not find.
 
-use super::{range_search::RangeSearch, recovery::Contradiction, skips};
+use super::{range_search::RangeSearch, skips};
 use crate::domain::{
-    halt::{Halt, HaltReason, HoldReason, Unread},
+    halt::{Halt, HaltReason, Unread},
     ids::{LogPartition, Offset, Partition},
     rows::{LastRecord, PartitionRows, Skip, SkipState},
 };
@@ -99,21 +99,25 @@ pub fn still_there(position: Offset, high: Offset) -> Result<(), Halt> {
     Err(Halt::new(HaltReason::LogTruncated, detail))
 }
 
-/// Returns the contradiction of a campaign whose replay from `from` on finds no record at `wanted`,
-/// because the log was trimmed up to `low`. `detail` is the error of the log.
+/// Records that a replay needs and that nobody can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Campaigns that need records below go back on hold.
+    pub below: Offset,
+    /// What was found, as a sentence for the operator.
+    pub detail: String,
+}
+
+/// Returns what is missing for a replay that finds no record at `wanted`, because the log was trimmed
+/// up to `low`. `detail` is the error of the log.
 ///
 /// # Errors
 /// The log was not trimmed there: it lost its tail, or is another log. That concerns every campaign
 /// of the partition.
-pub fn not_replayed(
-    from: Offset,
-    wanted: Offset,
-    low: Offset,
-    detail: &str,
-) -> Result<Contradiction, Halt> {
+pub fn not_replayed(wanted: Offset, low: Offset, detail: &str) -> Result<Missing, Halt> {
     if wanted < low {
         let detail = format!("records from {wanted} on are needed, but the log begins at {low}");
-        return Ok(Contradiction { from, reason: HoldReason::RecordsTrimmed, detail });
+        return Ok(Missing { below: low, detail });
     }
     let detail = format!("the log has no record at {wanted}: {detail}");
     Err(Halt::new(HaltReason::LogOutOfRange, detail))
@@ -190,23 +194,17 @@ pub fn skip_decided(skip: &Skip) -> Halt {
     Halt::new(HaltReason::SkipDecided, detail)
 }
 
-/// Returns the contradiction of a campaign whose replay from `from` on cannot read the log at
-/// `wanted`, while durable progress is `progress`: what is settled and cannot be read counts as
-/// trimmed. `detail` is the error of the log.
+/// Returns what is missing for a replay that cannot read the log at `wanted`, while durable progress is
+/// `progress`: what is settled and cannot be read counts as trimmed. `detail` is the error of the log.
 ///
 /// # Errors
 /// The record is not settled, which concerns every campaign of the partition.
-pub fn not_readable(
-    from: Offset,
-    wanted: Offset,
-    progress: Offset,
-    detail: &str,
-) -> Result<Contradiction, Halt> {
+pub fn not_readable(wanted: Offset, progress: Offset, detail: &str) -> Result<Missing, Halt> {
     if wanted >= progress {
         return Err(unreadable(wanted, detail));
     }
     let detail = format!("the record at {wanted} is needed, but it cannot be read: {detail}");
-    Ok(Contradiction { from, reason: HoldReason::RecordsTrimmed, detail })
+    Ok(Missing { below: wanted + 1, detail })
 }
 
 #[cfg(test)]
@@ -317,20 +315,18 @@ mod tests {
 
     #[test]
     fn only_a_trimmed_record_holds_a_campaign() {
-        let trimmed = not_replayed(3, 7, 8, "out of range").unwrap();
-        assert_eq!((trimmed.from, trimmed.reason), (3, HoldReason::RecordsTrimmed));
+        assert_eq!(not_replayed(7, 9, "out of range").unwrap().below, 9);
         for low in [0, 7] {
-            let lost = not_replayed(3, 7, low, "out of range");
+            let lost = not_replayed(7, low, "out of range");
             assert_eq!(halted(lost), Some(HaltReason::LogOutOfRange));
         }
     }
 
     #[test]
     fn only_a_settled_record_counts_as_trimmed() {
-        let settled = not_readable(3, 7, 8, "bad codec").unwrap();
-        assert_eq!((settled.from, settled.reason), (3, HoldReason::RecordsTrimmed));
+        assert_eq!(not_readable(7, 9, "bad codec").unwrap().below, 8);
         for progress in [0, 7] {
-            let unsettled = not_readable(3, 7, progress, "bad codec");
+            let unsettled = not_readable(7, progress, "bad codec");
             assert_eq!(halted(unsettled), Some(HaltReason::Unreadable));
         }
     }

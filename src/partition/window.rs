@@ -31,6 +31,8 @@ struct Waiting {
     record: Record,
     /// The credit that is given back when the record leaves the window.
     credit: usize,
+    /// Its bytes, if a replay has read it: it has passed, and no one would read it for a dead letter.
+    bytes: Option<Box<LogRecord>>,
 }
 
 /// A record that has left the window undecided.
@@ -63,8 +65,18 @@ impl Window {
     /// Adds the next record.
     pub(super) fn push(&mut self, read: ReadRecord) {
         let (at, credit) = (read.at(), credit(&read.raw));
-        self.credit += credit;
-        self.records.push_back(Waiting { at, record: read.record, credit });
+        self.add(Waiting { at, record: read.record, credit, bytes: None });
+    }
+
+    /// Adds the next record of a replay. All of these come before records that are read live.
+    pub(super) fn push_replayed(&mut self, read: ReadRecord) {
+        let (at, credit) = (read.at(), credit(&read.raw));
+        self.add(Waiting { at, record: read.record, credit, bytes: Some(Box::new(read.raw)) });
+    }
+
+    fn add(&mut self, waiting: Waiting) {
+        self.credit += waiting.credit;
+        self.records.push_back(waiting);
     }
 
     /// Returns the credit that its records cost.
@@ -97,16 +109,34 @@ impl Window {
         self.records.front().map(|waiting| waiting.at.offset)
     }
 
-    /// Returns the offset that the next batch of at most `max` records would pass. `position` is
-    /// how far the campaign's records are here.
-    pub(super) fn next_passes(&self, max: usize, position: Offset) -> Offset {
-        self.records.get(self.sent + max).map_or(position, |waiting| waiting.at.offset)
+    /// Returns the offset of the first record that no replay has read, and that is not stored.
+    pub(super) fn first_live(&self) -> Option<Offset> {
+        let live = self.records.get(self.replayed())?;
+        Some(live.at.offset)
     }
 
-    /// Sends the next batch of at most `max` records, which may be none.
+    /// Returns the number of records that a replay has read.
+    pub(super) fn replayed(&self) -> usize {
+        self.records.partition_point(|waiting| waiting.bytes.is_some())
+    }
+
+    /// Returns whether some record below `position` was not sent yet.
+    pub(super) fn has_unsent_below(&self, position: Offset) -> bool {
+        self.records.get(self.sent).is_some_and(|waiting| waiting.at.offset < position)
+    }
+
+    /// Returns the offset that the next batch of at most `max` records would pass. `position` is
+    /// up to where the campaign's records may be sent.
+    pub(super) fn next_passes(&self, max: usize, position: Offset) -> Offset {
+        let next = self.records.get(self.sent + max);
+        next.map_or(position, |waiting| waiting.at.offset.min(position))
+    }
+
+    /// Sends the next batch of at most `max` records below `position`, which may be none.
     pub(super) fn send(&mut self, max: usize, position: Offset) -> Batch {
         let passed = self.next_passes(max, position);
-        let until = (self.sent + max).min(self.records.len());
+        let below = self.records.partition_point(|waiting| waiting.at.offset < passed);
+        let until = below.max(self.sent);
         let unsent = self.records.range(self.sent..until);
         let records: Vec<_> = unsent.map(|waiting| (waiting.at, waiting.record.clone())).collect();
         self.sent = until;
@@ -130,10 +160,7 @@ impl Window {
     /// Notes that the next record is stored, with the campaign's rows if it has one. It leaves the
     /// window, whatever the watermark waits for. Returns its credit.
     pub(super) fn record_stored(&mut self, counts: Option<Counts>) -> usize {
-        assert!(self.sent > 0, "a record is stored that was not sent");
-        let Some(Waiting { at, credit, .. }) = self.records.pop_front() else { return 0 };
-        self.sent -= 1;
-        self.credit -= credit;
+        let Some(Waiting { at, credit, .. }) = self.take_stored() else { return 0 };
         // After a restart, records are stored again. Their rows are the same.
         if at.offset >= self.stored_to {
             self.stored_to = at.offset + 1;
@@ -143,27 +170,48 @@ impl Window {
         credit
     }
 
-    /// Prepares for a new actor, to which nothing was sent yet.
-    pub(super) fn restart(&mut self) {
-        self.sent = 0;
-        self.batches.clear();
+    /// Notes that the next record, one of a replay, is stored. Returns its credit and its bytes.
+    pub(super) fn replayed_stored(&mut self) -> (usize, Option<LogRecord>) {
+        let Some(Waiting { credit, bytes, .. }) = self.take_stored() else { return (0, None) };
+        (credit, bytes.map(|bytes| *bytes))
     }
 
-    /// Forgets the records below `from`, before anything was sent. Returns their credit.
-    pub(super) fn drop_below(&mut self, from: Offset) -> usize {
-        let below = self.records.partition_point(|waiting| waiting.at.offset < from);
-        let credit = self.records.drain(..below).map(|waiting| waiting.credit).sum();
+    fn take_stored(&mut self) -> Option<Waiting> {
+        assert!(self.sent > 0, "a record is stored that was not sent");
+        let stored = self.records.pop_front()?;
+        self.sent -= 1;
+        self.credit -= stored.credit;
+        Some(stored)
+    }
+
+    /// Prepares for a new actor, to which nothing was sent yet. Forgets what a replay has read, and
+    /// returns its credit.
+    pub(super) fn restart(&mut self) -> usize {
+        self.sent = 0;
+        self.batches.clear();
+        self.forget_first(self.replayed())
+    }
+
+    /// Forgets the first records, before anything was sent. Returns their credit.
+    fn forget_first(&mut self, count: usize) -> usize {
+        let credit = self.records.drain(..count).map(|waiting| waiting.credit).sum();
         self.credit -= credit;
         self.check();
         credit
     }
 
-    /// Forgets the last records that were not sent, until the others cost at most `share`. Returns the
-    /// first of them and their credit.
+    /// Forgets the records below `from`, before anything was sent. Returns their credit.
+    pub(super) fn drop_below(&mut self, from: Offset) -> usize {
+        self.forget_first(self.records.partition_point(|waiting| waiting.at.offset < from))
+    }
+
+    /// Forgets the last records that were not sent, until the others cost at most `share`, but none
+    /// of a replay. Returns the first of them and their credit.
     pub(super) fn cut(&mut self, share: usize) -> Option<(Offset, usize)> {
         let (before, mut first) = (self.credit, None);
         while self.credit > share
             && self.has_unsent()
+            && self.records.back().is_some_and(|waiting| waiting.bytes.is_none())
             && let Some(Waiting { at, credit, .. }) = self.records.pop_back()
         {
             self.credit -= credit;
@@ -175,8 +223,8 @@ impl Window {
 
     /// Forgets every record that is not stored. Returns them in order.
     pub(super) fn clear(&mut self) -> Vec<Cleared> {
-        self.restart();
-        self.credit = 0;
+        (self.sent, self.credit) = (0, 0);
+        self.batches.clear();
         let cleared = self
             .records
             .drain(..)

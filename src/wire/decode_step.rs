@@ -10,7 +10,7 @@ use super::{
 use crate::domain::{
     campaign::At,
     halt::{Halt, HaltReason},
-    ids::{CampaignId, Partition, Timestamp},
+    ids::{Partition, Timestamp},
     keys::Keys,
     record::Record,
     rows::LastRecord,
@@ -99,20 +99,13 @@ impl DecodeStep {
         decoded
     }
 
-    /// Decodes records that are read again. Returns those that a fold decides, of one campaign or of
-    /// all.
+    /// Decodes records that are read again. Returns those that a fold decides.
     #[must_use]
-    pub fn decode_again(
-        &self,
-        records: Vec<LogRecord>,
-        campaign: Option<&CampaignId>,
-    ) -> Vec<ReadRecord> {
+    pub fn decode_again(&self, records: Vec<LogRecord>) -> Vec<ReadRecord> {
         let decoded = |raw: LogRecord| match self.codec.decode(self.partition, &raw) {
-            Decoded::Record(record) if campaign.is_none_or(|id| record.campaign() == id) => {
-                Some(ReadRecord { raw, record })
-            }
+            Decoded::Record(record) => Some(ReadRecord { raw, record }),
             // Dead letters were written when the record was read live.
-            Decoded::Record(_) | Decoded::DeadLetter(_) | Decoded::Newer { .. } => None,
+            Decoded::DeadLetter(_) | Decoded::Newer { .. } => None,
         };
         records.into_iter().filter_map(decoded).collect()
     }

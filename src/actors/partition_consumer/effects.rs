@@ -12,7 +12,7 @@ use crate::{
         dead_letters::Letter,
         io, lookup,
         messages::{CouponStart, PartitionMessage, SupervisorMessage},
-        replay::{Replay, ReplayOf},
+        replay::Replay,
         task::TaskGuard,
     },
     domain::{
@@ -78,12 +78,10 @@ impl PartitionState {
     fn forget(&mut self, campaign: &CampaignId) {
         if let Some(running) = &mut self.running {
             running.handles.remove(campaign);
-            running.replays.remove(campaign);
         }
     }
 
     fn carry_out_running(&mut self, effect: Effect, myself: &ActorRef<PartitionMessage>) {
-        let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let Some(running) = &mut self.running else { return };
         match effect {
             Effect::Send { campaign, incarnation, batch } => {
@@ -91,21 +89,6 @@ impl PartitionState {
                     && handle.incarnation == incarnation
                 {
                     handle.send(batch);
-                }
-            }
-            Effect::Replay { campaign, incarnation, from } => {
-                let Some(handle) = running.handles.get(&campaign) else { return };
-                let of = ReplayOf::Campaign { campaign: campaign.clone(), incarnation };
-                let replay = running.replay((environment, partition), of, from, myself);
-                let chunks = replay.chunks.clone();
-                let task = handle.spawn(replay.run());
-                running.replays.insert(campaign, (chunks, task));
-            }
-            Effect::ReplayOn { campaign, met } => {
-                if met {
-                    running.replays.remove(&campaign);
-                } else if let Some((chunks, _)) = running.replays.get(&campaign) {
-                    chunks.add_permits(1);
                 }
             }
             Effect::Credit(records) => running.credit.add_permits(records),
@@ -117,7 +100,7 @@ impl PartitionState {
         }
     }
 
-    /// Carries out what concerns records that are set aside.
+    /// Carries out what concerns records that are set aside, or read again.
     fn carry_out_aside(&mut self, effect: Effect, myself: &ActorRef<PartitionMessage>) {
         let (environment, partition) = (self.arguments.environment.clone(), self.partition());
         let Some(running) = &mut self.running else { return };
@@ -127,9 +110,17 @@ impl PartitionState {
                 Some(Event::LookedUp { below, known })
             }),
             Effect::BeginAgain { of, run, from } => {
-                let replay_of = ReplayOf::Aside { of, run };
-                let replay = running.replay((environment, partition), replay_of, from, myself);
-                let chunks = replay.chunks.clone();
+                let chunks = Arc::new(Semaphore::new(1));
+                let replay = Replay {
+                    environment,
+                    partition,
+                    of,
+                    run,
+                    from,
+                    passing: running.passing.clone(),
+                    chunks: chunks.clone(),
+                    consumer: myself.clone(),
+                };
                 let task = TaskGuard::spawn(myself, replay.run());
                 running.again.insert(of, (chunks, task));
             }
@@ -172,26 +163,6 @@ fn log_hold(hold: &Hold) {
 }
 
 impl Running {
-    /// Returns a replay from `from` on, which waits after each chunk.
-    fn replay(
-        &self,
-        (environment, partition): (Arc<Environment>, Partition),
-        of: ReplayOf,
-        from: Offset,
-        consumer: &ActorRef<PartitionMessage>,
-    ) -> Replay {
-        Replay {
-            environment,
-            partition,
-            of,
-            from,
-            passing: self.passing.clone(),
-            places: self.replay_places.clone(),
-            chunks: Arc::new(Semaphore::new(1)),
-            consumer: consumer.clone(),
-        }
-    }
-
     /// Carries out an effect that writes rows, or tells the log of progress.
     fn carry_out_write(
         &mut self,
@@ -241,8 +212,6 @@ impl Running {
             | Effect::Start { .. }
             | Effect::Stop { .. }
             | Effect::Send { .. }
-            | Effect::Replay { .. }
-            | Effect::ReplayOn { .. }
             | Effect::Credit(_)
             | Effect::DeadLetter { .. }
             | Effect::LookUp { .. }

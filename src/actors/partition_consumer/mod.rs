@@ -20,13 +20,13 @@ use super::{
     io::{self, NotOpened, OpenedPartition},
     messages::{CouponMessage, PartitionMessage, SupervisorMessage},
     prober,
-    replay::{Live, REPLAYS_MAX},
+    replay::Live,
     task::{TaskGuard, until_done},
 };
 use crate::{
     clock::Ticks,
     domain::{
-        halt::Halt,
+        halt::{Halt, HoldReason},
         ids::{CampaignId, Partition},
         invariant::Invariant,
     },
@@ -73,9 +73,7 @@ struct Running {
     letters: mpsc::UnboundedSender<Letter>,
     _letters: TaskGuard,
     passing: Arc<Passing>,
-    replay_places: Arc<Semaphore>,
-    replays: BTreeMap<CampaignId, (Arc<Semaphore>, TaskGuard)>,
-    /// The readers of what was set aside.
+    /// The readers of records that are read again.
     again: BTreeMap<Again, (Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
@@ -269,8 +267,6 @@ impl PartitionState {
             letters,
             _letters: TaskGuard::spawn(myself, keeper.keep(kept)),
             passing,
-            replay_places: Arc::new(Semaphore::new(REPLAYS_MAX)),
-            replays: BTreeMap::new(),
             again: BTreeMap::new(),
             handles: BTreeMap::new(),
             writes: Vec::new(),
@@ -415,6 +411,12 @@ impl PartitionState {
                 tracing::error!(%campaign, from, reason, detail, "log and store contradict");
                 metrics::violation(Invariant::StopRatherThanLie);
                 Some(campaign.clone())
+            }
+            Event::NotReplayed { below, detail, .. } => {
+                let reason = HoldReason::RecordsTrimmed.slug();
+                tracing::error!(below, reason, detail, "records of a replay are missing");
+                metrics::violation(Invariant::StopRatherThanLie);
+                None
             }
             Event::Failed { campaign, reason, .. } => {
                 tracing::error!(%campaign, reason, "coupon actor failed");

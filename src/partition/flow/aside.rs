@@ -1,7 +1,7 @@
 //! Records that are set aside: they keep 32 bytes and no credit, and are read again.
 //!
-//! A record is set aside when nobody knows its campaign, when its campaign cannot decide now and has
-//! its share of the window, or when an earlier record of its campaign is aside. The watermark waits
+//! A record is set aside when nobody knows its campaign, when its campaign has its share of the window,
+//! or when an earlier record of its campaign is aside. The watermark waits
 //! for it. Campaigns that decide share one run over the log; it hands each its records in order.
 //! Another run writes the dead letters of campaigns that do not exist.
 
@@ -35,24 +35,39 @@ pub const POINT_LOOKUPS_MAX: usize = 256;
 /// Records above the watermark at which a partition reads no further: 32 MiB.
 pub const OUTSTANDING_MAX: usize = 1 << 20;
 
-/// The part of the window that a campaign has while it cannot decide.
-const SHARE: usize = 4;
-
 /// A run leaves campaigns behind that have taken nothing for this long, and begins anew for those
 /// that wait below it.
 const GIVE_WAY_MS: u64 = 1_000;
 
 /// A run over records that are read again.
 #[derive(Debug)]
-struct Run {
-    number: u64,
+pub(super) struct Run {
+    pub(super) number: u64,
     /// Everything below was handed out.
-    next: Offset,
+    pub(super) next: Offset,
     /// A chunk is being read.
-    reads: bool,
+    pub(super) reads: bool,
     begun_ms: u64,
     /// When the last chunk came.
     moved_ms: u64,
+}
+
+impl Run {
+    /// Takes in that everything below `read_to` was read. Returns where the chunk begins.
+    pub(super) fn goes_on(&mut self, read_to: Offset, now_ms: u64) -> Offset {
+        (self.reads, self.moved_ms) = (false, now_ms);
+        std::mem::replace(&mut self.next, read_to)
+    }
+
+    /// Returns whether it has waited long enough for a campaign that takes nothing.
+    pub(super) fn gives_way(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.moved_ms) >= GIVE_WAY_MS
+    }
+
+    /// Returns whether it has lasted long enough to end for campaigns that wait elsewhere.
+    pub(super) fn is_long(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.begun_ms) >= GIVE_WAY_MS
+    }
 }
 
 /// What is set aside, and the runs over it.
@@ -81,12 +96,22 @@ impl Aside {
     pub(super) fn campaigns(&self) -> impl Iterator<Item = &CampaignId> {
         self.campaigns.iter()
     }
+
+    /// Notes a campaign with records that are set aside.
+    pub(super) fn note(&mut self, campaign: CampaignId) {
+        self.campaigns.insert(campaign);
+    }
+
+    /// Notes the credit of a record that was read again and waits in a window.
+    pub(super) fn take(&mut self, read: &ReadRecord) {
+        self.owed += credit(&read.raw);
+    }
 }
 
 impl Flow {
-    /// Returns the credit that a campaign may have while it cannot decide.
-    fn share(&self) -> usize {
-        (self.limits.window_records / SHARE).max(1)
+    /// Returns whether so many records were read again that no run may go on.
+    pub(super) fn is_in_debt(&self) -> bool {
+        self.aside.owed > self.share()
     }
 
     /// Gives credit back, as soon as that may be.
@@ -163,28 +188,14 @@ impl Flow {
         offset: Offset,
         cost: usize,
     ) -> bool {
-        let share = self.share();
         let Some(owned) = self.campaigns.get(campaign) else { return false };
-        if !owned.is_aside(cost, share, self.now_ms) {
+        if !owned.is_aside(cost, self.share_of(campaign, owned)) {
             return false;
         }
         let from = owned.aside_from().unwrap_or(offset);
         self.set_aside(campaign, Some(from));
         self.free(cost);
         true
-    }
-
-    /// Takes from campaigns that cannot decide what they have beyond their share of the window.
-    pub(super) fn make_way(&mut self) {
-        let (share, now_ms, mut freed) = (self.share(), self.now_ms, 0);
-        for campaign in &self.occupied {
-            let owned = self.campaigns.get_mut(campaign);
-            if let Some(credit) = owned.and_then(|owned| owned.give_way(share, now_ms)) {
-                self.aside.campaigns.insert(campaign.clone());
-                freed += credit;
-            }
-        }
-        self.free(freed);
     }
 
     /// Notes that a campaign's rows are loaded, or that it has failed.
@@ -208,6 +219,7 @@ impl Flow {
     pub(super) fn look_aside(&mut self, effects: &mut Vec<Effect>) {
         self.look_up(effects);
         self.run_campaigns(effects);
+        self.run_catch_ups(effects);
         self.run_letters(effects);
     }
 
@@ -258,14 +270,14 @@ impl Flow {
         if self.aside.campaigns.is_empty() && self.aside.run.is_none() {
             return;
         }
-        let (share, position) = (self.share(), self.acks.position());
-        let of = |campaign| self.campaigns.get(campaign);
+        let position = self.acks.position();
+        let of = |campaign| Some((campaign, self.campaigns.get(campaign)?));
         let behind = self.aside.campaigns.iter().filter_map(of);
-        let behind = behind.filter_map(|owned| Some((owned.aside_from()?, owned)));
+        let behind = behind.filter_map(|(id, owned)| Some((owned.aside_from()?, id, owned)));
         let (mut lowest, mut in_step, mut waits) = (None, false, false);
         let next = self.aside.run.as_ref().map(|run| run.next);
-        for (from, owned) in behind {
-            let takes = owned.takes_again(share);
+        for (from, campaign, owned) in behind {
+            let takes = self.takes_again(campaign, owned);
             if takes {
                 lowest = Some(lowest.map_or(from, |lowest: Offset| lowest.min(from)));
             }
@@ -273,12 +285,10 @@ impl Flow {
             in_step |= next == Some(from) && takes;
             waits |= next == Some(from) && !takes && decides;
         }
-        let now_ms = self.now_ms;
+        let (now_ms, is_in_debt) = (self.now_ms, self.is_in_debt());
         if let Some(run) = &mut self.aside.run {
-            let gives_way = now_ms.saturating_sub(run.moved_ms) >= GIVE_WAY_MS;
-            let is_long = now_ms.saturating_sub(run.begun_ms) >= GIVE_WAY_MS;
-            let passes_by = is_long && lowest.is_some_and(|lowest| lowest < run.next);
-            if (waits && !gives_way) || self.aside.owed > share {
+            let passes_by = run.is_long(now_ms) && lowest.is_some_and(|lowest| lowest < run.next);
+            if (waits && !run.gives_way(now_ms)) || is_in_debt {
                 return;
             }
             if in_step && !passes_by && run.next < position {
@@ -289,14 +299,14 @@ impl Flow {
             effects.push(Effect::EndAgain { of: Again::Campaigns });
         }
         if let Some(from) = lowest
-            && self.aside.owed <= share
+            && !is_in_debt
         {
             let run = self.begin(Again::Campaigns, from, effects);
             self.aside.run = Some(run);
         }
     }
 
-    fn begin(&mut self, of: Again, from: Offset, effects: &mut Vec<Effect>) -> Run {
+    pub(super) fn begin(&mut self, of: Again, from: Offset, effects: &mut Vec<Effect>) -> Run {
         self.aside.runs += 1;
         let number = self.aside.runs;
         effects.push(Effect::BeginAgain { of, run: number, from });
@@ -312,17 +322,16 @@ impl Flow {
         read_to: Offset,
         effects: &mut Vec<Effect>,
     ) {
-        let (share, now_ms, position) = (self.share(), self.now_ms, self.acks.position());
+        let (now_ms, position) = (self.now_ms, self.acks.position());
         let read_to = read_to.min(position);
         let Some(run) = self.aside.run.as_mut().filter(|known| known.number == run) else { return };
-        let begun = std::mem::replace(&mut run.next, read_to);
-        (run.reads, run.moved_ms) = (false, now_ms);
+        let begun = run.goes_on(read_to, now_ms);
         // A campaign that missed a record of this run gets none behind it.
         let takes = |campaign: &&CampaignId| {
             self.campaigns.get(*campaign).is_some_and(|owned| {
                 let is_next =
                     owned.aside_from().is_some_and(|from| from >= begun && from < read_to);
-                is_next && owned.takes_again(share)
+                is_next && self.takes_again(campaign, owned)
             })
         };
         let taking: BTreeSet<_> = self.aside.campaigns.iter().filter(takes).cloned().collect();
@@ -350,6 +359,10 @@ impl Flow {
         }
     }
 
+    fn takes_again(&self, campaign: &CampaignId, owned: &OwnedCampaign) -> bool {
+        owned.takes_again(self.share().min(self.share_of(campaign, owned)))
+    }
+
     fn take_again(&mut self, read: ReadRecord, effects: &mut Vec<Effect>) {
         let (campaign, offset) = (read.record.campaign().clone(), read.raw.offset);
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
@@ -357,7 +370,7 @@ impl Flow {
             // A replay or an earlier actor has decided it.
             self.acks.done(offset);
         } else if matches!(owned.phase(), Phase::Live { .. }) {
-            self.aside.owed += credit(&read.raw);
+            self.aside.take(&read);
             owned.push(read, self.now_ms);
             self.sendable.insert(campaign.clone());
             self.occupied.insert(campaign);

@@ -54,17 +54,6 @@ pub enum Event {
         /// The text of the panic or error.
         reason: String,
     },
-    /// A chunk of a campaign's older records was read again.
-    Replayed {
-        /// The campaign.
-        campaign: CampaignId,
-        /// The incarnation of its actor.
-        incarnation: u64,
-        /// Its records, in order.
-        records: Vec<ReadRecord>,
-        /// Every record of the campaign below this offset was in this chunk or an earlier one.
-        read_to: Offset,
-    },
     /// Of the campaigns that nobody knew, these exist. The store was read after everything below
     /// `below` had been.
     LookedUp {
@@ -81,6 +70,24 @@ pub enum Event {
         records: Vec<ReadRecord>,
         /// Every record below this offset was in this chunk or an earlier one.
         read_to: Offset,
+    },
+    /// Records of any campaign were read again, for those that catch up with their holds.
+    Replayed {
+        /// The run that read them.
+        run: u64,
+        /// The records that can be decoded, in order.
+        records: Vec<ReadRecord>,
+        /// As in [`Event::ReadAgain`].
+        read_to: Offset,
+    },
+    /// Campaigns that catch up need records that nobody can read.
+    NotReplayed {
+        /// The run that found this.
+        run: u64,
+        /// Campaigns that wait for records below go back on hold.
+        below: Offset,
+        /// What was found, as a sentence for the operator.
+        detail: String,
     },
     /// Records were read again, for those of them that are dead letters.
     LettersRead {
@@ -147,6 +154,7 @@ impl Event {
             Self::Contradicted { .. } => "contradicted",
             Self::Failed { .. } => "failed",
             Self::Replayed { .. } => "replayed",
+            Self::NotReplayed { .. } => "not_replayed",
             Self::LookedUp { .. } => "looked_up",
             Self::ReadAgain { .. } => "read_again",
             Self::LettersRead { .. } => "letters_read",
@@ -176,7 +184,12 @@ pub enum LetterOf {
     /// Its campaign is not defined at its offset. It was set aside.
     Undefined,
     /// The same, found by a replay of the campaign.
-    Replayed(CampaignId),
+    Replayed {
+        /// The campaign.
+        campaign: CampaignId,
+        /// What it costs until its letter is durable.
+        credit: usize,
+    },
 }
 
 /// Campaigns to be looked up in the store.
@@ -194,6 +207,8 @@ pub enum Wanted {
 pub enum Again {
     /// Campaigns decide what was set aside.
     Campaigns,
+    /// Campaigns catch up with their holds.
+    Holds,
     /// Dead letters repeat their bytes.
     Letters,
 }
@@ -244,7 +259,7 @@ pub enum Effect {
         /// Delay of the start, in milliseconds.
         delay_ms: u64,
     },
-    /// Stop the campaign's actor and its replay.
+    /// Stop the campaign's actor.
     Stop {
         /// The campaign.
         campaign: CampaignId,
@@ -257,22 +272,6 @@ pub enum Effect {
         incarnation: u64,
         /// The records.
         batch: Batch,
-    },
-    /// Replay the campaign's records chunk by chunk.
-    Replay {
-        /// The campaign.
-        campaign: CampaignId,
-        /// The incarnation of its actor.
-        incarnation: u64,
-        /// The first offset to be read.
-        from: Offset,
-    },
-    /// Send the next chunk of the replay, or end it.
-    ReplayOn {
-        /// The campaign.
-        campaign: CampaignId,
-        /// Whether the replay has met the live position: then it ends.
-        met: bool,
     },
     /// Make a hold durable in this state, after the mark that goes with its end.
     WriteHold {

@@ -1,69 +1,22 @@
-//! Holding a campaign, releasing it, and replaying it up to the live position.
+//! Holding a campaign, releasing it, and taking holds over.
 
 use std::collections::BTreeSet;
 
 use super::{
     super::{
         campaign_holds::Holds,
-        fold::Batch,
         owned_campaign::{OwnedCampaign, Phase},
+        window::Cleared,
     },
     Effect, Flow,
 };
-use crate::{
-    domain::{
-        halt::HoldReason,
-        ids::{CampaignId, Offset},
-        rows::{Hold, HoldState},
-    },
-    wire::decode_step::ReadRecord,
+use crate::domain::{
+    halt::HoldReason,
+    ids::{CampaignId, Offset},
+    rows::{Hold, HoldState, Mark},
 };
 
 impl Flow {
-    /// Replays a held campaign from its hold on. The window passes: the hold is durable.
-    pub(super) fn catch_up(
-        &mut self,
-        campaign: &CampaignId,
-        delay_ms: u64,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.pass_window(campaign);
-        let (incarnation, position) = (self.next_incarnation(), self.acks.position());
-        let Some((owned, holds)) = self.owned(campaign) else { return };
-        let Some(from) = holds.held_from() else { return };
-        // Another owner that closed the hold may have read further. What we have not read yet is
-        // decided when we read it, not taken from that owner's rows.
-        let from = from.min(position);
-        let (chunk, counts, expects_until) = (None, None, None);
-        owned.restart(incarnation, Phase::CatchingUp { from, chunk, counts, expects_until });
-        effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
-    }
-
-    pub(super) fn replayed(
-        &mut self,
-        campaign: CampaignId,
-        incarnation: u64,
-        mut records: Vec<ReadRecord>,
-        read_to: Offset,
-        effects: &mut Vec<Effect>,
-    ) {
-        let position = self.acks.position();
-        let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
-        if owned.incarnation() != incarnation || !owned.expects_chunk() {
-            return;
-        }
-        let meets = read_to >= position;
-        if meets {
-            // Records beyond the live position will be read live, too.
-            records.retain(|read| read.raw.offset < position);
-        }
-        let (records, raw) =
-            records.into_iter().map(|read| ((read.at(), read.record), read.raw)).unzip();
-        owned.begin_chunk(raw, meets.then_some(position));
-        let batch = Batch { records, passed: read_to.min(position) };
-        effects.push(Effect::Send { campaign, incarnation, batch });
-    }
-
     /// Puts a campaign on hold, or leaves it on the hold that it has if that has the same reason and
     /// reaches as low.
     pub(super) fn hold(
@@ -73,9 +26,7 @@ impl Flow {
         (reason, detail): (HoldReason, &str),
         effects: &mut Vec<Effect>,
     ) {
-        effects.push(Effect::Stop { campaign: campaign.clone() });
         self.proven(campaign);
-        let (incarnation, now_ms) = (self.next_incarnation(), self.now_ms);
         let partition = self.place.partition;
         let unmarked = self.first_unmarked(campaign);
         let Some((owned, holds)) = self.owned(campaign) else { return };
@@ -85,15 +36,59 @@ impl Flow {
         // A version whose mark is not durable yet must be derived again, too.
         let unstored = owned.first_unstored().into_iter().chain(unmarked);
         let from = unstored.fold(from, Offset::min);
-        owned.try_later(now_ms);
         if holds.covers(reason, from) {
-            owned.restart(incarnation, Phase::Held);
-            self.pass_window(campaign);
-            return;
+            return self.rest(campaign, effects);
         }
-        owned.restart(incarnation, Phase::Opening);
         let hold = holds.open(campaign, partition, from, (reason, detail));
+        self.try_later(campaign, Phase::Opening, effects);
         effects.push(Effect::WriteHold { hold, mark: None });
+    }
+
+    /// Puts a campaign back on the hold that it has.
+    pub(super) fn rest(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
+        self.try_later(campaign, Phase::Held, effects);
+        self.pass_window(campaign);
+    }
+
+    /// Lets the window pass under a durable hold.
+    pub(super) fn pass_window(&mut self, campaign: &CampaignId) {
+        let Some((owned, holds)) = self.owned(campaign) else { return };
+        // Coupons below the hold are stored, and no later mark would count them.
+        if let Some(from) = holds.held_from()
+            && let Some(counts) = owned.take_unmarked(from)
+        {
+            holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, counts });
+        }
+        let window = owned.clear();
+        let mut freed = window.iter().map(|it| it.credit).sum();
+        let (held_from, progress) = (holds.held_from(), self.durability.progress());
+        // What a mark counts that is being written is derived again, if the hold covers all of it.
+        if let Some(marking) = &mut self.marking
+            && held_from.is_some_and(|from| from <= progress)
+        {
+            marking.leave(campaign);
+        }
+        let holds = self.holds.get(campaign);
+        for Cleared { offset, .. } in window {
+            // A release passes when its hold is marked released. It keeps one credit until then.
+            if holds.is_some_and(|holds| holds.is_releasing(offset)) {
+                freed -= 1;
+            } else {
+                self.acks.done(offset);
+            }
+        }
+        self.occupied.remove(campaign);
+        self.sendable.remove(campaign);
+        self.free(freed);
+    }
+
+    /// Stops a campaign whose hold begins, or was tried in vain.
+    fn try_later(&mut self, campaign: &CampaignId, phase: Phase, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Stop { campaign: campaign.clone() });
+        if let Some(owned) = self.campaigns.get_mut(campaign) {
+            owned.try_later(self.now_ms);
+        }
+        self.replace(campaign, phase);
     }
 
     pub(super) fn hold_written(&mut self, hold: &Hold, effects: &mut Vec<Effect>) {
@@ -145,10 +140,7 @@ impl Flow {
             if self.holds.get(&campaign).is_some_and(Holds::may_retry) {
                 self.catch_up(&campaign, 0, effects);
             } else {
-                let incarnation = self.next_incarnation();
-                if let Some(owned) = self.campaigns.get_mut(&campaign) {
-                    owned.restart(incarnation, Phase::Held);
-                }
+                self.replace(&campaign, Phase::Held);
                 self.pass_window(&campaign);
             }
         }

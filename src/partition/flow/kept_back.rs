@@ -74,6 +74,7 @@ impl Flow {
             for (campaign, at) in self.positions_kept_back() {
                 self.lose_patience(&campaign, at, passed, effects);
             }
+            self.look_at_catch_ups(passed, effects);
         } else {
             self.campaigns.values_mut().for_each(|owned| owned.kept_back_anew());
         }

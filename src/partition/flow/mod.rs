@@ -1,8 +1,8 @@
 //! The state machine of one owned partition: events in, effects out.
 //!
 //! It routes records to campaigns, tracks the watermark, writes progress, publishes decisions, and
-//! restarts or holds campaigns that fail. Records at or above durable progress stay in memory, so
-//! that a campaign can start again without reading the log. Older records are replayed from it.
+//! restarts or holds campaigns that fail. Records that are not stored stay in memory or are set aside;
+//! what a campaign needs again is read from the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,24 +13,26 @@ use super::{
     recovery::Contradiction,
     restart::Verdict,
     skips,
-    window::{Cleared, credit, released_by},
+    window::{credit, released_by},
 };
 use crate::{
     domain::{
         halt::HoldReason,
         ids::{CampaignId, LogPartition, Offset, Timestamp},
-        rows::{Mark, PartitionRows},
+        rows::PartitionRows,
     },
     wire::decode_step::{Incoming, ReadRecord},
 };
 
 mod aside;
+mod catch_up;
 mod durability;
 mod event;
 mod feed_state;
 mod hold_count;
 mod holds;
 mod kept_back;
+mod neighbours;
 mod settle;
 mod show;
 #[cfg(test)]
@@ -38,10 +40,12 @@ mod tests;
 
 use self::{
     aside::Aside,
+    catch_up::CatchUps,
     durability::Durability,
     feed_state::FeedState,
     hold_count::HoldCount,
     kept_back::KeptBackLook,
+    neighbours::Neighbours,
     settle::{Marking, Unmarked},
 };
 
@@ -139,6 +143,8 @@ pub struct Flow {
     /// Decided versions whose marks are being written. The watermark passes them afterwards.
     unmarked: BTreeMap<Offset, Unmarked>,
     aside: Aside,
+    catch_ups: CatchUps,
+    neighbours: Neighbours,
     /// The marks that the next progress waits for.
     marking: Option<Marking>,
     kept_back: KeptBackLook,
@@ -176,6 +182,8 @@ impl Flow {
             occupied: BTreeSet::new(),
             unmarked: BTreeMap::new(),
             aside: Aside::default(),
+            catch_ups: CatchUps::default(),
+            neighbours: Neighbours::default(),
             marking: None,
             kept_back: KeptBackLook::new(now_ms),
             incarnations: 0,
@@ -212,8 +220,11 @@ impl Flow {
             Event::Failed { campaign, incarnation, reason } => {
                 self.failed(&campaign, incarnation, reason, effects);
             }
-            Event::Replayed { campaign, incarnation, records, read_to } => {
-                self.replayed(campaign, incarnation, records, read_to, effects);
+            Event::Replayed { run, records, read_to } => {
+                self.replayed(run, records, read_to, effects);
+            }
+            Event::NotReplayed { run, below, detail } => {
+                self.not_replayed(run, below, &detail, effects);
             }
             Event::LookedUp { below, known } => self.looked_up(below, known, effects),
             Event::ReadAgain { run, records, read_to } => {
@@ -309,6 +320,16 @@ impl Flow {
         self.incarnations
     }
 
+    /// Gives a campaign a new actor, or none. Returns its incarnation.
+    fn replace(&mut self, campaign: &CampaignId, phase: Phase) -> Option<u64> {
+        let incarnation = self.next_incarnation();
+        let owned = self.campaigns.get_mut(campaign)?;
+        let freed = owned.restart(incarnation, phase);
+        self.catch_ups.leave(campaign);
+        self.free(freed);
+        Some(incarnation)
+    }
+
     /// Returns a campaign and its holds.
     fn owned(&mut self, campaign: &CampaignId) -> Option<(&mut OwnedCampaign, &mut Holds)> {
         let owned = self.campaigns.get_mut(campaign)?;
@@ -333,6 +354,7 @@ impl Flow {
         }
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
         owned.touch(self.now_ms);
+        self.neighbours.saw(&campaign, self.now_ms);
         match owned.phase() {
             Phase::Held | Phase::CatchingUp { .. } => {
                 let waits = self.pass_held(&campaign, &read, effects);
@@ -376,10 +398,9 @@ impl Flow {
     /// Starts a campaign from durable progress. What it needs from there on is sent again, or read
     /// again.
     fn start(&mut self, campaign: &CampaignId, delay_ms: u64, effects: &mut Vec<Effect>) {
-        let incarnation = self.next_incarnation();
         self.enter(campaign, Phase::Starting);
+        let Some(incarnation) = self.replace(campaign, Phase::Starting) else { return };
         let Some(owned) = self.campaigns.get_mut(campaign) else { return };
-        owned.restart(incarnation, Phase::Starting);
         let from = owned.start_from(self.durability.progress());
         // Records below were stored by an earlier incarnation. They are loaded, not decided again.
         let mut freed = owned.drop_below(from);
@@ -390,38 +411,6 @@ impl Flow {
         }
         self.free(freed);
         effects.push(Effect::Start { campaign: campaign.clone(), incarnation, from, delay_ms });
-    }
-
-    /// Lets the window pass under a durable hold.
-    fn pass_window(&mut self, campaign: &CampaignId) {
-        let Some((owned, holds)) = self.owned(campaign) else { return };
-        // Coupons below the hold are stored, and no later mark would count them.
-        if let Some(from) = holds.held_from()
-            && let Some(counts) = owned.take_unmarked(from)
-        {
-            holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, counts });
-        }
-        let window = owned.clear();
-        let mut freed = window.iter().map(|it| it.credit).sum();
-        let (held_from, progress) = (holds.held_from(), self.durability.progress());
-        // What a mark counts that is being written is derived again, if the hold covers all of it.
-        if let Some(marking) = &mut self.marking
-            && held_from.is_some_and(|from| from <= progress)
-        {
-            marking.leave(campaign);
-        }
-        let holds = self.holds.get(campaign);
-        for Cleared { offset, .. } in window {
-            // A release passes when its hold is marked released. It keeps one credit until then.
-            if holds.is_some_and(|holds| holds.is_releasing(offset)) {
-                freed -= 1;
-            } else {
-                self.acks.done(offset);
-            }
-        }
-        self.occupied.remove(campaign);
-        self.sendable.remove(campaign);
-        self.free(freed);
     }
 
     fn started(
@@ -435,19 +424,11 @@ impl Flow {
             return;
         }
         self.proven(campaign);
-        let position = self.acks.position();
         let Some(owned) = self.campaigns.get_mut(campaign) else { return };
-        match owned.started(expects_until) {
-            Some(from) => {
-                effects.push(Effect::Replay { campaign: campaign.clone(), incarnation, from });
-                if from >= position {
-                    // The reader would wait for a record that may never come.
-                    self.replayed(campaign.clone(), incarnation, Vec::new(), position, effects);
-                }
-            }
-            None => {
-                self.sendable.insert(campaign.clone());
-            }
+        if owned.started(expects_until) {
+            self.catches_up(campaign, effects);
+        } else {
+            self.sendable.insert(campaign.clone());
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{campaign_holds::Holds, fold::FoldedRecord, owned_campaign::ChunkStored},
+    super::{campaign_holds::Holds, fold::FoldedRecord},
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
 };
 use crate::{
@@ -59,12 +59,11 @@ impl Flow {
         let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
         owned.over_from(over_from);
         owned.touch(self.now_ms);
-        if owned.is_replaying() {
-            self.report_replayed(&campaign, records, contradicted, effects);
-            return;
-        }
         if !owned.batch_stored(records.len(), self.now_ms) {
             return;
+        }
+        if owned.is_replaying() {
+            return self.report_replayed(&campaign, records, contradicted, effects);
         }
         let (mut freed, mut is_defined) = (0, true);
         for record in records {
@@ -125,57 +124,15 @@ impl Flow {
         let campaign = match of {
             LetterOf::Undecodable { credit } => return self.free(credit),
             LetterOf::Undefined => return self.letter_kept(),
-            LetterOf::Replayed(campaign) => campaign,
+            LetterOf::Replayed { campaign, credit } => {
+                self.free(credit);
+                campaign
+            }
         };
-        let Some(owned) = self.campaigns.get_mut(&campaign) else { return };
-        if owned.dead_letter_kept(offset) {
-            self.chunk_stored(&campaign, effects);
+        if let Some(owned) = self.campaigns.get_mut(&campaign) {
+            owned.dead_letter_kept(offset);
+            self.close_if_met(&campaign, effects);
         }
-    }
-
-    /// Handles the report of a replayed chunk: its rows are stored. The chunk is done once its dead
-    /// letters are durable.
-    fn report_replayed(
-        &mut self,
-        campaign: &CampaignId,
-        records: Vec<FoldedRecord>,
-        contradicted: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(owned) = self.campaigns.get_mut(campaign) else { return };
-        for FoldedRecord { offset, counts, outcome } in records {
-            owned.replayed(counts);
-            if let Some((decision, answer)) = outcome {
-                effects.push(Effect::Count(decision));
-                self.feed.push(answer);
-            } else if let Some(record) = owned.await_dead_letter(offset) {
-                let of = LetterOf::Replayed(campaign.clone());
-                effects.push(Effect::DeadLetter { of, record });
-            }
-        }
-        if contradicted {
-            // The holds stay as they are until the new one is durable.
-            owned.abandon_chunk();
-        } else if owned.is_chunk_kept() {
-            self.chunk_stored(campaign, effects);
-        }
-    }
-
-    /// Ends a replayed chunk. If it reaches the live position, closes the holds: from then on no
-    /// record of the campaign may pass undecided.
-    fn chunk_stored(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
-        let Some((owned, holds)) = self.owned(campaign) else { return };
-        let stored = owned.chunk_stored();
-        let met = stored != ChunkStored::Continue;
-        if let ChunkStored::Met(counts) = stored {
-            let offset = owned.floor();
-            let mark = counts.map(|counts| Mark { campaign: campaign.clone(), offset, counts });
-            for hold in holds.close(offset) {
-                effects.push(Effect::WriteHold { hold, mark: mark.clone() });
-            }
-        }
-        self.sendable.insert(campaign.clone());
-        effects.push(Effect::ReplayOn { campaign: campaign.clone(), met });
     }
 
     pub(super) fn send(&mut self, effects: &mut Vec<Effect>) {

@@ -36,23 +36,20 @@ impl OwnedCampaign {
     }
 
     /// Returns whether a record that costs `credit` is to be set aside, because of earlier ones or
-    /// because a campaign that cannot decide now has at most `share` of the window.
-    pub(in crate::partition) fn is_aside(&self, credit: usize, share: usize, now_ms: u64) -> bool {
-        self.aside_from.is_some() || !self.moves(now_ms) && self.window.credit() + credit > share
+    /// because the campaign may have at most `share` of the window.
+    pub(in crate::partition) fn is_aside(&self, credit: usize, share: usize) -> bool {
+        self.aside_from.is_some() || self.window.credit() + credit > share
     }
 
-    /// Sets aside what a campaign that cannot decide now has beyond its share. Returns its credit.
-    pub(in crate::partition) fn give_way(&mut self, share: usize, now_ms: u64) -> Option<usize> {
-        if self.moves(now_ms) {
-            return None;
-        }
+    /// Sets aside what the campaign has beyond its share. Returns its credit.
+    pub(in crate::partition) fn give_way(&mut self, share: usize) -> Option<usize> {
         let (first, credit) = self.window.cut(share)?;
         self.aside_from = Some(first);
         Some(credit)
     }
 
     /// Returns whether the campaign decides, and its rows are stored.
-    fn moves(&self, now_ms: u64) -> bool {
+    pub(in crate::partition) fn moves(&self, now_ms: u64) -> bool {
         let is_stuck = now_ms.saturating_sub(self.moved_ms) >= STUCK_MS;
         matches!(self.phase, Phase::Live { .. }) && !is_stuck
     }

@@ -1,8 +1,8 @@
 //! One campaign of an owned partition: the phase of its actor and the records that wait for it.
 
 mod aside;
-
-use std::collections::BTreeSet;
+mod phase;
+mod replay;
 
 use super::{
     fold::Batch,
@@ -14,78 +14,10 @@ use crate::{
         ids::{Offset, Timestamp},
         rows::Counts,
     },
-    wire::{LogRecord, decode_step::ReadRecord},
+    wire::decode_step::ReadRecord,
 };
 
-/// A chunk of older records that is being decided again.
-#[derive(Debug, Default)]
-pub(super) struct Chunk {
-    /// The bytes of its records, until they are decided.
-    raw: Vec<LogRecord>,
-    /// Offsets of its dead letters that are not durable yet.
-    undefined: BTreeSet<Offset>,
-}
-
-/// The phase of a campaign's actor. Each field exists only where it means something.
-#[derive(Debug)]
-pub(super) enum Phase {
-    /// The rows are being loaded, or a restart waits for its delay. Records are kept.
-    Starting,
-    /// Records are decided as they are read.
-    Live {
-        /// A stored row up to here must still be derived again.
-        expects_until: Option<Offset>,
-    },
-    /// A hold is being written. Records are kept: none may pass before the hold is durable.
-    Opening,
-    /// A hold is durable. Records pass undecided.
-    Held,
-    /// The campaign is replayed from its hold on. Records pass: the replay reads them again.
-    CatchingUp {
-        /// Where the replay begins.
-        from: Offset,
-        /// The chunk in flight.
-        chunk: Option<Chunk>,
-        /// The campaign's rows after the last record of the replay that has one.
-        counts: Option<Counts>,
-        expects_until: Option<Offset>,
-    },
-    /// The replay has met the live position with its last chunk, which is in flight. Records are
-    /// kept again, and sent when the chunk is stored and the holds are being closed.
-    Meeting { chunk: Chunk, counts: Option<Counts>, expects_until: Option<Offset> },
-}
-
-/// The next step of a replay after a stored chunk.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ChunkStored {
-    /// The replay goes on.
-    Continue,
-    /// The replay has met the live position; the campaign's rows if the replay derived any.
-    Met(Option<Counts>),
-}
-
-impl Phase {
-    /// Returns the phase as operators see it.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Starting | Self::CatchingUp { .. } => "recovering",
-            Self::Live { .. } | Self::Meeting { .. } => "live",
-            Self::Opening | Self::Held => "quarantined",
-        }
-    }
-
-    fn chunk(&mut self) -> Option<(&mut Chunk, &mut Option<Counts>)> {
-        match self {
-            Self::CatchingUp { chunk: Some(chunk), counts, .. }
-            | Self::Meeting { chunk, counts, .. } => Some((chunk, counts)),
-            Self::Starting
-            | Self::Live { .. }
-            | Self::Opening
-            | Self::Held
-            | Self::CatchingUp { chunk: None, .. } => None,
-        }
-    }
-}
+pub(super) use phase::Phase;
 
 /// One campaign of an owned partition.
 #[derive(Debug)]
@@ -157,12 +89,13 @@ impl OwnedCampaign {
         self.reason = Some(reason);
     }
 
-    /// Replaces the actor by a new one, to which nothing was sent yet.
-    pub(super) fn restart(&mut self, incarnation: u64, phase: Phase) {
+    /// Replaces the actor by a new one, to which nothing was sent yet. Returns the credit of what an
+    /// earlier one was replaying.
+    pub(super) fn restart(&mut self, incarnation: u64, phase: Phase) -> usize {
         self.incarnation = incarnation;
         self.phase = phase;
         self.load_waits = false;
-        self.window.restart();
+        self.window.restart()
     }
 
     /// Notes that the hold is durable. Records pass undecided from now on.
@@ -212,7 +145,8 @@ impl OwnedCampaign {
             Phase::Starting => self.first_unstored(),
             // What is set aside waits for its turn among others.
             Phase::Live { .. } => self.window.first_unstored(),
-            _ => None,
+            Phase::Meeting { .. } => self.window.first_live(),
+            Phase::Opening | Phase::Held | Phase::CatchingUp { .. } => None,
         };
         if self.load_waits || matches!(self.phase, Phase::Opening) {
             return Patience::Wait;
@@ -252,18 +186,18 @@ impl OwnedCampaign {
         self.over_from = over_from;
     }
 
-    /// Notes that the actor has loaded its rows. Returns the start of the replay, if one is needed.
-    pub(super) fn started(&mut self, expects: Option<Offset>) -> Option<Offset> {
-        if let Phase::CatchingUp { from, expects_until, .. } = &mut self.phase {
-            *expects_until = expects;
-            return Some(*from);
+    /// Notes that the actor has loaded its rows. Returns whether a replay follows.
+    pub(super) fn started(&mut self, expects: Option<Offset>) -> bool {
+        if let Phase::CatchingUp { is_loaded, replay, .. } = &mut self.phase {
+            (*is_loaded, replay.expects_until) = (true, expects);
+            return true;
         }
         self.phase = Phase::Live { expects_until: expects };
         if self.first_unstored().is_none() && expects.is_none() {
             // No record is left to decide, so this start has passed the failure.
             self.failures = Failures::default();
         }
-        None
+        false
     }
 
     pub(super) fn window(&self) -> &Window {
@@ -310,16 +244,26 @@ impl OwnedCampaign {
         self.window.clear()
     }
 
-    /// Returns the next live batch of at most `max` records, if one may be sent. `position` is how
-    /// far the partition was read.
+    /// Returns the next batch of at most `max` records, if one may be sent. `position` is how far
+    /// the partition was read.
     pub(super) fn next_batch(&mut self, max: usize, position: Offset) -> Option<Batch> {
-        let Phase::Live { expects_until } = &mut self.phase else { return None };
-        // What is set aside was not derived, so no row of it may be missed yet.
-        let position = self.aside_from.map_or(position, |aside| aside.min(position));
+        let (expects_until, position) = match &mut self.phase {
+            // What is set aside was not derived, so no row of it may be missed yet.
+            Phase::Live { expects_until } => {
+                (expects_until, self.aside_from.map_or(position, |aside| aside.min(position)))
+            }
+            Phase::CatchingUp { next, is_loaded: true, replay } => {
+                (&mut replay.expects_until, *next)
+            }
+            Phase::Meeting { replay } => (&mut replay.expects_until, self.floor),
+            Phase::Starting | Phase::Opening | Phase::Held | Phase::CatchingUp { .. } => {
+                return None;
+            }
+        };
         // A batch without records still shows the actor that it has passed an expectation.
         let passed = self.window.next_passes(max, position);
         let confirms = expects_until.is_some_and(|expected| expected < passed);
-        if !self.window.has_unsent() && !confirms {
+        if !self.window.has_unsent_below(position) && !confirms {
             return None;
         }
         if confirms {
@@ -330,90 +274,8 @@ impl OwnedCampaign {
 
     /// Returns whether [`Self::next_batch`] may give something later without a further event.
     pub(super) fn has_unsent(&self) -> bool {
-        let expects = match &self.phase {
-            Phase::Live { expects_until }
-            | Phase::CatchingUp { expects_until, .. }
-            | Phase::Meeting { expects_until, .. } => expects_until.is_some(),
-            Phase::Starting | Phase::Opening | Phase::Held => false,
-        };
+        let expects = matches!(self.phase, Phase::Live { expects_until: Some(_) });
         expects || self.window.has_unsent()
-    }
-
-    /// Returns whether the replay waits for its next chunk.
-    pub(super) fn expects_chunk(&self) -> bool {
-        matches!(self.phase, Phase::CatchingUp { chunk: None, .. })
-    }
-
-    /// Takes a chunk of the replay in. `met` is the live position, if the chunk reaches it: from
-    /// now on records are kept again.
-    pub(super) fn begin_chunk(&mut self, raw: Vec<LogRecord>, met: Option<Offset>) {
-        let begun = Chunk { raw, undefined: BTreeSet::new() };
-        let Phase::CatchingUp { chunk, counts, expects_until, .. } = &mut self.phase else {
-            return;
-        };
-        match met {
-            None => *chunk = Some(begun),
-            Some(position) => {
-                let (counts, expects_until) = (*counts, *expects_until);
-                self.phase = Phase::Meeting { chunk: begun, counts, expects_until };
-                self.floor = position;
-            }
-        }
-    }
-
-    /// Returns whether a chunk of a replay is in flight.
-    pub(super) fn is_replaying(&self) -> bool {
-        matches!(self.phase, Phase::CatchingUp { chunk: Some(_), .. } | Phase::Meeting { .. })
-    }
-
-    /// Notes the rows after a record of the chunk in flight, if it has one.
-    pub(super) fn replayed(&mut self, after: Option<Counts>) {
-        if let Some((_, counts)) = self.phase.chunk() {
-            *counts = after.or(*counts);
-        }
-    }
-
-    /// Makes the chunk in flight wait for a dead letter. Returns its bytes.
-    pub(super) fn await_dead_letter(&mut self, offset: Offset) -> Option<LogRecord> {
-        let (chunk, _) = self.phase.chunk()?;
-        let at = chunk.raw.iter().position(|raw| raw.offset == offset)?;
-        chunk.undefined.insert(offset);
-        Some(chunk.raw.swap_remove(at))
-    }
-
-    /// Returns whether the chunk in flight waits for no dead letter.
-    pub(super) fn is_chunk_kept(&mut self) -> bool {
-        self.phase.chunk().is_some_and(|(chunk, _)| chunk.undefined.is_empty())
-    }
-
-    /// Notes that a dead letter is durable. Returns whether the chunk waited only for this one.
-    pub(super) fn dead_letter_kept(&mut self, offset: Offset) -> bool {
-        self.phase
-            .chunk()
-            .is_some_and(|(chunk, _)| chunk.undefined.remove(&offset) && chunk.undefined.is_empty())
-    }
-
-    /// Drops a chunk that a contradiction ended. Its dead letters are no longer awaited.
-    pub(super) fn abandon_chunk(&mut self) {
-        if let Some((chunk, _)) = self.phase.chunk() {
-            chunk.undefined.clear();
-        }
-    }
-
-    /// Notes that the chunk in flight and its dead letters are durable.
-    pub(super) fn chunk_stored(&mut self) -> ChunkStored {
-        match &mut self.phase {
-            Phase::Meeting { counts, expects_until, .. } => {
-                let (counts, expects_until) = (*counts, *expects_until);
-                self.phase = Phase::Live { expects_until };
-                ChunkStored::Met(counts)
-            }
-            Phase::CatchingUp { chunk, .. } => {
-                *chunk = None;
-                ChunkStored::Continue
-            }
-            _ => ChunkStored::Continue,
-        }
     }
 
     /// Returns the live position that the last replay met.
@@ -447,10 +309,11 @@ impl OwnedCampaign {
         self.first_unstored().is_none() && self.window.batches() == 0
     }
 
-    /// Returns a position at or below the first record that is not stored, if there may be one.
+    /// Returns a position at or below the first record that is neither stored nor passed, if there may
+    /// be one.
     pub(super) fn first_unstored(&self) -> Option<Offset> {
         // Whatever is set aside lies above the window.
-        self.window.first_unstored().or(self.aside_from)
+        self.window.first_live().or(self.aside_from)
     }
 }
 

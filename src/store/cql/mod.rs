@@ -46,12 +46,15 @@ use crate::{
         rows::{Hold, Mark, NodeRow, Progress, Register, Row, Skip, SkipState},
     },
     retry::{Backoff, Bounded},
+    shares::Shares,
     telemetry::metrics,
 };
 
 /// Writes in flight over all callers. Above about 16 batches throughput rises no more, while each
 /// further batch adds latency and memory in a slow database (several times its 40 KiB). Single
 /// rows, for example marks, gain a little up to this number.
+///
+/// While another campaign waits, none has more than a quarter of them; alone it has all but one.
 const WRITES_IN_FLIGHT_MAX: usize = 64;
 
 /// Reads in flight over all callers, including scans. Each holds a page of at most 1 MB.
@@ -110,7 +113,7 @@ async fn work(
         session,
         profiles,
         statements,
-        writes: Semaphore::new(WRITES_IN_FLIGHT_MAX),
+        writes: Shares::new(WRITES_IN_FLIGHT_MAX, 1),
         reads: Semaphore::new(READS_IN_FLIGHT_MAX),
     };
     Ok(CqlStore { shared: Arc::new(shared) })
@@ -133,15 +136,11 @@ struct Shared {
     session: Session,
     profiles: Profiles,
     statements: Statements,
-    writes: Semaphore,
+    writes: Shares,
     reads: Semaphore,
 }
 
 impl Shared {
-    async fn write_permit(&self) -> SemaphorePermit<'_> {
-        self.writes.acquire().await.expect("the semaphore is never closed")
-    }
-
     async fn read_permit(&self) -> SemaphorePermit<'_> {
         self.reads.acquire().await.expect("the semaphore is never closed")
     }

@@ -22,7 +22,7 @@ impl Shared {
         let NodeRow { name, is_member, can_decide, .. } = row;
         // The number is the timestamp too: a late write changes nothing.
         let values = (name.as_str(), number, is_member, can_decide, hangs.join(","), number);
-        let _permit = self.write_permit().await;
+        let _permit = self.writes.acquire(None, 1).await;
         self.session.execute_unpaged(&self.statements.node, values).await?;
         Ok(())
     }
@@ -35,7 +35,7 @@ impl Shared {
 
     pub(super) async fn forget_node(&self, name: &ProcessName, number: u64) -> Result<(), Cause> {
         let number = fit::<i64, _>("number", number)?;
-        let _permit = self.write_permit().await;
+        let _permit = self.writes.acquire(None, 1).await;
         let values = (number, name.as_str());
         self.session.execute_unpaged(&self.statements.forget_node, values).await?;
         Ok(())

@@ -59,7 +59,7 @@ impl Shared {
         skip: &Skip,
     ) -> Result<Skip, Cause> {
         let sent = {
-            let _permit = self.write_permit().await;
+            let _permit = self.writes.acquire(None, 1).await;
             self.session.execute_unpaged(statement, values).await
         };
         // A failed transaction may have been applied, and another node may have won it. This read

@@ -18,7 +18,7 @@ use crate::{
     domain::{
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::Partition,
+        ids::{CampaignId, Partition},
         rows::{Hold, Mark, Progress, Register, Row},
     },
     store::StoreError,
@@ -157,20 +157,22 @@ impl Shared {
                 self.send_batch(&statements.coupon_by_user, coupons, ByUser::of).await
             }
             Request::Version(version) => {
-                match self.send_row(&statements.version, rows::version(version)).await {
+                let of = Some(&version.campaign);
+                match self.send_row(of, &statements.version, rows::version(version)).await {
                     // A place in the listing without a version means that the version has vanished.
-                    Ok(()) => self.send_row(&statements.campaign, rows::listing(version)).await,
+                    Ok(()) => self.send_row(of, &statements.campaign, rows::listing(version)).await,
                     failed => failed,
                 }
             }
-            Request::Hold(hold) => self.send_row(&statements.hold, rows::hold(hold)).await,
-            Request::Mark(mark) => self.send_row(&statements.mark, rows::mark(mark)).await,
+            // The partition waits for these, and each campaign has few of them.
+            Request::Hold(hold) => self.send_row(None, &statements.hold, rows::hold(hold)).await,
+            Request::Mark(mark) => self.send_row(None, &statements.mark, rows::mark(mark)).await,
             Request::Progress(progress) => {
-                self.send_row(&statements.progress, rows::progress(progress)).await
+                self.send_row(None, &statements.progress, rows::progress(progress)).await
             }
             Request::Register(partition, register, number) => {
                 let values = rows::register(*partition, *register, *number);
-                self.send_row(&statements.register, values).await
+                self.send_row(None, &statements.register, values).await
             }
         };
         sent.map_err(|source| StoreError { operation: request.describe(), source })
@@ -178,11 +180,12 @@ impl Shared {
 
     async fn send_row(
         &self,
+        of: Option<&CampaignId>,
         statement: &PreparedStatement,
         values: Result<impl SerializeRow, BadValue>,
     ) -> Result<(), Cause> {
         let values = values?;
-        let _permit = self.write_permit().await;
+        let _permit = self.writes.acquire(of, 1).await;
         self.session.execute_unpaged(statement, values).await?;
         Ok(())
     }
@@ -202,7 +205,8 @@ impl Shared {
         let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
         batch.set_is_idempotent(true);
         batch.set_execution_profile_handle(Some(self.profiles.write.clone()));
-        let _permit = self.write_permit().await;
+        let of = coupons.first().map(|coupon| &coupon.campaign);
+        let _permit = self.writes.acquire(of, 1).await;
         self.session.batch(&batch, &values).await?;
         Ok(())
     }

@@ -103,7 +103,12 @@ impl CouponStore for EmbeddedStore {
         let written = if durable {
             self.database.submit(|reply| Operation::Write { entries, durable, reply }).await
         } else {
-            self.database.write_behind(entries).await
+            // The coupons of a call are those of one campaign.
+            let of = rows.iter().find_map(|row| match row {
+                Row::Coupon(coupon) => Some(&coupon.campaign),
+                _ => None,
+            });
+            self.database.write_behind(of, entries).await
         };
         let written =
             written.map_err(|error| StoreError::new(format!("writing {} rows", rows.len()), error));

@@ -19,21 +19,22 @@ impl FlowWorld {
         self.step(at, Event::LookedUp { below, known: known.into_iter().collect() });
     }
 
-    /// Reads a chunk for one of the runs over what was set aside.
+    /// Reads a chunk for one of the runs over records that are read again.
     pub(super) fn read_again(&mut self, at: usize) {
-        let is_letters = self.random.one_in(2);
+        let of = [Again::Campaigns, Again::Holds, Again::Letters][self.random.below(3) as usize];
         let most = 1 + self.random.below(25) as usize;
         let owner = &mut self.owners[at];
-        let Some((run, from, wanted)) = owner.again.get_mut(&is_letters) else { return };
+        let Some((run, from, wanted)) = owner.again.get_mut(&of) else { return };
         let first = self.log.partition_point(|(at, _)| at.offset < *from);
         let chunk = &self.log[first..(first + most).min(self.log.len())];
         let Some((last, _)) = chunk.last().filter(|_| *wanted) else { return };
         let (run, read_to) = (*run, last.offset + 1);
         (*from, *wanted) = (read_to, false);
         let records = chunk.iter().map(|(at, record)| read_of(*at, record.clone()));
-        let event = match is_letters {
-            false => Event::ReadAgain { run, records: records.collect(), read_to },
-            true => {
+        let event = match of {
+            Again::Campaigns => Event::ReadAgain { run, records: records.collect(), read_to },
+            Again::Holds => Event::Replayed { run, records: records.collect(), read_to },
+            Again::Letters => {
                 let records = records.map(|read| read.raw).collect();
                 Event::LettersRead { run, records, read_to }
             }
@@ -189,4 +190,52 @@ fn a_stuck_campaign_gives_way() {
     assert!(freed > 8_000 / 2, "{freed}");
     story.goes_on();
     assert_eq!((story.decided.len(), story.flow.watermark()), (8_001, 8_001));
+}
+
+/// Lets a story's records wait for their actors, and returns how many credits they keep.
+fn keeps(story: &Story) -> usize {
+    let paid: usize = story.log.iter().map(|(at, it)| stories::cost(*at, it)).sum();
+    story.window() + paid - story.credit - credit_of(story)
+}
+
+#[test]
+fn those_that_cannot_decide_keep_half_of_the_window() {
+    let mut story = Story::with(Limits { window_records: 16_384, ..Limits::default() });
+    // The loads of eight campaigns hang.
+    for round in 0..4_000 {
+        (0..8).for_each(|of| story.asks(of));
+        if round % 100 == 0 {
+            story.step(Event::Tick { now_ms: round, wall: Timestamp(0) });
+        }
+    }
+    story.step(Event::Tick { now_ms: 5_000, wall: Timestamp(0) });
+    let kept = keeps(&story);
+    assert!(kept <= 16_384 / 2, "{kept} kept of {}", story.window());
+    story.goes_on();
+    assert_eq!((story.decided.len(), story.flow.watermark()), (32_000, 32_000));
+}
+
+#[test]
+fn a_campaign_that_decides_leaves_room_while_others_wait() {
+    let mut story = Story::new();
+    story.asks(SPRING);
+    story.goes_on();
+    // Alone it has the window.
+    (0..8_000).for_each(|_| story.asks(SPRING));
+    let alone = keeps(&story);
+    assert!(alone >= 8_000, "{alone}");
+    story.asks(SUMMER);
+    story.step(Event::Tick { now_ms: 50, wall: Timestamp(0) });
+    (0..8_000).for_each(|_| story.asks(SPRING));
+    let beside = keeps(&story);
+    // What was sent before stays: four batches, in which some records cost more credit.
+    assert!(beside <= 16_384 / 3, "{beside}");
+    story.goes_on();
+    let spring: Vec<_> = story.decided.iter().filter(|offset| **offset != 8_001).collect();
+    assert!(spring.is_sorted() && spring.len() == 16_001, "each once, and in order");
+    assert_eq!(story.flow.watermark(), 16_002);
+    // The other one is gone.
+    story.step(Event::Tick { now_ms: 11_000, wall: Timestamp(0) });
+    (0..8_000).for_each(|_| story.asks(SPRING));
+    assert!(keeps(&story) >= 8_000, "{}", keeps(&story));
 }

@@ -40,7 +40,7 @@ impl FlowWorld {
             self.act(false);
             let owner = &self.owners[0];
             // A hold that an earlier owner has closed too low is replayed without being in force.
-            let replays = owner.actors.values().any(|actor| actor.replay.is_some());
+            let replays = owner.flow.campaigns.values().any(OwnedCampaign::is_replaying);
             let all_read = owner.read_to == self.log.len() && owner.tasks.is_empty() && !replays;
             if !all_read || !owner.flow.is_settled() {
                 continue;

@@ -44,9 +44,9 @@ fn ready(incarnation: u64) -> Event {
     Event::Started { campaign: campaign(0), incarnation, expects_until: None }
 }
 
-fn replayed(incarnation: u64, records: Vec<(At, Record)>, read_to: Offset) -> Event {
+fn replayed(run: u64, records: Vec<(At, Record)>, read_to: Offset) -> Event {
     let records = records.into_iter().map(|(at, record)| read_of(at, record)).collect();
-    Event::Replayed { campaign: campaign(0), incarnation, records, read_to }
+    Event::Replayed { run, records, read_to }
 }
 
 fn report(incarnation: u64, records: Vec<FoldedRecord>) -> Event {
@@ -59,8 +59,8 @@ fn steps(flow: &mut Flow, events: Vec<Event>) -> Vec<Effect> {
     let mut effects = Vec::new();
     for event in events {
         flow.step(event, &mut effects);
+        flow.flush(&mut effects);
     }
-    flow.flush(&mut effects);
     effects
 }
 
@@ -112,8 +112,7 @@ fn a_late_release_reopens_nothing() {
         _ => None,
     });
     let incarnation = incarnation.expect("it starts");
-    steps(&mut flow, vec![ready(incarnation), replayed(incarnation, Vec::new(), FROM + 1)]);
-    let effects = steps(&mut flow, vec![report(incarnation, Vec::new())]);
+    let effects = steps(&mut flow, vec![ready(incarnation), replayed(1, Vec::new(), FROM + 1)]);
     assert!(writes_hold(&effects, HoldState::Closed), "{effects:?}");
     steps(&mut flow, vec![Event::HoldWritten(released)]);
     assert_eq!(flow.watermark(), FROM + 1);
@@ -122,7 +121,7 @@ fn a_late_release_reopens_nothing() {
     let (id, reason) = (campaign(0), "it panicked".to_owned());
     let failed = Event::Failed { campaign: id, incarnation, reason };
     let effects = steps(&mut flow, vec![failed]);
-    let again = effects.iter().any(|effect| matches!(effect, Effect::Replay { .. }));
+    let again = effects.iter().any(|effect| matches!(effect, Effect::BeginAgain { .. }));
     assert!(!again && flow.view(&campaign(0)).map(|(state, _)| state) == Some("recovering"));
     let starts =
         |effect: &Effect| matches!(effect, Effect::Start { from, .. } if *from == FROM + 1);
@@ -169,7 +168,7 @@ fn a_failed_replay_leaves_no_mark() {
     let failed = Event::Failed { campaign: campaign(0), incarnation: 1, reason };
     let effects = steps(&mut flow, vec![failed]);
     assert_eq!(start_from(&effects), Some(3));
-    let chunk = vec![ready(2), replayed(2, Vec::new(), FROM), report(2, Vec::new())];
+    let chunk = vec![ready(2), replayed(2, Vec::new(), FROM)];
     let effects = steps(&mut flow, chunk);
     let mark = effects.iter().find_map(|effect| match effect {
         Effect::WriteHold { hold, mark } if hold.state == HoldState::Closed => Some(mark),
@@ -181,7 +180,7 @@ fn a_failed_replay_leaves_no_mark() {
 #[test]
 fn a_close_is_written_before_extensions() {
     let mut flow = owner(vec![Hold { from: 3, kind: HoldKind::Failure, ..held(HoldState::Open) }]);
-    let chunk = vec![ready(1), replayed(1, Vec::new(), FROM), report(1, Vec::new())];
+    let chunk = vec![ready(1), replayed(1, Vec::new(), FROM)];
     let effects = steps(&mut flow, chunk);
     let closed = effects.into_iter().find_map(|effect| match effect {
         Effect::WriteHold { hold, .. } => Some(hold),
@@ -218,7 +217,7 @@ fn an_earlier_owners_hold_ends_too() {
     };
     // The first hold ends below progress, so records may have passed under it. The second does not.
     let mut flow = owner(vec![failure(1, FROM - 2), failure(2, FROM)]);
-    let chunk = vec![ready(1), replayed(1, Vec::new(), FROM), report(1, Vec::new())];
+    let chunk = vec![ready(1), replayed(1, Vec::new(), FROM)];
     let effects = steps(&mut flow, chunk);
     let mut closed: Vec<_> = effects
         .iter()

@@ -96,11 +96,11 @@ fn undefined_records_under_a_hold_are_kept() {
     let mut effects = Vec::new();
     let (id, expects_until) = (campaign(0), None);
     flow.step(Event::Started { campaign: id, incarnation: 1, expects_until }, &mut effects);
+    flow.flush(&mut effects);
     let read = read_of(At { offset: 3, time: Timestamp(0) }, request());
-    let records = vec![read.clone()];
-    let (campaign, read_to) = (campaign(0), 10);
-    let replayed = Event::Replayed { campaign, incarnation: 1, records, read_to };
-    flow.step(replayed, &mut effects);
+    let (records, read_to) = (vec![read.clone()], 10);
+    flow.step(Event::Replayed { run: 1, records, read_to }, &mut effects);
+    flow.flush(&mut effects);
     flow.step(report(3, None), &mut effects);
     let letter = effects.iter().find_map(|effect| match effect {
         Effect::DeadLetter { record, .. } => Some(record),

@@ -2,6 +2,7 @@
 //! end the store must equal a plain fold of the log.
 
 mod aside;
+mod catch_up;
 mod checks;
 mod endings;
 mod holds;
@@ -49,8 +50,6 @@ struct Actor {
     folder: Option<Folder>,
     storing: VecDeque<(usize, Folded, bool)>,
     batches: usize,
-    replay: Option<Offset>,
-    chunk_free: bool,
 }
 
 struct Owner {
@@ -60,8 +59,9 @@ struct Owner {
     credit: i64,
     read_to: usize,
     now_ms: u64,
-    /// The runs over what was set aside: their number, and their next offset once a chunk is wanted.
-    again: BTreeMap<bool, (u64, Offset, bool)>,
+    /// The runs over records that are read again: their number, their next offset, and whether a chunk
+    /// is wanted.
+    again: BTreeMap<Again, (u64, Offset, bool)>,
     window: usize,
 }
 
@@ -155,14 +155,7 @@ impl FlowWorld {
                 Effect::Start { campaign, incarnation, from, .. } => {
                     owner.actors.insert(
                         campaign.clone(),
-                        Actor {
-                            incarnation,
-                            folder: None,
-                            storing: VecDeque::new(),
-                            batches: 0,
-                            replay: None,
-                            chunk_free: true,
-                        },
+                        Actor { incarnation, folder: None, storing: VecDeque::new(), batches: 0 },
                     );
                     owner.tasks.push(Task::Load { campaign, incarnation, from });
                 }
@@ -172,17 +165,6 @@ impl FlowWorld {
                 Effect::Send { campaign, incarnation, batch } => {
                     ready.push((campaign, incarnation, batch));
                 }
-                Effect::Replay { campaign, from, .. } => {
-                    if let Some(actor) = owner.actors.get_mut(&campaign) {
-                        actor.replay = Some(from);
-                    }
-                }
-                Effect::ReplayOn { campaign, met } => {
-                    if let Some(actor) = owner.actors.get_mut(&campaign) {
-                        actor.chunk_free = true;
-                        actor.replay = actor.replay.filter(|_| !met);
-                    }
-                }
                 Effect::WriteHold { hold, mark } => owner.tasks.push(Task::Hold { hold, mark }),
                 Effect::WriteMark { mark, version } => {
                     owner.tasks.push(Task::Mark { mark, version })
@@ -190,13 +172,12 @@ impl FlowWorld {
                 Effect::DeadLetter { of, record } => owner.tasks.push(Task::Letter(of, record)),
                 Effect::LookUp { below, wanted } => owner.tasks.push(Task::LookUp(below, wanted)),
                 Effect::BeginAgain { of, run, from } => {
-                    owner.again.insert(of == Again::Letters, (run, from, true));
+                    owner.again.insert(of, (run, from, true));
                 }
                 Effect::GoOnAgain { of } => {
-                    let run = owner.again.get_mut(&(of == Again::Letters));
-                    run.expect("it was begun").2 = true;
+                    owner.again.get_mut(&of).expect("it was begun").2 = true;
                 }
-                Effect::EndAgain { of } => drop(owner.again.remove(&(of == Again::Letters))),
+                Effect::EndAgain { of } => drop(owner.again.remove(&of)),
                 Effect::WriteMarks(marks) => owner.tasks.push(Task::Marks(marks)),
                 Effect::Persist { holds, holds_ever, progress } => {
                     owner.tasks.push(Task::Persist(holds, holds_ever, progress));
@@ -383,25 +364,6 @@ impl FlowWorld {
         }
     }
 
-    fn replay(&mut self, at: usize) {
-        let owner = &mut self.owners[at];
-        let next = owner.actors.iter_mut().find_map(|(campaign, actor)| {
-            let from = actor.replay.filter(|_| actor.chunk_free)?;
-            Some((campaign.clone(), actor, from))
-        });
-        let Some((campaign, actor, from)) = next else { return };
-        let first = self.log.partition_point(|(at, _)| at.offset < from);
-        let chunk = &self.log[first..(first + 20).min(self.log.len())];
-        let Some((last, _)) = chunk.last() else { return };
-        let read_to = last.offset + 1;
-        actor.replay = Some(read_to);
-        actor.chunk_free = false;
-        let incarnation = actor.incarnation;
-        let own = chunk.iter().filter(|(_, record)| *record.campaign() == campaign);
-        let records = own.map(|(at, record)| read_of(*at, record.clone())).collect();
-        self.step(at, Event::Replayed { campaign, incarnation, records, read_to });
-    }
-
     fn tick(&mut self, at: usize) {
         let owner = &mut self.owners[at];
         owner.now_ms += 60;
@@ -429,8 +391,7 @@ impl FlowWorld {
             }
             5..=24 => self.read(at),
             25..=34 => self.tick(at),
-            35..=44 => self.replay(at),
-            45..=54 => self.read_again(at),
+            35..=54 => self.read_again(at),
             _ => self.run_task(at),
         }
         if self.random.one_in(40) {

@@ -28,6 +28,10 @@ pub(super) struct Story {
     pub(super) known: Vec<CampaignId>,
     /// Why and from where records were read again.
     pub(super) again: Vec<(Again, Offset)>,
+    /// The runs: their numbers and next offsets.
+    runs: BTreeMap<Again, (u64, Offset)>,
+    /// The number of records that were read again.
+    pub(super) read_again: usize,
     /// Offsets of dead letters.
     pub(super) letters: Vec<Offset>,
 }
@@ -55,16 +59,23 @@ impl Story {
             credit: 0,
             known: Vec::new(),
             again: Vec::new(),
+            runs: BTreeMap::new(),
+            read_again: 0,
             letters: Vec::new(),
         }
     }
 
     /// Another owner takes over. It has read as far as this one, and all of that is settled.
     pub(super) fn moves(&mut self) {
-        let next = self.flow.position();
-        let progress = Progress { partition: 0, log_epoch: 1, next, last: None };
         let holds = self.stored.values().cloned().collect();
-        let rows = PartitionRows { progress: Some(progress), holds, ..PartitionRows::default() };
+        self.takes_over(self.flow.position(), holds);
+    }
+
+    /// Another owner takes over. Everything below `next` is settled, or held.
+    pub(super) fn takes_over(&mut self, next: Offset, holds: Vec<Hold>) {
+        let progress = Progress { partition: 0, log_epoch: 1, next, last: None };
+        let holds_ever = holds.len() as u64;
+        let rows = PartitionRows { progress: Some(progress), holds, holds_ever, skips: Vec::new() };
         (self.flow, self.effects) = Flow::new(PLACE, rows, next, 0, Limits::default());
     }
 
@@ -148,39 +159,22 @@ impl Story {
                     BatchReport { campaign, incarnation, records, contradicted, over_from };
                 self.step(Event::Report(report));
             }
-            Effect::Replay { campaign, incarnation, from } if from < self.low => {
-                let contradiction = assignment::not_replayed(from, from, self.low, "").unwrap();
-                self.step(Event::Contradicted { campaign, incarnation, contradiction });
-            }
-            Effect::Replay { campaign, incarnation, from } => {
-                let of_campaign = |(at, record): &&(At, Record)| {
-                    at.offset >= from && *record.campaign() == campaign
-                };
-                let records = self.log.iter().filter(of_campaign);
-                let records = records.map(|(at, record)| read_of(*at, record.clone())).collect();
-                let read_to = self.flow.position();
-                self.step(Event::Replayed { campaign, incarnation, records, read_to });
-            }
             Effect::LookUp { below, .. } => {
                 let known = self.known.clone();
                 self.step(Event::LookedUp { below, known });
             }
-            Effect::BeginAgain { of, run, from } => {
-                let records = self.log.iter().filter(|(at, _)| at.offset >= from);
-                let records = records.map(|(at, record)| read_of(*at, record.clone()));
-                let read_to = self.flow.position();
-                self.again.push((of, from));
-                let event = match of {
-                    Again::Campaigns => {
-                        Event::ReadAgain { run, records: records.collect(), read_to }
-                    }
-                    Again::Letters => {
-                        let records = records.map(|read| read.raw).collect();
-                        Event::LettersRead { run, records, read_to }
-                    }
-                };
-                self.step(event);
+            Effect::BeginAgain { of: Again::Holds, run, from } if from < self.low => {
+                let missing = assignment::not_replayed(from, self.low, "").unwrap();
+                let assignment::Missing { below, detail } = missing;
+                self.step(Event::NotReplayed { run, below, detail });
             }
+            Effect::BeginAgain { of, run, from } => {
+                self.again.push((of, from));
+                self.runs.insert(of, (run, from));
+                self.reads_again(of);
+            }
+            Effect::GoOnAgain { of } => self.reads_again(of),
+            Effect::EndAgain { of } => drop(self.runs.remove(&of)),
             Effect::DeadLetter { of, record } => {
                 self.letters.push(record.offset);
                 self.step(Event::DeadLettered { offset: record.offset, of });
@@ -201,12 +195,36 @@ impl Story {
         }
     }
 
+    /// Reads the next chunk of a run.
+    fn reads_again(&mut self, of: Again) {
+        let Some((run, next)) = self.runs.get_mut(&of) else { return };
+        let first = self.log.partition_point(|(at, _)| at.offset < *next);
+        let chunk = self.log[first..].iter().take(BATCH_RECORDS_MAX);
+        let records: Vec<_> = chunk.map(|(at, record)| read_of(*at, record.clone())).collect();
+        let Some(last) = records.last() else { return };
+        let (run, read_to) = (*run, last.raw.offset + 1);
+        *next = read_to;
+        self.read_again += records.len();
+        self.step(match of {
+            Again::Campaigns => Event::ReadAgain { run, records, read_to },
+            Again::Holds => Event::Replayed { run, records, read_to },
+            Again::Letters => {
+                let records = records.into_iter().map(|read| read.raw).collect();
+                Event::LettersRead { run, records, read_to }
+            }
+        });
+    }
+
     pub(super) fn rejects(&mut self, At { offset, .. }: At) -> FoldedRecord {
         self.decided.push(offset);
         let reason = Reason::SoldOut;
         let answer = Answer::Rejected { reason };
         let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
         FoldedRecord { offset, counts: None, outcome: Some((Decision::Rejected(reason), feed)) }
+    }
+
+    pub(super) fn window(&self) -> usize {
+        self.flow.limits.window_records
     }
 
     pub(super) fn incarnation(&self, of: u64) -> u64 {
