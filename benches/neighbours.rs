@@ -1,7 +1,8 @@
 //! Measures what neighbours in one partition cost: one hot campaign beside 100 calm ones, and a million
 //! records of campaigns that do not exist.
 //!
-//! `cargo bench --bench neighbours`. Both parts of each ratio come from the same run.
+//! `cargo bench --bench neighbours -- [REQUESTS]`: the requests of the hot campaign in a second, by default
+//! more than the store takes. Both parts of each ratio come from the same run.
 
 #[path = "support/ports.rs"]
 mod ports;
@@ -120,10 +121,10 @@ async fn decisions(hot: usize) -> (Vec<Duration>, usize) {
     (took, all)
 }
 
-async fn calm_beside_hot() {
+async fn calm_beside_hot(hot: usize) {
     println!("{CALM} calm campaigns in one partition, one request each millisecond, {SECONDS} s");
     let mut p99 = Vec::new();
-    for hot in [0, HOT] {
+    for hot in [0, hot] {
         let begun = Instant::now();
         let (took, all) = decisions(hot).await;
         let at = |part: usize| took[took.len() * part / 1_000].as_secs_f64() * 1e3;
@@ -212,6 +213,7 @@ async fn undefined() {
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("it starts");
-    runtime.block_on(calm_beside_hot());
+    let hot = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(HOT);
+    runtime.block_on(calm_beside_hot(hot));
     runtime.block_on(undefined());
 }
