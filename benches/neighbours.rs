@@ -94,18 +94,18 @@ async fn decisions(hot: usize) -> (Vec<Duration>, usize) {
         Arc::new(offsets.map(|(offset, record)| ports::encoded(&codec, offset, record)).collect());
     let due = Arc::new(due);
     let begun = Instant::now();
-    let (told, mut heard) = mpsc::unbounded_channel();
+    let (told, mut heard) = mpsc::channel(records.len() + 1);
     let (times, all) = (due.clone(), records.len());
     let tell = move |message: &FeedMessage| {
         let now = begun.elapsed();
         for decision in &message.decisions {
             let offset = decision.offset as usize;
             if calms.binary_search(&offset).is_ok() {
-                let _ = told.send(Some(now.saturating_sub(times[offset])));
+                let _full = told.try_send(Some(now.saturating_sub(times[offset])));
             }
         }
         if message.to as usize == all {
-            let _ = told.send(None);
+            let _full = told.try_send(None);
         }
     };
     let log = PacedLog { records, due, begun };
@@ -183,11 +183,11 @@ async fn undefined() {
         begun.elapsed().as_secs_f64()
     };
     let before = bare().await;
-    let (told, mut heard) = mpsc::unbounded_channel();
+    let (told, mut heard) = mpsc::channel(1);
     let tell = move |message: &FeedMessage| {
         let is_it = message.decisions.iter().any(|decision| decision.offset == end - 1);
         if is_it {
-            let _ = told.send(());
+            let _full = told.try_send(());
         }
     };
     let (resident_before, begun) = (resident(), Instant::now());
