@@ -12,6 +12,7 @@ use super::{
     block::unpack,
     committer::{Committer, WritePosition},
     error::OpenError,
+    files::{Files, has_spare},
     folder::{data_folder, locked},
     format,
     high_water::HighWaterFile,
@@ -52,6 +53,9 @@ const JOURNAL_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
 
 /// Bytes of table blocks cached in memory.
 const CACHE_BYTES: u64 = 64 * 1_024 * 1_024;
+
+/// Tables that the database keeps open.
+pub(crate) const TABLE_FILES_MAX: usize = 256;
 
 /// The database of an embedded node: log and store in one folder.
 ///
@@ -143,6 +147,8 @@ impl EmbeddedDatabase {
             bytes: config.reserve_bytes,
             free_bytes: hooks.free_bytes,
         };
+        let has_spare = has_spare(&config.dir)
+            .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
         let committer = Committer {
             database,
             log: log.clone(),
@@ -154,6 +160,7 @@ impl EmbeddedDatabase {
             record_clock: record_clock.clone(),
             storage: storage.clone(),
             space: Space::new(reserve.clone()),
+            files: Files::new(has_spare),
             hooks,
             // An error means that the caller runs outside of a runtime, as some tests do.
             runtime: tokio::runtime::Handle::try_current().ok(),
@@ -283,6 +290,7 @@ impl Drop for EmbeddedDatabase {
 fn open_keyspaces(path: &Path) -> Result<(Database, Keyspace, Keyspace), fjall::Error> {
     let database = Database::builder(path)
         .cache_size(CACHE_BYTES)
+        .max_cached_files(Some(TABLE_FILES_MAX))
         .max_journaling_size(JOURNAL_BYTES_MAX)
         .open()?;
     let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
