@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::{
+    fs::Mode,
+    process::{Resource, getrlimit, setrlimit, umask},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -31,16 +34,26 @@ const _: () = assert!(
 /// Many systems start a process with 1,024.
 const OPEN_FILES_MAX: u64 = 65_536;
 
+/// Threads for blocking calls, such as reads of the embedded store: several times as many as cores, as
+/// reads wait for the disk. Each costs up to some MiB; further calls wait for a free one.
+const BLOCKING_THREADS_MAX: usize = 64;
+
+/// Access bits that no file of this process gets: those of group and others.
+const UMASK: Mode = Mode::from_bits_truncate(0o077);
+
 /// Exit code if a second signal ends the process before the node has settled.
 const EXIT_AT_ONCE: i32 = 1;
 
 /// Runs a node until it ends or a signal ends it.
 pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
     telemetry::install_logs(logs);
+    // Files of the data folder hold user ids and codes.
+    umask(UMASK);
     let metrics = telemetry::install_metrics();
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(CliError::Runtime)?;
     let served = runtime.block_on(async {
@@ -55,6 +68,7 @@ pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
         let served = tokio::select! {
             served = node::serve(config, shutdown) => served,
             never = metrics.upkeep() => match never {},
+            never = telemetry::sum_up_logs() => match never {},
         };
         watch.abort();
         served.map_err(CliError::Serve)
