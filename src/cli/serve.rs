@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::{
-    fs::Mode,
-    process::{Resource, getrlimit, setrlimit, umask},
-};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -38,17 +35,12 @@ const OPEN_FILES_MAX: u64 = 65_536;
 /// reads wait for the disk. Each costs up to some MiB; further calls wait for a free one.
 const BLOCKING_THREADS_MAX: usize = 64;
 
-/// Access bits that no file of this process gets: those of group and others.
-const UMASK: Mode = Mode::from_bits_truncate(0o077);
-
 /// Exit code if a second signal ends the process before the node has settled.
 const EXIT_AT_ONCE: i32 = 1;
 
 /// Runs a node until it ends or a signal ends it.
 pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
     telemetry::install_logs(logs);
-    // Files of the data folder hold user ids and codes.
-    umask(UMASK);
     let metrics = telemetry::install_metrics();
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -380,8 +380,8 @@ impl Question {
 
     async fn browse(self) {
         if let Ok(list) = self.service.campaigns().await {
-            let (page, _) = list.page(Audience::Public, None, PAGE);
-            page.into_iter().for_each(|at| self.seen(list.0[at].clone(), None));
+            let page = list.shown_to(Audience::Public).take(PAGE).cloned();
+            page.for_each(|seen| self.seen(seen, None));
         }
     }
 

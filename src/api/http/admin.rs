@@ -53,7 +53,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     let state = Arc::new(AdminState {
         service: Arc::clone(&parts.service),
         guard: Guard::new(&parts.admin_token),
-        pages: Pages::default(),
+        pages: Pages::new(Audience::Admin),
         render_metrics: Arc::clone(&parts.render_metrics),
     });
     let router = Router::new()
@@ -83,7 +83,7 @@ async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Nex
 }
 
 async fn list(State(state): State<Arc<AdminState>>, uri: Uri) -> Result<Response, Problem> {
-    state.pages.page(&*state.service, Audience::Admin, &uri).await
+    state.pages.page(&*state.service, &uri).await
 }
 
 async fn show(

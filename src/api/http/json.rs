@@ -1,7 +1,7 @@
 //! JSON bodies and the headers that every answer has.
 
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -21,7 +21,7 @@ pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
 }
 
 /// Returns an answer whose JSON is written already.
-pub(super) fn written(status: StatusCode, body: impl Into<Bytes>) -> Response {
+pub(super) fn written(status: StatusCode, body: impl Into<Body>) -> Response {
     let mut response = (status, body.into()).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);

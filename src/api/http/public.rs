@@ -53,7 +53,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     let state = PublicState {
         service: Arc::clone(&parts.service),
         identity: UserIdentity::new(&parts.api.identity),
-        pages: Pages::default(),
+        pages: Pages::new(Audience::Public),
     };
     Router::new()
         .route("/coupon/issue", post(issue))
@@ -173,7 +173,7 @@ async fn find(
 }
 
 async fn list(State(state): State<Arc<PublicState>>, uri: Uri) -> Result<Response, Problem> {
-    state.pages.page(&*state.service, Audience::Public, &uri).await
+    state.pages.page(&*state.service, &uri).await
 }
 
 async fn campaign(

@@ -156,20 +156,11 @@ pub(crate) struct CampaignView {
 pub(crate) struct CampaignList(pub Vec<CampaignView>);
 
 impl CampaignList {
-    /// Returns the places of at most `limit` campaigns that `audience` sees, starting after `after`,
-    /// and whether more follow. The public sees only campaigns that are `listed`.
-    pub(crate) fn page(
-        &self,
-        audience: Audience,
-        after: Option<&CampaignId>,
-        limit: usize,
-    ) -> (Vec<usize>, bool) {
-        let start = after.map_or(0, |after| self.0.partition_point(|view| view.campaign <= *after));
+    /// Returns the campaigns that `audience` sees: the public sees only those that are `listed`.
+    pub(crate) fn shown_to(&self, audience: Audience) -> impl Iterator<Item = &CampaignView> {
         let is_shown =
-            |view: &CampaignView| audience == Audience::Admin || view.definition.terms.listed;
-        let mut shown = (start..self.0.len()).filter(|place| is_shown(&self.0[*place]));
-        let page = shown.by_ref().take(limit).collect();
-        (page, shown.next().is_some())
+            move |view: &&CampaignView| audience == Audience::Admin || view.definition.terms.listed;
+        self.0.iter().filter(is_shown)
     }
 }
 

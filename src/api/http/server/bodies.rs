@@ -62,7 +62,8 @@ impl HttpBody for Arriving {
     }
 }
 
-/// The body of an answer. Its request is in progress until hyper has taken the whole body.
+/// The body of an answer. Its request is in progress until the body is produced: a client that does not
+/// read it keeps its connection no longer than an idle one.
 pub(super) struct Answering {
     body: Body,
     answered: Option<Answered>,
@@ -84,7 +85,8 @@ impl HttpBody for Answering {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if frame.is_none() || this.body.is_end_stream() {
+        // A body of known length is all there, and only its client keeps it from being sent.
+        if frame.is_none() || this.body.size_hint().exact().is_some() {
             this.answered = None;
         }
         Poll::Ready(frame)

@@ -177,7 +177,8 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, client: IpAddr, occu
     }
     let place = occupied.0.clone();
     let wire = Wire::new(stream, place.clone(), shared.limits.head_time);
-    let (answers, stop) = (shared.clone(), shared.stop.clone());
+    // A token of its own: each poll of a connection would else lock one that all share.
+    let (answers, stop) = (shared.clone(), shared.stop.child_token());
     let service = service_fn(move |request: Request<Incoming>| {
         let (shared, place) = (answers.clone(), place.clone());
         async move {
@@ -216,8 +217,9 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, client: IpAddr, occu
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection failed");
-        if let Some(stream) = served.into_parts().io.into_inner().into_refused() {
-            refused::answer(stream, &error).await;
+        let left = served.into_parts();
+        if let Some(stream) = left.io.into_inner().into_refused() {
+            refused::answer(stream, &error, &left.read_buf).await;
         }
     }
 }

@@ -24,9 +24,13 @@ const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// Bytes that are read and dropped after the answer.
 const DROPPED_BYTES_MAX: u64 = 4 * 1_024 * 1_024;
 
-/// Answers a request that hyper refused with `error`, and closes the connection.
-pub(super) async fn answer(mut stream: TcpStream, error: &hyper::Error) {
-    let text = text(problem(error).into_response()).await;
+/// Most fields of a head: hyper's default.
+const FIELDS_MAX: usize = 100;
+
+/// Answers a request that hyper refused with `error`, and closes the connection. `unread` is what hyper
+/// has not taken from its buffer.
+pub(super) async fn answer(mut stream: TcpStream, error: &hyper::Error, unread: &[u8]) {
+    let text = text(problem(error, unread).into_response()).await;
     let answered = async {
         stream.write_all(&text).await?;
         stream.shutdown().await?;
@@ -37,10 +41,17 @@ pub(super) async fn answer(mut stream: TcpStream, error: &hyper::Error) {
     let _ = timeout(ANSWER_TIME_MAX, answered).await;
 }
 
-fn problem(error: &hyper::Error) -> Problem {
+fn problem(error: &hyper::Error, unread: &[u8]) -> Problem {
     let reason = error.to_string();
     if error.is_parse_too_large() {
-        let rule = format!("at most {HEAD_BYTES_MAX} bytes and 100 fields");
+        // hyper takes a head that fits from its buffer, and then refuses a length beyond 64 bits with the
+        // same error.
+        let lines = unread.iter().filter(|byte| **byte == b'\n').count();
+        if unread.len() < HEAD_BYTES_MAX && lines <= FIELDS_MAX {
+            let problem = Problem::new(Kind::BodyTooLarge, "the declared body is beyond any bound");
+            return problem.blaming("Content-Length", "the length of a small body", "correct it");
+        }
+        let rule = format!("at most {HEAD_BYTES_MAX} bytes and {FIELDS_MAX} fields");
         let problem = Problem::new(Kind::HeadTooLarge, format!("the head must have {rule}"));
         return problem.blaming("head", rule, "send fewer and shorter header fields");
     }

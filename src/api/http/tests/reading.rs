@@ -139,6 +139,16 @@ async fn only_a_page_before_another_has_next() {
         let listed = site.admin(admitted(get(&format!("/admin/campaigns{query}")))).await;
         listed.expect(200, &body);
     }
+    let mut unlisted = view("b");
+    unlisted.definition.terms.listed = false;
+    let campaigns = Ok(vec![view("a"), unlisted, view("c")]);
+    let site = Site::new(Script { campaigns, ..Script::default() });
+    let reply = site.public(get("/campaigns?limit=1")).await;
+    reply.expect(200, &page(&["a"], Some("a")));
+    let reply = site.public(get("/campaigns?limit=1&after=a")).await;
+    reply.expect(200, &page(&["c"], None));
+    let reply = site.admin(admitted(get("/admin/campaigns?limit=1&after=a"))).await;
+    reply.expect(200, &page(&["b"], Some("b")));
     let site = Site::new(Script { campaigns: Ok(Vec::new()), ..Script::default() });
     site.public(get("/campaigns?after=z")).await.expect(200, r#"{"campaigns":[]}"#);
     for (query, fields) in [

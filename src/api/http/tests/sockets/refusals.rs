@@ -53,6 +53,15 @@ async fn a_large_head_gets_431() {
 }
 
 #[tokio::test]
+async fn a_length_beyond_64_bits_gets_413() {
+    let mut running = Running::start(limits(), scripted()).await;
+    let request = POST.replace("Content-Length: 39", "Content-Length: 18446744073709551615");
+    check(&answer_to(&running, request.as_bytes()).await, "413", "body-too-large");
+    running.stop();
+    running.ended().await;
+}
+
+#[tokio::test]
 async fn a_transfer_coding_but_chunked_gets_501() {
     let mut running = Running::start(limits(), scripted()).await;
     for coding in ["gzip", "gzip, chunked", "identity", "chunked, gzip"] {

@@ -147,3 +147,19 @@ async fn a_client_that_resets_its_connection_ends_its_request() {
     running.stop();
     running.ended().await;
 }
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_keeps_no_connection() {
+    // More than fits into the buffers of the sockets.
+    let router =
+        Router::new().route("/large", axum::routing::get(|| async { "x".repeat(20_000_000) }));
+    let limits = server::Limits { connections: 1, ..limits() };
+    let mut running = Running::start(limits, router).await;
+    let mut unread = running.connect().await;
+    request(&mut unread, "/large").await;
+    unread.readable().await.unwrap();
+    let mut other = running.connect().await;
+    ask(&mut other).await;
+    running.stop();
+    running.ended().await;
+}
