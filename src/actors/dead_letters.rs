@@ -48,7 +48,7 @@ impl DeadLetters {
         let Self { environment, partition, consumer } = self;
         let (partition, offset, reason) = (*partition, record.offset, reason.name());
         metrics::dead_letter(reason);
-        tracing::warn!(partition, offset, reason, "dead letter written");
+        tracing::warn!(summed = true, partition, offset, reason, "dead letter written");
         let keep = || environment.log.dead_letter(partition, &record, reason);
         until_done(environment, "writing a dead letter", keep).await;
         let event = Event::DeadLettered { offset, of };

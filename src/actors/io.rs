@@ -454,7 +454,7 @@ pub(super) async fn publish_all(
         let partition = message.partition;
         if let Err(error) = environment.feed.publish(message).await {
             // Followers see the gap and read the store.
-            tracing::warn!(partition, error = %Chain(&error), "feed message lost");
+            tracing::warn!(summed = true, partition, error = %Chain(&error), "feed message lost");
         }
     }
 }

@@ -27,6 +27,7 @@ use std::{
 };
 
 use clap::Parser;
+use rustix::{fs::Mode, process::umask};
 
 use self::{
     arguments::{Arguments, Command},
@@ -38,12 +39,17 @@ use crate::{
     telemetry::LogFilter,
 };
 
+/// Access bits that no file of this process gets, those of group and others: the data folder holds user
+/// ids and codes.
+const UMASK: Mode = Mode::from_bits_truncate(0o077);
+
 /// Exit code for wrong usage or configuration.
 const EXIT_USAGE: u8 = 2;
 
 /// Runs the command of the process's arguments. Prints its result or its error.
 #[must_use]
 pub fn main() -> ExitCode {
+    umask(UMASK);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

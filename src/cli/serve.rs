@@ -31,6 +31,10 @@ const _: () = assert!(
 /// Many systems start a process with 1,024.
 const OPEN_FILES_MAX: u64 = 65_536;
 
+/// Threads for blocking calls, such as reads of the embedded store: several times as many as cores, as
+/// reads wait for the disk. Each costs up to some MiB; further calls wait for a free one.
+const BLOCKING_THREADS_MAX: usize = 64;
+
 /// Exit code if a second signal ends the process before the node has settled.
 const EXIT_AT_ONCE: i32 = 1;
 
@@ -42,6 +46,7 @@ pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
     forgo_huge_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(CliError::Runtime)?;
     let served = runtime.block_on(async {
@@ -56,6 +61,7 @@ pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
         let served = tokio::select! {
             served = node::serve(config, shutdown) => served,
             never = metrics.upkeep() => match never {},
+            never = telemetry::sum_up_logs() => match never {},
         };
         watch.abort();
         served.map_err(CliError::Serve)

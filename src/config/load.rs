@@ -7,8 +7,12 @@ use super::{
     layers::{self, Given, Sources},
     problem::{ConfigProblem, Origin, Problems},
     settings::Config,
-    types::{Identity, Mode},
+    types::{Identity, Mode, Secret},
 };
+
+/// Least length of a token that others than the users of this machine can try: 16 bytes of visible
+/// ASCII, even words, cannot be guessed at the rate at which wrong tokens are taken.
+const EXPOSED_TOKEN_BYTES_MIN: usize = 16;
 
 /// A valid configuration.
 #[derive(Debug, Clone)]
@@ -118,6 +122,19 @@ fn between_keys(config: &Config) -> Vec<(&'static [&'static str], ConfigProblem)
             &["admin.token", "admin.listen"],
             format!("is not set while admin.listen is {}, which is not loopback", admin.listen),
             "set admin.token (COUPOND_ADMIN__TOKEN), or admin.listen to an address of loopback",
+        );
+    }
+    let is_short = |token: &Secret| token.expose().len() < EXPOSED_TOKEN_BYTES_MIN;
+    if admin.token.as_ref().is_some_and(is_short) && !is_loopback(admin.listen) {
+        broke(
+            &["admin.token", "admin.listen"],
+            format!(
+                "is shorter than {EXPOSED_TOKEN_BYTES_MIN} bytes while admin.listen is {}, which is \
+                 not loopback",
+                admin.listen
+            ),
+            "generate a token, for example with `openssl rand -hex 32`, or set admin.listen to an \
+             address of loopback",
         );
     }
     if collide(api.listen, admin.listen) {

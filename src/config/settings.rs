@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     table::settings,
-    types::{Identity, Mode, Secret},
+    types::{Hosts, Identity, Mode, Secret},
     value::{Input, Refused, Setting, Shown, Text, assign},
 };
 
@@ -155,6 +155,10 @@ settings! {
         /// Address of the public listener. Port 0 picks a free port.
         listen: SocketAddr = loopback(8080), in LISTEN;
 
+        /// Further names that the header Host may have while the listener is on loopback, beside
+        /// localhost and IP addresses. Requests with another name get 421.
+        hosts: Hosts = Hosts::default();
+
         /// Where the user id of a request comes from. "trusted": the request body; callers must be
         /// gateways that have authenticated the user. "header:NAME": this request header; a proxy
         /// must set it, and clients must not be able to bypass the proxy.
@@ -178,8 +182,13 @@ settings! {
         /// Address of the admin listener (campaigns, metrics, health). Port 0 picks a free port.
         listen: SocketAddr = loopback(8081), in LISTEN;
 
+        /// Further names that the header Host may have while the listener is on loopback, beside
+        /// localhost and IP addresses. Requests with another name get 421.
+        hosts: Hosts = Hosts::default();
+
         /// Bearer token of admin requests. If not set, it is generated at the first start and kept
-        /// in the file admin.token in the data folder; this is allowed on loopback only.
+        /// in the file admin.token in the data folder; this is allowed on loopback only. On another
+        /// address it has at least 16 bytes.
         token: Option<Secret> = None, in ADMIN_TOKEN;
     }
 

@@ -137,7 +137,7 @@ fn every_problem_is_reported_at_once() {
             "api.clock_margin: is 1, must be a duration from \"0s\" to \"1m\"; add the unit, \
              for example \"1s\" or \"1ms\" (node.toml:6)",
             "api.mode: unknown setting; did you mean mode? (node.toml:7)",
-            "api.port: unknown setting; the settings of this table are api.listen, api.identity, \
+            "api.port: unknown setting; the settings of this table are api.listen, api.hosts, api.identity, \
              api.trust_network, api.clock_margin, api.waiters_max (node.toml:8)",
             "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; use a number \
              in this range (node.toml:9)",
@@ -257,6 +257,14 @@ fn rules_between_keys_name_the_origin() {
            admin.token (COUPOND_ADMIN__TOKEN), or admin.listen to an address of loopback (default)"],
     );
     check_set(
+        &["admin.listen=0.0.0.0:8081", "admin.token=fifteen-letters"],
+        &[
+            "admin.token: is shorter than 16 bytes while admin.listen is 0.0.0.0:8081, which is not \
+           loopback; generate a token, for example with `openssl rand -hex 32`, or set admin.listen \
+           to an address of loopback (--set)",
+        ],
+    );
+    check_set(
         &["admin.listen=127.0.0.1:8080"],
         &[
             "admin.listen: is 127.0.0.1:8080, which collides with api.listen; use another port for one \
@@ -271,7 +279,9 @@ fn valid_combinations_are_accepted() {
         &["api.listen=0.0.0.0:8080", "api.trust_network=true"][..],
         &["api.listen=0.0.0.0:8080", "api.identity=header:x-user"],
         &["api.listen=[::1]:8080", "admin.listen=[::ffff:127.0.0.1]:8081"],
-        &["admin.listen=0.0.0.0:8081", "admin.token=letmein"],
+        &["admin.listen=0.0.0.0:8081", "admin.token=sixteen-letters."],
+        &["admin.listen=127.0.0.1:8081", "admin.token=letmein"],
+        &["api.hosts=coupons.example.com, shop", "admin.hosts=[]"],
         &["api.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"],
         &["api.listen=127.0.0.2:8081"],
     ] {
@@ -287,6 +297,17 @@ fn a_broken_key_is_reported_once() {
         &["mode=distributed", "kafka.brokers=a", "cql.nodes=b:1"],
         &["kafka.brokers: is \"a\", must be a list of \"host:port\", at most 100; write for \
            example [\"10.0.0.1:9092\"] (--set)"],
+    );
+}
+
+#[test]
+fn hosts_have_no_ports() {
+    check_set(
+        &["api.hosts=coupons.example.com:8080"],
+        &[
+            "api.hosts: is \"coupons.example.com:8080\", must be a list of host names without ports, \
+           at most 100; write for example [\"coupons.example.com\"] (--set)",
+        ],
     );
 }
 

@@ -36,6 +36,10 @@ impl Textual for Mode {
     }
 }
 
+/// Names that the header `Host` may have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hosts(pub Vec<String>);
+
 /// Where the user id of a request comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {

@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
-/// Most servers that a list may name: a client needs a few to find the others.
-const SERVERS_MAX: usize = 100;
+use super::types::Hosts;
+
+/// Most servers or names of a list: a client needs a few servers to find the others.
+const LIST_MAX: usize = 100;
 
 /// A value of a layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -213,34 +215,62 @@ impl Setting for Vec<String> {
     type Rule = u16;
 
     fn parse(input: &Input, _: &u16) -> Option<Self> {
-        let servers: Self = match &input.value {
-            Value::Text(text) if text.trim().is_empty() => Self::new(),
-            Value::Text(text) => text.split(',').map(|server| server.trim().to_owned()).collect(),
-            Value::List(items) => {
-                let texts = items.iter().map(|item| match item {
-                    Value::Text(text) => Some(text.clone()),
-                    _ => None,
-                });
-                texts.collect::<Option<_>>()?
-            }
-            _ => return None,
-        };
-        let valid = servers.len() <= SERVERS_MAX && servers.iter().all(|server| is_server(server));
-        valid.then_some(servers)
+        texts(input).filter(|servers| servers.iter().all(|server| is_server(server)))
     }
 
     fn show(&self) -> Shown {
-        let servers: Vec<_> = self.iter().map(|server| quoted(server)).collect();
-        Shown::Value(format!("[{}]", servers.join(", ")))
+        show_texts(self)
     }
 
     fn must_be(_: &u16) -> String {
-        format!("a list of \"host:port\", at most {SERVERS_MAX}")
+        format!("a list of \"host:port\", at most {LIST_MAX}")
     }
 
     fn remedy(_: &Input, port: &u16) -> String {
         format!("write for example [\"10.0.0.1:{port}\"]")
     }
+}
+
+impl Setting for Hosts {
+    type Rule = ();
+
+    fn parse(input: &Input, (): &()) -> Option<Self> {
+        texts(input).filter(|hosts| hosts.iter().all(|host| is_host(host))).map(Self)
+    }
+
+    fn show(&self) -> Shown {
+        show_texts(&self.0)
+    }
+
+    fn must_be((): &()) -> String {
+        format!("a list of host names without ports, at most {LIST_MAX}")
+    }
+
+    fn remedy(_: &Input, (): &()) -> String {
+        "write for example [\"coupons.example.com\"]".to_owned()
+    }
+}
+
+/// Returns the texts of a list: in TOML, or joined by commas.
+fn texts(input: &Input) -> Option<Vec<String>> {
+    let texts: Vec<String> = match &input.value {
+        Value::Text(text) if text.trim().is_empty() => Vec::new(),
+        Value::Text(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
+        Value::List(items) => {
+            let texts = items.iter().map(|item| match item {
+                Value::Text(text) => Some(text.clone()),
+                _ => None,
+            });
+            texts.collect::<Option<_>>()?
+        }
+        _ => return None,
+    };
+    (texts.len() <= LIST_MAX).then_some(texts)
+}
+
+fn show_texts(texts: &[String]) -> Shown {
+    let texts: Vec<_> = texts.iter().map(|text| quoted(text)).collect();
+    Shown::Value(format!("[{}]", texts.join(", ")))
 }
 
 /// A type whose values are written as text.
@@ -307,13 +337,18 @@ impl Textual for SocketAddr {
     }
 }
 
+/// Checks for the name or the IPv4 address of a host.
+fn is_host(text: &str) -> bool {
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=253).contains(&text.len()) && text.bytes().all(named)
+}
+
 /// Checks for `host:port`, with an IPv6 host in brackets.
 fn is_server(server: &str) -> bool {
     let Some((host, port)) = server.rsplit_once(':') else { return false };
-    let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     let host_valid = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.len() <= 253 && host.bytes().all(named),
+        None => is_host(host),
     };
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
     host_valid && digits && port.parse::<u16>().is_ok_and(|port| port > 0)

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     block::pack,
+    files::Files,
     high_water::{HighWaterFile, HighWaterMark},
     hooks::Hooks,
     keys,
@@ -78,6 +79,7 @@ pub(super) struct Committer {
     pub(super) storage: Arc<Mutex<OpenedStorage>>,
     pub(super) hooks: Hooks,
     pub(super) space: Space,
+    pub(super) files: Files,
     /// Runs the replies; without a runtime they run on the committer's thread.
     pub(super) runtime: Option<tokio::runtime::Handle>,
     pub(super) queue: mpsc::Receiver<Operation>,
@@ -298,6 +300,7 @@ impl Committer {
             bytes += key.len() + value.len();
             batch.insert(&self.data, key, value);
         }
+        self.files.await_spare(bytes as u64);
         if durable {
             (self.hooks.before_sync)().map_err(Failure::Sync)?;
         }

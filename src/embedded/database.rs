@@ -12,6 +12,7 @@ use super::{
     block::unpack,
     committer::{Committer, WritePosition},
     error::OpenError,
+    files::{Files, has_spare},
     folder::{data_folder, locked},
     format,
     high_water::HighWaterFile,
@@ -60,6 +61,9 @@ const JOURNAL_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
 
 /// Bytes of table blocks cached in memory.
 const CACHE_BYTES: u64 = 64 * 1_024 * 1_024;
+
+/// Tables that the database keeps open.
+pub(crate) const TABLE_FILES_MAX: usize = 256;
 
 /// The database of an embedded node: log and store in one folder.
 ///
@@ -126,6 +130,7 @@ impl EmbeddedDatabase {
         let lock = locked(&config.dir)?;
         format::establish(&config.dir)?;
         let path = config.dir.join(DATABASE_FOLDER);
+        let inspecting = |source| OpenError::Inspect { path: path.clone(), source };
         // First: opening repairs the folder, and would repair damage that must be refused.
         let inspected = inspect::before_open(&config.dir, &path)?;
         let (database, log, data) = open_keyspaces(&path)
@@ -133,8 +138,7 @@ impl EmbeddedDatabase {
         // Before the comparison with the high-water file, which counts the records of all
         // partitions: with fewer partitions, records would seem to be lost.
         check_partitions(config.partitions, &path, &data)?;
-        let storage = OpenedStorage::note(&config.dir, &path)
-            .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
+        let storage = OpenedStorage::note(&config.dir, &path).map_err(inspecting)?;
         let storage = Arc::new(Mutex::new(storage));
         let ends = PartitionEnds { path: &path, log: &log, data: &data };
         let partitions = (0..config.partitions)
@@ -143,14 +147,14 @@ impl EmbeddedDatabase {
         let records = partitions.iter().map(|position| position.next).sum();
         let mark = inspected.after_open(&path, database.seqno(), records)?;
         let record_clock = Arc::new(RecordClock::new(clock.clone(), mark.written_at));
-        let high_water = HighWaterFile::open(&config.dir, mark)
-            .map_err(|source| OpenError::Inspect { path: path.clone(), source })?;
+        let high_water = HighWaterFile::open(&config.dir, mark).map_err(inspecting)?;
         let (queue, receiver) = mpsc::channel(QUEUE_OPERATIONS_MAX);
         let reserve = Reserve {
             path: config.dir.clone(),
             bytes: config.reserve_bytes,
             free_bytes: hooks.free_bytes,
         };
+        let has_spare = has_spare(&config.dir).map_err(inspecting)?;
         let committer = Committer {
             database,
             log: log.clone(),
@@ -162,6 +166,7 @@ impl EmbeddedDatabase {
             record_clock: record_clock.clone(),
             storage: storage.clone(),
             space: Space::new(reserve.clone()),
+            files: Files::new(has_spare),
             hooks,
             // An error means that the caller runs outside of a runtime, as some tests do.
             runtime: tokio::runtime::Handle::try_current().ok(),
@@ -292,6 +297,7 @@ impl Drop for EmbeddedDatabase {
 fn open_keyspaces(path: &Path) -> Result<(Database, Keyspace, Keyspace), fjall::Error> {
     let database = Database::builder(path)
         .cache_size(CACHE_BYTES)
+        .max_cached_files(Some(TABLE_FILES_MAX))
         .max_journaling_size(JOURNAL_BYTES_MAX)
         .open()?;
     let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);

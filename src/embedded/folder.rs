@@ -18,6 +18,9 @@ const FOLDER_MODE: u32 = 0o700;
 /// Access for the owner only.
 const SECRET_MODE: u32 = 0o600;
 
+/// Access for group and others.
+const OTHERS: u32 = 0o077;
+
 /// Random bytes of a generated secret: 256 bits, as many as any key derived from it has.
 const SECRET_RANDOM_BYTES: usize = 32;
 
@@ -64,6 +67,9 @@ fn on(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderE
 /// [`FolderError::Io`].
 pub fn data_folder(path: &Path) -> Result<(), FolderError> {
     if path.is_dir() {
+        if let Some(exposure) = exposure(path) {
+            tracing::warn!(dir = %path.display(), "{exposure}");
+        }
         return Ok(());
     }
     let parent = parent_of(path);
@@ -75,6 +81,18 @@ pub fn data_folder(path: &Path) -> Result<(), FolderError> {
         Err(error) => return Err(on("creating data folder", path)(error)),
     }
     sync_folder(parent)
+}
+
+/// Returns a warning with its remedy if others than its owner have access to a folder.
+fn exposure(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+    (mode & OTHERS != 0).then(|| {
+        format!(
+            "data folder of mode {mode:o}: others can reach user ids and secrets; run `chmod -R \
+             go-rwx {}`",
+            path.display()
+        )
+    })
 }
 
 /// Holds the lock of a data folder until it is dropped.
@@ -190,7 +208,7 @@ pub fn found_secret(folder: &Path, file: SecretFile) -> Result<Option<String>, F
         return Err(unusable(format!("{} bytes long", secret.len())));
     }
     let metadata = std::fs::metadata(path).map_err(on("reading the mode of", path))?;
-    if metadata.permissions().mode() & 0o077 != 0 {
+    if metadata.permissions().mode() & OTHERS != 0 {
         tracing::warn!(path = %path.display(), "secret was readable by others, access removed");
         std::fs::set_permissions(path, Permissions::from_mode(SECRET_MODE))
             .map_err(on("protecting", path))?;
@@ -226,6 +244,21 @@ mod tests {
         data_folder(&folder).unwrap();
         data_folder(&folder).unwrap();
         assert_eq!(mode(&folder), FOLDER_MODE);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_reach_is_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let with_mode = |mode| {
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            exposure(folder.path())
+        };
+        assert_eq!(with_mode(0o700), None);
+        for mode in [0o701, 0o740, 0o755, 0o777] {
+            let warning = with_mode(mode).unwrap();
+            assert!(warning.contains(&format!("mode {mode:o}")), "{warning}");
+            assert!(warning.contains("`chmod -R go-rwx /"), "{warning}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod block;
 mod committer;
 mod database;
 mod error;
+mod files;
 mod folder;
 mod format;
 mod high_water;
@@ -30,6 +31,7 @@ mod tests;
 mod watcher;
 
 pub use database::EmbeddedDatabase;
+pub(crate) use database::TABLE_FILES_MAX;
 pub use error::OpenError;
 pub use folder::{FolderError, SecretFile, data_folder, found_secret, kept_secret};
 

@@ -88,7 +88,7 @@ impl Space {
             Ok((free, enough)) => self.note(free, enough),
             // A folder that cannot be asked takes no records: most likely it is gone.
             Err(error) => {
-                tracing::warn!(%error, "free space of the data folder unknown, log refuses appends");
+                tracing::warn!(summed = true, %error, "free space of the data folder unknown, log refuses appends");
                 self.enough = false;
             }
         }

@@ -5,6 +5,7 @@ pub(crate) mod apart;
 mod audit;
 pub(crate) mod core;
 mod demo;
+mod descriptors;
 mod distributed;
 mod embedded;
 mod error;
@@ -26,12 +27,13 @@ pub use self::{
 };
 use self::{
     core::{Core, CoreParts},
+    descriptors::Connections,
     instance::Instance,
 };
 use crate::{
     actors::messages::SupervisorMessage,
     api::{
-        http::{self, HttpParts},
+        http::{self, Edge, HttpParts, Limits as HttpLimits},
         service::{GroupCheck, Service},
     },
     clock::{SharedClock, SystemClock},
@@ -64,6 +66,10 @@ const _: () = assert!(
     HTTP_DRAIN.as_millis() + SETTLE_DRAIN.as_millis() + CLOSE_WITHIN.as_millis()
         <= STOP_WITHIN.as_millis()
 );
+
+/// Connections of the admin listener without a request in progress: tools that scrape and operators
+/// that look need few, and nobody without a token should hold more.
+const ADMIN_IDLE_MAX: usize = 64;
 
 /// The adapters of one mode.
 struct Adapters {
@@ -151,6 +157,7 @@ impl Node {
         if config.mode == Mode::Embedded {
             embedded::check_format(config)?;
         }
+        let connections = Connections::allowed()?;
         let api = bind("api.listen", config.api.listen).await?;
         let admin = bind("admin.listen", config.admin.listen).await?;
         let admin_token = instance::admin_token(config)?;
@@ -192,14 +199,20 @@ impl Node {
             stop: CancellationToken::new(),
             closer,
         };
-        node.listen(config, api, admin);
+        node.listen(config, connections, api, admin);
         if config.demo {
             node.background.spawn(demo::define(node.core.service.clone()));
         }
         Ok(node)
     }
 
-    fn listen(&mut self, config: &Config, api: TcpListener, admin: TcpListener) {
+    fn listen(
+        &mut self,
+        config: &Config,
+        connections: Connections,
+        api: TcpListener,
+        admin: TcpListener,
+    ) {
         let metrics = telemetry::install_metrics();
         let service: Arc<dyn Service> = self.core.service.clone();
         let parts = HttpParts {
@@ -209,10 +222,15 @@ impl Node {
             render_metrics: Arc::new(|| metrics.render()),
         };
         let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
-        let public = http::public_router(&parts);
-        self.listeners.spawn(http::serve(api, public, stopped(&self.stop)));
-        let administered = http::admin_router(&parts);
-        self.listeners.spawn(http::serve(admin, administered, stopped(&self.stop)));
+        let Connections { public, admin: administered } = connections;
+        let limits = HttpLimits::new(public, public);
+        let edge = Edge::new(config.api.listen, &config.api.hosts.0);
+        let router = http::public_router(&parts);
+        self.listeners.spawn(http::serve(api, limits, edge, router, stopped(&self.stop)));
+        let limits = HttpLimits::new(administered, ADMIN_IDLE_MAX.min(administered));
+        let edge = Edge::new(config.admin.listen, &config.admin.hosts.0);
+        let router = http::admin_router(&parts);
+        self.listeners.spawn(http::serve(admin, limits, edge, router, stopped(&self.stop)));
     }
 
     /// Makes an actor panic as a bug would, for chaos tests.

@@ -325,7 +325,7 @@ impl Question {
     async fn find(self, number: u32, wait: Duration) {
         let asked = self.clients.clients.lock().get(&number).cloned();
         let Some(Client { request, request_id: Some(id), .. }) = asked else { return };
-        match self.service.find(&id, wait).await {
+        match self.service.find(&id, None, wait).await {
             Ok(view) => {
                 let told = self.clients.told(request, id);
                 let answer = match view.status {
@@ -379,8 +379,9 @@ impl Question {
     }
 
     async fn browse(self) {
-        if let Ok(page) = self.service.campaigns(Audience::Public, None, PAGE).await {
-            page.campaigns.into_iter().for_each(|seen| self.seen(seen, None));
+        if let Ok(list) = self.service.campaigns().await {
+            let page = list.shown_to(Audience::Public).take(PAGE).cloned();
+            page.for_each(|seen| self.seen(seen, None));
         }
     }
 

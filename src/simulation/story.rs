@@ -367,7 +367,7 @@ impl Story {
     async fn ask_all(&mut self) {
         for (request_id, request) in self.clients.known() {
             let Some(service) = self.service() else { return };
-            let found = service.find(&request_id, Duration::from_secs(5)).await;
+            let found = service.find(&request_id, None, Duration::from_secs(5)).await;
             let told = self.clients.told(request, request_id);
             let is_lost =
                 self.clients.evidence.lock().is_lost(&self.engines, &told.request.campaign);

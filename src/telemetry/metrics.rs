@@ -29,6 +29,7 @@ const DEAD_LETTERS: &str = "coupond_dead_letters_total";
 const FEED_LOST: &str = "coupond_feed_lost_messages_total";
 const CLOCK_STEPS: &str = "coupond_clock_steps_total";
 const SKIPS: &str = "coupond_skips_total";
+const ADMIN_DENIED: &str = "coupond_admin_denied_total";
 const NODE_CAN_DECIDE: &str = "coupond_node_can_decide";
 const MEMBERSHIP_LEFT: &str = "coupond_membership_left_total";
 const PARTITIONS_HALTED: &str = "coupond_partition_halted";
@@ -114,6 +115,11 @@ pub fn recovery(duration: Duration) {
     histogram!(RECOVERY).record(duration);
 }
 
+/// Counts admin requests with a wrong token.
+pub fn admin_denied() {
+    counter!(ADMIN_DENIED).increment(1);
+}
+
 /// Sets the number of requests that wait for a decision.
 pub fn waiters(count: usize) {
     gauge!(WAITERS).set(count as f64);
@@ -190,7 +196,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 22] = [
+const ALL: [Description; 23] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -216,6 +222,7 @@ const ALL: [Description; 22] = [
         "1 while undecided records are about to be removed, otherwise 0.",
     ),
     counter_of(SKIPS, "Skips that came in force or became void, by their state."),
+    counter_of(ADMIN_DENIED, "Admin requests with a wrong token."),
     gauge_of(NODE_CAN_DECIDE, "1 while this node's probes succeed, otherwise 0."),
     counter_of(
         MEMBERSHIP_LEFT,
@@ -245,6 +252,7 @@ pub(super) fn describe() {
     counter!(ACTOR_RESTARTS).increment(0);
     counter!(BY_USER_RESTORED).increment(0);
     counter!(CLOCK_STEPS).increment(0);
+    counter!(ADMIN_DENIED).increment(0);
     for reason in LEAVE_REASONS {
         counter!(MEMBERSHIP_LEFT, "reason" => reason).increment(0);
     }

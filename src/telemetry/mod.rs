@@ -2,12 +2,22 @@
 
 mod chain;
 pub mod metrics;
+mod sums;
 
-use std::{convert::Infallible, env, io::IsTerminal, panic, sync::OnceLock, time::Duration};
+use std::{
+    convert::Infallible,
+    env,
+    io::IsTerminal,
+    panic,
+    sync::{LazyLock, OnceLock},
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
-use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, filter::ParseError, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 pub(crate) use chain::Chain;
 
@@ -27,6 +37,9 @@ const LATENCY_BOUNDS: [f64; 16] = [
 /// Time between two runs that move histogram samples into their buckets. Without scrapes the
 /// samples would pile up in memory.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The log lines that are summed up.
+static SUMS: LazyLock<sums::Sums> = LazyLock::new(sums::Sums::default);
 
 /// A log filter.
 #[derive(Debug)]
@@ -71,17 +84,28 @@ impl LogFilter {
 
 /// Writes the logs of this process, including those of libraries that use the `log` crate, to the
 /// standard error: as text if it is a terminal, else as one JSON object per line. Panics are logged
-/// too. A second call has no effect.
+/// too. Events with the field `summed` are written once a second and kind, while [`sum_up_logs`] is
+/// polled. A second call has no effect.
 pub fn install_logs(filter: LogFilter) {
     let logs = tracing_subscriber::fmt().with_env_filter(filter.0).with_writer(std::io::stderr);
     // `try_init` fails only if a subscriber is installed already.
     let installed = if std::io::stderr().is_terminal() {
-        logs.compact().with_ansi(env::var_os("NO_COLOR").is_none()).finish().try_init()
+        logs.compact().with_ansi(env::var_os("NO_COLOR").is_none()).finish().with(&*SUMS).try_init()
     } else {
-        logs.json().flatten_event(true).with_span_list(false).finish().try_init()
+        logs.json().flatten_event(true).with_span_list(false).finish().with(&*SUMS).try_init()
     };
     if installed.is_ok() {
         panic::set_hook(Box::new(log_panic));
+    }
+}
+
+/// Says once a second how many log lines were left out. Never completes; the main loop of the process
+/// polls it.
+pub async fn sum_up_logs() -> Infallible {
+    let mut ticks = tokio::time::interval(sums::WITHIN);
+    loop {
+        ticks.tick().await;
+        SUMS.write();
     }
 }
 

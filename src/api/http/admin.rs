@@ -1,6 +1,6 @@
 //! The admin listener: definitions and changes of campaigns, metrics, health.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -15,10 +15,13 @@ use axum::{
 use super::{
     HttpParts, RenderMetrics,
     body::{self, ADMIN_BYTES_MAX},
-    caller::AdminToken,
-    definition, json,
-    problem::{Kind, Problem},
+    definition,
+    guard::{Guard, NO_CLIENT},
+    json,
+    pages::Pages,
+    problem::Problem,
     public::{self, PathOf},
+    server::Client,
     views::{AdminBody, HealthBody, PartBody, SkipBody},
 };
 use crate::{
@@ -40,7 +43,8 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 struct AdminState {
     service: Arc<dyn Service>,
-    token: AdminToken,
+    guard: Guard,
+    pages: Pages,
     render_metrics: RenderMetrics,
 }
 
@@ -48,7 +52,8 @@ struct AdminState {
 pub(super) fn routes(parts: &HttpParts) -> Router {
     let state = Arc::new(AdminState {
         service: Arc::clone(&parts.service),
-        token: AdminToken::new(&parts.admin_token),
+        guard: Guard::new(&parts.admin_token),
+        pages: Pages::new(Audience::Admin),
         render_metrics: Arc::clone(&parts.render_metrics),
     });
     let router = Router::new()
@@ -69,16 +74,16 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
 /// Checks the token before anything else (INV-11). Without it, even an unknown path gets 401, so
 /// that status codes reveal nothing about campaigns.
 async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
-    let open = OPEN_PATHS.contains(&request.uri().path());
-    if open || state.token.admits(request.headers()) {
-        return next.run(request).await;
+    let client = request.extensions().get().map_or(NO_CLIENT, |Client(client)| *client);
+    let is_open = OPEN_PATHS.contains(&request.uri().path());
+    if !is_open && let Err(problem) = state.guard.admit(request.headers(), client, Instant::now()) {
+        return problem.into_response();
     }
-    Problem::new(Kind::NoToken, "send the admin token as Authorization: Bearer TOKEN")
-        .into_response()
+    next.run(request).await
 }
 
 async fn list(State(state): State<Arc<AdminState>>, uri: Uri) -> Result<Response, Problem> {
-    public::page(&*state.service, Audience::Admin, &uri).await
+    state.pages.page(&*state.service, &uri).await
 }
 
 async fn show(

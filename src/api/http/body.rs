@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -49,12 +49,15 @@ pub(super) async fn read_json(
 /// Reads a body of at most `bytes_max` of any content type.
 ///
 /// # Errors
-/// 413 for a longer body, 408 for one that does not arrive in time, 400 for one that breaks off.
+/// 415 for a coded body, 413 for a longer one, 408 for one that does not arrive in time, 400 for one that breaks off.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     bytes_max: usize,
 ) -> Result<Bytes, Problem> {
+    if let Err(problem) = declared_as_identity(headers) {
+        return Err(unread(headers, body, problem).await);
+    }
     if declared_length(headers).is_some_and(|length| length > bytes_max as u64) {
         return Err(unread(headers, body, too_large(bytes_max)).await);
     }
@@ -81,7 +84,7 @@ pub(super) async fn read(
 }
 
 /// Drains the body of a refused request.
-async fn unread(headers: &HeaderMap, body: Body, refusal: Problem) -> Problem {
+pub(super) async fn unread(headers: &HeaderMap, body: Body, refusal: Problem) -> Problem {
     // A client that waits for `100 Continue` has not sent its body.
     if !headers.contains_key(header::EXPECT) {
         drain(body.into_data_stream()).await;
@@ -94,7 +97,8 @@ async fn collect(chunks: &mut BodyDataStream, bytes_max: usize) -> Result<Option
     let mut collected = Bytes::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| {
-            let problem = Problem::new(Kind::NotJson, format!("the body broke off: {error}"));
+            let problem =
+                Problem::new(Kind::MalformedRequest, format!("the body broke off: {error}"));
             problem.blaming(BODY, "complete", "send the request again")
         })?;
         if collected.len() + chunk.len() > bytes_max {
@@ -143,6 +147,19 @@ fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
     let detail = "the body must be sent with Content-Type: application/json";
     let problem = Problem::new(Kind::UnsupportedMediaType, detail);
     Err(problem.blaming("Content-Type", "application/json", "send Content-Type: application/json"))
+}
+
+/// Refuses every `Content-Encoding` but `identity`, also an empty one and one that is given twice.
+fn declared_as_identity(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut declared = headers.get_all(header::CONTENT_ENCODING).iter();
+    let is_identity =
+        |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    if declared.next().is_none_or(is_identity) && declared.next().is_none() {
+        return Ok(());
+    }
+    let detail = "the body must be sent as it is, without Content-Encoding";
+    let problem = Problem::new(Kind::UnsupportedEncoding, detail);
+    Err(problem.blaming("Content-Encoding", "identity", "send the body without compression"))
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

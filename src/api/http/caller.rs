@@ -100,6 +100,15 @@ pub(super) fn idempotency_key(
     key.map_err(|broken| fields.fault("Idempotency-Key", broken)).ok()
 }
 
+/// Returns the token that a request bears, if it bears one.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty()).then_some(token)
+}
+
 /// The admin token, kept as a keyed digest.
 pub(super) struct AdminToken(Hmac<Sha256>);
 
@@ -109,18 +118,10 @@ impl AdminToken {
         Self(Self::digest(token.as_bytes()))
     }
 
-    /// Returns whether the request has the token. Compares digests in constant time, so that the
-    /// time of the answer reveals neither the token nor its length.
-    pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else { return false };
-        let Some((scheme, token)) = value.as_bytes().split_at_checked(b"Bearer ".len()) else {
-            return false;
-        };
-        let token = token.trim_ascii();
-        scheme.eq_ignore_ascii_case(b"Bearer ")
-            && !token.is_empty()
-            && Self::digest(token).verify(&self.0.clone().finalize().into_bytes()).is_ok()
+    /// Returns whether `token` is the token. Compares digests in constant time, so that the time of
+    /// the answer reveals neither the token nor its length.
+    pub(super) fn is(&self, token: &[u8]) -> bool {
+        Self::digest(token).verify(&self.0.clone().finalize().into_bytes()).is_ok()
     }
 
     fn digest(token: &[u8]) -> Hmac<Sha256> {

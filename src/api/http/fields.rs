@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::{
-    problem::{FieldFault, Kind, Problem},
+    problem::{FAULTS_MAX, FieldFault, Kind, Problem},
     times,
 };
 use crate::domain::ids::{CampaignId, Timestamp, UserId};
@@ -119,6 +119,10 @@ impl<'a> Fields<'a> {
     ) -> Self {
         let mut fields = Self { members, prefix, faults: Vec::new() };
         for at in 0..fields.members.len() {
+            // Each further member would be compared with all before it, for a fault that nobody sees.
+            if fields.faults.len() > FAULTS_MAX {
+                break;
+            }
             let name = &fields.members[at].0;
             let earlier = fields.members[..at].iter().filter(|(other, _)| other == name).count();
             let broken = match (known.contains(&&**name), earlier) {
@@ -143,7 +147,7 @@ impl<'a> Fields<'a> {
     ) -> Self {
         let mut fields = Self { members: Vec::new(), prefix: "", faults: Vec::new() };
         for (name, _) in members {
-            if !fields.is_at_fault(&name) {
+            if fields.faults.len() <= FAULTS_MAX && !fields.is_at_fault(&name) {
                 let broken = Broken::new(rule, remedy(&name));
                 fields.fault(name.into_owned(), broken);
             }

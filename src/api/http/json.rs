@@ -1,7 +1,7 @@
 //! JSON bodies and the headers that every answer has.
 
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -17,7 +17,12 @@ const BODY_BYTES_USUAL: usize = 512;
 
 /// Returns a JSON answer.
 pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
-    let mut response = (status, to_bytes(body)).into_response();
+    written(status, to_bytes(body))
+}
+
+/// Returns an answer whose JSON is written already.
+pub(super) fn written(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = (status, body.into()).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
     response

@@ -7,8 +7,11 @@ mod admin;
 mod body;
 mod caller;
 mod definition;
+mod edge;
 mod fields;
+mod guard;
 mod json;
+mod pages;
 mod prefer;
 mod problem;
 mod public;
@@ -26,8 +29,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+pub(crate) use self::edge::Edge;
 use self::problem::{Kind, Problem};
-pub(crate) use self::server::serve;
+pub(crate) use self::server::{Limits, serve};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
 use crate::config::ApiConfig;

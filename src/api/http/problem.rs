@@ -22,11 +22,16 @@ use crate::{
     },
 };
 
-/// `Retry-After` while a part does not answer: most parts come back within seconds.
+/// `Retry-After` while a part does not answer, which most do again within seconds, and of every other
+/// 503 and 429 that names no time.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(5);
 
 /// `Retry-After` of a halt or a hold. Its owner looks again that often.
 const HALTED_RETRY: Duration = Duration::from_secs(10);
+
+/// Most faults that a problem lists: a person corrects these first, and an answer stays about as large
+/// as its request.
+pub(super) const FAULTS_MAX: usize = 8;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -71,6 +76,7 @@ macro_rules! kinds {
 
 kinds! {
     NotJson: BAD_REQUEST, "not-json", "Malformed JSON", "invalid";
+    MalformedRequest: BAD_REQUEST, "malformed-request", "Malformed request", "invalid";
     NoIdentity: UNAUTHORIZED, "no-identity", "Missing user identity", "denied";
     NoToken: UNAUTHORIZED, "no-token", "Invalid admin token", "denied";
     AnotherUser: FORBIDDEN, "another-user", "Cannot act for another user", "denied";
@@ -89,9 +95,18 @@ kinds! {
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body-too-large", "Request body too large", "invalid";
     UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type",
         "Unsupported media type", "invalid";
+    UnsupportedEncoding: UNSUPPORTED_MEDIA_TYPE, "unsupported-encoding",
+        "Unsupported content encoding", "invalid";
+    QueryTooLong: URI_TOO_LONG, "query-too-long", "Query too long", "invalid";
+    Misdirected: MISDIRECTED_REQUEST, "misdirected", "Unknown host", "invalid";
+    HeadTooLarge: REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "Request head too large",
+        "invalid";
+    UnsupportedTransferEncoding: NOT_IMPLEMENTED, "unsupported-transfer-encoding",
+        "Unsupported transfer encoding", "invalid";
     Invalid: UNPROCESSABLE_ENTITY, "invalid", "Invalid request", "invalid";
     TooManyRequests: TOO_MANY_REQUESTS, "too-many-requests", "Per-user rate limit exceeded",
         "user_rate";
+    TooManyTokens: TOO_MANY_REQUESTS, "too-many-tokens", "Too many wrong tokens", "denied";
     Overloaded: SERVICE_UNAVAILABLE, "overloaded", "Overloaded", "overloaded";
     Halted: SERVICE_UNAVAILABLE, "halted", "Partition halted", "halted";
     OutcomeUnknown: SERVICE_UNAVAILABLE, "outcome-unknown", "Outcome unknown", "outcome_unknown";
@@ -189,13 +204,17 @@ impl Problem {
         }))
     }
 
-    /// Creates a problem that lists every invalid field.
-    pub(super) fn invalid(errors: Vec<FieldFault>) -> Self {
+    /// Creates a problem that lists the invalid fields, at most [`FAULTS_MAX`] of them.
+    pub(super) fn invalid(mut errors: Vec<FieldFault>) -> Self {
         let detail: Cow<'static, str> = match errors.as_slice() {
             [] => "the request does not have the fields that this call takes".into(),
             [fault] => format!("{} must be {}", fault.field, fault.rule).into(),
+            faults if faults.len() > FAULTS_MAX => {
+                format!("more than {FAULTS_MAX} fields are invalid, see errors for some").into()
+            }
             faults => format!("{} fields are invalid, see errors", faults.len()).into(),
         };
+        errors.truncate(FAULTS_MAX);
         let mut problem = Self::new(Kind::Invalid, detail);
         problem.0.errors = errors;
         problem
@@ -211,6 +230,17 @@ impl Problem {
         let fault = FieldFault { field: field.into(), rule: rule.into(), remedy: remedy.into() };
         self.0.errors.push(fault);
         self
+    }
+
+    /// Creates the problem of a transfer coding other than `chunked`.
+    pub(super) fn transfer_encoding() -> Self {
+        let detail = "the only transfer coding is chunked";
+        let remedy = "send the body with Content-Length, or as chunked without another coding";
+        Self::new(Kind::UnsupportedTransferEncoding, detail).blaming(
+            "Transfer-Encoding",
+            "chunked",
+            remedy,
+        )
     }
 
     /// Creates the problem of a node that is not ready.
@@ -233,7 +263,14 @@ impl Problem {
         self.0.kind.row().outcome
     }
 
-    fn retry_after(mut self, delay: Duration) -> Self {
+    /// Returns the end of `type`.
+    #[cfg(test)]
+    pub(super) fn slug(&self) -> &'static str {
+        self.0.kind.row().slug
+    }
+
+    /// Adds the time after which a retry is useful.
+    pub(super) fn retry_after(mut self, delay: Duration) -> Self {
         self.0.retry_after = Some(delay);
         self
     }
@@ -328,13 +365,19 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(header::CACHE_CONTROL, NO_STORE);
-        if let Some(delay) = content.retry_after {
+        let busy = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+        let usual = busy.contains(&status).then_some(UNAVAILABLE_RETRY);
+        if let Some(delay) = content.retry_after.or(usual) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
         }
         match content.kind {
             Kind::NoToken => {
                 let challenge = HeaderValue::from_static("Bearer realm=\"coupond\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            // RFC 9110: this tells a wrong coding from a wrong type.
+            Kind::UnsupportedEncoding => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
             // RFC 9110 requires a challenge on every 401. No registered scheme means "a gateway
             // names the user", and Bearer would make clients ask for a token.
@@ -365,6 +408,29 @@ mod tests {
             let is_taken = |other: &KindRow| other.slug == *slug || other.title == *title;
             assert!(!rows[..at].iter().any(is_taken), "{slug}");
             assert!(slug.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase()), "{slug}");
+        }
+    }
+
+    #[test]
+    fn every_503_and_429_says_when_to_retry() {
+        let mut told = 0;
+        for kind in Kind::all() {
+            let response = Problem::new(kind, "").into_response();
+            let is_busy = [503, 429].contains(&response.status().as_u16());
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), is_busy, "{kind:?}");
+            told += usize::from(is_busy);
+        }
+        assert!(told > 0);
+    }
+
+    #[test]
+    fn few_of_many_faults_are_listed() {
+        let fault = |_| FieldFault { field: "a".into(), rule: "b".into(), remedy: "c".into() };
+        for (count, detail) in [(8, "8 fields are invalid"), (9, "more than 8 fields are invalid")]
+        {
+            let problem = Problem::invalid((0..count).map(fault).collect());
+            assert_eq!(problem.0.errors.len(), 8);
+            assert!(problem.0.detail.starts_with(detail), "{}", problem.0.detail);
         }
     }
 

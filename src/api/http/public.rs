@@ -16,9 +16,10 @@ use super::{
     caller::{self, UserIdentity},
     fields::{self, Fields, Member, Members},
     json,
+    pages::Pages,
     prefer::{self, WAIT_SECONDS_MAX},
     problem::{self, Kind, Problem},
-    views::{CampaignBody, CampaignsBody, CouponBody, CouponsBody, RequestBody},
+    views::{CampaignBody, CouponBody, CouponsBody, RequestBody},
 };
 use crate::{
     answer::request_id::REQUEST_ID_BYTES_MAX,
@@ -31,10 +32,6 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Campaigns of a page: the default, and the most.
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1_000;
-
 /// `Retry-After` of a pending request, in seconds. Decisions take milliseconds.
 const PENDING_RETRY: HeaderValue = HeaderValue::from_static("1");
 
@@ -45,6 +42,7 @@ pub(super) type PathOf<T> = Result<Path<T>, PathRejection>;
 pub(super) struct PublicState {
     service: Arc<dyn Service>,
     identity: UserIdentity,
+    pages: Pages,
 }
 
 /// Builds the routes of the public listener.
@@ -55,6 +53,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     let state = PublicState {
         service: Arc::clone(&parts.service),
         identity: UserIdentity::new(&parts.api.identity),
+        pages: Pages::new(Audience::Public),
     };
     Router::new()
         .route("/coupon/issue", post(issue))
@@ -155,20 +154,10 @@ async fn find(
     if request_id.len() > REQUEST_ID_BYTES_MAX {
         return Err(problem::unknown_request());
     }
-    // Another user's request must look like an unknown one, also in the time that the answer takes
-    // (INV-11): the id would prove that the other user asked, and the decision has their code. So
-    // the owner is checked before the wait.
-    let foreign = |user: &UserId| caller.as_ref().is_some_and(|caller| caller != user);
-    if caller.is_some() && seconds > 0 {
-        let found = state.service.find(&request_id, Duration::ZERO).await?;
-        if foreign(&found.user) {
-            return Err(problem::unknown_request());
-        }
-    }
-    let found = state.service.find(&request_id, Duration::from_secs(seconds)).await?;
-    if foreign(&found.user) {
-        return Err(problem::unknown_request());
-    }
+    let wait = Duration::from_secs(seconds);
+    // Another user's request must look like an unknown one (INV-11): the id would prove that the other
+    // user asked, and the decision has their code.
+    let found = state.service.find(&request_id, caller.as_ref(), wait).await?;
     let pending = RequestBody::pending(&request_id, &found.campaign, &found.user);
     match &found.status {
         RequestStatus::Decided(answer) => {
@@ -184,25 +173,7 @@ async fn find(
 }
 
 async fn list(State(state): State<Arc<PublicState>>, uri: Uri) -> Result<Response, Problem> {
-    page(&*state.service, Audience::Public, &uri).await
-}
-
-/// Answers with a page of the campaigns that `audience` sees.
-pub(super) async fn page(
-    service: &dyn Service,
-    audience: Audience,
-    uri: &Uri,
-) -> Result<Response, Problem> {
-    let mut query = query(uri, &["limit", "after"])?;
-    let limit = query.optional("limit", fields::digits(1..=PAGE_MAX as u64));
-    let after = query.optional("after", fields::campaign_id);
-    query.finish()?;
-    let limit = limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
-    let page = service.campaigns(audience, after.as_ref(), limit).await?;
-    let next = if page.has_more { page.campaigns.last() } else { None };
-    let campaigns = page.campaigns.iter().map(CampaignBody::from).collect();
-    let body = CampaignsBody { campaigns, next: next.map(|last| &last.campaign) };
-    Ok(json::answer(StatusCode::OK, &body))
+    state.pages.page(&*state.service, &uri).await
 }
 
 async fn campaign(
@@ -266,7 +237,7 @@ pub(super) fn campaign_id(path: PathOf<String>) -> Result<CampaignId, Problem> {
 
 /// Reads the parameters of a query. Unknown parameters are refused like unknown fields: a misspelt
 /// `wait` would otherwise not wait, without a word.
-fn query(uri: &Uri, known: &'static [&'static str]) -> Result<Fields<'static>, Problem> {
+pub(super) fn query(uri: &Uri, known: &'static [&'static str]) -> Result<Fields<'static>, Problem> {
     Ok(Fields::new(parameters(uri)?, "", known))
 }
 

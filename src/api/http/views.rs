@@ -134,16 +134,6 @@ impl<'a> From<&'a CampaignView> for CampaignBody<'a> {
     }
 }
 
-/// A page of campaigns.
-#[derive(Serialize)]
-pub(super) struct CampaignsBody<'a> {
-    /// By id.
-    pub(super) campaigns: Vec<CampaignBody<'a>>,
-    /// After which id the next page begins; none where this is the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) next: Option<&'a CampaignId>,
-}
-
 /// A campaign as operators see it.
 #[derive(Serialize)]
 pub(super) struct AdminBody<'a> {

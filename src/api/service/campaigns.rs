@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use lru::LruCache;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
-    NodeClock, ReadError, interface::ServiceError, partitions::Partitions, tasks::Tasks,
-    waiters::Waiters,
+    NodeClock, ReadError, interface::ServiceError, load::Load, partitions::Partitions,
+    tasks::Tasks, waiters::Waiters,
 };
 use crate::{
     answer::{
@@ -77,51 +77,6 @@ impl CampaignSnapshot {
 /// The result of a load. `None`: there is no such campaign.
 pub(super) type LoadResult = Result<Option<Arc<CampaignSnapshot>>, ReadError>;
 
-#[derive(Debug)]
-enum LoadState {
-    Queued,
-    Reading,
-    Done(LoadResult),
-}
-
-/// A load in flight, shared by all callers that wait for it.
-///
-/// Not a `watch` channel, which wakes its receivers in an order drawn by chance: those that came
-/// first go on first here, and a simulated world takes the same course twice.
-#[derive(Debug)]
-struct Load {
-    state: Mutex<LoadState>,
-    done: Notify,
-}
-
-impl Load {
-    fn new() -> Self {
-        Self { state: Mutex::new(LoadState::Queued), done: Notify::new() }
-    }
-
-    /// Returns whether the load has left the queue.
-    fn was_reading(&self) -> bool {
-        !matches!(*self.state.lock(), LoadState::Queued)
-    }
-
-    fn set(&self, state: LoadState) {
-        *self.state.lock() = state;
-        self.done.notify_waiters();
-    }
-
-    /// Waits for the result.
-    async fn finished(&self) -> LoadResult {
-        loop {
-            // Registered before the look, so that no change is missed.
-            let changed = self.done.notified();
-            if let LoadState::Done(result) = &*self.state.lock() {
-                return result.clone();
-            }
-            changed.await;
-        }
-    }
-}
-
 struct CachedSnapshot {
     snapshot: Arc<CampaignSnapshot>,
     /// When the latest load of this campaign was asked for or failed.
@@ -132,7 +87,7 @@ struct CachedSnapshot {
 
 struct State {
     cache: LruCache<CampaignId, CachedSnapshot>,
-    loads: BTreeMap<CampaignId, Arc<Load>>,
+    loads: BTreeMap<CampaignId, Arc<Load<LoadResult>>>,
 }
 
 /// What [`Campaigns`] works with.
@@ -254,7 +209,10 @@ impl Campaigns {
 
     /// Joins the load of `campaign` in flight, or starts one. Also returns whether the joined load
     /// was already reading the store.
-    fn join_load(self: &Arc<Self>, campaign: &CampaignId) -> Result<(Arc<Load>, bool), ReadError> {
+    fn join_load(
+        self: &Arc<Self>,
+        campaign: &CampaignId,
+    ) -> Result<(Arc<Load<LoadResult>>, bool), ReadError> {
         let mut state = self.state.lock();
         if let Some(load) = state.loads.get(campaign) {
             return Ok((load.clone(), load.was_reading()));
@@ -262,7 +220,7 @@ impl Campaigns {
         if state.loads.len() >= LOADS_MAX {
             return Err(ReadError::TooManyLoads);
         }
-        let load = Arc::new(Load::new());
+        let load = Arc::new(Load::queued());
         state.loads.insert(campaign.clone(), load.clone());
         if let Some(cached) = state.cache.get_mut(campaign) {
             cached.tried_at = self.parts.clock.now();
@@ -274,7 +232,7 @@ impl Campaigns {
             let campaigns = entry.campaigns.clone();
             let campaign = entry.campaign.clone();
             let _permit = campaigns.reads.acquire().await;
-            entry.load.set(LoadState::Reading);
+            entry.load.begin();
             let result = campaigns.read(&campaign).await;
             entry.done(campaigns.store_result(&campaign, result));
         });
@@ -305,7 +263,7 @@ impl Campaigns {
         });
         if vanished {
             metrics::violation(Invariant::StopRatherThanLie);
-            tracing::error!(%campaign, "definition versions vanished from the store");
+            tracing::error!(summed = true, %campaign, "definition versions vanished from the store");
             let reason = format!("definition versions of {campaign} vanished from the store");
             return Err(ReadError::Contradiction(reason));
         }
@@ -360,7 +318,7 @@ impl Campaigns {
 struct LoadEntry {
     campaigns: Arc<Campaigns>,
     campaign: CampaignId,
-    load: Arc<Load>,
+    load: Arc<Load<LoadResult>>,
 }
 
 impl LoadEntry {
@@ -368,16 +326,16 @@ impl LoadEntry {
         // Removed before waiters are woken: a waiter that needs a later read must not join this
         // one again.
         self.campaigns.state.lock().loads.remove(&self.campaign);
-        self.load.set(LoadState::Done(result));
+        self.load.done(result);
     }
 }
 
 impl Drop for LoadEntry {
     fn drop(&mut self) {
-        if !matches!(*self.load.state.lock(), LoadState::Done(_)) {
+        if !self.load.is_done() {
             self.campaigns.state.lock().loads.remove(&self.campaign);
             let cancelled = ReadError::Store("the read was cancelled".to_owned());
-            self.load.set(LoadState::Done(Err(cancelled)));
+            self.load.done(Err(cancelled));
         }
     }
 }
@@ -396,14 +354,14 @@ fn shortened(snapshot: &Arc<CampaignSnapshot>) -> Arc<CampaignSnapshot> {
 /// Reports rows of a campaign that have vanished.
 fn vanished(campaign: &CampaignId, detail: &str) -> ReadError {
     metrics::violation(Invariant::StopRatherThanLie);
-    tracing::error!(%campaign, detail, "rows of a campaign vanished");
+    tracing::error!(summed = true, %campaign, detail, "rows of a campaign vanished");
     ReadError::Contradiction(format!("rows of {campaign} vanished: {detail}"))
 }
 
 /// Reports a version row whose digest does not match.
 fn altered(campaign: &CampaignId, offset: Offset) -> ReadError {
     metrics::violation(Invariant::StopRatherThanLie);
-    tracing::error!(%campaign, offset, "definition version does not match its digest");
+    tracing::error!(summed = true, %campaign, offset, "definition version does not match its digest");
     let reason = format!("the definition version of {campaign} at {offset} was altered");
     ReadError::Contradiction(reason)
 }

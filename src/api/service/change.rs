@@ -14,6 +14,7 @@ use super::{
     NodeClock, NodeService, ReadError,
     interface::{CampaignView, ChangeCampaigns, ControlVerb, ServiceError},
     issue::RETRY_AFTER,
+    listing::Listing,
     wait::{Awaited, WaitEnd, contradiction},
 };
 use crate::answer::Moment;
@@ -91,6 +92,7 @@ impl ChangeCampaigns for NodeService {
 /// An admin call: its permit, its deadline, and whether a record of it may be in the log.
 pub(super) struct Call<'a> {
     clock: &'a NodeClock,
+    listing: &'a Listing,
     until: Moment,
     appended: AtomicBool,
     _permit: SemaphorePermit<'a>,
@@ -102,10 +104,13 @@ impl Call<'_> {
         &self,
         work: impl Future<Output = Result<T, ServiceError>>,
     ) -> Result<T, ServiceError> {
-        match self.clock.timeout_at(self.until, work).await {
+        let result = match self.clock.timeout_at(self.until, work).await {
             Ok(result) => result.map_err(|error| self.outcome_of(error)),
             Err(_) => Err(self.out_of_time()),
-        }
+        };
+        // Who has made a change sees it in the next list.
+        self.listing.forget();
+        result
     }
 
     /// Turns errors that say "nothing happened" into [`ServiceError::OutcomeUnknown`] if a record
@@ -152,7 +157,8 @@ impl NodeService {
             return Err(ServiceError::Overloaded { detail, retry_after: RETRY_AFTER });
         };
         let (clock, until) = (&self.clock, self.clock.now() + BUDGET);
-        Ok(Call { clock, until, appended: AtomicBool::new(false), _permit: permit })
+        let listing = &self.listing;
+        Ok(Call { clock, listing, until, appended: AtomicBool::new(false), _permit: permit })
     }
 
     /// Defines a campaign once. `None`: another definition was appended first.

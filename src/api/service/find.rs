@@ -11,16 +11,30 @@ use super::{
 };
 use crate::{
     answer::{Moment, position::Standing, request_id::RequestContent},
-    domain::{answer::Answer, ids::Position, record::Record},
+    domain::{
+        answer::Answer,
+        ids::{Position, UserId},
+        record::Record,
+    },
     log::Found,
     wire::codec::Decoded,
 };
 
 #[async_trait]
 impl FindRequests for NodeService {
-    async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError> {
+    async fn find(
+        &self,
+        request_id: &str,
+        caller: Option<&UserId>,
+        wait: Duration,
+    ) -> Result<RequestView, ServiceError> {
         let until = self.clock.now() + wait;
         let content = self.ids.open(request_id).ok_or(ServiceError::UnknownRequest)?;
+        // Before anything is read: also the time of the answer must not tell that the other user has
+        // asked (INV-11).
+        if caller.is_some_and(|caller| *caller != content.user) {
+            return Err(ServiceError::UnknownRequest);
+        }
         let Position { log_epoch, partition, .. } = content.position;
         // Sealed under another log epoch or another layout: the position names another record.
         if log_epoch != self.log_epoch || self.codec.partition_of(&content.campaign) != partition {

@@ -1,6 +1,6 @@
 //! The calls of the application service, and their results. Nothing here knows HTTP.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -59,14 +59,21 @@ pub(crate) struct IssueReply {
 /// Requests looked up by id.
 #[async_trait]
 pub(crate) trait FindRequests: Send + Sync + 'static {
-    /// Looks up a request, waiting up to `wait` for its decision.
+    /// Looks up a request, waiting up to `wait` for its decision. If `caller` is given, the request
+    /// must be of that user.
     ///
     /// # Errors
-    /// [`ServiceError::UnknownRequest`] for an altered or foreign id, [`ServiceError::NotDecided`]
+    /// [`ServiceError::UnknownRequest`] for an altered or foreign id, or one of another user, before
+    /// anything is read, [`ServiceError::NotDecided`]
     /// where the log has lost the request, [`ServiceError::Skipped`] where it was skipped,
     /// [`ServiceError::Unavailable`] when the store has to be read and does not answer,
     /// [`ServiceError::Halted`] when log and store contradict each other.
-    async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError>;
+    async fn find(
+        &self,
+        request_id: &str,
+        caller: Option<&UserId>,
+        wait: Duration,
+    ) -> Result<RequestView, ServiceError>;
 }
 
 /// A request with its status.
@@ -102,18 +109,11 @@ pub(crate) trait ShowCampaigns: Send + Sync + 'static {
     /// answer.
     async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, ServiceError>;
 
-    /// Lists at most `limit` campaigns in the order of their ids, starting after `after`. The list
-    /// for the public has only campaigns that are `listed`.
+    /// Returns all campaigns, at most 1 s old.
     ///
     /// # Errors
-    /// [`ServiceError::Unavailable`] when the store does not answer, or when thousands of campaigns
-    /// in a row are not listed.
-    async fn campaigns(
-        &self,
-        audience: Audience,
-        after: Option<&CampaignId>,
-        limit: usize,
-    ) -> Result<CampaignPage, ServiceError>;
+    /// [`ServiceError::Unavailable`] when the store does not answer.
+    async fn campaigns(&self) -> Result<Arc<CampaignList>, ServiceError>;
 
     /// Lists the coupons of a user in a campaign, in sequence order.
     ///
@@ -151,13 +151,17 @@ pub(crate) struct CampaignView {
     pub hold: Option<Hold>,
 }
 
-/// A page of the list of campaigns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CampaignPage {
-    /// Campaigns in the order of their ids.
-    pub campaigns: Vec<CampaignView>,
-    /// Whether more campaigns may follow the last one.
-    pub has_more: bool,
+/// All campaigns, in the order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct CampaignList(pub Vec<CampaignView>);
+
+impl CampaignList {
+    /// Returns the campaigns that `audience` sees: the public sees only those that are `listed`.
+    pub(crate) fn shown_to(&self, audience: Audience) -> impl Iterator<Item = &CampaignView> {
+        let is_shown =
+            move |view: &&CampaignView| audience == Audience::Admin || view.definition.terms.listed;
+        self.0.iter().filter(is_shown)
+    }
 }
 
 /// A campaign as the admin listener shows it.

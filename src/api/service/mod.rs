@@ -2,7 +2,7 @@
 //! answers request ids from the feed or from the store. A shell around `answer`, which is pure.
 //!
 //! `interface` declares the calls; `issue`, `find`, `show`, `change`, `skip` and `health` implement one
-//! trait each. `wait` and `waiters` wait for decisions. `campaigns`, `partitions` and `row_check`
+//! trait each. `wait` and `waiters` wait for decisions. `campaigns`, `listing`, `partitions` and `row_check`
 //! share reads of the store between callers.
 
 mod campaigns;
@@ -11,6 +11,8 @@ mod find;
 mod health;
 mod interface;
 mod issue;
+mod listing;
+mod load;
 mod partitions;
 mod row_check;
 mod show;
@@ -26,14 +28,20 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::interface::{
-    AdminView, CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NotReady,
-    ReportHealth, RequestStatus, SKIP_REASON_MAX, Service, ServiceError, ShowCampaigns, SkipRanges,
+    AdminView, CampaignList, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
+    IssueCoupons, NotReady, ReportHealth, RequestStatus, SKIP_REASON_MAX, Service, ServiceError,
+    ShowCampaigns, SkipRanges,
 };
 #[cfg(test)]
-pub(crate) use self::interface::{CampaignPage, CampaignState, IssueReply, RequestView};
+pub(crate) use self::interface::{CampaignState, IssueReply, RequestView};
 use self::{
-    campaigns::Campaigns, health::Health, partitions::Partitions, row_check::RowChecks,
-    tasks::Tasks, waiters::Waiters,
+    campaigns::Campaigns,
+    health::Health,
+    listing::{Listing, Viewer},
+    partitions::Partitions,
+    row_check::RowChecks,
+    tasks::Tasks,
+    waiters::Waiters,
 };
 use crate::{
     answer::{Moment, rate::RateTable, request_id::RequestIds},
@@ -124,6 +132,8 @@ pub(crate) struct NodeService {
     waiters: Arc<Waiters>,
     partitions: Arc<Partitions>,
     campaigns: Arc<Campaigns>,
+    listing: Listing,
+    viewer: Viewer,
     health: Arc<Health>,
     row_checks: RowChecks,
     group_check: Option<GroupCheck>,
@@ -155,7 +165,15 @@ impl NodeService {
             partitions: partitions.clone(),
             tasks: tasks.clone(),
         }));
+        let viewer = Viewer { clock: clock.clone(), codec: codec.clone(), log_epoch };
+        let listed = listing::Parts {
+            store: store.clone(),
+            campaigns: campaigns.clone(),
+            viewer: viewer.clone(),
+        };
         Self {
+            listing: Listing::new(listed, tasks.clone()),
+            viewer,
             ids: RequestIds::new(&keys, &layout.instance),
             rates: std::array::from_fn(|_| {
                 Mutex::new(RateTable::new(admission.user_rate, admission.user_burst))

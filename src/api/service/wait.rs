@@ -337,6 +337,6 @@ fn undefined(content: &RequestContent, standing: Standing) -> Result<Option<Answ
 /// Counts and logs a contradiction between log and store.
 pub(super) fn contradiction(reason: String) -> ServiceError {
     metrics::violation(Invariant::StopRatherThanLie);
-    tracing::error!(reason, "log and store contradict each other");
+    tracing::error!(summed = true, reason, "log and store contradict each other");
     ServiceError::Halted { reason }
 }

@@ -330,7 +330,13 @@ impl Waiters {
         let result = self.follower.lock().acknowledged(partition, offset, known);
         if let Err(reason) = &result {
             metrics::violation(Invariant::StopRatherThanLie);
-            tracing::error!(partition, offset, reason, "partition halted on this node");
+            tracing::error!(
+                summed = true,
+                partition,
+                offset,
+                reason,
+                "partition halted on this node"
+            );
         }
         result
     }

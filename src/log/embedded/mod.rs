@@ -309,7 +309,13 @@ impl RequestLog for EmbeddedLog {
         };
         let value = encode_dead_letter(record, reason).map_err(|detail| failed(detail.into()))?;
         let entries = vec![DataEntry::Put(keys::dead_letter(partition, record.offset), value)];
-        tracing::warn!(partition, offset = record.offset, reason, "writing record as dead letter");
+        tracing::warn!(
+            summed = true,
+            partition,
+            offset = record.offset,
+            reason,
+            "writing record as dead letter"
+        );
         self.database
             .submit(|reply| Operation::Write { entries, durable: true, reply })
             .await

@@ -246,8 +246,25 @@ async fn a_body_that_stalls_is_given_up() {
     reply.problem(413, "body-too-large");
     let broken = stream::iter([Err::<Bytes, _>(std::io::Error::other("reset"))]);
     let reply = site.public(post(Body::from_stream(broken))).await;
-    assert_eq!(reply.blamed(400, "not-json"), ["body"]);
+    assert_eq!(reply.blamed(400, "malformed-request"), ["body"]);
     assert_eq!(site.service.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_coded_body_is_refused() {
+    let site = Site::new(Script::default());
+    let issue = || send("POST", "/coupon/issue", r#"{"campaign_id":"spring","user_id":"u1"}"#);
+    for codings in [&["gzip"][..], &[""], &["identity, identity"], &["identity", "identity"]] {
+        let codings: Vec<_> = codings.iter().map(|it| ("content-encoding", *it)).collect();
+        let reply = site.public(with(issue(), &codings)).await;
+        assert_eq!(reply.header("accept-encoding"), Some("identity"));
+        assert_eq!(reply.blamed(415, "unsupported-encoding"), ["Content-Encoding"]);
+        let pause = send("POST", "/admin/campaigns/spring/pause", "");
+        let reply = site.admin(admitted(with(pause, &codings))).await;
+        reply.problem(415, "unsupported-encoding");
+    }
+    let reply = site.public(with(issue(), &[("content-encoding", " Identity")])).await;
+    assert_eq!(reply.status, 202);
 }
 
 #[tokio::test]

@@ -22,15 +22,15 @@ use tower::ServiceExt;
 use super::{HttpParts, admin_router, fields, prefer, public_router, times};
 use crate::{
     api::service::{
-        AdminView, CampaignPage, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
+        AdminView, CampaignList, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
         FindRequests, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView,
         ServiceError, ShowCampaigns, SkipRanges,
     },
-    config::{ApiConfig, Identity},
+    config::{ApiConfig, Hosts, Identity},
     domain::{
         answer::{Answer, CouponFace},
         code::CodeFormat,
-        definition::{Amendment, Audience, Definition, Terms},
+        definition::{Amendment, Definition, Terms},
         ids::{CampaignId, Offset, Partition, Position, Timestamp, UserId},
         reason::Reason,
         record::Request as IssueRequest,
@@ -115,9 +115,16 @@ impl IssueCoupons for Script {
 
 #[async_trait]
 impl FindRequests for Script {
-    async fn find(&self, request_id: &str, wait: Duration) -> Result<RequestView, ServiceError> {
+    async fn find(
+        &self,
+        request_id: &str,
+        caller: Option<&UserId>,
+        wait: Duration,
+    ) -> Result<RequestView, ServiceError> {
         self.ask("find", (request_id, wait));
-        self.find.clone()
+        let found = self.find.clone()?;
+        let is_foreign = caller.is_some_and(|caller| *caller != found.user);
+        if is_foreign { Err(ServiceError::UnknownRequest) } else { Ok(found) }
     }
 }
 
@@ -128,17 +135,9 @@ impl ShowCampaigns for Script {
         self.campaign.clone()
     }
 
-    async fn campaigns(
-        &self,
-        audience: Audience,
-        after: Option<&CampaignId>,
-        limit: usize,
-    ) -> Result<CampaignPage, ServiceError> {
-        self.ask("campaigns", (audience, after, limit));
-        let mut campaigns = self.campaigns.clone()?;
-        let has_more = campaigns.len() > limit;
-        campaigns.truncate(limit);
-        Ok(CampaignPage { campaigns, has_more })
+    async fn campaigns(&self) -> Result<Arc<CampaignList>, ServiceError> {
+        self.ask("campaigns", ());
+        self.campaigns.clone().map(|campaigns| Arc::new(CampaignList(campaigns)))
     }
 
     async fn coupons_of(
@@ -258,6 +257,7 @@ pub(super) fn decisions() -> Vec<(Answer, String)> {
 pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
     let api = ApiConfig {
         listen: ([127, 0, 0, 1], 0).into(),
+        hosts: Hosts::default(),
         identity,
         trust_network: false,
         clock_margin: Duration::from_secs(1),

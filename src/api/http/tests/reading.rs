@@ -125,20 +125,30 @@ async fn only_a_page_before_another_has_next() {
         let next = next.map(|id| format!(r#","next":"{id}""#)).unwrap_or_default();
         format!(r#"{{"campaigns":[{}]{next}}}"#, shown.join(","))
     };
-    for (query, body, asked) in [
-        ("", page(&["a", "b", "c"], None), "None, 100"),
-        ("?limit=3", page(&["a", "b", "c"], None), "None, 3"),
-        ("?limit=2", page(&["a", "b"], Some("b")), "None, 2"),
-        ("?limit=1&after=0", page(&["a"], Some("a")), "Some(\"0\"), 1"),
-        ("?limit=1000", page(&["a", "b", "c"], None), "None, 1000"),
+    for (query, body) in [
+        ("", page(&["a", "b", "c"], None)),
+        ("?limit=3", page(&["a", "b", "c"], None)),
+        ("?limit=2", page(&["a", "b"], Some("b"))),
+        ("?limit=1&after=0", page(&["a"], Some("a"))),
+        ("?limit=1&after=a", page(&["b"], Some("b"))),
+        ("?limit=1&after=bb", page(&["c"], None)),
+        ("?after=c", page(&[], None)),
+        ("?limit=1000", page(&["a", "b", "c"], None)),
     ] {
         site.public(get(&format!("/campaigns{query}"))).await.expect(200, &body);
-        let seen = |audience| format!("campaigns ({audience}, {asked})");
-        assert_eq!(site.service.asked().last(), Some(&seen("Public")));
         let listed = site.admin(admitted(get(&format!("/admin/campaigns{query}")))).await;
         listed.expect(200, &body);
-        assert_eq!(site.service.asked().last(), Some(&seen("Admin")));
     }
+    let mut unlisted = view("b");
+    unlisted.definition.terms.listed = false;
+    let campaigns = Ok(vec![view("a"), unlisted, view("c")]);
+    let site = Site::new(Script { campaigns, ..Script::default() });
+    let reply = site.public(get("/campaigns?limit=1")).await;
+    reply.expect(200, &page(&["a"], Some("a")));
+    let reply = site.public(get("/campaigns?limit=1&after=a")).await;
+    reply.expect(200, &page(&["c"], None));
+    let reply = site.admin(admitted(get("/admin/campaigns?limit=1&after=a"))).await;
+    reply.expect(200, &page(&["b"], Some("b")));
     let site = Site::new(Script { campaigns: Ok(Vec::new()), ..Script::default() });
     site.public(get("/campaigns?after=z")).await.expect(200, r#"{"campaigns":[]}"#);
     for (query, fields) in [
@@ -185,11 +195,9 @@ async fn behind_a_gateway_users_read_only_their_own() {
         let path = format!("/coupon/requests/r-1{query}");
         let reply = site.public(with(get(&path), &[("x-user", "u2")])).await;
         reply.problem(404, "unknown-request");
-        // No wait: the time of the answer would show that the id exists.
-        assert_eq!(site.service.asked().last(), Some(&"find (\"r-1\", 0ns)".to_owned()));
         site.public(with(get(&path), &[("x-user", "u1")])).await.expect(202, PENDING);
     }
-    assert_eq!(site.service.asked().len(), asked + 5);
+    assert_eq!(site.service.asked().len(), asked + 4, "one look each: the time does not tell");
     let campaigns = site.public(get("/campaigns/spring")).await;
     assert_eq!(campaigns.status, 200, "campaigns need no identity");
 }
@@ -229,6 +237,17 @@ async fn openapi_names_every_call() {
     for reference in reply.body.split("\"$ref\": \"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
         assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn few_of_many_unknown_parameters_are_named() {
+    let site = Site::new(Script::default());
+    let query: Vec<_> = (0..4_000).map(|number| format!("p{number}")).collect();
+    for path in ["/campaigns", "/campaigns/spring"] {
+        let reply = site.public(get(&format!("{path}?{}", query.join("&")))).await;
+        assert_eq!(reply.faults().len(), 8, "{path}");
+        assert!(reply.body.len() < 2_000, "{}", reply.body);
     }
 }
 

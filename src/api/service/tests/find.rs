@@ -7,19 +7,18 @@ use tokio::task::JoinHandle;
 use super::world::{ServiceWorld, campaign, keyed, request, user};
 use crate::{
     api::service::{
-        CampaignPage, CampaignState, CampaignView, FindRequests, IssueCoupons, NodeService,
-        NotReady, ReportHealth, RequestStatus, RequestView, ServiceError, ShowCampaigns,
+        CampaignState, FindRequests, IssueCoupons, NodeService, NotReady, ReportHealth,
+        RequestStatus, RequestView, ServiceError, ShowCampaigns,
     },
     domain::{
         answer::Answer,
-        definition::{Amendment, Audience, QUOTA_MAX},
+        definition::{Amendment, QUOTA_MAX},
         ids::CampaignId,
         reason::Reason,
         record::{Change, Request},
-        rows::{HoldState, Row},
+        rows::HoldState,
     },
     simulation::testing::{Call, Engine, Settle},
-    store::LISTING_MAX,
 };
 
 type Found = Result<RequestView, ServiceError>;
@@ -33,7 +32,7 @@ async fn asked(world: &ServiceWorld, request: Request) -> String {
 
 fn polling(service: &Arc<NodeService>, id: String) -> JoinHandle<Found> {
     let service = service.clone();
-    tokio::spawn(async move { service.find(&id, WAIT).await })
+    tokio::spawn(async move { service.find(&id, None, WAIT).await })
 }
 
 #[track_caller]
@@ -60,10 +59,10 @@ async fn an_id_is_answered_from_remembered_decisions() {
     world.set_end(partition, watermark + 1);
     let id = asked(&world, request(&spring, "u1")).await;
     let holes = world.end(partition) - 1 - watermark;
-    assert_eq!(queue_ahead(world.service.find(&id, AT_ONCE).await), holes, "a hole counts");
+    assert_eq!(queue_ahead(world.service.find(&id, None, AT_ONCE).await), holes, "a hole counts");
     world.decide(Settle::All).await;
     world.heard().await;
-    let found = world.service.find(&id, AT_ONCE).await.unwrap();
+    let found = world.service.find(&id, None, AT_ONCE).await.unwrap();
     assert_eq!((&found.campaign, found.user.as_str()), (&spring, "u1"));
     assert_eq!(told(&answer(Ok(found))), "issued 1");
     assert_eq!(world.calls(Call::ReadCoupons), 0);
@@ -74,7 +73,7 @@ async fn an_altered_id_is_unknown() {
     let (world, spring) = ServiceWorld::with_spring().await;
     let id = asked(&world, request(&spring, "u1")).await;
     for id in ["", "x", &id[1..], &format!("{id}A")] {
-        let found = world.service.find(id, AT_ONCE).await;
+        let found = world.service.find(id, None, AT_ONCE).await;
         assert_eq!(found, Err(ServiceError::UnknownRequest), "{id}");
     }
 }
@@ -112,7 +111,7 @@ async fn a_new_node_answers_from_the_store() {
     let service = world.another_service().await;
     let mut answers = Vec::new();
     for id in &ids {
-        answers.push(told(&answer(service.find(id, AT_ONCE).await)));
+        answers.push(told(&answer(service.find(id, None, AT_ONCE).await)));
     }
     let expected =
         ["issued 1", "already 1", "issued 2", "sold_out", "issued 1", "paused", "closed"];
@@ -120,7 +119,7 @@ async fn a_new_node_answers_from_the_store() {
     let reads = world.calls(Call::ReadVersions);
     world.pass(Duration::from_secs(100)).await;
     for (id, before) in ids.iter().zip(&answers) {
-        assert_eq!(told(&answer(service.find(id, WAIT).await)), *before);
+        assert_eq!(told(&answer(service.find(id, None, WAIT).await)), *before);
     }
     assert_eq!(world.calls(Call::ReadVersions), reads, "history does not change");
 }
@@ -137,7 +136,10 @@ async fn store_and_feed_give_the_same_answer() {
     world.heard().await;
     let service = world.another_service().await;
     for id in &ids {
-        assert_eq!(world.service.find(id, AT_ONCE).await, service.find(id, AT_ONCE).await);
+        assert_eq!(
+            world.service.find(id, None, AT_ONCE).await,
+            service.find(id, None, AT_ONCE).await
+        );
     }
 }
 
@@ -158,8 +160,8 @@ async fn a_missing_row_is_no_answer_above_progress() {
     let sold_out = asked(&world, request(&spring, "u2")).await;
     world.decide(Settle::RowsAlone).await;
     let service = world.another_service().await;
-    assert_eq!(told(&answer(service.find(&issued, AT_ONCE).await)), "issued 1");
-    assert!(queue_ahead(service.find(&sold_out, AT_ONCE).await) > 0);
+    assert_eq!(told(&answer(service.find(&issued, None, AT_ONCE).await)), "issued 1");
+    assert!(queue_ahead(service.find(&sold_out, None, AT_ONCE).await) > 0);
     let polling = polling(&service, sold_out);
     world.until(|| service.waiters.waiters() == 1).await;
     world.decide(Settle::FeedLost).await;
@@ -180,12 +182,12 @@ async fn a_halted_partition_is_answered_from_the_store() {
         world.until(|| service.waiters.lag(partition).is_err()).await;
     };
     halted("unreadable: no such codec").await;
-    assert_eq!(told(&answer(service.find(&issued, AT_ONCE).await)), "issued 1");
-    assert_eq!(told(&answer(service.find(&sold_out, AT_ONCE).await)), "sold_out");
+    assert_eq!(told(&answer(service.find(&issued, None, AT_ONCE).await)), "issued 1");
+    assert_eq!(told(&answer(service.find(&sold_out, None, AT_ONCE).await)), "sold_out");
     for id in [&issued, &sold_out] {
         halted("unreadable: still").await;
         let before = world.now();
-        answer(service.find(id, WAIT).await);
+        answer(service.find(id, None, WAIT).await);
         assert_eq!((world.now() - before).as_secs(), 0, "it waits for no silence of the owner");
     }
 }
@@ -203,14 +205,14 @@ async fn a_held_request_stays_pending() {
     for state in [HoldState::Open, HoldState::Released] {
         world.hold(&spring, from, state);
         world.pass(Duration::from_secs(2)).await;
-        assert_eq!(told(&answer(service.find(&before, AT_ONCE).await)), "issued 1");
-        assert_eq!(queue_ahead(service.find(&after, Duration::from_secs(1)).await), 0);
+        assert_eq!(told(&answer(service.find(&before, None, AT_ONCE).await)), "issued 1");
+        assert_eq!(queue_ahead(service.find(&after, None, Duration::from_secs(1)).await), 0);
     }
     world.hold_until(&spring, (from, from), HoldState::Closed);
     world.pass(Duration::from_secs(2)).await;
-    assert_eq!(queue_ahead(service.find(&after, AT_ONCE).await), 0, "closed below it");
+    assert_eq!(queue_ahead(service.find(&after, None, AT_ONCE).await), 0, "closed below it");
     world.hold(&spring, from, HoldState::Closed);
-    assert_eq!(told(&answer(service.find(&after, WAIT).await)), "sold_out");
+    assert_eq!(told(&answer(service.find(&after, None, WAIT).await)), "sold_out");
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,7 +221,7 @@ async fn pollers_read_no_rows_of_a_live_owner() {
     let id = asked(&world, request(&spring, "u1")).await;
     world.heard().await;
     for _ in 0..100 {
-        queue_ahead(world.service.find(&id, AT_ONCE).await);
+        queue_ahead(world.service.find(&id, None, AT_ONCE).await);
     }
     assert_eq!(world.calls(Call::ReadCoupons), 0);
 }
@@ -253,11 +255,11 @@ async fn without_the_store_there_is_no_guess() {
     let service = world.another_service().await;
     world.cut(Engine::Store);
     for wait in [AT_ONCE, Duration::from_secs(2)] {
-        let found = service.find(&ids[3], wait).await;
+        let found = service.find(&ids[3], None, wait).await;
         assert!(matches!(found, Err(ServiceError::Unavailable { .. })), "{found:?}");
     }
     world.mend(Engine::Store);
-    assert_eq!(told(&answer(service.find(&ids[3], WAIT).await)), "sold_out");
+    assert_eq!(told(&answer(service.find(&ids[3], None, WAIT).await)), "sold_out");
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,15 +268,15 @@ async fn an_altered_or_lost_row_is_no_answer() {
     let (spring, ids) = history(&world).await;
     let service = world.another_service().await;
     world.damage_coupons(|coupon| coupon.code = "SOMETHING".into());
-    let found = service.find(&ids[0], AT_ONCE).await;
+    let found = service.find(&ids[0], None, AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
     let coupons = service.coupons_of(&spring, &user("u1")).await;
     assert!(matches!(coupons, Err(ServiceError::Halted { .. })), "{coupons:?}");
     world.rows().versions.values_mut().next().unwrap().definition.terms.quota = 99;
-    let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
+    let found = world.another_service().await.find(&ids[3], None, AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
     world.rows().versions.clear();
-    let found = world.another_service().await.find(&ids[3], AT_ONCE).await;
+    let found = world.another_service().await.find(&ids[3], None, AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
 }
 
@@ -287,18 +289,18 @@ async fn a_lost_by_user_row_is_not_sold_out() {
     }
     world.decide(Settle::All).await;
     let service = world.another_service().await;
-    assert_eq!(told(&answer(service.find(&ids[2], AT_ONCE).await)), "sold_out");
+    assert_eq!(told(&answer(service.find(&ids[2], None, AT_ONCE).await)), "sold_out");
     let lost: Vec<_> = world.rows().by_user.keys().cloned().collect();
     for (user, key) in ids.iter().zip(lost) {
         let row = world.rows().by_user.remove(&key).unwrap();
-        let found = service.find(user, AT_ONCE).await;
+        let found = service.find(user, None, AT_ONCE).await;
         assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
         world.rows().by_user.insert(key, row);
     }
-    assert_eq!(told(&answer(service.find(&ids[2], AT_ONCE).await)), "sold_out");
+    assert_eq!(told(&answer(service.find(&ids[2], None, AT_ONCE).await)), "sold_out");
     // Nor is anybody else's request without the coupon that used the quota up.
     world.rows().coupons.remove(&(spring, 2)).unwrap();
-    let found = world.another_service().await.find(&ids[2], AT_ONCE).await;
+    let found = world.another_service().await.find(&ids[2], None, AT_ONCE).await;
     assert!(matches!(found, Err(ServiceError::Halted { .. })), "{found:?}");
 }
 
@@ -337,7 +339,7 @@ async fn an_early_amendment_hides_no_coupon() {
     world.decide(Settle::RowsAlone).await;
     let bucket = world.rows().coupons.values().next().unwrap().user_bucket;
     assert_ne!(bucket, 0, "the bucket of the first definition would find the coupon");
-    assert_eq!(told(&answer(nodes[0].find(&id, WAIT).await)), "issued 1");
+    assert_eq!(told(&answer(nodes[0].find(&id, None, WAIT).await)), "issued 1");
     assert_eq!(nodes[1].coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
     let amendment = Amendment { quota: Some(1), ..Amendment::default() };
     world.changed(&spring, Change::Amended { amendment }).await;
@@ -345,96 +347,6 @@ async fn an_early_amendment_hides_no_coupon() {
     assert_eq!(service.coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
     let view = service.campaign(&spring).await.unwrap();
     assert_eq!((view.definition.user_buckets, view.remaining), (16, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn campaigns_are_listed_by_id_page_by_page() {
-    let world = ServiceWorld::new().await;
-    for id in ["c", "a", "b"] {
-        world.defined(id, |_| {}).await;
-    }
-    let ids = |views: Vec<CampaignView>| -> Vec<String> {
-        views.into_iter().map(|view| view.campaign.to_string()).collect()
-    };
-    let first = public_page(&world, None, 2).await.unwrap();
-    assert_eq!(
-        (ids(first.campaigns), first.has_more),
-        (vec!["a".to_owned(), "b".to_owned()], true)
-    );
-    let after = campaign("b");
-    let rest = public_page(&world, Some(&after), 2).await.unwrap();
-    assert_eq!((ids(rest.campaigns), rest.has_more), (vec!["c".to_owned()], false));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_full_page_says_that_another_follows() {
-    let world = ServiceWorld::new().await;
-    many(&world, LISTING_MAX + 5, |_| true).await;
-    let first = public_page(&world, None, LISTING_MAX).await.unwrap();
-    assert_eq!((first.campaigns.len(), first.has_more), (LISTING_MAX, true));
-    assert!(first.campaigns.is_sorted_by(|one, next| one.campaign < next.campaign));
-    let last = &first.campaigns[LISTING_MAX - 1].campaign;
-    let rest = public_page(&world, Some(last), LISTING_MAX).await.unwrap();
-    assert_eq!((rest.campaigns.len(), rest.has_more), (5, false));
-}
-
-async fn public_page(
-    world: &ServiceWorld,
-    after: Option<&CampaignId>,
-    limit: usize,
-) -> Result<CampaignPage, ServiceError> {
-    world.service.campaigns(Audience::Public, after, limit).await
-}
-
-/// Defines `count` campaigns. Those whose number `is_listed` rejects are not listed. The rows of
-/// all but the first are written by hand: 10,000 actors would take long.
-pub(super) async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> bool) {
-    world.defined("c00000", |terms| (terms.quota, terms.listed) = (1, is_listed(0))).await;
-    let mut rows = world.rows();
-    let first = rows.versions.values().next().unwrap().clone();
-    for index in 1..count {
-        let mut version = first.clone();
-        version.campaign = campaign(&format!("c{index:05}"));
-        version.position.partition = world.partition_of(&version.campaign);
-        version.definition.terms.listed = is_listed(index);
-        version.digest = world.service.keys.version_digest(&version);
-        let mut mark = rows.marks[&first.campaign].clone();
-        mark.campaign = version.campaign.clone();
-        rows.apply(Row::Mark(mark));
-        rows.apply(Row::Version(version));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_public_list_passes_unlisted_campaigns() {
-    let world = ServiceWorld::new().await;
-    many(&world, 450, |index| [3, 210, 440].contains(&index)).await;
-    let mut shown = Vec::new();
-    let mut after = None;
-    loop {
-        let page = public_page(&world, after.as_ref(), 1).await.unwrap();
-        assert_eq!(page.campaigns.len(), 1);
-        after = page.campaigns.last().map(|view| view.campaign.clone());
-        shown.extend(after.as_ref().map(ToString::to_string));
-        if !page.has_more {
-            break;
-        }
-    }
-    assert_eq!(shown, ["c00003", "c00210", "c00440"]);
-    let all = world.service.campaigns(Audience::Admin, None, LISTING_MAX).await.unwrap();
-    assert_eq!((all.campaigns.len(), all.has_more), (450, false));
-    assert!(world.service.campaign(&campaign("c00000")).await.is_ok(), "its id is enough");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_scan_of_unlisted_campaigns_is_bounded() {
-    let world = ServiceWorld::new().await;
-    many(&world, 10_200, |index| [0, 10_150].contains(&index)).await;
-    let first = public_page(&world, None, 5).await.unwrap();
-    assert_eq!((first.campaigns.len(), first.has_more), (1, true));
-    let after = &first.campaigns[0].campaign;
-    let refused = public_page(&world, Some(after), 5).await;
-    assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -493,6 +405,6 @@ async fn a_rejection_keeps_the_reason_of_its_position() {
     world.decide(Settle::All).await;
     let service = world.another_service().await;
     let rejected = Answer::Rejected { reason: Reason::Paused };
-    assert_eq!(answer(service.find(&paused, AT_ONCE).await), rejected);
-    assert_eq!(told(&answer(service.find(&issued, AT_ONCE).await)), "issued 1");
+    assert_eq!(answer(service.find(&paused, None, AT_ONCE).await), rejected);
+    assert_eq!(told(&answer(service.find(&issued, None, AT_ONCE).await)), "issued 1");
 }

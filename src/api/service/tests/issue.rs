@@ -125,7 +125,7 @@ async fn one_request_cannot_take_all_waiters() {
     let hogged = world.service.issue(request(&spring, "hog"), None).await.unwrap().request_id;
     let ask = || {
         let (service, id) = (world.service.clone(), hogged.clone());
-        tokio::spawn(async move { service.find(&id, Duration::from_secs(30)).await })
+        tokio::spawn(async move { service.find(&id, None, Duration::from_secs(30)).await })
     };
     let asking: Vec<_> = (0..10).map(|_| ask()).collect();
     world.waiters(10).await;

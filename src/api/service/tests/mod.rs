@@ -3,6 +3,7 @@
 mod change;
 mod find;
 mod issue;
+mod listing;
 mod replayed;
 mod restart;
 mod restored;

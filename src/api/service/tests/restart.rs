@@ -40,7 +40,7 @@ async fn a_restart_changes_no_answer() {
 
     let service = world.another_service().await;
     for (id, answer) in &before {
-        let found = service.find(id, Duration::ZERO).await.unwrap();
+        let found = service.find(id, None, Duration::ZERO).await.unwrap();
         assert_eq!(found.status, RequestStatus::Decided(answer.clone()));
     }
     let view = service.campaign(&spring).await.unwrap();
@@ -51,7 +51,7 @@ async fn a_restart_changes_no_answer() {
         _ => None,
     });
     let (id, coupon) = issued.unwrap();
-    let holder = service.find(id, Duration::ZERO).await.unwrap().user;
+    let holder = service.find(id, None, Duration::ZERO).await.unwrap().user;
     let held = service.coupons_of(&spring, &holder).await.unwrap();
     assert_eq!(held, std::slice::from_ref(coupon));
     assert_eq!(service.coupons_of(&spring, &user("nobody")).await.unwrap(), []);
@@ -66,11 +66,11 @@ async fn an_undecided_request_survives_a_restart() {
     let taken = world.service.issue(request(&spring, "u1"), None).await.unwrap();
     world.service.shut_down().await;
     let service = world.another_service().await;
-    let found = service.find(&taken.request_id, Duration::from_millis(10)).await.unwrap();
+    let found = service.find(&taken.request_id, None, Duration::from_millis(10)).await.unwrap();
     let queue_ahead = world.end(world.partition_of(&spring)) - 1 - decided;
     assert_eq!(found.status, RequestStatus::Pending { queue_ahead });
     let _owner = world.owner_at_work(Settle::All);
-    let found = service.find(&taken.request_id, WAIT).await.unwrap();
+    let found = service.find(&taken.request_id, None, WAIT).await.unwrap();
     let RequestStatus::Decided(Answer::Issued { coupon }) = found.status else {
         panic!("{found:?}")
     };

@@ -22,7 +22,7 @@ fn service(world: &ServiceWorld) -> Arc<NodeService> {
 }
 
 async fn found(service: &NodeService, id: &str) -> Result<Option<Answer>, ServiceError> {
-    Ok(match service.find(id, AT_ONCE).await?.status {
+    Ok(match service.find(id, None, AT_ONCE).await?.status {
         RequestStatus::Decided(answer) => Some(answer),
         RequestStatus::Pending { .. } => None,
     })

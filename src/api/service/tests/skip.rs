@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    find::many,
+    listing::many,
     world::{ServiceWorld, campaign, request},
 };
 use crate::{
@@ -195,17 +195,17 @@ async fn a_skipped_request_is_pending_and_then_410() {
     world.rows().make_skip(&made);
     world.rows().progress.entry(partition).and_modify(|progress| progress.next = at + 1);
     let service = world.another_service().await;
-    let found = service.find(&reply.request_id, Duration::ZERO).await.unwrap();
+    let found = service.find(&reply.request_id, None, Duration::ZERO).await.unwrap();
     assert!(matches!(found.status, RequestStatus::Pending { .. }), "{found:?}");
     let waiting = {
         let (service, id) = (service.clone(), reply.request_id.clone());
-        tokio::spawn(async move { service.find(&id, Duration::from_secs(20)).await })
+        tokio::spawn(async move { service.find(&id, None, Duration::from_secs(20)).await })
     };
     world.pass(Duration::from_secs(5)).await;
     let (settled, begun) = (SkipState::InForce, world.now());
     world.rows().settle_skip(&made, settled);
     assert_eq!(waiting.await.unwrap(), Err(ServiceError::Skipped));
     assert!(world.now() - begun < Duration::from_secs(2), "a waiter is told soon");
-    let found = service.find(&reply.request_id, Duration::ZERO).await;
+    let found = service.find(&reply.request_id, None, Duration::ZERO).await;
     assert_eq!(found, Err(ServiceError::Skipped));
 }

@@ -1,5 +1,8 @@
 //! A listener on real sockets: what a client sees when either side is slow or stops.
 
+mod refusals;
+mod room;
+
 use std::{
     future::pending,
     net::SocketAddr,
@@ -15,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    super::{body, server},
+    super::{body, edge::Edge, server},
     *,
 };
 
@@ -39,7 +42,8 @@ impl Running {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(server::serve_within(limits, listener, router, async {
+        let edge = Edge::new(address, &["coupond".to_owned()]);
+        let served = tokio::spawn(server::serve(listener, limits, edge, router, async {
             let _ = stopped.await;
         }));
         Self { address, stop: Some(stop), served }
@@ -56,6 +60,11 @@ impl Running {
     async fn ended(self) {
         timeout(PATIENCE, self.served).await.expect("the listener should end").unwrap();
     }
+}
+
+/// Bounds that no test reaches by chance.
+fn limits() -> server::Limits {
+    server::Limits::new(64, 64)
 }
 
 fn scripted() -> Router {
@@ -94,7 +103,7 @@ async fn read_one(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn a_too_long_declared_body_is_not_awaited() {
-    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    let mut running = Running::start(limits(), scripted()).await;
     for length in ["1025", "1000000000"] {
         let mut stream = running.connect().await;
         let head = POST.split("Content-Length").next().unwrap();
@@ -110,7 +119,7 @@ async fn a_too_long_declared_body_is_not_awaited() {
 
 #[tokio::test]
 async fn one_connection_carries_many_requests() {
-    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    let mut running = Running::start(limits(), scripted()).await;
     let mut stream = running.connect().await;
     for _ in 0..3 {
         stream.write_all(POST.as_bytes()).await.unwrap();
@@ -129,7 +138,7 @@ async fn one_connection_carries_many_requests() {
 
 #[tokio::test]
 async fn the_sender_of_a_large_chunked_body_reads_413() {
-    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    let mut running = Running::start(limits(), scripted()).await;
     for total in [1_025, 40_000] {
         let mut stream = running.connect().await;
         let head = concat!(
@@ -151,53 +160,13 @@ async fn the_sender_of_a_large_chunked_body_reads_413() {
 
 #[tokio::test]
 async fn the_sender_of_a_large_body_reads_413() {
-    let mut running = Running::start(server::Limits::default(), scripted()).await;
+    let mut running = Running::start(limits(), scripted()).await;
     let mut stream = running.connect().await;
     let post = POST.replace("Content-Length: 39", "Content-Length: 40000");
     stream.write_all(post.as_bytes()).await.unwrap();
     stream.write_all(&[b' '; 40_000 - 39]).await.unwrap();
     let reply = read_one(&mut stream).await;
     assert!(reply.starts_with("HTTP/1.1 413 Payload Too Large\r\n"), "{reply}");
-    running.stop();
-    running.ended().await;
-}
-
-#[tokio::test]
-async fn a_slow_or_large_head_closes_the_connection() {
-    let head_time = Duration::from_millis(100);
-    let limits = server::Limits { head_time, ..server::Limits::default() };
-    let mut running = Running::start(limits, scripted()).await;
-    let mut slow = running.connect().await;
-    slow.write_all(b"POST /coupon/issue HTTP/1.1\r\nHost:").await.unwrap();
-    let mut silent = running.connect().await;
-    assert_eq!(read_all(&mut slow).await, "");
-    assert_eq!(read_all(&mut silent).await, "");
-    let mut large = running.connect().await;
-    let head = format!("GET /campaigns HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
-    large.write_all(head.as_bytes()).await.unwrap();
-    let mut reply = [0; 12];
-    timeout(PATIENCE, large.read_exact(&mut reply)).await.unwrap().unwrap();
-    assert_eq!(&reply, b"HTTP/1.1 431");
-    running.stop();
-    running.ended().await;
-}
-
-#[tokio::test]
-async fn connections_beyond_the_limit_wait() {
-    let limits = server::Limits { connections: 1, ..server::Limits::default() };
-    let mut running = Running::start(limits, scripted()).await;
-    let mut first = running.connect().await;
-    first.write_all(POST.as_bytes()).await.unwrap();
-    read_one(&mut first).await;
-    let mut second = running.connect().await;
-    second.write_all(POST.as_bytes()).await.unwrap();
-    // The first connection is still served while the second waits in the backlog.
-    first.write_all(POST.as_bytes()).await.unwrap();
-    read_one(&mut first).await;
-    let unread = second.try_read(&mut [0; 1]).map_err(|error| error.kind());
-    assert_eq!(unread, Err(std::io::ErrorKind::WouldBlock));
-    drop(first);
-    assert!(read_one(&mut second).await.starts_with("HTTP/1.1 202 "));
     running.stop();
     running.ended().await;
 }
@@ -251,22 +220,9 @@ async fn notified(signal: &Notify) {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_ends_its_request() {
-    let gate = Arc::new(Gate::default());
-    let mut running = Running::start(server::Limits::default(), gated(&gate)).await;
-    let mut stream = running.connect().await;
-    stream.write_all(b"GET /never HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
-    notified(&gate.entered).await;
-    drop(stream);
-    notified(&gate.left).await;
-    running.stop();
-    running.ended().await;
-}
-
-#[tokio::test]
 async fn a_panic_ends_its_connection_and_no_other() {
     let gate = Arc::new(Gate::default());
-    let mut running = Running::start(server::Limits::default(), gated(&gate)).await;
+    let mut running = Running::start(limits(), gated(&gate)).await;
     let mut panicking = running.connect().await;
     let mut other = running.connect().await;
     panicking.write_all(b"GET /panics HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
@@ -282,7 +238,7 @@ async fn a_panic_ends_its_connection_and_no_other() {
 #[tokio::test]
 async fn stopping_drains_busy_and_closes_idle() {
     let gate = Arc::new(Gate::default());
-    let mut running = Running::start(server::Limits::default(), gated(&gate)).await;
+    let mut running = Running::start(limits(), gated(&gate)).await;
     let mut busy = running.connect().await;
     busy.write_all(b"GET /through HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
     notified(&gate.entered).await;
@@ -308,7 +264,7 @@ async fn stopping_drains_busy_and_closes_idle() {
 async fn stopping_cuts_slow_requests() {
     let gate = Arc::new(Gate::default());
     let drain_time = Duration::from_millis(50);
-    let limits = server::Limits { drain_time, ..server::Limits::default() };
+    let limits = server::Limits { drain_time, ..limits() };
     let mut running = Running::start(limits, gated(&gate)).await;
     let mut stream = running.connect().await;
     stream.write_all(b"GET /never HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();

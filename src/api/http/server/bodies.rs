@@ -1,0 +1,102 @@
+//! Bodies that say when a request has arrived, and when it is answered.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    BoxError,
+    body::{Body, Bytes, HttpBody},
+};
+use hyper::body::{Frame, Incoming, SizeHint};
+
+use super::room::{Answered, Place};
+
+/// The connection is being closed to make room for another: its request is not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is being closed, it was idle and others needed its place")]
+pub(super) struct Closing;
+
+/// The body of a request. The request is in progress once the body has arrived.
+pub(super) struct Arriving {
+    body: Incoming,
+    /// `None`: it has arrived.
+    place: Option<Arc<Place>>,
+}
+
+impl Arriving {
+    pub(super) fn new(body: Incoming, place: Arc<Place>) -> Self {
+        let place = (!body.is_end_stream()).then_some(place);
+        Self { body, place }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let has_arrived = frame.is_none() || this.body.is_end_stream();
+        if has_arrived
+            && let Some(place) = this.place.take()
+            && !place.begin()
+        {
+            return Poll::Ready(Some(Err(Closing.into())));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream() && self.place.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer. Its request is in progress until the body is produced: a client that does not
+/// read it keeps its connection no longer than an idle one.
+pub(super) struct Answering {
+    body: Body,
+    answered: Option<Answered>,
+}
+
+impl Answering {
+    pub(super) fn new(body: Body, answered: Answered) -> Self {
+        Self { body, answered: Some(answered) }
+    }
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        // A body of known length is all there, and only its client keeps it from being sent.
+        if frame.is_none() || this.body.size_hint().exact().is_some() {
+            this.answered = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,165 @@
+//! The list of all campaigns: one list in memory, from which every page is cut.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+
+use super::{
+    NodeClock, ReadError,
+    campaigns::{CampaignSnapshot, Campaigns},
+    interface::{CampaignList, CampaignView, ServiceError},
+    load::Load,
+    tasks::Tasks,
+};
+use crate::{
+    answer::Moment,
+    domain::ids::{CampaignId, Position},
+    store::{CouponStore, LISTING_MAX},
+    wire::codec::Codec,
+};
+
+/// How long a list answers, from the start of its read. The rows that it was read from are up to 1 s
+/// older, and views trail by 2 s at most.
+const LIST_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Most campaigns of the list: ten times as many as a node is sized for. One takes about 1 KiB.
+const LIST_MAX: usize = 100_000;
+
+/// Campaigns of the list that are read at the same time.
+const READS_MAX: usize = 16;
+
+type ListResult = Result<Arc<CampaignList>, ServiceError>;
+
+/// What the list is read with.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn CouponStore>,
+    pub(super) campaigns: Arc<Campaigns>,
+    pub(super) viewer: Viewer,
+}
+
+/// The list of all campaigns.
+pub(super) struct Listing {
+    parts: Parts,
+    tasks: Arc<Tasks>,
+    /// The latest read, and when it began.
+    latest: Mutex<Option<(Moment, Arc<Load<ListResult>>)>>,
+}
+
+impl Listing {
+    pub(super) fn new(parts: Parts, tasks: Arc<Tasks>) -> Self {
+        Self { parts, tasks, latest: Mutex::default() }
+    }
+
+    /// Returns the list, at most 1 s old. All who ask within a second share one read and its result.
+    pub(super) async fn current(&self) -> ListResult {
+        let now = self.parts.viewer.clock.now();
+        let is_current = |(begun, load): &(Moment, Arc<Load<ListResult>>)| {
+            !load.is_done() || now.saturating_sub(*begun) <= LIST_AGE_MAX
+        };
+        let load = {
+            let mut latest = self.latest.lock();
+            match latest.as_ref().filter(|latest| is_current(latest)) {
+                Some((_, load)) => load.clone(),
+                None => latest.insert((now, self.begin())).1.clone(),
+            }
+        };
+        load.finished().await
+    }
+
+    /// Makes the next caller read the list anew: a campaign was changed on this node.
+    pub(super) fn forget(&self) {
+        *self.latest.lock() = None;
+    }
+
+    /// Starts a read. A task reads, so that a client that goes away ends no read of others.
+    fn begin(&self) -> Arc<Load<ListResult>> {
+        let load = Arc::new(Load::queued());
+        let (parts, entry) = (self.parts.clone(), Entry(load.clone()));
+        self.tasks.once("list the campaigns", async move {
+            entry.0.done(parts.read().await.map(Arc::new));
+        });
+        load
+    }
+}
+
+/// Fails a read when dropped before its end, so that nobody waits for it.
+struct Entry(Arc<Load<ListResult>>);
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !self.0.is_done() {
+            let cancelled = ReadError::Store("the read was cancelled".to_owned());
+            self.0.done(Err(cancelled.into()));
+        }
+    }
+}
+
+impl Parts {
+    async fn read(&self) -> Result<CampaignList, ServiceError> {
+        let mut campaigns: Vec<CampaignView> = Vec::new();
+        let mut after: Option<CampaignId> = None;
+        loop {
+            let page = self.store.campaigns(after.as_ref(), LISTING_MAX);
+            let what = || "listing campaigns".to_owned();
+            let ids = self.viewer.clock.read(page, what).await?;
+            let is_last = ids.len() < LISTING_MAX;
+            after = ids.last().cloned();
+            let views = stream::iter(ids.into_iter().map(|id| self.view_of(id)));
+            let views: Vec<_> = views.buffered(READS_MAX).try_collect().await?;
+            campaigns.extend(views.into_iter().flatten());
+            if is_last {
+                return Ok(CampaignList(campaigns));
+            }
+            if campaigns.len() >= LIST_MAX {
+                tracing::warn!(LIST_MAX, ?after, "too many campaigns, the list ends here");
+                return Ok(CampaignList(campaigns));
+            }
+        }
+    }
+
+    async fn view_of(&self, campaign: CampaignId) -> Result<Option<CampaignView>, ServiceError> {
+        match self.campaigns.for_listing(&campaign).await? {
+            Some(snapshot) => self.viewer.view(&campaign, &snapshot).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Builds views of campaigns from snapshots.
+#[derive(Debug, Clone)]
+pub(super) struct Viewer {
+    pub(super) clock: NodeClock,
+    pub(super) codec: Codec,
+    pub(super) log_epoch: u32,
+}
+
+impl Viewer {
+    /// Builds the view of a campaign.
+    pub(super) fn view(
+        &self,
+        campaign: &CampaignId,
+        snapshot: &CampaignSnapshot,
+    ) -> Result<CampaignView, ServiceError> {
+        let figures = snapshot.edge.figures(self.clock.wall());
+        let (Some(figures), Some(definition)) = (figures, snapshot.edge.definition()) else {
+            // A hold can be written before the first version row, or that row has vanished.
+            snapshot.refuse_quarantined()?;
+            return Err(ServiceError::UnknownCampaign);
+        };
+        Ok(CampaignView {
+            campaign: campaign.clone(),
+            state: figures.state,
+            definition: definition.clone(),
+            issued: figures.issued,
+            remaining: figures.remaining,
+            as_of: Position {
+                log_epoch: self.log_epoch,
+                partition: self.codec.partition_of(campaign),
+                offset: figures.as_of,
+            },
+            hold: snapshot.quarantine().cloned(),
+        })
+    }
+}
