@@ -118,10 +118,17 @@ impl Story {
         Ok(())
     }
 
-    /// Whether a partition has passed everything below `to`, or is halted there by another range.
+    /// Whether a partition has passed everything below `to`, or is halted there by another range. Nobody
+    /// need say where that one ends: it may heal.
     fn is_behind(&self, partition: Partition, to: Offset) -> bool {
         let next = self.skippable(partition).map(|(_, offset)| offset);
-        self.progress(partition) >= to || next.is_some_and(|next| next >= to)
+        let is_halted = || {
+            let brokers = self.engines.brokers.lock();
+            let mut behind = brokers.partitions[partition as usize].records.range(to..);
+            let first = behind.next().map(|(offset, _)| *offset);
+            first.is_some() && first == brokers.first_unreadable(partition, to)
+        };
+        self.progress(partition) >= to || next.is_some_and(|next| next >= to) || is_halted()
     }
 
     /// Returns a skip of a partition that is neither in force nor void.
