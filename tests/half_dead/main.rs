@@ -65,14 +65,7 @@ where
     let run = move || {
         let (_brokers, _database) = (engine(Engine::Kafka), engine(Engine::Cql));
         network::mend();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|error| format!("no runtime: {error}"))?;
-        let ended = runtime.block_on(async { tokio::time::timeout(TEST_WITHIN, body()).await });
-        runtime.shutdown_background();
-        ended.map_err(|_| Failed::from(format!("not done within {TEST_WITHIN:?}")))
+        procs::run_within(TEST_WITHIN, body).map_err(Failed::from)
     };
     Trial::test(name, run).with_ignored_flag(true)
 }

@@ -189,6 +189,26 @@ impl Drop for Node {
     }
 }
 
+/// Runs a test on a runtime of its own.
+///
+/// # Errors
+/// There is no runtime, or the test has not ended within `limit`.
+#[allow(dead_code, reason = "only some of the binaries with this module need it")]
+pub(crate) fn run_within<T>(limit: Duration, body: impl FnOnce() -> T) -> Result<(), String>
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    let ended = runtime.block_on(async { tokio::time::timeout(limit, body()).await });
+    // Tasks that a test leaves behind must not delay the next one.
+    runtime.shutdown_background();
+    ended.map_err(|_| format!("not done within {limit:?}"))
+}
+
 /// Repeats `attempt` until it returns a value, within a bound.
 pub(crate) async fn until<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
 where

@@ -83,15 +83,7 @@ fn run<T>(body: impl FnOnce() -> T) -> Result<Completion, Failed>
 where
     T: Future<Output = ()> + Send + 'static,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| format!("no runtime: {error}"))?;
-    let ended = runtime.block_on(async { tokio::time::timeout(TEST_WITHIN, body()).await });
-    // Tasks that a test leaves behind must not delay the next one.
-    runtime.shutdown_background();
-    ended.map_err(|_| format!("not done within {TEST_WITHIN:?}"))?;
+    procs::run_within(TEST_WITHIN, body)?;
     Ok(Completion::Completed)
 }
 
