@@ -1,6 +1,6 @@
 //! The list of all campaigns: one list in memory, from which every page is cut.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
@@ -13,8 +13,8 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
-    answer::Moment,
-    domain::ids::{CampaignId, Position},
+    answer::{Moment, admission::CampaignState},
+    domain::ids::{CampaignId, Position, Timestamp},
     store::{CouponStore, LISTING_MAX},
     wire::codec::Codec,
 };
@@ -45,14 +45,48 @@ pub(super) struct Listing {
     tasks: Arc<Tasks>,
     /// The latest read, and when it began.
     latest: Mutex<Option<(Moment, Arc<Load<ListResult>>)>>,
+    /// The list that was answered last.
+    shown: Mutex<Option<Shown>>,
+}
+
+/// A list with the states of a time: campaigns open and close between two reads.
+struct Shown {
+    /// The list as it was read.
+    read: Arc<CampaignList>,
+    /// When these states hold: from the last opening or closing to the next.
+    when: Range<Timestamp>,
+    list: Arc<CampaignList>,
+}
+
+impl Shown {
+    fn at(wall: Timestamp, read: Arc<CampaignList>) -> Self {
+        let state = |view: &CampaignView| {
+            CampaignState::of(&view.definition, view.hold.is_some(), view.issued, wall)
+        };
+        let is_as_read = read.0.iter().all(|view| view.state == state(view));
+        let stated = |view: &CampaignView| CampaignView { state: state(view), ..view.clone() };
+        let list = match is_as_read {
+            true => read.clone(),
+            false => Arc::new(CampaignList(read.0.iter().map(stated).collect())),
+        };
+        let turns = read.0.iter().flat_map(|view| {
+            let terms = &view.definition.terms;
+            terms.opens_at.into_iter().chain(terms.closes_at)
+        });
+        let (past, coming): (Vec<_>, Vec<_>) = turns.partition(|turn| *turn <= wall);
+        let from = past.into_iter().max().unwrap_or(Timestamp(i64::MIN));
+        let to = coming.into_iter().min().unwrap_or(Timestamp(i64::MAX));
+        Self { read, when: from..to, list }
+    }
 }
 
 impl Listing {
     pub(super) fn new(parts: Parts, tasks: Arc<Tasks>) -> Self {
-        Self { parts, tasks, latest: Mutex::default() }
+        Self { parts, tasks, latest: Mutex::default(), shown: Mutex::default() }
     }
 
-    /// Returns the list, at most 1 s old. All who ask within a second share one read and its result.
+    /// Returns the list, at most 1 s old, with the states of now. All who ask within a second share
+    /// one read and its result.
     pub(super) async fn current(&self) -> ListResult {
         let now = self.parts.viewer.clock.now();
         let is_current = |(begun, load): &(Moment, Arc<Load<ListResult>>)| {
@@ -65,7 +99,18 @@ impl Listing {
                 None => latest.insert((now, self.begin())).1.clone(),
             }
         };
-        load.finished().await
+        let read = load.finished().await?;
+        Ok(self.stated(read, self.parts.viewer.clock.wall()))
+    }
+
+    /// Returns what was read, with the states at `wall`.
+    fn stated(&self, read: Arc<CampaignList>, wall: Timestamp) -> Arc<CampaignList> {
+        let mut shown = self.shown.lock();
+        let is_shown = |it: &&Shown| Arc::ptr_eq(&it.read, &read) && it.when.contains(&wall);
+        match shown.as_ref().filter(is_shown) {
+            Some(it) => it.list.clone(),
+            None => shown.insert(Shown::at(wall, read)).list.clone(),
+        }
     }
 
     /// Makes the next caller read the list anew: a campaign was changed on this node.

@@ -7,7 +7,11 @@ use futures_util::future::join_all;
 use super::world::{ServiceWorld, campaign};
 use crate::{
     api::service::{ChangeCampaigns, ControlVerb, ServiceError, ShowCampaigns},
-    domain::{definition::Audience, rows::Row},
+    domain::{
+        definition::{Audience, Terms},
+        ids::Timestamp,
+        rows::Row,
+    },
     simulation::testing::{Call, Engine, Settle},
     store::LISTING_MAX,
 };
@@ -103,6 +107,27 @@ async fn a_failed_read_is_not_repeated_within_a_second() {
     world.mend(Engine::Store);
     world.pass(Duration::from_millis(1_001)).await;
     assert_eq!(listed(&world, Audience::Public).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_campaign_opens_and_closes_between_two_reads() {
+    let world = ServiceWorld::new().await;
+    let opens_at = world.service.clock.wall().0 + 60_000;
+    let window = |terms: &mut Terms| {
+        terms.opens_at = Some(Timestamp(opens_at));
+        terms.closes_at = Some(Timestamp(opens_at + 500));
+    };
+    world.defined("spring", window).await;
+    let state = async || world.service.campaigns().await.unwrap().0[0].state.name();
+    let left = opens_at - world.service.clock.wall().0;
+    world.pass(Duration::from_millis(left.unsigned_abs() - 100)).await;
+    let reads = world.calls(Call::ReadVersions);
+    assert_eq!(state().await, "scheduled");
+    world.pass(Duration::from_millis(100)).await;
+    assert_eq!(state().await, "open");
+    world.pass(Duration::from_millis(500)).await;
+    assert_eq!(state().await, "closed");
+    assert_eq!(world.calls(Call::ReadVersions) - reads, 1, "it was read once");
 }
 
 #[tokio::test(start_paused = true)]
