@@ -36,8 +36,8 @@ impl DeadLetters {
     /// Writes the letters that arrive, in any order, until every sender is dropped. Nothing but the
     /// watermark waits for them.
     ///
-    /// The channel needs no bound of its own: its records are still paid for, by the credit of the
-    /// partition's window or as the one chunk that a replay has under way.
+    /// The channel needs no bound of its own: its records are those of the one chunk that a replay has
+    /// under way, for dead letters or for holds.
     pub(super) async fn keep(self, mut letters: mpsc::UnboundedReceiver<Letter>) {
         let letters = stream::poll_fn(|context| letters.poll_recv(context));
         let keep = async |letter| self.keep_one(letter).await;

@@ -4,10 +4,10 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use ractor::ActorRef;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Environment, dead_letters::Letter, io, messages::PartitionMessage, task::until_done};
+use super::{Environment, io, messages::PartitionMessage, task::until_done};
 use crate::{
     domain::{
         halt::{Halt, HaltReason},
@@ -16,7 +16,7 @@ use crate::{
     log::{FailedReads, LogError, LogReader, READ_RECORDS_MAX, ReadError},
     partition::{
         assignment::{self, Missing},
-        flow::{Again, Event, LetterOf, debt_of},
+        flow::{Again, Event, debt_of},
         skips::Passing,
         window::credit,
     },
@@ -42,7 +42,6 @@ pub(super) struct Live {
     pub(super) credit: Arc<Semaphore>,
     /// Cancelled when nothing more is to be read.
     pub(super) stop: CancellationToken,
-    pub(super) letters: mpsc::UnboundedSender<Letter>,
     pub(super) consumer: ActorRef<PartitionMessage>,
 }
 
@@ -175,25 +174,18 @@ impl Live {
         let _ended = self.consumer.cast(message);
     }
 
-    /// Decodes records, hands them to the consumer, and the dead letters among them to their task.
-    /// Returns the credit that they cost beyond one each, or none if the partition halts behind them.
+    /// Decodes records and hands them to the consumer. Returns the credit that they cost beyond one each, or none if the partition halts behind them.
     fn hand_over(&mut self, records: Vec<LogRecord>) -> Option<u32> {
         let decode_step = self.environment.decode_step(self.partition);
-        let DecodedRecords { incoming, letters, halt } =
+        let DecodedRecords { incoming, halt } =
             decode_step.decode(records, self.environment.clock.now());
         if let Some(last) = incoming.last() {
             self.position = last.record.offset + 1;
         }
         let last = incoming.last().map(|last| last.record.offset);
         self.environment.shared.places.read(self.partition, self.position, last);
-        let mut debt = debt_of(&incoming);
+        let debt = debt_of(&incoming);
         let _ended = self.consumer.cast(PartitionMessage::Event(Event::Read(incoming)));
-        for (record, reason) in letters {
-            let credit = credit(&record);
-            debt += credit - 1;
-            let of = LetterOf::Undecodable { credit };
-            let _ended = self.letters.send(Letter { record, reason, of });
-        }
         let Some(halt) = halt else { return Some(debt as u32) };
         let _ended = self.consumer.cast(PartitionMessage::HaltOnceSettled(halt));
         None

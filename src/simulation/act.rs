@@ -69,10 +69,12 @@ pub(super) enum Foreign {
     OtherPartition,
     /// Larger than any that is read.
     Oversized,
+    /// Hundreds at once: requests of campaigns that never exist, and records that are no JSON.
+    Burst,
 }
 
 impl Foreign {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Request,
         Self::Undefined,
         Self::Malformed,
@@ -83,6 +85,7 @@ impl Foreign {
         Self::NewerForged,
         Self::OtherPartition,
         Self::Oversized,
+        Self::Burst,
     ];
 }
 

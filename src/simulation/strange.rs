@@ -12,11 +12,15 @@ use crate::{
         ids::{CampaignId, Partition, Timestamp, UserId},
         record::{Change, Control, Record},
     },
+    partition::flow::POINT_LOOKUPS_MAX,
     wire::{LogRecord, NewRecord, RECORD_BYTES_MAX},
 };
 
 /// How far ahead a record is that must halt its partition, in milliseconds.
 const FAR_AHEAD_MS: i64 = 30 * 86_400_000;
+
+/// Records of a burst. Half of them are of as many campaigns, more than are looked up one by one.
+const BURST: usize = 3 * POINT_LOOKUPS_MAX;
 
 /// A record before the log has it: its key may be of no campaign, and its MAC of nobody.
 #[derive(Debug, Clone)]
@@ -131,16 +135,43 @@ pub(super) fn append(
         Foreign::Oversized => {
             Written { value: vec![b' '; RECORD_BYTES_MAX + 1], ..request(campaign, user) }
         }
+        Foreign::Burst => {
+            burst(engines, world, own, user);
+            return true;
+        }
     };
+    // With one partition there is no other.
+    is_decided |= kind == Foreign::OtherPartition && partition == own;
+    log(engines, world, (partition, written), is_decided.then_some(decided_of));
+    true
+}
+
+/// Appends a record that is decided if it is of a campaign, and a dead letter otherwise.
+fn log(
+    engines: &Engines,
+    world: &World,
+    (partition, written): (Partition, Written),
+    decided_of: Option<CampaignId>,
+) {
     let mut brokers = engines.brokers.lock();
     let offset = brokers.append(world, partition, written).offset;
-    // With one partition there is no other.
-    if is_decided || kind == Foreign::OtherPartition && partition == own {
-        brokers.foreign.insert((partition, offset), decided_of);
-    } else {
-        brokers.undecidable.insert((partition, offset));
+    match decided_of {
+        Some(campaign) => drop(brokers.foreign.insert((partition, offset), campaign)),
+        None => drop(brokers.undecidable.insert((partition, offset))),
     }
-    true
+}
+
+fn burst(engines: &Engines, world: &World, partition: Partition, user: &UserId) {
+    let names = (0..).filter_map(|number| CampaignId::parse(&format!("unknown-{number}")).ok());
+    let unknown = names.filter(|id| engines.codec.partition_of(id) == partition);
+    for (number, campaign) in unknown.take(BURST).enumerate() {
+        let written = request(&campaign, user);
+        if number % 2 == 0 {
+            log(engines, world, (partition, written), Some(campaign));
+        } else {
+            log(engines, world, (partition, Written { value: Vec::new(), ..written }), None);
+        }
+    }
 }
 
 /// Appends what damages a partition, if it is a record.

@@ -36,7 +36,7 @@ pub struct Incoming {
     /// Offset and digest.
     pub record: LastRecord,
     /// The decoded record, or `None` for a dead letter. The watermark may pass a dead letter only
-    /// after it was written.
+    /// after it was written. It is read again for that.
     pub content: Option<ReadRecord>,
 }
 
@@ -62,8 +62,6 @@ impl ReadRecord {
 pub struct DecodedRecords {
     /// The records in order, dead letters included.
     pub incoming: Vec<Incoming>,
-    /// The records among them to be written as dead letters.
-    pub letters: Vec<(LogRecord, DeadLetterReason)>,
     /// Why the partition must halt behind these records, if so.
     pub halt: Option<Halt>,
 }
@@ -83,10 +81,7 @@ impl DecodeStep {
             let digest = self.digest(&record);
             let content = match self.codec.decode(self.partition, &record) {
                 Decoded::Record(content) => Some(ReadRecord { raw: record, record: content }),
-                Decoded::DeadLetter(reason) => {
-                    decoded.letters.push((record, reason));
-                    None
-                }
+                Decoded::DeadLetter(_) => None,
                 Decoded::Newer { version } => {
                     let detail = format!("the record at {offset} has the newer format {version}");
                     decoded.halt = Some(Halt::new(HaltReason::RecordFormat, detail));
@@ -104,10 +99,19 @@ impl DecodeStep {
     pub fn decode_again(&self, records: Vec<LogRecord>) -> Vec<ReadRecord> {
         let decoded = |raw: LogRecord| match self.codec.decode(self.partition, &raw) {
             Decoded::Record(record) => Some(ReadRecord { raw, record }),
-            // Dead letters were written when the record was read live.
+            // The live reader has found the dead letters.
             Decoded::DeadLetter(_) | Decoded::Newer { .. } => None,
         };
         records.into_iter().filter_map(decoded).collect()
+    }
+
+    /// Returns why a record that cannot be decided is a dead letter.
+    #[must_use]
+    pub fn why_dead(&self, record: &LogRecord) -> DeadLetterReason {
+        match self.codec.decode(self.partition, record) {
+            Decoded::DeadLetter(reason) => reason,
+            Decoded::Record(_) | Decoded::Newer { .. } => DeadLetterReason::Undefined,
+        }
     }
 
     /// Returns the digest of a record, which detects that the log was rewritten.

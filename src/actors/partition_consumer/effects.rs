@@ -22,7 +22,7 @@ use crate::{
     },
     partition::flow::{Effect, Event},
     telemetry::metrics,
-    wire::{codec::DeadLetterReason, write_order},
+    wire::write_order,
 };
 
 impl PartitionState {
@@ -93,7 +93,8 @@ impl PartitionState {
             }
             Effect::Credit(records) => running.credit.add_permits(records),
             Effect::DeadLetter { of, record } => {
-                let reason = DeadLetterReason::Undefined;
+                let environment = &self.arguments.environment;
+                let reason = environment.decode_step(self.arguments.partition).why_dead(&record);
                 let _ended = running.letters.send(Letter { record, reason, of });
             }
             other => self.carry_out_aside(other, myself),

@@ -244,7 +244,7 @@ impl PartitionState {
         if self.draining {
             stop.cancel();
         }
-        #[expect(clippy::disallowed_methods, reason = "the window's credit bounds it")]
+        #[expect(clippy::disallowed_methods, reason = "the chunks of two runs bound it")]
         let (letters, kept) = mpsc::unbounded_channel();
         let consumer = myself.clone();
         let keeper = DeadLetters { environment: environment.clone(), partition, consumer };
@@ -256,7 +256,6 @@ impl PartitionState {
             passing: passing.clone(),
             credit: credit.clone(),
             stop: stop.clone(),
-            letters: letters.clone(),
             consumer: myself.clone(),
         };
         self.running = Some(Running {

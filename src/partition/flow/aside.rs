@@ -1,9 +1,9 @@
 //! Records that are set aside: they keep 32 bytes and no credit, and are read again.
 //!
-//! A record is set aside when nobody knows its campaign, when its campaign has its share of the window,
-//! or when an earlier record of its campaign is aside. The watermark waits
+//! A record is set aside when it cannot be decoded, when nobody knows its campaign, when its campaign has
+//! its share of the window, or when an earlier record of its campaign is aside. The watermark waits
 //! for it. Campaigns that decide share one run over the log; it hands each its records in order.
-//! Another run writes the dead letters of campaigns that do not exist.
+//! Another run writes dead letters: what cannot be decoded, and records of campaigns that do not exist.
 
 use std::collections::BTreeSet;
 
@@ -415,7 +415,7 @@ impl Flow {
         (run.reads, run.next) = (false, read_to);
         for record in records.into_iter().filter(|record| self.acks.is_letter(record.offset)) {
             self.aside.writing += 1;
-            effects.push(Effect::DeadLetter { of: LetterOf::Undefined, record });
+            effects.push(Effect::DeadLetter { of: LetterOf::SetAside, record });
         }
     }
 

@@ -175,15 +175,9 @@ impl Event {
 /// Why a record is a dead letter, as far as the flow goes by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LetterOf {
-    /// It could not be decoded, so it is in no window. It costs this credit until its letter is
-    /// durable.
-    Undecodable {
-        /// As much as it would cost in a window.
-        credit: usize,
-    },
-    /// Its campaign is not defined at its offset. It was set aside.
-    Undefined,
-    /// The same, found by a replay of the campaign.
+    /// It cannot be decoded, or its campaign is not defined at its offset. It was set aside.
+    SetAside,
+    /// Its campaign is not defined at its offset, as a replay of the campaign has found.
     Replayed {
         /// The campaign.
         campaign: CampaignId,
@@ -287,7 +281,8 @@ pub enum Effect {
         /// The version's offset, for [`Event::Marked`].
         version: Offset,
     },
-    /// Write a record as a dead letter: its campaign is not defined at its offset.
+    /// Write a record as a dead letter: it cannot be decoded, or its campaign is not defined at its
+    /// offset.
     DeadLetter {
         /// Who waits for it.
         of: LetterOf,

@@ -340,8 +340,12 @@ impl Flow {
         for Incoming { record, content } in records {
             self.acks.read(record);
             self.end = self.end.max(self.acks.position());
-            if let Some(read) = content {
-                self.route(read, effects);
+            match content {
+                Some(read) => self.route(read, effects),
+                None => {
+                    self.acks.letter(record.offset);
+                    self.free(1);
+                }
             }
         }
     }

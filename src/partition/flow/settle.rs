@@ -122,8 +122,7 @@ impl Flow {
     ) {
         self.acks.done(offset);
         let campaign = match of {
-            LetterOf::Undecodable { credit } => return self.free(credit),
-            LetterOf::Undefined => return self.letter_kept(),
+            LetterOf::SetAside => return self.letter_kept(),
             LetterOf::Replayed { campaign, credit } => {
                 self.free(credit);
                 campaign

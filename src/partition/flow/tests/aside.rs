@@ -91,6 +91,17 @@ fn undefined_campaigns_cost_no_actor_and_no_credit() {
 }
 
 #[test]
+fn records_that_cannot_be_decoded_cost_no_credit() {
+    let mut story = narrow();
+    (0..1_000).for_each(|_| story.reads_noise());
+    assert_eq!(credit_of(&story), 48 + 1_000, "all of it is back before a letter is written");
+    assert_eq!(count(&story, |it| matches!(it, Effect::DeadLetter { .. })), 0);
+    story.goes_on();
+    assert_eq!((story.letters.len(), story.flow.watermark()), (1_000, 1_000));
+    assert_eq!(story.again, [(Again::Letters, 0)], "one run reads them again");
+}
+
+#[test]
 fn many_unknown_campaigns_are_looked_up_in_one_scan() {
     let mut story = narrow();
     story.asks(SPRING);

@@ -153,10 +153,10 @@ fn an_idle_campaigns_hold_is_extended() {
     // A record of no campaign advances progress.
     let incoming = Incoming { record, content: None };
     flow.step(Event::Read(vec![incoming]), &mut effects);
-    flow.step(
-        Event::DeadLettered { offset: 10, of: LetterOf::Undecodable { credit: 1 } },
-        &mut effects,
-    );
+    flow.flush(&mut effects);
+    let record = read_of(At { offset: 10, time: Timestamp(0) }, request()).raw;
+    flow.step(Event::LettersRead { run: 1, records: vec![record], read_to: 11 }, &mut effects);
+    flow.step(Event::DeadLettered { offset: 10, of: LetterOf::SetAside }, &mut effects);
     flow.step(Event::Tick { now_ms: 10_000, wall: Timestamp(0) }, &mut effects);
     effects.clear();
     flow.flush(&mut effects);

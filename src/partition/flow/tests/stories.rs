@@ -41,6 +41,11 @@ pub(super) fn cost(at: At, record: &Record) -> usize {
     credit(&read_of(at, record.clone()).raw)
 }
 
+fn request(of: u64) -> Record {
+    let (campaign, user) = (campaign(of), UserId::parse("ada").unwrap());
+    Record::Request(Request { campaign, user, idempotency_key: None })
+}
+
 impl Story {
     pub(super) fn new() -> Self {
         Self::with(Limits::default())
@@ -93,20 +98,24 @@ impl Story {
     }
 
     pub(super) fn reads(&mut self, record: Record) {
-        let (offset, time) = (self.flow.position(), Timestamp(0));
-        self.log.push((At { offset, time }, record.clone()));
-        let digest = LastRecord { offset, digest: [0; 16] };
-        let content = Some(read_of(At { offset, time }, record));
+        self.reads_as(record, true);
+    }
+
+    fn reads_as(&mut self, record: Record, can_be_decoded: bool) {
+        let at = At { offset: self.flow.position(), time: Timestamp(0) };
+        self.log.push((at, record.clone()));
+        let digest = LastRecord { offset: at.offset, digest: [0; 16] };
+        let content = can_be_decoded.then(|| read_of(at, record));
         self.step(Event::Read(vec![Incoming { record: digest, content }]));
     }
 
     pub(super) fn asks(&mut self, of: u64) {
-        let user = UserId::parse("ada").unwrap();
-        self.reads(Record::Request(Request {
-            campaign: campaign(of),
-            user,
-            idempotency_key: None,
-        }));
+        self.reads(request(of));
+    }
+
+    /// Reads a record that cannot be decoded.
+    pub(super) fn reads_noise(&mut self) {
+        self.reads_as(request(SPRING), false);
     }
 
     pub(super) fn releases(&mut self, of: u64) {
