@@ -164,12 +164,33 @@ impl Parts {
         }
     }
 
+    /// Returns the view of a campaign, or none if nothing true can be said of it: that must not cost
+    /// the others their places.
     async fn view_of(&self, campaign: CampaignId) -> Result<Option<CampaignView>, ServiceError> {
-        match self.campaigns.for_listing(&campaign).await? {
-            Some(snapshot) => self.viewer.view(&campaign, &snapshot).map(Some),
-            None => Ok(None),
+        let snapshot = match self.campaigns.for_listing(&campaign).await {
+            Ok(Some(snapshot)) => snapshot,
+            Ok(None) => return Ok(None),
+            Err(error) => return left_out(&campaign, error.into()),
+        };
+        match self.viewer.view(&campaign, &snapshot) {
+            Ok(view) => Ok(Some(view)),
+            Err(error) => left_out(&campaign, error),
         }
     }
+}
+
+/// Leaves out of the list what is halted: asked for by its id, it says why.
+fn left_out(
+    campaign: &CampaignId,
+    error: ServiceError,
+) -> Result<Option<CampaignView>, ServiceError> {
+    let reason = match error {
+        ServiceError::Halted { reason } => reason,
+        ServiceError::UnknownCampaign => return Ok(None),
+        error => return Err(error),
+    };
+    tracing::warn!(summed = true, %campaign, reason, "campaign left out of the list");
+    Ok(None)
 }
 
 /// Builds views of campaigns from snapshots.

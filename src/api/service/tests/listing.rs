@@ -68,6 +68,17 @@ async fn the_public_sees_only_what_is_listed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_campaign_without_its_rows_costs_the_others_nothing() {
+    let world = ServiceWorld::new().await;
+    many(&world, 3, |_| true).await;
+    let lost = campaign("c00001");
+    world.rows().versions.retain(|(id, _), _| *id != lost);
+    assert_eq!(listed(&world, Audience::Admin).await, ["c00000", "c00002"]);
+    let by_id = world.service.campaign(&lost).await;
+    assert!(matches!(by_id, Err(ServiceError::Halted { .. })), "{by_id:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_pages_of_a_second_are_cut_from_one_read() {
     let world = ServiceWorld::new().await;
     many(&world, 50, |_| true).await;
