@@ -26,12 +26,14 @@ use scylla::{
 const BATCH_ROWS: usize = 128;
 
 /// Batches in flight, each in both views.
+#[allow(dead_code, reason = "a server writes what comes")]
 const IN_FLIGHT: usize = 16;
 
 /// Most attempts of a write. After them, the database counts as unavailable.
 const REPEATS_MAX: usize = 20;
 
 /// Most buckets read at once.
+#[allow(dead_code, reason = "a server reads nothing")]
 const BUCKETS_AT_ONCE: usize = 8;
 
 /// Writes and scans coupons with the bare driver.
@@ -39,7 +41,21 @@ pub(crate) struct BareCql {
     session: Session,
     by_sequence: PreparedStatement,
     by_user: PreparedStatement,
+    mark: PreparedStatement,
     bucket: PreparedStatement,
+}
+
+/// What is written of each coupon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The row by sequence.
+    #[allow(dead_code, reason = "for a server")]
+    Rows,
+    /// The rows of both views.
+    Views,
+    /// The rows of both views, and a mark of the campaign.
+    #[allow(dead_code, reason = "for a server")]
+    Marks,
 }
 
 impl BareCql {
@@ -61,6 +77,11 @@ impl BareCql {
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
         ))
         .await;
+        let mark = prepare(format!(
+            "INSERT INTO {keyspace}.marks (campaign_id, below_offset, issued, versions, \
+             latest_version) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
+        ))
+        .await;
         let mut bucket = prepare(format!(
             "SELECT sequence, user_id, code, issued_at, log_epoch, partition, offset, key_digest, \
              user_bucket, rules_version, digest FROM {keyspace}.coupons \
@@ -68,10 +89,11 @@ impl BareCql {
         ))
         .await;
         bucket.set_page_size(5_000);
-        Arc::new(Self { session, by_sequence, by_user, bucket })
+        Arc::new(Self { session, by_sequence, by_user, mark, bucket })
     }
 
     /// Writes dense coupons of one campaign in one user bucket, in the order of sequences.
+    #[allow(dead_code, reason = "a server writes what comes")]
     pub(crate) async fn write(self: &Arc<Self>, coupons: &Arc<Vec<Coupon>>) {
         let batches: Vec<_> = coupons
             .chunk_by(|one, next| bucket_of(one) == bucket_of(next))
@@ -86,7 +108,7 @@ impl BareCql {
             workers.spawn(async move {
                 let first = coupons.first().map_or(1, |coupon| coupon.sequence as usize) - 1;
                 while let Some((from, rows)) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    bare.write_batch(&coupons[from - first..][..*rows]).await;
+                    bare.write_batch(&coupons[from - first..][..*rows], Form::Views).await;
                 }
             });
         }
@@ -95,7 +117,8 @@ impl BareCql {
         }
     }
 
-    async fn write_batch(&self, coupons: &[Coupon]) {
+    /// Writes coupons of one bucket.
+    pub(crate) async fn write_batch(&self, coupons: &[Coupon], form: Form) {
         let key = |coupon: &Coupon| MaybeUnset::from_option(coupon.key_digest.map(Vec::from));
         let big = |number: u64| i64::try_from(number).expect("offsets are small here");
         let int = |number: u32| i32::try_from(number).expect("numbers are small here");
@@ -146,11 +169,23 @@ impl BareCql {
             let statements = vec![statement.clone().into(); coupons.len()];
             Batch::new_with_statements(BatchType::Unlogged, statements)
         };
-        let (by_sequence_batch, by_user_batch) = (batch(&self.by_sequence), batch(&self.by_user));
-        tokio::join!(
-            self.repeat(&by_sequence_batch, &by_sequence),
-            self.repeat(&by_user_batch, &by_user),
-        );
+        let by_sequence_batch = batch(&self.by_sequence);
+        let users = async {
+            if form != Form::Rows {
+                self.repeat(&batch(&self.by_user), &by_user).await;
+            }
+        };
+        let mark = async {
+            if form == Form::Marks
+                && let Some(last) = coupons.last()
+            {
+                let offset = big(last.position.offset);
+                let values =
+                    (last.campaign.as_str(), offset, int(last.sequence), 1, 0_i64, timestamp(last));
+                self.session.execute_unpaged(&self.mark, values).await.expect("a mark is written");
+            }
+        };
+        tokio::join!(self.repeat(&by_sequence_batch, &by_sequence), users, mark);
     }
 
     /// A database on a slow disk sometimes times out a write, whichever client sends it.
@@ -164,6 +199,7 @@ impl BareCql {
         panic!("a batch was not written in {REPEATS_MAX} attempts");
     }
 
+    #[allow(dead_code, reason = "a server reads nothing")]
     /// Reads the coupon rows of a campaign's first `buckets` buckets in no order, decoding every
     /// column, and counts them.
     pub(crate) async fn scan(self: &Arc<Self>, campaign: &str, buckets: u32) -> usize {
@@ -189,6 +225,7 @@ impl BareCql {
         rows
     }
 
+    #[allow(dead_code, reason = "a server reads nothing")]
     async fn scan_bucket(&self, campaign: &str, bucket: usize) -> usize {
         type Cells =
             (i32, String, String, CqlTimestamp, i32, i32, i64, Option<Vec<u8>>, i32, i32, Vec<u8>);
@@ -210,6 +247,7 @@ impl BareCql {
     }
 }
 
-fn bucket_of(coupon: &Coupon) -> u32 {
+/// Returns the bucket of a coupon's row by sequence.
+pub(crate) fn bucket_of(coupon: &Coupon) -> u32 {
     (coupon.sequence - 1) / SEQUENCES_PER_BUCKET
 }
