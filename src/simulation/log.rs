@@ -56,6 +56,8 @@ pub(super) struct Brokers {
     pub(super) partitions: Vec<MemoryPartition>,
     /// Records that were trimmed after they were settled. The judge still has them.
     trimmed: BTreeMap<(Partition, Offset), LogRecord>,
+    /// Progress that owners have reported: what they know to be durable.
+    pub(super) reported: BTreeMap<Partition, Offset>,
     /// Readers that wait for a record.
     waiting: Vec<(Partition, Address, oneshot::Sender<()>)>,
     pub(super) members: BTreeMap<usize, Member>,
@@ -385,10 +387,14 @@ impl RequestLog for WorldLog {
     ) -> Result<(), LogError> {
         // INV-7: a log on the node's own disk may trim what lies below.
         let (end, settled) = (keep_from.unwrap_or(next).min(next), self.rows.settled(partition));
+        let mut brokers = self.brokers.lock();
+        let reported = brokers.reported.entry(partition).or_default();
+        *reported = next.max(*reported);
         if self.local.is_some() && end > settled {
             let wrong = format!("partition {partition} may be trimmed to {end}, above {settled}");
-            self.brokers.lock().wrong_trim.get_or_insert(wrong);
+            brokers.wrong_trim.get_or_insert(wrong);
         }
+        drop(brokers);
         self.check(partition)
     }
 

@@ -227,7 +227,8 @@ impl Story {
         }
     }
 
-    /// The log forgets what is settled and older than any write that is still on its way.
+    /// The log forgets what is settled, as its owner knows, and older than any write that is still on its
+    /// way. A retention of days is longer than an answer about progress takes.
     fn trim(&self) -> bool {
         let mut brokers = self.engines.brokers.lock();
         let mut done = false;
@@ -241,8 +242,9 @@ impl Story {
             let kept_from = self.world.now().0 - RETENTION_MS;
             let log = &brokers.partitions[partition as usize];
             let young = log.records.values().find(|record| record.time.0 > kept_from);
-            let end =
-                self.engines.rows.settled(partition).min(young.map_or(Offset::MAX, |it| it.offset));
+            let known = brokers.reported.get(&partition).copied().unwrap_or_default();
+            let settled = self.engines.rows.settled(partition).min(known);
+            let end = settled.min(young.map_or(Offset::MAX, |it| it.offset));
             done |= log.low < end;
             brokers.trim(partition, end);
         }

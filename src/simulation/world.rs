@@ -139,8 +139,8 @@ impl World {
             })
             .build()
             .expect("a runtime without I/O and time starts");
-        let world = self.clone();
-        runtime.block_on(async move {
+        let (world, waker) = (self.clone(), idle.clone());
+        let ended = runtime.block_on(async move {
             let mut story = pin!(tokio::spawn(story));
             poll_fn(|context| {
                 if let Poll::Ready(ended) = story.as_mut().poll(context) {
@@ -155,7 +155,24 @@ impl World {
                 Poll::Pending
             })
             .await
-        })
+        });
+        // It is the runtime's own.
+        waker.lock().1 = None;
+        // Its tasks may still send.
+        drop(runtime);
+        self.end();
+        ended
+    }
+
+    /// Drops what will never happen: events hold the engines, which hold the world.
+    fn end(&self) {
+        let mut state = self.state.lock();
+        let events = std::mem::take(&mut state.events);
+        let held = state.nodes.iter_mut().map(|node| std::mem::take(&mut node.held));
+        let held: Vec<_> = held.collect();
+        // Dropping an event may look at the world.
+        drop(state);
+        drop((events, held));
     }
 
     /// Lets the next event happen, and now and then a few more at once. Returns whether there was
