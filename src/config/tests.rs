@@ -416,6 +416,20 @@ fn printed_settings_can_be_loaded() {
 }
 
 #[test]
+fn what_a_layer_sets_is_explicit() {
+    let file = file("[api]\nwaiters_max = 10000\n");
+    let sources = Sources {
+        file: Some(file.path.clone()),
+        environment: environment(&[("COUPOND_ADMISSION__MAX_LAG", "7")]),
+        ..with_set(&["embedded.partitions=4"])
+    };
+    let explicit = loaded(&sources).explicit();
+    let set = ["api.waiters_max", "admission.max_lag", "embedded.partitions"];
+    assert!(set.iter().all(|key| explicit.has(key)), "also to the default: {explicit:?}");
+    assert!(!explicit.has("admission.inflight_max"));
+}
+
+#[test]
 fn the_shipped_file_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/coupond.toml");
     let text = std::fs::read_to_string(path).unwrap_or_default();
