@@ -160,10 +160,7 @@ impl Parts {
             let views = stream::iter(ids.into_iter().map(|id| self.view_of(id)));
             let views: Vec<_> = views.buffered(READS_MAX).try_collect().await?;
             campaigns.extend(views.into_iter().flatten());
-            if is_last {
-                return Ok(CampaignList(campaigns));
-            }
-            if campaigns.len() >= self.listed {
+            if campaigns.len() > self.listed {
                 campaigns.truncate(self.listed);
                 let last = campaigns.last().map(|view| &view.campaign);
                 tracing::warn!(
@@ -172,6 +169,9 @@ impl Parts {
                     ?last,
                     "too many campaigns, the list ends here"
                 );
+                return Ok(CampaignList(campaigns));
+            }
+            if is_last {
                 return Ok(CampaignList(campaigns));
             }
         }
