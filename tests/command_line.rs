@@ -88,6 +88,12 @@ fn the_default_file_is_read_if_it_exists() {
 #[test]
 fn a_valid_configuration_is_printed() {
     check(&[], &["check-config"], 0, "built-in defaults, 0 from the environment, 0 by --set:", "");
+    let folder = tempfile::tempdir().unwrap();
+    let set = ["--set", "api.waiters_max=1000000", "check-config"];
+    let output = coupond(folder.path(), &[], &set);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("\nmemory: at most "), "{printed}");
+    assert!(printed.contains("\nwarning: api.waiters_max is 1000000, but each"), "{printed}");
     check(
         &[("COUPOND_DEMO", "false")],
         &["print-config"],

@@ -43,6 +43,15 @@ fn too_few_open_files_are_refused() {
 }
 
 #[test]
+fn a_start_says_what_memory_it_may_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = run("ulimit -n 2048", folder.path());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("memory: at most ") && said.contains("\"bounds_mib\":"), "{said}");
+    assert!(said.contains("\"public\":1152"), "the connections are those of the files: {said}");
+}
+
+#[test]
 fn files_belong_to_their_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (code, said) = run("umask 000", folder.path());

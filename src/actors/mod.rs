@@ -45,5 +45,6 @@ pub mod supervisor;
 mod task;
 
 pub use directory::Directory;
+pub(crate) use environment::LOADS_MAX;
 pub use environment::{Environment, Probe, Shared};
 pub use handle::CouponHandle;

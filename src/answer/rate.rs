@@ -16,6 +16,9 @@ const WAYS: usize = 8;
 /// users with buckets that are not full; at 100 requests a second each, more than a node serves.
 const SETS: usize = 1_024;
 
+/// Bytes of a table.
+pub(crate) const TABLE_BYTES: usize = SETS * WAYS * size_of::<Slot>();
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
     key: u64,

@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     config::{self, ConfigProblem, Loaded, Origin, Problems, Sources},
-    node::{AuditFailure, ServeError},
+    node::{self, AuditFailure, ServeError},
     telemetry::LogFilter,
 };
 
@@ -157,11 +157,14 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
     match command {
         Command::Serve(_) => {
             let (loaded, logs) = with_logs(load())?;
-            serve::run(loaded.config, logs)
+            serve::run(loaded, logs)
         }
         Command::CheckConfig(_) => {
             let (loaded, _) = with_logs(load())?;
-            Ok(Done::with(loaded.summary() + "\n"))
+            serve::raise_open_files();
+            let bounds = node::memory_bounds(&loaded.config, &loaded.explicit());
+            let bounds = bounds.map_err(CliError::Serve)?;
+            Ok(Done::with(format!("{}\n{bounds}\n", loaded.summary())))
         }
         Command::PrintConfig(print) if print.defaults => Ok(Done::with(config::documented())),
         Command::PrintConfig(_) => Ok(Done::with(load()?.print())),

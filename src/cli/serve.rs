@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{CliError, Done};
 use crate::{
-    config::Config,
+    config::Loaded,
     node,
     telemetry::{self, LogFilter},
 };
@@ -31,22 +31,19 @@ const _: () = assert!(
 /// Many systems start a process with 1,024.
 const OPEN_FILES_MAX: u64 = 65_536;
 
-/// Threads for blocking calls, such as reads of the embedded store: several times as many as cores, as
-/// reads wait for the disk. Each costs up to some MiB; further calls wait for a free one.
-const BLOCKING_THREADS_MAX: usize = 64;
-
 /// Exit code if a second signal ends the process before the node has settled.
 const EXIT_AT_ONCE: i32 = 1;
 
 /// Runs a node until it ends or a signal ends it.
-pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
+pub(super) fn run(loaded: Loaded, logs: LogFilter) -> Result<Done, CliError> {
+    let explicit = loaded.explicit();
     telemetry::install_logs(logs);
     let metrics = telemetry::install_metrics();
     raise_open_files();
     forgo_huge_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .max_blocking_threads(node::BLOCKING_THREADS_MAX)
         .build()
         .map_err(CliError::Runtime)?;
     let served = runtime.block_on(async {
@@ -59,7 +56,7 @@ pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
             let _ = stopped.await;
         };
         let served = tokio::select! {
-            served = node::serve(config, shutdown) => served,
+            served = node::serve(loaded.config, explicit, shutdown) => served,
             never = metrics.upkeep() => match never {},
             never = telemetry::sum_up_logs() => match never {},
         };
@@ -71,7 +68,7 @@ pub(super) fn run(config: Config, logs: LogFilter) -> Result<Done, CliError> {
 }
 
 /// Raises the soft limit of open files up to the hard limit, at most to [`OPEN_FILES_MAX`].
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     let allowed = limit.maximum.unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX);
     if limit.current.is_none_or(|current| current >= allowed) {

@@ -1,6 +1,10 @@
 //! Merges the layers into settings, and checks keys, values and the rules between keys.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use super::{
     keys,
@@ -31,6 +35,32 @@ pub(super) struct Origins(BTreeMap<&'static str, Origin>);
 impl Origins {
     pub(super) fn of(&self, key: &str) -> Origin {
         self.0.get(key).cloned().unwrap_or(Origin::Default)
+    }
+}
+
+/// The settings that some layer sets.
+#[derive(Debug, Clone, Default)]
+pub struct Explicit(BTreeSet<&'static str>);
+
+impl Explicit {
+    /// Returns whether a layer sets `key`, also if to its default.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains(key)
+    }
+}
+
+impl FromIterator<&'static str> for Explicit {
+    fn from_iter<T: IntoIterator<Item = &'static str>>(keys: T) -> Self {
+        Self(keys.into_iter().collect())
+    }
+}
+
+impl Loaded {
+    /// Returns the settings that some layer sets.
+    #[must_use]
+    pub fn explicit(&self) -> Explicit {
+        self.origins.0.keys().copied().collect()
     }
 }
 

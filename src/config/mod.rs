@@ -18,7 +18,7 @@ mod value;
 pub(crate) use self::value::reachable;
 pub use self::{
     layers::{DEFAULT_FILE, Sources},
-    load::{Loaded, load},
+    load::{Explicit, Loaded, load},
     print::documented,
     problem::{ConfigProblem, Origin, Problems},
     settings::{

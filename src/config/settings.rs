@@ -119,6 +119,10 @@ settings! {
         /// brokers if there are fewer (logged as a warning).
         replication_factor: u32 = 0, in 0..=100;
 
+        /// How long the topics of requests and of dead letters keep records when coupond creates
+        /// them. An outage must not last longer: what nobody has decided by then is lost.
+        retention: Duration = days(7), in days(7)..=DURATION_MAX;
+
         /// Consumer group of the instance. All nodes of an instance use the same group.
         group: String = "coupond".to_owned(), in GROUP;
 

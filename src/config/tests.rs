@@ -157,8 +157,8 @@ fn wrong_types_are_reported_with_a_remedy() {
              (node.toml:1)",
             "mode: is 1, must be \"embedded\" or \"distributed\"; write one of these (node.toml:2)",
             "kafka: is a table, not a setting; set one of kafka.brokers, kafka.topic_prefix, \
-             kafka.partitions, kafka.replication_factor, kafka.group, kafka.append_timeout \
-             (node.toml:3)",
+             kafka.partitions, kafka.replication_factor, kafka.retention, kafka.group, \
+             kafka.append_timeout (node.toml:3)",
             "cql.nodes: is [1], must be a list of \"host:port\", at most 100; write for \
              example [\"10.0.0.1:9042\"] (node.toml:5)",
             "embedded.partitions: is \"4\", must be a whole number from 1 to 256; write a number \
@@ -413,6 +413,20 @@ fn printed_settings_can_be_loaded() {
         before.summary(),
         "built-in defaults, 0 from the environment, 3 by --set: no problem"
     );
+}
+
+#[test]
+fn what_a_layer_sets_is_explicit() {
+    let file = file("[api]\nwaiters_max = 10000\n");
+    let sources = Sources {
+        file: Some(file.path.clone()),
+        environment: environment(&[("COUPOND_ADMISSION__MAX_LAG", "7")]),
+        ..with_set(&["embedded.partitions=4"])
+    };
+    let explicit = loaded(&sources).explicit();
+    let set = ["api.waiters_max", "admission.max_lag", "embedded.partitions"];
+    assert!(set.iter().all(|key| explicit.has(key)), "also to the default: {explicit:?}");
+    assert!(!explicit.has("admission.inflight_max"));
 }
 
 #[test]

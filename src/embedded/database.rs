@@ -23,7 +23,7 @@ use super::{
     reads::ReadHandle,
     record_clock::RecordClock,
     space::{Reserve, Space},
-    tail::Tail,
+    tail::{RECENT_BYTES_MAX, Tail},
     watcher::Watcher,
 };
 use crate::{
@@ -55,6 +55,13 @@ pub(super) const BATCH_ENTRIES: usize = 2 * BATCH_RECORDS_MAX;
 /// table.
 const MEMTABLE_BYTES: u64 = 16 * 1_024 * 1_024;
 
+/// Memtables in memory at once: of each of the two keyspaces one that is filled, and one that is being
+/// written to a table.
+pub(crate) const MEMTABLES: usize = 4;
+
+/// The rows in the queue that no caller waits for.
+pub(crate) const QUEUED_ROWS_BYTES: usize = ROW_ENTRIES_MAX * 200;
+
 /// Bytes of closed journals after which the database writes memtables to tables, so that journals
 /// can be removed. Bounds what a start reads again. A journal is closed at 64 MB; two are kept.
 const JOURNAL_BYTES_MAX: u64 = 128 * 1_024 * 1_024;
@@ -64,6 +71,27 @@ const CACHE_BYTES: u64 = 64 * 1_024 * 1_024;
 
 /// Tables that the database keeps open.
 pub(crate) const TABLE_FILES_MAX: usize = 256;
+
+/// How much memory the database takes. The default is for machines where memory suffices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DatabaseMemory {
+    /// Bytes of table blocks cached in memory.
+    pub(crate) cache_bytes: u64,
+    /// Bytes of each of the [`MEMTABLES`].
+    pub(crate) memtable_bytes: u64,
+    /// Bytes of the newest records of each partition.
+    pub(crate) recent_bytes: usize,
+}
+
+impl Default for DatabaseMemory {
+    fn default() -> Self {
+        Self {
+            cache_bytes: CACHE_BYTES,
+            memtable_bytes: MEMTABLE_BYTES,
+            recent_bytes: RECENT_BYTES_MAX,
+        }
+    }
+}
 
 /// The database of an embedded node: log and store in one folder.
 ///
@@ -94,7 +122,19 @@ impl EmbeddedDatabase {
     /// # Errors
     /// [`OpenError`]. If another process holds the folder: [`OpenError::Folder`].
     pub fn open(config: &EmbeddedConfig, clock: SharedClock) -> Result<Arc<Self>, OpenError> {
-        Self::open_with(config, clock, Hooks::default())
+        Self::open_within(config, DatabaseMemory::default(), clock)
+    }
+
+    /// Like [`Self::open`], with so much memory.
+    ///
+    /// # Errors
+    /// Like [`Self::open`].
+    pub(crate) fn open_within(
+        config: &EmbeddedConfig,
+        memory: DatabaseMemory,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>, OpenError> {
+        Self::open_with(config, clock, Hooks { memory, ..Hooks::default() })
     }
 
     /// Like [`Self::open`], but calls `fatal` with a failure instead of ending the process.
@@ -133,14 +173,15 @@ impl EmbeddedDatabase {
         let inspecting = |source| OpenError::Inspect { path: path.clone(), source };
         // First: opening repairs the folder, and would repair damage that must be refused.
         let inspected = inspect::before_open(&config.dir, &path)?;
-        let (database, log, data) = open_keyspaces(&path)
+        let (database, log, data) = open_keyspaces(&path, hooks.memory)
             .map_err(|source| OpenError::Database { path: path.clone(), source })?;
         // Before the comparison with the high-water file, which counts the records of all
         // partitions: with fewer partitions, records would seem to be lost.
         check_partitions(config.partitions, &path, &data)?;
         let storage = OpenedStorage::note(&config.dir, &path).map_err(inspecting)?;
         let storage = Arc::new(Mutex::new(storage));
-        let ends = PartitionEnds { path: &path, log: &log, data: &data };
+        let recent_bytes = hooks.memory.recent_bytes;
+        let ends = PartitionEnds { path: &path, log: &log, data: &data, recent_bytes };
         let partitions = (0..config.partitions)
             .map(|partition| ends.find(partition))
             .collect::<Result<Vec<_>, _>>()?;
@@ -294,13 +335,16 @@ impl Drop for EmbeddedDatabase {
 }
 
 /// Opens the database in `path`, with its keyspaces for the log and for all else.
-fn open_keyspaces(path: &Path) -> Result<(Database, Keyspace, Keyspace), fjall::Error> {
+fn open_keyspaces(
+    path: &Path,
+    memory: DatabaseMemory,
+) -> Result<(Database, Keyspace, Keyspace), fjall::Error> {
     let database = Database::builder(path)
-        .cache_size(CACHE_BYTES)
+        .cache_size(memory.cache_bytes)
         .max_cached_files(Some(TABLE_FILES_MAX))
         .max_journaling_size(JOURNAL_BYTES_MAX)
         .open()?;
-    let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    let options = || KeyspaceCreateOptions::default().max_memtable_size(memory.memtable_bytes);
     let log = database.keyspace("log", options)?;
     let data = database.keyspace("data", options)?;
     Ok((database, log, data))
@@ -332,6 +376,7 @@ struct PartitionEnds<'a> {
     path: &'a Path,
     log: &'a Keyspace,
     data: &'a Keyspace,
+    recent_bytes: usize,
 }
 
 impl PartitionEnds<'_> {
@@ -351,7 +396,7 @@ impl PartitionEnds<'_> {
             // Never written.
             None => low,
         };
-        Ok(WritePosition { next, tail: Arc::new(Tail::new(low, next)) })
+        Ok(WritePosition { next, tail: Arc::new(Tail::new(low, next, self.recent_bytes)) })
     }
 
     /// Returns the offset behind the last block.

@@ -31,7 +31,7 @@ mod tests;
 mod watcher;
 
 pub use database::EmbeddedDatabase;
-pub(crate) use database::TABLE_FILES_MAX;
+pub(crate) use database::{DatabaseMemory, MEMTABLES, QUEUED_ROWS_BYTES, TABLE_FILES_MAX};
 pub use error::OpenError;
 pub use folder::{FolderError, SecretFile, data_folder, found_secret, kept_secret};
 

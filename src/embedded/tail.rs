@@ -14,8 +14,8 @@ use crate::domain::ids::{Offset, Timestamp};
 const RECENT_RECORDS_MAX: usize = 8_192;
 
 /// Most bytes of records in memory. Binds for unusually long records only: a request is about 250
-/// bytes.
-const RECENT_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+/// bytes. Fewer where memory is short.
+pub(super) const RECENT_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
 /// The durable end of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,7 @@ pub(crate) struct Tail {
     end: watch::Sender<End>,
     start: Mutex<Start>,
     recent: Mutex<Recent>,
+    recent_bytes: usize,
 }
 
 #[derive(Default)]
@@ -52,12 +53,13 @@ struct Recent {
 
 impl Tail {
     /// Creates the tail of a partition whose oldest record is at `low` and whose next will be at
-    /// `next`.
-    pub(crate) fn new(low: Offset, next: Offset) -> Self {
+    /// `next`. At most `recent_bytes` of records stay in memory.
+    pub(crate) fn new(low: Offset, next: Offset, recent_bytes: usize) -> Self {
         Self {
             end: watch::Sender::new(End { next, closed: false }),
             start: Mutex::new(Start { low, time: None }),
             recent: Mutex::new(Recent { first: next, ..Recent::default() }),
+            recent_bytes,
         }
     }
 
@@ -98,7 +100,7 @@ impl Tail {
             recent.bytes += record.len();
             recent.records.push_back(record);
         }
-        while recent.records.len() > RECENT_RECORDS_MAX || recent.bytes > RECENT_BYTES_MAX {
+        while recent.records.len() > RECENT_RECORDS_MAX || recent.bytes > self.recent_bytes {
             let Some(oldest) = recent.records.pop_front() else { break };
             recent.bytes -= oldest.len();
             recent.first += 1;
@@ -131,7 +133,7 @@ mod tests {
 
     #[test]
     fn recent_records_are_read_from_memory() {
-        let tail = Tail::new(0, 10);
+        let tail = Tail::new(0, 10, RECENT_BYTES_MAX);
         assert_eq!(tail.recent(9, 5), None);
         assert_eq!(tail.recent(10, 5), Some(vec![]));
         tail.publish(values(10..20));
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_count_and_bytes() {
-        let tail = Tail::new(0, 0);
+        let tail = Tail::new(0, 0, RECENT_BYTES_MAX);
         let many = RECENT_RECORDS_MAX as u64 + 10;
         tail.publish(values(0..many));
         assert_eq!(tail.recent(9, 1), None);
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_start_only_rises() {
-        let tail = Tail::new(5, 10);
+        let tail = Tail::new(5, 10, RECENT_BYTES_MAX);
         tail.note_start_time(5, Timestamp(7));
         assert_eq!(tail.start(), Start { low: 5, time: Some(Timestamp(7)) });
         tail.trimmed(4);

@@ -1,13 +1,14 @@
 //! What a follower of the feed is sent: messages in order, and a gap in place of those that it loses.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
 
-use super::{FOLLOWER_MESSAGES_MAX, FeedEvent};
+use super::{FOLLOWER_DECISIONS_MAX, FOLLOWER_MESSAGES_MAX, FeedEvent};
 use crate::wire::feed_message::FeedMessage;
 
 /// Least time between two gaps of a follower that cannot read. After each gap all waiters read the
@@ -22,6 +23,9 @@ pub(crate) struct FollowerSender {
     in_gap: bool,
     /// When [`Self::may_miss`] last sent a gap.
     missed_at: Option<Instant>,
+    /// The number of decisions of each event that may not be taken yet, and their sum.
+    sizes: VecDeque<usize>,
+    decisions: usize,
 }
 
 impl FollowerSender {
@@ -30,7 +34,8 @@ impl FollowerSender {
         // One place more than messages: the last one is reserved for a gap. So a gap always fits
         // where messages are lost, also if no message ever follows.
         let (events, receiver) = mpsc::channel(FOLLOWER_MESSAGES_MAX + 1);
-        (Self { events, in_gap: false, missed_at: None }, receiver)
+        let (sizes, decisions) = (VecDeque::new(), 0);
+        (Self { events, in_gap: false, missed_at: None, sizes, decisions }, receiver)
     }
 
     /// Returns whether the follower has left.
@@ -40,22 +45,41 @@ impl FollowerSender {
 
     /// Sends a message, or a gap if the follower has no room for it.
     pub(crate) fn send(&mut self, message: &Arc<FeedMessage>) {
-        if self.events.capacity() <= 1 {
+        self.forget_taken();
+        let size = message.decisions.len();
+        if self.events.capacity() <= 1 || self.decisions + size > FOLLOWER_DECISIONS_MAX {
             self.lose();
             return;
         }
         // An error means that the follower has left.
         let _ = self.events.try_send(FeedEvent::Message(message.clone()));
+        self.count(size);
         self.in_gap = false;
+    }
+
+    fn count(&mut self, size: usize) {
+        self.sizes.push_back(size);
+        self.decisions += size;
+    }
+
+    /// Forgets the sizes of events that were taken. They are taken in the order in which they were sent.
+    fn forget_taken(&mut self) {
+        let waiting = self.events.max_capacity() - self.events.capacity();
+        while self.sizes.len() > waiting {
+            self.decisions -= self.sizes.pop_front().unwrap_or_default();
+        }
     }
 
     /// Sends a gap for messages that are lost now.
     pub(crate) fn lose(&mut self) {
+        self.forget_taken();
         // The follower reads the store when it takes a gap from the channel, after this loss. One
         // that is not taken yet therefore covers it.
         let is_taken = self.events.capacity() == self.events.max_capacity();
         if !self.in_gap || is_taken {
-            let _ = self.events.try_send(FeedEvent::Gap);
+            if self.events.try_send(FeedEvent::Gap).is_ok() {
+                self.count(0);
+            }
             self.in_gap = true;
         }
     }
@@ -74,7 +98,15 @@ impl FollowerSender {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::ids::ProcessName, wire::feed_message::Sender};
+    use crate::{
+        domain::{
+            answer::Answer,
+            decision::Refusal,
+            ids::{CampaignId, ProcessName},
+        },
+        feed::MESSAGE_DECISIONS_MAX,
+        wire::feed_message::{FeedDecision, Sender},
+    };
 
     fn message(to: u64) -> Arc<FeedMessage> {
         Arc::new(FeedMessage {
@@ -111,6 +143,29 @@ mod tests {
             (0..max + 10).for_each(|to| sender.send(&message(to)));
             let expected: Vec<_> = (0..max).map(Some).chain([None]).collect();
             assert_eq!(taken(&mut receiver), expected, "round {round}");
+        }
+    }
+
+    #[test]
+    fn decisions_that_wait_are_bounded() {
+        let (mut sender, mut receiver) = FollowerSender::new();
+        let decision = FeedDecision {
+            offset: 0,
+            campaign_id: CampaignId::parse("spring").unwrap(),
+            user_id: None,
+            answer: Answer::Refused { refusal: Refusal::Closed },
+        };
+        let large = |to| FeedMessage {
+            decisions: vec![decision.clone(); MESSAGE_DECISIONS_MAX],
+            ..FeedMessage::clone(&message(to))
+        };
+        let fit = (FOLLOWER_DECISIONS_MAX / MESSAGE_DECISIONS_MAX) as u64;
+        for _ in 0..3 {
+            (0..fit + 2).for_each(|to| sender.send(&Arc::new(large(to))));
+            let expected: Vec<_> = (0..fit).map(Some).chain([None]).collect();
+            assert_eq!(taken(&mut receiver), expected);
+            sender.send(&message(7));
+            assert_eq!(taken(&mut receiver), [Some(7)]);
         }
     }
 

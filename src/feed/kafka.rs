@@ -57,6 +57,11 @@ const FETCHED_MESSAGES: usize = 256;
 /// Most KiB that the Kafka library fetches ahead, over all partitions.
 const FETCHED_KIB: usize = 16 * 1_024;
 
+/// Most memory of the clients: the queue of the producer, and what the follower receives at once and has
+/// fetched ahead.
+pub(crate) const CLIENTS_BYTES: usize =
+    (QUEUE_KIB_MAX + FETCHED_KIB) * 1_024 + client::RECEIVE_BYTES_MAX;
+
 /// Listeners to what nodes say of themselves. The followers' threads pass it on.
 type Listeners = Arc<Mutex<Vec<mpsc::Sender<NodeRow>>>>;
 

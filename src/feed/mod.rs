@@ -27,6 +27,16 @@ pub const MESSAGE_DECISIONS_MAX: usize = 1_024;
 /// Most messages that wait for a follower. When more arrive, it loses messages.
 pub const FOLLOWER_MESSAGES_MAX: usize = 4_096;
 
+/// Most decisions in these messages: about a second of them.
+pub const FOLLOWER_DECISIONS_MAX: usize = 32_768;
+
+/// Most memory of what waits for a follower. A decision has about 250 bytes, a message without decisions
+/// less than 1 KiB.
+pub(crate) const FOLLOWER_BYTES: usize =
+    FOLLOWER_DECISIONS_MAX * 256 + FOLLOWER_MESSAGES_MAX * 1_024;
+
+const _: () = assert!(FOLLOWER_DECISIONS_MAX >= MESSAGE_DECISIONS_MAX);
+
 /// Most sayings of nodes that wait for a listener: a few seconds of a large group. Those beyond are lost.
 pub const NODE_SAYINGS_MAX: usize = 256;
 
@@ -57,8 +67,8 @@ pub trait DecisionFeed: Send + Sync + 'static {
     /// partition. Returns once the message is queued; it may still be lost.
     async fn publish(&self, message: FeedMessage) -> Result<(), FeedError>;
 
-    /// Follows every partition from now on. At most [`FOLLOWER_MESSAGES_MAX`] messages wait for the
-    /// receiver; a slower one gets a [`FeedEvent::Gap`] in place of those that it lost.
+    /// Follows every partition from now on. At most [`FOLLOWER_MESSAGES_MAX`] messages with
+    /// [`FOLLOWER_DECISIONS_MAX`] decisions wait for the receiver; a slower one gets a [`FeedEvent::Gap`] in place of those that it lost.
     async fn follow(&self) -> Result<mpsc::Receiver<FeedEvent>, FeedError>;
 
     /// Says what a node says of itself to every listener, this node's included. It may be lost.

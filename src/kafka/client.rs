@@ -38,7 +38,7 @@ const FETCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
 /// Most bytes of a broker's answer: a whole fetch, and the largest batch that a topic may take
 /// ([`BATCH_BYTES_MAX`]). It also bounds what a zstd batch is unpacked to.
-const RECEIVE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + 1_024 * 1_024;
+pub(crate) const RECEIVE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + 1_024 * 1_024;
 
 /// Most bytes of a batch that a topic may take (`max.message.bytes`): eight times Kafka's default. A
 /// larger one could not be read.

@@ -11,7 +11,7 @@ use crate::{
         Directory, Environment, Probe, Shared, membership, messages::SupervisorMessage,
         prober::Prober, supervisor::Supervisor,
     },
-    api::service::{GroupCheck, NodeService, ServiceParts},
+    api::service::{GroupCheck, NodeService, ServiceBounds, ServiceParts},
     clock::SharedClock,
     config::Config,
     domain::{ids::ProcessName, keys::Keys},
@@ -44,6 +44,8 @@ pub(crate) struct CoreParts {
     pub(crate) future_max_ms: Option<i64>,
     /// See [`Environment::limits`].
     pub(crate) limits: Limits,
+    /// What the service keeps at most.
+    pub(crate) bounds: ServiceBounds,
     /// Observes the actors of a simulated node.
     pub(crate) probe: Option<Arc<dyn Probe>>,
 }
@@ -66,7 +68,7 @@ impl Core {
     pub(crate) async fn start(parts: CoreParts, config: &Config) -> Result<Self, SpawnErr> {
         let CoreParts { log, store, feed, layout, process, keys, clock, .. } = parts;
         let CoreParts { local_log, group_check, future_max_ms, limits, probe, .. } = parts;
-        let CoreParts { nodes, is_apart, .. } = parts;
+        let CoreParts { nodes, is_apart, bounds, .. } = parts;
         let codec = Codec::new(&keys, &layout.instance, layout.log_epoch, layout.partitions);
         let directory = Arc::new(Directory::new(codec.clone()));
         let generations = Arc::new(HeardGenerations::new(layout.partitions));
@@ -116,6 +118,7 @@ impl Core {
             actors: directory.clone(),
             generations,
             clock,
+            bounds,
         }));
         service.start();
         Ok(Self { service, directory, supervisor, supervised, joined })

@@ -7,7 +7,10 @@ use crate::{
     clock::SharedClock,
     config::Config,
     domain::keys::SECRET_BYTES_MIN,
-    embedded::{EmbeddedDatabase, FolderError, OpenError, SecretFile, found_secret, kept_secret},
+    embedded::{
+        DatabaseMemory, EmbeddedDatabase, FolderError, OpenError, SecretFile, found_secret,
+        kept_secret,
+    },
     feed::in_process::InProcessFeed,
     log::embedded::EmbeddedLog,
     store::{StoreInspection, embedded::EmbeddedStore},
@@ -25,9 +28,13 @@ pub(super) const NEW_FOLDER: &str = "set embedded.dir to a new folder, or start 
 /// Name of the operation that opens the data folder, for errors.
 pub(super) const OPENING: &str = "opening the data folder";
 
-pub(super) async fn adapters(config: &Config, clock: SharedClock) -> Result<Adapters, ServeError> {
+pub(super) async fn adapters(
+    config: &Config,
+    memory: DatabaseMemory,
+    clock: SharedClock,
+) -> Result<Adapters, ServeError> {
     let settings = config.embedded.clone();
-    let open = move || EmbeddedDatabase::open(&settings, clock);
+    let open = move || EmbeddedDatabase::open_within(&settings, memory, clock);
     let database = tokio::task::spawn_blocking(open)
         .await
         .map_err(|error| ServeError::failed(OPENING, error))?

@@ -3,6 +3,7 @@
 
 pub(crate) mod apart;
 mod audit;
+mod budget;
 pub(crate) mod core;
 mod demo;
 mod descriptors;
@@ -23,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     audit::{AuditFailure, audit},
+    budget::{BLOCKING_THREADS_MAX, memory_bounds},
     error::ServeError,
 };
 use self::{
+    budget::{Budget, MemoryLimit},
     core::{Core, CoreParts},
     descriptors::Connections,
     instance::Instance,
@@ -37,10 +40,9 @@ use crate::{
         service::{GroupCheck, Service},
     },
     clock::{SharedClock, SystemClock},
-    config::{Config, Mode},
+    config::{Config, Explicit, Mode},
     feed::DecisionFeed,
     log::{LocalLog, RequestLog},
-    partition::flow::Limits,
     store::{
         CouponStore, NodeRows,
         cql::{STEPS, Step},
@@ -111,16 +113,18 @@ pub struct Node {
     closer: Closer,
 }
 
-/// Runs a node until `shutdown` completes, then settles the records in flight and stops.
+/// Runs a node until `shutdown` completes, then settles the records in flight and stops. Bounds that are
+/// not `explicit` follow the memory limit.
 ///
 /// # Errors
 /// [`ServeError`] if the node cannot start, or if one of its parts ends.
 pub async fn serve(
     config: Config,
+    explicit: Explicit,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     tokio::pin!(shutdown);
-    let starting = Node::start(&config);
+    let starting = Node::start_given(&config, &explicit, STEPS);
     let mut node = tokio::select! {
         started = starting => started?,
         () = &mut shutdown => return Ok(()),
@@ -146,29 +150,48 @@ impl Node {
         Self::start_with(config, STEPS).await
     }
 
+    async fn start_given(
+        config: &Config,
+        explicit: &Explicit,
+        steps: &[Step],
+    ) -> Result<Self, ServeError> {
+        let connections = Connections::allowed()?;
+        let budget = Budget::of(config, explicit, connections, MemoryLimit::of_process());
+        budget.log();
+        // Boxed, so that callers' futures do not have all of a start in them.
+        Box::pin(Self::start_within(config, &budget, steps)).await
+    }
+
     /// Starts a node as [`Self::start`] does. A distributed node knows `steps` of the schema:
     /// [`STEPS`], and those that a test adds.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(config: &Config, steps: &[Step]) -> Result<Self, ServeError> {
+        Self::start_given(config, &Explicit::default(), steps).await
+    }
+
+    async fn start_within(
+        config: &Config,
+        budget: &Budget,
+        steps: &[Step],
+    ) -> Result<Self, ServeError> {
+        let config = &budget.applied_to(config);
         let clock: SharedClock = Arc::new(SystemClock);
         // Before the admin token, which may be made in the data folder.
         if config.mode == Mode::Embedded {
             embedded::check_format(config)?;
         }
-        let connections = Connections::allowed()?;
         let api = bind("api.listen", config.api.listen).await?;
         let admin = bind("admin.listen", config.admin.listen).await?;
         let admin_token = instance::admin_token(config)?;
         let adapters = match config.mode {
-            Mode::Embedded => embedded::adapters(config, clock.clone()).await?,
+            Mode::Embedded => embedded::adapters(config, budget.database, clock.clone()).await?,
             Mode::Distributed => distributed::adapters(config, steps).await?,
         };
         let Adapters { log, store, feed, local_log, group_check, instance, .. } = adapters;
         let Adapters { nodes, future_max_ms, background, closer, .. } = adapters;
         let Instance { layout, keys } = instance;
-        let limits = Limits::default();
         let parts = CoreParts {
             log,
             store,
@@ -183,7 +206,8 @@ impl Node {
             is_apart: nodes.is_some(),
             nodes,
             future_max_ms,
-            limits,
+            limits: budget.limits,
+            bounds: budget.service,
             probe: None,
         };
         let core = Core::start(parts, config)
@@ -199,20 +223,14 @@ impl Node {
             stop: CancellationToken::new(),
             closer,
         };
-        node.listen(config, connections, api, admin);
+        node.listen(config, budget, api, admin);
         if config.demo {
             node.background.spawn(demo::define(node.core.service.clone()));
         }
         Ok(node)
     }
 
-    fn listen(
-        &mut self,
-        config: &Config,
-        connections: Connections,
-        api: TcpListener,
-        admin: TcpListener,
-    ) {
+    fn listen(&mut self, config: &Config, budget: &Budget, api: TcpListener, admin: TcpListener) {
         let metrics = telemetry::install_metrics();
         let service: Arc<dyn Service> = self.core.service.clone();
         let parts = HttpParts {
@@ -222,12 +240,13 @@ impl Node {
             render_metrics: Arc::new(|| metrics.render()),
         };
         let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
-        let Connections { public, admin: administered } = connections;
-        let limits = HttpLimits::new(public, public);
+        let Connections { public, admin: administered } = budget.connections;
+        let limits = HttpLimits::new(public, public).with_answers(budget.answers);
         let edge = Edge::new(config.api.listen, &config.api.hosts.0);
         let router = http::public_router(&parts);
         self.listeners.spawn(http::serve(api, limits, edge, router, stopped(&self.stop)));
-        let limits = HttpLimits::new(administered, ADMIN_IDLE_MAX.min(administered));
+        let idle = ADMIN_IDLE_MAX.min(administered);
+        let limits = HttpLimits::new(administered, idle).with_answers(budget.answers);
         let edge = Edge::new(config.admin.listen, &config.admin.hosts.0);
         let router = http::admin_router(&parts);
         self.listeners.spawn(http::serve(admin, limits, edge, router, stopped(&self.stop)));

@@ -52,7 +52,10 @@ struct Outstanding {
     state: State,
 }
 
-const _: () = assert!(size_of::<Outstanding>() == 32);
+/// Bytes that are kept of a record until it is below the watermark.
+pub(crate) const OUTSTANDING_BYTES: usize = 32;
+
+const _: () = assert!(size_of::<Outstanding>() == OUTSTANDING_BYTES);
 
 /// Returns a short hash of a campaign id (FNV-1a). Ids with the same hash are told apart when their
 /// records are read again; until then they only cost a needless start.

@@ -15,7 +15,7 @@ use crate::{
 
 /// Bytes of one record that one credit pays for. What coupond writes is smaller; a record of a
 /// foreign producer may be eight times as large.
-const CREDIT_BYTES: usize = 1_024;
+pub(crate) const CREDIT_BYTES: usize = 1_024;
 
 /// Returns the credit that a record costs while it is in a window. It bounds the window in bytes
 /// as well as in records.

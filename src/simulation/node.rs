@@ -17,6 +17,7 @@ use super::{
 use crate::{
     actors::{Probe, messages::SupervisorMessage},
     answer::request_id::RequestIds,
+    api::service::ServiceBounds,
     clock::SharedClock,
     config::Config,
     domain::{
@@ -151,6 +152,7 @@ impl Node {
             is_apart: false,
             future_max_ms,
             limits,
+            bounds: ServiceBounds::default(),
             probe,
         };
         let core = Core::start(parts, &engines.setup.limits.config()).await;

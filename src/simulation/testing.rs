@@ -23,7 +23,7 @@ use super::{
     world::{LifeClock, World},
 };
 use crate::{
-    api::service::ServiceParts,
+    api::service::{ServiceBounds, ServiceParts},
     config::Config,
     domain::{
         halt::Unread,
@@ -146,6 +146,7 @@ impl OwnedWorld {
             actors: self.owner.core.directory.clone(),
             generations: Arc::new(HeardGenerations::new(PARTITIONS)),
             clock: Arc::new(LifeClock { world: self.world.clone(), address }),
+            bounds: ServiceBounds::default(),
         }
     }
 

@@ -25,15 +25,18 @@ use crate::{
 mod owners;
 mod shares;
 
-pub(crate) use self::{owners::Ignored, shares::User};
+pub(crate) use self::{
+    owners::Ignored,
+    shares::{User, WAITER_BYTES},
+};
 use self::{owners::Owners, shares::Shares};
 
 /// Decisions that a node remembers: about 6 s at 10,000 a second, longer than a client takes from
-/// its `202` to its first `GET`. About 20 MB.
+/// its `202` to its first `GET`. About 20 MB. Fewer where memory is short.
 pub(crate) const RECENT_DECISIONS_MAX: usize = 65_536;
 
-/// Requests whose latency is measured at once: as many as may be in flight with a waiter. About
-/// 3 MB. Further requests are not measured.
+/// Requests whose latency is measured at once: as many as may be in flight with a waiter. Further
+/// requests are not measured.
 pub(crate) const MEASURED_MAX: usize = 32_768;
 
 /// Time without a message after which an owner counts as silent. Owners send once a second.

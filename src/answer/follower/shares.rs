@@ -10,6 +10,10 @@ use crate::domain::ids::{Offset, Partition};
 /// that was sent again.
 pub(crate) const USER_PLACES: usize = 8;
 
+/// What a waiter costs beside its connection: its entries in the maps of places, users and positions, and
+/// its signal.
+pub(crate) const WAITER_BYTES: usize = 512;
+
 /// A user of a campaign, as a keyed hash of both.
 pub(crate) type User = u64;
 

@@ -31,7 +31,7 @@ use axum::{
 
 pub(crate) use self::edge::Edge;
 use self::problem::{Kind, Problem};
-pub(crate) use self::server::{Limits, serve};
+pub(crate) use self::server::{ANSWERS_BYTES_MAX, CONNECTION_BYTES, Limits, serve};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
 use crate::config::ApiConfig;

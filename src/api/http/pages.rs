@@ -1,5 +1,5 @@
-//! Pages of the list of campaigns. Each campaign of a list is written as JSON once, and all pages are
-//! slices of that text: an answer that its client does not read keeps no copy.
+//! Pages of the list of campaigns. Each campaign of a list is written as JSON once. A long page is cut piece
+//! by piece from the list that is current then: a client that reads slowly keeps no list.
 
 use std::{
     pin::Pin,
@@ -13,9 +13,11 @@ use axum::{
     response::Response,
 };
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::Mutex;
+use parking_lot::Mutex;
 
-use super::{fields, json, problem::Problem, public, views::CampaignBody};
+use super::{
+    fields, json, problem::Problem, public, server::ANSWER_BYTES_FREE, views::CampaignBody,
+};
 use crate::{
     api::service::{CampaignList, Service},
     domain::{definition::Audience, ids::CampaignId},
@@ -25,16 +27,27 @@ use crate::{
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1_000;
 
+/// Most bytes of a campaign as JSON: id, times and figures, and a title of 120 characters of which each
+/// takes up to 6 bytes.
+const CAMPAIGN_BYTES_MAX: usize = 1_536;
+
+const BEGINS: &[u8] = b"{\"campaigns\":[";
+
 /// Answers with pages. Keeps the latest list as JSON.
 pub(super) struct Pages {
     audience: Audience,
-    latest: Mutex<Option<Arc<Written>>>,
+    /// Held while a list is written. Others wait meanwhile: they need the same.
+    writes: tokio::sync::Mutex<()>,
+    latest: Arc<Latest>,
 }
+
+/// The list that was written last.
+type Latest = Mutex<Option<Arc<Written>>>;
 
 impl Pages {
     /// Returns pages of the campaigns that `audience` sees.
     pub(super) fn new(audience: Audience) -> Self {
-        Self { audience, latest: Mutex::default() }
+        Self { audience, writes: tokio::sync::Mutex::default(), latest: Arc::default() }
     }
 
     /// Answers with the page that the query asks for.
@@ -43,17 +56,25 @@ impl Pages {
         let limit = query.optional("limit", fields::digits(1..=PAGE_MAX as u64));
         let after = query.optional("after", fields::campaign_id);
         query.finish()?;
-        let limit = limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
-        let written = self.written(service.campaigns().await?).await;
-        Ok(json::written(StatusCode::OK, written.page(after.as_ref(), limit)))
+        let left = limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
+        let list = service.campaigns().await?;
+        self.write(list).await;
+        let mut page = Page { latest: self.latest.clone(), after, left, state: State::Begins };
+        let first = page.next_piece().unwrap_or_default();
+        let body = match page.state {
+            State::Ended => Body::from(first),
+            State::Begins | State::Goes => Body::new(Pieces { first: Some(first), page }),
+        };
+        Ok(json::written(StatusCode::OK, body))
     }
 
-    /// Writes a list, unless the last caller did. Others wait meanwhile: they need the same.
-    async fn written(&self, list: Arc<CampaignList>) -> Arc<Written> {
-        let mut latest = self.latest.lock().await;
-        match &*latest {
-            Some(written) if Arc::ptr_eq(&written.list, &list) => written.clone(),
-            _ => latest.insert(Arc::new(Written::new(list, self.audience))).clone(),
+    /// Writes a list, unless the last caller did.
+    async fn write(&self, list: Arc<CampaignList>) {
+        let _writes = self.writes.lock().await;
+        let is_written = |written: &Arc<Written>| Arc::ptr_eq(&written.list, &list);
+        if !self.latest.lock().as_ref().is_some_and(is_written) {
+            let written = Arc::new(Written::new(list, self.audience));
+            *self.latest.lock() = Some(written);
         }
     }
 }
@@ -65,7 +86,7 @@ struct Written {
     /// Where each campaign ends in `text`.
     ends: Vec<usize>,
     /// The campaigns, joined by commas.
-    text: Bytes,
+    text: Vec<u8>,
 }
 
 impl Written {
@@ -79,33 +100,90 @@ impl Written {
             ids.push(view.campaign.clone());
             ends.push(text.len());
         }
-        Self { list, ids, ends, text: text.into() }
+        Self { list, ids, ends, text }
     }
 
-    fn page(&self, after: Option<&CampaignId>, limit: usize) -> Body {
+    /// Returns how many campaigns behind `after` a piece has, of at most `limit`, and where it lies.
+    fn cut(&self, after: Option<&CampaignId>, limit: usize) -> std::ops::Range<usize> {
         let first = after.map_or(0, |after| self.ids.partition_point(|id| id <= after));
-        let end = self.ids.len().min(first + limit);
-        let campaigns = if first < end {
-            let start = if first == 0 { 0 } else { self.ends[first - 1] + 1 };
-            self.text.slice(start..self.ends[end - 1])
-        } else {
-            Bytes::new()
-        };
-        let rest = match self.ids[first..end].last() {
-            Some(last) if end < self.ids.len() => {
-                let next = json::to_bytes(last);
-                Bytes::from([b"],\"next\":", next.as_ref(), b"}"].concat())
-            }
-            _ => Bytes::from_static(b"]}"),
-        };
-        Body::new(Slices([rest, campaigns, Bytes::from_static(b"{\"campaigns\":[")]))
+        let ends = &self.ends[first..self.ends.len().min(first + limit)];
+        let start = self.start_of(first);
+        let fit = ends.partition_point(|end| end - start <= PIECE_BYTES);
+        first..first + fit.max(1).min(ends.len())
+    }
+
+    fn start_of(&self, at: usize) -> usize {
+        if at == 0 { 0 } else { self.ends[at - 1] + 1 }
     }
 }
 
-/// A body of slices, the last one first. Those that were sent are empty.
-struct Slices([Bytes; 3]);
+/// Bytes of campaigns in a piece. What encloses them comes on top.
+const PIECE_BYTES: usize = ANSWER_BYTES_FREE - 256;
 
-impl HttpBody for Slices {
+const _: () = assert!(CAMPAIGN_BYTES_MAX < PIECE_BYTES);
+
+/// The rest of a page.
+struct Page {
+    latest: Arc<Latest>,
+    /// The last campaign that was cut, or the one that the client has named.
+    after: Option<CampaignId>,
+    /// Campaigns that may still come.
+    left: usize,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Begins,
+    Goes,
+    Ended,
+}
+
+impl Page {
+    /// Cuts the next piece from the list that is current now. None at the end.
+    fn next_piece(&mut self) -> Option<Bytes> {
+        if self.state == State::Ended {
+            return None;
+        }
+        // There is one from the first page on.
+        let written = self.latest.lock().clone()?;
+        let cut = written.cut(self.after.as_ref(), self.left);
+        let (first, end) = (cut.start, cut.end);
+        let mut piece = Vec::with_capacity(ANSWER_BYTES_FREE);
+        match self.state {
+            State::Begins => piece.extend(BEGINS),
+            State::Goes if first < end => piece.push(b','),
+            State::Goes | State::Ended => {}
+        }
+        if first < end {
+            piece.extend(&written.text[written.start_of(first)..written.ends[end - 1]]);
+            self.after = Some(written.ids[end - 1].clone());
+            self.left -= end - first;
+        }
+        self.state = State::Goes;
+        if self.left == 0 || end == written.ids.len() {
+            self.state = State::Ended;
+            piece.push(b']');
+            if end < written.ids.len()
+                && let Some(last) = &self.after
+            {
+                piece.extend(b",\"next\":");
+                piece.extend(json::to_bytes(last));
+            }
+            piece.push(b'}');
+        }
+        Some(piece.into())
+    }
+}
+
+/// A page that takes several pieces.
+struct Pieces {
+    /// The first piece, until it was sent.
+    first: Option<Bytes>,
+    page: Page,
+}
+
+impl HttpBody for Pieces {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -113,16 +191,102 @@ impl HttpBody for Slices {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let mut left = self.get_mut().0.iter_mut().rev();
-        let next = left.find(|slice| !slice.is_empty()).map(std::mem::take);
-        Poll::Ready(next.map(|slice| Ok(Frame::data(slice))))
+        let this = self.get_mut();
+        let next = this.first.take().or_else(|| this.page.next_piece());
+        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.iter().all(Bytes::is_empty)
+        self.first.is_none() && self.page.state == State::Ended
     }
 
+    /// The length is not known, but the most that it can be: nothing but its client keeps a page from
+    /// being sent.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|slice| slice.len() as u64).sum())
+        let mut hint = SizeHint::default();
+        hint.set_upper(((self.page.left + 1) * CAMPAIGN_BYTES_MAX + ANSWER_BYTES_FREE) as u64);
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A list of so many campaigns, in which each has the figure.
+    fn written(campaigns: usize, figure: usize) -> Arc<Written> {
+        let mut written = Written { list: Arc::default(), ids: vec![], ends: vec![], text: vec![] };
+        for number in 0..campaigns {
+            let id = format!("c{number:05}");
+            written.text.extend(if number == 0 { "" } else { "," }.bytes());
+            written.text.extend(format!("{{\"campaign_id\":\"{id}\",\"n\":{figure}}}").bytes());
+            written.ids.push(CampaignId::parse(&id).unwrap());
+            written.ends.push(written.text.len());
+        }
+        Arc::new(written)
+    }
+
+    fn page(latest: &Arc<Latest>, after: Option<&str>, left: usize) -> Page {
+        let after = after.map(|id| CampaignId::parse(id).unwrap());
+        Page { latest: latest.clone(), after, left, state: State::Begins }
+    }
+
+    fn all(mut page: Page) -> (serde_json::Value, usize) {
+        let pieces: Vec<_> = std::iter::from_fn(|| page.next_piece()).collect();
+        assert!(pieces.iter().all(|piece| piece.len() <= ANSWER_BYTES_FREE));
+        (serde_json::from_slice(&pieces.concat()).expect("JSON"), pieces.len())
+    }
+
+    #[test]
+    fn pieces_are_one_page() {
+        let latest: Arc<Latest> = Arc::new(Mutex::new(Some(written(1_200, 7))));
+        for (after, left, first, last, next) in [
+            (None, 1_000, Some("c00000"), Some("c00999"), Some("c00999")),
+            (Some("c00199"), 1_000, Some("c00200"), Some("c01199"), None),
+            (Some("c00198"), 1_000, Some("c00199"), Some("c01198"), Some("c01198")),
+            (Some("c01190"), 5, Some("c01191"), Some("c01195"), Some("c01195")),
+            (Some("c01199"), 5, None, None, None),
+            (Some("z"), 1, None, None, None),
+        ] {
+            let (json, pieces) = all(page(&latest, after, left));
+            let shown = json["campaigns"].as_array().unwrap();
+            let id = |at: Option<&serde_json::Value>| at.map(|it| it["campaign_id"].clone());
+            assert_eq!(id(shown.first()), first.map(Into::into), "{after:?} {left}");
+            assert_eq!(id(shown.last()), last.map(Into::into), "{after:?} {left}");
+            assert_eq!(json.get("next").cloned(), next.map(Into::into), "{after:?} {left}");
+            assert_eq!(pieces > 1, shown.len() > 500, "{after:?} {left}");
+        }
+        *latest.lock() = Some(written(0, 0));
+        assert_eq!(all(page(&latest, None, 100)), (serde_json::json!({ "campaigns": [] }), 1));
+    }
+
+    #[test]
+    fn a_page_that_is_read_slowly_keeps_no_list() {
+        let latest: Arc<Latest> = Arc::new(Mutex::new(Some(written(1_000, 1))));
+        let old = Arc::downgrade(latest.lock().as_ref().unwrap());
+        let mut page = page(&latest, None, 1_000);
+        let first = page.next_piece();
+        let mut body = Pieces { first, page };
+        let mut text = Vec::new();
+        let mut next = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(&mut cx) else { panic!() };
+            frame.map(|frame| frame.unwrap().into_data().unwrap())
+        };
+        text.extend(next().unwrap());
+        *latest.lock() = Some(written(1_010, 2));
+        assert!(old.upgrade().is_none(), "only the latest list is in memory");
+        while let Some(piece) = next() {
+            text.extend(piece);
+        }
+        let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let shown = json["campaigns"].as_array().unwrap();
+        let ids: Vec<_> = shown.iter().map(|it| it["campaign_id"].as_str().unwrap()).collect();
+        assert!(ids.is_sorted() && ids.len() == 1_000, "none twice and none left out");
+        let figures = [shown[0]["n"].clone(), shown[999]["n"].clone()];
+        assert_eq!(figures, [1, 2], "later campaigns come from the later list");
+        assert_eq!(json["next"], "c00999");
     }
 }

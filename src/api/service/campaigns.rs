@@ -32,6 +32,9 @@ use crate::{
 /// takes about 1 KiB.
 const CAMPAIGNS_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
+/// The snapshots of a full cache.
+pub(crate) const SNAPSHOTS_BYTES: usize = CAMPAIGNS_MAX.get() * 1_024;
+
 /// Latest definition versions kept in a cached snapshot. Older positions are answered by a load.
 const VERSIONS_KEPT_MAX: usize = 64;
 

@@ -23,8 +23,12 @@ use crate::{
 /// older, and views trail by 2 s at most.
 const LIST_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Most campaigns of the list: ten times as many as a node is sized for. One takes about 1 KiB.
-const LIST_MAX: usize = 100_000;
+/// Most campaigns of the list: ten times as many as a node is sized for. Fewer where memory is short.
+pub(crate) const LIST_MAX: usize = 100_000;
+
+/// What a campaign of the list costs: 1 KiB in the list that answers, in the one that is being read and in
+/// the one with the states of now; and its JSON, of each listener.
+pub(crate) const LISTED_BYTES: usize = 4 * 1_024;
 
 /// Campaigns of the list that are read at the same time.
 const READS_MAX: usize = 16;
@@ -37,6 +41,8 @@ pub(super) struct Parts {
     pub(super) store: Arc<dyn CouponStore>,
     pub(super) campaigns: Arc<Campaigns>,
     pub(super) viewer: Viewer,
+    /// Most campaigns of the list.
+    pub(super) listed: usize,
 }
 
 /// The list of all campaigns.
@@ -154,11 +160,18 @@ impl Parts {
             let views = stream::iter(ids.into_iter().map(|id| self.view_of(id)));
             let views: Vec<_> = views.buffered(READS_MAX).try_collect().await?;
             campaigns.extend(views.into_iter().flatten());
-            if is_last {
+            if campaigns.len() > self.listed {
+                campaigns.truncate(self.listed);
+                let last = campaigns.last().map(|view| &view.campaign);
+                tracing::warn!(
+                    summed = true,
+                    listed = self.listed,
+                    ?last,
+                    "too many campaigns, the list ends here"
+                );
                 return Ok(CampaignList(campaigns));
             }
-            if campaigns.len() >= LIST_MAX {
-                tracing::warn!(LIST_MAX, ?after, "too many campaigns, the list ends here");
+            if is_last {
                 return Ok(CampaignList(campaigns));
             }
         }

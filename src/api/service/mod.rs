@@ -43,8 +43,17 @@ use self::{
     tasks::Tasks,
     waiters::Waiters,
 };
+pub(crate) use self::{
+    campaigns::SNAPSHOTS_BYTES,
+    listing::{LIST_MAX, LISTED_BYTES},
+};
 use crate::{
-    answer::{Moment, rate::RateTable, request_id::RequestIds},
+    answer::{
+        Moment,
+        follower::RECENT_DECISIONS_MAX,
+        rate::{self, RateTable},
+        request_id::RequestIds,
+    },
     clock::{SharedClock, Ticks, TimedOut},
     config::{AdmissionConfig, ApiConfig},
     domain::{
@@ -75,6 +84,24 @@ const ADMIN_CALLS_MAX: usize = 64;
 
 /// Tables of the user rate limit. Several, so that requests rarely contend for one lock.
 const RATE_TABLES: usize = 16;
+
+/// All of these tables.
+pub(crate) const RATES_BYTES: usize = RATE_TABLES * rate::TABLE_BYTES;
+
+/// What a service keeps at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ServiceBounds {
+    /// Campaigns of the list.
+    pub(crate) listed: usize,
+    /// Decisions that are remembered.
+    pub(crate) decisions: usize,
+}
+
+impl Default for ServiceBounds {
+    fn default() -> Self {
+        Self { listed: LIST_MAX, decisions: RECENT_DECISIONS_MAX }
+    }
+}
 
 /// Returns why the consumer group gives this node no partitions, if it says so.
 pub(crate) type GroupCheck = Arc<dyn Fn() -> Option<String> + Send + Sync>;
@@ -107,6 +134,8 @@ pub(crate) struct ServiceParts {
     pub generations: Arc<HeardGenerations>,
     /// The clock of this node.
     pub clock: SharedClock,
+    /// What is kept at most.
+    pub bounds: ServiceBounds,
 }
 
 /// The implementation of [`Service`] on the ports of a node.
@@ -152,7 +181,7 @@ impl NodeService {
         let waiters = Arc::new(Waiters::new(
             clock.clone(),
             (log_epoch, count),
-            api.waiters_max,
+            (api.waiters_max, parts.bounds.decisions),
             parts.generations,
         ));
         let partitions = Arc::new(Partitions::new(store.clone(), clock.clone(), log_epoch, count));
@@ -170,6 +199,7 @@ impl NodeService {
             store: store.clone(),
             campaigns: campaigns.clone(),
             viewer: viewer.clone(),
+            listed: parts.bounds.listed,
         };
         Self {
             listing: Listing::new(listed, tasks.clone()),

@@ -16,9 +16,7 @@ use super::NodeClock;
 use crate::{
     answer::{
         Moment,
-        follower::{
-            Effect, Event, Follower, Limits, Message, Place, RECENT_DECISIONS_MAX, Registered, User,
-        },
+        follower::{Effect, Event, Follower, Limits, Message, Place, Registered, User},
     },
     domain::{
         halt::Unread,
@@ -147,10 +145,10 @@ impl Waiters {
     pub(super) fn new(
         clock: NodeClock,
         (log_epoch, partitions): (u32, u32),
-        waiters: usize,
+        (waiters, decisions): (usize, usize),
         generations: Arc<HeardGenerations>,
     ) -> Self {
-        let limits = Limits { decisions: RECENT_DECISIONS_MAX, waiters };
+        let limits = Limits { decisions, waiters };
         Self {
             follower: Mutex::new(Follower::new(partitions, limits)),
             followed: AtomicBool::new(false),

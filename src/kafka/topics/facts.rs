@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use crate::kafka::client;
 
 /// Shortest retention of requests: the longest outage after which a partition must still be able to
-/// continue from its progress.
+/// continue from its progress. Also the least `kafka.retention`.
 const RETENTION_MIN: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Retention of the result topic. Nodes read only new messages; a day is for people who debug.
@@ -101,14 +101,13 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    /// Returns the settings for a new topic.
-    pub(super) fn settings(self, replication: u32) -> Vec<(&'static str, String)> {
+    /// Returns the settings for a new topic. Requests and dead letters are kept for `kept`.
+    pub(super) fn settings(self, replication: u32, kept: Duration) -> Vec<(&'static str, String)> {
         // All replicas minus one, so that one broker may be down; with fewer than three replicas a
         // second one in sync would make every outage stop appends.
         let in_sync = if replication >= REPLICATION_WANTED { 2 } else { 1 };
         let retention = match self {
-            // Everything else can be checked against requests and dead letters.
-            Self::Request | Self::DeadLetter => "-1".to_owned(),
+            Self::Request | Self::DeadLetter => client::millis(kept),
             Self::Result => client::millis(RESULT_RETENTION),
         };
         let compression = match self {
@@ -157,8 +156,14 @@ impl TopicFacts {
         self.replicas.iter().copied().min().unwrap_or(0)
     }
 
-    /// Adds what is wrong with the topic to `findings`.
-    pub(super) fn check(&self, purpose: Purpose, needed: Needed, findings: &mut TopicFindings) {
+    /// Adds what is wrong with the topic to `findings`. `kept` is `kafka.retention`.
+    pub(super) fn check(
+        &self,
+        purpose: Purpose,
+        needed: Needed,
+        kept: Duration,
+        findings: &mut TopicFindings,
+    ) {
         self.check_partitions(purpose, needed, findings);
         self.setting(findings, "cleanup.policy", "delete", "delete", |value| value == "delete");
         let needed = format!("between {MESSAGE_BYTES_MIN} and {MESSAGE_BYTES_MAX}");
@@ -166,7 +171,8 @@ impl TopicFacts {
             v.parse().is_ok_and(|bytes| (MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX).contains(&bytes))
         });
         if purpose == Purpose::Request {
-            self.check_durability(findings);
+            self.check_durability(kept, findings);
+            self.check_kept(kept, findings);
             self.check_compression(findings);
         }
         self.check_replication(purpose, findings);
@@ -196,20 +202,35 @@ impl TopicFacts {
         Some(Duration::from_millis(kept))
     }
 
-    fn check_durability(&self, findings: &mut TopicFindings) {
+    fn check_durability(&self, kept: Duration, findings: &mut TopicFindings) {
         let time = "message.timestamp.type";
         self.setting(findings, time, "LogAppendTime", "LogAppendTime", |value| {
             value == "LogAppendTime"
         });
         let needed = format!("-1 or at least {} (7 days)", client::millis(RETENTION_MIN));
-        self.setting(findings, "retention.ms", &needed, "-1", |value| {
-            value.parse().is_ok_and(|kept: i128| {
-                kept == -1 || u128::try_from(kept).is_ok_and(|ms| ms >= RETENTION_MIN.as_millis())
-            })
-        });
+        self.setting(findings, "retention.ms", &needed, &client::millis(kept), is_kept_long_enough);
         self.setting(findings, "retention.bytes", "-1", "-1", |value| value == "-1");
         let unclean = "unclean.leader.election.enable";
         self.setting(findings, unclean, "false", "false", |value| value == "false");
+    }
+
+    /// Warns of a retention that is not the configured one: a shorter one leaves less time to end an
+    /// outage, and with a longer one the topic grows beyond what was planned.
+    fn check_kept(&self, kept: Duration, findings: &mut TopicFindings) {
+        let (topic, name) = (&self.topic, "retention.ms");
+        let Some(found) = self.settings.get(name).filter(|value| is_kept_long_enough(value)) else {
+            // Refused.
+            return;
+        };
+        let wanted = client::millis(kept);
+        if *found != wanted {
+            let found = if found == "-1" { "-1 (without end)" } else { found.as_str() };
+            findings.warnings.push(format!(
+                "{topic}: {name} is {found}, and kafka.retention is {wanted} ms: change that setting, \
+                 or kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
+                 {name}={wanted}"
+            ));
+        }
     }
 
     fn check_compression(&self, findings: &mut TopicFindings) {
@@ -280,13 +301,23 @@ impl TopicFacts {
     }
 }
 
+/// Returns whether requests may have this `retention.ms`.
+fn is_kept_long_enough(value: &str) -> bool {
+    let parsed: Option<i128> = value.parse().ok();
+    parsed.is_some_and(|kept| {
+        kept == -1 || u128::try_from(kept).is_ok_and(|ms| ms >= RETENTION_MIN.as_millis())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KEPT: Duration = RETENTION_MIN;
+
     fn facts(purpose: Purpose, replication: u32, changes: &[(&str, &str)]) -> TopicFacts {
         let mut settings: HashMap<_, _> = purpose
-            .settings(replication)
+            .settings(replication, KEPT)
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
@@ -300,7 +331,7 @@ mod tests {
     fn check(facts: &TopicFacts, purpose: Purpose, partitions: u32) -> (Vec<String>, usize) {
         let mut findings = TopicFindings::default();
         let because = "as in the instance's layout";
-        facts.check(purpose, Needed { partitions, because }, &mut findings);
+        facts.check(purpose, Needed { partitions, because }, KEPT, &mut findings);
         let names = findings.problems.iter().map(|problem| problem.setting.clone()).collect();
         (names, findings.warnings.len())
     }
@@ -355,9 +386,34 @@ mod tests {
     }
 
     #[test]
-    fn seven_days_and_more_partitions_fit() {
-        let kept = facts(Purpose::Request, 3, &[("retention.ms", "604800000")]);
-        assert_eq!(check(&kept, Purpose::Request, 4), (Vec::new(), 1));
+    fn more_partitions_fit() {
+        assert_eq!(check(&facts(Purpose::Request, 3, &[]), Purpose::Request, 4), (Vec::new(), 1));
+    }
+
+    #[test]
+    fn another_retention_than_the_setting_causes_a_warning() {
+        for kept in ["-1", "604800001", "99999999999999"] {
+            let found = facts(Purpose::Request, 3, &[("retention.ms", kept)]);
+            assert_eq!(check(&found, Purpose::Request, 12), (Vec::new(), 1), "{kept}");
+        }
+        for kept in ["604799999", "-2", "0", "week"] {
+            let found = facts(Purpose::Request, 3, &[("retention.ms", kept)]);
+            let refused = vec!["t: retention.ms".to_owned()];
+            assert_eq!(check(&found, Purpose::Request, 12), (refused, 0), "{kept}");
+        }
+        let letters = facts(Purpose::DeadLetter, 3, &[("retention.ms", "1")]);
+        assert_eq!(check(&letters, Purpose::DeadLetter, 1), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn new_topics_keep_records_for_as_long_as_set() {
+        let kept = |purpose: Purpose| {
+            let settings = purpose.settings(3, KEPT * 2);
+            settings.into_iter().find(|(name, _)| *name == "retention.ms").unwrap().1
+        };
+        assert_eq!(kept(Purpose::Request), "1209600000");
+        assert_eq!(kept(Purpose::DeadLetter), "1209600000");
+        assert_eq!(kept(Purpose::Result), "86400000", "nodes read only new messages");
     }
 
     #[test]

@@ -89,7 +89,7 @@ async fn ensure(
     let others = create_missing(admin, config, plan).await?;
     for (purpose, facts) in facts.into_iter().chain(others) {
         let needed = if purpose == Purpose::DeadLetter { one } else { routed };
-        facts.check(purpose, needed, &mut findings);
+        facts.check(purpose, needed, config.retention, &mut findings);
     }
     if !findings.problems.is_empty() {
         return Err(TopicsError::Unfit(findings.problems));
@@ -149,7 +149,7 @@ async fn check(
     });
     for (purpose, facts) in others.into_iter().chain([requests]) {
         let needed = if purpose == Purpose::DeadLetter { one } else { routed };
-        facts.check(purpose, needed, &mut findings);
+        facts.check(purpose, needed, config.retention, &mut findings);
     }
     let TopicFindings { problems, warnings } = findings;
     Ok(TopicsNow::Found { problems, warnings, retention })
@@ -173,7 +173,7 @@ async fn create_missing(
     if !absent.is_empty() {
         let replication = facts::replication(config.replication_factor, brokers)
             .map_err(|problem| TopicsError::Unfit(vec![problem]))?;
-        others = admin.create(&absent, replication).await?;
+        others = admin.create(&absent, replication, config.retention).await?;
     }
     let mut found = Vec::new();
     for (purpose, name, needed) in &plan {
@@ -251,9 +251,10 @@ impl Admin {
         &self,
         absent: &[(Purpose, &str, u32)],
         replication: u32,
+        kept: Duration,
     ) -> Result<Vec<String>, ClientError> {
         let settings: Vec<_> =
-            absent.iter().map(|(purpose, ..)| purpose.settings(replication)).collect();
+            absent.iter().map(|(purpose, ..)| purpose.settings(replication, kept)).collect();
         let copies = i32::try_from(replication).unwrap_or(i32::MAX);
         let new: Vec<NewTopic<'_>> = absent
             .iter()

@@ -24,7 +24,9 @@ use self::{
     readers::Readers,
     watch::Fitness,
 };
-use super::{AppendError, Appended, Bounds, LogError, LogReader, Ownership, RequestLog};
+use super::{
+    AppendError, Appended, Bounds, LogError, LogReader, Ownership, READERS_MAX, RequestLog,
+};
 use crate::{
     config::KafkaConfig,
     domain::ids::{Offset, Partition, Timestamp},
@@ -50,6 +52,13 @@ impl From<ClientError> for LogError {
 /// Longest wait for leaving the group at shutdown. Without a leave, the group notices after the
 /// session timeout of 6 s.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// Most memory of the clients: the queue of the producer, and what each consumer receives at once.
+pub(crate) const CLIENTS_BYTES: usize =
+    producer::QUEUE_KIB_MAX * 1_024 + readers::CONSUMERS_MAX * client::RECEIVE_BYTES_MAX;
+
+/// Most memory of the readers of a partition, in their queues.
+pub(crate) const PARTITION_BYTES: usize = READERS_MAX * readers::QUEUE_KIB * 1_024;
 
 /// The request log on Kafka.
 pub struct KafkaLog {

@@ -29,7 +29,7 @@ use crate::{
 const QUEUE_RECORDS_MAX: usize = 50_000;
 
 /// Most KiB in the producer's queue: 50,000 requests of 600 bytes and the library's overhead.
-const QUEUE_KIB_MAX: usize = 64 * 1_024;
+pub(super) const QUEUE_KIB_MAX: usize = 64 * 1_024;
 
 /// How long a record waits for others to share its batch. Without a wait, a loaded producer sends
 /// each record alone; a longer wait adds latency and nothing else.
@@ -240,6 +240,7 @@ mod tests {
             partitions: 1,
             replication_factor: 1,
             group: "g".to_owned(),
+            retention: Duration::from_secs(7 * 24 * 3_600),
             append_timeout,
         }
     }

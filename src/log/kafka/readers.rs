@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Most consumers of the pool, and so most readers of one partition. Another reader waits.
-const CONSUMERS_MAX: usize = READERS_MAX;
+pub(super) const CONSUMERS_MAX: usize = READERS_MAX;
 
 /// Longest wait for a free consumer when a reader is opened.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ const QUEUE_RECORDS: usize = READ_RECORDS_MAX;
 
 /// KiB of values in a queue above which its partition is not fetched. The library counts neither keys
 /// nor headers; with them a queue has at most as many batches as these values and one fetch.
-const QUEUE_KIB: usize = 2 * 1_024;
+pub(super) const QUEUE_KIB: usize = 2 * 1_024;
 
 /// Most bytes of one partition in one fetch: about 4,000 records, so that a replay does not delay
 /// the other partitions of its consumer.

@@ -25,6 +25,7 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use self::read::SCAN_BYTES_MAX;
 pub use self::{
     error::{ConnectError, SetupRefusal},
     steps::{STEPS, SchemaChange, Step},

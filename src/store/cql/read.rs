@@ -41,7 +41,7 @@ const BUCKETS_IN_FLIGHT_MAX: usize = 5;
 const BUCKET_BYTES: usize = 5 * 1_024 * 1_024;
 
 /// Most memory that a load takes beside the loaded campaign: a node starts in the memory that it ran in.
-const SCAN_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+pub(crate) const SCAN_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 
 // One more is being returned.
 const _: () = assert!((BUCKETS_IN_FLIGHT_MAX + 1) * BUCKET_BYTES <= SCAN_BYTES_MAX);

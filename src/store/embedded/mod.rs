@@ -35,6 +35,9 @@ use crate::{
 /// Coupons in one page: about 1 MiB in memory and 2 ms of reading.
 const PAGE_COUPONS: usize = 4_096;
 
+/// What a load takes beside the loaded campaign: a page that is read, and the one before it.
+pub(crate) const LOAD_BYTES: usize = 2 * 1_024 * 1_024;
+
 /// The coupon store of an embedded node.
 #[derive(Debug)]
 pub struct EmbeddedStore {

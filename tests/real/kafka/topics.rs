@@ -24,10 +24,13 @@ use crate::{engines::Engine, trials};
 /// Limit for the broker's answer about a topic.
 const BROKER_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// `kafka.retention` of the tests, as a topic has it.
+const KEPT_MS: &str = "604800000";
+
 /// Settings with which a request topic is taken without a warning.
 const FITTING: [(&str, &str); 3] = [
     ("message.timestamp.type", "LogAppendTime"),
-    ("retention.ms", "-1"),
+    ("retention.ms", KEPT_MS),
     ("compression.type", "uncompressed"),
 ];
 
@@ -216,10 +219,11 @@ async fn a_topic_with_a_retention_says_what_it_removes() {
         }
         times.push(log.append(0, record(number)).await.expect("it is appended").time.0);
     }
+    set(&config, "retention.ms", "-1").await;
     watch.check().await;
     let at = async |now| log.expiring(0, Timestamp(now)).await.expect("the broker answers");
     assert_eq!(at(times[2] + 100 * DAY_MS).await, None, "it keeps all");
-    set(&config, "retention.ms", "604800000").await;
+    set(&config, "retention.ms", KEPT_MS).await;
     watch.check().await;
     for (oldest, below) in times.iter().zip(0..) {
         let expiring = at(oldest + 6 * DAY_MS).await.expect("it has a retention");
@@ -256,7 +260,7 @@ async fn vanished_topics_of_a_running_node_are_made_again() {
     tokio::time::timeout(PATIENCE, kept).await.expect("the letter is kept");
     arrives(&feed, &mut followed, 7).await;
     watched.abort();
-    for (topic, kept) in [("dead-letter", "-1"), ("result", "86400000")] {
+    for (topic, kept) in [("dead-letter", KEPT_MS), ("result", "86400000")] {
         let made = settings(&format!("{}.{topic}", config.topic_prefix), &config).await;
         assert!(made.contains(&("retention.ms".to_owned(), kept.to_owned())), "{made:?}");
     }

@@ -11,6 +11,7 @@ use axum::{
     body::{Body, Bytes, HttpBody},
 };
 use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::room::{Answered, Place};
 
@@ -62,16 +63,35 @@ impl HttpBody for Arriving {
     }
 }
 
+/// A piece of a large answer, which is counted until it was sent.
+struct Piece {
+    bytes: Bytes,
+    _counted: Arc<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// The body of an answer. Its request is in progress until the body is produced: a client that does not
 /// read it keeps its connection no longer than an idle one.
 pub(super) struct Answering {
     body: Body,
     answered: Option<Answered>,
+    /// Held by each piece of a large answer.
+    counted: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Answering {
-    pub(super) fn new(body: Body, answered: Answered) -> Self {
-        Self { body, answered: Some(answered) }
+    /// Returns the body of an answer; `counted` is given back when all of it was sent or dropped.
+    pub(super) fn new(
+        body: Body,
+        answered: Answered,
+        counted: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { body, answered: Some(answered), counted: counted.map(Arc::new) }
     }
 }
 
@@ -85,11 +105,14 @@ impl HttpBody for Answering {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        // A body of known length is all there, and only its client keeps it from being sent.
-        if frame.is_none() || this.body.size_hint().exact().is_some() {
+        // A body of bounded length waits for nothing, and only its client keeps it from being sent.
+        if frame.is_none() || this.body.size_hint().upper().is_some() {
             this.answered = None;
         }
-        Poll::Ready(frame)
+        let Some(counted) = &this.counted else { return Poll::Ready(frame) };
+        // The server keeps the bytes after it has dropped the body.
+        let piece = |bytes| Bytes::from_owner(Piece { bytes, _counted: counted.clone() });
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::{
@@ -14,7 +13,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::room::Place;
+use super::{Limits, room::Place};
 
 /// Longest refusal that hyper writes by itself: a status line and three headers.
 const REFUSAL_BYTES_MAX: usize = 256;
@@ -23,31 +22,35 @@ const STATUS_LINE: &[u8] = b"HTTP/1.";
 
 /// A stream that
 /// - fails when the head of a request has not arrived completely in time after its first byte,
+/// - fails when the client has not read in time what was written,
 /// - fails when the client resets the connection while its request is being answered, and
 /// - drops the bare refusals that hyper writes by itself, so that a problem document takes their place.
 pub(super) struct Wire {
     stream: TcpStream,
     place: Arc<Place>,
-    head_time: Duration,
+    limits: Limits,
     /// The number of requests when the stream was read last.
     requests: usize,
     /// Whether bytes of a head have arrived, but not all of it.
     head_begun: bool,
     head_late: Option<Pin<Box<Sleep>>>,
+    /// From the first write that had to wait until everything is written.
+    unread_late: Option<Pin<Box<Sleep>>>,
     /// Whether the client has sent more, or has closed its side, since the stream was read last.
     client_heard: bool,
     is_refused: bool,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream, place: Arc<Place>, head_time: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, place: Arc<Place>, limits: Limits) -> Self {
         Self {
             stream,
             place,
-            head_time,
+            limits,
             requests: 0,
             head_begun: false,
             head_late: None,
+            unread_late: None,
             client_heard: false,
             is_refused: false,
         }
@@ -63,7 +66,22 @@ impl Wire {
         if !self.head_begun || !self.place.is_between() {
             return Poll::Pending;
         }
-        let late = self.head_late.get_or_insert_with(|| Box::pin(sleep(self.head_time)));
+        let late = self.head_late.get_or_insert_with(|| Box::pin(sleep(self.limits.head_time)));
+        late.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Fails a write that must wait once the client is late. It need not read all at once, but a client that
+    /// reads a byte now and then must not keep an answer for ever.
+    fn in_time(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            return written;
+        }
+        let time = self.limits.unread_time;
+        let late = self.unread_late.get_or_insert_with(|| Box::pin(sleep(time)));
         late.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -106,7 +124,8 @@ impl AsyncWrite for Wire {
             Some(at) => &buf[..at],
             None => buf,
         };
-        Pin::new(&mut this.stream).poll_write(cx, answers)
+        let written = Pin::new(&mut this.stream).poll_write(cx, answers);
+        this.in_time(cx, written)
     }
 
     fn poll_write_vectored(
@@ -117,7 +136,11 @@ impl AsyncWrite for Wire {
         match bufs {
             // A refusal has no body, so nothing follows it.
             [only] => self.poll_write(cx, only),
-            _ => Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs),
+            _ => {
+                let this = self.get_mut();
+                let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+                this.in_time(cx, written)
+            }
         }
     }
 
@@ -129,6 +152,8 @@ impl AsyncWrite for Wire {
     /// has closed its side only still gets the answer, but one that has reset the connection does not.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // Everything is written.
+        this.unread_late = None;
         if !this.client_heard {
             match this.stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])) {
                 Poll::Ready(Ok(_)) => this.client_heard = true,

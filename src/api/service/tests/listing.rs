@@ -39,6 +39,16 @@ async fn the_list_is_longer_than_a_page_of_the_store() {
     assert!(all.len() == LISTING_MAX + 5 && all.is_sorted(), "{}", all.len());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_too_long_ends() {
+    for (count, shown) in [(3, 3), (4, 4), (5, 4), (LISTING_MAX + 5, 4)] {
+        let world = ServiceWorld::with(|parts| parts.bounds.listed = 4).await;
+        many(&world, count, |_| true).await;
+        let all = listed(&world, Audience::Public).await;
+        assert_eq!(all, ["c00000", "c00001", "c00002", "c00003"][..shown], "{count}");
+    }
+}
+
 /// Defines `count` campaigns. Those whose number `is_listed` rejects are not listed. The rows of
 /// all but the first are written by hand: 10,000 actors would take long.
 pub(super) async fn many(world: &ServiceWorld, count: usize, is_listed: impl Fn(usize) -> bool) {

@@ -2,6 +2,7 @@
 
 mod refusals;
 mod room;
+mod slow;
 
 use std::{
     future::pending,
