@@ -151,7 +151,9 @@ fn preferences(line: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
         }
         match rest.0 {
             [] => return Some(found),
-            [b',', ..] => drop(rest.skip(b',')),
+            [b',', ..] => {
+                rest.skip(b',');
+            }
             _ => return None,
         }
     }
@@ -181,7 +183,6 @@ impl Rest<'_> {
     }
 
     /// Reads a name and its value. `None`: there is none; `Some(None)`: it is malformed.
-    #[expect(clippy::option_option, reason = "no pair is something else than a wrong one")]
     fn pair(&mut self) -> Option<Option<(Vec<u8>, Vec<u8>)>> {
         let name = self.token();
         if name.is_empty() {
@@ -266,7 +267,6 @@ fn a_query_is_read_as_forms_are_or_refused() {
 }
 
 /// Returns limit and start of a page, or `None` if the query is to be refused.
-#[expect(clippy::type_complexity, reason = "limit and start, either optional")]
 fn documented_page(query: &str) -> Option<(Option<u64>, Option<CampaignId>)> {
     let (mut limit, mut after) = (None, None);
     for (name, value) in pairs(query) {
