@@ -21,6 +21,8 @@ pub mod config;
 pub mod domain;
 pub mod embedded;
 pub mod feed;
+#[cfg(test)]
+mod fuzz;
 pub mod kafka;
 pub mod log;
 pub mod node;

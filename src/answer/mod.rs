@@ -9,6 +9,8 @@
 
 pub(crate) mod admission;
 pub(crate) mod follower;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod position;
 pub(crate) mod rate;
 pub(crate) mod request_id;

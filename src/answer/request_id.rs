@@ -121,7 +121,7 @@ impl RequestIds {
     }
 }
 
-fn encode(content: &RequestContent) -> Vec<u8> {
+pub(super) fn encode(content: &RequestContent) -> Vec<u8> {
     let RequestContent { position, time, campaign, user, key_digest } = content;
     let campaign = campaign.as_str().as_bytes();
     let mut plain = Vec::with_capacity(42 + campaign.len() + user.as_str().len());
@@ -137,7 +137,7 @@ fn encode(content: &RequestContent) -> Vec<u8> {
     plain
 }
 
-fn decode(plain: &[u8]) -> Option<RequestContent> {
+pub(super) fn decode(plain: &[u8]) -> Option<RequestContent> {
     let (log_epoch, rest) = plain.split_first_chunk()?;
     let (partition, rest) = rest.split_first_chunk()?;
     let (offset, rest) = rest.split_first_chunk()?;
@@ -246,11 +246,6 @@ mod tests {
             let id = ids.seal(&content);
             prop_assert_eq!(ids.seal(&content), id.clone());
             prop_assert_eq!(ids.open(&id), Some(content));
-        }
-
-        #[test]
-        fn no_text_makes_opening_panic(text in ".{0,500}") {
-            prop_assert_eq!(ids("secret", "instance").open(&text), None);
         }
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct HighWaterMark {
 }
 
 impl HighWaterMark {
-    fn encode(self, number: u64) -> [u8; SLOT_BYTES] {
+    pub(super) fn encode(self, number: u64) -> [u8; SLOT_BYTES] {
         let mut slot = [0; SLOT_BYTES];
         slot[..8].copy_from_slice(&MARK);
         slot[8..16].copy_from_slice(&number.to_le_bytes());
@@ -100,7 +100,7 @@ pub(super) fn read(folder: &Path) -> io::Result<HighWaterReading> {
     }
 }
 
-fn newest(bytes: &[u8]) -> Option<(u64, HighWaterMark)> {
+pub(super) fn newest(bytes: &[u8]) -> Option<(u64, HighWaterMark)> {
     let slots = [0, SLOT_DISTANCE as usize]
         .map(|start| HighWaterMark::decode(bytes.get(start..)?.get(..SLOT_BYTES)?));
     slots.into_iter().flatten().max_by_key(|(number, _)| *number)

@@ -48,11 +48,12 @@ pub(super) struct Scan {
 pub(super) fn scan(path: &Path, after: Option<u64>) -> io::Result<Scan> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
-    let mut bytes = Bytes {
-        reader: BufReader::with_capacity(BUFFER_BYTES, file),
-        left: length,
-        buffer: Vec::new(),
-    };
+    scan_bytes(BufReader::with_capacity(BUFFER_BYTES, file), length, after)
+}
+
+/// Scans a journal of `length` bytes.
+pub(super) fn scan_bytes(reader: impl Read, length: u64, after: Option<u64>) -> io::Result<Scan> {
+    let mut bytes = Bytes { reader, left: length, buffer: Vec::new() };
     let mut scan = Scan { end: 0, last: after };
     while let Some(number) = bytes.batch(scan.last)? {
         scan.last = Some(number);

@@ -119,7 +119,7 @@ fn check_contents(path: &Path) -> Result<(), KeyspaceError> {
 }
 
 /// Returns the numbers of the tables that an intact manifest lists.
-fn tables(manifest: &[u8]) -> Option<Vec<u64>> {
+pub(super) fn tables(manifest: &[u8]) -> Option<Vec<u64>> {
     let trailer = manifest.get(manifest.len().checked_sub(TRAILER_BYTES)?..)?;
     let (start, size, _) = contents(trailer, manifest.len() as u64)?;
     let (start, size) = (usize::try_from(start).ok()?, usize::try_from(size).ok()?);

@@ -12,6 +12,8 @@ mod error;
 mod files;
 mod folder;
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod high_water;
 mod hooks;
 mod inspect;

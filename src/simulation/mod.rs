@@ -2,7 +2,7 @@
 //! follower of production, several nodes in one world, on simulated ports.
 //!
 //! A course is a list of acts. `draw` draws it from a seed; `act` names what may happen. `world` has
-//! time, events and lives. `link` carries calls to the engines; `log`, `store` and `feed` are the
+//! time, events and lives, `life_clock` the clocks of a node. `link` carries calls to the engines; `log`, `store` and `feed` are the
 //! ports, `appends` knows which call appended what, and `strange` appends what no node writes.
 //! `node` runs the core of a node on them. `story` plays a course with its `client`s; `trouble` lets
 //! acts happen. `probe` lets actors panic, `unreachable` keeps rows from them, and `bounds` and
@@ -26,6 +26,7 @@ mod group;
 mod half_dead;
 mod judge;
 mod leaks;
+mod life_clock;
 mod link;
 mod log;
 mod node;

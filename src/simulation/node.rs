@@ -8,11 +8,12 @@ use tokio::task::JoinSet;
 use super::{
     course::Setup,
     feed::{Topic, WorldFeed},
+    life_clock::LifeClock,
     link::Link,
     log::{Brokers, Local, WorldLog},
     probe::MessageProbe,
     store::{Rows, WorldStore},
-    world::{Address, LifeClock, World},
+    world::{Address, World},
 };
 use crate::{
     actors::{Probe, messages::SupervisorMessage},

@@ -17,10 +17,11 @@ use super::{
     Kinds,
     course::Setup,
     draw,
+    life_clock::LifeClock,
     link::{Armed, Link},
     node::{Bounds, Engines, Node},
     strange::Written,
-    world::{LifeClock, World},
+    world::World,
 };
 use crate::{
     api::service::{ServiceBounds, ServiceParts},

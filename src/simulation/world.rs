@@ -10,7 +10,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -22,7 +22,6 @@ use super::{
     probe::{ActorKind, ArmedPanic},
 };
 use crate::{
-    clock::{Clock, Sleep},
     domain::ids::{Partition, Timestamp},
     random::Random,
 };
@@ -91,7 +90,7 @@ struct State {
 /// A world.
 pub(super) struct World {
     state: Mutex<State>,
-    base: Instant,
+    pub(super) base: Instant,
     /// A node has died by itself.
     pub(super) died: Notify,
 }
@@ -458,7 +457,7 @@ impl World {
     }
 
     /// Returns the microseconds that have passed by the clocks of a node, and their skew.
-    fn local(&self, node: usize) -> (u64, i64) {
+    pub(super) fn local(&self, node: usize) -> (u64, i64) {
         let state = self.state.lock();
         let NodeState { skew_ms, drift_ppm, .. } = &state.nodes[node];
         let drift = (state.now_us / 1_000_000).saturating_mul(drift_ppm.unsigned_abs());
@@ -475,41 +474,5 @@ pub(super) async fn heard<T>(value: oneshot::Receiver<T>) -> T {
     match value.await {
         Ok(value) => value,
         Err(_) => pending().await,
-    }
-}
-
-/// The clocks of one life of a node.
-#[derive(Clone)]
-pub(super) struct LifeClock {
-    pub(super) world: Arc<World>,
-    pub(super) address: Address,
-}
-
-impl Clock for LifeClock {
-    fn now(&self) -> Timestamp {
-        self.world.wall(self.address.node)
-    }
-
-    fn instant(&self) -> Instant {
-        self.world.base + self.boot()
-    }
-
-    fn boot(&self) -> Duration {
-        Duration::from_micros(self.world.local(self.address.node).0)
-    }
-
-    fn sleep_until(&self, until: Instant) -> Sleep {
-        let clock = self.clone();
-        Box::pin(async move {
-            loop {
-                let left = until.saturating_duration_since(clock.instant());
-                if left.is_zero() {
-                    return;
-                }
-                // A slow clock needs more of the world's time: then it is asked again.
-                let us = left.as_micros() as u64 + 1;
-                clock.world.wait(us, Some(clock.address)).await;
-            }
-        })
     }
 }

@@ -3,6 +3,8 @@
 //! A record is versioned JSON, which people can read in a Kafka UI. Records that coupond writes
 //! have a MAC in a header; requests of other producers have none.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, LogRecord, NewRecord, RECORD_BYTES_MAX, routing};
@@ -19,6 +21,9 @@ const REQUEST_VERSION: u32 = 1;
 /// Value of `v` in a control record, which only coupond writes. A new kind of control record needs
 /// a higher one: then an older binary halts at the record instead of taking it for a dead letter.
 const CONTROL_VERSION: u32 = FORMAT as u32;
+
+/// Value of `type` in a request.
+const REQUEST_TYPE: &str = "request";
 
 const MAC_PURPOSE: &str = "record";
 
@@ -81,19 +86,15 @@ impl DeadLetterReason {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RequestJson {
+struct RequestJson<'a> {
     v: u32,
-    r#type: RequestType,
+    /// Not an enum: serde takes `{"request":null}` for a variant as well.
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
     campaign_id: CampaignId,
     user_id: UserId,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     idempotency_key: Option<IdempotencyKey>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RequestType {
-    Request,
 }
 
 /// The fields that every version has. They determine how to decode the others.
@@ -155,7 +156,7 @@ impl Codec {
         let Request { campaign, user, idempotency_key } = request;
         let body = RequestJson {
             v: REQUEST_VERSION,
-            r#type: RequestType::Request,
+            r#type: Cow::Borrowed(REQUEST_TYPE),
             campaign_id: campaign.clone(),
             user_id: user.clone(),
             idempotency_key: idempotency_key.clone(),
@@ -218,16 +219,22 @@ impl Codec {
     }
 
     fn decode_content(value: &[u8], authentic: bool) -> Result<Decoded, DeadLetterReason> {
+        // serde takes the values of an array for the members in their order. The documented format has
+        // names.
+        if !value.trim_ascii_start().starts_with(b"{") {
+            return Err(DeadLetterReason::Malformed);
+        }
         // Nearly every record is a valid request, which takes one pass over the JSON. The slow path
         // below finds out what another record is.
         if let Ok(body) = serde_json::from_slice::<RequestJson>(value)
             && body.v == REQUEST_VERSION
+            && body.r#type == REQUEST_TYPE
         {
             return Ok(Decoded::Record(body.into()));
         }
         let envelope: Envelope =
             serde_json::from_slice(value).map_err(|_| DeadLetterReason::Malformed)?;
-        let is_request = envelope.r#type == "request";
+        let is_request = envelope.r#type == REQUEST_TYPE;
         let known = if is_request { REQUEST_VERSION } else { CONTROL_VERSION };
         if envelope.v > known {
             // Without a MAC, anyone with write access to the topic could halt the partition.
@@ -273,8 +280,8 @@ pub(super) fn mac_text(mac: [u8; MAC_BYTES]) -> MacText {
     text
 }
 
-impl From<RequestJson> for Record {
-    fn from(body: RequestJson) -> Self {
+impl From<RequestJson<'_>> for Record {
+    fn from(body: RequestJson<'_>) -> Self {
         let RequestJson { campaign_id, user_id, idempotency_key, .. } = body;
         Self::Request(Request { campaign: campaign_id, user: user_id, idempotency_key })
     }
@@ -357,6 +364,20 @@ mod tests {
         let malformed = Decoded::DeadLetter(DeadLetterReason::Malformed);
         assert_eq!(decoded(&control(CONTROL_VERSION - 1), true), malformed);
         assert_eq!(decoded(&request(0), true), malformed);
+    }
+
+    #[test]
+    fn a_request_has_members_with_names() {
+        for other in [
+            r#"[1,"request","spring","ada"]"#,
+            r#"[1,"request","spring","ada",null]"#,
+            r#"{"v":1,"type":{"request":null},"campaign_id":"spring","user_id":"ada"}"#,
+        ] {
+            for authentic in [true, false] {
+                let malformed = Decoded::DeadLetter(DeadLetterReason::Malformed);
+                assert_eq!(decoded(other, authentic), malformed, "{other}");
+            }
+        }
     }
 
     #[test]

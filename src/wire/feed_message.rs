@@ -202,7 +202,7 @@ impl FeedCodec {
         if stated == partition { Ok(message) } else { Err("misplaced") }
     }
 
-    fn mac(&self, log_epoch: u32, partition: Partition, value: &[u8]) -> Vec<u8> {
+    pub(super) fn mac(&self, log_epoch: u32, partition: Partition, value: &[u8]) -> Vec<u8> {
         mac_text(self.macs.of(MAC_PURPOSE, log_epoch, partition, &[value])).to_vec()
     }
 }
@@ -212,7 +212,7 @@ fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::{
         answer::CouponFace, decision::Refusal, ids::Timestamp, reason::Reason, rows::Hang,
@@ -222,7 +222,8 @@ mod tests {
         FeedCodec::new(&Keys::derive(secret), "one")
     }
 
-    fn message() -> FeedMessage {
+    /// Returns a message with every member and every kind of answer.
+    pub(in crate::wire) fn message() -> FeedMessage {
         let coupon = CouponFace { sequence: 7, code: "SPRING-1".into(), issued_at: Timestamp(5) };
         let answers = [
             Answer::Issued { coupon: coupon.clone() },

@@ -7,6 +7,8 @@ pub mod codec;
 pub mod decode_step;
 pub mod feed_message;
 pub mod format;
+#[cfg(test)]
+mod fuzz;
 pub mod routing;
 pub mod write_order;
 

@@ -74,7 +74,7 @@ fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Problem> {
     if is_chunked { Ok(()) } else { Err(Problem::transfer_encoding()) }
 }
 
-fn check_query(uri: &Uri) -> Result<(), Problem> {
+pub(super) fn check_query(uri: &Uri) -> Result<(), Problem> {
     let Some(query) = uri.query() else { return Ok(()) };
     let is_short = query.len() <= QUERY_BYTES_MAX
         && query.bytes().filter(|byte| *byte == b'&').count() < QUERY_PAIRS_MAX;

@@ -117,7 +117,7 @@ async fn try_issue(
 }
 
 /// Reads the campaign and the user from the body, and the key from its header.
-fn issue_request(
+pub(super) fn issue_request(
     headers: &HeaderMap,
     body: &[u8],
     caller: Option<UserId>,

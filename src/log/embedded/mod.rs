@@ -1,6 +1,8 @@
 //! The request log on the embedded database. Offsets of a partition are consecutive. The committer
 //! appends in groups; a reader that keeps up reads from memory.
 
+#[cfg(test)]
+mod fuzz;
 mod records;
 #[cfg(test)]
 mod tests;

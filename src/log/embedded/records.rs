@@ -22,7 +22,7 @@ pub(super) fn encode(record: &NewRecord) -> Result<Vec<u8>, &'static str> {
     encode_parts(Timestamp(0), key, Some(&record.mac), &record.value)
 }
 
-fn encode_parts(
+pub(super) fn encode_parts(
     time: Timestamp,
     key: &[u8],
     mac: Option<&[u8]>,

@@ -9,6 +9,8 @@
 //!
 //! The by-user view is an index: its entries have a key and no value.
 
+#[cfg(test)]
+mod fuzz;
 mod rows;
 
 use std::{ops::Bound, sync::Arc, time::Instant};

@@ -288,10 +288,10 @@ fn unranked(value: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn coupon(key_digest: Option<[u8; 16]>) -> Coupon {
+    pub(in crate::store::embedded) fn coupon(key_digest: Option<[u8; 16]>) -> Coupon {
         Coupon {
             campaign: CampaignId::parse("spring").unwrap(),
             sequence: 17,

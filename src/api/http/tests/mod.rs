@@ -1,6 +1,7 @@
 //! Tests of both listeners through their routers, on a scripted service.
 
 mod admin;
+mod fuzz;
 mod issue;
 mod reading;
 mod schemas;
@@ -12,14 +13,13 @@ use async_trait::async_trait;
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, HeaderName, HeaderValue, Request, header, request},
+    http::{HeaderMap, HeaderValue, Request, header, request},
 };
 use parking_lot::Mutex;
-use proptest::prelude::{any, prop_assert, proptest};
 use serde_json::Value;
 use tower::ServiceExt;
 
-use super::{HttpParts, admin_router, fields, prefer, public_router, times};
+use super::{HttpParts, admin_router, public_router};
 use crate::{
     api::service::{
         AdminView, CampaignList, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
@@ -415,26 +415,6 @@ async fn unknown_paths_and_methods_are_problems() {
         assert_eq!(reply.header("allow"), Some(allow), "{method} {path}");
     }
     assert_eq!(site.service.asked(), Vec::<String>::new());
-}
-
-proptest! {
-    #[test]
-    fn parsers_never_panic(
-        body in proptest::collection::vec(any::<u8>(), 0..64),
-        json in "[{}\\[\\]\",:a-z0-9\\\\. eE+-]{0,64}",
-        text in any::<String>(),
-        header in proptest::collection::vec(any::<u8>(), 0..64),
-        wait in "[wait=0-9\",;\\\\ ]{0,24}",
-    ) {
-        let _ = fields::object(&body);
-        let _ = fields::object(json.as_bytes());
-        let _ = times::parse(&text);
-        for value in [header.as_slice(), wait.as_bytes()] {
-            let Ok(value) = HeaderValue::from_bytes(value) else { continue };
-            let headers = HeaderMap::from_iter([(HeaderName::from_static("prefer"), value)]);
-            prop_assert!(prefer::wait(&headers).is_none_or(|seconds| seconds <= 30));
-        }
-    }
 }
 
 #[tokio::test]

@@ -373,4 +373,6 @@ pub(super) fn decode_campaign((text,): (&str,)) -> Result<CampaignId, BadValue> 
 mod version;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
