@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each input follows from a seed of its own. A failure prints it: `COUPOND_FUZZ_SEED=S COUPOND_FUZZ=1`
-//! repeats that input alone.
+//! repeats that input alone. Requests are the exception: wrong tokens before it may be why one was refused.
 
 use std::{fmt::Write, ops::Range, time::Instant};
 

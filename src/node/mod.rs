@@ -155,11 +155,10 @@ impl Node {
         explicit: &Explicit,
         steps: &[Step],
     ) -> Result<Self, ServeError> {
-        let connections = Connections::allowed()?;
-        let budget = Budget::of(config, explicit, connections, MemoryLimit::of_process());
-        budget.log();
+        let (connections, limit) = (Connections::allowed()?, MemoryLimit::of_process());
+        let share = |config: &Config| Budget::of(config, explicit, connections, limit.clone());
         // Boxed, so that callers' futures do not have all of a start in them.
-        Box::pin(Self::start_within(config, &budget, steps)).await
+        Box::pin(Self::start_within(config, share, steps)).await
     }
 
     /// Starts a node as [`Self::start`] does. A distributed node knows `steps` of the schema:
@@ -171,12 +170,12 @@ impl Node {
         Self::start_given(config, &Explicit::default(), steps).await
     }
 
+    /// Starts a node with the bounds that `share` gives it.
     async fn start_within(
         config: &Config,
-        budget: &Budget,
+        share: impl Fn(&Config) -> Budget,
         steps: &[Step],
     ) -> Result<Self, ServeError> {
-        let config = &budget.applied_to(config);
         let clock: SharedClock = Arc::new(SystemClock);
         // Before the admin token, which may be made in the data folder.
         if config.mode == Mode::Embedded {
@@ -186,12 +185,20 @@ impl Node {
         let admin = bind("admin.listen", config.admin.listen).await?;
         let admin_token = instance::admin_token(config)?;
         let adapters = match config.mode {
-            Mode::Embedded => embedded::adapters(config, budget.database, clock.clone()).await?,
+            Mode::Embedded => {
+                embedded::adapters(config, share(config).database, clock.clone()).await?
+            }
             Mode::Distributed => distributed::adapters(config, steps).await?,
         };
         let Adapters { log, store, feed, local_log, group_check, instance, .. } = adapters;
         let Adapters { nodes, future_max_ms, background, closer, .. } = adapters;
         let Instance { layout, keys } = instance;
+        let mut laid_out = config.clone();
+        // A topic that exists has its own number.
+        laid_out.kafka.partitions = layout.partitions;
+        let budget = &share(&laid_out);
+        budget.log();
+        let config = &budget.applied_to(&laid_out);
         let parts = CoreParts {
             log,
             store,

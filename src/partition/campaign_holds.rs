@@ -1,5 +1,7 @@
 //! The holds of one campaign and their transitions, as the owner of its partition knows them.
 
+use std::collections::BTreeMap;
+
 use super::window::Window;
 use crate::domain::{
     halt::HoldReason,
@@ -16,6 +18,8 @@ use crate::domain::{
 pub(super) struct Holds {
     /// The highest number of a hold so far.
     number: u32,
+    /// Where the holds begin that are being written, by their numbers.
+    opening: BTreeMap<u32, Offset>,
     /// Holds to catch up: not closed, or closed by another owner below what passed here.
     current: Vec<Hold>,
     /// Closed holds that this owner extends.
@@ -54,10 +58,11 @@ impl Holds {
         self.current.iter().map(Hold::unsettled_from).min()
     }
 
-    /// Returns the lowest position at which a replay would begin, now or under the next owner. What is
-    /// not durable yet does not count.
+    /// Returns the lowest position at which a replay would begin, now or under the next owner. A hold
+    /// counts from its opening on: it may be durable before the owner hears of it.
     pub(super) fn keep_from(&self) -> Option<Offset> {
         let known = self.current.iter().chain(&self.closed).map(Hold::unsettled_from);
+        let known = known.chain(self.opening.values().copied());
         known.chain(self.closing_from).chain(self.extending_from).min()
     }
 
@@ -107,6 +112,7 @@ impl Holds {
         (reason, detail): (HoldReason, &str),
     ) -> Hold {
         self.number += 1;
+        self.opening.insert(self.number, from);
         Hold {
             campaign: campaign.clone(),
             partition,
@@ -121,6 +127,7 @@ impl Holds {
 
     /// Takes over a hold, written here or found in the store, in place of its earlier state.
     pub(super) fn take(&mut self, hold: &Hold) {
+        self.opening.remove(&hold.number);
         self.current.retain(|known| !known.is_same(hold));
         self.closed.retain(|known| !known.is_same(hold));
         self.current.push(hold.clone());
@@ -260,6 +267,19 @@ mod tests {
         let closed = holds.close(60);
         assert_eq!((closed[0].state, closed[0].until), (HoldState::Closed, 60));
         assert!(!holds.is_held());
+    }
+
+    #[test]
+    fn records_are_kept_for_a_hold_that_is_being_written() {
+        let mut holds = Holds::default();
+        let campaign = CampaignId::parse("spring").unwrap();
+        let hold = holds.open(&campaign, 0, 40, (FAILED, "it failed"));
+        assert_eq!(holds.keep_from(), Some(40), "it may be durable already");
+        holds.written_open(&hold, &Window::default());
+        let released = holds.release(55, &[hold.name()]).remove(0);
+        holds.written_released(&released);
+        holds.close(60);
+        assert_eq!(holds.keep_from(), Some(40), "the close is not durable");
     }
 
     #[test]

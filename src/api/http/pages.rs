@@ -3,7 +3,7 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
 };
 
@@ -71,9 +71,9 @@ impl Pages {
     /// Writes a list, unless the last caller did.
     async fn write(&self, list: Arc<CampaignList>) {
         let _writes = self.writes.lock().await;
-        let is_written = |written: &Arc<Written>| Arc::ptr_eq(&written.list, &list);
+        let is_written = |written: &Arc<Written>| written.list.as_ptr() == Arc::as_ptr(&list);
         if !self.latest.lock().as_ref().is_some_and(is_written) {
-            let written = Arc::new(Written::new(list, self.audience));
+            let written = Arc::new(Written::new(&list, self.audience));
             *self.latest.lock() = Some(written);
         }
     }
@@ -81,7 +81,8 @@ impl Pages {
 
 /// A list, and the JSON of the campaigns that an audience sees.
 struct Written {
-    list: Arc<CampaignList>,
+    /// What was written. Its campaigns need not stay in memory.
+    list: Weak<CampaignList>,
     ids: Vec<CampaignId>,
     /// Where each campaign ends in `text`.
     ends: Vec<usize>,
@@ -90,7 +91,7 @@ struct Written {
 }
 
 impl Written {
-    fn new(list: Arc<CampaignList>, audience: Audience) -> Self {
+    fn new(list: &Arc<CampaignList>, audience: Audience) -> Self {
         let (mut ids, mut ends, mut text) = (Vec::new(), Vec::new(), Vec::new());
         for view in list.shown_to(audience) {
             if !text.is_empty() {
@@ -100,7 +101,7 @@ impl Written {
             ids.push(view.campaign.clone());
             ends.push(text.len());
         }
-        Self { list, ids, ends, text }
+        Self { list: Arc::downgrade(list), ids, ends, text }
     }
 
     /// Returns how many campaigns behind `after` a piece has, of at most `limit`, and where it lies.
@@ -217,7 +218,7 @@ mod tests {
 
     /// A list of so many campaigns, in which each has the figure.
     fn written(campaigns: usize, figure: usize) -> Arc<Written> {
-        let mut written = Written { list: Arc::default(), ids: vec![], ends: vec![], text: vec![] };
+        let mut written = Written { list: Weak::new(), ids: vec![], ends: vec![], text: vec![] };
         for number in 0..campaigns {
             let id = format!("c{number:05}");
             written.text.extend(if number == 0 { "" } else { "," }.bytes());

@@ -215,7 +215,8 @@ impl TopicFacts {
     }
 
     /// Warns of a retention that is not the configured one: a shorter one leaves less time to end an
-    /// outage, and with a longer one the topic grows beyond what was planned.
+    /// outage, and with a longer one the topic grows beyond what was planned. No command shortens one: it
+    /// may have been lengthened to save what is not decided.
     fn check_kept(&self, kept: Duration, findings: &mut TopicFindings) {
         let (topic, name) = (&self.topic, "retention.ms");
         let Some(found) = self.settings.get(name).filter(|value| is_kept_long_enough(value)) else {
@@ -223,14 +224,24 @@ impl TopicFacts {
             return;
         };
         let wanted = client::millis(kept);
-        if *found != wanted {
-            let found = if found == "-1" { "-1 (without end)" } else { found.as_str() };
-            findings.warnings.push(format!(
-                "{topic}: {name} is {found}, and kafka.retention is {wanted} ms: change that setting, \
-                 or kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
-                 {name}={wanted}"
-            ));
+        if *found == wanted {
+            return;
         }
+        let is_shorter = found.parse().is_ok_and(|found: u128| found < kept.as_millis());
+        let shown = if found == "-1" { "-1 (without end)" } else { found.as_str() };
+        let remedy = match is_shorter {
+            true => format!(
+                "set kafka.retention to it, or kafka-configs.sh --alter --entity-type topics \
+                 --entity-name {topic} --add-config {name}={wanted}"
+            ),
+            false => "set kafka.retention to what is meant. A shorter retention of the topic deletes \
+                      older records at once, decided or not: shorten it only while GET /health/ready \
+                      of every node shows nothing under degraded"
+                .to_owned(),
+        };
+        findings.warnings.push(format!(
+            "{topic}: {name} is {shown}, and kafka.retention is {wanted} ms: {remedy}"
+        ));
     }
 
     fn check_compression(&self, findings: &mut TopicFindings) {

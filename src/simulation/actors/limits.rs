@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    partition::flow::WINDOW_RECORDS_MAX,
+    partition::flow::{POINT_LOOKUPS_MAX, WINDOW_RECORDS_MAX},
     simulation::unreachable::{Whose, Why},
 };
 
@@ -213,6 +213,21 @@ fn a_watermark_that_stands_still_is_told_to_every_node() {
         stage.passed().await;
         stage.wait_ms(1_500).await;
         assert_eq!(stage.degraded(), Vec::<String>::new());
+        stage
+    });
+}
+
+#[test]
+fn a_burst_of_what_nobody_decides_stops_nobody() {
+    play(narrow(1, 1), async |mut stage: Stage| {
+        stage.start().await;
+        stage.define(0, 10);
+        stage.passed().await;
+        stage.act(Act::Foreign { kind: Foreign::Burst, campaign: 0, user: 1 }).await;
+        stage.ask(0, 1);
+        assert!(stage.answered(0).await <= 1_000, "a window of 64 holds none of them");
+        stage.passed().await;
+        assert_eq!(stage.engines().brokers.lock().dead_letters.len(), 3 * POINT_LOOKUPS_MAX);
         stage
     });
 }
