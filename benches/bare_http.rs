@@ -20,14 +20,17 @@ use std::{
 };
 
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
-use bare_cql::{BareCql, Form, bucket_of};
+use bare_cql::{BareCql, Form, batches_of};
 use coupond::{
     config::CqlConfig,
     domain::{
         coupon::Coupon,
         ids::{CampaignId, Position, Timestamp, UserId},
     },
-    partition::flow::{BATCH_RECORDS_MAX, BATCHES_MAX},
+    partition::{
+        acks::id_hash,
+        flow::{BATCH_RECORDS_MAX, BATCHES_MAX},
+    },
     store::cql,
 };
 use parking_lot::Mutex;
@@ -43,9 +46,6 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 const PARTITIONS: i32 = 12;
-
-/// Rows of a batch of the database, as the product writes them.
-const BATCH_ROWS: usize = 128;
 
 /// Header with the number of a request, as long as the product's MAC.
 const NUMBER: &str = "number";
@@ -79,6 +79,9 @@ async fn issue(State(server): State<Arc<Server>>, body: Bytes) -> (StatusCode, S
     let Ok(Issue { campaign_id, user_id }) = serde_json::from_slice(&body) else {
         return (StatusCode::BAD_REQUEST, String::new());
     };
+    let Ok(campaign) = CampaignId::parse(campaign_id) else {
+        return (StatusCode::BAD_REQUEST, String::new());
+    };
     let number = server.numbers.fetch_add(1, Ordering::Relaxed);
     let (reply, durable) = oneshot::channel();
     server.waiting.lock().insert(number, reply);
@@ -87,9 +90,8 @@ async fn issue(State(server): State<Arc<Server>>, body: Bytes) -> (StatusCode, S
     );
     let digits = format!("{number:032x}");
     let headers = OwnedHeaders::new().insert(Header { key: NUMBER, value: Some(&digits) });
-    // FNV-1a: any spread over partitions will do.
-    let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    let partition = campaign_id.bytes().fold(0x811c_9dc5, step) % PARTITIONS as u32;
+    // Any spread over partitions will do.
+    let partition = id_hash(&campaign) % PARTITIONS as u32;
     let record = BaseRecord::to(&server.topic)
         .partition(partition as i32)
         .key(campaign_id)
@@ -184,9 +186,7 @@ fn coupon(read: Read, partition: u32, sequence: u32) -> Coupon {
 impl Server {
     /// Writes coupons of one campaign.
     async fn store(&self, coupons: &[Coupon]) {
-        let buckets = coupons.chunk_by(|one, next| bucket_of(one) == bucket_of(next));
-        let batches = buckets.flat_map(|bucket| bucket.chunks(BATCH_ROWS));
-        let writes = batches.map(|batch| self.bare.write_batch(batch, self.form));
+        let writes = batches_of(coupons).map(|batch| self.bare.write_batch(batch, self.form));
         futures_util::future::join_all(writes).await;
     }
 }

@@ -95,11 +95,9 @@ impl BareCql {
     /// Writes dense coupons of one campaign in one user bucket, in the order of sequences.
     #[allow(dead_code, reason = "a server writes what comes")]
     pub(crate) async fn write(self: &Arc<Self>, coupons: &Arc<Vec<Coupon>>) {
-        let batches: Vec<_> = coupons
-            .chunk_by(|one, next| bucket_of(one) == bucket_of(next))
-            .flat_map(|bucket| bucket.chunks(BATCH_ROWS))
-            .map(|batch| (batch[0].sequence as usize - 1, batch.len()))
-            .collect();
+        let batches = batches_of(coupons);
+        let batches: Vec<_> =
+            batches.map(|batch| (batch[0].sequence as usize - 1, batch.len())).collect();
         let (batches, next) = (Arc::new(batches), Arc::new(AtomicUsize::new(0)));
         let mut workers = tokio::task::JoinSet::new();
         for _ in 0..IN_FLIGHT {
@@ -247,7 +245,12 @@ impl BareCql {
     }
 }
 
-/// Returns the bucket of a coupon's row by sequence.
-pub(crate) fn bucket_of(coupon: &Coupon) -> u32 {
+/// Cuts coupons of one campaign, in the order of sequences, into batches of one bucket each.
+pub(crate) fn batches_of(coupons: &[Coupon]) -> impl Iterator<Item = &[Coupon]> {
+    let buckets = coupons.chunk_by(|one, next| bucket_of(one) == bucket_of(next));
+    buckets.flat_map(|bucket| bucket.chunks(BATCH_ROWS))
+}
+
+fn bucket_of(coupon: &Coupon) -> u32 {
     (coupon.sequence - 1) / SEQUENCES_PER_BUCKET
 }

@@ -174,7 +174,8 @@ impl Live {
         let _ended = self.consumer.cast(message);
     }
 
-    /// Decodes records and hands them to the consumer. Returns the credit that they cost beyond one each, or none if the partition halts behind them.
+    /// Decodes records and hands them to the consumer. Returns the credit that they cost beyond one each,
+    /// or none if the partition halts behind them.
     fn hand_over(&mut self, records: Vec<LogRecord>) -> Option<u32> {
         let decode_step = self.environment.decode_step(self.partition);
         let DecodedRecords { incoming, halt } =

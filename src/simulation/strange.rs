@@ -140,37 +140,23 @@ pub(super) fn append(
             return true;
         }
     };
-    // With one partition there is no other.
-    is_decided |= kind == Foreign::OtherPartition && partition == own;
-    log(engines, world, (partition, written), is_decided.then_some(decided_of));
-    true
-}
-
-/// Appends a record that is decided if it is of a campaign, and a dead letter otherwise.
-fn log(
-    engines: &Engines,
-    world: &World,
-    (partition, written): (Partition, Written),
-    decided_of: Option<CampaignId>,
-) {
     let mut brokers = engines.brokers.lock();
     let offset = brokers.append(world, partition, written).offset;
-    match decided_of {
-        Some(campaign) => drop(brokers.foreign.insert((partition, offset), campaign)),
-        None => drop(brokers.undecidable.insert((partition, offset))),
+    // With one partition there is no other.
+    if is_decided || kind == Foreign::OtherPartition && partition == own {
+        brokers.foreign.insert((partition, offset), decided_of);
+    } else {
+        brokers.undecidable.insert((partition, offset));
     }
+    true
 }
 
 fn burst(engines: &Engines, world: &World, partition: Partition, user: &UserId) {
     let names = (0..).filter_map(|number| CampaignId::parse(&format!("unknown-{number}")).ok());
     let unknown = names.filter(|id| engines.codec.partition_of(id) == partition);
-    for (number, campaign) in unknown.take(BURST).enumerate() {
-        let written = request(&campaign, user);
-        if number % 2 == 0 {
-            log(engines, world, (partition, written), Some(campaign));
-        } else {
-            log(engines, world, (partition, Written { value: Vec::new(), ..written }), None);
-        }
+    let kinds = [Foreign::Undefined, Foreign::Malformed].into_iter().cycle();
+    for (campaign, kind) in unknown.take(BURST).zip(kinds) {
+        append(engines, world, kind, &campaign, user);
     }
 }
 

@@ -147,6 +147,18 @@ fn mark(offset: Offset, issued: Sequence) -> Row {
     Row::Mark(Mark { campaign: spring(), offset, counts })
 }
 
+/// Returns a version of a campaign with these terms.
+pub(super) fn defined(terms: Terms) -> DefinitionVersion {
+    DefinitionVersion {
+        campaign: spring(),
+        position: Position { log_epoch: 1, partition: 3, offset: 9 },
+        time: Timestamp(1_690_000_000_000),
+        definition: Definition::first(terms),
+        issued: 12,
+        digest: [5; 16],
+    }
+}
+
 fn version(offset: Offset, quota: u32) -> Row {
     Row::Version(DefinitionVersion {
         campaign: spring(),

@@ -119,14 +119,8 @@ fn one_stuck_record_costs_others_nothing() {
 /// Appends a request of a campaign that was never defined.
 fn ask_undefined(stage: &Stage, number: u32) {
     let id = CampaignId::parse(&format!("nobody-{number}")).expect("a valid id");
-    let value =
-        format!(r#"{{"type": "request", "v": 1, "user_id": "user-1", "campaign_id": "{id}"}}"#);
-    let partition = stage.engines().codec.partition_of(&id);
-    let key = id.as_str().as_bytes().to_vec();
-    let written = Written { key, value: value.into_bytes(), mac: None };
-    let mut brokers = stage.engines().brokers.lock();
-    let offset = brokers.append(&stage.story.world, partition, written).offset;
-    brokers.foreign.insert((partition, offset), id);
+    let (kind, user) = (Foreign::Undefined, UserId::parse("user-1").expect("a valid id"));
+    strange::append(stage.engines(), &stage.story.world, kind, &id, &user);
 }
 
 #[test]

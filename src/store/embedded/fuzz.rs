@@ -8,8 +8,8 @@ use super::rows::{
 use crate::{
     domain::{
         code::CodeFormat,
-        definition::{Definition, DefinitionVersion, Terms},
-        ids::{CampaignId, Position, Timestamp, UserId},
+        definition::Terms,
+        ids::{CampaignId, Timestamp, UserId},
         rows::{
             Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Register, Row, Skip,
             SkipState,
@@ -17,7 +17,7 @@ use crate::{
     },
     embedded::{DataEntry, keys},
     fuzz,
-    store::Layout,
+    store::{Layout, tests::defined},
 };
 
 fn campaign() -> CampaignId {
@@ -27,16 +27,7 @@ fn campaign() -> CampaignId {
 fn rows() -> Vec<Row> {
     let code = CodeFormat::with(Some("A-".to_owned()), Some(64), Some("01".to_owned()));
     let (opens_at, title) = (Some(Timestamp(7)), Some("Fr\u{fc}hling".to_owned()));
-    let version = |terms| {
-        Row::Version(DefinitionVersion {
-            campaign: campaign(),
-            position: Position { log_epoch: 1, partition: 3, offset: 9 },
-            time: Timestamp(1_690_000_000_000),
-            definition: Definition::first(terms),
-            issued: 12,
-            digest: [5; 16],
-        })
-    };
+    let version = |terms| Row::Version(defined(terms));
     let last = Some(LastRecord { offset: 8, digest: [9; 16] });
     let hold = |kind, state, until| {
         Row::Hold(Hold {

@@ -3,12 +3,8 @@
 
 use scylla::value::{CqlTimestamp, CqlValue, MaybeUnset, Row};
 
-use super::*;
-use crate::{
-    domain::definition::{Definition, Terms},
-    fuzz,
-    random::Random,
-};
+use super::{version::tests::row, *};
+use crate::{domain::definition::Terms, fuzz, random::Random, store::tests::defined};
 
 fn spring() -> CampaignId {
     CampaignId::parse("spring").unwrap()
@@ -194,24 +190,9 @@ fn cell(input: &[u8], random: &mut Random) -> Option<CqlValue> {
 
 #[test]
 fn a_version_that_is_read_is_written_as_the_same() {
-    /// Returns the row that is read after `written` was bound: without campaign and timestamp.
-    fn row(written: Vec<MaybeUnset<CqlValue>>) -> Row {
-        let count = written.len() - 2;
-        let cells = written.into_iter().skip(1).take(count);
-        let cell = |cell| if let MaybeUnset::Set(cell) = cell { Some(cell) } else { None };
-        Row { columns: cells.map(cell).collect() }
-    }
     let title = Some("Fr\u{fc}hling".to_owned());
     let terms = Terms { opens_at: Some(Timestamp(7)), title, listed: false, ..Terms::of(5) };
-    let written = version(&DefinitionVersion {
-        campaign: spring(),
-        position: Position { log_epoch: 1, partition: 3, offset: 9 },
-        time: Timestamp(1_690_000_000_000),
-        definition: Definition::first(terms),
-        issued: 12,
-        digest: [5; 16],
-    });
-    let whole = row(written.unwrap());
+    let whole = row(&version(&defined(terms)).unwrap());
     fuzz::run(&texts(), &["version", "unreadable", "not writable"], |input, random| {
         let mut altered = Row { columns: whole.columns.clone() };
         for _ in 0..random.below(3) {
@@ -232,7 +213,7 @@ fn a_version_that_is_read_is_written_as_the_same() {
         match version(&read) {
             Ok(written) => {
                 columns.resize(whole.columns.len(), None);
-                assert_eq!(row(written).columns, columns);
+                assert_eq!(row(&written).columns, columns);
                 "version"
             }
             Err(error) => {

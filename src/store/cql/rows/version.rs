@@ -183,13 +183,15 @@ impl Cells {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::store::cql::steps::{STEPS, tables_after};
+    use crate::store::{
+        cql::steps::{STEPS, tables_after},
+        tests::defined,
+    };
 
-    /// Returns the row that is read after `version` was written.
-    fn written(version: &DefinitionVersion) -> Row {
-        let values = super::version(version).unwrap();
+    /// Returns the row that is read after these values were bound: without campaign and timestamp.
+    pub(in crate::store::cql::rows) fn row(values: &[MaybeUnset<CqlValue>]) -> Row {
         let columns = values[1..values.len() - 1].iter().map(|value| match value {
             MaybeUnset::Set(value) => Some(value.clone()),
             MaybeUnset::Unset => None,
@@ -197,15 +199,9 @@ mod tests {
         Row { columns: columns.collect() }
     }
 
-    fn defined(terms: Terms) -> DefinitionVersion {
-        DefinitionVersion {
-            campaign: CampaignId::parse("spring").unwrap(),
-            position: Position { log_epoch: 1, partition: 3, offset: 9 },
-            time: Timestamp(1_690_000_000_000),
-            definition: Definition::first(terms),
-            issued: 12,
-            digest: [5; 16],
-        }
+    /// Returns the row that is read after `version` was written.
+    fn written(version: &DefinitionVersion) -> Row {
+        row(&super::version(version).unwrap())
     }
 
     #[test]
