@@ -103,12 +103,13 @@ async fn run(nodes: Vec<String>, count: u32) {
     let bare = BareCql::connect(&config.nodes, &config.keyspace).await;
     // Warms up both, so that the first round has no disadvantage.
     bare.write(&Arc::new(coupons("warm-bare", 20_000))).await;
-    write(&store, &Arc::new(coupons("warm", 20_000).into_iter().map(Row::Coupon).collect())).await;
+    write(&store, &Arc::new(coupons("warm", 20_000).iter().flat_map(Row::of_both_views).collect()))
+        .await;
 
     let (mut by_store, mut by_bare) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let rows = coupons(&format!("store-{round}"), count);
-        let rows = Arc::new(rows.into_iter().map(Row::Coupon).collect());
+        let rows = Arc::new(rows.iter().flat_map(Row::of_both_views).collect());
         let start = Instant::now();
         write(&store, &rows).await;
         by_store.push(start.elapsed());

@@ -221,6 +221,7 @@ async fn through_the_actor(records: &[(At, Record)]) -> f64 {
     let batch = |records: &[(At, Record)]| Batch {
         passed: records.last().map_or(0, |(at, _)| at.offset + 1),
         records: records.to_vec(),
+        is_replay: false,
     };
     let batches = records.chunks(BATCH_RECORDS_MAX).map(batch).collect();
     let (done, figure) = oneshot::channel();

@@ -14,6 +14,7 @@ use super::{
     task::TaskGuard,
 };
 use crate::{
+    domain::coupon::Coupon,
     partition::{
         flow::Event,
         fold::{Batch, Folder},
@@ -74,7 +75,7 @@ impl Actor for CouponActor {
         match message {
             CouponMessage::Loaded(loaded) => state.loaded(*loaded, &myself),
             CouponMessage::Decide(batch) => state.decide(batch, &myself),
-            CouponMessage::Stored(number) => state.stored(number, &myself),
+            CouponMessage::Stored { number, by_user } => state.stored(number, by_user, &myself),
             CouponMessage::Vanished(contradiction) => state.contradicted(contradiction),
             CouponMessage::Crash => panic!("crashed on request"),
         }
@@ -117,29 +118,32 @@ impl CouponState {
         self.report();
     }
 
-    fn stored(&mut self, number: u64, myself: &ActorRef<CouponMessage>) {
+    fn stored(&mut self, number: u64, by_user: Vec<Coupon>, myself: &ActorRef<CouponMessage>) {
         self.writes.remove(&number);
         // Rows of later batches may have waited for version rows of this one.
-        let waited = self.pipeline.as_mut().map(|pipeline| pipeline.stored(number));
+        let waited = self.pipeline.as_mut().map(|pipeline| pipeline.stored(number, by_user));
         waited.into_iter().flatten().for_each(|rows| self.store(rows, myself));
         self.report();
     }
 
     fn store(&mut self, rows: ToStore, myself: &ActorRef<CouponMessage>) {
-        let ToStore { number, versions, coupons, read_back } = rows;
+        let ToStore { number, versions, coupons, in_both_views, read_back } = rows;
         let (environment, actor) = (self.environment.clone(), myself.clone());
         let partition = self.start.partition;
         let write = TaskGuard::spawn(myself, async move {
             let written = read_back.then(|| (versions.clone(), coupons.clone()));
-            let groups = write_order::of_batch(versions, coupons);
-            io::write(&environment, partition, groups).await;
+            let views_are_one = environment.store.views_are_one();
+            let groups = write_order::of_batch(versions, coupons, in_both_views && !views_are_one);
+            io::write(&environment, partition, &groups).await;
             let vanished = match written {
                 Some((versions, coupons)) => io::vanished(&environment, versions, coupons).await,
                 None => None,
             };
+            let are_written = views_are_one || in_both_views;
+            let by_user = if are_written { Vec::new() } else { write_order::coupons_of(groups) };
             let _ended = actor.cast(match vanished {
                 Some(contradiction) => CouponMessage::Vanished(contradiction),
-                None => CouponMessage::Stored(number),
+                None => CouponMessage::Stored { number, by_user },
             });
         });
         self.writes.insert(number, write);

@@ -18,6 +18,7 @@ use crate::{
     partition::{
         assignment::{self, Start},
         expiry,
+        flow::ByUserWrite,
         range_search::{RangeSearch, Tried},
         recovery::Contradiction,
         scrub,
@@ -45,9 +46,10 @@ const READ_BACK_AT_ONCE: usize = 4;
 /// Longest wait for marks that are written together: as long as the store's own limit of a call.
 const MARKS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Marks that are retried at once. Those that cannot be written hold their places, so there are more than
-/// campaigns are likely to lose their quorum and keep the others.
-const MARKS_AT_ONCE: usize = 256;
+/// Campaigns whose by-user rows are written at once, or whose marks are retried. Those that cannot be
+/// written hold their places, so there are more than campaigns are likely to lose their quorum and
+/// keep the others.
+const APART_AT_ONCE: usize = 256;
 
 /// Oldest skips with which a partition is opened, in milliseconds: well below the time after which a skip
 /// that is made may be in force ([`FORCE_AFTER_MS`]).
@@ -160,7 +162,7 @@ pub(super) async fn claim(
     let heard = environment.generations.highest(partition);
     let next = assignment::next_generation(own, stored, heard);
     if let Some(generation) = next {
-        write(environment, partition, write_order::of_generation(partition, generation)).await;
+        write(environment, partition, &write_order::of_generation(partition, generation)).await;
     }
     Ok(next)
 }
@@ -348,11 +350,26 @@ pub(super) async fn expiring(
 }
 
 /// Writes groups of rows of a partition one after the other, and retries each until it is durable.
-pub(super) async fn write(environment: &Environment, partition: Partition, groups: Vec<Group>) {
+pub(super) async fn write(environment: &Environment, partition: Partition, groups: &[Group]) {
     for (operation, rows) in groups {
-        until_done(environment, operation, || environment.store.write(&rows)).await;
+        until_done(environment, operation, || environment.store.write(rows)).await;
         environment.shared.has_stored(partition);
     }
+}
+
+/// Writes by-user rows, those of each campaign by themselves, and tells which are durable. A campaign
+/// whose rows cannot be written keeps nobody else's.
+pub(super) async fn write_by_user(
+    environment: &Environment,
+    partition: Partition,
+    writes: Vec<ByUserWrite>,
+    stored: impl Fn(CampaignId, u64),
+) {
+    let write = async |ByUserWrite { campaign, number, coupons }: ByUserWrite| {
+        write(environment, partition, &write_order::of_by_user(coupons)).await;
+        stored(campaign, number);
+    };
+    stream::iter(writes).for_each_concurrent(APART_AT_ONCE, write).await;
 }
 
 /// Writes marks, and tells which are durable. A mark that cannot be written must not keep those of other
@@ -371,10 +388,10 @@ pub(super) async fn write_marks(
     }
     let write = async |mark: Mark| {
         let name = names(std::slice::from_ref(&mark));
-        write(environment, partition, write_order::of_mark(mark)).await;
+        write(environment, partition, &write_order::of_mark(mark)).await;
         stored(name);
     };
-    stream::iter(marks).for_each_concurrent(MARKS_AT_ONCE, write).await;
+    stream::iter(marks).for_each_concurrent(APART_AT_ONCE, write).await;
 }
 
 /// Reads a campaign's rows back after they were written. Returns a contradiction for the first row

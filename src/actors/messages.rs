@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     domain::{
+        coupon::Coupon,
         halt::Halt,
         ids::{CampaignId, Offset, Partition},
         rows::Skip,
@@ -125,8 +126,13 @@ pub enum CouponMessage {
     Loaded(Box<Result<Recovered, LoadFailure>>),
     /// Decide these records, in order.
     Decide(Batch),
-    /// The rows of the batch with this number are durable.
-    Stored(u64),
+    /// The rows of a batch are durable.
+    Stored {
+        /// The number of the batch.
+        number: u64,
+        /// The coupons whose by-user rows are still to be written.
+        by_user: Vec<Coupon>,
+    },
     /// Rows that were written could not be read back.
     Vanished(Contradiction),
     /// Panic as a bug would. For tests, and for chaos by hand.
@@ -177,7 +183,7 @@ impl CouponMessage {
         match self {
             Self::Loaded(_) => "loaded",
             Self::Decide(_) => "decide",
-            Self::Stored(_) => "stored",
+            Self::Stored { .. } => "stored",
             Self::Vanished(_) => "vanished",
             Self::Crash => "crash",
         }

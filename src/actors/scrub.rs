@@ -144,7 +144,7 @@ async fn restore(
     }
     let count = coupons.len();
     tracing::warn!(%campaign, first, count, "by-user rows have vanished; they are written again");
-    let rows: Vec<Row> = coupons.iter().cloned().map(Row::Coupon).collect();
+    let rows: Vec<Row> = coupons.iter().cloned().map(Row::ByUser).collect();
     environment.store.write(&rows).await?;
     let missing = io::not_restored(environment, &coupons, |_| from).await;
     if missing.is_none() {

@@ -26,6 +26,13 @@ pub(crate) fn progress(rows: &PartitionRows, log_epoch: u32) -> Offset {
     progress.filter(|progress| progress.log_epoch == log_epoch).map_or(0, |progress| progress.next)
 }
 
+/// Returns the offset below which every position of `campaign` is settled.
+#[must_use]
+pub(crate) fn settled_below(rows: &PartitionRows, log_epoch: u32, campaign: &CampaignId) -> Offset {
+    let of_campaign = rows.holds.iter().filter(|hold| hold.campaign == *campaign);
+    of_campaign.map(Hold::unsettled_from).fold(progress(rows, log_epoch), Offset::min)
+}
+
 /// Returns the standing of the position of `campaign` at `offset`. It is settled below progress and
 /// under no hold. Before that, a skip in force decides: progress passes its range undecided.
 #[must_use]

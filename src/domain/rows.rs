@@ -384,8 +384,10 @@ pub struct ByUserRow {
 /// One row to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
-    /// A coupon, in both views: by sequence and by user.
+    /// A coupon, by sequence.
     Coupon(Coupon),
+    /// A coupon by user. Written after its coupon row.
+    ByUser(Coupon),
     /// A definition version. It also adds the campaign to the listing.
     Version(DefinitionVersion),
     /// A hold, or its next state.
@@ -396,4 +398,12 @@ pub enum Row {
     Progress(Progress),
     /// The next number of a register, at least 1.
     Register(Partition, Register, u64),
+}
+
+impl Row {
+    /// Returns the rows of a coupon in both views, in the order in which they are written.
+    #[must_use]
+    pub fn of_both_views(coupon: &Coupon) -> [Self; 2] {
+        [Self::Coupon(coupon.clone()), Self::ByUser(coupon.clone())]
+    }
 }

@@ -6,7 +6,7 @@ use super::window::Window;
 use crate::domain::{
     halt::HoldReason,
     ids::{CampaignId, Offset, Partition},
-    rows::{Hold, HoldKind, HoldName, HoldState, Mark},
+    rows::{Hold, HoldKind, HoldName, HoldState},
 };
 
 /// The holds of one campaign.
@@ -32,9 +32,6 @@ pub(super) struct Holds {
     extending_from: Option<Offset>,
     /// Release records that wait, each for one of the holds that it names to be marked released.
     releasing: Vec<(Offset, HoldName)>,
-    /// The mark of coupons that were stored just before a hold. Their records are no longer in the
-    /// window, so the window cannot count them.
-    unmarked: Option<Mark>,
 }
 
 impl Holds {
@@ -224,16 +221,6 @@ impl Holds {
     /// Notes that every extension is written.
     pub(super) fn written_extended(&mut self) {
         self.extending_from = None;
-    }
-
-    /// Keeps the mark of coupons below the hold whose records leave the window.
-    pub(super) fn leave_unmarked(&mut self, mark: Mark) {
-        self.unmarked = Some(mark);
-    }
-
-    /// Takes the mark that is left to be written.
-    pub(super) fn take_unmarked(&mut self) -> Option<Mark> {
-        self.unmarked.take()
     }
 }
 

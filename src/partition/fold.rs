@@ -26,6 +26,9 @@ pub struct Batch {
     /// Every record of the campaign below this offset is in this batch or an earlier one, so no
     /// row may be expected there any more.
     pub passed: Offset,
+    /// The batch is part of a replay from a hold. No restart begins below its end, so its rows must be
+    /// durable in both views.
+    pub is_replay: bool,
 }
 
 /// One record of a batch after the fold.
@@ -103,7 +106,7 @@ impl Folder {
     /// Folds a batch. A contradiction ends the folding: records before it keep their outcomes, and
     /// records after it are not folded, neither in this batch nor in later ones.
     pub fn fold(&mut self, batch: Batch) -> Folded {
-        let Batch { records, passed } = batch;
+        let Batch { records, passed, .. } = batch;
         let mut folded = Folded::default();
         if self.stopped {
             return folded;
@@ -283,16 +286,17 @@ pub(super) mod tests {
     fn a_contradiction_ends_the_folding() {
         let log = vec![defined(), request(1, "ada"), request(2, "bob"), request(3, "cid")];
         let mut folder = recovered(CampaignRows::default(), Vec::new());
-        let mut coupons = folder.fold(Batch { records: log.clone(), passed: 4 }).coupons;
+        let mut coupons =
+            folder.fold(Batch { records: log.clone(), passed: 4, is_replay: false }).coupons;
         coupons.truncate(1);
         coupons[0].user = UserId::parse("eve").unwrap();
         coupons[0].digest = keys().coupon_digest(&coupons[0]);
 
         let mut folder = recovered(CampaignRows::default(), coupons);
-        let first = folder.fold(Batch { records: log[..3].to_vec(), passed: 3 });
+        let first = folder.fold(Batch { records: log[..3].to_vec(), passed: 3, is_replay: false });
         assert_eq!(first.contradiction.map(|found| found.from), Some(1));
         // The next batch was in flight already. Its state lacks bob, so it must not be folded.
-        let second = folder.fold(Batch { records: log[3..].to_vec(), passed: 4 });
+        let second = folder.fold(Batch { records: log[3..].to_vec(), passed: 4, is_replay: false });
         assert_eq!(second, Folded::default());
     }
 }

@@ -18,6 +18,7 @@ mod campaign_holds;
 pub mod expiry;
 pub mod flow;
 pub mod fold;
+mod gathered;
 pub mod liveness;
 mod owned_campaign;
 pub mod pipeline;

@@ -26,8 +26,10 @@ pub struct ToStore {
     pub versions: Vec<DefinitionVersion>,
     /// Coupon rows, to be stored after the versions.
     pub coupons: Vec<Coupon>,
+    /// Their by-user rows are to be stored as well before the batch counts as stored.
+    pub in_both_views: bool,
     /// The rows count as stored only after they were read back, because rows of the campaign had
-    /// vanished. On CQL, a `DELETE` also hides a row that is written again.
+    /// vanished. On CQL, a `DELETE` also hides a row that is written again. Always in both views.
     pub read_back: bool,
 }
 
@@ -70,6 +72,7 @@ impl Pipeline {
     /// Decides a batch. Returns the rows that may be stored now. Returns `None` if the batch has no
     /// rows, or if they wait: [`Self::stored`] then returns them later.
     pub fn decide(&mut self, batch: Batch) -> Option<ToStore> {
+        let is_replay = batch.is_replay;
         let folded = self.folder.fold(batch);
         let Folded { versions, coupons, records, contradiction } = folded;
         self.batches += 1;
@@ -79,22 +82,27 @@ impl Pipeline {
             campaign: self.campaign.clone(),
             incarnation: self.incarnation,
             records,
+            by_user: Vec::new(),
             contradicted: contradiction.is_some(),
             over_from: self.over_from(),
         };
         let has_versions = !versions.is_empty();
         let read_back = self.folder.is_repair();
-        let waiting = (!stored).then_some(ToStore { number, versions, coupons, read_back });
+        let in_both_views = is_replay || read_back;
+        let rows = ToStore { number, versions, coupons, in_both_views, read_back };
+        let waiting = (!stored).then_some(rows);
         let batch = Storing { number, report, contradiction, stored, has_versions, waiting };
         self.storing.push_back(batch);
         self.next_to_store()
     }
 
-    /// Notes that the rows of a batch are durable. Returns the rows that waited for them.
+    /// Notes that the rows of a batch are durable, but for the by-user rows of these coupons. Returns
+    /// the rows that waited for them.
     #[must_use]
-    pub fn stored(&mut self, number: u64) -> Vec<ToStore> {
+    pub fn stored(&mut self, number: u64, by_user: Vec<Coupon>) -> Vec<ToStore> {
         if let Some(batch) = self.storing.iter_mut().find(|batch| batch.number == number) {
             batch.stored = true;
+            batch.report.by_user = by_user;
         }
         std::iter::from_fn(|| self.next_to_store()).collect()
     }
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn no_row_is_stored_before_a_version_below_it() {
         let mut pipeline = pipeline();
-        let batch = |records, passed| Batch { records, passed };
+        let batch = |records, passed| Batch { records, passed, is_replay: false };
         let first = pipeline.decide(batch(vec![defined(), request(1, "ada")], 2));
         assert_eq!(numbers(first), [1]);
         // The first may still be under way, or fail and be tried again for long.
@@ -172,11 +180,11 @@ mod tests {
         assert_eq!(pipeline.decide(batch(vec![request(3, "cid")], 4)), None);
         assert!(pipeline.report().is_none());
         // Coupons wait for no other coupons.
-        assert_eq!(numbers(pipeline.stored(1)), [2, 3]);
+        assert_eq!(numbers(pipeline.stored(1, Vec::new())), [2, 3]);
         assert_eq!(numbers(pipeline.decide(batch(vec![request(4, "dan")], 5))), [4]);
-        assert!(pipeline.stored(3).is_empty());
+        assert!(pipeline.stored(3, Vec::new()).is_empty());
         assert_eq!(std::iter::from_fn(|| pipeline.report()).count(), 1);
-        assert!(pipeline.stored(2).is_empty());
+        assert!(pipeline.stored(2, Vec::new()).is_empty());
         assert_eq!(std::iter::from_fn(|| pipeline.report()).count(), 2);
     }
 }

@@ -142,7 +142,7 @@ impl Window {
         self.sent = until;
         self.batches.push_back(records.len());
         self.check();
-        Batch { records, passed }
+        Batch { records, passed, is_replay: false }
     }
 
     /// Ends the oldest batch in flight, of which `reported` records are stored. Returns whether a
@@ -158,16 +158,17 @@ impl Window {
     }
 
     /// Notes that the next record is stored, with the campaign's rows if it has one. It leaves the
-    /// window, whatever the watermark waits for. Returns its credit.
-    pub(super) fn record_stored(&mut self, counts: Option<Counts>) -> usize {
-        let Some(Waiting { at, credit, .. }) = self.take_stored() else { return 0 };
+    /// window, whatever the watermark waits for. Returns its credit, and whether it is the first time.
+    pub(super) fn record_stored(&mut self, counts: Option<Counts>) -> (usize, bool) {
+        let Some(Waiting { at, credit, .. }) = self.take_stored() else { return (0, false) };
         // After a restart, records are stored again. Their rows are the same.
-        if at.offset >= self.stored_to {
+        let is_first = at.offset >= self.stored_to;
+        if is_first {
             self.stored_to = at.offset + 1;
             self.unmarked.extend(counts.map(|counts| (at.offset, counts)));
         }
         self.check();
-        credit
+        (credit, is_first)
     }
 
     /// Notes that the next record, one of a replay, is stored. Returns its credit and its bytes.
@@ -232,17 +233,27 @@ impl Window {
         cleared.collect()
     }
 
-    /// Moves the mark up to `watermark`. Returns the campaign's rows below it, if it passes any.
-    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Counts> {
+    /// Returns the campaign's rows below `watermark`, if the mark there counts any that no durable mark
+    /// does.
+    pub(super) fn to_mark(&self, watermark: Offset) -> Option<Counts> {
         let below = self.unmarked.partition_point(|(offset, _)| *offset < watermark);
-        self.unmarked.drain(..below).next_back().map(|(_, counts)| counts)
+        self.unmarked.range(..below).next_back().map(|(_, counts)| *counts)
     }
 
-    /// Takes the campaign's rows up to the last record below `from` that no mark counts.
-    pub(super) fn take_unmarked(&mut self, from: Offset) -> Option<Counts> {
-        let counts = self.mark(from);
+    /// Notes that a mark at `to` is durable.
+    pub(super) fn marked(&mut self, to: Offset) {
+        let below = self.unmarked.partition_point(|(offset, _)| *offset < to);
+        self.unmarked.drain(..below);
+    }
+
+    /// Returns the first position with a row that no durable mark counts.
+    pub(super) fn first_unmarked(&self) -> Option<Offset> {
+        self.unmarked.front().map(|(offset, _)| *offset)
+    }
+
+    /// Forgets the rows that no mark counts: a hold covers them.
+    pub(super) fn forget_unmarked(&mut self) {
         self.unmarked.clear();
-        counts
     }
 
     /// Returns the offsets of records that release `hold`.
@@ -314,7 +325,7 @@ mod tests {
     fn a_stored_record_gives_its_credit_back_at_once() {
         let mut window = window(3);
         window.send(3, 20);
-        assert_eq!((window.credit(), window.record_stored(Some(counts(1)))), (3, 1));
+        assert_eq!((window.credit(), window.record_stored(Some(counts(1)))), (3, (1, true)));
         assert_eq!((window.credit(), window.first_unstored()), (2, Some(11)));
         assert!(!window.is_settled(20), "two records and a mark are left");
     }
@@ -335,9 +346,13 @@ mod tests {
         window.send(3, 20);
         window.record_stored(Some(counts(7)));
         window.record_stored(Some(counts(8)));
-        assert_eq!(window.mark(11), Some(counts(7)));
-        assert_eq!(window.mark(12), Some(counts(8)));
-        assert_eq!(window.mark(12), None);
+        assert_eq!(window.to_mark(11), Some(counts(7)));
+        assert_eq!(window.to_mark(12), Some(counts(8)));
+        assert_eq!(window.first_unmarked(), Some(10), "no mark is durable yet");
+        window.marked(11);
+        assert_eq!((window.to_mark(11), window.first_unmarked()), (None, Some(11)));
+        window.marked(12);
+        assert_eq!((window.to_mark(12), window.first_unmarked()), (None, None));
     }
 
     #[test]
@@ -351,10 +366,10 @@ mod tests {
             window.push(read_of(request(offset, "ada"), 100));
         }
         window.send(2, 20);
-        window.record_stored(Some(counts(7)));
-        assert_eq!(window.mark(12), Some(counts(8)), "the rows of both are stored");
-        window.record_stored(Some(counts(8)));
-        assert_eq!(window.take_unmarked(12), None);
+        window.marked(12);
+        assert_eq!(window.record_stored(Some(counts(7))), (1, false));
+        assert_eq!(window.record_stored(Some(counts(8))), (1, false));
+        assert_eq!(window.to_mark(12), None);
     }
 
     #[test]

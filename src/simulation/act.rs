@@ -275,9 +275,11 @@ pub(super) enum Act {
         campaign: u8,
         times: u32,
     },
-    /// The rows of one campaign cannot be reached for a while.
+    /// The rows of one campaign cannot be reached for a while, or only one bucket of its by-user view.
     Unreachable {
         campaign: u8,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bucket: Option<u8>,
         why: Why,
         ms: u64,
     },
@@ -368,6 +370,7 @@ impl Act {
                 format!("half-dead-{}", link(*engine, *partition))
             }
             Self::PanicAt { actor, .. } => actor.panic_kind(),
+            Self::Unreachable { bucket: Some(_), why, .. } => format!("by-user-{}", word(why)),
             Self::Unreachable { why, .. } => format!("campaign-{}", word(why)),
             Self::Unreadable { lasting, .. } => {
                 format!("unreadable-{}", if *lasting { "codec" } else { "disk" })

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     act::{Act, Verb},
     appends::calling,
-    evidence::{Asked, Denial, Evidence, Refusal, Taken, Told, View, Wait},
+    evidence::{Asked, Denial, Evidence, Listed, Refusal, Taken, Told, View, Wait},
     node::{Engines, Node},
     world::{Address, BEGIN_MS, World},
 };
@@ -387,10 +387,10 @@ impl Question {
 
     async fn list(self, campaign: CampaignId, user: UserId) {
         match self.service.coupons_of(&campaign, &user).await {
-            Ok(coupons) => {
-                self.clients.world.trace(coupons.len() as u64, 0);
-                let listed = coupons.into_iter().map(|face| (campaign.clone(), user.clone(), face));
-                self.clients.evidence.lock().lists.extend(listed);
+            Ok(list) => {
+                self.clients.world.trace(list.coupons.len() as u64, list.as_of.offset);
+                let listed = Listed { campaign, user, list };
+                self.clients.evidence.lock().lists.push(listed);
             }
             Err(error) => self.failed(&campaign, &error),
         }

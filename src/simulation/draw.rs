@@ -379,7 +379,7 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
         // Some for longer than a campaign is waited for.
         let most = if random.one_in(4) { 50_000 } else { 6_000 };
         let ms = random.between(200, most);
-        acts.push(Act::Unreachable { campaign: campaign(random), why, ms });
+        acts.push(Act::Unreachable { campaign: campaign(random), bucket: None, why, ms });
     }
     acts.push(Act::Jump {
         node: node(random),
@@ -390,6 +390,11 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     if is_embedded {
         acts.extend(of_one_machine(random));
         return acts;
+    }
+    for why in [Why::Hangs, Why::Fails] {
+        // The quotas of worlds are small: there is only one bucket.
+        let (bucket, ms) = (Some(0), random.between(200, 50_000));
+        acts.push(Act::Unreachable { campaign: campaign(random), bucket, why, ms });
     }
     let ms = random.between(200, 6_000);
     acts.push(Act::Pause { node: node(random), ms, expelled: false });

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::node::Engines;
 use crate::{
-    api::service::CampaignView,
+    api::service::{CampaignView, UserCoupons},
     domain::{
         answer::{Answer, CouponFace},
         definition::{Definition, Terms},
@@ -128,6 +128,14 @@ pub(super) struct Refusal {
     pub(super) end: Offset,
 }
 
+/// A list of a user's coupons.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) campaign: CampaignId,
+    pub(super) user: UserId,
+    pub(super) list: UserCoupons,
+}
+
 /// A client that waited as long as it asked to, in vain.
 #[derive(Debug)]
 pub(super) struct Wait {
@@ -187,7 +195,7 @@ pub(super) struct Evidence {
     pub(super) waits: Vec<Wait>,
     pub(super) taken: Vec<Taken>,
     pub(super) views: Vec<View>,
-    pub(super) lists: Vec<(CampaignId, UserId, CouponFace)>,
+    pub(super) lists: Vec<Listed>,
     /// Definitions that operators were told are in effect, and when.
     pub(super) in_effect: Vec<(CampaignId, u64, Definition)>,
     pub(super) damaged: Option<Damaged>,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    evidence::{Damaged, Denial, Evidence, Refusal, Taken, Told, View, Violation, Wait},
+    evidence::{Damaged, Denial, Evidence, Listed, Refusal, Taken, Told, View, Violation, Wait},
     node::Engines,
     order, releases,
     skips::OPERATOR,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     audit::{AuditError, AuditReport, Audited, Finding, Meter, audit},
     domain::{
-        answer::Answer,
+        answer::{Answer, CouponFace},
         coupon::Coupon,
         definition::{Definition, DefinitionVersion},
         halt::HoldReason,
@@ -449,17 +449,29 @@ impl Judge<'_> {
             .then(|| Violation::new("INV-3", format!("skipped, and answered: {told:?}")))
     }
 
-    /// INV-3: a list shows coupons as they are stored.
+    /// INV-3: a list shows coupons as they are stored, and INV-6: all of those that it says it counts.
     fn lists(&self) -> Option<Violation> {
-        let mut lists = self.evidence.lists.iter();
-        let wrong = lists.find(|(campaign, user, face)| {
-            let row = self.rows.coupons.get(&(campaign.clone(), face.sequence));
-            let is_so = row.is_some_and(|row| {
-                (&row.user, &row.code, row.issued_at) == (user, &face.code, face.issued_at)
-            });
-            !is_so && !self.evidence.is_lost(self.engines, campaign)
-        });
-        wrong
-            .map(|wrong| Violation::new("INV-3", format!("a list shows another coupon: {wrong:?}")))
+        let judged = |listed: &&Listed| !self.evidence.is_lost(self.engines, &listed.campaign);
+        self.evidence.lists.iter().filter(judged).find_map(|listed| {
+            let Listed { campaign, user, list } = listed;
+            let shown = |row: &&Coupon| list.coupons.iter().any(|it| it.sequence == row.sequence);
+            let is_so = |face: &CouponFace| {
+                let row = self.rows.coupons.get(&(campaign.clone(), face.sequence));
+                row.is_some_and(|row| {
+                    (&row.user, &row.code, row.issued_at) == (user, &face.code, face.issued_at)
+                })
+            };
+            if !list.coupons.iter().all(is_so) {
+                let detail = format!("a list shows another coupon: {listed:?}");
+                return Some(Violation::new("INV-3", detail));
+            }
+            let mut counted = self
+                .rows
+                .coupons_of(campaign)
+                .filter(|row| row.user == *user && row.position.offset < list.as_of.offset);
+            let lacks = counted.find(|row| !shown(row))?;
+            let detail = format!("a list lacks coupon {}: {listed:?}", lacks.sequence);
+            Some(Violation::new("INV-6", detail))
+        })
     }
 }

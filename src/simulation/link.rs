@@ -40,6 +40,7 @@ pub(crate) enum Call {
     Find,
     DeadLetter,
     WriteCoupons,
+    WriteByUser,
     WriteVersion,
     WriteHold,
     WriteMarks,
@@ -62,7 +63,7 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::Append,
         Self::Join,
         Self::Open,
@@ -71,6 +72,7 @@ impl Call {
         Self::Find,
         Self::DeadLetter,
         Self::WriteCoupons,
+        Self::WriteByUser,
         Self::WriteVersion,
         Self::WriteHold,
         Self::WriteMarks,

@@ -20,11 +20,13 @@ use crate::{
 
 /// When a campaign's rows landed, as places in the history.
 struct Places {
-    /// Offset of each coupon in the order of sequences, and the place by which it and every coupon
-    /// before it had landed in every view.
+    /// Offset of each coupon in the order of sequences, and the place by which its coupon row and those
+    /// of every coupon before it had landed.
     coupons: Vec<(Offset, usize)>,
-    /// Where each coupon first landed in any view, in the order of sequences.
-    anywhere: Vec<usize>,
+    /// The same of by-user rows.
+    by_user: Vec<(Offset, usize)>,
+    /// Where each coupon row and each by-user row first landed, in the order of sequences.
+    landed: Vec<(usize, usize)>,
     versions: Vec<(Offset, usize)>,
     /// Place, offset and count of each mark.
     marks: Vec<(usize, Offset, Sequence)>,
@@ -53,6 +55,7 @@ pub(super) fn violations(
     for (campaign, places) in &places {
         if !evidence.is_lost(engines, campaign) {
             broken.extend(versions_first(campaign, places));
+            broken.extend(by_user_rows_in_order(campaign, places, history));
         }
     }
     broken.extend(unclaimed(history, published));
@@ -78,8 +81,9 @@ pub(super) fn violations(
             continue;
         };
         let stored =
-            places.get(campaign).and_then(|it| it.anywhere.get(coupon.sequence as usize - 1));
-        if stored.is_none_or(|place| *place >= landed) && !evidence.is_lost(engines, campaign) {
+            places.get(campaign).and_then(|it| it.landed.get(coupon.sequence as usize - 1));
+        if stored.is_none_or(|(place, _)| *place >= landed) && !evidence.is_lost(engines, campaign)
+        {
             let sequence = coupon.sequence;
             let detail = format!("coupon {sequence} of {campaign} was {what} before it was stored");
             broken.push(Violation::new("INV-3", detail));
@@ -89,17 +93,16 @@ pub(super) fn violations(
 }
 
 fn places(rows: &MemoryRows, history: &[Landed]) -> BTreeMap<CampaignId, Places> {
-    let (mut coupons, mut anywhere) = (BTreeMap::new(), BTreeMap::new());
+    let (mut coupons, mut by_user) = (BTreeMap::new(), BTreeMap::new());
     let mut versions = BTreeMap::new();
     let mut marks: BTreeMap<&CampaignId, Vec<_>> = BTreeMap::new();
     for (place, landed) in history.iter().enumerate() {
         match &landed.row {
             Row::Coupon(coupon) => {
-                let key = (&coupon.campaign, coupon.sequence);
-                anywhere.entry(key).or_insert(place);
-                if landed.is_whole() {
-                    coupons.entry(key).or_insert(place);
-                }
+                coupons.entry((&coupon.campaign, coupon.sequence)).or_insert(place);
+            }
+            Row::ByUser(coupon) => {
+                by_user.entry((&coupon.campaign, coupon.sequence)).or_insert(place);
             }
             Row::Version(version) => {
                 versions.entry((&version.campaign, version.position.offset)).or_insert(place);
@@ -118,7 +121,8 @@ fn places(rows: &MemoryRows, history: &[Landed]) -> BTreeMap<CampaignId, Places>
     for (campaign, offset) in rows.versions.keys() {
         let of = places.entry(campaign.clone()).or_insert_with(|| Places {
             coupons: Vec::new(),
-            anywhere: Vec::new(),
+            by_user: Vec::new(),
+            landed: Vec::new(),
             versions: Vec::new(),
             marks: marks.remove(campaign).unwrap_or_default(),
         });
@@ -126,13 +130,15 @@ fn places(rows: &MemoryRows, history: &[Landed]) -> BTreeMap<CampaignId, Places>
         of.versions.push((*offset, landed));
     }
     for (campaign, of) in &mut places {
-        let mut latest = 0;
+        let mut latest = (0, 0);
         for coupon in rows.coupons_of(campaign) {
-            let key = (campaign, coupon.sequence);
-            let landed = coupons.get(&key).copied();
-            of.anywhere.push(anywhere.get(&key).copied().unwrap_or(usize::MAX));
-            latest = latest.max(landed.unwrap_or(usize::MAX));
-            of.coupons.push((coupon.position.offset, latest));
+            let (key, offset) = ((campaign, coupon.sequence), coupon.position.offset);
+            let first = |of: &BTreeMap<_, usize>| of.get(&key).copied().unwrap_or(usize::MAX);
+            let landed = (first(&coupons), first(&by_user));
+            latest = (latest.0.max(landed.0), latest.1.max(landed.1));
+            of.landed.push(landed);
+            of.coupons.push((offset, latest.0));
+            of.by_user.push((offset, latest.1));
         }
     }
     places
@@ -198,6 +204,32 @@ fn versions_first(campaign: &CampaignId, places: &Places) -> Option<Violation> {
     })
 }
 
+/// INV-6: a by-user row is stored after its coupon row, and before a mark that counts it. Of a coupon
+/// that was stored again under a hold, the first rows count.
+fn by_user_rows_in_order(
+    campaign: &CampaignId,
+    places: &Places,
+    history: &[Landed],
+) -> Option<Violation> {
+    let early = places.landed.iter().position(|(coupon, by_user)| by_user < coupon);
+    if let Some(index) = early {
+        let sequence = index + 1;
+        let detail = format!("the by-user row of coupon {sequence} of {campaign} came before it");
+        return Some(Violation::new("INV-6", detail));
+    }
+    places.marks.iter().find_map(|(place, below, _)| {
+        let count = places.by_user.partition_point(|(offset, _)| offset < below);
+        let (offset, _) = places.by_user[..count].iter().find(|(_, landed)| landed >= place)?;
+        if is_held(campaign, *offset, &history[..*place]) {
+            return None;
+        }
+        let detail = format!(
+            "the mark of {campaign} below {below} was stored before the by-user row of {offset}"
+        );
+        Some(Violation::new("INV-6", detail))
+    })
+}
+
 /// What is claimed to be settled was stored, unless a hold says that it is not.
 fn is_kept(
     campaign: &CampaignId,
@@ -206,12 +238,14 @@ fn is_kept(
     history: &[Landed],
 ) -> Option<Violation> {
     let Claim { below, landed, needs_marks, .. } = *claim;
-    let count = places.coupons.partition_point(|(offset, _)| *offset < below);
+    // A watermark says nothing of by-user rows.
+    let coupons = if needs_marks { &places.by_user } else { &places.coupons };
+    let count = coupons.partition_point(|(offset, _)| *offset < below);
     let is_stored = |(_, place): &(Offset, usize)| *place < landed;
-    let stored = places.coupons[..count].partition_point(is_stored);
+    let stored = coupons[..count].partition_point(is_stored);
     let versions = places.versions.iter().filter(|(offset, _)| *offset < below);
     let version = versions.into_iter().find(|version| !is_stored(version));
-    let missing = places.coupons[..count].get(stored).into_iter().chain(version);
+    let missing = coupons[..count].get(stored).into_iter().chain(version);
     if let Some((offset, _)) = missing.min()
         && !is_held(campaign, *offset, &history[..landed])
     {

@@ -32,14 +32,6 @@ use crate::{
 /// Longest read of a node that nothing disturbs, in microseconds.
 const READ_US: u64 = 50_000;
 
-/// Which rows of a coupon land.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Views {
-    Both,
-    BySequence,
-    ByUser,
-}
-
 /// One view of coupons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum View {
@@ -55,17 +47,17 @@ pub(super) type Deleted = BTreeSet<((CampaignId, Sequence), View)>;
 pub(super) struct Landed {
     pub(super) at_us: u64,
     pub(super) row: Row,
-    views: Views,
 }
 
 impl Landed {
     fn text(&self) -> String {
-        let views =
-            if self.is_whole() { String::new() } else { format!(", {:?} only", self.views) };
         match &self.row {
             Row::Coupon(Coupon { campaign, sequence, user, position, .. }) => {
                 let offset = position.offset;
-                format!("coupon {sequence} of {campaign} for {user}, from {offset}{views}")
+                format!("coupon {sequence} of {campaign} for {user}, from {offset}")
+            }
+            Row::ByUser(Coupon { campaign, sequence, user, .. }) => {
+                format!("the by-user row of coupon {sequence} of {campaign}, for {user}")
             }
             Row::Version(version) => {
                 let DefinitionVersion { campaign, position, .. } = version;
@@ -86,22 +78,15 @@ impl Landed {
         }
     }
 
-    /// Whether it is in every view.
-    pub(super) fn is_whole(&self) -> bool {
-        self.views == Views::Both
-    }
-
     fn apply(&self, rows: &mut MemoryRows, deleted: &Deleted) {
-        let Row::Coupon(coupon) = &self.row else { return rows.apply(self.row.clone()) };
-        let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
-        let place = (campaign.clone(), *sequence);
-        let is_deleted = |of: View| deleted.contains(&(place.clone(), of));
-        if self.views != Views::BySequence && !is_deleted(View::ByUser) {
-            let key = (campaign.clone(), *user_bucket, user.clone(), *sequence);
-            rows.by_user.insert(key, coupon.clone());
-        }
-        if self.views != Views::ByUser && !is_deleted(View::BySequence) {
-            rows.coupons.insert(place, coupon.clone());
+        let hidden = match &self.row {
+            Row::Coupon(coupon) => Some((coupon, View::BySequence)),
+            Row::ByUser(coupon) => Some((coupon, View::ByUser)),
+            _ => None,
+        };
+        let key = hidden.map(|(it, view)| ((it.campaign.clone(), it.sequence), view));
+        if key.is_none_or(|key| !deleted.contains(&key)) {
+            rows.apply(self.row.clone());
         }
     }
 }
@@ -164,20 +149,20 @@ impl Rows {
         its.map(|(.., until_us)| *until_us).max().unwrap_or(0)
     }
 
-    fn land(&self, world: &World, changes: &[(Row, Views)], generation: u32) {
+    fn land(&self, world: &World, changes: &[Row], generation: u32) {
         let mut ledger = self.ledger.lock();
         if ledger.generation != generation {
             return;
         }
         let (at_us, mut rows) = (world.now_us(), self.store.rows.lock());
-        for (row, views) in changes {
+        for row in changes {
             if let Row::Coupon(new) = row
                 && let Some(old) = rows.coupons.get(&(new.campaign.clone(), new.sequence))
                 && old != new
             {
                 ledger.replaced.get_or_insert_with(|| format!("{old:?} became {new:?}"));
             }
-            let landed = Landed { at_us, row: row.clone(), views: *views };
+            let landed = Landed { at_us, row: row.clone() };
             world.say(|| format!("stored: {}", landed.text()));
             landed.apply(&mut rows, &ledger.deleted);
             ledger.landed.push(landed);
@@ -313,6 +298,7 @@ fn at_once<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, St
 fn write_of(rows: &[Row]) -> Call {
     match rows.first() {
         Some(Row::Coupon(_)) => Call::WriteCoupons,
+        Some(Row::ByUser(_)) => Call::WriteByUser,
         Some(Row::Version(_)) => Call::WriteVersion,
         Some(Row::Hold(_)) => Call::WriteHold,
         Some(Row::Mark(_)) => Call::WriteMarks,
@@ -326,6 +312,10 @@ impl CouponStore for WorldStore {
     async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError> {
         let proposed = proposed.clone();
         self.call(Call::ReadProgress, move |store| at_once(store.layout(&proposed))).await?
+    }
+
+    fn views_are_one(&self) -> bool {
+        self.link.is_embedded
     }
 
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
@@ -345,20 +335,31 @@ impl CouponStore for WorldStore {
             _ => None,
         };
         for row in rows {
-            if let Row::Mark(mark) = row {
-                self.pass(&mark.campaign, false).await?;
+            match row {
+                Row::Mark(mark) => self.pass(&mark.campaign, false).await?,
+                Row::ByUser(coupon) => {
+                    let whose = Whose::ByUser(coupon.campaign.clone(), coupon.user_bucket);
+                    self.watched(self.rows.unreachable.pass(whose, false)).await?;
+                    self.pass(&coupon.campaign, false).await?;
+                }
+                _ => {}
             }
         }
         let call = write_of(rows);
-        let mut changes: Vec<_> = rows.iter().map(|row| (row.clone(), Views::Both)).collect();
+        let mut changes = rows.to_vec();
         let fate = self.link.fate(call, None);
         if let Some(Fate::Partial { percent, from }) = fate {
-            // Any of the rows may be those that land, and of the last one only one view.
+            // Any of the rows may be those that land.
             let (count, turned) = (changes.len(), usize::from(from) % changes.len().max(1));
             changes.rotate_left(turned);
             changes.truncate(count * usize::from(percent) / 100);
-            let views = if from % 2 == 0 { Views::BySequence } else { Views::ByUser };
-            changes.last_mut().into_iter().for_each(|last| last.1 = views);
+        }
+        if self.views_are_one() {
+            let views = |row| match row {
+                Row::Coupon(coupon) => Row::of_both_views(&coupon).to_vec(),
+                other => vec![other],
+            };
+            changes = changes.into_iter().flat_map(views).collect();
         }
         let (engine, world) = (self.rows.clone(), self.link.world.clone());
         let generation = engine.generation();
@@ -435,6 +436,10 @@ impl CouponStore for WorldStore {
         let port = Self { link: self.link.clone(), rows: self.rows.clone() };
         let campaign = campaign.clone();
         let read = async move {
+            if let Selection::OfUsers { bucket, .. } = &selection {
+                let whose = Whose::ByUser(campaign.clone(), *bucket);
+                port.watched(port.rows.unreachable.pass(whose, true)).await?;
+            }
             let is_load = matches!(selection, Selection::All);
             let (counters, address) = (&port.rows.counters, port.link.address);
             let _counted = is_load.then(|| counters.one_more(address, Few::Loads));
@@ -455,6 +460,8 @@ impl CouponStore for WorldStore {
         let port = Self { link: self.link.clone(), rows: self.rows.clone() };
         let campaign = campaign.clone();
         let read = async move {
+            let whose = Whose::ByUser(campaign.clone(), bucket);
+            port.watched(port.rows.unreachable.pass(whose, true)).await?;
             port.pass(&campaign, true).await?;
             let pages = move |store: &MemoryStore| {
                 at_once(store.by_user(&campaign, bucket).try_collect::<Vec<_>>())

@@ -104,8 +104,12 @@ impl Story {
                 // It is counted when it is.
                 return false;
             }
-            Act::Unreachable { campaign, why, ms } => {
-                let whose = Whose::Campaign(campaign_id(campaign));
+            Act::Unreachable { campaign, bucket, why, ms } => {
+                let campaign = campaign_id(campaign);
+                let whose = match bucket {
+                    Some(bucket) => Whose::ByUser(campaign, bucket),
+                    None => Whose::Campaign(campaign),
+                };
                 let rows = self.engines.rows.clone();
                 rows.unreachable.set(whose.clone(), why);
                 world.after(ms * 1_000, None, move || rows.unreachable.end(&whose));

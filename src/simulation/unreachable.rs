@@ -16,6 +16,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Whose {
     Campaign(CampaignId),
+    /// One bucket of a campaign's by-user view.
+    ByUser(CampaignId, u8),
     /// The holds of a partition.
     Holds(Partition),
 }

@@ -62,10 +62,12 @@ impl MemoryRows {
     pub fn apply(&mut self, row: Row) {
         match row {
             Row::Coupon(coupon) => {
+                self.coupons.insert((coupon.campaign.clone(), coupon.sequence), coupon);
+            }
+            Row::ByUser(coupon) => {
                 let Coupon { campaign, sequence, user, user_bucket, .. } = &coupon;
                 let key = (campaign.clone(), *user_bucket, user.clone(), *sequence);
-                self.by_user.insert(key, coupon.clone());
-                self.coupons.insert((coupon.campaign.clone(), coupon.sequence), coupon);
+                self.by_user.insert(key, coupon);
             }
             Row::Version(version) => {
                 self.listing.insert(version.campaign.clone());

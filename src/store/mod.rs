@@ -214,6 +214,12 @@ pub trait CouponStore: Send + Sync + 'static {
     /// earlier one.
     async fn layout(&self, proposed: &Layout) -> Result<Layout, StoreError>;
 
+    /// Returns whether the write of a coupon row writes its by-user row as well. Then nobody needs to
+    /// write [`Row::ByUser`].
+    fn views_are_one(&self) -> bool {
+        false
+    }
+
     /// Writes rows in one attempt. A caller that needs them stored retries.
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError>;
 

@@ -10,12 +10,37 @@ use crate::domain::{
 /// Rows that may be written in any order, and a description of the write for error messages.
 pub type Group = (&'static str, Vec<Row>);
 
-/// Orders the rows of a batch. A version comes before all rows above it.
+const BY_USER: &str = "storing by-user rows";
+
+/// Orders the rows of a batch. A version comes before all rows above it. By-user rows come last, of
+/// `in_both_views`: elsewhere they are gathered over many batches.
 #[must_use]
-pub fn of_batch(versions: Vec<DefinitionVersion>, coupons: Vec<Coupon>) -> Vec<Group> {
+pub fn of_batch(
+    versions: Vec<DefinitionVersion>,
+    coupons: Vec<Coupon>,
+    in_both_views: bool,
+) -> Vec<Group> {
     let version = |version| ("storing a definition version", vec![Row::Version(version)]);
+    let by_user = coupons.iter().filter(|_| in_both_views).cloned().map(Row::ByUser).collect();
     let coupons = ("storing coupons", coupons.into_iter().map(Row::Coupon).collect());
-    filled(versions.into_iter().map(version).chain([coupons]))
+    filled(versions.into_iter().map(version).chain([coupons, (BY_USER, by_user)]))
+}
+
+/// Returns the write of gathered by-user rows, whose coupon rows are durable. Each mark that counts
+/// one of them comes after it.
+#[must_use]
+pub fn of_by_user(coupons: Vec<Coupon>) -> Vec<Group> {
+    filled([(BY_USER, coupons.into_iter().map(Row::ByUser).collect())])
+}
+
+/// Returns the coupons of groups that were written.
+pub fn coupons_of(groups: Vec<Group>) -> Vec<Coupon> {
+    let rows = groups.into_iter().flat_map(|(_, rows)| rows);
+    let coupons = rows.filter_map(|row| match row {
+        Row::Coupon(coupon) => Some(coupon),
+        _ => None,
+    });
+    coupons.collect()
 }
 
 /// Returns the write of a new owner's generation, before its first feed message.
@@ -81,6 +106,6 @@ mod tests {
         assert_eq!(rows(of_progress(Vec::new(), None, progress)), [[last]]);
         assert_eq!(rows(of_hold(hold.clone(), Some(mark))), [[mark_row], [hold_row.clone()]]);
         assert_eq!(rows(of_hold(hold, None)), [[hold_row]]);
-        assert_eq!(of_batch(Vec::new(), Vec::new()), []);
+        assert_eq!(of_batch(Vec::new(), Vec::new(), true), []);
     }
 }

@@ -176,14 +176,25 @@ impl Running {
                 log_hold(&hold);
                 self.write(myself, async move {
                     let groups = write_order::of_hold(hold.clone(), mark);
-                    io::write(&environment, partition, groups).await;
+                    io::write(&environment, partition, &groups).await;
                     Some(Event::HoldWritten(hold))
                 });
             }
             Effect::WriteMark { mark, version } => self.write(myself, async move {
-                io::write(&environment, partition, write_order::of_mark(mark)).await;
+                io::write(&environment, partition, &write_order::of_mark(mark)).await;
                 Some(Event::Marked(version))
             }),
+            Effect::WriteByUser(writes) => {
+                let told = myself.clone();
+                self.write(myself, async move {
+                    io::write_by_user(&environment, partition, writes, |campaign, number| {
+                        let stored = Event::ByUserStored { campaign, number };
+                        let _ended = told.cast(PartitionMessage::Event(stored));
+                    })
+                    .await;
+                    None
+                });
+            }
             Effect::WriteMarks(marks) => {
                 let told = myself.clone();
                 self.write(myself, async move {
@@ -199,7 +210,7 @@ impl Running {
                 self.write(myself, async move {
                     let next = progress.next;
                     let groups = write_order::of_progress(holds, holds_ever, progress);
-                    io::write(&environment, partition, groups).await;
+                    io::write(&environment, partition, &groups).await;
                     Some(Event::Persisted(next))
                 });
             }

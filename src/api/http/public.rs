@@ -19,7 +19,7 @@ use super::{
     pages::Pages,
     prefer::{self, WAIT_SECONDS_MAX},
     problem::{self, Kind, Problem},
-    views::{CampaignBody, CouponBody, CouponsBody, RequestBody},
+    views::{CampaignBody, CouponsBody, RequestBody},
 };
 use crate::{
     answer::request_id::REQUEST_ID_BYTES_MAX,
@@ -202,9 +202,8 @@ async fn coupons(
     let user = UserId::parse(&user).map_err(|_| unknown_user())?;
     caller::check_acts_for(caller.as_ref(), &user)?;
     no_query(&uri)?;
-    let coupons = state.service.coupons_of(&campaign, &user).await?;
-    let coupons = coupons.iter().map(CouponBody::from).collect();
-    Ok(json::answer(StatusCode::OK, &CouponsBody { coupons }))
+    let list = state.service.coupons_of(&campaign, &user).await?;
+    Ok(json::answer(StatusCode::OK, &CouponsBody::from(&list)))
 }
 
 /// Returns the name of the id in a path that is not UTF-8.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{definition::TermsBody, times::Rfc3339};
 use crate::{
-    api::service::{AdminView, CampaignView, NotReady},
+    api::service::{AdminView, CampaignView, NotReady, UserCoupons},
     domain::{
         answer::{Answer, CouponFace},
         definition::Audience,
@@ -106,7 +106,15 @@ impl<'a> From<&'a CouponFace> for CouponBody<'a> {
 #[derive(Serialize)]
 pub(super) struct CouponsBody<'a> {
     /// In sequence order.
-    pub(super) coupons: Vec<CouponBody<'a>>,
+    coupons: Vec<CouponBody<'a>>,
+    /// Every coupon below is among them.
+    as_of: Position,
+}
+
+impl<'a> From<&'a UserCoupons> for CouponsBody<'a> {
+    fn from(list: &'a UserCoupons) -> Self {
+        Self { coupons: list.coupons.iter().map(CouponBody::from).collect(), as_of: list.as_of }
+    }
 }
 
 /// A campaign.

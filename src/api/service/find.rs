@@ -42,7 +42,10 @@ impl FindRequests for NodeService {
         }
         self.check_record(&content).await?;
         let status = match self.final_answer(&content, wait, until).await? {
-            Some(answer) => RequestStatus::Decided(answer),
+            Some(answer) => {
+                self.told.note(&content.campaign, &content.user, &answer);
+                RequestStatus::Decided(answer)
+            }
             None => RequestStatus::Pending { queue_ahead: self.queue_ahead(&content).await },
         };
         let RequestContent { campaign, user, .. } = content;

@@ -99,6 +99,15 @@ pub(crate) enum RequestStatus {
     },
 }
 
+/// The coupons of a user in a campaign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserCoupons {
+    /// In sequence order.
+    pub coupons: Vec<CouponFace>,
+    /// Every coupon of the user below is among them; later ones may be.
+    pub as_of: Position,
+}
+
 /// Campaigns and coupons as clients and operators see them.
 #[async_trait]
 pub(crate) trait ShowCampaigns: Send + Sync + 'static {
@@ -123,7 +132,7 @@ pub(crate) trait ShowCampaigns: Send + Sync + 'static {
         &self,
         campaign: &CampaignId,
         user: &UserId,
-    ) -> Result<Vec<CouponFace>, ServiceError>;
+    ) -> Result<UserCoupons, ServiceError>;
 
     /// Returns one campaign, read now, with its actor on this node.
     ///

@@ -79,7 +79,10 @@ impl IssueCoupons for NodeService {
         }
         let (answer, waited) = match self.wait_for_decision(Awaited::Request(&content), until).await
         {
-            Ok(WaitEnd::Decided(answer)) => (Some(answer), true),
+            Ok(WaitEnd::Decided(answer)) => {
+                self.told.note(&content.campaign, &content.user, &answer);
+                (Some(answer), true)
+            }
             Ok(WaitEnd::TimedOut) => (None, true),
             Ok(WaitEnd::NoWaiterFree) => (None, false),
             // The request is in the log, so an error here would be a lie: the client would

@@ -18,6 +18,7 @@ mod row_check;
 mod show;
 mod skip;
 mod tasks;
+mod told;
 mod wait;
 mod waiters;
 
@@ -30,7 +31,7 @@ use tokio::sync::Semaphore;
 pub(crate) use self::interface::{
     AdminView, CampaignList, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
     IssueCoupons, NotReady, ReportHealth, RequestStatus, SKIP_REASON_MAX, Service, ServiceError,
-    ShowCampaigns, SkipRanges,
+    ShowCampaigns, SkipRanges, UserCoupons,
 };
 #[cfg(test)]
 pub(crate) use self::interface::{CampaignState, IssueReply, RequestView};
@@ -41,6 +42,7 @@ use self::{
     partitions::Partitions,
     row_check::RowChecks,
     tasks::Tasks,
+    told::Told,
     waiters::Waiters,
 };
 pub(crate) use self::{
@@ -157,6 +159,7 @@ pub(crate) struct NodeService {
     coupon_reads: Semaphore,
     /// By campaign and quota: the offset of the coupon that used the quota up. It never changes.
     sold_out_at: Mutex<LruCache<(CampaignId, Sequence), Offset>>,
+    told: Told,
     admin_calls: Semaphore,
     waiters: Arc<Waiters>,
     partitions: Arc<Partitions>,
@@ -211,6 +214,7 @@ impl NodeService {
             appends: Semaphore::new(admission.inflight_max.min(Semaphore::MAX_PERMITS)),
             coupon_reads: Semaphore::new(COUPON_READS_MAX),
             sold_out_at: Mutex::new(LruCache::new(SOLD_OUT_MAX)),
+            told: Told::new(store.views_are_one()),
             admin_calls: Semaphore::new(ADMIN_CALLS_MAX),
             health: Arc::new(Health::new(
                 log.clone(),

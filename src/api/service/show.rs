@@ -8,15 +8,11 @@ use super::{
     NodeService,
     campaigns::CampaignSnapshot,
     health::stuck,
-    interface::{AdminView, CampaignList, CampaignView, ServiceError, ShowCampaigns},
+    interface::{AdminView, CampaignList, CampaignView, ServiceError, ShowCampaigns, UserCoupons},
 };
-use crate::{
-    answer::rows::face,
-    domain::{
-        answer::CouponFace,
-        ids::{CampaignId, UserId},
-        rows::Hold,
-    },
+use crate::domain::{
+    ids::{CampaignId, UserId},
+    rows::Hold,
 };
 
 #[async_trait]
@@ -34,18 +30,8 @@ impl ShowCampaigns for NodeService {
         &self,
         campaign: &CampaignId,
         user: &UserId,
-    ) -> Result<Vec<CouponFace>, ServiceError> {
-        // Only the number of buckets is needed. It never changes once a coupon was issued; before,
-        // an amendment may have changed it since the snapshot was read.
-        let cached = self.campaigns.cached(campaign);
-        let snapshot = match cached.filter(|snapshot| snapshot.edge.has_fixed_user_buckets()) {
-            Some(snapshot) => Some(snapshot),
-            None => self.campaigns.current(campaign).await?,
-        };
-        let definition = snapshot.as_ref().and_then(|snapshot| snapshot.edge.definition());
-        let user_buckets = definition.ok_or(ServiceError::UnknownCampaign)?.user_buckets;
-        let coupons = self.coupons_of_user(campaign, user, user_buckets).await?;
-        Ok(coupons.iter().map(face).collect())
+    ) -> Result<UserCoupons, ServiceError> {
+        self.list_coupons_of(campaign, user).await
     }
 
     async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, ServiceError> {

@@ -281,7 +281,8 @@ impl Maker {
                 Recovered { campaign, expectations: Expectations::default(), is_repair: false };
             Folder::new(recovered, keys, 1)
         });
-        let batch = Batch { records: vec![(at, record.clone())], passed: at.offset + 1 };
+        let batch =
+            Batch { records: vec![(at, record.clone())], passed: at.offset + 1, is_replay: false };
         let folded = folder.fold(batch);
         for version in folded.versions {
             self.world.put_version(version);

@@ -58,7 +58,7 @@ impl AuditWorld {
 
     /// Stores a coupon in both views.
     pub(super) fn put(&mut self, coupon: Coupon) {
-        self.rows.apply(Row::Coupon(coupon));
+        Row::of_both_views(&coupon).into_iter().for_each(|row| self.rows.apply(row));
     }
 
     /// Removes a coupon from both views.

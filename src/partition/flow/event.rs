@@ -2,6 +2,7 @@
 
 use crate::{
     domain::{
+        coupon::Coupon,
         decision::Decision,
         ids::{CampaignId, Offset, Timestamp},
         rows::{Hold, Mark, Progress},
@@ -118,6 +119,13 @@ pub enum Event {
         /// Why it was one.
         of: LetterOf,
     },
+    /// By-user rows of a campaign are durable: those of the write with this number.
+    ByUserStored {
+        /// The campaign.
+        campaign: CampaignId,
+        /// As in [`ByUserWrite`].
+        number: u64,
+    },
     /// These marks of [`Effect::WriteMarks`] are durable.
     MarksStored(Vec<(CampaignId, Offset)>),
     /// Progress is durable up to this offset, with the marks that it passes.
@@ -163,6 +171,7 @@ impl Event {
             Self::Holds(_) => "holds",
             Self::HoldsCounted { .. } => "holds_counted",
             Self::DeadLettered { .. } => "dead_lettered",
+            Self::ByUserStored { .. } => "by_user_stored",
             Self::MarksStored(_) => "marks_stored",
             Self::Persisted(_) => "persisted",
             Self::Loads { .. } => "loads",
@@ -207,6 +216,17 @@ pub enum Again {
     Letters,
 }
 
+/// By-user rows of one campaign that are written together.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ByUserWrite {
+    /// The campaign.
+    pub campaign: CampaignId,
+    /// The number of the write in its campaign.
+    pub number: u64,
+    /// The coupons. Their coupon rows are durable.
+    pub coupons: Vec<Coupon>,
+}
+
 /// A batch of one campaign whose rows are durable.
 #[derive(Debug)]
 pub struct BatchReport {
@@ -214,8 +234,11 @@ pub struct BatchReport {
     pub campaign: CampaignId,
     /// The incarnation of its actor.
     pub incarnation: u64,
-    /// The batch's records with their outcomes, in order; the rows of all of them are stored.
+    /// The batch's records with their outcomes, in order; the rows of all of them are stored, but
+    /// those by user of `by_user`.
     pub records: Vec<FoldedRecord>,
+    /// The coupons whose by-user rows are still to be written, in order.
+    pub by_user: Vec<Coupon>,
     /// A contradiction ended the batch early; [`Event::Contradicted`] follows.
     pub contradicted: bool,
     /// The time from which on nothing is issued any more; none if it is not known.
@@ -315,6 +338,8 @@ pub enum Effect {
         /// Its purpose.
         of: Again,
     },
+    /// Make by-user rows durable, those of each campaign by themselves.
+    WriteByUser(Vec<ByUserWrite>),
     /// Make marks durable, each by itself if they cannot be written together.
     WriteMarks(Vec<Mark>),
     /// Make holds and their number durable, then progress.

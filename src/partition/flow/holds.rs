@@ -13,7 +13,7 @@ use super::{
 use crate::domain::{
     halt::HoldReason,
     ids::{CampaignId, Offset},
-    rows::{Hold, HoldState, Mark},
+    rows::{Hold, HoldState},
 };
 
 impl Flow {
@@ -31,11 +31,11 @@ impl Flow {
         let unmarked = self.first_unmarked(campaign);
         let Some((owned, holds)) = self.owned(campaign) else { return };
         owned.note_reason(reason.text(detail));
-        // The window passes once the hold is durable, so the hold must cover all of it that is
-        // not stored.
-        // A version whose mark is not durable yet must be derived again, too.
-        let unstored = owned.first_unstored().into_iter().chain(unmarked);
-        let from = unstored.fold(from, Offset::min);
+        // The window passes once the hold is durable, so the hold must cover all of it that is not
+        // stored. What no durable mark counts yet must be derived again, too: nobody waits for its
+        // by-user rows.
+        let undone = owned.first_undone().into_iter().chain(unmarked);
+        let from = undone.fold(from, Offset::min);
         if holds.covers(reason, from) {
             return self.rest(campaign, effects);
         }
@@ -52,22 +52,16 @@ impl Flow {
 
     /// Lets the window pass under a durable hold.
     pub(super) fn pass_window(&mut self, campaign: &CampaignId) {
-        let Some((owned, holds)) = self.owned(campaign) else { return };
-        // Coupons below the hold are stored, and no later mark would count them.
-        if let Some(from) = holds.held_from()
-            && let Some(counts) = owned.take_unmarked(from)
-        {
-            holds.leave_unmarked(Mark { campaign: campaign.clone(), offset: from, counts });
-        }
+        let Some(owned) = self.campaigns.get_mut(campaign) else { return };
         let window = owned.clear();
         let mut freed = window.iter().map(|it| it.credit).sum();
-        let (held_from, progress) = (holds.held_from(), self.durability.progress());
-        // What a mark counts that is being written is derived again, if the hold covers all of it.
-        if let Some(marking) = &mut self.marking
-            && held_from.is_some_and(|from| from <= progress)
-        {
+        // The hold covers whatever no durable mark counts. So neither marks nor by-user rows that are
+        // being written are waited for: all of it is derived again.
+        if let Some(marking) = &mut self.marking {
             marking.leave(campaign);
         }
+        self.forget_by_user(campaign);
+        self.pass_unmarked(campaign);
         let holds = self.holds.get(campaign);
         for Cleared { offset, .. } in window {
             // A release passes when its hold is marked released. It keeps one credit until then.
@@ -172,11 +166,12 @@ impl Flow {
             return false;
         }
         let has_place = self.campaigns.contains_key(&hold.campaign);
+        let unmarked = self.first_unmarked(&hold.campaign);
         self.enter(&hold.campaign, Phase::Held);
         let Some((owned, holds)) = self.owned(&hold.campaign) else { return false };
-        // The hold does not cover records below its start. They must be decided first.
-        let unstored = owned.first_unstored();
-        let uncovered = unstored.is_some_and(|unstored| unstored < hold.unsettled_from());
+        // The hold does not cover records below its start. They must be decided and marked first.
+        let undone = owned.first_undone().into_iter().chain(unmarked).min();
+        let uncovered = undone.is_some_and(|undone| undone < hold.unsettled_from());
         if uncovered && !has_place {
             self.start(&hold.campaign, 0, effects);
             return false;

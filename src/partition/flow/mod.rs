@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod aside;
+mod by_user;
 mod catch_up;
 mod durability;
 mod event;
@@ -40,6 +41,7 @@ mod tests;
 
 use self::{
     aside::Aside,
+    by_user::ByUser,
     catch_up::CatchUps,
     durability::Durability,
     feed_state::FeedState,
@@ -50,7 +52,7 @@ use self::{
 };
 
 pub use aside::{OUTSTANDING_MAX, POINT_LOOKUPS_MAX};
-pub use event::{Again, BatchReport, Effect, Event, LetterOf, News, Wanted};
+pub use event::{Again, BatchReport, ByUserWrite, Effect, Event, LetterOf, News, Wanted};
 
 /// Returns the credit that a reader needs for decoded records, beyond the one for each that it was
 /// granted: [`Effect::Credit`] gives all of it back once they have left the window.
@@ -142,6 +144,7 @@ pub struct Flow {
     occupied: BTreeSet<CampaignId>,
     /// Decided versions whose marks are being written. The watermark passes them afterwards.
     unmarked: BTreeMap<Offset, Unmarked>,
+    by_user: ByUser,
     aside: Aside,
     catch_ups: CatchUps,
     neighbours: Neighbours,
@@ -181,6 +184,7 @@ impl Flow {
             sendable: BTreeSet::new(),
             occupied: BTreeSet::new(),
             unmarked: BTreeMap::new(),
+            by_user: ByUser::new(now_ms),
             aside: Aside::default(),
             catch_ups: CatchUps::default(),
             neighbours: Neighbours::default(),
@@ -243,6 +247,9 @@ impl Flow {
                 }
             }
             Event::DeadLettered { offset, of } => self.dead_lettered(offset, of, effects),
+            Event::ByUserStored { campaign, number } => {
+                self.by_user_stored(&campaign, number, effects);
+            }
             Event::MarksStored(marks) => self.marks_stored(&marks),
             Event::Persisted(next) => self.persisted(next),
             Event::Loads { campaign, incarnation, step } => {
@@ -269,6 +276,7 @@ impl Flow {
         self.look_aside(effects);
         self.send(effects);
         self.persist(effects);
+        self.write_by_user(effects);
         self.publish(effects);
         self.give_credit(effects);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     super::{campaign_holds::Holds, fold::FoldedRecord},
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
+    by_user::Untaken,
 };
 use crate::{
     domain::{
@@ -15,10 +16,12 @@ use crate::{
     wire::feed_message::FeedDecision,
 };
 
-/// A decided version whose mark is being written.
+/// A decided version whose mark is not durable.
 #[derive(Debug)]
 pub(super) struct Unmarked {
     campaign: CampaignId,
+    /// The mark, until it is written: it waits for by-user rows.
+    mark: Option<Mark>,
     decision: Decision,
     answer: FeedDecision,
 }
@@ -27,6 +30,8 @@ pub(super) struct Unmarked {
 #[derive(Debug)]
 pub(super) struct Marking {
     awaited: BTreeSet<(CampaignId, Offset)>,
+    /// Those of them that wait for by-user rows.
+    unready: Vec<Mark>,
     next: Offset,
     last: Option<LastRecord>,
     sweep: bool,
@@ -41,6 +46,7 @@ impl Marking {
     /// Waits for no mark of a campaign any more.
     pub(super) fn leave(&mut self, campaign: &CampaignId) {
         self.awaited.retain(|(awaited, _)| awaited != campaign);
+        self.unready.retain(|mark| mark.campaign != *campaign);
     }
 }
 
@@ -52,7 +58,8 @@ impl Unmarked {
 
 impl Flow {
     pub(super) fn report(&mut self, report: BatchReport, effects: &mut Vec<Effect>) {
-        let BatchReport { campaign, incarnation, records, contradicted, over_from } = report;
+        let BatchReport { campaign, incarnation, records, by_user, contradicted, over_from } =
+            report;
         if !self.is_current(&campaign, incarnation) {
             return;
         }
@@ -65,11 +72,13 @@ impl Flow {
         if owned.is_replaying() {
             return self.report_replayed(&campaign, records, contradicted, effects);
         }
-        let (mut freed, mut is_defined) = (0, true);
+        let (mut freed, mut gathered, mut is_defined) = (0, 0, true);
+        let mut by_user = Untaken::new(by_user);
         for record in records {
             let defines = record.defines();
             let FoldedRecord { offset, counts, outcome } = record;
-            freed += owned.record_stored(offset, counts);
+            let (credit, gathers) = owned.record_stored(offset, counts, by_user.at(offset));
+            (freed, gathered) = (freed + credit, gathered + usize::from(gathers));
             is_defined = outcome.is_some();
             let Some((decision, answer)) = outcome else {
                 // The record is done when its dead letter is durable, which repeats its bytes.
@@ -77,10 +86,9 @@ impl Flow {
                 continue;
             };
             if let Some(counts) = defines {
-                let unmarked = Unmarked { campaign: campaign.clone(), decision, answer };
+                let mark = Some(Mark { campaign: campaign.clone(), offset: offset + 1, counts });
+                let unmarked = Unmarked { campaign: campaign.clone(), mark, decision, answer };
                 self.unmarked.insert(offset, unmarked);
-                let mark = Mark { campaign: campaign.clone(), offset: offset + 1, counts };
-                effects.push(Effect::WriteMark { mark, version: offset });
                 continue;
             }
             // A record that is decided again after a restart is neither counted nor published
@@ -91,17 +99,44 @@ impl Flow {
             }
         }
         self.free(freed);
+        if gathered > 0 {
+            self.gathered(&campaign, gathered);
+        }
+        self.write_version_marks(&campaign, effects);
         self.sendable.insert(campaign.clone());
         if !is_defined {
             self.forget_undefined(&campaign, effects);
         }
     }
 
+    /// Writes the marks of a campaign's versions, those that count by-user rows once these are durable.
+    pub(super) fn write_version_marks(&mut self, campaign: &CampaignId, effects: &mut Vec<Effect>) {
+        let owned = self.campaigns.get(campaign);
+        let first = owned.and_then(|owned| owned.gathered().first()).unwrap_or(Offset::MAX);
+        let mut waits = false;
+        for (version, unmarked) in &mut self.unmarked {
+            if unmarked.campaign != *campaign {
+                continue;
+            }
+            if let Some(mark) = unmarked.mark.take_if(|mark| mark.offset <= first) {
+                effects.push(Effect::WriteMark { mark, version: *version });
+            }
+            waits |= unmarked.mark.is_some();
+        }
+        if waits {
+            self.want_by_user(campaign);
+        }
+    }
+
     /// Notes that the mark of a version is durable: now the watermark may pass it.
     pub(super) fn marked(&mut self, version: Offset, effects: &mut Vec<Effect>) {
-        let Some(Unmarked { decision, answer, .. }) = self.unmarked.remove(&version) else {
+        let Some(Unmarked { campaign, decision, answer, .. }) = self.unmarked.remove(&version)
+        else {
             return;
         };
+        if let Some(owned) = self.campaigns.get_mut(&campaign) {
+            owned.marked(version + 1);
+        }
         if self.acks.done(version) {
             effects.push(Effect::Count(decision));
             self.feed.push(answer);
@@ -112,6 +147,18 @@ impl Flow {
     pub(super) fn first_unmarked(&self, campaign: &CampaignId) -> Option<Offset> {
         let mut unmarked = self.unmarked.iter();
         unmarked.find(|(_, of)| of.campaign == *campaign).map(|(offset, _)| *offset)
+    }
+
+    /// Lets a campaign's versions pass under a hold that covers them: they are derived again.
+    pub(super) fn pass_unmarked(&mut self, campaign: &CampaignId) {
+        let acks = &mut self.acks;
+        self.unmarked.retain(|version, of| {
+            let passes = of.campaign == *campaign;
+            if passes {
+                acks.done(*version);
+            }
+            !passes
+        });
     }
 
     pub(super) fn dead_lettered(
@@ -136,10 +183,12 @@ impl Flow {
 
     pub(super) fn send(&mut self, effects: &mut Vec<Effect>) {
         let (position, batch_records) = (self.acks.position(), self.limits.batch_records);
+        let gathered_max = self.gathered_max();
         let campaigns = &mut self.campaigns;
         self.sendable.retain(|campaign| {
             let Some(owned) = campaigns.get_mut(campaign) else { return false };
             while owned.window().batches() < BATCHES_MAX
+                && owned.gathered().rows() < gathered_max
                 && let Some(batch) = owned.next_batch(batch_records, position)
             {
                 let incarnation = owned.incarnation();
@@ -163,24 +212,45 @@ impl Flow {
         }
         let mut marks = Vec::new();
         for campaign in &self.occupied {
-            let owned = self.campaigns.get_mut(campaign);
-            if let Some(counts) = owned.and_then(|owned| owned.mark(watermark)) {
+            let owned = self.campaigns.get(campaign);
+            if let Some(counts) = owned.and_then(|owned| owned.window().to_mark(watermark)) {
                 marks.push(Mark { campaign: campaign.clone(), offset: watermark, counts });
             }
         }
-        marks.extend(self.holds.values_mut().filter_map(Holds::take_unmarked));
         self.durability.begin();
         let awaited = marks.iter().map(|mark| (mark.campaign.clone(), mark.offset)).collect();
         let (next, last, sweep) = (watermark, self.acks.last(), due.sweep);
-        let marking = Marking { awaited, next, last, sweep };
-        if marks.is_empty() {
+        let marking = Marking { awaited, unready: marks, next, last, sweep };
+        if marking.awaited.is_empty() {
             return self.persist_marked(&marking, effects);
         }
-        effects.push(Effect::WriteMarks(marks));
         self.marking = Some(marking);
+        self.write_ready_marks(effects);
+    }
+
+    /// Writes the marks that progress waits for, those that count by-user rows once these are durable.
+    pub(super) fn write_ready_marks(&mut self, effects: &mut Vec<Effect>) {
+        let Some(marking) = &mut self.marking else { return };
+        let unready = std::mem::take(&mut marking.unready);
+        let (ready, unready): (Vec<_>, Vec<_>) =
+            unready.into_iter().partition(|mark| self.is_ready(mark));
+        for mark in &unready {
+            self.want_by_user(&mark.campaign);
+        }
+        if let Some(marking) = &mut self.marking {
+            marking.unready = unready;
+        }
+        if !ready.is_empty() {
+            effects.push(Effect::WriteMarks(ready));
+        }
     }
 
     pub(super) fn marks_stored(&mut self, marks: &[(CampaignId, Offset)]) {
+        for (campaign, offset) in marks {
+            if let Some(owned) = self.campaigns.get_mut(campaign) {
+                owned.marked(*offset);
+            }
+        }
         if let Some(marking) = &mut self.marking {
             marking.awaited.retain(|awaited| !marks.contains(awaited));
         }

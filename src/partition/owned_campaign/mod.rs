@@ -6,11 +6,13 @@ mod replay;
 
 use super::{
     fold::Batch,
+    gathered::Gathered,
     restart::{Failures, KeptBack, LoadStep, Patience, Tries, Verdict},
     window::{Cleared, Window},
 };
 use crate::{
     domain::{
+        coupon::Coupon,
         ids::{Offset, Timestamp},
         rows::Counts,
     },
@@ -26,6 +28,7 @@ pub(super) struct OwnedCampaign {
     /// Number of the current actor: messages of earlier ones are ignored.
     incarnation: u64,
     window: Window,
+    gathered: Gathered,
     /// The campaign's records from here on are set aside: they are read again once it decides. None
     /// of them is in the window.
     aside_from: Option<Offset>,
@@ -57,6 +60,7 @@ impl OwnedCampaign {
             phase,
             incarnation: 0,
             window: Window::default(),
+            gathered: Gathered::default(),
             aside_from: None,
             moved_ms: now_ms,
             from: 0,
@@ -144,7 +148,9 @@ impl OwnedCampaign {
         let unstored = match self.phase {
             Phase::Starting => self.first_unstored(),
             // What is set aside waits for its turn among others.
-            Phase::Live { .. } => self.window.first_unstored(),
+            Phase::Live { .. } => {
+                self.window.first_unstored().into_iter().chain(self.gathered.first()).min()
+            }
             Phase::Meeting { .. } => self.window.first_live(),
             Phase::Opening | Phase::Held | Phase::CatchingUp { .. } => None,
         };
@@ -218,20 +224,53 @@ impl OwnedCampaign {
         self.window.batch_stored(reported)
     }
 
-    /// Notes that the record at `offset`, the next of the window, is stored. Returns its credit.
-    pub(super) fn record_stored(&mut self, offset: Offset, counts: Option<Counts>) -> usize {
+    /// Notes that the record at `offset`, the next of the window, is stored, and gathers its by-user
+    /// row. Returns the credit that is free, and whether the row was gathered: it keeps one credit.
+    pub(super) fn record_stored(
+        &mut self,
+        offset: Offset,
+        counts: Option<Counts>,
+        by_user: Option<Coupon>,
+    ) -> (usize, bool) {
         self.failures.passed(offset);
-        self.window.record_stored(counts)
+        let (credit, is_first) = self.window.record_stored(counts);
+        // What is stored again was gathered the first time.
+        let Some(coupon) = by_user.filter(|_| is_first) else { return (credit, false) };
+        self.gathered.push(coupon);
+        (credit - 1, true)
     }
 
-    /// Moves the mark of the window up to `watermark`; see [`Window::mark`].
-    pub(super) fn mark(&mut self, watermark: Offset) -> Option<Counts> {
-        self.window.mark(watermark)
+    /// Returns the by-user rows that are not durable.
+    pub(super) fn gathered(&self) -> &Gathered {
+        &self.gathered
     }
 
-    /// Takes what no mark below `from` counts; see [`Window::take_unmarked`].
-    pub(super) fn take_unmarked(&mut self, from: Offset) -> Option<Counts> {
-        self.window.take_unmarked(from)
+    /// Begins a write of gathered rows; see [`Gathered::write`].
+    pub(super) fn write_gathered(&mut self) -> Option<(u64, Vec<Coupon>)> {
+        self.gathered.write()
+    }
+
+    /// Ends a write of gathered rows; see [`Gathered::stored`].
+    pub(super) fn gathered_stored(&mut self, number: u64) -> usize {
+        self.gathered.stored(number)
+    }
+
+    /// Forgets what no mark counts, because a hold covers it. Returns how many by-user rows no write
+    /// had taken, and how many there were in all.
+    pub(super) fn forget_gathered(&mut self) -> (usize, usize) {
+        self.window.forget_unmarked();
+        (self.gathered.untaken(), self.gathered.clear())
+    }
+
+    /// Notes that a mark at `to` is durable.
+    pub(super) fn marked(&mut self, to: Offset) {
+        self.window.marked(to);
+    }
+
+    /// Returns a position at or below the first one at which not all is durable: a row, or the mark
+    /// that counts it.
+    pub(super) fn first_undone(&self) -> Option<Offset> {
+        self.first_unstored().into_iter().chain(self.window.first_unmarked()).min()
     }
 
     /// Forgets the records below `from`, before anything was sent. Returns their credit.
@@ -247,6 +286,7 @@ impl OwnedCampaign {
     /// Returns the next batch of at most `max` records, if one may be sent. `position` is how far
     /// the partition was read.
     pub(super) fn next_batch(&mut self, max: usize, position: Offset) -> Option<Batch> {
+        let is_replay = self.is_replaying();
         let (expects_until, position) = match &mut self.phase {
             // What is set aside was not derived, so no row of it may be missed yet.
             Phase::Live { expects_until } => {
@@ -269,7 +309,7 @@ impl OwnedCampaign {
         if confirms {
             *expects_until = None;
         }
-        Some(self.window.send(max, position))
+        Some(Batch { is_replay, ..self.window.send(max, position) })
     }
 
     /// Returns whether [`Self::next_batch`] may give something later without a further event.

@@ -1,6 +1,7 @@
 //! Stories of actors that fail, wait, hang, stop or end. A test chooses the acts as it goes; in the
 //! end every fault is over, and the judge of all worlds decides.
 
+mod by_user;
 mod failures;
 mod kept_back;
 mod limits;

@@ -5,7 +5,7 @@ use crate::domain::{
     coupon::Coupon,
     definition::{Definition, DefinitionVersion, RULES_VERSION, Terms},
     ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-    rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress},
+    rows::{Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row},
 };
 
 pub(super) fn campaign(name: &str) -> CampaignId {
@@ -87,4 +87,9 @@ pub(super) fn progress(partition: Partition, next: Offset) -> Progress {
 pub(super) fn mark(campaign: &CampaignId, offset: Offset, issued: Sequence) -> Mark {
     let counts = Counts { issued, versions: 2, latest: offset / 2 };
     Mark { campaign: campaign.clone(), offset, counts }
+}
+
+/// Returns the rows of coupons in both views.
+pub(super) fn both(coupons: &[Coupon]) -> Vec<Row> {
+    coupons.iter().flat_map(Row::of_both_views).collect()
 }

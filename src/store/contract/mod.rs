@@ -9,12 +9,16 @@ mod fixtures;
 mod known;
 pub mod nodes;
 mod skips;
+mod views;
 
 use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
-use self::fixtures::{campaign, coupon, hold, mark, partition, progress, user, version};
-pub use self::known::every_row_of_a_campaign_makes_it_known;
-pub use self::skips::{a_skip_is_made_once, a_skip_is_settled_once};
+use self::fixtures::{both, campaign, coupon, hold, mark, partition, progress, user, version};
+pub use self::{
+    known::every_row_of_a_campaign_makes_it_known,
+    skips::{a_skip_is_made_once, a_skip_is_settled_once},
+    views::{a_users_coupons_are_read_in_order, the_by_user_view_has_only_its_own_rows},
+};
 use super::{CouponStore, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET, Selection};
 use crate::domain::{
     coupon::Coupon,
@@ -61,6 +65,7 @@ checks!(
     coupons_are_paged_in_sequence_order,
     a_bucket_boundary_loses_no_coupon,
     a_users_coupons_are_read_in_order,
+    the_by_user_view_has_only_its_own_rows,
     campaigns_with_a_common_prefix_are_apart,
     progress_never_goes_back,
     a_register_never_goes_back,
@@ -156,7 +161,7 @@ pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
     let mark = mark(&id, 99, 2);
     let version = version(&id, 7);
     write(store, &[Row::Version(version.clone())]).await;
-    write(store, &coupons.clone().map(Row::Coupon)).await;
+    write(store, &both(&coupons)).await;
     write(store, &[Row::Hold(hold.clone()), Row::Mark(mark.clone())]).await;
     write(store, &[Row::Progress(progress(at, 100))]).await;
     let (holds, versions, mark) = (vec![hold], vec![version], Some(mark));
@@ -177,8 +182,8 @@ pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
 /// A replay or a second owner writes every row again.
 pub async fn writing_rows_again_changes_nothing(store: &dyn CouponStore) {
     let (id, at) = (campaign("again"), partition(3));
-    let mut rows: Vec<_> =
-        (1..=50).map(|sequence| Row::Coupon(coupon(&id, sequence, &user("again")))).collect();
+    let coupons = (1..=50).map(|sequence| coupon(&id, sequence, &user("again")));
+    let mut rows = both(&coupons.collect::<Vec<_>>());
     rows.push(Row::Version(version(&id, 1)));
     rows.push(Row::Hold(hold(&id, at, 1, HoldState::Released)));
     rows.push(Row::Mark(mark(&id, 5, 50)));
@@ -242,41 +247,6 @@ pub async fn a_bucket_boundary_loses_no_coupon(store: &dyn CouponStore) {
     }
 }
 
-/// Reads the by-user view, where several users share a bucket.
-pub async fn a_users_coupons_are_read_in_order(store: &dyn CouponStore) {
-    let id = campaign("by-user");
-    let users = ["u", "u1", "u-1", "U"].map(user);
-    let coupons: Vec<_> = (1..=40_usize)
-        .map(|number| {
-            let sequence = Sequence::try_from(number).expect("40 fits");
-            coupon(&id, sequence, &users[number % users.len()])
-        })
-        .collect();
-    let rows: Vec<_> = coupons.iter().rev().cloned().map(Row::Coupon).collect();
-    write(store, &rows).await;
-    for user in &users {
-        let expected: Vec<_> =
-            coupons.iter().filter(|coupon| coupon.user == *user).cloned().collect();
-        let selection = Selection::OfUsers { users: vec![user.clone()], bucket: 2 };
-        assert_eq!(read_all(store, &id, selection).await, expected);
-    }
-    let some = vec![users[3].clone(), user("nobody"), users[1].clone()];
-    let expected = coupons.iter().filter(|it| some.contains(&it.user)).cloned().collect::<Vec<_>>();
-    assert_eq!(read_all(store, &id, Selection::OfUsers { users: some, bucket: 2 }).await, expected);
-    let found: Vec<_> = store.by_user(&id, 2).try_collect().await.expect("the bucket is read");
-    let mut found = found.concat();
-    found.sort_by_key(|row| row.sequence);
-    for (row, coupon) in found.iter().zip(&coupons) {
-        assert_eq!((row.sequence, &row.user), (coupon.sequence, &coupon.user));
-        assert!(row.coupon.as_ref().is_none_or(|it| it == coupon), "{row:?} is not {coupon:?}");
-    }
-    assert_eq!(found.len(), coupons.len());
-    let elsewhere: Vec<_> = store.by_user(&id, 3).try_collect().await.expect("nothing is read");
-    assert_eq!(elsewhere.concat(), []);
-    let elsewhere = Selection::OfUsers { users: vec![users[0].clone()], bucket: 3 };
-    assert_eq!(read_all(store, &id, elsewhere).await, vec![]);
-}
-
 /// Campaigns `mix`, `mix-` and `mix0` do not share rows.
 pub async fn campaigns_with_a_common_prefix_are_apart(store: &dyn CouponStore) {
     let at = partition(4);
@@ -287,7 +257,8 @@ pub async fn campaigns_with_a_common_prefix_are_apart(store: &dyn CouponStore) {
             Row::Hold(hold(id, at, count, HoldState::Open)),
             Row::Mark(mark(id, Offset::from(count), count)),
         ];
-        rows.extend((1..=count).map(|sequence| Row::Coupon(coupon(id, sequence, &user("mix")))));
+        let coupons = (1..=count).map(|sequence| coupon(id, sequence, &user("mix")));
+        rows.extend(both(&coupons.collect::<Vec<_>>()));
         write(store, &rows).await;
     }
     for (id, count) in ids.iter().zip(1..) {

@@ -88,10 +88,9 @@ fn requests(rows: &[Row]) -> Vec<Request<'_>> {
     for row in rows {
         match row {
             Row::Coupon(coupon) => {
-                for view in [View::BySequence, View::ByUser] {
-                    requests.extend(add_to_batch(&mut open, view, coupon));
-                }
+                requests.extend(add_to_batch(&mut open, View::BySequence, coupon));
             }
+            Row::ByUser(coupon) => requests.extend(add_to_batch(&mut open, View::ByUser, coupon)),
             Row::Version(version) => requests.push(Request::Version(version)),
             Row::Hold(hold) => requests.push(Request::Hold(hold)),
             Row::Mark(mark) => requests.push(Request::Mark(mark)),

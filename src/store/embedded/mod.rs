@@ -96,6 +96,10 @@ impl CouponStore for EmbeddedStore {
         rows::decode_layout(&in_force).map_err(|error| StoreError::new(OPERATION, error))
     }
 
+    fn views_are_one(&self) -> bool {
+        true
+    }
+
     async fn write(&self, rows: &[Row]) -> Result<(), StoreError> {
         let started = self.now();
         let mut entries = Vec::with_capacity(rows.len() * 2);
@@ -110,7 +114,7 @@ impl CouponStore for EmbeddedStore {
         } else {
             // The coupons of a call are those of one campaign.
             let of = rows.iter().find_map(|row| match row {
-                Row::Coupon(coupon) => Some(&coupon.campaign),
+                Row::Coupon(coupon) | Row::ByUser(coupon) => Some(&coupon.campaign),
                 _ => None,
             });
             self.database.write_behind(of, entries).await

@@ -23,12 +23,12 @@ use crate::{
 pub(super) fn encode(row: &Row, entries: &mut Vec<DataEntry>) {
     match row {
         Row::Coupon(coupon) => {
+            let key = keys::coupon(&coupon.campaign, coupon.sequence);
+            entries.push(DataEntry::Put(key, encode_coupon(coupon)));
             // Index entry last: a reader that sees it must find the coupon.
-            let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
-            entries.push(DataEntry::Put(keys::coupon(campaign, *sequence), encode_coupon(coupon)));
-            let index = keys::by_user(campaign, *user_bucket, user, *sequence);
-            entries.push(DataEntry::Put(index, Vec::new()));
+            entries.push(index(coupon));
         }
+        Row::ByUser(coupon) => entries.push(index(coupon)),
         Row::Version(version) => {
             let key = keys::version(&version.campaign, version.position.offset);
             entries.push(DataEntry::Put(key, encode_version(version)));
@@ -58,6 +58,12 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<DataEntry>) {
             entries.push(DataEntry::Raise(key, ranked(*number, &[FORMAT])));
         }
     }
+}
+
+/// Returns the entry of a coupon in the index by user, which is this store's by-user view.
+fn index(coupon: &Coupon) -> DataEntry {
+    let Coupon { campaign, sequence, user, user_bucket, .. } = coupon;
+    DataEntry::Put(keys::by_user(campaign, *user_bucket, user, *sequence), Vec::new())
 }
 
 #[derive(Serialize, Deserialize)]

@@ -24,7 +24,7 @@ use crate::{
     api::service::{
         AdminView, CampaignList, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
         FindRequests, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView,
-        ServiceError, ShowCampaigns, SkipRanges,
+        ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
     },
     config::{ApiConfig, Hosts, Identity},
     domain::{
@@ -144,9 +144,10 @@ impl ShowCampaigns for Script {
         &self,
         campaign: &CampaignId,
         user: &UserId,
-    ) -> Result<Vec<CouponFace>, ServiceError> {
+    ) -> Result<UserCoupons, ServiceError> {
         self.ask("coupons_of", (campaign, user));
-        self.coupons_of.clone()
+        let as_of = Position { log_epoch: 1, partition: 3, offset: 42 };
+        self.coupons_of.clone().map(|coupons| UserCoupons { coupons, as_of })
     }
 
     async fn admin_view(&self, campaign: &CampaignId) -> Result<AdminView, ServiceError> {

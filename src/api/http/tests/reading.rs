@@ -172,12 +172,13 @@ async fn the_coupons_of_a_user_are_listed_in_order() {
         200,
         concat!(
             r#"{"coupons":[{"sequence":3,"code":"SALE-3","issued_at":"2026-11-27T12:00:00.123Z"},"#,
-            r#"{"sequence":17,"code":"SALE-17","issued_at":"2026-11-27T12:00:00.123Z"}]}"#,
+            r#"{"sequence":17,"code":"SALE-17","issued_at":"2026-11-27T12:00:00.123Z"}],"#,
+            r#""as_of":{"log_epoch":1,"partition":3,"offset":42}}"#,
         ),
     );
     let site = Site::new(Script { coupons_of: Ok(Vec::new()), ..Script::default() });
     let reply = site.public(get("/campaigns/spring/users/a%40b.c/coupons")).await;
-    reply.expect(200, r#"{"coupons":[]}"#);
+    reply.expect(200, r#"{"coupons":[],"as_of":{"log_epoch":1,"partition":3,"offset":42}}"#);
     assert_eq!(site.service.asked(), ["coupons_of (\"spring\", \"a@b.c\")"]);
 }
 

@@ -180,7 +180,9 @@ async fn reads_match_the_description() {
 fn a_member_without_a_schema_is_found() {
     let description = Description::load();
     let schema = &description.0["components"]["schemas"]["Coupons"];
-    let body = serde_json::json!({ "coupons": [{ "sequence": 0, "code": "A", "extra": 1 }] });
+    let as_of = json!({ "log_epoch": 1, "partition": 0, "offset": 7 });
+    let coupons = json!([{ "sequence": 0, "code": "A", "extra": 1 }]);
+    let body = json!({ "coupons": coupons, "as_of": as_of });
     let misfits = description.misfits(schema, &body, "body");
     assert_eq!(
         misfits,

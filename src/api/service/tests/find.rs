@@ -340,11 +340,11 @@ async fn an_early_amendment_hides_no_coupon() {
     let bucket = world.rows().coupons.values().next().unwrap().user_bucket;
     assert_ne!(bucket, 0, "the bucket of the first definition would find the coupon");
     assert_eq!(told(&answer(nodes[0].find(&id, None, WAIT).await)), "issued 1");
-    assert_eq!(nodes[1].coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
+    assert_eq!(nodes[1].coupons_of(&spring, &user("u1")).await.unwrap().coupons.len(), 1);
     let amendment = Amendment { quota: Some(1), ..Amendment::default() };
     world.changed(&spring, Change::Amended { amendment }).await;
     let service = world.another_service().await;
-    assert_eq!(service.coupons_of(&spring, &user("u1")).await.unwrap().len(), 1);
+    assert_eq!(service.coupons_of(&spring, &user("u1")).await.unwrap().coupons.len(), 1);
     let view = service.campaign(&spring).await.unwrap();
     assert_eq!((view.definition.user_buckets, view.remaining), (16, 0));
 }
@@ -359,7 +359,7 @@ async fn a_users_coupons_come_in_sequence_order() {
     world.decide(Settle::All).await;
     let sequences = async |id: &str| -> Vec<u32> {
         let coupons = world.service.coupons_of(&spring, &user(id)).await.unwrap();
-        coupons.iter().map(|coupon| coupon.sequence).collect()
+        coupons.coupons.iter().map(|coupon| coupon.sequence).collect()
     };
     assert_eq!(sequences("u1").await, [1, 3]);
     assert_eq!(sequences("u3").await, [0; 0]);

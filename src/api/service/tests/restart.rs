@@ -52,9 +52,9 @@ async fn a_restart_changes_no_answer() {
     });
     let (id, coupon) = issued.unwrap();
     let holder = service.find(id, None, Duration::ZERO).await.unwrap().user;
-    let held = service.coupons_of(&spring, &holder).await.unwrap();
+    let held = service.coupons_of(&spring, &holder).await.unwrap().coupons;
     assert_eq!(held, std::slice::from_ref(coupon));
-    assert_eq!(service.coupons_of(&spring, &user("nobody")).await.unwrap(), []);
+    assert_eq!(service.coupons_of(&spring, &user("nobody")).await.unwrap().coupons, []);
     let refused = service.issue(request(&spring, "late"), None).await;
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Closed)));
 }

@@ -18,7 +18,8 @@ impl FlowWorld {
             let stored = match &row {
                 DerivedRow::Coupon(coupon) => {
                     let key = (coupon.campaign.clone(), coupon.sequence);
-                    self.store.coupons.get(&key) == Some(coupon)
+                    let views = [&self.store.coupons, &self.store.by_user];
+                    views.iter().all(|view| view.get(&key) == Some(coupon))
                 }
                 DerivedRow::Version(version) => {
                     let key = (version.campaign.clone(), version.position.offset);
@@ -79,6 +80,7 @@ impl FlowWorld {
             coupons.iter().find(|(key, coupon)| self.store.coupons.get(*key) != Some(*coupon));
         assert_eq!(differs.map(|(key, _)| key), None, "a coupon is missing");
         assert_eq!(self.store.coupons.len(), coupons.len());
+        assert_eq!(self.store.by_user, coupons);
         for (id, state) in &folds {
             let marked = self.store.marks.get(id).map(|mark| mark.counts);
             assert_eq!(marked, state.counts(), "the mark of {id}");

@@ -51,7 +51,8 @@ fn replayed(run: u64, records: Vec<(At, Record)>, read_to: Offset) -> Event {
 
 fn report(incarnation: u64, records: Vec<FoldedRecord>) -> Event {
     let (campaign, contradicted, over_from) = (campaign(0), false, None);
-    Event::Report(BatchReport { campaign, incarnation, records, contradicted, over_from })
+    let by_user = Vec::new();
+    Event::Report(BatchReport { campaign, incarnation, records, by_user, contradicted, over_from })
 }
 
 /// Returns the effects of `events`.

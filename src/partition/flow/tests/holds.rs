@@ -45,8 +45,8 @@ pub(super) fn folded(offset: Offset, decision: Option<Decision>) -> FoldedRecord
 
 fn report(offset: Offset, decision: Option<Decision>) -> Event {
     let (campaign, records) = (campaign(0), vec![folded(offset, decision)]);
-    let (contradicted, over_from) = (false, None);
-    Event::Report(BatchReport { campaign, incarnation: 1, records, contradicted, over_from })
+    let (incarnation, by_user, contradicted, over_from) = (1, Vec::new(), false, None);
+    Event::Report(BatchReport { campaign, incarnation, records, by_user, contradicted, over_from })
 }
 
 /// Decides and settles the record at 10. Returns the last effects.
@@ -110,7 +110,7 @@ fn undefined_records_under_a_hold_are_kept() {
 }
 
 #[test]
-fn a_mark_precedes_a_hold() {
+fn a_hold_covers_what_no_mark_counts() {
     let mut flow = owner(Vec::new());
     let mut effects = Vec::new();
     let incoming = |offset| Incoming {
@@ -127,22 +127,25 @@ fn a_mark_precedes_a_hold() {
     stored.records[0].counts = Some(counts(7));
     flow.step(Event::Report(stored), &mut effects);
     let contradiction = differs(11);
-    let contradicted =
-        Event::Contradicted { campaign: campaign.clone(), incarnation: 1, contradiction };
+    let contradicted = Event::Contradicted { campaign, incarnation: 1, contradiction };
     effects.clear();
     flow.step(contradicted, &mut effects);
     let opened = effects.iter().find_map(|effect| match effect {
         Effect::WriteHold { hold, .. } => Some(hold.clone()),
         _ => None,
     });
-    flow.step(Event::HoldWritten(opened.expect("a hold is opened")), &mut effects);
+    let opened = opened.expect("a hold is opened");
+    assert_eq!(opened.from, 10, "the coupon is stored, but no mark counts it");
+    flow.step(Event::HoldWritten(opened), &mut effects);
     flow.step(Event::Tick { now_ms: 200, wall: Timestamp(0) }, &mut effects);
     flow.flush(&mut effects);
-    let marks = effects.iter().find_map(|effect| match effect {
-        Effect::WriteMarks(marks) => Some(marks.clone()),
+    let marks = effects.iter().find(|effect| matches!(effect, Effect::WriteMarks(_)));
+    assert_eq!(marks, None, "it is derived again");
+    let progress = effects.iter().find_map(|effect| match effect {
+        Effect::Persist { progress, .. } => Some(progress.next),
         _ => None,
     });
-    assert_eq!(marks, Some(vec![Mark { campaign, offset: 11, counts: counts(7) }]));
+    assert_eq!(progress, Some(12));
 }
 
 #[test]

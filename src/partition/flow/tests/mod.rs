@@ -36,6 +36,7 @@ use crate::{
 enum Task {
     Load { campaign: CampaignId, incarnation: u64, from: Offset },
     Store { campaign: CampaignId, incarnation: u64, number: usize },
+    ByUser(Vec<ByUserWrite>),
     Marks(Vec<Mark>),
     Persist(Vec<Hold>, Option<u64>, Progress),
     Hold { hold: Hold, mark: Option<Mark> },
@@ -48,8 +49,15 @@ enum Task {
 struct Actor {
     incarnation: u64,
     folder: Option<Folder>,
-    storing: VecDeque<(usize, Folded, bool)>,
+    storing: VecDeque<Storing>,
     batches: usize,
+}
+
+struct Storing {
+    number: usize,
+    folded: Folded,
+    is_replay: bool,
+    is_stored: bool,
 }
 
 struct Owner {
@@ -178,6 +186,7 @@ impl FlowWorld {
                     owner.again.get_mut(&of).expect("it was begun").2 = true;
                 }
                 Effect::EndAgain { of } => drop(owner.again.remove(&of)),
+                Effect::WriteByUser(writes) => owner.tasks.push(Task::ByUser(writes)),
                 Effect::WriteMarks(marks) => owner.tasks.push(Task::Marks(marks)),
                 Effect::Persist { holds, holds_ever, progress } => {
                     owner.tasks.push(Task::Persist(holds, holds_ever, progress));
@@ -213,10 +222,11 @@ impl FlowWorld {
         if actor.incarnation != incarnation {
             return;
         }
+        let is_replay = batch.is_replay;
         let folded = actor.folder.as_mut().expect("sent before it was ready").fold(batch);
         actor.batches += 1;
         let number = actor.batches;
-        actor.storing.push_back((number, folded, false));
+        actor.storing.push_back(Storing { number, folded, is_replay, is_stored: false });
         owner.tasks.push(Task::Store { campaign: campaign.clone(), incarnation, number });
     }
 
@@ -277,6 +287,17 @@ impl FlowWorld {
             Task::Store { campaign, incarnation, number } => {
                 self.stored(at, &campaign, incarnation, number);
             }
+            Task::ByUser(mut writes) => {
+                // Each campaign's are written by themselves, and may fail for a while.
+                let count = writes.len() as u64;
+                let write = writes.swap_remove(self.random.below(count) as usize);
+                if !writes.is_empty() {
+                    self.owners[at].tasks.push(Task::ByUser(writes));
+                }
+                let ByUserWrite { campaign, number, coupons } = write;
+                self.store.put_by_user(&coupons);
+                self.step(at, Event::ByUserStored { campaign, number });
+            }
             Task::Marks(mut marks) => {
                 // They may be written in parts.
                 let later = marks.split_off(marks.len().div_ceil(2));
@@ -324,18 +345,23 @@ impl FlowWorld {
         if actor.incarnation != incarnation {
             return;
         }
-        let batch = actor.storing.iter_mut().find(|(known, ..)| *known == number);
-        let (_, folded, stored) = batch.expect("it was not reported yet");
-        *stored = true;
-        self.store.put_rows(folded);
+        let batch = actor.storing.iter_mut().find(|batch| batch.number == number);
+        let batch = batch.expect("it was not reported yet");
+        batch.is_stored = true;
+        self.store.put_rows(&batch.folded);
+        if batch.is_replay {
+            self.store.put_by_user(&batch.folded.coupons);
+        }
         let mut reports = Vec::new();
-        while actor.storing.front().is_some_and(|(.., stored)| *stored) {
-            let (_, folded, _) = actor.storing.pop_front().expect("there is a front");
+        while actor.storing.front().is_some_and(|batch| batch.is_stored) {
+            let batch = actor.storing.pop_front().expect("there is a front");
+            let Storing { folded, is_replay, .. } = batch;
             assert_eq!(folded.contradiction, None, "nothing was tampered with");
             reports.push(BatchReport {
                 campaign: campaign.clone(),
                 incarnation,
                 records: folded.records,
+                by_user: if is_replay { Vec::new() } else { folded.coupons },
                 contradicted: false,
                 over_from: None,
             });

@@ -24,6 +24,8 @@ pub(super) const USERS: u64 = 40;
 #[derive(Default)]
 pub(super) struct Store {
     pub(super) coupons: BTreeMap<(CampaignId, u32), Coupon>,
+    /// The by-user view.
+    pub(super) by_user: BTreeMap<(CampaignId, u32), Coupon>,
     pub(super) versions: BTreeMap<(CampaignId, Offset), DefinitionVersion>,
     pub(super) marks: BTreeMap<CampaignId, Mark>,
     pub(super) holds: BTreeMap<(CampaignId, Offset, u32), Hold>,
@@ -40,7 +42,19 @@ impl Store {
         }
     }
 
+    pub(super) fn put_by_user(&mut self, coupons: &[Coupon]) {
+        for coupon in coupons {
+            let key = (coupon.campaign.clone(), coupon.sequence);
+            assert_eq!(self.coupons.get(&key), Some(coupon), "its coupon row comes first");
+            self.by_user.insert(key, coupon.clone());
+        }
+    }
+
     pub(super) fn put_mark(&mut self, mark: &Mark) {
+        for (key, coupon) in &self.coupons {
+            let is_counted = key.0 == mark.campaign && coupon.position.offset < mark.offset;
+            assert!(!is_counted || self.by_user.contains_key(key), "{key:?} is only by sequence");
+        }
         let known = self.marks.get(&mark.campaign).map(|known| known.offset);
         if known.is_none_or(|known| known < mark.offset) {
             self.marks.insert(mark.campaign.clone(), mark.clone());

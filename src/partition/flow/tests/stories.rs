@@ -163,10 +163,15 @@ impl Story {
             }
             Effect::Send { campaign, incarnation, batch } => {
                 let records = batch.records.iter().map(|(at, _)| self.rejects(*at)).collect();
-                let (contradicted, over_from) = (false, None);
-                let report =
-                    BatchReport { campaign, incarnation, records, contradicted, over_from };
-                self.step(Event::Report(report));
+                let (by_user, contradicted, over_from) = (Vec::new(), false, None);
+                self.step(Event::Report(BatchReport {
+                    campaign,
+                    incarnation,
+                    records,
+                    by_user,
+                    contradicted,
+                    over_from,
+                }));
             }
             Effect::LookUp { below, .. } => {
                 let known = self.known.clone();
@@ -194,6 +199,11 @@ impl Story {
                 self.step(Event::HoldWritten(hold));
             }
             Effect::WriteMark { version, .. } => self.step(Event::Marked(version)),
+            Effect::WriteByUser(writes) => {
+                for ByUserWrite { campaign, number, .. } in writes {
+                    self.step(Event::ByUserStored { campaign, number });
+                }
+            }
             Effect::WriteMarks(marks) => {
                 let stored = marks.into_iter().map(|mark| (mark.campaign, mark.offset)).collect();
                 self.step(Event::MarksStored(stored));

@@ -1,0 +1,129 @@
+//! When gathered by-user rows are written, and the marks that wait for them.
+
+use std::collections::BTreeSet;
+
+use super::{ByUserWrite, Effect, Flow};
+use crate::domain::{coupon::Coupon, ids::CampaignId, rows::Mark};
+
+/// The part of the window that gathered rows may have together. Each keeps one credit, so that a
+/// campaign whose by-user rows cannot be written never has all of it.
+const GATHERED_SHARE: usize = 2;
+
+/// The campaigns whose by-user rows are not durable yet.
+#[derive(Debug, Default)]
+pub(super) struct ByUser {
+    campaigns: BTreeSet<CampaignId>,
+    /// Those for which something waits.
+    wanted: BTreeSet<CampaignId>,
+    /// Rows that no write has taken yet.
+    waiting: usize,
+    /// When all of them were last written.
+    written_ms: u64,
+}
+
+impl ByUser {
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self { written_ms: now_ms, ..Self::default() }
+    }
+}
+
+impl Flow {
+    /// Returns how many rows a campaign may have gathered before it waits for them.
+    pub(super) fn gathered_max(&self) -> usize {
+        let together = self.limits.window_records / GATHERED_SHARE;
+        (together / self.by_user.campaigns.len().max(1)).clamp(1, self.share())
+    }
+
+    /// Notes that a campaign has gathered further rows.
+    pub(super) fn gathered(&mut self, campaign: &CampaignId, rows: usize) {
+        self.by_user.campaigns.insert(campaign.clone());
+        self.by_user.waiting += rows;
+        let owned = self.campaigns.get(campaign);
+        // Early enough that the campaign does not wait.
+        if owned.is_some_and(|it| it.gathered().rows() * 2 >= self.gathered_max()) {
+            self.want_by_user(campaign);
+        }
+    }
+
+    /// Has the campaign's rows written without delay.
+    pub(super) fn want_by_user(&mut self, campaign: &CampaignId) {
+        self.by_user.wanted.insert(campaign.clone());
+    }
+
+    /// Forgets the rows of a campaign: a hold covers them.
+    pub(super) fn forget_by_user(&mut self, campaign: &CampaignId) {
+        let Some(owned) = self.campaigns.get_mut(campaign) else { return };
+        let (untaken, rows) = owned.forget_gathered();
+        self.by_user.waiting -= untaken;
+        self.by_user.campaigns.remove(campaign);
+        self.by_user.wanted.remove(campaign);
+        self.free(rows);
+    }
+
+    /// Writes gathered rows: those of all campaigns when many have come together or some time has
+    /// passed, and at any time those for which something waits.
+    pub(super) fn write_by_user(&mut self, effects: &mut Vec<Effect>) {
+        let ByUser { campaigns, wanted, waiting, written_ms } = &mut self.by_user;
+        if *waiting == 0 {
+            return wanted.clear();
+        }
+        let is_late = self.now_ms.saturating_sub(*written_ms) >= self.limits.progress_interval_ms;
+        let is_due = is_late || *waiting as u64 >= self.limits.progress_records;
+        if is_due {
+            *written_ms = self.now_ms;
+        }
+        let mut writes = Vec::new();
+        for campaign in if is_due { &*campaigns } else { &*wanted } {
+            let owned = self.campaigns.get_mut(campaign);
+            if let Some((number, coupons)) = owned.and_then(|owned| owned.write_gathered()) {
+                *waiting -= coupons.len();
+                writes.push(ByUserWrite { campaign: campaign.clone(), number, coupons });
+            }
+        }
+        if writes.is_empty() {
+            return;
+        }
+        for ByUserWrite { campaign, .. } in &writes {
+            wanted.remove(campaign);
+        }
+        effects.push(Effect::WriteByUser(writes));
+    }
+
+    /// Notes that rows of a campaign are durable. What waited for them goes on.
+    pub(super) fn by_user_stored(
+        &mut self,
+        campaign: &CampaignId,
+        number: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(owned) = self.campaigns.get_mut(campaign) else { return };
+        let rows = owned.gathered_stored(number);
+        if owned.gathered().rows() == 0 {
+            self.by_user.campaigns.remove(campaign);
+        }
+        self.free(rows);
+        self.write_version_marks(campaign, effects);
+        self.write_ready_marks(effects);
+    }
+
+    /// Returns whether every by-user row that a mark counts is durable.
+    pub(super) fn is_ready(&self, mark: &Mark) -> bool {
+        let owned = self.campaigns.get(&mark.campaign);
+        let first = owned.and_then(|owned| owned.gathered().first());
+        first.is_none_or(|first| first >= mark.offset)
+    }
+}
+
+/// Takes the coupons of records that are stored for the first time out of those of a report.
+pub(super) struct Untaken(std::iter::Peekable<std::vec::IntoIter<Coupon>>);
+
+impl Untaken {
+    pub(super) fn new(coupons: Vec<Coupon>) -> Self {
+        Self(coupons.into_iter().peekable())
+    }
+
+    /// Returns the coupon of the record at `offset`. Records come in order.
+    pub(super) fn at(&mut self, offset: crate::domain::ids::Offset) -> Option<Coupon> {
+        self.0.next_if(|coupon| coupon.position.offset == offset)
+    }
+}
