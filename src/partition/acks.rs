@@ -47,7 +47,7 @@ enum State {
 struct Outstanding {
     offset: Offset,
     digest: [u8; 16],
-    /// The hash of the campaign id where that was unknown.
+    /// The hash of the campaign id where that was unknown or the record is a dead letter.
     hash: u32,
     state: State,
 }
@@ -107,11 +107,27 @@ impl Acks {
         self.change(at, State::Unknown);
     }
 
-    /// Marks the record at `offset` as one to be written as a dead letter, unless that is done.
-    pub fn letter(&mut self, offset: Offset) {
-        if let Some(at) = self.find(offset) {
-            self.change(at, State::Letter);
+    /// Marks the record at `offset` as one to be written as a dead letter, unless that is done. It is one
+    /// of `campaign`, if it can be decoded.
+    pub fn letter(&mut self, offset: Offset, campaign: Option<&CampaignId>) {
+        let Some(at) = self.find(offset) else { return };
+        if let (Some(slot), Some(campaign)) = (self.outstanding.get_mut(at), campaign) {
+            slot.hash = id_hash(campaign);
         }
+        self.change(at, State::Letter);
+    }
+
+    /// Returns a position at or below the first record of a campaign that is to be written as a dead
+    /// letter, if there may be one.
+    #[must_use]
+    pub fn first_letter_of(&self, campaign: &CampaignId) -> Option<Offset> {
+        if self.letters == 0 {
+            return None;
+        }
+        let hash = id_hash(campaign);
+        let mut slots = self.outstanding.iter();
+        let is_its = |slot: &&Outstanding| slot.state == State::Letter && slot.hash == hash;
+        slots.find(is_its).map(|slot| slot.offset)
     }
 
     /// Returns whether the record at `offset` is to be written as a dead letter.

@@ -345,7 +345,7 @@ impl Flow {
                     }
                 }
                 // Its id only had the hash of a campaign that exists.
-                None if self.acks.is_matched(offset) => self.acks.letter(offset),
+                None if self.acks.is_matched(offset) => self.acks.letter(offset, None),
                 None => {}
             }
         }

@@ -28,13 +28,14 @@ impl Flow {
     ) {
         self.proven(campaign);
         let partition = self.place.partition;
-        let unmarked = self.first_unmarked(campaign);
+        // The next owner lets pass what lies below the hold, dead letters that are not durable too.
+        let others = [self.first_unmarked(campaign), self.acks.first_letter_of(campaign)];
         let Some((owned, holds)) = self.owned(campaign) else { return };
         owned.note_reason(reason.text(detail));
         // The window passes once the hold is durable, so the hold must cover all of it that is not
         // stored. What no durable mark counts yet must be derived again, too: nobody waits for its
         // by-user rows.
-        let undone = owned.first_undone().into_iter().chain(unmarked);
+        let undone = owned.first_undone().into_iter().chain(others.into_iter().flatten());
         let from = undone.fold(from, Offset::min);
         if holds.covers(reason, from) {
             return self.rest(campaign, effects);
@@ -166,11 +167,13 @@ impl Flow {
             return false;
         }
         let has_place = self.campaigns.contains_key(&hold.campaign);
-        let unmarked = self.first_unmarked(&hold.campaign);
+        let others =
+            [self.first_unmarked(&hold.campaign), self.acks.first_letter_of(&hold.campaign)];
         self.enter(&hold.campaign, Phase::Held);
         let Some((owned, holds)) = self.owned(&hold.campaign) else { return false };
-        // The hold does not cover records below its start. They must be decided and marked first.
-        let undone = owned.first_undone().into_iter().chain(unmarked).min();
+        // The hold does not cover records below its start. They must be decided and marked first, and
+        // their dead letters durable.
+        let undone = owned.first_undone().into_iter().chain(others.into_iter().flatten()).min();
         let uncovered = undone.is_some_and(|undone| undone < hold.unsettled_from());
         if uncovered && !has_place {
             self.start(&hold.campaign, 0, effects);

@@ -351,7 +351,7 @@ impl Flow {
             match content {
                 Some(read) => self.route(read, effects),
                 None => {
-                    self.acks.letter(record.offset);
+                    self.acks.letter(record.offset, None);
                     self.free(1);
                 }
             }

@@ -82,7 +82,7 @@ impl Flow {
             is_defined = outcome.is_some();
             let Some((decision, answer)) = outcome else {
                 // The record is done when its dead letter is durable, which repeats its bytes.
-                self.acks.letter(offset);
+                self.acks.letter(offset, Some(&campaign));
                 continue;
             };
             if let Some(counts) = defines {

@@ -149,6 +149,30 @@ fn a_hold_covers_what_no_mark_counts() {
 }
 
 #[test]
+fn a_hold_covers_dead_letters_that_are_not_durable() {
+    let mut flow = owner(Vec::new());
+    let mut effects = Vec::new();
+    let incoming = |offset| Incoming {
+        record: LastRecord { offset, digest: [0; 16] },
+        content: Some(read_of(At { offset, time: Timestamp(0) }, request())),
+    };
+    flow.step(Event::Read(vec![incoming(10), incoming(11)]), &mut effects);
+    let (id, expects_until) = (campaign(0), None);
+    flow.step(Event::Started { campaign: id, incarnation: 1, expects_until }, &mut effects);
+    flow.flush(&mut effects);
+    let Event::Report(mut stored) = report(10, None) else { return };
+    stored.records.push(folded(11, Some(Decision::Rejected(Reason::SoldOut))));
+    flow.step(Event::Report(stored), &mut effects);
+    let (contradiction, campaign) = (differs(12), campaign(0));
+    flow.step(Event::Contradicted { campaign, incarnation: 1, contradiction }, &mut effects);
+    let opened = effects.iter().find_map(|effect| match effect {
+        Effect::WriteHold { hold, .. } => Some(hold.from),
+        _ => None,
+    });
+    assert_eq!(opened, Some(10), "the next owner lets pass what lies below the hold");
+}
+
+#[test]
 fn an_idle_campaigns_hold_is_extended() {
     let mut flow = owner(vec![hold(1, HoldState::Closed, 10)]);
     let mut effects = Vec::new();
