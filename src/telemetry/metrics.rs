@@ -21,6 +21,7 @@ const WATERMARK_AGE: &str = "coupond_watermark_age_seconds";
 const CAMPAIGNS: &str = "coupond_campaigns";
 const ACTORS: &str = "coupond_actors";
 const ACTOR_RESTARTS: &str = "coupond_actor_restarts_total";
+const DATABASE_REQUESTS: &str = "coupond_database_requests_total";
 const BY_USER_RESTORED: &str = "coupond_by_user_rows_restored_total";
 const VIOLATIONS: &str = "coupond_invariant_violations_total";
 const RECOVERY: &str = "coupond_recovery_seconds";
@@ -98,6 +99,24 @@ pub fn campaigns(state: &'static str, count: usize) {
 /// Counts a restart of a coupon actor after a failure.
 pub fn actor_restart() {
     counter!(ACTOR_RESTARTS).increment(1);
+}
+
+/// Kinds of requests to the database.
+#[derive(Debug, Clone, Copy)]
+pub enum DatabaseRequest {
+    /// A page of rows.
+    Read,
+    /// A row, or a batch of rows of one database partition.
+    Write,
+}
+
+/// Counts a request to the database.
+pub fn database_request(request: DatabaseRequest) {
+    let kind = match request {
+        DatabaseRequest::Read => "read",
+        DatabaseRequest::Write => "write",
+    };
+    counter!(DATABASE_REQUESTS, "kind" => kind).increment(1);
 }
 
 /// Counts by-user rows that had vanished and were written again.
@@ -196,7 +215,7 @@ const fn seconds_of(name: &'static str, help: &'static str) -> Description {
     Description { name, kind: Kind::Histogram, unit: Unit::Seconds, help }
 }
 
-const ALL: [Description; 23] = [
+const ALL: [Description; 24] = [
     counter_of(REQUESTS, "Requests by their outcome at the edge."),
     counter_of(DECISIONS, "Decisions that this process settled, once per position."),
     seconds_of(ISSUE_LATENCY, "Request received to decision durable."),
@@ -210,6 +229,10 @@ const ALL: [Description; 23] = [
     gauge_of(CAMPAIGNS, "Campaigns of this node's partitions that had records, by state."),
     gauge_of(ACTORS, "Coupon actors of this node, by state."),
     counter_of(ACTOR_RESTARTS, "Restarts of coupon actors after a failure."),
+    counter_of(
+        DATABASE_REQUESTS,
+        "Requests to the CQL database: reads by page, writes by row or batch.",
+    ),
     counter_of(BY_USER_RESTORED, "By-user rows that had vanished and were written again."),
     counter_of(VIOLATIONS, "Broken or just prevented violations of invariants, by id."),
     seconds_of(RECOVERY, "Start of a campaign's load to its first decision."),

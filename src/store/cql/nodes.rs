@@ -7,9 +7,12 @@ use super::{
     read::decoded,
     rows::{BadValue, fit},
 };
-use crate::domain::{
-    ids::ProcessName,
-    rows::{Hang, NodeRow},
+use crate::{
+    domain::{
+        ids::ProcessName,
+        rows::{Hang, NodeRow},
+    },
+    telemetry::metrics::{self, DatabaseRequest},
 };
 
 /// Cells of a node: name, number, is_member, can_decide, hangs.
@@ -23,6 +26,7 @@ impl Shared {
         // The number is the timestamp too: a late write changes nothing.
         let values = (name.as_str(), number, is_member, can_decide, hangs.join(","), number);
         let _permit = self.writes.acquire(None, 1).await;
+        metrics::database_request(DatabaseRequest::Write);
         self.session.execute_unpaged(&self.statements.node, values).await?;
         Ok(())
     }
@@ -37,6 +41,7 @@ impl Shared {
         let number = fit::<i64, _>("number", number)?;
         let _permit = self.writes.acquire(None, 1).await;
         let values = (number, name.as_str());
+        metrics::database_request(DatabaseRequest::Write);
         self.session.execute_unpaged(&self.statements.forget_node, values).await?;
         Ok(())
     }

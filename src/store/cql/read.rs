@@ -32,6 +32,7 @@ use crate::{
         ByUserPages, CampaignPages, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET,
         StoreError, Unreadable,
     },
+    telemetry::metrics::{self, DatabaseRequest},
 };
 
 /// Buckets that a scan reads concurrently in a large campaign. A few keep a few database nodes busy.
@@ -220,6 +221,7 @@ impl Shared {
         let _permit = self.read_permit().await;
         let (statement, values) =
             (&self.statements.read_user_bucket, (campaign.as_str(), i32::from(bucket)));
+        metrics::database_request(DatabaseRequest::Read);
         let (result, next) = self.session.execute_single_page(statement, &values, state).await?;
         let rows = coupons(&result.into_rows_result()?, campaign)?.into_iter().map(|coupon| {
             let (user, sequence) = (coupon.user.clone(), coupon.sequence);
@@ -344,6 +346,7 @@ impl Shared {
             let read = async {
                 // The permit covers one page, because the reader of the stream may pause.
                 let _permit = shared.read_permit().await;
+                metrics::database_request(DatabaseRequest::Read);
                 let (result, next) =
                     shared.session.execute_single_page(statement, &(), state).await?;
                 Ok::<_, Cause>((campaigns(&result.into_rows_result()?)?, next))
@@ -399,6 +402,7 @@ impl Shared {
         let mut pages = Vec::new();
         let mut state = PagingState::start();
         loop {
+            metrics::database_request(DatabaseRequest::Read);
             let (result, next) =
                 self.session.execute_single_page(statement, &values, state).await?;
             let page = decode(&result.into_rows_result()?)?;

@@ -16,6 +16,7 @@ use crate::{
         rows::{Skip, SkipState},
     },
     store::NO_SKIP,
+    telemetry::metrics::{self, DatabaseRequest},
 };
 
 /// Cells of a skip: from, to, reason, by, state.
@@ -60,6 +61,7 @@ impl Shared {
     ) -> Result<Skip, Cause> {
         let sent = {
             let _permit = self.writes.acquire(None, 1).await;
+            metrics::database_request(DatabaseRequest::Write);
             self.session.execute_unpaged(statement, values).await
         };
         // A failed transaction may have been applied, and another node may have won it. This read

@@ -22,6 +22,7 @@ use crate::{
         rows::{Hold, Mark, Progress, Register, Row},
     },
     store::StoreError,
+    telemetry::metrics::{self, DatabaseRequest},
 };
 
 /// Most bytes of one batch. ScyllaDB warns above 128 KiB. Cassandra's limit of 50 KiB applies only
@@ -185,6 +186,7 @@ impl Shared {
     ) -> Result<(), Cause> {
         let values = values?;
         let _permit = self.writes.acquire(of, 1).await;
+        metrics::database_request(DatabaseRequest::Write);
         self.session.execute_unpaged(statement, values).await?;
         Ok(())
     }
@@ -206,6 +208,7 @@ impl Shared {
         batch.set_execution_profile_handle(Some(self.profiles.write.clone()));
         let of = coupons.first().map(|coupon| &coupon.campaign);
         let _permit = self.writes.acquire(of, 1).await;
+        metrics::database_request(DatabaseRequest::Write);
         self.session.batch(&batch, &values).await?;
         Ok(())
     }
