@@ -8,7 +8,7 @@ use super::{
     NodeService,
     campaigns::CampaignSnapshot,
     health::stuck,
-    interface::{AdminView, CampaignList, CampaignView, ServiceError, ShowCampaigns},
+    interface::{AdminView, CampaignList, CampaignView, Freshen, ServiceError, ShowCampaigns},
 };
 use crate::{
     answer::rows::face,
@@ -28,6 +28,11 @@ impl ShowCampaigns for NodeService {
 
     async fn campaigns(&self) -> Result<Arc<CampaignList>, ServiceError> {
         self.listing.current().await
+    }
+
+    fn freshen(&self) -> Freshen {
+        let viewer = self.viewer.clone();
+        Arc::new(move |view| viewer.freshened(view))
     }
 
     async fn coupons_of(

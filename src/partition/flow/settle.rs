@@ -3,24 +3,22 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{campaign_holds::Holds, fold::FoldedRecord},
+    super::{
+        campaign_holds::Holds,
+        fold::{FoldedRecord, Told},
+    },
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
 };
-use crate::{
-    domain::{
-        decision::Decision,
-        ids::{CampaignId, LogPartition, Offset},
-        rows::{LastRecord, Mark, Progress},
-    },
-    wire::feed_message::FeedDecision,
+use crate::domain::{
+    ids::{CampaignId, LogPartition, Offset},
+    rows::{LastRecord, Mark, Progress},
 };
 
 /// A decided version whose mark is being written.
 #[derive(Debug)]
 pub(super) struct Unmarked {
     campaign: CampaignId,
-    decision: Decision,
-    answer: FeedDecision,
+    told: Told,
 }
 
 /// The marks that a write of progress waits for.
@@ -71,13 +69,13 @@ impl Flow {
             let FoldedRecord { offset, counts, outcome } = record;
             freed += owned.record_stored(offset, counts);
             is_defined = outcome.is_some();
-            let Some((decision, answer)) = outcome else {
+            let Some(told) = outcome else {
                 // The record is done when its dead letter is durable, which repeats its bytes.
                 self.acks.letter(offset);
                 continue;
             };
             if let Some(counts) = defines {
-                let unmarked = Unmarked { campaign: campaign.clone(), decision, answer };
+                let unmarked = Unmarked { campaign: campaign.clone(), told };
                 self.unmarked.insert(offset, unmarked);
                 let mark = Mark { campaign: campaign.clone(), offset: offset + 1, counts };
                 effects.push(Effect::WriteMark { mark, version: offset });
@@ -86,8 +84,8 @@ impl Flow {
             // A record that is decided again after a restart is neither counted nor published
             // twice.
             if self.acks.done(offset) {
-                effects.push(Effect::Count(decision));
-                self.feed.push(answer);
+                effects.push(Effect::Count(told.decision.decision));
+                self.feed.push(told);
             }
         }
         self.free(freed);
@@ -99,12 +97,10 @@ impl Flow {
 
     /// Notes that the mark of a version is durable: now the watermark may pass it.
     pub(super) fn marked(&mut self, version: Offset, effects: &mut Vec<Effect>) {
-        let Some(Unmarked { decision, answer, .. }) = self.unmarked.remove(&version) else {
-            return;
-        };
+        let Some(Unmarked { told, .. }) = self.unmarked.remove(&version) else { return };
         if self.acks.done(version) {
-            effects.push(Effect::Count(decision));
-            self.feed.push(answer);
+            effects.push(Effect::Count(told.decision.decision));
+            self.feed.push(told);
         }
     }
 

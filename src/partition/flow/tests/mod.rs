@@ -250,7 +250,7 @@ impl FlowWorld {
             .and_then(Recovery::finish);
         let event = match recovered {
             Ok(recovered) => {
-                let folder = Folder::new(recovered, keys, 1);
+                let folder = Folder::new(recovered, keys);
                 let expects_until = folder.expects_until();
                 let actor = self.owners[at].actors.get_mut(&campaign).expect("it is current");
                 actor.folder = Some(folder);
