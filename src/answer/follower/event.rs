@@ -13,6 +13,7 @@ use crate::{
 
 /// An event of the feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it is made for one step, and never kept")]
 pub(crate) enum Event<D> {
     /// A message of one partition's owner.
     Message(Message<D>),

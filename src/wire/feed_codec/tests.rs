@@ -1,3 +1,5 @@
+//! Every message round trips, nobody else's is taken, and the bounds of their bytes hold.
+
 use super::*;
 use crate::{
     domain::{
