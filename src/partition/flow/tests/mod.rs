@@ -184,7 +184,7 @@ impl FlowWorld {
                 }
                 Effect::Publish(message) => {
                     for settled in message.decisions {
-                        let known = self.published.insert(settled.offset, settled.clone());
+                        let known = self.published.insert(settled.offset, settled);
                         if let Some(known) = known {
                             assert_eq!(known, settled, "an answer changed");
                         }
