@@ -90,8 +90,8 @@ impl CouponState {
         let (campaign, incarnation) = (self.start.campaign.clone(), self.start.incarnation);
         match loaded {
             Ok(recovered) => {
-                let Environment { keys, log_epoch, .. } = &*self.environment;
-                let folder = Folder::new(recovered, keys.clone(), *log_epoch);
+                let keys = &self.environment.keys;
+                let folder = Folder::new(recovered, keys.clone());
                 let expects_until = folder.expects_until();
                 self.pipeline = Some(Pipeline::new(campaign.clone(), incarnation, folder));
                 self.show();

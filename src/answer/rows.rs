@@ -4,19 +4,16 @@ use super::{
     position::{Answered, Standing, answer_at, control_at, issued_at},
     request_id::RequestContent,
 };
-use crate::{
-    domain::{
-        answer::{Answer, CouponFace},
-        coupon::Coupon,
-        decision::Decision,
-        definition::DefinitionVersion,
-        ids::{CampaignId, Offset, Position, Sequence, UserId},
-        keys::Keys,
-        reason::Reason,
-        record::Control,
-        rows::{Hold, PartitionRows, Skip, SkipState},
-    },
-    wire::feed_message::FeedDecision,
+use crate::domain::{
+    answer::{Answer, CouponFace},
+    coupon::Coupon,
+    decision::Decision,
+    definition::DefinitionVersion,
+    ids::{CampaignId, Offset, Position, Sequence, UserId},
+    keys::Keys,
+    reason::Reason,
+    record::Control,
+    rows::{Hold, PartitionRows, Skip, SkipState},
 };
 
 /// Returns the durable progress of a partition; 0 if none was written in this log epoch.
@@ -148,12 +145,6 @@ pub(crate) fn unsound<'a>(
 #[must_use]
 pub(crate) fn is_sound(coupon: &Coupon, campaign: &CampaignId, keys: &Keys) -> bool {
     coupon.campaign == *campaign && coupon.digest == keys.coupon_digest(coupon)
-}
-
-/// Returns whether a decision of the feed belongs to the record that was appended at its position.
-#[must_use]
-pub(crate) fn is_of(decision: &FeedDecision, campaign: &CampaignId, user: Option<&UserId>) -> bool {
-    decision.campaign_id == *campaign && decision.user_id.as_ref() == user
 }
 
 #[cfg(test)]

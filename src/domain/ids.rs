@@ -134,6 +134,14 @@ impl ProcessName {
     pub fn of(number: u64) -> Self {
         Self(Arc::from(format!("{number:016x}")))
     }
+
+    /// Returns the number for which it is the name.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0.chars().fold(0, |number, digit| {
+            number << 4 | u64::from(digit.to_digit(16).unwrap_or_default())
+        })
+    }
 }
 
 text_id!(

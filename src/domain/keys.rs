@@ -4,7 +4,10 @@ use std::hash::Hasher;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::{
+    sip::SipHasher13 as SipHasher64,
+    sip128::{Hasher128, SipHasher13},
+};
 
 use super::{
     code_key::{CodeKey, MESSAGE_BYTES},
@@ -31,6 +34,7 @@ pub struct Keys {
     user: (u64, u64),
     idempotency: (u64, u64),
     pub(super) row: (u64, u64),
+    feed: (u64, u64),
     seal: [u8; 32],
     fingerprint: String,
 }
@@ -65,6 +69,7 @@ impl Keys {
             user: halves("user"),
             idempotency: halves("idempotency"),
             row: halves("row"),
+            feed: halves("feed"),
             seal: derived("seal"),
             fingerprint,
         }
@@ -97,6 +102,26 @@ impl Keys {
         write_text(&mut hasher, user.as_str());
         write_text(&mut hasher, key.as_str());
         hasher.finish128().as_u128()
+    }
+
+    /// Returns the hash under which the feed speaks of a campaign.
+    #[must_use]
+    pub fn campaign_hash(&self, campaign: &CampaignId) -> u64 {
+        let (k0, k1) = self.feed;
+        SipHasher64::new_with_keys(k0, k1).hash(campaign.as_str().as_bytes())
+    }
+
+    /// Returns what the feed says of whose record was decided: of a campaign, by its hash, and the
+    /// user of a request; none for a control record.
+    #[must_use]
+    pub fn record_check(&self, campaign_hash: u64, user: Option<&UserId>) -> u32 {
+        let (k0, k1) = self.feed;
+        let mut hasher = SipHasher64::new_with_keys(k0, k1);
+        // No campaign id begins with this byte. User ids are not empty, so a control record differs.
+        hasher.write_u8(0);
+        hasher.write(&campaign_hash.to_le_bytes());
+        hasher.write(user.map_or(&[], |user| user.as_str().as_bytes()));
+        hasher.finish() as u32
     }
 
     /// Returns 256 bits for a coupon's code (HMAC-SHA256). `block` numbers further blocks of a

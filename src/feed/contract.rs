@@ -14,12 +14,11 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{DecisionFeed, FOLLOWER_MESSAGES_MAX, FeedEvent, MESSAGE_DECISIONS_MAX};
 use crate::{
     domain::{
-        answer::{Answer, CouponFace},
-        decision::Refusal,
-        ids::{CampaignId, Offset, Partition, ProcessName, Timestamp, UserId},
+        decision::{Decision, Held, Refusal},
+        ids::{Offset, Partition, ProcessName, Timestamp},
         reason::Reason,
     },
-    wire::feed_message::{FeedDecision, FeedMessage, Sender},
+    wire::feed_message::{CampaignNews, FeedDecision, FeedMessage, Sender, Tally},
 };
 
 /// One check of the contract.
@@ -80,6 +79,7 @@ fn message(epoch: u32, partition: Partition, from: Offset, to: Offset) -> FeedMe
         halted: None,
         unread: None,
         decisions: Vec::new(),
+        campaigns: Vec::new(),
     }
 }
 
@@ -111,30 +111,22 @@ async fn next_message(follower: &mut mpsc::Receiver<FeedEvent>, epoch: u32) -> F
     }
 }
 
-fn decision(offset: Offset, user: Option<&str>, answer: Answer) -> FeedDecision {
-    FeedDecision {
-        offset,
-        campaign_id: CampaignId::parse("contract").expect("a valid id"),
-        user_id: user.map(|user| UserId::parse(user).expect("a valid id")),
-        answer,
-    }
+fn decision(offset: Offset, decision: Decision) -> FeedDecision {
+    FeedDecision { offset, decision, holds: false, check: u32::MAX - 7 }
 }
 
-/// Covers every answer, a halt, and a message of the largest size.
+/// Covers every decision, a halt, and a message of the largest size.
 pub async fn every_message_arrives_unchanged(feed: &dyn DecisionFeed) {
     const EPOCH: u32 = 101;
-    let coupon = CouponFace {
-        sequence: u32::MAX,
-        code: "CODE-\"1\"".into(),
-        issued_at: Timestamp(1_760_000_000_123),
-    };
+    let held = Held { sequence: u32::MAX, issued_at: Timestamp(1_760_000_000_123) };
     let mut decisions = vec![
-        decision(0, Some("u"), Answer::Issued { coupon: coupon.clone() }),
-        decision(1, Some("u"), Answer::AlreadyIssued { coupon: coupon.clone() }),
-        decision(2, None, Answer::Accepted),
+        decision(0, Decision::Issued(held)),
+        decision(1, Decision::AlreadyIssued(held)),
+        decision(2, Decision::Accepted),
     ];
     for reason in Reason::ALL {
-        decisions.push(decision(3, Some("u"), Answer::Rejected { reason }));
+        let rejected = decision(3, Decision::Rejected(reason));
+        decisions.extend([rejected, FeedDecision { holds: true, ..rejected }]);
     }
     let refusals = [
         Refusal::StaleVersion,
@@ -143,13 +135,17 @@ pub async fn every_message_arrives_unchanged(feed: &dyn DecisionFeed) {
         Refusal::Invalid,
     ];
     for refusal in refusals {
-        decisions.push(decision(u64::MAX, None, Answer::Refused { refusal }));
+        decisions.push(decision(u64::MAX, Decision::Refused(refusal)));
     }
-    let many = decision(9, Some(&"u".repeat(64)), Answer::Issued { coupon });
+    let (highest, version) = (Some(0), Some(3));
+    let news =
+        |campaign| CampaignNews { campaign, tally: Tally([7; Tally::LEN]), highest, version };
+    let many = vec![decision(9, Decision::Issued(held)); MESSAGE_DECISIONS_MAX];
+    let of_each = (0..).map(news).take(many.len()).collect();
     let messages = [
-        FeedMessage { decisions, ..message(EPOCH, 0, 0, 5) },
+        FeedMessage { decisions, campaigns: vec![news(u64::MAX)], ..message(EPOCH, 0, 0, 5) },
         FeedMessage { halted: Some("the tail\nis \"gone\"".into()), ..message(EPOCH, 0, 5, 5) },
-        FeedMessage { decisions: vec![many; MESSAGE_DECISIONS_MAX], ..message(EPOCH, 0, 5, 5_000) },
+        FeedMessage { decisions: many, campaigns: of_each, ..message(EPOCH, 0, 5, 5_000) },
     ];
     let mut follower = follow(feed).await;
     for message in messages {

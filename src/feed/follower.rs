@@ -99,11 +99,7 @@ impl FollowerSender {
 mod tests {
     use super::*;
     use crate::{
-        domain::{
-            answer::Answer,
-            decision::Refusal,
-            ids::{CampaignId, ProcessName},
-        },
+        domain::{decision::Decision, ids::ProcessName},
         feed::MESSAGE_DECISIONS_MAX,
         wire::feed_message::{FeedDecision, Sender},
     };
@@ -121,6 +117,7 @@ mod tests {
             halted: None,
             unread: None,
             decisions: Vec::new(),
+            campaigns: Vec::new(),
         })
     }
 
@@ -149,14 +146,10 @@ mod tests {
     #[test]
     fn decisions_that_wait_are_bounded() {
         let (mut sender, mut receiver) = FollowerSender::new();
-        let decision = FeedDecision {
-            offset: 0,
-            campaign_id: CampaignId::parse("spring").unwrap(),
-            user_id: None,
-            answer: Answer::Refused { refusal: Refusal::Closed },
-        };
+        let decision =
+            FeedDecision { offset: 0, decision: Decision::Accepted, holds: false, check: 7 };
         let large = |to| FeedMessage {
-            decisions: vec![decision.clone(); MESSAGE_DECISIONS_MAX],
+            decisions: vec![decision; MESSAGE_DECISIONS_MAX],
             ..FeedMessage::clone(&message(to))
         };
         let fit = (FOLLOWER_DECISIONS_MAX / MESSAGE_DECISIONS_MAX) as u64;

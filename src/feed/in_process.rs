@@ -57,6 +57,7 @@ mod tests {
             halted: None,
             unread: None,
             decisions: Vec::new(),
+            campaigns: Vec::new(),
         }
     }
 

@@ -30,7 +30,10 @@ use crate::{
         errors::Meaning,
     },
     telemetry::metrics,
-    wire::feed_message::{AnyMessage, FeedCodec, FeedMessage, NodeMessage},
+    wire::{
+        feed_codec::FeedCodec,
+        feed_message::{AnyMessage, FeedMessage, NodeMessage},
+    },
 };
 
 /// Most messages in the producer's queue: several seconds of 12 partitions with 100 batches a second

@@ -16,12 +16,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     domain::rows::NodeRow,
-    wire::feed_message::{FeedMessage, NodeMessage},
+    wire::feed_message::{CampaignNews, FeedDecision, FeedMessage, NodeMessage},
 };
 
 pub use generations::HeardGenerations;
 
-/// Most decisions in one message: at about 250 bytes each, below a broker's limit of 1 MiB.
+/// Most decisions in one message: with their campaigns, at 72 bytes each, below a broker's limit of 1 MiB.
 pub const MESSAGE_DECISIONS_MAX: usize = 1_024;
 
 /// Most messages that wait for a follower. When more arrive, it loses messages.
@@ -30,10 +30,11 @@ pub const FOLLOWER_MESSAGES_MAX: usize = 4_096;
 /// Most decisions in these messages: about a second of them.
 pub const FOLLOWER_DECISIONS_MAX: usize = 32_768;
 
-/// Most memory of what waits for a follower. A decision has about 250 bytes, a message without decisions
-/// less than 1 KiB.
-pub(crate) const FOLLOWER_BYTES: usize =
-    FOLLOWER_DECISIONS_MAX * 256 + FOLLOWER_MESSAGES_MAX * 1_024;
+/// Most memory of what waits for a follower: decisions, each of another campaign, and messages, which have
+/// less than 1 KiB without them.
+pub(crate) const FOLLOWER_BYTES: usize = FOLLOWER_DECISIONS_MAX
+    * (size_of::<FeedDecision>() + size_of::<CampaignNews>())
+    + FOLLOWER_MESSAGES_MAX * 1_024;
 
 const _: () = assert!(FOLLOWER_DECISIONS_MAX >= MESSAGE_DECISIONS_MAX);
 

@@ -16,7 +16,7 @@ use crate::{
         Layout, StoreInspection,
         cql::{self, ConnectError, CqlStore, SetupRefusal, Step},
     },
-    wire::feed_message::FeedCodec,
+    wire::feed_codec::FeedCodec,
 };
 
 /// The remedy for data of another format.
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let said = error.to_string();
         let expected = "keyspace k has format 1, this version of coupond reads and writes only \
-                        format 3; set cql.keyspace and kafka.topic_prefix to new names";
+                        format 4; set cql.keyspace and kafka.topic_prefix to new names";
         assert!(said.starts_with(expected), "{said}");
     }
 }

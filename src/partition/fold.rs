@@ -1,16 +1,15 @@
-//! Folds batches of records into rows to be stored and answers to be published.
+//! Folds batches of records into rows to be stored and decisions to be published.
 
 use std::ops::ControlFlow;
 
 use super::recovery::{Contradiction, Expectations, Recovered};
 use crate::{
     domain::{
-        answer::{Answer, CouponFace},
         campaign::{At, Campaign},
         coupon::Coupon,
-        decision::{Decision, DerivedRow, Held, Outcome},
-        definition::{Definition, DefinitionVersion},
-        ids::{Offset, Sequence, UserId},
+        decision::{Decision, DerivedRow, Outcome},
+        definition::DefinitionVersion,
+        ids::Offset,
         keys::Keys,
         record::Record,
         rows::Counts,
@@ -39,8 +38,21 @@ pub struct FoldedRecord {
     /// The campaign's rows up to this record, if a coupon or a version was derived from it. A
     /// repeated request is answered "issued" as well, but issues nothing.
     pub counts: Option<Counts>,
-    /// The decision and its form for the feed; none if the campaign is not defined at this offset.
-    pub outcome: Option<(Decision, FeedDecision)>,
+    /// What the feed is told; none if the campaign is not defined at this offset.
+    pub outcome: Option<Told>,
+}
+
+/// A decision for the feed, with what the message says of its campaign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The decision.
+    pub decision: FeedDecision,
+    /// The campaign's hash in the feed.
+    pub campaign: u64,
+    /// Offset of the definition version in effect behind the record, if there is one.
+    pub version: Option<Offset>,
+    /// Whether the record was issued a coupon of its own.
+    pub issues: bool,
 }
 
 impl FoldedRecord {
@@ -74,15 +86,17 @@ pub struct Folder {
     /// of the log, and nothing may be derived from it.
     stopped: bool,
     keys: std::sync::Arc<Keys>,
-    log_epoch: u32,
+    /// The campaign's hash in the feed.
+    hash: u64,
 }
 
 impl Folder {
     /// Continues from a recovered campaign.
     #[must_use]
-    pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>, log_epoch: u32) -> Self {
+    pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>) -> Self {
         let Recovered { campaign, expectations, is_repair } = recovered;
-        Self { campaign, expectations, is_repair, stopped: false, keys, log_epoch }
+        let hash = keys.campaign_hash(campaign.id());
+        Self { campaign, expectations, is_repair, stopped: false, keys, hash }
     }
 
     /// Returns the campaign's state.
@@ -113,8 +127,7 @@ impl Folder {
         }
         folded.records.reserve(records.len());
         folded.coupons.reserve((self.campaign.remaining() as usize).min(records.len()));
-        let Self { campaign, expectations, keys, log_epoch, stopped, .. } = self;
-        let answers = Answers { keys, log_epoch: *log_epoch };
+        let Self { campaign, expectations, keys, hash, stopped, .. } = self;
         campaign.fold_all(records, |campaign, at, record, outcome| {
             let digest = match &outcome {
                 Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } => {
@@ -131,7 +144,12 @@ impl Folder {
                 folded.contradiction = Some(contradiction);
                 return ControlFlow::Break(());
             }
-            answers.add(campaign, (at, record), outcome, &mut folded);
+            folded.add(
+                campaign,
+                at.offset,
+                told(campaign, at, &record, &outcome, (keys, *hash)),
+                outcome,
+            );
             ControlFlow::Continue(())
         });
         if folded.contradiction.is_none() {
@@ -142,84 +160,40 @@ impl Folder {
     }
 }
 
-/// Turns outcomes into rows and answers.
-struct Answers<'a> {
-    keys: &'a Keys,
-    log_epoch: u32,
-}
-
-impl Answers<'_> {
-    fn add(
-        &self,
-        campaign: &Campaign,
-        (at, record): (At, Record),
-        outcome: Outcome,
-        folded: &mut Folded,
-    ) {
-        let Outcome::Decided { decision, row } = outcome else {
-            folded.records.push(FoldedRecord { offset: at.offset, counts: None, outcome: None });
-            return;
-        };
-        let counts = row.as_ref().and_then(|_| campaign.counts());
-        let code = match row {
-            Some(DerivedRow::Coupon(coupon)) => {
-                let code = coupon.code.clone();
-                folded.coupons.push(coupon);
-                Some(code)
+impl Folded {
+    /// Adds a record's outcome. `campaign` is as it is behind the record.
+    fn add(&mut self, campaign: &Campaign, offset: Offset, told: Option<Told>, outcome: Outcome) {
+        let mut counts = None;
+        if let Outcome::Decided { row: Some(row), .. } = outcome {
+            counts = campaign.counts();
+            match row {
+                DerivedRow::Coupon(coupon) => self.coupons.push(coupon),
+                DerivedRow::Version(version) => self.versions.push(*version),
             }
-            Some(DerivedRow::Version(version)) => {
-                folded.versions.push(*version);
-                None
-            }
-            None => None,
-        };
-        let (campaign_id, user_id, answer) = match record {
-            Record::Request(request) => {
-                let answer = self.answer(campaign, decision, &request.user, code);
-                (request.campaign, Some(request.user), answer)
-            }
-            Record::Control(control) => (control.campaign, None, control_answer(decision)),
-        };
-        let offset = at.offset;
-        let outcome = Some((decision, FeedDecision { offset, campaign_id, user_id, answer }));
-        folded.records.push(FoldedRecord { offset, counts, outcome });
-    }
-
-    fn answer(
-        &self,
-        campaign: &Campaign,
-        decision: Decision,
-        user: &UserId,
-        code: Option<Box<str>>,
-    ) -> Answer {
-        let face = |held: Held, code: Option<Box<str>>| CouponFace {
-            sequence: held.sequence,
-            code: code.unwrap_or_else(|| self.code(campaign, held.sequence, user)),
-            issued_at: held.issued_at,
-        };
-        match decision {
-            Decision::Issued(held) => Answer::Issued { coupon: face(held, code) },
-            Decision::AlreadyIssued(held) => Answer::AlreadyIssued { coupon: face(held, code) },
-            other => control_answer(other),
         }
-    }
-
-    /// Spells the code of an earlier coupon again. The code format is never amended.
-    fn code(&self, campaign: &Campaign, sequence: Sequence, user: &UserId) -> Box<str> {
-        let spell = |definition: &Definition| {
-            let id = campaign.id();
-            definition.terms.code.spell(self.keys, id, self.log_epoch, sequence, user)
-        };
-        campaign.definition().map(spell).unwrap_or_default()
+        self.records.push(FoldedRecord { offset, counts, outcome: told });
     }
 }
 
-fn control_answer(decision: Decision) -> Answer {
-    match decision {
-        Decision::Rejected(reason) => Answer::Rejected { reason },
-        Decision::Refused(refusal) => Answer::Refused { refusal },
-        Decision::Accepted | Decision::Issued(_) | Decision::AlreadyIssued(_) => Answer::Accepted,
-    }
+/// Returns what the feed is told of a record. `campaign` is as it is behind the record.
+fn told(
+    campaign: &Campaign,
+    At { offset, .. }: At,
+    record: &Record,
+    outcome: &Outcome,
+    (keys, hash): (&Keys, u64),
+) -> Option<Told> {
+    let Outcome::Decided { decision, row } = outcome else { return None };
+    let user = match record {
+        Record::Request(request) => Some(&request.user),
+        Record::Control(_) => None,
+    };
+    let is_rejected = matches!(decision, Decision::Rejected(_));
+    let holds = is_rejected && user.is_some_and(|user| campaign.holds(user));
+    let check = keys.record_check(hash, user);
+    let decision = FeedDecision { offset, decision: *decision, holds, check };
+    let issues = matches!(row, Some(DerivedRow::Coupon(_)));
+    Some(Told { decision, campaign: hash, version: campaign.version(), issues })
 }
 
 #[cfg(test)]
@@ -230,7 +204,7 @@ pub(super) mod tests {
     use crate::{
         domain::{
             definition::Terms,
-            ids::{CampaignId, LogPartition, Timestamp},
+            ids::{CampaignId, LogPartition, Sequence, Timestamp, UserId},
             record::{Change, Control, Request},
             rows::CampaignRows,
         },
@@ -252,6 +226,12 @@ pub(super) mod tests {
         let campaign = CampaignId::parse("spring").unwrap();
         let user = UserId::parse(user).unwrap();
         (at(offset), Record::Request(Request { campaign, user, idempotency_key: None }))
+    }
+
+    /// Returns what the feed is told of a record that issues no coupon.
+    pub(in super::super) fn told_of(offset: Offset, decision: Decision) -> Told {
+        let decision = FeedDecision { offset, decision, holds: false, check: 7 };
+        Told { decision, campaign: 9, version: Some(0), issues: false }
     }
 
     /// Returns the rows of a campaign with this many coupons, defined at offset 0.
@@ -279,7 +259,30 @@ pub(super) mod tests {
         let campaign = CampaignId::parse("spring").unwrap();
         let mut recovery = Recovery::new(campaign, PLACE, 0, rows, keys()).unwrap();
         recovery.coupons(coupons).unwrap();
-        Folder::new(recovery.finish().unwrap(), keys(), 1)
+        Folder::new(recovery.finish().unwrap(), keys())
+    }
+
+    fn told(folded: Folded) -> Vec<Told> {
+        folded.records.into_iter().filter_map(|record| record.outcome).collect()
+    }
+
+    #[test]
+    fn the_feed_is_told_who_holds_a_coupon() {
+        let terms = Terms { per_user_limit: 2, ..Terms::of(1) };
+        let campaign = CampaignId::parse("spring").unwrap();
+        let define = Control { campaign, based_on: None, change: Change::Defined { terms } };
+        let mut folder = recovered(CampaignRows::default(), Vec::new());
+        let records = vec![(at(3), Record::from(define)), request(4, "ada"), request(6, "ada")];
+        let log = records.into_iter().chain([request(7, "bob")]).collect();
+        let told = told(folder.fold(Batch { records: log, passed: 8, is_replay: false }));
+        let facts = told.iter().map(|it| (it.decision.holds, it.issues, it.version));
+        let no = (false, false, Some(3));
+        assert_eq!(
+            facts.collect::<Vec<_>>(),
+            [no, (false, true, Some(3)), (true, false, Some(3)), no]
+        );
+        let checks: Vec<_> = told.iter().map(|it| it.decision.check).collect();
+        assert!(checks[1] == checks[2] && checks[2] != checks[3] && checks[0] != checks[1]);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! `assignment` decides whether a partition may be taken over. `flow` is the state machine of one
 //! owned partition: `acks` is its watermark, and `owned_campaign`, `window` and `campaign_holds`
 //! are the states of one campaign in it. `recovery` turns rows into a campaign, `fold` turns a batch
-//! of records into rows and answers, `pipeline` keeps the order of deciding, storing and reporting.
+//! of records into rows and decisions, `pipeline` keeps the order of deciding, storing and reporting.
+//! `tallies` counts a campaign's decisions for the feed.
 //! `expiry` says when undecided records are about to be removed, `restart` decides when to try again
 //! and when to give up, `scrub` finds by-user rows that vanished. `skips` says which positions are
 //! passed undecided, and `range_search` finds the end of what cannot be read. `watermark_age` says for
@@ -27,5 +28,6 @@ pub mod recovery;
 pub mod restart;
 pub mod scrub;
 pub mod skips;
+pub mod tallies;
 pub mod watermark_age;
 pub mod window;

@@ -161,7 +161,7 @@ mod tests {
         let campaign = CampaignId::parse("spring").unwrap();
         let rows = CampaignRows::default();
         let recovery = Recovery::new(campaign.clone(), PLACE, 0, rows, keys()).unwrap();
-        let folder = Folder::new(recovery.finish().unwrap(), keys(), 1);
+        let folder = Folder::new(recovery.finish().unwrap(), keys());
         Pipeline::new(campaign, 1, folder)
     }
 

@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn a_released_hold_derives_missing_rows() {
         let recovered = start(3, &[1, 2, 7], vec![released_hold(3)]).unwrap();
-        let mut folder = Folder::new(recovered, keys(), 1);
+        let mut folder = Folder::new(recovered, keys());
         let records = log().split_off(3);
         let folded = folder.fold(Batch { records, passed: 8, is_replay: false });
         assert_eq!((folded.contradiction, folded.coupons), (None, rows().1.split_off(2)));

@@ -6,7 +6,7 @@
 //! ports, `appends` knows which call appended what, and `strange` appends what no node writes.
 //! `node` runs the core of a node on them. `story` plays a course with its `client`s; `trouble` lets
 //! acts happen. `probe` lets actors panic, `unreachable` keeps rows from them, and `bounds` and
-//! `leaks` count what they have under way. `judge` and `order` say what is wrong; `evidence` is what
+//! `leaks` count what they have under way. `judge`, `order` and `telling` say what is wrong; `evidence` is what
 //! they judge by. `shrink` makes a failure short.
 
 mod act;
@@ -41,6 +41,7 @@ mod skips;
 mod store;
 mod story;
 mod strange;
+mod telling;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

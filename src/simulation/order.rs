@@ -8,6 +8,7 @@ use super::{
     feed::Published,
     node::Engines,
     store::Landed,
+    telling::spoken,
 };
 use crate::{
     domain::{
@@ -68,23 +69,25 @@ pub(super) fn violations(
             }
         }
     }
-    let decisions = published.iter().flat_map(|published| {
-        let decisions = published.message.decisions.iter();
-        decisions.map(|it| (&it.campaign_id, &it.answer, published.landed, "published"))
-    });
+    let offset_of = |campaign: &CampaignId, sequence: Sequence| {
+        Some(places.get(campaign)?.coupons.get((sequence as usize).checked_sub(1)?)?.0)
+    };
+    let (spoken, wrong) = spoken(engines, published, offset_of);
+    let wrong = wrong.into_iter().filter(|(campaign, _)| !evidence.is_lost(engines, campaign));
+    broken.extend(wrong.map(|(_, violation)| violation));
+    let decisions = spoken.iter().map(|it| (&it.campaign, it.sequence, it.landed, "published"));
     let answers = evidence.told.iter().filter_map(|told| {
         let Told { request, answer, landed, .. } = told;
-        answer.as_ref().map(|answer| (&request.campaign, answer, *landed, "told"))
-    });
-    for (campaign, answer, landed, what) in decisions.chain(answers) {
-        let (Answer::Issued { coupon } | Answer::AlreadyIssued { coupon }) = answer else {
-            continue;
+        let (Answer::Issued { coupon } | Answer::AlreadyIssued { coupon }) = answer.as_ref()?
+        else {
+            return None;
         };
-        let stored =
-            places.get(campaign).and_then(|it| it.landed.get(coupon.sequence as usize - 1));
+        Some((&request.campaign, coupon.sequence, *landed, "told"))
+    });
+    for (campaign, sequence, landed, what) in decisions.chain(answers) {
+        let stored = places.get(campaign).and_then(|it| it.landed.get(sequence as usize - 1));
         if stored.is_none_or(|(place, _)| *place >= landed) && !evidence.is_lost(engines, campaign)
         {
-            let sequence = coupon.sequence;
             let detail = format!("coupon {sequence} of {campaign} was {what} before it was stored");
             broken.push(Violation::new("INV-3", detail));
         }

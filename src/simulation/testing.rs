@@ -210,7 +210,7 @@ impl OwnedWorld {
             Some(_) => (0, 0, 0),
             None => (0, self.watermark(partition), self.end(partition)),
         };
-        let (log_epoch, decisions) = (self.engines.layout.log_epoch, Vec::new());
+        let (decisions, campaigns) = (Vec::new(), Vec::new());
         // Beside the owner, which goes on.
         let owner = ProcessName::of(1);
         let number = self.messages(partition).iter().filter(|it| it.sender.owner == owner).count();
@@ -218,7 +218,7 @@ impl OwnedWorld {
         let (generation, number) = (generation.unwrap_or(0), number as u64 + 1);
         let sender = Sender { generation, owner, number };
         self.send(FeedMessage {
-            log_epoch,
+            log_epoch: self.engines.layout.log_epoch,
             partition,
             sender,
             from,
@@ -229,6 +229,7 @@ impl OwnedWorld {
             halted,
             unread,
             decisions,
+            campaigns,
         })
         .await;
     }

@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod decode_step;
+pub mod feed_codec;
 pub mod feed_message;
 pub mod format;
 #[cfg(test)]

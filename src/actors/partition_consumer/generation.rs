@@ -25,8 +25,9 @@ impl PartitionState {
     pub(super) fn publish_halted(&mut self) {
         if let Some(halt) = &self.halted {
             let (halted, unread) = (Some(halt.to_string()), halt.unread);
-            let (waiting, is_heartbeat, decisions) = (0, false, Vec::new());
-            let news = News { from: 0, to: 0, end: 0, waiting, is_heartbeat, decisions };
+            let (from, to, end, waiting, is_heartbeat) = (0, 0, 0, 0, false);
+            let (decisions, campaigns) = (Vec::new(), Vec::new());
+            let news = News { from, to, end, waiting, is_heartbeat, decisions, campaigns };
             self.publish(news, halted, unread);
         }
     }
@@ -40,7 +41,8 @@ impl PartitionState {
             claimed => claimed,
         };
         let sender = Sender { generation, owner: environment.process.clone(), number };
-        let News { from, to, end, waiting, is_heartbeat, decisions } = news;
+        let News { from, to, end, waiting, is_heartbeat, decisions, mut campaigns } = news;
+        self.tallies.sum(generation, &mut campaigns);
         let message = FeedMessage {
             log_epoch: environment.log_epoch,
             partition,
@@ -53,6 +55,7 @@ impl PartitionState {
             halted,
             unread,
             decisions,
+            campaigns,
         };
         if self.feed.try_send(message).is_err() {
             tracing::debug!(partition, "feed message dropped");

@@ -35,6 +35,7 @@ use crate::{
         flow::{Again, BatchReport, Event, Flow},
         recovery::Contradiction,
         skips::Passing,
+        tallies::Tallies,
         watermark_age::WatermarkAge,
     },
     telemetry::metrics,
@@ -95,6 +96,7 @@ pub struct PartitionState {
     feed: mpsc::Sender<FeedMessage>,
     /// The generation that this owner has claimed; 0 until then.
     generation: u64,
+    tallies: Tallies,
     /// The node stops: nothing new is read any more.
     draining: bool,
     drain: Option<RpcReplyPort<()>>,
@@ -140,6 +142,7 @@ impl Actor for PartitionConsumer {
             skipping: Skipping::default(),
             feed,
             generation: 0,
+            tallies: Tallies::default(),
             draining: false,
             drain: None,
             ticks: 0,

@@ -19,20 +19,24 @@ use crate::{
         halt::{Halt, HaltReason, Unread},
         ids::{Offset, Partition},
     },
-    wire::feed_message::{Condition, Sender},
+    wire::feed_message::Condition,
 };
 
+mod event;
+mod heard;
 mod owners;
 mod shares;
 
 pub(crate) use self::{
+    event::{Effect, Event, Message},
+    heard::{HEARD_BYTES, Heard},
     owners::Ignored,
     shares::{User, WAITER_BYTES},
 };
-use self::{owners::Owners, shares::Shares};
+use self::{heard::HeardCampaigns, owners::Owners, shares::Shares};
 
 /// Decisions that a node remembers: about 6 s at 10,000 a second, longer than a client takes from
-/// its `202` to its first `GET`. About 20 MB. Fewer where memory is short.
+/// its `202` to its first `GET`. About 12 MB. Fewer where memory is short.
 pub(crate) const RECENT_DECISIONS_MAX: usize = 65_536;
 
 /// Requests whose latency is measured at once: as many as may be in flight with a waiter. Further
@@ -49,58 +53,6 @@ pub(crate) struct Limits {
     pub decisions: usize,
     /// Waiters of clients.
     pub waiters: usize,
-}
-
-/// An event of the feed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event<D> {
-    /// A message of one partition's owner.
-    Message(Message<D>),
-    /// Messages were lost, of any partition.
-    Gap,
-}
-
-/// The contents of a feed message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Message<D> {
-    /// The owner's partition.
-    pub partition: Partition,
-    /// Who sent it, and in which order.
-    pub sender: Sender,
-    /// The watermark.
-    pub to: Offset,
-    /// The end of the log as the owner last saw it.
-    pub end: Offset,
-    /// The number of records below `end` that wait for a decision.
-    pub waiting: u64,
-    /// How the partition is, if the owner says so.
-    pub condition: Option<Condition>,
-    /// The reason of the halt, if the partition is halted.
-    pub halted: Option<String>,
-    /// The range that halts the partition, if its owner knows it.
-    pub unread: Option<Unread>,
-    /// Decisions by offset.
-    pub decisions: Vec<(Offset, D)>,
-}
-
-/// An action for the caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Effect<D, W> {
-    /// Give the waiter its decision. Its place is free.
-    Tell(W, D),
-    /// The decision may have been lost: make the waiter ask the store. It keeps its place.
-    AskStore(W),
-    /// A request of this node was decided this long after it was received.
-    Took(Duration),
-    /// A message had no effect.
-    Ignored(Ignored),
-    /// Two decisions of one position differ, which breaks INV-3.
-    Contradiction {
-        /// The partition.
-        partition: Partition,
-        /// The position in it.
-        offset: Offset,
-    },
 }
 
 /// Names a waiter's place.
@@ -184,6 +136,7 @@ pub(crate) struct Follower<D, W> {
     limits: Limits,
     partitions: Vec<FollowedPartition<D, W>>,
     order: VecDeque<(Partition, Offset)>,
+    heard: HeardCampaigns,
     waiters: usize,
     shares: Shares,
     measured: usize,
@@ -199,6 +152,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             limits,
             partitions: (0..partitions).map(|_| FollowedPartition::default()).collect(),
             order: VecDeque::new(),
+            heard: HeardCampaigns::default(),
             waiters: 0,
             shares: Shares::default(),
             measured: 0,
@@ -211,6 +165,7 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
         match event {
             Event::Message(message) => self.message(now, message),
             Event::Gap => {
+                self.heard.lose(now);
                 let mut effects = Vec::new();
                 for partition in &mut self.partitions {
                     partition.ask_store_below(Offset::MAX, &mut effects);
@@ -236,6 +191,11 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
             (partition.end, partition.undecided) = (message.end, message.waiting);
         }
         partition.condition = message.condition.or(partition.condition.take());
+        // With the decisions, so that views count what waiters are told.
+        self.heard.hear(now, partition.watermark.unwrap_or(0), &message.campaigns);
+        if lost {
+            self.heard.lose(now);
+        }
         for (offset, decision) in message.decisions {
             match partition.decisions.get(&offset) {
                 // Told twice: by a second owner, or again after a takeover.
@@ -328,6 +288,18 @@ impl<D: Clone + PartialEq, W: Clone> Follower<D, W> {
     #[must_use]
     pub(crate) fn decision(&self, partition: Partition, offset: Offset) -> Option<&D> {
         self.partitions.get(partition as usize)?.decisions.get(&offset)
+    }
+
+    /// Returns what was heard of a campaign, by its hash.
+    #[must_use]
+    pub(crate) fn heard(&self, campaign: u64) -> Option<Heard> {
+        self.heard.of(campaign)
+    }
+
+    /// Returns when the definition of some campaign may have changed last, as far as this node knows.
+    #[must_use]
+    pub(crate) fn definitions_changed_at(&self) -> Option<Moment> {
+        self.heard.changed_at()
     }
 
     /// Returns the watermark of a partition, if its owner was ever heard.

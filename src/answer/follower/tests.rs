@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::ids::ProcessName;
+use crate::{domain::ids::ProcessName, wire::feed_message::Sender};
 
 type Tested = Follower<&'static str, char>;
 
@@ -30,8 +30,9 @@ fn message(
 /// Returns a message that tells the watermark alone.
 fn quiet<D>(partition: Partition, to: Offset) -> Message<D> {
     let (sender, waiting, condition) = (sender(), 0, None);
-    let (halted, unread, decisions) = (None, None, Vec::new());
-    Message { partition, sender, to, end: to, waiting, condition, halted, unread, decisions }
+    let (halted, unread, decisions, campaigns) = (None, None, Vec::new(), Vec::new());
+    let end = to;
+    Message { partition, sender, to, end, waiting, condition, halted, unread, decisions, campaigns }
 }
 
 fn halted(partition: Partition, reason: &str) -> Event<&'static str> {

@@ -19,7 +19,7 @@ use super::{
     fields, json, problem::Problem, public, server::ANSWER_BYTES_FREE, views::CampaignBody,
 };
 use crate::{
-    api::service::{CampaignList, Service},
+    api::service::{CampaignList, Freshen, Service},
     domain::{definition::Audience, ids::CampaignId},
 };
 
@@ -59,7 +59,8 @@ impl Pages {
         let left = limit.map_or(PAGE_DEFAULT, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
         let list = service.campaigns().await?;
         self.write(list).await;
-        let mut page = Page { latest: self.latest.clone(), after, left, state: State::Begins };
+        let (latest, freshen) = (self.latest.clone(), service.freshen());
+        let mut page = Page { latest, freshen, after, left, state: State::Begins };
         let first = page.next_piece().unwrap_or_default();
         let body = match page.state {
             State::Ended => Body::from(first),
@@ -104,17 +105,28 @@ impl Written {
         Self { list: Arc::downgrade(list), ids, ends, text }
     }
 
-    /// Returns how many campaigns behind `after` a piece has, of at most `limit`, and where it lies.
-    fn cut(&self, after: Option<&CampaignId>, limit: usize) -> std::ops::Range<usize> {
-        let first = after.map_or(0, |after| self.ids.partition_point(|id| id <= after));
-        let ends = &self.ends[first..self.ends.len().min(first + limit)];
-        let start = self.start_of(first);
-        let fit = ends.partition_point(|end| end - start <= PIECE_BYTES);
-        first..first + fit.max(1).min(ends.len())
-    }
-
-    fn start_of(&self, at: usize) -> usize {
-        if at == 0 { 0 } else { self.ends[at - 1] + 1 }
+    /// Adds campaigns from `first` on to `piece`, at most `limit` and as many as fit, each as it is by
+    /// now. Returns the index behind the last one.
+    fn cut(&self, first: usize, limit: usize, freshen: &Freshen, piece: &mut Vec<u8>) -> usize {
+        let list = self.list.upgrade();
+        let fresh = |id| {
+            let fresh = freshen(list.as_ref()?.view(id)?)?;
+            Some(json::to_bytes(&CampaignBody::from(&fresh)))
+        };
+        let end = self.ids.len().min(first.saturating_add(limit));
+        for at in first..end {
+            let start = if at == 0 { 0 } else { self.ends[at - 1] + 1 };
+            let fresh = fresh(&self.ids[at]);
+            let text = fresh.as_deref().unwrap_or(&self.text[start..self.ends[at]]);
+            if at > first && piece.len() + 1 + text.len() > PIECE_BYTES {
+                return at;
+            }
+            if at > first {
+                piece.push(b',');
+            }
+            piece.extend(text);
+        }
+        end
     }
 }
 
@@ -126,6 +138,7 @@ const _: () = assert!(CAMPAIGN_BYTES_MAX < PIECE_BYTES);
 /// The rest of a page.
 struct Page {
     latest: Arc<Latest>,
+    freshen: Freshen,
     /// The last campaign that was cut, or the one that the client has named.
     after: Option<CampaignId>,
     /// Campaigns that may still come.
@@ -148,16 +161,16 @@ impl Page {
         }
         // There is one from the first page on.
         let written = self.latest.lock().clone()?;
-        let cut = written.cut(self.after.as_ref(), self.left);
-        let (first, end) = (cut.start, cut.end);
+        let after = self.after.as_ref();
+        let first = after.map_or(0, |after| written.ids.partition_point(|id| id <= after));
         let mut piece = Vec::with_capacity(ANSWER_BYTES_FREE);
         match self.state {
             State::Begins => piece.extend(BEGINS),
-            State::Goes if first < end => piece.push(b','),
+            State::Goes if first < written.ids.len() => piece.push(b','),
             State::Goes | State::Ended => {}
         }
+        let end = written.cut(first, self.left, &self.freshen, &mut piece);
         if first < end {
-            piece.extend(&written.text[written.start_of(first)..written.ends[end - 1]]);
             self.after = Some(written.ids[end - 1].clone());
             self.left -= end - first;
         }
@@ -231,7 +244,13 @@ mod tests {
 
     fn page(latest: &Arc<Latest>, after: Option<&str>, left: usize) -> Page {
         let after = after.map(|id| CampaignId::parse(id).unwrap());
-        Page { latest: latest.clone(), after, left, state: State::Begins }
+        Page {
+            latest: latest.clone(),
+            freshen: Arc::new(|_| None),
+            after,
+            left,
+            state: State::Begins,
+        }
     }
 
     fn all(mut page: Page) -> (serde_json::Value, usize) {

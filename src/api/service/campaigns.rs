@@ -15,6 +15,7 @@ use crate::{
     answer::{
         Moment,
         admission::{AdmissionView, CampaignState, EDGE_AGE_MAX, Unusable},
+        follower::Heard,
     },
     domain::{
         definition::Terms,
@@ -162,12 +163,28 @@ impl Campaigns {
         }
     }
 
-    /// Returns a snapshot at most one second old.
+    /// Returns a snapshot at most one second old, with the definition that this node has heard of.
     pub(super) async fn for_view(self: &Arc<Self>, campaign: &CampaignId) -> LoadResult {
-        match self.fresh(campaign) {
-            Some(snapshot) => Ok(Some(snapshot)),
-            None => self.exists(campaign).await,
+        let loaded = match self.fresh(campaign) {
+            Some(snapshot) => Some(snapshot),
+            None => self.exists(campaign).await?,
+        };
+        let Some(heard) = self.heard(campaign) else { return Ok(loaded) };
+        let version = |snapshot: &CampaignSnapshot| snapshot.edge.latest().map(|it| it.position);
+        match loaded.as_deref().and_then(version) {
+            Some(version) if version.offset >= heard.version => Ok(loaded),
+            _ => self.current(campaign).await,
         }
+    }
+
+    /// Returns when the definition of some campaign may have changed last, as far as this node knows.
+    pub(super) fn definitions_changed_at(&self) -> Option<Moment> {
+        self.parts.waiters.definitions_changed_at()
+    }
+
+    /// Returns what this node has heard of a campaign over the feed.
+    pub(super) fn heard(&self, campaign: &CampaignId) -> Option<Heard> {
+        self.parts.waiters.heard(self.parts.keys.campaign_hash(campaign))
     }
 
     /// Returns a snapshot whose read began after this call.

@@ -40,8 +40,9 @@ impl FindRequests for NodeService {
         if log_epoch != self.log_epoch || self.codec.partition_of(&content.campaign) != partition {
             return Err(ServiceError::UnknownRequest);
         }
-        self.check_record(&content).await?;
-        let status = match self.final_answer(&content, wait, until).await? {
+        let is_in_log = self.check_record(&content).await?;
+        let awaited = Awaited::Request { content: &content, is_in_log };
+        let status = match self.final_answer(awaited, wait, until).await? {
             Some(answer) => {
                 self.told.note(&content.campaign, &content.user, &answer);
                 RequestStatus::Decided(answer)
@@ -56,16 +57,17 @@ impl FindRequests for NodeService {
 impl NodeService {
     /// Refuses an id whose position holds another record or none: log and rows lie on one disk, and
     /// both went back to an older copy. The id was given out after its record was durable, so the
-    /// log as it is now has the record, unless it was trimmed after it was settled.
-    async fn check_record(&self, content: &RequestContent) -> Result<(), ServiceError> {
-        let Some(log) = &self.local_log else { return Ok(()) };
+    /// log as it is now has the record, unless it was trimmed after it was settled. Returns whether it
+    /// was found.
+    async fn check_record(&self, content: &RequestContent) -> Result<bool, ServiceError> {
+        let Some(log) = &self.local_log else { return Ok(false) };
         let Position { partition, offset, .. } = content.position;
         let record = match self.clock.timeout(STORE_TIMEOUT, log.find(partition, offset)).await {
             Ok(Ok(Found::Record(record))) => record,
-            Ok(Ok(Found::Trimmed)) => return Ok(()),
+            Ok(Ok(Found::Trimmed)) => return Ok(false),
             Ok(Ok(Found::Nothing)) => return Err(ServiceError::NotDecided),
             // What is skipped cannot be read, and has its answer all the same.
-            Ok(Err(_)) if self.is_skipped(content).await? => return Ok(()),
+            Ok(Err(_)) if self.is_skipped(content).await? => return Ok(false),
             Ok(Err(error)) => return Err(ServiceError::Unavailable { detail: chain(&error) }),
             Err(_) => {
                 return Err(ReadError::timed_out(format!("reading the record at {offset}")).into());
@@ -75,7 +77,7 @@ impl NodeService {
             Decoded::Record(Record::Request(request))
                 if content.is_of(record.time, &request, &self.keys) =>
             {
-                Ok(())
+                Ok(true)
             }
             _ => Err(ServiceError::NotDecided),
         }
@@ -90,11 +92,10 @@ impl NodeService {
 
     async fn final_answer(
         &self,
-        content: &RequestContent,
+        awaited: Awaited<'_>,
         wait: Duration,
         until: Moment,
     ) -> Result<Option<Answer>, ServiceError> {
-        let awaited = Awaited::Request(content);
         if !wait.is_zero() {
             match self.wait_for_decision(awaited, until).await? {
                 WaitEnd::Decided(answer) => return Ok(Some(answer)),
@@ -102,9 +103,11 @@ impl NodeService {
                 WaitEnd::NoWaiterFree => {}
             }
         }
-        let Position { partition, offset, .. } = content.position;
-        if let Some(heard) = self.waiters.decision(partition, offset) {
-            return self.heard(awaited, &heard).map(Some);
+        let Position { partition, offset, .. } = awaited.position();
+        if let Some(decision) = self.waiters.decision(partition, offset)
+            && let Some(answer) = self.heard(awaited, &decision).await?
+        {
+            return Ok(Some(answer));
         }
         // Above the watermark of an owner that decides there are no rows to read. Without this check, a
         // long queue of polling clients would compete with the owner for the store.

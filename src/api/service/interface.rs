@@ -118,11 +118,14 @@ pub(crate) trait ShowCampaigns: Send + Sync + 'static {
     /// answer.
     async fn campaign(&self, campaign: &CampaignId) -> Result<CampaignView, ServiceError>;
 
-    /// Returns all campaigns, at most 1 s old.
+    /// Returns all campaigns, at most 1 s old. Their figures are fresh after [`Self::freshen`].
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`] when the store does not answer.
     async fn campaigns(&self) -> Result<Arc<CampaignList>, ServiceError>;
+
+    /// Returns what makes a view of the list fresh.
+    fn freshen(&self) -> Freshen;
 
     /// Lists the coupons of a user in a campaign, in sequence order.
     ///
@@ -156,15 +159,26 @@ pub(crate) struct CampaignView {
     pub remaining: u32,
     /// Every record below this position is in these figures; later ones may be.
     pub as_of: Position,
+    /// Offset of the definition version in effect.
+    pub version: Offset,
     /// The hold that quarantines the campaign, if any.
     pub hold: Option<Hold>,
 }
+
+/// Returns a view with what the node has heard since it was read; `None` if it has heard nothing new.
+pub(crate) type Freshen = Arc<dyn Fn(&CampaignView) -> Option<CampaignView> + Send + Sync>;
 
 /// All campaigns, in the order of their ids.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct CampaignList(pub Vec<CampaignView>);
 
 impl CampaignList {
+    /// Returns the view of a campaign.
+    pub(crate) fn view(&self, campaign: &CampaignId) -> Option<&CampaignView> {
+        let at = self.0.binary_search_by(|view| view.campaign.cmp(campaign)).ok()?;
+        self.0.get(at)
+    }
+
     /// Returns the campaigns that `audience` sees: the public sees only those that are `listed`.
     pub(crate) fn shown_to(&self, audience: Audience) -> impl Iterator<Item = &CampaignView> {
         let is_shown =

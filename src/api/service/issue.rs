@@ -77,8 +77,8 @@ impl IssueCoupons for NodeService {
         if wait.is_zero() {
             return Ok(IssueReply { request_id, answer: None, waited: true });
         }
-        let (answer, waited) = match self.wait_for_decision(Awaited::Request(&content), until).await
-        {
+        let awaited = Awaited::Request { content: &content, is_in_log: true };
+        let (answer, waited) = match self.wait_for_decision(awaited, until).await {
             Ok(WaitEnd::Decided(answer)) => {
                 self.told.note(&content.campaign, &content.user, &answer);
                 (Some(answer), true)

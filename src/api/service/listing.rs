@@ -39,7 +39,6 @@ type ListResult = Result<Arc<CampaignList>, ServiceError>;
 #[derive(Clone)]
 pub(super) struct Parts {
     pub(super) store: Arc<dyn CouponStore>,
-    pub(super) campaigns: Arc<Campaigns>,
     pub(super) viewer: Viewer,
     /// Most campaigns of the list.
     pub(super) listed: usize,
@@ -91,22 +90,34 @@ impl Listing {
         Self { parts, tasks, latest: Mutex::default(), shown: Mutex::default() }
     }
 
-    /// Returns the list, at most 1 s old, with the states of now. All who ask within a second share
-    /// one read and its result.
+    /// Returns the list, at most 1 s old, with the states of now and every definition that this node has
+    /// heard of. All who ask within a second share one read and its result.
     pub(super) async fn current(&self) -> ListResult {
-        let now = self.parts.viewer.clock.now();
-        let is_current = |(begun, load): &(Moment, Arc<Load<ListResult>>)| {
-            !load.is_done() || now.saturating_sub(*begun) <= LIST_AGE_MAX
-        };
-        let load = {
-            let mut latest = self.latest.lock();
-            match latest.as_ref().filter(|latest| is_current(latest)) {
-                Some((_, load)) => load.clone(),
-                None => latest.insert((now, self.begin())).1.clone(),
+        let clock = &self.parts.viewer.clock;
+        let asked = clock.now();
+        loop {
+            let (load, suffices) = self.read_for(asked);
+            let read = load.finished().await?;
+            if suffices {
+                return Ok(self.stated(read, clock.wall()));
             }
-        };
-        let read = load.finished().await?;
-        Ok(self.stated(read, self.parts.viewer.clock.wall()))
+        }
+    }
+
+    /// Returns the read for a call that was made at `asked`, or the one that must end before it: there is
+    /// one at a time. Also returns whether it suffices.
+    fn read_for(&self, asked: Moment) -> (Arc<Load<ListResult>>, bool) {
+        let Viewer { clock, campaigns, .. } = &self.parts.viewer;
+        let changed_at = campaigns.definitions_changed_at();
+        let (now, mut latest) = (clock.now(), self.latest.lock());
+        if let Some((begun, load)) = &*latest {
+            let suffices = asked <= *begun || changed_at.is_none_or(|at| at < *begun);
+            let is_young = now.saturating_sub(*begun) <= LIST_AGE_MAX;
+            if !load.is_done() || suffices && is_young {
+                return (load.clone(), suffices);
+            }
+        }
+        (latest.insert((now, self.begin())).1.clone(), true)
     }
 
     /// Returns what was read, with the states at `wall`.
@@ -180,7 +191,7 @@ impl Parts {
     /// Returns the view of a campaign, or none if nothing true can be said of it: that must not cost
     /// the others their places.
     async fn view_of(&self, campaign: CampaignId) -> Result<Option<CampaignView>, ServiceError> {
-        let snapshot = match self.campaigns.for_listing(&campaign).await {
+        let snapshot = match self.viewer.campaigns.for_listing(&campaign).await {
             Ok(Some(snapshot)) => snapshot,
             Ok(None) => return Ok(None),
             Err(error) => return left_out(&campaign, error.into()),
@@ -206,12 +217,13 @@ fn left_out(
     Ok(None)
 }
 
-/// Builds views of campaigns from snapshots.
-#[derive(Debug, Clone)]
+/// Builds views of campaigns from snapshots, and from what this node has heard since.
+#[derive(Clone)]
 pub(super) struct Viewer {
     pub(super) clock: NodeClock,
     pub(super) codec: Codec,
     pub(super) log_epoch: u32,
+    pub(super) campaigns: Arc<Campaigns>,
 }
 
 impl Viewer {
@@ -222,15 +234,15 @@ impl Viewer {
         snapshot: &CampaignSnapshot,
     ) -> Result<CampaignView, ServiceError> {
         let figures = snapshot.edge.figures(self.clock.wall());
-        let (Some(figures), Some(definition)) = (figures, snapshot.edge.definition()) else {
+        let (Some(figures), Some(latest)) = (figures, snapshot.edge.latest()) else {
             // A hold can be written before the first version row, or that row has vanished.
             snapshot.refuse_quarantined()?;
             return Err(ServiceError::UnknownCampaign);
         };
-        Ok(CampaignView {
+        let view = CampaignView {
             campaign: campaign.clone(),
             state: figures.state,
-            definition: definition.clone(),
+            definition: latest.definition.clone(),
             issued: figures.issued,
             remaining: figures.remaining,
             as_of: Position {
@@ -238,7 +250,30 @@ impl Viewer {
                 partition: self.codec.partition_of(campaign),
                 offset: figures.as_of,
             },
+            version: latest.position.offset,
             hold: snapshot.quarantine().cloned(),
+        };
+        Ok(self.freshened(&view).unwrap_or(view))
+    }
+
+    /// Returns the view with the figures that this node has heard, if they are newer. A coupon of
+    /// sequence s at its own position O says that exactly s were issued below O + 1. That holds under
+    /// the definition in effect there and under all later ones.
+    pub(super) fn freshened(&self, view: &CampaignView) -> Option<CampaignView> {
+        let heard = self.campaigns.heard(&view.campaign)?;
+        let is_newer = heard.issued > view.issued || heard.below > view.as_of.offset;
+        if !is_newer || heard.version > view.version {
+            return None;
+        }
+        let CampaignView { definition, hold, .. } = view;
+        let issued = view.issued.max(heard.issued);
+        let as_of = Position { offset: view.as_of.offset.max(heard.below), ..view.as_of };
+        Some(CampaignView {
+            state: CampaignState::of(definition, hold.is_some(), issued, self.clock.wall()),
+            issued,
+            remaining: definition.terms.quota.saturating_sub(issued),
+            as_of,
+            ..view.clone()
         })
     }
 }

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::interface::{
-    AdminView, CampaignList, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
+    AdminView, CampaignList, CampaignView, ChangeCampaigns, ControlVerb, FindRequests, Freshen,
     IssueCoupons, NotReady, ReportHealth, RequestStatus, SKIP_REASON_MAX, Service, ServiceError,
     ShowCampaigns, SkipRanges, UserCoupons,
 };
@@ -197,10 +197,14 @@ impl NodeService {
             partitions: partitions.clone(),
             tasks: tasks.clone(),
         }));
-        let viewer = Viewer { clock: clock.clone(), codec: codec.clone(), log_epoch };
+        let viewer = Viewer {
+            clock: clock.clone(),
+            codec: codec.clone(),
+            log_epoch,
+            campaigns: campaigns.clone(),
+        };
         let listed = listing::Parts {
             store: store.clone(),
-            campaigns: campaigns.clone(),
             viewer: viewer.clone(),
             listed: parts.bounds.listed,
         };

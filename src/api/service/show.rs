@@ -8,7 +8,9 @@ use super::{
     NodeService,
     campaigns::CampaignSnapshot,
     health::stuck,
-    interface::{AdminView, CampaignList, CampaignView, ServiceError, ShowCampaigns, UserCoupons},
+    interface::{
+        AdminView, CampaignList, CampaignView, Freshen, ServiceError, ShowCampaigns, UserCoupons,
+    },
 };
 use crate::domain::{
     ids::{CampaignId, UserId},
@@ -24,6 +26,11 @@ impl ShowCampaigns for NodeService {
 
     async fn campaigns(&self) -> Result<Arc<CampaignList>, ServiceError> {
         self.listing.current().await
+    }
+
+    fn freshen(&self) -> Freshen {
+        let viewer = self.viewer.clone();
+        Arc::new(move |view| viewer.freshened(view))
     }
 
     async fn coupons_of(

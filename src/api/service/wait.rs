@@ -7,27 +7,29 @@ use futures_util::TryStreamExt;
 use super::{
     NodeService,
     interface::ServiceError,
-    waiters::{HeardDecision, Registration, Signal},
+    waiters::{Registration, Signal, Waiter},
 };
 use crate::{
     answer::{
         Moment,
         position::Standing,
         request_id::RequestContent,
-        rows::{FromRows, control_answer, is_of, is_sound, request_answer, unsound},
+        rows::{FromRows, control_answer, is_sound, request_answer, unsound},
+        told::{Asked, Told, answer, has_code, told},
     },
     domain::{
         answer::Answer,
         campaign::user_bucket,
         coupon::Coupon,
         definition::PER_USER_LIMIT_MAX,
-        ids::{CampaignId, Position, Sequence, UserId},
+        ids::{CampaignId, Partition, Position, Sequence, UserId},
         invariant::Invariant,
         reason::Reason,
         record::Control,
     },
     store::{Selection, StoreError},
     telemetry::metrics,
+    wire::feed_message::FeedDecision,
 };
 
 /// Pause between two reads of the store: durable progress trails the watermark by as much.
@@ -39,30 +41,48 @@ const OWNER_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// A record whose decision is awaited.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Awaited<'a> {
-    Request(&'a RequestContent),
-    Control { position: Position, control: &'a Control },
+    Request {
+        content: &'a RequestContent,
+        /// Whether the log is known to have this request at its position.
+        is_in_log: bool,
+    },
+    Control {
+        position: Position,
+        control: &'a Control,
+    },
 }
 
 impl Awaited<'_> {
-    fn position(&self) -> Position {
+    pub(super) fn position(&self) -> Position {
         match self {
-            Self::Request(content) => content.position,
+            Self::Request { content, .. } => content.position,
             Self::Control { position, .. } => *position,
         }
     }
 
     fn campaign(&self) -> &CampaignId {
         match self {
-            Self::Request(content) => &content.campaign,
+            Self::Request { content, .. } => &content.campaign,
             Self::Control { control, .. } => &control.campaign,
         }
     }
 
     fn user(&self) -> Option<&UserId> {
         match self {
-            Self::Request(content) => Some(&content.user),
+            Self::Request { content, .. } => Some(&content.user),
             Self::Control { .. } => None,
         }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let log_epoch = self.position().log_epoch;
+        Asked { campaign: self.campaign(), user: self.user(), log_epoch }
+    }
+
+    /// Whether the log is known to have this record at its position. A control record was appended just
+    /// now.
+    fn is_in_log(&self) -> bool {
+        matches!(self, Self::Request { is_in_log: true, .. } | Self::Control { .. })
     }
 }
 
@@ -92,81 +112,135 @@ impl NodeService {
         let Position { partition, offset, .. } = awaited.position();
         // Admin calls have places of their own: clients that long-poll must not lock operators out.
         let user = awaited.user().map(|user| self.user_of(awaited.campaign(), user));
-        let (waiter, mut asking) = match self.waiters.register(partition, offset, user) {
-            Registration::Known(heard) => return self.heard(awaited, &heard).map(WaitEnd::Decided),
+        let (waiter, ask) = match self.waiters.register(partition, offset, user) {
+            Registration::Known(decision) => return self.ended(awaited, &decision, until).await,
             Registration::Full => return Ok(WaitEnd::NoWaiterFree),
-            Registration::Waiting(waiter, ask) => {
-                (waiter, ask || self.waiters.tells_nothing(partition))
-            }
+            Registration::Waiting(waiter, ask) => (waiter, ask),
         };
-        let (mut first, mut failure) = (true, None);
+        let signal = match ask || self.waiters.tells_nothing(partition) {
+            true => Some(Signal::AskStore),
+            false => self.signal(&waiter, partition, until).await,
+        };
+        match signal {
+            Some(Signal::Decided(decision)) => self.ended(awaited, &decision, until).await,
+            Some(Signal::Displaced) => Ok(WaitEnd::NoWaiterFree),
+            Some(Signal::AskStore) => tokio::select! {
+                // The feed first: its decision costs no read, and ends one under way.
+                biased;
+                decision = waiter.decision() => match decision {
+                    Some(decision) => self.ended(awaited, &decision, until).await,
+                    None => Ok(WaitEnd::NoWaiterFree),
+                },
+                end = self.ask_until(awaited, until) => end,
+            },
+            None => Ok(WaitEnd::TimedOut),
+        }
+    }
+
+    /// Waits for the next signal while the partition's owner tells decisions. `None` at `until`, and when
+    /// the service shuts down.
+    async fn signal(&self, waiter: &Waiter, partition: Partition, until: Moment) -> Option<Signal> {
         loop {
-            if asking {
-                tokio::select! {
-                    // The feed first: its decision costs no read, and ends one under way.
-                    biased;
-                    heard = waiter.decision() => return match heard {
-                        Some(heard) => self.heard(awaited, &heard).map(WaitEnd::Decided),
-                        None => Ok(WaitEnd::NoWaiterFree),
-                    },
-                    asked = self.clock.timeout_at(until, self.ask_store(awaited, first)) => match asked {
-                        Ok(Ok(Some(answer))) => return Ok(WaitEnd::Decided(answer)),
-                        Ok(Ok(None)) => (first, failure) = (false, None),
-                        // A contradiction and a skip are final; a store that is away may come back
-                        // in time.
-                        Ok(Err(error @ (ServiceError::Halted { .. } | ServiceError::Skipped))) => {
-                            return Err(error);
-                        }
-                        Ok(Err(error)) => failure = Some(error),
-                        Err(_) => {}
+            let now = self.clock.now();
+            if now >= until {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                signal = waiter.signal() => return Some(signal),
+                () = self.clock.sleep_until(until.min(now + OWNER_CHECK_EVERY)) => {
+                    // A dead owner sends nothing, not even a gap: only silence shows that its
+                    // last decisions may never arrive. One that halted the partition sends no
+                    // watermark.
+                    if self.waiters.tells_nothing(partition) {
+                        return Some(Signal::AskStore);
                     }
                 }
+                // The feed is no longer followed; the client asks another node by its request id.
+                () = self.tasks.ended() => return None,
+            }
+        }
+    }
+
+    /// Asks the store until it has the answer, or until `until`.
+    async fn ask_until(
+        &self,
+        awaited: Awaited<'_>,
+        until: Moment,
+    ) -> Result<WaitEnd, ServiceError> {
+        let (mut first, mut failure) = (true, None);
+        loop {
+            match self.clock.timeout_at(until, self.ask_store(awaited, first)).await {
+                Ok(Ok(Some(answer))) => return Ok(WaitEnd::Decided(answer)),
+                Ok(Ok(None)) => (first, failure) = (false, None),
+                // A contradiction and a skip are final; a store that is away may come back in time.
+                Ok(Err(error @ (ServiceError::Halted { .. } | ServiceError::Skipped))) => {
+                    return Err(error);
+                }
+                Ok(Err(error)) => failure = Some(error),
+                Err(_) => {}
             }
             let now = self.clock.now();
             if now >= until {
                 return failure.map_or(Ok(WaitEnd::TimedOut), Err);
             }
-            let pause = if asking { ASK_AGAIN_AFTER } else { OWNER_CHECK_EVERY };
             tokio::select! {
                 biased;
-                signal = waiter.signal() => match signal {
-                    Signal::Decided(heard) => {
-                        return self.heard(awaited, &heard).map(WaitEnd::Decided);
-                    }
-                    Signal::AskStore => asking = true,
-                    Signal::Displaced => return Ok(WaitEnd::NoWaiterFree),
-                },
-                () = self.clock.sleep_until(until.min(now + pause)) => {
-                    // A dead owner sends nothing, not even a gap: only silence shows that its
-                    // last decisions may never arrive. One that halted the partition sends no
-                    // watermark.
-                    asking |= self.waiters.tells_nothing(partition);
-                }
-                // The feed is no longer followed; the client asks another node by its request id.
+                () = self.clock.sleep_until(until.min(now + ASK_AGAIN_AFTER)) => {}
                 () = self.tasks.ended() => return Ok(WaitEnd::TimedOut),
             }
         }
     }
 
-    /// Returns the answer heard over the feed.
-    ///
-    /// # Errors
-    /// [`ServiceError::Halted`] if the feed decided a different record at the position: log and
-    /// feed contradict each other.
-    pub(super) fn heard(
+    /// Ends a wait with a decision of the feed, or goes on with the store where that does not suffice.
+    async fn ended(
         &self,
         awaited: Awaited<'_>,
-        heard: &HeardDecision,
-    ) -> Result<Answer, ServiceError> {
-        let decision = heard.decision();
-        if is_of(decision, awaited.campaign(), awaited.user()) {
-            return Ok(decision.answer.clone());
+        decision: &FeedDecision,
+        until: Moment,
+    ) -> Result<WaitEnd, ServiceError> {
+        match self.clock.timeout_at(until, self.heard(awaited, decision)).await {
+            Ok(Ok(Some(answer))) => Ok(WaitEnd::Decided(answer)),
+            Ok(Ok(None)) => self.ask_until(awaited, until).await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(WaitEnd::TimedOut),
         }
-        let Position { partition, offset, .. } = awaited.position();
-        Err(contradiction(format!(
-            "the feed decided another record than was appended at offset {offset} of partition \
-             {partition}"
-        )))
+    }
+
+    /// Returns the answer by a decision of the feed. `None` if the store must be asked: for what only rows
+    /// hold, or because the definition cannot be read, or because nobody knows whose decision it is.
+    ///
+    /// # Errors
+    /// [`ServiceError::Halted`] if the feed decided a different record than the log has at the position:
+    /// log and feed contradict each other.
+    pub(super) async fn heard(
+        &self,
+        awaited: Awaited<'_>,
+        decision: &FeedDecision,
+    ) -> Result<Option<Answer>, ServiceError> {
+        let asked = awaited.asked();
+        let decision = match told(decision, asked, &self.keys) {
+            Told::Decided(decision) => decision,
+            Told::InRows => return Ok(None),
+            Told::Foreign if !awaited.is_in_log() => return Ok(None),
+            Told::Foreign => {
+                let Position { partition, offset, .. } = awaited.position();
+                return Err(contradiction(format!(
+                    "the feed decided another record than was appended at offset {offset} of \
+                     partition {partition}"
+                )));
+            }
+        };
+        if !has_code(&decision) {
+            return Ok(answer(decision, asked, None, &self.keys));
+        }
+        let snapshot = match self.campaigns.cached(asked.campaign) {
+            Some(snapshot) => Some(snapshot),
+            None => self.campaigns.for_view(asked.campaign).await.unwrap_or_default(),
+        };
+        let definition = snapshot.as_ref().and_then(|snapshot| snapshot.edge.definition());
+        let format = definition.map(|definition| &definition.terms.code);
+        Ok(answer(decision, asked, format, &self.keys))
     }
 
     /// Returns the answer from the store: a coupon at the position at once, a missing row only if
@@ -188,7 +262,7 @@ impl NodeService {
             return Ok(None);
         }
         match awaited {
-            Awaited::Request(content) => self.request_from_rows(content, standing).await,
+            Awaited::Request { content, .. } => self.request_from_rows(content, standing).await,
             Awaited::Control { position, control } => {
                 self.control_from_rows(position, control, standing).await
             }

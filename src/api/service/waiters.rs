@@ -16,7 +16,7 @@ use super::NodeClock;
 use crate::{
     answer::{
         Moment,
-        follower::{Effect, Event, Follower, Limits, Message, Place, Registered, User},
+        follower::{Effect, Event, Follower, Heard, Limits, Message, Place, Registered, User},
     },
     domain::{
         halt::Unread,
@@ -26,36 +26,17 @@ use crate::{
     feed::{DecisionFeed, FeedEvent, HeardGenerations},
     retry::Backoff,
     telemetry::metrics,
-    wire::feed_message::{Condition, FeedDecision, FeedMessage},
+    wire::feed_message::{CampaignNews, Condition, FeedDecision, FeedMessage},
 };
 
 /// Pauses between attempts to follow the feed.
 const FOLLOW_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(5));
 
-/// A decision heard over the feed. Shares its message with the message's other decisions.
-#[derive(Debug, Clone)]
-pub(super) struct HeardDecision {
-    message: Arc<FeedMessage>,
-    index: usize,
-}
-
-impl HeardDecision {
-    pub(super) fn decision(&self) -> &FeedDecision {
-        &self.message.decisions[self.index]
-    }
-}
-
-impl PartialEq for HeardDecision {
-    fn eq(&self, other: &Self) -> bool {
-        self.decision() == other.decision()
-    }
-}
-
 /// An event that wakes a waiter.
 #[derive(Debug)]
 pub(super) enum Signal {
     /// The decision arrived.
-    Decided(HeardDecision),
+    Decided(FeedDecision),
     /// The feed may have lost the decision.
     AskStore,
     /// Another waiter has taken the place: this one had more than its share.
@@ -85,7 +66,7 @@ impl SignalSlot {
 #[derive(Debug)]
 pub(super) enum Registration {
     /// The decision is already known.
-    Known(HeardDecision),
+    Known(FeedDecision),
     /// The waiter, and whether the store must be asked at once.
     Waiting(Waiter, bool),
     /// No place is free.
@@ -112,10 +93,10 @@ impl Waiter {
     }
 
     /// Waits for the decision, while the store is asked anyway. None if the place is lost. Cancel-safe.
-    pub(super) async fn decision(&self) -> Option<HeardDecision> {
+    pub(super) async fn decision(&self) -> Option<FeedDecision> {
         loop {
             match self.signal().await {
-                Signal::Decided(heard) => return Some(heard),
+                Signal::Decided(decision) => return Some(decision),
                 Signal::Displaced => return None,
                 Signal::AskStore => {}
             }
@@ -134,7 +115,7 @@ impl Drop for Waiter {
 /// The feed follower of this node, and its waiters.
 #[derive(Debug)]
 pub(super) struct Waiters {
-    follower: Mutex<Follower<HeardDecision, Arc<SignalSlot>>>,
+    follower: Mutex<Follower<FeedDecision, Arc<SignalSlot>>>,
     followed: AtomicBool,
     generations: Arc<HeardGenerations>,
     clock: NodeClock,
@@ -208,7 +189,7 @@ impl Waiters {
         metrics::waiters(waiters);
         for effect in effects {
             match effect {
-                Effect::Tell(slot, heard) => slot.set(Signal::Decided(heard)),
+                Effect::Tell(slot, decision) => slot.set(Signal::Decided(decision)),
                 Effect::AskStore(slot) => slot.set(Signal::AskStore),
                 Effect::Took(latency) => metrics::issue_latency(latency),
                 Effect::Ignored(why) => metrics::feed_lost(why.name()),
@@ -233,7 +214,7 @@ impl Waiters {
         let displaced = user.and_then(|user| follower.make_room(partition, offset, user));
         displaced.into_iter().for_each(|slot| slot.set(Signal::Displaced));
         match follower.register(partition, offset, slot.clone(), user) {
-            Registered::Known(heard) => Registration::Known(heard),
+            Registered::Known(decision) => Registration::Known(decision),
             Registered::Full => Registration::Full,
             Registered::Waiting { place, ask_store } => {
                 metrics::waiters(follower.waiters());
@@ -243,8 +224,18 @@ impl Waiters {
     }
 
     /// Returns the decision of a position, if this node remembers it.
-    pub(super) fn decision(&self, partition: Partition, offset: Offset) -> Option<HeardDecision> {
-        self.follower.lock().decision(partition, offset).cloned()
+    pub(super) fn decision(&self, partition: Partition, offset: Offset) -> Option<FeedDecision> {
+        self.follower.lock().decision(partition, offset).copied()
+    }
+
+    /// Returns what was heard of a campaign, by its hash.
+    pub(super) fn heard(&self, campaign: u64) -> Option<Heard> {
+        self.follower.lock().heard(campaign)
+    }
+
+    /// Returns when the definition of some campaign may have changed last.
+    pub(super) fn definitions_changed_at(&self) -> Option<Moment> {
+        self.follower.lock().definitions_changed_at()
     }
 
     /// Returns the watermark of a partition, if its owner was ever heard of.
@@ -346,9 +337,13 @@ impl Waiters {
     }
 }
 
-fn follower_message(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
-    let heard = |(index, decision): (usize, &FeedDecision)| {
-        (decision.offset, HeardDecision { message: message.clone(), index })
+fn follower_message(message: &FeedMessage) -> Message<FeedDecision> {
+    let heard = |news: &CampaignNews| {
+        let (issued, below) = match message.highest(news) {
+            Some((sequence, offset)) => (sequence, offset.saturating_add(1)),
+            None => (0, 0),
+        };
+        Some((news.campaign, Heard { issued, below, version: news.version? }))
     };
     Message {
         partition: message.partition,
@@ -359,7 +354,8 @@ fn follower_message(message: &Arc<FeedMessage>) -> Message<HeardDecision> {
         condition: message.condition.clone(),
         halted: message.halted.clone(),
         unread: message.unread,
-        decisions: message.decisions.iter().enumerate().map(heard).collect(),
+        decisions: message.decisions.iter().map(|it| (it.offset, *it)).collect(),
+        campaigns: message.campaigns.iter().filter_map(heard).collect(),
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::world::{AuditWorld, PARTITIONS};
 use crate::{
     answer::request_id::{RequestContent, RequestIds},
+    answer::told::{Asked, answer},
     domain::{
         answer::{Answer, CouponFace},
         campaign::{At, Campaign},
@@ -279,7 +280,7 @@ impl Maker {
             let campaign = Campaign::new(campaign.clone(), 1, partition, keys.clone());
             let recovered =
                 Recovered { campaign, expectations: Expectations::default(), is_repair: false };
-            Folder::new(recovered, keys, 1)
+            Folder::new(recovered, keys)
         });
         let batch =
             Batch { records: vec![(at, record.clone())], passed: at.offset + 1, is_replay: false };
@@ -290,10 +291,13 @@ impl Maker {
         for coupon in folded.coupons {
             self.world.put(coupon);
         }
-        let outcome = folded.records.first().and_then(|record| record.outcome.as_ref());
-        let answer = outcome.map(|(_, feed)| &feed.answer);
-        if let Record::Request(request) = &record {
-            self.answer(partition, at, request, answer);
+        let format = folder.campaign().definition().map(|it| it.terms.code.clone());
+        let decision = folded.records.first().and_then(|it| Some(it.outcome?.decision.decision));
+        if let (Record::Request(request), Some(decision)) = (&record, decision) {
+            let asked = Asked { campaign: &campaign, user: Some(&request.user), log_epoch: 1 };
+            if let Some(answer) = answer(decision, asked, format.as_ref(), &self.world.keys) {
+                self.answer(partition, at, request, &answer);
+            }
         }
     }
 
@@ -314,8 +318,7 @@ impl Maker {
     }
 
     /// Adds the answers of a request: pending, and then the decision.
-    fn answer(&mut self, partition: Partition, at: At, request: &Request, answer: Option<&Answer>) {
-        let Some(answer) = answer else { return };
+    fn answer(&mut self, partition: Partition, at: At, request: &Request, answer: &Answer) {
         let request_id = self.pending(partition, at, request);
         if let Some(decision) = decision(&request_id, answer) {
             self.world.answers.push(line(request, 200, decision));
@@ -455,8 +458,8 @@ fn hold(world: &mut AuditWorld, state: HoldState) {
     for sequence in above {
         world.remove(&campaign, sequence);
     }
-    let of_held: Vec<_> =
-        world.answers.iter().filter(|line| line["campaign"] == "held").cloned().collect();
+    let is_of_held = |line: &&Value| line["campaign"] == "held";
+    let of_held: Vec<_> = world.answers.iter().filter(is_of_held).cloned().collect();
     world.answers.retain(|line| line["campaign"] != "held" || line["status"] == 202);
     // Only requests below the hold are decided, so only these have a final answer.
     let below =

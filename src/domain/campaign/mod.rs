@@ -7,7 +7,7 @@ use super::{
     decision::{Decision, DerivedRow, Held, Outcome, Refusal},
     definition::{Amendment, Definition, DefinitionVersion, Terms},
     holders::Holders,
-    ids::{CampaignId, Offset, Partition, Position, Timestamp},
+    ids::{CampaignId, Offset, Partition, Position, Timestamp, UserId},
     keys::Keys,
     reason::Situation,
     record::{Change, Control, Record, Request},
@@ -104,6 +104,12 @@ impl Campaign {
     #[must_use]
     pub fn version(&self) -> Option<Offset> {
         self.in_effect.as_ref().map(|in_effect| in_effect.version)
+    }
+
+    /// Returns whether a user holds a coupon.
+    #[must_use]
+    pub fn holds(&self, user: &UserId) -> bool {
+        self.users.get(self.keys.user_digest(user)).is_some()
     }
 
     /// Returns how many rows the campaign has; `None` while it is not defined.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::ids::{IdempotencyKey, UserId};
+use crate::domain::ids::IdempotencyKey;
 
 /// Returns all outcomes of a story, including the rows with their digests.
 fn outcomes(story: &str) -> Vec<String> {

@@ -6,7 +6,7 @@
 use super::{super::descriptors::Connections, BLOCKING_THREADS_MAX, MIB};
 use crate::{
     actors::LOADS_MAX,
-    answer::follower::{MEASURED_MAX, RECENT_DECISIONS_MAX, WAITER_BYTES},
+    answer::follower::{HEARD_BYTES, MEASURED_MAX, RECENT_DECISIONS_MAX, WAITER_BYTES},
     api::{
         http::{ANSWERS_BYTES_MAX, CONNECTION_BYTES},
         service::{LIST_MAX, LISTED_BYTES, RATES_BYTES, SNAPSHOTS_BYTES},
@@ -33,8 +33,8 @@ const THREAD_BYTES: u64 = MIB / 4;
 /// has at most 1 KiB of ids and key.
 const APPEND_BYTES: u64 = 2 * 1_024;
 
-/// A decision that is remembered, with its code, its place in the map and in the order.
-const DECISION_BYTES: usize = 320;
+/// A decision that is remembered, with its place in the map and in the order.
+const DECISION_BYTES: usize = 192;
 
 /// A request whose latency is measured: its place in a map.
 const MEASURED_BYTES: usize = 96;
@@ -90,6 +90,7 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, u64)> {
         MEASURED_MAX * MEASURED_BYTES,
         // Decisions on their way to the follower of the feed.
         FOLLOWER_BYTES,
+        HEARD_BYTES,
     ];
     let of_mode = match config.mode {
         Mode::Embedded => vec![

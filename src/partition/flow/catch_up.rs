@@ -231,10 +231,10 @@ impl Flow {
         let mut freed = 0;
         for FoldedRecord { offset, counts, outcome } in records {
             let (credit, bytes) = owned.replayed(counts);
-            if let Some((decision, answer)) = outcome {
+            if let Some(told) = outcome {
                 freed += credit;
-                effects.push(Effect::Count(decision));
-                self.feed.push(answer);
+                effects.push(Effect::Count(told.decision.decision));
+                self.feed.push(told);
             } else if let Some(record) = bytes {
                 owned.await_dead_letter(offset);
                 let of = LetterOf::Replayed { campaign: campaign.clone(), credit };

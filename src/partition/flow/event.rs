@@ -15,7 +15,7 @@ use crate::{
     wire::{
         LogRecord,
         decode_step::{Incoming, ReadRecord},
-        feed_message::FeedDecision,
+        feed_message::{CampaignNews, FeedDecision},
     },
 };
 
@@ -260,6 +260,8 @@ pub struct News {
     pub is_heartbeat: bool,
     /// Decisions that are stored and were not published.
     pub decisions: Vec<FeedDecision>,
+    /// The campaigns of these decisions, each with a tally of these.
+    pub campaigns: Vec<CampaignNews>,
 }
 
 /// An output of the flow. Effects on one campaign must be carried out in order.

@@ -3,17 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{campaign_holds::Holds, fold::FoldedRecord},
+    super::{
+        campaign_holds::Holds,
+        fold::{FoldedRecord, Told},
+    },
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
     by_user::Untaken,
 };
-use crate::{
-    domain::{
-        decision::Decision,
-        ids::{CampaignId, LogPartition, Offset},
-        rows::{LastRecord, Mark, Progress},
-    },
-    wire::feed_message::FeedDecision,
+use crate::domain::{
+    ids::{CampaignId, LogPartition, Offset},
+    rows::{LastRecord, Mark, Progress},
 };
 
 /// A decided version whose mark is not durable.
@@ -22,8 +21,7 @@ pub(super) struct Unmarked {
     campaign: CampaignId,
     /// The mark, until it is written: it waits for by-user rows.
     mark: Option<Mark>,
-    decision: Decision,
-    answer: FeedDecision,
+    told: Told,
 }
 
 /// The marks that a write of progress waits for.
@@ -80,22 +78,22 @@ impl Flow {
             let (credit, gathers) = owned.record_stored(offset, counts, by_user.at(offset));
             (freed, gathered) = (freed + credit, gathered + usize::from(gathers));
             is_defined = outcome.is_some();
-            let Some((decision, answer)) = outcome else {
+            let Some(told) = outcome else {
                 // The record is done when its dead letter is durable, which repeats its bytes.
                 self.acks.letter(offset, Some(&campaign));
                 continue;
             };
             if let Some(counts) = defines {
                 let mark = Some(Mark { campaign: campaign.clone(), offset: offset + 1, counts });
-                let unmarked = Unmarked { campaign: campaign.clone(), mark, decision, answer };
+                let unmarked = Unmarked { campaign: campaign.clone(), mark, told };
                 self.unmarked.insert(offset, unmarked);
                 continue;
             }
             // A record that is decided again after a restart is neither counted nor published
             // twice.
             if self.acks.done(offset) {
-                effects.push(Effect::Count(decision));
-                self.feed.push(answer);
+                effects.push(Effect::Count(told.decision.decision));
+                self.feed.push(told);
             }
         }
         self.free(freed);
@@ -130,16 +128,13 @@ impl Flow {
 
     /// Notes that the mark of a version is durable: now the watermark may pass it.
     pub(super) fn marked(&mut self, version: Offset, effects: &mut Vec<Effect>) {
-        let Some(Unmarked { campaign, decision, answer, .. }) = self.unmarked.remove(&version)
-        else {
-            return;
-        };
+        let Some(Unmarked { campaign, told, .. }) = self.unmarked.remove(&version) else { return };
         if let Some(owned) = self.campaigns.get_mut(&campaign) {
             owned.marked(version + 1);
         }
         if self.acks.done(version) {
-            effects.push(Effect::Count(decision));
-            self.feed.push(answer);
+            effects.push(Effect::Count(told.decision.decision));
+            self.feed.push(told);
         }
     }
 

@@ -101,6 +101,7 @@ pub(super) async fn arrives(
         halted: None,
         unread: None,
         decisions: Vec::new(),
+        campaigns: Vec::new(),
     };
     let arrive = async {
         let mut ticks = tokio::time::interval(std::time::Duration::from_millis(200));

@@ -14,7 +14,7 @@ use coupond::{
     feed::{contract as feed_contract, kafka::KafkaFeed},
     kafka::topics::ensure_topics,
     log::{LogReader, contract as log_contract, kafka::KafkaLog},
-    wire::{LogRecord, NewRecord, feed_message::FeedCodec},
+    wire::{LogRecord, NewRecord, feed_codec::FeedCodec},
 };
 use libtest_mimic::Trial;
 

@@ -23,8 +23,8 @@ use super::{HttpParts, admin_router, public_router};
 use crate::{
     api::service::{
         AdminView, CampaignList, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
-        FindRequests, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus, RequestView,
-        ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
+        FindRequests, Freshen, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus,
+        RequestView, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
     },
     config::{ApiConfig, Hosts, Identity},
     domain::{
@@ -140,6 +140,10 @@ impl ShowCampaigns for Script {
         self.campaigns.clone().map(|campaigns| Arc::new(CampaignList(campaigns)))
     }
 
+    fn freshen(&self) -> Freshen {
+        Arc::new(|_| None)
+    }
+
     async fn coupons_of(
         &self,
         campaign: &CampaignId,
@@ -225,6 +229,7 @@ pub(super) fn view(campaign: &str) -> CampaignView {
         issued: 17,
         remaining: 83,
         as_of: Position { log_epoch: 1, partition: 2, offset: 40 },
+        version: 3,
         hold: None,
     }
 }

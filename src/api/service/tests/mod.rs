@@ -2,6 +2,7 @@
 
 mod change;
 mod find;
+mod heard;
 mod issue;
 mod listing;
 mod replayed;

@@ -3,14 +3,16 @@
 use super::*;
 use crate::{
     domain::{
-        answer::Answer,
         decision::{Decision, Held},
         ids::UserId,
         reason::Reason,
         record::Request,
         rows::HoldKind,
     },
-    partition::fold::{FoldedRecord, tests::counts},
+    partition::fold::{
+        FoldedRecord,
+        tests::{counts, told_of},
+    },
 };
 
 fn hold(number: u32, state: HoldState, until: Offset) -> Hold {
@@ -38,9 +40,7 @@ pub(super) fn request() -> Record {
 }
 
 pub(super) fn folded(offset: Offset, decision: Option<Decision>) -> FoldedRecord {
-    let answer = Answer::Accepted; // Any answer: the flow only passes it on.
-    let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
-    FoldedRecord { offset, counts: None, outcome: decision.map(|decision| (decision, feed)) }
+    FoldedRecord { offset, counts: None, outcome: decision.map(|it| told_of(offset, it)) }
 }
 
 fn report(offset: Offset, decision: Option<Decision>) -> Event {

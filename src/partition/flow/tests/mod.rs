@@ -193,7 +193,7 @@ impl FlowWorld {
                 }
                 Effect::Publish(message) => {
                     for settled in message.decisions {
-                        let known = self.published.insert(settled.offset, settled.clone());
+                        let known = self.published.insert(settled.offset, settled);
                         if let Some(known) = known {
                             assert_eq!(known, settled, "an answer changed");
                         }
@@ -260,7 +260,7 @@ impl FlowWorld {
             .and_then(Recovery::finish);
         let event = match recovered {
             Ok(recovered) => {
-                let folder = Folder::new(recovered, keys, 1);
+                let folder = Folder::new(recovered, keys);
                 let expects_until = folder.expects_until();
                 let actor = self.owners[at].actors.get_mut(&campaign).expect("it is current");
                 actor.folder = Some(folder);

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::{
-    domain::{answer::Answer, decision::Decision, ids::UserId, reason::Reason, record::Request},
-    partition::{assignment, fold::FoldedRecord},
-    wire::feed_message::FeedDecision,
+    domain::{decision::Decision, ids::UserId, reason::Reason, record::Request},
+    partition::{
+        assignment,
+        fold::{FoldedRecord, tests::told_of},
+    },
 };
 
 pub(super) const SPRING: u64 = 0;
@@ -236,10 +238,8 @@ impl Story {
 
     pub(super) fn rejects(&mut self, At { offset, .. }: At) -> FoldedRecord {
         self.decided.push(offset);
-        let reason = Reason::SoldOut;
-        let answer = Answer::Rejected { reason };
-        let feed = FeedDecision { offset, campaign_id: campaign(0), user_id: None, answer };
-        FoldedRecord { offset, counts: None, outcome: Some((Decision::Rejected(reason), feed)) }
+        let outcome = Some(told_of(offset, Decision::Rejected(Reason::SoldOut)));
+        FoldedRecord { offset, counts: None, outcome }
     }
 
     pub(super) fn window(&self) -> usize {
