@@ -6,6 +6,7 @@ mod damage_answers;
 mod damage_log;
 mod damage_rows;
 mod good;
+mod lines;
 #[cfg(test)]
 mod unreadable;
 mod world;
