@@ -18,7 +18,6 @@ use crate::{
     partition::{
         assignment::{self, Start},
         expiry,
-        flow::ByUserWrite,
         range_search::{RangeSearch, Tried},
         recovery::Contradiction,
         scrub,
@@ -46,10 +45,9 @@ const READ_BACK_AT_ONCE: usize = 4;
 /// Longest wait for marks that are written together: as long as the store's own limit of a call.
 const MARKS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Campaigns whose by-user rows are written at once, or whose marks are retried. Those that cannot be
-/// written hold their places, so there are more than campaigns are likely to lose their quorum and
-/// keep the others.
-const APART_AT_ONCE: usize = 256;
+/// Marks that are retried at once. Those that cannot be written hold their places, so there are more than
+/// campaigns are likely to lose their quorum and keep the others.
+const MARKS_AT_ONCE: usize = 256;
 
 /// Oldest skips with which a partition is opened, in milliseconds: well below the time after which a skip
 /// that is made may be in force ([`FORCE_AFTER_MS`]).
@@ -357,21 +355,6 @@ pub(super) async fn write(environment: &Environment, partition: Partition, group
     }
 }
 
-/// Writes by-user rows, those of each campaign by themselves, and tells which are durable. A campaign
-/// whose rows cannot be written keeps nobody else's.
-pub(super) async fn write_by_user(
-    environment: &Environment,
-    partition: Partition,
-    writes: Vec<ByUserWrite>,
-    stored: impl Fn(CampaignId, u64),
-) {
-    let write = async |ByUserWrite { campaign, number, coupons }: ByUserWrite| {
-        write(environment, partition, &write_order::of_by_user(coupons)).await;
-        stored(campaign, number);
-    };
-    stream::iter(writes).for_each_concurrent(APART_AT_ONCE, write).await;
-}
-
 /// Writes marks, and tells which are durable. A mark that cannot be written must not keep those of other
 /// campaigns, so each is retried by itself once they have failed together.
 pub(super) async fn write_marks(
@@ -391,7 +374,7 @@ pub(super) async fn write_marks(
         write(environment, partition, &write_order::of_mark(mark)).await;
         stored(name);
     };
-    stream::iter(marks).for_each_concurrent(APART_AT_ONCE, write).await;
+    stream::iter(marks).for_each_concurrent(MARKS_AT_ONCE, write).await;
 }
 
 /// Reads a campaign's rows back after they were written. Returns a contradiction for the first row

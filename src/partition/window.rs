@@ -89,6 +89,11 @@ impl Window {
         self.sent < self.records.len()
     }
 
+    /// Returns the number of records in batches in flight.
+    pub(super) fn sent(&self) -> usize {
+        self.sent
+    }
+
     /// Returns the number of batches in flight.
     pub(super) fn batches(&self) -> usize {
         self.batches.len()

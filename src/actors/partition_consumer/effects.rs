@@ -20,7 +20,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition},
         rows::{Hold, HoldState},
     },
-    partition::flow::{Effect, Event},
+    partition::flow::{ByUserWrite, Effect, Event},
     telemetry::metrics,
     wire::write_order,
 };
@@ -70,6 +70,10 @@ impl PartitionState {
 
     fn stop(&mut self, campaign: &CampaignId, consumer: ActorId) {
         self.forget(campaign);
+        // Under a hold, what was gathered is derived again.
+        if let Some(running) = &mut self.running {
+            running.by_user.remove(campaign);
+        }
         self.tell_directory(campaign);
         let campaign = campaign.clone();
         let _ended = self.arguments.supervisor.cast(SupervisorMessage::Stop { campaign, consumer });
@@ -185,15 +189,16 @@ impl Running {
                 Some(Event::Marked(version))
             }),
             Effect::WriteByUser(writes) => {
-                let told = myself.clone();
-                self.write(myself, async move {
-                    io::write_by_user(&environment, partition, writes, |campaign, number| {
+                for ByUserWrite { campaign, number, coupons } in writes {
+                    let (environment, told, of) =
+                        (environment.clone(), myself.clone(), campaign.clone());
+                    let write = TaskGuard::spawn(myself, async move {
+                        io::write(&environment, partition, &write_order::of_by_user(coupons)).await;
                         let stored = Event::ByUserStored { campaign, number };
                         let _ended = told.cast(PartitionMessage::Event(stored));
-                    })
-                    .await;
-                    None
-                });
+                    });
+                    self.by_user.insert(of, write);
+                }
             }
             Effect::WriteMarks(marks) => {
                 let told = myself.clone();

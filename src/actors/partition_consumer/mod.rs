@@ -78,6 +78,8 @@ struct Running {
     again: BTreeMap<Again, (Arc<Semaphore>, TaskGuard)>,
     handles: BTreeMap<CampaignId, CouponHandle>,
     writes: Vec<TaskGuard>,
+    /// Writes of by-user rows by their campaign, each until it ends or the campaign stops.
+    by_user: BTreeMap<CampaignId, TaskGuard>,
     look: Option<TaskGuard>,
     scrub: Option<TaskGuard>,
     /// Why the partition halts as soon as what was read is settled, and at which tick at the latest.
@@ -272,6 +274,7 @@ impl PartitionState {
             again: BTreeMap::new(),
             handles: BTreeMap::new(),
             writes: Vec::new(),
+            by_user: BTreeMap::new(),
             look: None,
             scrub: None,
             ending: None,
@@ -368,6 +371,7 @@ impl PartitionState {
         metrics::partition_lag(partition, running.flow.lag());
         environment.shared.places.looked(partition, running.flow.watermark(), running.flow.end());
         running.writes.retain(|task| !task.is_finished());
+        running.by_user.retain(|_, task| !task.is_finished());
         let is_looking = running.look.as_ref().is_some_and(|look| !look.is_finished());
         environment.shared.places.looks(partition, is_looking);
         if is_looking {

@@ -169,12 +169,17 @@ impl Campaigns {
             Some(snapshot) => Some(snapshot),
             None => self.exists(campaign).await?,
         };
-        let Some(heard) = self.heard(campaign) else { return Ok(loaded) };
-        let version = |snapshot: &CampaignSnapshot| snapshot.edge.latest().map(|it| it.position);
-        match loaded.as_deref().and_then(version) {
-            Some(version) if version.offset >= heard.version => Ok(loaded),
+        match loaded {
+            Some(snapshot) if self.has_heard_version(campaign, &snapshot) => Ok(Some(snapshot)),
+            None if self.heard(campaign).is_none() => Ok(None),
             _ => self.current(campaign).await,
         }
+    }
+
+    /// Returns whether a snapshot has the definition version that this node has heard of, if any.
+    fn has_heard_version(&self, campaign: &CampaignId, snapshot: &CampaignSnapshot) -> bool {
+        let Some(heard) = self.heard(campaign) else { return true };
+        snapshot.edge.latest().is_some_and(|latest| latest.position.offset >= heard.version)
     }
 
     /// Returns when the definition of some campaign may have changed last, as far as this node knows.
@@ -213,7 +218,9 @@ impl Campaigns {
     /// Returns a snapshot for a listing. A listing does not fill the cache: a thousand campaigns
     /// would evict those under traffic.
     pub(super) async fn for_listing(&self, campaign: &CampaignId) -> LoadResult {
-        if let Some(snapshot) = self.fresh(campaign) {
+        if let Some(snapshot) =
+            self.fresh(campaign).filter(|it| self.has_heard_version(campaign, it))
+        {
             return Ok(Some(snapshot));
         }
         let _permit = self.reads.acquire().await;

@@ -60,20 +60,12 @@ impl NodeService {
         campaign: &CampaignId,
         user: &UserId,
     ) -> Result<UserCoupons, ServiceError> {
-        // Only the number of buckets is needed. It never changes once a coupon was issued; before,
-        // an amendment may have changed it since the snapshot was read.
-        let cached = self.campaigns.cached(campaign);
-        let snapshot = match cached.filter(|snapshot| snapshot.edge.has_fixed_user_buckets()) {
-            Some(snapshot) => Some(snapshot),
-            None => self.campaigns.current(campaign).await?,
-        };
-        let definition = snapshot.as_ref().and_then(|snapshot| snapshot.edge.definition());
-        let user_buckets = definition.ok_or(ServiceError::UnknownCampaign)?.user_buckets;
         let told = self.told.latest(campaign, user);
         let until = self.clock.now() + ROW_WITHIN;
         loop {
             // Progress and holds before the rows: those below are complete then.
             let offset = self.settled_below(campaign).await?;
+            let user_buckets = self.user_buckets(campaign).await?;
             let coupons = self.coupons_of_user(campaign, user, user_buckets).await?;
             let lacks = told.is_some_and(|told| coupons.iter().all(|it| it.sequence != told));
             if !lacks || self.clock.now() >= until {
@@ -83,6 +75,18 @@ impl NodeService {
             }
             self.clock.sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Returns the number of buckets of a campaign's by-user view. It never changes once a coupon was
+    /// issued; before, an amendment may have changed it since the snapshot was read.
+    async fn user_buckets(&self, campaign: &CampaignId) -> Result<u8, ServiceError> {
+        let cached = self.campaigns.cached(campaign);
+        let snapshot = match cached.filter(|snapshot| snapshot.edge.has_fixed_user_buckets()) {
+            Some(snapshot) => Some(snapshot),
+            None => self.campaigns.current(campaign).await?,
+        };
+        let definition = snapshot.as_ref().and_then(|snapshot| snapshot.edge.definition());
+        Ok(definition.ok_or(ServiceError::UnknownCampaign)?.user_buckets)
     }
 
     async fn settled_below(&self, campaign: &CampaignId) -> Result<Offset, ServiceError> {

@@ -131,7 +131,7 @@ impl NodeService {
                     Some(decision) => self.ended(awaited, &decision, until).await,
                     None => Ok(WaitEnd::NoWaiterFree),
                 },
-                end = self.ask_until(awaited, until) => end,
+                end = self.ask_until(awaited, true, until) => end,
             },
             None => Ok(WaitEnd::TimedOut),
         }
@@ -163,12 +163,15 @@ impl NodeService {
     }
 
     /// Asks the store until it has the answer, or until `until`.
+    ///
+    /// `first` is as in [`Self::ask_store`].
     async fn ask_until(
         &self,
         awaited: Awaited<'_>,
+        mut first: bool,
         until: Moment,
     ) -> Result<WaitEnd, ServiceError> {
-        let (mut first, mut failure) = (true, None);
+        let mut failure = None;
         loop {
             match self.clock.timeout_at(until, self.ask_store(awaited, first)).await {
                 Ok(Ok(Some(answer))) => return Ok(WaitEnd::Decided(answer)),
@@ -201,7 +204,12 @@ impl NodeService {
     ) -> Result<WaitEnd, ServiceError> {
         match self.clock.timeout_at(until, self.heard(awaited, decision)).await {
             Ok(Ok(Some(answer))) => Ok(WaitEnd::Decided(answer)),
-            Ok(Ok(None)) => self.ask_until(awaited, until).await,
+            Ok(Ok(None)) => {
+                // A rejected user who holds a coupon got none here: rows of an unsettled position would
+                // be read in vain.
+                let first = !matches!(told(decision, awaited.asked(), &self.keys), Told::InRows);
+                self.ask_until(awaited, first, until).await
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Ok(WaitEnd::TimedOut),
         }

@@ -50,11 +50,13 @@ impl Flow {
     /// while it is alone.
     pub(super) fn share_of(&self, campaign: &CampaignId, owned: &OwnedCampaign) -> usize {
         if !owned.moves(self.now_ms) {
+            // Gathered rows keep credit as well.
             let together = self.limits.window_records / STUCK_SHARE;
+            let together = together.saturating_sub(self.gathered_rows());
             return (together / self.neighbours.stuck.max(1)).clamp(1, self.share());
         }
         match self.neighbours.has_others(campaign, self.now_ms) {
-            true => self.share(),
+            true => self.share().saturating_sub(owned.gathered().rows()).max(1),
             false => usize::MAX,
         }
     }

@@ -6,6 +6,7 @@ use super::{
     super::{
         campaign_holds::Holds,
         fold::{FoldedRecord, Told},
+        owned_campaign::OwnedCampaign,
     },
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
     by_user::Untaken,
@@ -182,9 +183,13 @@ impl Flow {
         let campaigns = &mut self.campaigns;
         self.sendable.retain(|campaign| {
             let Some(owned) = campaigns.get_mut(campaign) else { return false };
+            // Each record in flight may come to a gathered row.
+            let room = |owned: &OwnedCampaign| {
+                gathered_max.saturating_sub(owned.gathered().rows() + owned.window().sent())
+            };
             while owned.window().batches() < BATCHES_MAX
-                && owned.gathered().rows() < gathered_max
-                && let Some(batch) = owned.next_batch(batch_records, position)
+                && room(owned) > 0
+                && let Some(batch) = owned.next_batch(batch_records.min(room(owned)), position)
             {
                 let incarnation = owned.incarnation();
                 effects.push(Effect::Send { campaign: campaign.clone(), incarnation, batch });

@@ -255,15 +255,23 @@ impl OwnedCampaign {
         self.gathered.stored(number)
     }
 
-    /// Forgets what no mark counts, because a hold covers it. Returns how many by-user rows no write
-    /// had taken, and how many there were in all.
-    pub(super) fn forget_gathered(&mut self) -> (usize, usize) {
+    /// Forgets what no mark counts, because a hold covers it. Returns the number of gathered rows.
+    pub(super) fn forget_gathered(&mut self) -> usize {
         self.window.forget_unmarked();
-        (self.gathered.untaken(), self.gathered.clear())
+        self.gathered.clear()
     }
 
     /// Notes that a mark at `to` is durable.
+    ///
+    /// # Panics
+    /// If it counts a by-user row that is not durable. What is gathered is always above the last mark, so
+    /// that a hold which covers what no mark counts covers all of it.
     pub(super) fn marked(&mut self, to: Offset) {
+        let first = self.gathered.first();
+        assert!(
+            first.is_none_or(|first| first >= to),
+            "the mark at {to} counts the row of {first:?}"
+        );
         self.window.marked(to);
     }
 

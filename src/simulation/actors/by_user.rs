@@ -111,3 +111,35 @@ fn a_panic_behind_a_catch_up_loses_no_row() {
         stage
     });
 }
+
+#[test]
+fn campaigns_without_a_bucket_leave_half_the_window() {
+    let mut setup = narrow(1, 4);
+    setup.limits.batch_records = 8;
+    play(setup, async |mut stage: Stage| {
+        stage.start().await;
+        (0..4).for_each(|id| stage.define(id, 1_000));
+        stage.passed().await;
+        for stuck in 0..2 {
+            let bucket = Whose::ByUser(campaign_id(stuck), 0);
+            stage.engines().rows.unreachable.set(bucket, Why::Hangs);
+        }
+        for user in 0..200 {
+            (0..2).for_each(|id| stage.ask(id, user));
+        }
+        stage.wait_ms(2_000).await;
+        for user in 0..20 {
+            (2..4).for_each(|id| stage.ask(id, user));
+            for healthy in 2..4 {
+                assert!(stage.answered(healthy).await <= ANSWERED_MS, "of campaign {healthy}");
+            }
+        }
+        stage.engines().rows.unreachable.end_all();
+        for id in 0..4 {
+            stage.answered(id).await;
+        }
+        stage.passed().await;
+        assert_eq!(stage.by_user_rows(), 2 * 200 + 2 * 20);
+        stage
+    });
+}
