@@ -20,7 +20,7 @@ use crate::{
         ids::{CampaignId, Offset, Partition},
         rows::{Hold, HoldState},
     },
-    partition::flow::{ByUserWrite, Effect, Event},
+    partition::flow::{Effect, Event},
     telemetry::metrics,
     wire::write_order,
 };
@@ -188,17 +188,13 @@ impl Running {
                 io::write(&environment, partition, &write_order::of_mark(mark)).await;
                 Some(Event::Marked(version))
             }),
-            Effect::WriteByUser(writes) => {
-                for ByUserWrite { campaign, number, coupons } in writes {
-                    let (environment, told, of) =
-                        (environment.clone(), myself.clone(), campaign.clone());
-                    let write = TaskGuard::spawn(myself, async move {
-                        io::write(&environment, partition, &write_order::of_by_user(coupons)).await;
-                        let stored = Event::ByUserStored { campaign, number };
-                        let _ended = told.cast(PartitionMessage::Event(stored));
-                    });
-                    self.by_user.insert(of, write);
-                }
+            Effect::WriteByUser { campaign, number, coupons } => {
+                let of = campaign.clone();
+                let write = spawn(myself, async move {
+                    io::write(&environment, partition, &write_order::of_by_user(coupons)).await;
+                    Some(Event::ByUserStored { campaign, number })
+                });
+                self.by_user.insert(of, write);
             }
             Effect::WriteMarks(marks) => {
                 let told = myself.clone();
@@ -238,19 +234,27 @@ impl Running {
         }
     }
 
-    /// Spawns a write, and sends its event to the consumer when it is done.
+    /// Spawns a write that goes on whatever becomes of its campaign.
     fn write(
         &mut self,
         consumer: &ActorRef<PartitionMessage>,
         write: impl Future<Output = Option<Event>> + Send + 'static,
     ) {
-        let told = consumer.clone();
-        self.writes.push(TaskGuard::spawn(consumer, async move {
-            if let Some(event) = write.await {
-                let _ended = told.cast(PartitionMessage::Event(event));
-            }
-        }));
+        self.writes.push(spawn(consumer, write));
     }
+}
+
+/// Spawns a write, and sends its event to the consumer when it is done.
+fn spawn(
+    consumer: &ActorRef<PartitionMessage>,
+    write: impl Future<Output = Option<Event>> + Send + 'static,
+) -> TaskGuard {
+    let told = consumer.clone();
+    TaskGuard::spawn(consumer, async move {
+        if let Some(event) = write.await {
+            let _ended = told.cast(PartitionMessage::Event(event));
+        }
+    })
 }
 
 /// Adds a decision to the count of its status and reason, so that each metric is touched once.

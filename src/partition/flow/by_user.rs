@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{ByUserWrite, Effect, Flow};
-use crate::domain::{coupon::Coupon, ids::CampaignId, rows::Mark};
+use super::{Effect, Flow};
+use crate::domain::{ids::CampaignId, rows::Mark};
 
 /// The part of the window that gathered rows may have together: each keeps one credit. At 10,000 coupons a
 /// second these 2,048 are 0.2 s of them, twice what is gathered before a write.
@@ -91,21 +91,15 @@ impl Flow {
         if is_due {
             *written_ms = self.now_ms;
         }
-        let mut writes = Vec::new();
-        for campaign in if is_due { &*campaigns } else { &*wanted } {
-            let owned = self.campaigns.get_mut(campaign);
+        let chosen: Vec<_> = if is_due { campaigns } else { &*wanted }.iter().cloned().collect();
+        for campaign in chosen {
+            let owned = self.campaigns.get_mut(&campaign);
             if let Some((number, coupons)) = owned.and_then(|owned| owned.write_gathered()) {
                 *waiting -= coupons.len();
-                writes.push(ByUserWrite { campaign: campaign.clone(), number, coupons });
+                wanted.remove(&campaign);
+                effects.push(Effect::WriteByUser { campaign, number, coupons });
             }
         }
-        if writes.is_empty() {
-            return;
-        }
-        for ByUserWrite { campaign, .. } in &writes {
-            wanted.remove(campaign);
-        }
-        effects.push(Effect::WriteByUser(writes));
     }
 
     /// Notes that rows of a campaign are durable. What waited for them goes on.
@@ -137,19 +131,5 @@ impl Flow {
         let owned = self.campaigns.get(&mark.campaign);
         let first = owned.and_then(|owned| owned.gathered().first());
         first.is_none_or(|first| first >= mark.offset)
-    }
-}
-
-/// Takes the coupons of records that are stored for the first time out of those of a report.
-pub(super) struct Untaken(std::iter::Peekable<std::vec::IntoIter<Coupon>>);
-
-impl Untaken {
-    pub(super) fn new(coupons: Vec<Coupon>) -> Self {
-        Self(coupons.into_iter().peekable())
-    }
-
-    /// Returns the coupon of the record at `offset`. Records come in order.
-    pub(super) fn at(&mut self, offset: crate::domain::ids::Offset) -> Option<Coupon> {
-        self.0.next_if(|coupon| coupon.position.offset == offset)
     }
 }

@@ -123,7 +123,7 @@ pub enum Event {
     ByUserStored {
         /// The campaign.
         campaign: CampaignId,
-        /// As in [`ByUserWrite`].
+        /// As in [`Effect::WriteByUser`].
         number: u64,
     },
     /// These marks of [`Effect::WriteMarks`] are durable.
@@ -214,17 +214,6 @@ pub enum Again {
     Holds,
     /// Dead letters repeat their bytes.
     Letters,
-}
-
-/// By-user rows of one campaign that are written together.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ByUserWrite {
-    /// The campaign.
-    pub campaign: CampaignId,
-    /// The number of the write in its campaign.
-    pub number: u64,
-    /// The coupons. Their coupon rows are durable.
-    pub coupons: Vec<Coupon>,
 }
 
 /// A batch of one campaign whose rows are durable.
@@ -340,8 +329,15 @@ pub enum Effect {
         /// Its purpose.
         of: Again,
     },
-    /// Make by-user rows durable, those of each campaign by themselves.
-    WriteByUser(Vec<ByUserWrite>),
+    /// Make by-user rows of a campaign durable. A campaign has one such write at a time.
+    WriteByUser {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The number of the write in its campaign.
+        number: u64,
+        /// The coupons. Their coupon rows are durable.
+        coupons: Vec<Coupon>,
+    },
     /// Make marks durable, each by itself if they cannot be written together.
     WriteMarks(Vec<Mark>),
     /// Make holds and their number durable, then progress.

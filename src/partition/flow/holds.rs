@@ -28,21 +28,26 @@ impl Flow {
     ) {
         self.proven(campaign);
         let partition = self.place.partition;
-        // The next owner lets pass what lies below the hold, dead letters that are not durable too.
-        let others = [self.first_unmarked(campaign), self.acks.first_letter_of(campaign)];
+        // The window passes once the hold is durable, and the next owner lets pass what lies below it.
+        // So the hold must cover all that is not durable: nobody waits for it.
+        let from = self.first_undone(campaign).map_or(from, |undone| undone.min(from));
         let Some((owned, holds)) = self.owned(campaign) else { return };
         owned.note_reason(reason.text(detail));
-        // The window passes once the hold is durable, so the hold must cover all of it that is not
-        // stored. What no durable mark counts yet must be derived again, too: nobody waits for its
-        // by-user rows.
-        let undone = owned.first_undone().into_iter().chain(others.into_iter().flatten());
-        let from = undone.fold(from, Offset::min);
         if holds.covers(reason, from) {
             return self.rest(campaign, effects);
         }
         let hold = holds.open(campaign, partition, from, (reason, detail));
         self.try_later(campaign, Phase::Opening, effects);
         effects.push(Effect::WriteHold { hold, mark: None });
+    }
+
+    /// Returns a position at or below the first one of a campaign at which not all is durable: a row, the
+    /// mark that counts it, or a dead letter.
+    fn first_undone(&self, campaign: &CampaignId) -> Option<Offset> {
+        let owned = self.campaigns.get(campaign);
+        let of_rows = owned.and_then(OwnedCampaign::first_undone);
+        let others = [self.first_unmarked(campaign), self.acks.first_letter_of(campaign)];
+        of_rows.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Puts a campaign back on the hold that it has.
@@ -167,14 +172,11 @@ impl Flow {
             return false;
         }
         let has_place = self.campaigns.contains_key(&hold.campaign);
-        let others =
-            [self.first_unmarked(&hold.campaign), self.acks.first_letter_of(&hold.campaign)];
         self.enter(&hold.campaign, Phase::Held);
-        let Some((owned, holds)) = self.owned(&hold.campaign) else { return false };
-        // The hold does not cover records below its start. They must be decided and marked first, and
-        // their dead letters durable.
-        let undone = owned.first_undone().into_iter().chain(others.into_iter().flatten()).min();
+        // The hold does not cover what lies below its start. All of it must be durable first.
+        let undone = self.first_undone(&hold.campaign);
         let uncovered = undone.is_some_and(|undone| undone < hold.unsettled_from());
+        let Some((owned, holds)) = self.owned(&hold.campaign) else { return false };
         if uncovered && !has_place {
             self.start(&hold.campaign, 0, effects);
             return false;

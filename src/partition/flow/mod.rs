@@ -52,7 +52,7 @@ use self::{
 };
 
 pub use aside::{OUTSTANDING_MAX, POINT_LOOKUPS_MAX};
-pub use event::{Again, BatchReport, ByUserWrite, Effect, Event, LetterOf, News, Wanted};
+pub use event::{Again, BatchReport, Effect, Event, LetterOf, News, Wanted};
 
 /// Returns the credit that a reader needs for decoded records, beyond the one for each that it was
 /// granted: [`Effect::Credit`] gives all of it back once they have left the window.

@@ -9,7 +9,6 @@ use super::{
         owned_campaign::OwnedCampaign,
     },
     BATCHES_MAX, BatchReport, Effect, Flow, LetterOf,
-    by_user::Untaken,
 };
 use crate::domain::{
     ids::{CampaignId, LogPartition, Offset},
@@ -72,11 +71,12 @@ impl Flow {
             return self.report_replayed(&campaign, records, contradicted, effects);
         }
         let (mut freed, mut gathered, mut is_defined) = (0, 0, true);
-        let mut by_user = Untaken::new(by_user);
+        let (mut by_user, mut defines_any) = (by_user.into_iter().peekable(), false);
         for record in records {
             let defines = record.defines();
             let FoldedRecord { offset, counts, outcome } = record;
-            let (credit, gathers) = owned.record_stored(offset, counts, by_user.at(offset));
+            let coupon = by_user.next_if(|coupon| coupon.position.offset == offset);
+            let (credit, gathers) = owned.record_stored(offset, counts, coupon);
             (freed, gathered) = (freed + credit, gathered + usize::from(gathers));
             is_defined = outcome.is_some();
             let Some(told) = outcome else {
@@ -88,6 +88,7 @@ impl Flow {
                 let mark = Some(Mark { campaign: campaign.clone(), offset: offset + 1, counts });
                 let unmarked = Unmarked { campaign: campaign.clone(), mark, told };
                 self.unmarked.insert(offset, unmarked);
+                defines_any = true;
                 continue;
             }
             // A record that is decided again after a restart is neither counted nor published
@@ -101,7 +102,9 @@ impl Flow {
         if gathered > 0 {
             self.gathered(&campaign, gathered);
         }
-        self.write_version_marks(&campaign, effects);
+        if defines_any {
+            self.write_version_marks(&campaign, effects);
+        }
         self.sendable.insert(campaign.clone());
         if !is_defined {
             self.forget_undefined(&campaign, effects);
@@ -230,16 +233,12 @@ impl Flow {
 
     /// Writes the marks that progress waits for, those that count by-user rows once these are durable.
     pub(super) fn write_ready_marks(&mut self, effects: &mut Vec<Effect>) {
-        let Some(marking) = &mut self.marking else { return };
-        let unready = std::mem::take(&mut marking.unready);
-        let (ready, unready): (Vec<_>, Vec<_>) =
-            unready.into_iter().partition(|mark| self.is_ready(mark));
-        for mark in &unready {
+        let Some(mut marking) = self.marking.take() else { return };
+        let ready: Vec<_> = marking.unready.extract_if(.., |mark| self.is_ready(mark)).collect();
+        for mark in &marking.unready {
             self.want_by_user(&mark.campaign);
         }
-        if let Some(marking) = &mut self.marking {
-            marking.unready = unready;
-        }
+        self.marking = Some(marking);
         if !ready.is_empty() {
             effects.push(Effect::WriteMarks(ready));
         }

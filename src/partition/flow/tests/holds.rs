@@ -109,27 +109,30 @@ fn undefined_records_under_a_hold_are_kept() {
     assert_eq!(letter, Some(&read.raw), "{effects:?}");
 }
 
-#[test]
-fn a_hold_covers_what_no_mark_counts() {
-    let mut flow = owner(Vec::new());
-    let mut effects = Vec::new();
+/// Returns the flow of a campaign whose actor was sent the records at 10 and 11.
+fn two_sent() -> Flow {
+    let (mut flow, mut effects) = (owner(Vec::new()), Vec::new());
     let incoming = |offset| Incoming {
         record: LastRecord { offset, digest: [0; 16] },
         content: Some(read_of(At { offset, time: Timestamp(0) }, request())),
     };
     flow.step(Event::Read(vec![incoming(10), incoming(11)]), &mut effects);
     let (campaign, expects_until) = (campaign(0), None);
-    let ready = Event::Started { campaign: campaign.clone(), incarnation: 1, expects_until };
-    flow.step(ready, &mut effects);
+    flow.step(Event::Started { campaign, incarnation: 1, expects_until }, &mut effects);
     flow.flush(&mut effects);
+    flow
+}
+
+#[test]
+fn a_hold_covers_what_no_mark_counts() {
+    let (mut flow, mut effects) = (two_sent(), Vec::new());
     let held = Held { sequence: 7, issued_at: Timestamp(0) };
     let Event::Report(mut stored) = report(10, Some(Decision::Issued(held))) else { return };
     stored.records[0].counts = Some(counts(7));
     flow.step(Event::Report(stored), &mut effects);
-    let contradiction = differs(11);
-    let contradicted = Event::Contradicted { campaign, incarnation: 1, contradiction };
+    let (contradiction, campaign) = (differs(11), campaign(0));
     effects.clear();
-    flow.step(contradicted, &mut effects);
+    flow.step(Event::Contradicted { campaign, incarnation: 1, contradiction }, &mut effects);
     let opened = effects.iter().find_map(|effect| match effect {
         Effect::WriteHold { hold, .. } => Some(hold.clone()),
         _ => None,
@@ -150,16 +153,7 @@ fn a_hold_covers_what_no_mark_counts() {
 
 #[test]
 fn a_hold_covers_dead_letters_that_are_not_durable() {
-    let mut flow = owner(Vec::new());
-    let mut effects = Vec::new();
-    let incoming = |offset| Incoming {
-        record: LastRecord { offset, digest: [0; 16] },
-        content: Some(read_of(At { offset, time: Timestamp(0) }, request())),
-    };
-    flow.step(Event::Read(vec![incoming(10), incoming(11)]), &mut effects);
-    let (id, expects_until) = (campaign(0), None);
-    flow.step(Event::Started { campaign: id, incarnation: 1, expects_until }, &mut effects);
-    flow.flush(&mut effects);
+    let (mut flow, mut effects) = (two_sent(), Vec::new());
     let Event::Report(mut stored) = report(10, None) else { return };
     stored.records.push(folded(11, Some(Decision::Rejected(Reason::SoldOut))));
     flow.step(Event::Report(stored), &mut effects);

@@ -19,6 +19,7 @@ use super::*;
 use crate::{
     domain::{
         campaign::{At, Campaign},
+        coupon::Coupon,
         decision::{DerivedRow, Outcome},
         keys::Keys,
         record::{Change, Control, Record},
@@ -36,7 +37,7 @@ use crate::{
 enum Task {
     Load { campaign: CampaignId, incarnation: u64, from: Offset },
     Store { campaign: CampaignId, incarnation: u64, number: usize },
-    ByUser(Vec<ByUserWrite>),
+    ByUser { campaign: CampaignId, number: u64, coupons: Vec<Coupon> },
     Marks(Vec<Mark>),
     Persist(Vec<Hold>, Option<u64>, Progress),
     Hold { hold: Hold, mark: Option<Mark> },
@@ -186,7 +187,9 @@ impl FlowWorld {
                     owner.again.get_mut(&of).expect("it was begun").2 = true;
                 }
                 Effect::EndAgain { of } => drop(owner.again.remove(&of)),
-                Effect::WriteByUser(writes) => owner.tasks.push(Task::ByUser(writes)),
+                Effect::WriteByUser { campaign, number, coupons } => {
+                    owner.tasks.push(Task::ByUser { campaign, number, coupons });
+                }
                 Effect::WriteMarks(marks) => owner.tasks.push(Task::Marks(marks)),
                 Effect::Persist { holds, holds_ever, progress } => {
                     owner.tasks.push(Task::Persist(holds, holds_ever, progress));
@@ -287,14 +290,7 @@ impl FlowWorld {
             Task::Store { campaign, incarnation, number } => {
                 self.stored(at, &campaign, incarnation, number);
             }
-            Task::ByUser(mut writes) => {
-                // Each campaign's are written by themselves, and may fail for a while.
-                let count = writes.len() as u64;
-                let write = writes.swap_remove(self.random.below(count) as usize);
-                if !writes.is_empty() {
-                    self.owners[at].tasks.push(Task::ByUser(writes));
-                }
-                let ByUserWrite { campaign, number, coupons } = write;
+            Task::ByUser { campaign, number, coupons } => {
                 self.store.put_by_user(&coupons);
                 self.step(at, Event::ByUserStored { campaign, number });
             }

@@ -201,10 +201,8 @@ impl Story {
                 self.step(Event::HoldWritten(hold));
             }
             Effect::WriteMark { version, .. } => self.step(Event::Marked(version)),
-            Effect::WriteByUser(writes) => {
-                for ByUserWrite { campaign, number, .. } in writes {
-                    self.step(Event::ByUserStored { campaign, number });
-                }
+            Effect::WriteByUser { campaign, number, .. } => {
+                self.step(Event::ByUserStored { campaign, number });
             }
             Effect::WriteMarks(marks) => {
                 let stored = marks.into_iter().map(|mark| (mark.campaign, mark.offset)).collect();
