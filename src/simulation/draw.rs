@@ -348,9 +348,15 @@ fn any_faults(random: &mut Random, setup: &Setup) -> Vec<Act> {
     let Setup { is_embedded, nodes, partitions, campaigns, users, .. } = *setup;
     let mut acts = Vec::new();
     for call in Call::ALL {
-        // No world lasts an hour, after which rows of nodes are deleted.
-        let of_nodes = matches!(call, Call::WriteNode | Call::ReadNodes) && !setup.probes;
-        if of_nodes || call == Call::ForgetNode {
+        let is_made = match call {
+            Call::WriteNode | Call::ReadNodes => setup.probes,
+            // No world lasts an hour, after which rows of nodes are deleted.
+            Call::ForgetNode => false,
+            // Only a node with the log beside it looks up single positions.
+            Call::Find => is_embedded,
+            _ => true,
+        };
+        if !is_made {
             continue;
         }
         for fate in fates(random, call, is_embedded) {
