@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use coupond::{
-    actors::messages::SupervisorMessage, config::Config, domain::ids::CampaignId, node::Node,
+    config::Config, domain::ids::CampaignId, node::Node, partition::actor_view::Crashed,
 };
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ async fn silent_after_a_panic(client: &reqwest::Client, node: &Node, number: usi
     let api = format!("http://{}/coupon/issue", node.api);
     let campaign = CampaignId::parse(CAMPAIGN).expect("an id");
     let started = Instant::now();
-    node.crash(SupervisorMessage::Crash(campaign));
+    node.crash(Crashed::Coupon(campaign));
     let mut tries = 0;
     loop {
         let answer = issue(client, &api, format!("after-{number}-{tries}")).await;

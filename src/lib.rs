@@ -14,6 +14,7 @@ pub mod actors;
 mod answer;
 mod api;
 pub mod audit;
+mod chaos;
 pub mod cli;
 pub mod clock;
 mod columns;

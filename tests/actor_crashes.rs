@@ -1,9 +1,9 @@
 //! Coupon actors and partition consumers that panic under load, in a node inside this process.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use coupond::{
-    actors::messages::SupervisorMessage, config::Config, domain::ids::CampaignId, node::Node,
+    config::Config, domain::ids::CampaignId, node::Node, partition::actor_view::Crashed,
 };
 use serde_json::{Value, json};
 
@@ -33,13 +33,18 @@ async fn request(api: String, campaign: &str, user: usize) -> Value {
     tokio::time::timeout(Duration::from_secs(60), repeated).await.expect("answered in time")
 }
 
+fn config(folder: &Path) -> Config {
+    let mut config = Config { demo: false, ..Config::default() };
+    config.embedded.dir = folder.to_owned();
+    config.api.listen = "127.0.0.1:0".parse().expect("an address");
+    config.admin.listen = "127.0.0.1:0".parse().expect("an address");
+    config
+}
+
 /// Sends the requests of all users, and calls `crash` after every tenth answer.
 async fn crashed_under_load(crash: impl Fn(&Node, usize)) {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut config = Config { demo: false, ..Config::default() };
-    config.embedded.dir = folder.path().to_owned();
-    config.api.listen = "127.0.0.1:0".parse().expect("an address");
-    config.admin.listen = "127.0.0.1:0".parse().expect("an address");
+    let config = config(folder.path());
     let node = Node::start(&config).await.expect("it starts");
     for campaign in ["spring", "summer"] {
         let url = format!("http://{}/admin/campaigns/{campaign}", node.admin);
@@ -88,7 +93,7 @@ fn count(answer: &Value, sequences: &mut BTreeSet<u64>, rejected: &mut usize) {
 async fn a_panicking_actor_issues_each_coupon_once() {
     crashed_under_load(|node, _| {
         let spring = CampaignId::parse("spring").expect("an id");
-        node.crash(SupervisorMessage::Crash(spring));
+        node.crash(Crashed::Coupon(spring));
     })
     .await;
 }
@@ -97,8 +102,21 @@ async fn a_panicking_actor_issues_each_coupon_once() {
 async fn a_panicking_consumer_restarts_from_progress() {
     crashed_under_load(|node, answers| {
         if answers % 100 == 0 {
-            (0..4).for_each(|partition| node.crash(SupervisorMessage::CrashConsumer(partition)));
+            (0..4).for_each(|partition| node.crash(Crashed::Consumer(partition)));
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_in_order_when_its_supervisor_panics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let mut node = Node::start(&config).await.expect("it starts");
+    node.crash(Crashed::Supervisor);
+    let failed = node.failed().await.to_string();
+    assert!(failed.contains("the supervisor"), "{failed}");
+    node.stop().await;
+    // It has given its folder back: another node can use it.
+    Node::start(&config).await.expect("it starts again").stop().await;
 }

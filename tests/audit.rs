@@ -10,7 +10,6 @@ use std::{
 };
 
 use coupond::{
-    actors::messages::SupervisorMessage,
     audit::{AuditReport, Meter},
     clock::SystemClock,
     config::{Config, EmbeddedConfig},
@@ -22,6 +21,7 @@ use coupond::{
     embedded::EmbeddedDatabase,
     log::{RequestLog, embedded::EmbeddedLog},
     node::{self, Node},
+    partition::actor_view::Crashed,
     store::{CouponStore, Selection, embedded::EmbeddedStore},
     wire::routing,
 };
@@ -90,9 +90,9 @@ async fn data_of_a_node(folder: &Path) -> (Config, PathBuf) {
         match user {
             10 => assert_eq!(admin(&node, "POST", "spring/pause", Value::Null).await, 200),
             15 => assert_eq!(admin(&node, "POST", "spring/resume", Value::Null).await, 200),
-            20 => node.crash(SupervisorMessage::Crash(spring())),
+            20 => node.crash(Crashed::Coupon(spring())),
             30 => assert_eq!(admin(&node, "PATCH", "spring", json!({ "quota": 41 })).await, 200),
-            45 => node.crash(SupervisorMessage::CrashConsumer(0)),
+            45 => node.crash(Crashed::Consumer(0)),
             55 => assert_eq!(admin(&node, "POST", "summer/close", Value::Null).await, 200),
             _ => {}
         }

@@ -19,6 +19,7 @@ use crate::{
     },
     log::Ownership,
     partition::{
+        actor_view::Crashed,
         flow::Event,
         fold::Batch,
         recovery::{Contradiction, Recovered},
@@ -58,10 +59,8 @@ pub enum SupervisorMessage {
     Drain(RpcReplyPort<()>),
     /// Answer, so that the node's probes see that actors run.
     Ping(RpcReplyPort<()>),
-    /// Crash a campaign's actor as a bug would. For tests, and for chaos by hand.
-    Crash(CampaignId),
-    /// Crash a partition's consumer. For tests, and for chaos by hand.
-    CrashConsumer(Partition),
+    /// Crash an actor as a bug would. For tests and for chaos. Answered whether it runs here.
+    Crash(Crashed, Option<RpcReplyPort<bool>>),
 }
 
 /// A coupon actor to be started.
@@ -152,8 +151,7 @@ impl SupervisorMessage {
             Self::Census => "census",
             Self::Drain(_) => "drain",
             Self::Ping(_) => "ping",
-            Self::Crash(_) => "crash",
-            Self::CrashConsumer(_) => "crash_consumer",
+            Self::Crash(..) => "crash",
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
         invariant::Invariant,
     },
     log::Ownership,
-    partition::{flow::Event, restart::ConsumerFailures},
+    partition::{actor_view::Crashed, flow::Event, restart::ConsumerFailures},
     telemetry::metrics,
 };
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -147,11 +147,10 @@ impl Actor for Supervisor {
             }
             SupervisorMessage::Drain(reply) => state.drain(reply, &myself),
             SupervisorMessage::Ping(reply) => prober::answer(reply),
-            SupervisorMessage::Crash(campaign) => state.crash(&campaign),
-            SupervisorMessage::CrashConsumer(partition) => {
-                if let Some(Some(consumer)) = state.consumers.get(&partition) {
-                    consumer.kill();
-                }
+            SupervisorMessage::Crash(crashed, reply) => {
+                let runs = state.crash(&crashed);
+                let _gone = reply.map(|reply| reply.send(runs));
+                assert!(crashed != Crashed::Supervisor, "crashed on request");
             }
         }
         Ok(())
@@ -313,10 +312,18 @@ impl SupervisorState {
         }));
     }
 
-    fn crash(&self, campaign: &CampaignId) {
-        let child = self.coupons.get(campaign);
-        if let Some(actor) = child.and_then(|child| child.actor.as_ref()) {
-            let _ended = actor.cast(CouponMessage::Crash);
+    /// Crashes an actor below the supervisor. Returns whether it runs here.
+    fn crash(&self, crashed: &Crashed) -> bool {
+        match crashed {
+            Crashed::Coupon(campaign) => {
+                let actor = self.coupons.get(campaign).and_then(|child| child.actor.as_ref());
+                actor.is_some_and(|actor| actor.cast(CouponMessage::Crash).is_ok())
+            }
+            Crashed::Consumer(partition) => {
+                let consumer = self.consumers.get(partition).and_then(Option::as_ref);
+                consumer.inspect(|consumer| consumer.kill()).is_some()
+            }
+            Crashed::Supervisor => true,
         }
     }
 

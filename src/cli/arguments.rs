@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::terms::{AmendmentFlags, DefinitionFlags};
+use super::{
+    chaos::ChaosArguments,
+    terms::{AmendmentFlags, DefinitionFlags},
+};
 use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
 
 /// Issues a limited number of coupons, first come first served, and can prove that it did.
@@ -55,6 +58,12 @@ pub(super) enum Command {
     /// the range 15 s later; requests in it are answered 410 from then on. Repeating the command shows
     /// the state: made, in_force or void.
     Skip(SkipArguments),
+    /// Make an actor panic, to see what follows; the node needs chaos.enabled
+    ///
+    /// Names one campaign, one partition or the supervisor. The node that is called must own the
+    /// partition. A coupon actor and a partition consumer are restarted by the supervisor; with the
+    /// supervisor the node ends.
+    Crash(CrashArguments),
     /// Report every problem of the configuration
     CheckConfig(ServeArguments),
     /// Print the effective settings; secrets are hidden
@@ -63,6 +72,12 @@ pub(super) enum Command {
     Audit(AuditArguments),
     /// Check whether a node is ready (exit code 0) or not (1)
     Health(HealthArguments),
+    /// Break real nodes and engines under load, by a schedule drawn from a seed, and judge every answer
+    ///
+    /// Starts nodes of its own, on engines of its own or embedded, and touches nothing else. Links are cut
+    /// in a network namespace of its own, where it is root. Exit codes: 0 nothing is broken, 1 it could not
+    /// be run, 2 usage, 3 something is broken; the folder has what it takes to run that cycle again.
+    Chaos(ChaosArguments),
     /// Run the whole system in simulated worlds with injected faults, and check every invariant
     ///
     /// Ctrl-C stops early and prints the results so far. Exit codes: 0 no invariant broken, 1 not all
@@ -83,11 +98,12 @@ impl Arguments {
                 self.settings.then(&inner.settings).then(inner.action.settings())
             }
             Command::Issue(inner) => self.settings.then(&inner.settings),
-            Command::Skip(inner) => self.settings.then(&inner.settings),
+            Command::Skip(inner) => self.settings.then(&inner.listener.settings),
+            Command::Crash(inner) => self.settings.then(&inner.listener.settings),
             Command::PrintConfig(inner) => self.settings.then(&inner.settings),
             Command::Health(inner) => self.settings.then(&inner.settings),
             Command::Audit(inner) => self.settings.then(&inner.settings),
-            Command::Simulate(_) => self.settings,
+            Command::Simulate(_) | Command::Chaos(_) => self.settings,
         };
         (settings, command)
     }
@@ -228,6 +244,8 @@ pub(super) enum CampaignAction {
     Close(OneCampaign),
     /// Release the hold of a quarantined campaign, so that it decides again
     Release(OneCampaign),
+    /// Make the coupon actor of a campaign panic, like `coupond crash`
+    Crash(OneCampaign),
 }
 
 impl CampaignAction {
@@ -240,6 +258,7 @@ impl CampaignAction {
             | Self::Pause(inner)
             | Self::Resume(inner)
             | Self::Close(inner)
+            | Self::Crash(inner)
             | Self::Release(inner) => &inner.settings,
         }
     }
@@ -282,16 +301,9 @@ pub(super) struct AmendArguments {
     settings: Settings,
 }
 
+/// Where a call of the admin listener goes, and how its answer is printed.
 #[derive(Debug, Args)]
-pub(super) struct SkipArguments {
-    /// Number of the partition
-    pub(super) partition: u32,
-    /// The offset at which the partition is halted
-    #[arg(long, value_name = "N")]
-    pub(super) offset: u64,
-    /// Why the range is given up; it is kept, and the audit shows it
-    #[arg(long, value_name = "TEXT")]
-    pub(super) reason: String,
+pub(super) struct AdminListener {
     /// URL of the admin listener [default: http://, followed by the setting admin.listen]
     #[arg(long, value_name = "URL")]
     pub(super) admin: Option<String>,
@@ -303,6 +315,36 @@ pub(super) struct SkipArguments {
     pub(super) json: bool,
     #[command(flatten)]
     settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SkipArguments {
+    /// Number of the partition
+    pub(super) partition: u32,
+    /// The offset at which the partition is halted
+    #[arg(long, value_name = "N")]
+    pub(super) offset: u64,
+    /// Why the range is given up; it is kept, and the audit shows it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: String,
+    #[command(flatten)]
+    pub(super) listener: AdminListener,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "crashed", required = true, multiple = false, args = ["campaign", "partition", "supervisor"])]
+pub(super) struct CrashArguments {
+    /// The campaign whose coupon actor panics
+    #[arg(value_parser = CampaignId::parse)]
+    pub(super) campaign: Option<CampaignId>,
+    /// The partition whose consumer panics
+    #[arg(long, value_name = "N")]
+    pub(super) partition: Option<u32>,
+    /// The supervisor panics; the node ends with it
+    #[arg(long)]
+    pub(super) supervisor: bool,
+    #[command(flatten)]
+    pub(super) listener: AdminListener,
 }
 
 #[derive(Debug, Args)]
@@ -410,6 +452,10 @@ mod tests {
             "coupond skip",
             "coupond skip 3 --offset 100",
             "coupond skip 3 --offset -1 --reason lost",
+            "coupond crash",
+            "coupond crash Spring",
+            "coupond crash spring --partition 1",
+            "coupond crash --partition 1 --supervisor",
             "coupond issue spring a/b",
             "coupond issue spring ada --wait 31",
             "coupond issue spring ada --key a/b",

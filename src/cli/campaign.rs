@@ -1,11 +1,14 @@
-//! `coupond campaign`, `coupond skip` and `coupond health`: calls of the admin listener.
+//! `coupond campaign`, `coupond skip`, `coupond crash` and `coupond health`: calls of the admin listener.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
     Done,
-    arguments::{CampaignAction, CampaignArguments, HealthArguments, SkipArguments},
+    arguments::{
+        AdminListener, CampaignAction, CampaignArguments, CrashArguments, HealthArguments,
+        SkipArguments,
+    },
     client::{Call, Client, ClientError},
     show,
 };
@@ -42,24 +45,44 @@ pub(super) async fn run(
             let path = ["admin", "campaigns", one.id.as_str()];
             return Ok(shown(&client.call(Call::new(Method::GET, &path)).await?.1, json));
         }
-        CampaignAction::Pause(one) => (one, ControlVerb::Pause),
-        CampaignAction::Resume(one) => (one, ControlVerb::Resume),
-        CampaignAction::Close(one) => (one, ControlVerb::Close),
-        CampaignAction::Release(one) => (one, ControlVerb::Release),
+        CampaignAction::Pause(one) => (one, ControlVerb::Pause.name()),
+        CampaignAction::Resume(one) => (one, ControlVerb::Resume.name()),
+        CampaignAction::Close(one) => (one, ControlVerb::Close.name()),
+        CampaignAction::Release(one) => (one, ControlVerb::Release.name()),
+        CampaignAction::Crash(one) => (one, "crash"),
     };
-    let path = ["admin", "campaigns", one.id.as_str(), verb.name()];
+    let path = ["admin", "campaigns", one.id.as_str(), verb];
     Ok(shown(&client.call(Call::new(Method::POST, &path)).await?.1, json))
+}
+
+/// Returns a client of this listener, and whether it answers in JSON.
+fn called(config: &Config, listener: AdminListener) -> Result<(Client, bool), ClientError> {
+    let AdminListener { admin, token, json, .. } = listener;
+    Ok((Client::admin(config, admin.as_deref(), token, json)?, json))
 }
 
 /// Makes a skip, or shows the state of the one that begins there.
 pub(super) async fn skip(config: &Config, arguments: SkipArguments) -> Result<Done, ClientError> {
-    let SkipArguments { partition, offset, reason, admin, token, json, .. } = arguments;
-    let client = Client::admin(config, admin.as_deref(), token, json)?;
+    let SkipArguments { partition, offset, reason, listener } = arguments;
+    let (client, json) = called(config, listener)?;
     let partition = partition.to_string();
     let path = ["admin", "partitions", partition.as_str(), "skip"];
     let body = json!({ "offset": offset, "reason": reason });
     let call = Call { body: Some(&body), ..Call::new(Method::POST, &path) };
     Ok(shown(&client.call(call).await?.1, json))
+}
+
+/// Makes an actor panic.
+pub(super) async fn crash(config: &Config, arguments: CrashArguments) -> Result<Done, ClientError> {
+    let CrashArguments { campaign, partition, listener, .. } = arguments;
+    let (client, json) = called(config, listener)?;
+    let partition = partition.map(|partition| partition.to_string());
+    let path = match (&campaign, &partition) {
+        (Some(campaign), _) => vec!["admin", "campaigns", campaign.as_str(), "crash"],
+        (None, Some(partition)) => vec!["admin", "partitions", partition, "crash"],
+        (None, None) => vec!["admin", "supervisor", "crash"],
+    };
+    Ok(shown(&client.call(Call::new(Method::POST, &path)).await?.1, json))
 }
 
 /// Checks whether the node is ready.

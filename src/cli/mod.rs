@@ -11,6 +11,7 @@
 mod arguments;
 mod audit;
 mod campaign;
+mod chaos;
 mod client;
 mod issue;
 mod serve;
@@ -34,6 +35,7 @@ use self::{
     client::ClientError,
 };
 use crate::{
+    chaos::ChaosError,
     config::{self, ConfigProblem, Loaded, Origin, Problems, Sources},
     node::{self, AuditFailure, ServeError},
     telemetry::LogFilter,
@@ -103,6 +105,14 @@ enum CliError {
     Audit(#[from] AuditFailure),
     #[error("unknown kind of fault {0:?}; list them with `coupond simulate --list-faults`")]
     UnknownFault(String),
+    #[error("unknown kind of fault {0:?}; list them with `coupond chaos --list-kinds`")]
+    UnknownKind(String),
+    #[error("{file} cannot be used as a schedule: {reason}")]
+    Schedule { file: String, reason: String },
+    #[error("{} exists; name another folder with --out", .0.display())]
+    Exists(PathBuf),
+    #[error(transparent)]
+    Chaos(#[from] ChaosError),
     #[error("{} cannot be used as a course", .0.display())]
     Course(PathBuf, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -111,6 +121,8 @@ impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(_) | Self::UnknownFault(_) | Self::Course(..) => EXIT_USAGE,
+            Self::UnknownKind(_) | Self::Schedule { .. } | Self::Exists(_) => EXIT_USAGE,
+            Self::Chaos(_) => 1,
             Self::Runtime(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
@@ -127,6 +139,10 @@ impl CliError {
             | Self::Serve(_)
             | Self::Audit(_)
             | Self::UnknownFault(_)
+            | Self::UnknownKind(_)
+            | Self::Schedule { .. }
+            | Self::Exists(_)
+            | Self::Chaos(_)
             | Self::Course(..) => None,
         }
     }
@@ -180,8 +196,13 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
             let config = load()?.config;
             Ok(one_thread()?.block_on(campaign::skip(&config, skip))?)
         }
+        Command::Crash(crash) => {
+            let config = load()?.config;
+            Ok(one_thread()?.block_on(campaign::crash(&config, crash))?)
+        }
         Command::Audit(audit) => audit::run(&load()?.config, audit),
         Command::Simulate(simulate) => simulate::run(&simulate),
+        Command::Chaos(chaos) => chaos::run(chaos),
         Command::Health(health) => {
             let config = load()?.config;
             Ok(one_thread()?.block_on(campaign::health(&config, health))?)

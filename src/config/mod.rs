@@ -22,8 +22,8 @@ pub use self::{
     print::documented,
     problem::{ConfigProblem, Origin, Problems},
     settings::{
-        AdminConfig, AdmissionConfig, ApiConfig, Config, CqlConfig, EmbeddedConfig, KafkaConfig,
-        SecretConfig,
+        AdminConfig, AdmissionConfig, ApiConfig, ChaosConfig, Config, CqlConfig, EmbeddedConfig,
+        KafkaConfig, SecretConfig,
     },
     types::{Hosts, Identity, Mode, Secret},
 };

@@ -212,6 +212,13 @@ settings! {
         /// Requests that one user may send to one campaign at once, before the rate applies.
         user_burst: u32 = 200, in 1..=1_000_000;
     }
+
+    /// Settings of rehearsals.
+    chaos: ChaosConfig {
+        /// Lets whoever holds the admin token crash actors: coupon actors, partition consumers, the
+        /// supervisor. For rehearsals; leave it off in production.
+        enabled: bool = false;
+    }
 }
 
 /// A row of the table.

@@ -1,8 +1,9 @@
 //! The part of a node that is the same on all ports: actors, membership and API service.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorRef, SpawnErr};
+use async_trait::async_trait;
+use ractor::{Actor, ActorRef, SpawnErr, rpc::CallResult};
 use tokio::task::JoinHandle;
 
 use super::apart::Work;
@@ -11,16 +12,22 @@ use crate::{
         Directory, Environment, Probe, Shared, membership, messages::SupervisorMessage,
         prober::Prober, supervisor::Supervisor,
     },
-    api::service::{GroupCheck, NodeService, ServiceBounds, ServiceParts},
+    api::{
+        http::CrashActors,
+        service::{GroupCheck, NodeService, ServiceBounds, ServiceParts},
+    },
     clock::SharedClock,
     config::Config,
     domain::{ids::ProcessName, keys::Keys},
     feed::{DecisionFeed, HeardGenerations},
     log::{LocalLog, RequestLog},
-    partition::flow::Limits,
+    partition::{actor_view::Crashed, flow::Limits},
     store::{CouponStore, Layout, NodeRows},
     wire::codec::Codec,
 };
+
+/// Longest wait for the supervisor to crash an actor. It answers at once unless it hangs.
+const CRASH_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a core is built from, besides its settings.
 pub(crate) struct CoreParts {
@@ -124,10 +131,30 @@ impl Core {
         Ok(Self { service, directory, supervisor, supervised, joined })
     }
 
+    /// Returns what makes actors of this node crash.
+    pub(crate) fn crashes(&self) -> Arc<dyn CrashActors> {
+        Arc::new(Crashes(self.supervisor.clone()))
+    }
+
     /// Ends membership and actors. The API service is shut down by itself, before or after.
     pub(crate) async fn end_actors(&mut self) {
         self.joined.end().await;
         self.supervisor.kill();
-        let _ended = (&mut self.supervised).await;
+        // A handle that has told its end must not be asked again.
+        if !self.supervised.is_finished() {
+            let _ended = (&mut self.supervised).await;
+        }
+    }
+}
+
+/// Makes actors crash through their supervisor.
+struct Crashes(ActorRef<SupervisorMessage>);
+
+#[async_trait]
+impl CrashActors for Crashes {
+    async fn crash(&self, crashed: Crashed) -> bool {
+        let message = |reply| SupervisorMessage::Crash(crashed, Some(reply));
+        let answer = self.0.call(message, Some(CRASH_WITHIN)).await;
+        matches!(answer, Ok(CallResult::Success(true)))
     }
 }

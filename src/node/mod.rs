@@ -43,6 +43,7 @@ use crate::{
     config::{Config, Explicit, Mode},
     feed::DecisionFeed,
     log::{LocalLog, RequestLog},
+    partition::actor_view::Crashed,
     store::{
         CouponStore, NodeRows,
         cql::{STEPS, Step},
@@ -245,6 +246,7 @@ impl Node {
             api: config.api.clone(),
             admin_token: self.admin_token.clone(),
             render_metrics: Arc::new(|| metrics.render()),
+            chaos: config.chaos.enabled.then(|| self.core.crashes()),
         };
         let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
         let Connections { public, admin: administered } = budget.connections;
@@ -260,8 +262,8 @@ impl Node {
     }
 
     /// Makes an actor panic as a bug would, for chaos tests.
-    pub fn crash(&self, message: SupervisorMessage) {
-        let _ended = self.core.supervisor.cast(message);
+    pub fn crash(&self, crashed: Crashed) {
+        let _ended = self.core.supervisor.cast(SupervisorMessage::Crash(crashed, None));
     }
 
     /// Waits until the supervisor or a listener ends, without which the node cannot go on.

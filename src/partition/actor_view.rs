@@ -25,3 +25,14 @@ pub trait ActorViews: Send + Sync + 'static {
     /// decided, each with a sentence for the operator.
     fn expiring(&self) -> Vec<(Partition, String)>;
 }
+
+/// The actor that is to crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Crashed {
+    /// The coupon actor of a campaign.
+    Coupon(CampaignId),
+    /// The consumer of a partition.
+    Consumer(Partition),
+    /// The supervisor. The node ends with it.
+    Supervisor,
+}

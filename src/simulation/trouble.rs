@@ -16,6 +16,7 @@ use super::{
 use crate::{
     actors::messages::SupervisorMessage,
     domain::ids::{Offset, Partition},
+    partition::actor_view::Crashed,
 };
 
 /// How long the log keeps records, in milliseconds: longer than any write is on its way, as retention
@@ -94,10 +95,12 @@ impl Story {
             }
             Act::CrashActor { campaign } => {
                 let campaign = campaign_id(campaign);
-                self.tell_supervisors(|| SupervisorMessage::Crash(campaign.clone()));
+                let crashed = Crashed::Coupon(campaign);
+                self.tell_supervisors(|| SupervisorMessage::Crash(crashed.clone(), None));
             }
             Act::CrashConsumer { partition } => {
-                self.tell_supervisors(|| SupervisorMessage::CrashConsumer(partition));
+                let crashed = Crashed::Consumer(partition);
+                self.tell_supervisors(|| SupervisorMessage::Crash(crashed.clone(), None));
             }
             Act::HalfDead { node, engine, partition } => {
                 self.half_dead = Some(HalfDead { node, engine, partition });

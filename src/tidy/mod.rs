@@ -15,7 +15,7 @@ use std::{
 const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["cli"],
-    &["simulation"],
+    &["simulation", "chaos"],
     &["node"],
     &["api", "actors", "audit"],
     &["log", "store", "feed"],

@@ -15,6 +15,7 @@ use axum::{
 use super::{
     HttpParts, RenderMetrics,
     body::{self, ADMIN_BYTES_MAX},
+    crash::{self, CrashActors},
     definition,
     guard::{Guard, NO_CLIENT},
     json,
@@ -30,6 +31,7 @@ use crate::{
         definition::{Audience, Terms},
         ids::{CampaignId, Partition},
     },
+    partition::actor_view::Crashed,
 };
 
 /// Paths that need no token: monitoring reads them.
@@ -46,6 +48,7 @@ struct AdminState {
     guard: Guard,
     pages: Pages,
     render_metrics: RenderMetrics,
+    chaos: Option<Arc<dyn CrashActors>>,
 }
 
 /// Builds the routes of the admin listener. [`guard`] checks the token.
@@ -55,11 +58,15 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         guard: Guard::new(&parts.admin_token),
         pages: Pages::new(Audience::Admin),
         render_metrics: Arc::clone(&parts.render_metrics),
+        chaos: parts.chaos.clone(),
     });
     let router = Router::new()
         .route("/admin/campaigns", get(list))
         .route("/admin/campaigns/{campaign_id}", get(show).put(define).patch(amend))
         .route("/admin/partitions/{partition}/skip", post(skip))
+        .route("/admin/campaigns/{campaign_id}/crash", post(crash_campaign))
+        .route("/admin/partitions/{partition}/crash", post(crash_partition))
+        .route("/admin/supervisor/crash", post(crash_supervisor))
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready));
@@ -130,17 +137,47 @@ async fn amend(
     Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
 }
 
+/// Makes the coupon actor of a campaign panic. Rights are checked first, then existence.
+async fn crash_campaign(
+    State(state): State<Arc<AdminState>>,
+    path: PathOf<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let chaos = crash::allowed(state.chaos.as_deref())?;
+    let (campaign, ()) = change(&state, path, request, read_nothing).await?;
+    state.service.campaign(&campaign).await?;
+    crash::run(chaos, Crashed::Coupon(campaign)).await
+}
+
+/// Makes the consumer of a partition panic.
+async fn crash_partition(
+    State(state): State<Arc<AdminState>>,
+    path: PathOf<Partition>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let chaos = crash::allowed(state.chaos.as_deref())?;
+    let partition = partition_of(&state, path)?;
+    nothing(request).await?;
+    crash::run(chaos, Crashed::Consumer(partition)).await
+}
+
+/// Makes the supervisor panic: the node ends.
+async fn crash_supervisor(
+    State(state): State<Arc<AdminState>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let chaos = crash::allowed(state.chaos.as_deref())?;
+    nothing(request).await?;
+    crash::run(chaos, Crashed::Supervisor).await
+}
+
 async fn control(
     verb: ControlVerb,
     State(state): State<Arc<AdminState>>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    // A body is refused: a `close` with a date, for example, would otherwise close at once.
-    let (campaign, ()) = change(&state, path, request, async |headers, body| {
-        definition::nothing(&body::read(headers, body, ADMIN_BYTES_MAX).await?)
-    })
-    .await?;
+    let (campaign, ()) = change(&state, path, request, read_nothing).await?;
     let view = state.service.control(&campaign, verb).await?;
     Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
 }
@@ -151,14 +188,30 @@ async fn skip(
     path: PathOf<Partition>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let known = path.ok().filter(|Path(number)| *number < state.service.partition_count());
-    let Path(partition) = known.ok_or(ServiceError::UnknownPartition)?;
+    let partition = partition_of(&state, path)?;
     let (head, body) = request.into_parts();
     public::no_query(&head.uri)?;
     let body = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await?;
     let (offset, reason) = definition::skip(&body)?;
     let skip = state.service.skip(partition, offset, reason, TOKEN_NAME).await?;
     Ok(json::answer(StatusCode::OK, &SkipBody::from(&skip)))
+}
+
+fn partition_of(state: &AdminState, path: PathOf<Partition>) -> Result<Partition, Problem> {
+    let known = path.ok().filter(|Path(number)| *number < state.service.partition_count());
+    Ok(known.ok_or(ServiceError::UnknownPartition)?.0)
+}
+
+/// Refuses a body: a `close` with a date, for example, would otherwise close at once.
+async fn read_nothing(headers: &HeaderMap, body: Body) -> Result<(), Problem> {
+    definition::nothing(&body::read(headers, body, ADMIN_BYTES_MAX).await?)
+}
+
+/// Refuses a query and a body.
+async fn nothing(request: Request) -> Result<(), Problem> {
+    let (head, body) = request.into_parts();
+    let read = read_nothing(&head.headers, body).await;
+    public::no_query(&head.uri).and(read)
 }
 
 /// Reads the campaign of a call without a query, and its body by `read`.

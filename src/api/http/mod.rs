@@ -6,6 +6,7 @@
 mod admin;
 mod body;
 mod caller;
+mod crash;
 mod definition;
 mod edge;
 mod fields;
@@ -29,6 +30,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+pub(crate) use self::crash::CrashActors;
 pub(crate) use self::edge::Edge;
 use self::problem::{Kind, Problem};
 pub(crate) use self::server::{ANSWERS_BYTES_MAX, CONNECTION_BYTES, Limits, serve};
@@ -51,6 +53,8 @@ pub(crate) struct HttpParts {
     pub admin_token: String,
     /// Renders the answer of `/metrics`.
     pub render_metrics: RenderMetrics,
+    /// Makes actors crash, where `chaos.enabled` allows it.
+    pub chaos: Option<Arc<dyn CrashActors>>,
 }
 
 /// Builds the router of the public listener.

@@ -80,6 +80,7 @@ kinds! {
     NoIdentity: UNAUTHORIZED, "no-identity", "Missing user identity", "denied";
     NoToken: UNAUTHORIZED, "no-token", "Invalid admin token", "denied";
     AnotherUser: FORBIDDEN, "another-user", "Cannot act for another user", "denied";
+    NoChaos: FORBIDDEN, "chaos-disabled", "Chaos is off", "denied";
     NotFound: NOT_FOUND, "not-found", "Not found", "invalid";
     UnknownCampaign: NOT_FOUND, "unknown-campaign", "Unknown campaign", "unknown_campaign";
     UnknownPartition: NOT_FOUND, "unknown-partition", "Unknown partition", "invalid";
@@ -91,6 +92,7 @@ kinds! {
     AlreadyDefined: CONFLICT, "already-defined", "Campaign already defined", "invalid";
     NotSkippable: CONFLICT, "not-skippable", "Range cannot be skipped", "invalid";
     QuotaBelowIssued: CONFLICT, "quota-below-issued", "Quota below issued coupons", "invalid";
+    NotHere: CONFLICT, "not-here", "Does not run on this node", "invalid";
     NotReleasable: CONFLICT, "not-releasable", "Campaign cannot be released", "invalid";
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body-too-large", "Request body too large", "invalid";
     UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type",

@@ -1,6 +1,7 @@
 //! Tests of both listeners through their routers, on a scripted service.
 
 mod admin;
+mod crash;
 mod fuzz;
 mod issue;
 mod reading;
@@ -270,7 +271,7 @@ pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
         waiters_max: 10,
     };
     let render_metrics = Arc::new(|| "coupond_waiters 0\n".to_owned());
-    HttpParts { service, api, admin_token: TOKEN.to_owned(), render_metrics }
+    HttpParts { service, api, admin_token: TOKEN.to_owned(), render_metrics, chaos: None }
 }
 
 /// Both routers on one service.
