@@ -24,6 +24,7 @@ use serde::Deserialize;
 use super::{
     finding::{FindingKind, Findings, Location},
     model::{Model, RecordOutcome, fingerprint},
+    refusals::Refusals,
 };
 use crate::{
     answer::request_id::{RequestContent, RequestIds},
@@ -35,7 +36,8 @@ use crate::{
     },
 };
 
-/// Most 2xx answers in one file. Each takes 64 bytes of memory, so all take 256 MB.
+/// Most 2xx answers in one file, and most requests with a key. Each takes 64 bytes of memory, so all take
+/// 256 MB, and as much again with keys.
 pub(super) const ANSWERS_MAX: usize = 4_000_000;
 
 /// Why a file of answers was refused.
@@ -149,6 +151,7 @@ pub(super) struct ClientAnswers {
     campaigns: Vec<CampaignId>,
     pub(super) counts: AnswerCounts,
     pub(super) findings: Findings,
+    pub(super) refusals: Refusals,
 }
 
 /// Reads files of answers.
@@ -175,6 +178,10 @@ impl AnswerReader {
             let parsed: Line =
                 serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
             parse_time(&parsed.time).ok_or_else(|| bad("time is not in RFC 3339 format".into()))?;
+            if let Some(key) = &parsed.key {
+                let of_key = (&parsed.campaign, &parsed.user, key);
+                answers.refusals.note(of_key, (parsed.status, parsed.body.as_ref()), line)?;
+            }
             if !(200..300).contains(&parsed.status) {
                 answers.counts.others += 1;
                 continue;
@@ -464,7 +471,7 @@ fn content_hash(content: &RequestContent) -> u64 {
     hashed((&content.campaign, &content.user, content.time, content.key_digest))
 }
 
-fn hashed(value: impl Hash) -> u64 {
+pub(super) fn hashed(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

@@ -129,6 +129,8 @@ finding_kinds! {
     AnswerChanged = "answer_changed", FinalAnswer;
     /// One idempotency key got two coupons.
     AnswerTwoForKey = "answer_two_for_key", FinalAnswer;
+    /// A request with a key that its client was always told is not in the log is in it.
+    AnswerDenied = "answer_denied", OneDecision;
 }
 
 /// One broken invariant at one place.

@@ -18,6 +18,7 @@ mod holds;
 mod model;
 mod partition;
 mod reading;
+mod refusals;
 mod rejections;
 mod report;
 mod rows;

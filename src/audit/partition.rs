@@ -282,7 +282,13 @@ impl LogReplay<'_> {
         for (offset, time, decoded) in chunk.records {
             self.answers_up_to(offset);
             let decided = match decoded {
-                Decoded::Record(record) => self.record(offset, time, record),
+                Decoded::Record(record) => {
+                    if let Record::Request(request) = &record {
+                        let place = self.here(offset);
+                        self.context.answers.refusals.check(request, place, &mut self.findings);
+                    }
+                    self.record(offset, time, record)
+                }
                 Decoded::DeadLetter(_) => None,
                 Decoded::Newer { version } => {
                     self.end = offset;

@@ -194,6 +194,8 @@ corruptions! {
     AnswerTwice: Settled, AnswerChanged, answers::answer_twice;
     /// A client got two coupons for one idempotency key.
     AnswerTwoForKey: Settled, AnswerTwoForKey, answers::answer_two_for_key;
+    /// A client was told that its request is not in the log.
+    AnswerRefused: Settled, AnswerDenied, answers::answer_refused;
     /// The request of an answer is not in the log.
     AnswerRequestLost: Settled, AnswerLost, answers::answer_request_lost;
     /// A client got "pending" for a campaign that does not exist.

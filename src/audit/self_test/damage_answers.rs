@@ -90,6 +90,16 @@ pub(super) fn answer_two_for_key(world: &mut AuditWorld) {
     }
 }
 
+pub(super) fn answer_refused(world: &mut AuditWorld) {
+    let keyed = world.answers.iter().find(|line| !line["key"].is_null()).cloned();
+    let Some(keyed) = keyed else { return };
+    let is_of = |line: &Value| ["campaign", "user", "key"].iter().all(|it| line[*it] == keyed[*it]);
+    for line in world.answers.iter_mut().filter(|line| is_of(line)) {
+        line["status"] = json!(503);
+        line["body"] = json!({ "type": "/problems/unavailable" });
+    }
+}
+
 pub(super) fn answer_in_skip(world: &mut AuditWorld) {
     let lost = |line: &&mut Value| line["user"].as_str().is_some_and(|it| it.starts_with("lost-"));
     if let Some(line) = world.answers.iter_mut().find(lost) {
