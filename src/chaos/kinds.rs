@@ -105,6 +105,10 @@ kinds! {
         "a database node is shut down in order, and started again";
     NoQuorum: "no-quorum", ThreeEngines, lasts 3_000..=12_000, 30.0 s after the Mend,
         "two of three database nodes hang: ranges without a quorum";
+    KafkaAway: "kafka-away", Engines, lasts 30_000..=30_000, 60.0 s after the Mend,
+        "all brokers hang for half a minute";
+    DatabaseAway: "database-away", Engines, lasts 60_000..=60_000, 60.0 s after the Mend,
+        "the whole database hangs for a minute, in which campaigns go on hold";
     CutFromKafka: "cut-from-kafka", Network, lasts 26_000..=30_000, 25.0 s after the Strike,
         "a node is cut off from all brokers";
     CutFromDatabase: "cut-from-database", Network, lasts 26_000..=30_000, 25.0 s after the Strike,

@@ -56,6 +56,8 @@ pub(crate) struct Chaos {
     pub(crate) kinds: Vec<Kind>,
     /// Number of cycles, instead of as many as let each kind strike three times.
     pub(crate) cycles: Option<usize>,
+    /// The first cycle in which something is broken is the last.
+    pub(crate) until_broken: bool,
     /// No cycle begins after this time.
     pub(crate) at_most: Option<Duration>,
     /// These cycles instead of drawn ones.
@@ -194,6 +196,9 @@ impl Chaos {
                 let _gone = fs::remove_dir_all(&plan.folder);
             }
             verdict.add(number, outcome);
+            if self.until_broken && !is_sound {
+                break;
+            }
         }
         Ok(())
     }

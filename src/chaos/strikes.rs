@@ -112,6 +112,8 @@ pub(crate) async fn strike(
             blocking(|| with(stage, engine, strike, |it, at| it.shut_down(at)))?;
         }
         Kind::NoQuorum => two_databases(stage, strike, Signal::STOP)?,
+        Kind::KafkaAway => whole(stage, Engine::Kafka, Signal::STOP)?,
+        Kind::DatabaseAway => whole(stage, Engine::Database, Signal::STOP)?,
         Kind::CutFromKafka | Kind::CutFromDatabase | Kind::CutFromBoth | Kind::CutFromBroker => {
             network::harm(node, &endpoints(stage, strike), Link::Cut)?;
         }
@@ -161,6 +163,8 @@ pub(crate) async fn mend(stage: &mut Stage<'_>, standing: &Standing) -> Result<(
             with(stage, Engine::Database, strike, |it, at| it.signal(at, Signal::CONT))
         }
         Kind::NoQuorum => two_databases(stage, strike, Signal::CONT),
+        Kind::KafkaAway => whole(stage, Engine::Kafka, Signal::CONT),
+        Kind::DatabaseAway => whole(stage, Engine::Database, Signal::CONT),
         Kind::CutFromKafka
         | Kind::CutFromDatabase
         | Kind::CutFromBoth
@@ -209,13 +213,18 @@ fn two_databases(stage: &Stage<'_>, strike: &Strike, signal: Signal) -> Result<(
     (0..2).try_for_each(|at| database.signal((strike.node + at) % nodes, signal))
 }
 
+fn whole(stage: &Stage<'_>, engine: Engine, signal: Signal) -> Result<(), String> {
+    let engine = stage.engines.ok_or("there are no engines")?.of(engine);
+    (0..engine.endpoints.len()).try_for_each(|node| engine.signal(node, signal))
+}
+
 fn everything(stage: &mut Stage<'_>, signal: Signal) -> Result<(), String> {
     stage.nodes.iter_mut().for_each(|node| node.signal(signal));
-    let Some(engines) = stage.engines else { return Ok(()) };
-    for engine in [&engines.kafka, &engines.database] {
-        (0..engine.endpoints.len()).try_for_each(|node| engine.signal(node, signal))?;
+    if stage.engines.is_none() {
+        return Ok(());
     }
-    Ok(())
+    whole(stage, Engine::Kafka, signal)?;
+    whole(stage, Engine::Database, signal)
 }
 
 /// Returns what a node loses the way to.

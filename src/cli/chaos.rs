@@ -35,6 +35,9 @@ pub(super) struct ChaosArguments {
     /// Begin no cycle after so many minutes
     #[arg(long, value_name = "N")]
     pub(super) minutes: Option<u64>,
+    /// End after the first cycle in which something is broken
+    #[arg(long)]
+    pub(super) until_broken: bool,
     /// Folder for the evidence; must not exist yet [default: chaos-SEED]
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
@@ -100,6 +103,7 @@ fn planned(arguments: ChaosArguments) -> Result<Chaos, CliError> {
         is_drawn,
         kinds,
         cycles: arguments.cycles,
+        until_broken: arguments.until_broken,
         at_most: arguments.minutes.map(|minutes| Duration::from_secs(minutes * 60)),
         again: again.transpose()?,
         script: arguments.engines_script,
