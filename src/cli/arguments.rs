@@ -69,6 +69,8 @@ pub(super) enum Command {
     /// worlds were run, 2 usage, 3 an invariant is broken, or a kind of fault never occurred in 20,000
     /// worlds or more.
     Simulate(SimulateArguments),
+    /// Rehearse an event: load, figures and verdicts, as one report
+    Rehearse(RehearseArguments),
 }
 
 impl Arguments {
@@ -88,6 +90,7 @@ impl Arguments {
             Command::Health(inner) => self.settings.then(&inner.settings),
             Command::Audit(inner) => self.settings.then(&inner.settings),
             Command::Simulate(_) => self.settings,
+            Command::Rehearse(inner) => self.settings.then(&inner.settings),
         };
         (settings, command)
     }
@@ -191,6 +194,59 @@ pub(super) struct SimulateArguments {
     /// Continue after a broken invariant, and count the broken worlds
     #[arg(long)]
     pub(super) keep_going: bool,
+}
+
+/// Rehearse an event: load, figures and verdicts, as one report
+///
+/// Creates campaigns of its own, which no public list shows, sends them the load of a scenario
+/// (load/*.toml), and closes them. Writes report.html, report.md with pictures, and report.json.
+/// Exit codes: 0 every target met, 1 a target missed or failure, 2 usage, 3 an invariant is broken.
+#[derive(Debug, Args)]
+pub(super) struct RehearseArguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// File of the scenario
+    #[arg(required_unless_present = "compare")]
+    pub(super) scenario: Option<PathBuf>,
+    /// URLs of all public listeners, comma-separated [default: http://, followed by api.listen]
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    pub(super) api: Vec<String>,
+    /// URLs of all admin listeners, comma-separated [default: http://, followed by admin.listen]
+    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    pub(super) admin: Vec<String>,
+    /// Admin token [default: the setting admin.token, else the file admin.token in the data folder]
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub(super) token: Option<String>,
+    /// File with the admin token
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Start two nodes on one Kafka and one Cassandra for the rehearsal, and end them again
+    #[arg(long, conflicts_with_all = ["api", "admin", "token", "token_file"])]
+    pub(super) local: bool,
+    /// Folder for the report and everything that belongs to it
+    #[arg(long, value_name = "DIR", default_value = "rehearsal")]
+    pub(super) out: PathBuf,
+    /// Run the same load curve in this fraction of the time
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = shrink)]
+    pub(super) shrink: f64,
+    /// What is drawn follows from it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Put two reports side by side instead; "predecessor" is the built-in reference run
+    #[arg(long, num_args = 2, value_names = ["BEFORE.json", "AFTER.json"],
+        conflicts_with_all = ["scenario", "local", "api", "admin"])]
+    pub(super) compare: Option<Vec<PathBuf>>,
+    /// Names of the two runs
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], requires = "compare")]
+    pub(super) labels: Option<Vec<String>>,
+}
+
+/// Parses how many times shorter a rehearsal is.
+fn shrink(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(times) if (1.0..=1_000.0).contains(&times) => Ok(times),
+        _ => Err("must be a number from 1 to 1,000".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -371,6 +427,7 @@ mod tests {
         check_settings("coupond --set x=1 check-config --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 print-config --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 health --set y=2", None, &["x=1", "y=2"]);
+        check_settings("coupond --set x=1 rehearse a.toml --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 audit --set y=2", None, &["x=1", "y=2"]);
     }
 
@@ -411,6 +468,10 @@ mod tests {
             "coupond skip 3 --offset 100",
             "coupond skip 3 --offset -1 --reason lost",
             "coupond issue spring a/b",
+            "coupond rehearse",
+            "coupond rehearse load/peak.toml --shrink 0",
+            "coupond rehearse load/peak.toml --local --admin http://h:1",
+            "coupond rehearse --compare a.json",
             "coupond issue spring ada --wait 31",
             "coupond issue spring ada --key a/b",
         ] {

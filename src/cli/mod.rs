@@ -13,6 +13,8 @@ mod audit;
 mod campaign;
 mod client;
 mod issue;
+mod machine;
+mod rehearse;
 mod serve;
 mod show;
 mod simulate;
@@ -36,6 +38,7 @@ use self::{
 use crate::{
     config::{self, ConfigProblem, Loaded, Origin, Problems, Sources},
     node::{self, AuditFailure, ServeError},
+    rehearse::{RehearseError, ScenarioError},
     telemetry::LogFilter,
 };
 
@@ -101,6 +104,12 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Audit(#[from] AuditFailure),
+    #[error(transparent)]
+    Rehearse(#[from] RehearseError),
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error("report {}", .0.display())]
+    Report(PathBuf, #[source] io::Error),
     #[error("unknown kind of fault {0:?}; list them with `coupond simulate --list-faults`")]
     UnknownFault(String),
     #[error("{} cannot be used as a course", .0.display())]
@@ -110,8 +119,13 @@ enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::UnknownFault(_) | Self::Course(..) => EXIT_USAGE,
-            Self::Runtime(_) => 1,
+            Self::Configuration(_)
+            | Self::UnknownFault(_)
+            | Self::Course(..)
+            | Self::Scenario(_) => EXIT_USAGE,
+            Self::Runtime(_) | Self::Report(..) => 1,
+            Self::Rehearse(error) if error.is_usage() => EXIT_USAGE,
+            Self::Rehearse(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
             Self::Audit(error) => error.exit_code(),
@@ -127,7 +141,10 @@ impl CliError {
             | Self::Serve(_)
             | Self::Audit(_)
             | Self::UnknownFault(_)
-            | Self::Course(..) => None,
+            | Self::Course(..)
+            | Self::Rehearse(_)
+            | Self::Scenario(_)
+            | Self::Report(..) => None,
         }
     }
 
@@ -182,6 +199,7 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         }
         Command::Audit(audit) => audit::run(&load()?.config, audit),
         Command::Simulate(simulate) => simulate::run(&simulate),
+        Command::Rehearse(rehearse) => rehearse::run(load, rehearse),
         Command::Health(health) => {
             let config = load()?.config;
             Ok(one_thread()?.block_on(campaign::health(&config, health))?)
