@@ -10,11 +10,12 @@ use std::{
 use serde::Deserialize;
 use serde_json::json;
 use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
 
 use super::{local::is_installed, outcomes::Outcomes, scenario::Scenario};
 
-/// Exit code of k6 if a request got no answer.
-const THRESHOLDS: i32 = 99;
+/// Exit codes of k6 with results: a request got no answer; it was interrupted.
+const WITH_RESULTS: [i32; 2] = [99, 105];
 
 /// Why k6 has no results.
 #[derive(Debug, thiserror::Error)]
@@ -128,19 +129,35 @@ impl K6 {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(run)?)
             .stderr(log)
+            // Ctrl-C at a terminal reaches it through `end` alone.
+            .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn().map_err(run)?;
         Ok(Self { child, output, summary })
     }
 
-    /// Waits for its end.
+    /// Waits for its end. Interrupts it when `stop` is cancelled.
     ///
     /// # Errors
     /// If it failed without results.
-    pub(super) async fn end(&mut self) -> Result<Results, K6Error> {
-        let run = |source| K6Error::Run { output: self.output.clone(), source };
-        let status = self.child.wait().await.map_err(run)?;
-        if !status.success() && status.code() != Some(THRESHOLDS) {
+    pub(super) async fn end(&mut self, stop: &CancellationToken) -> Result<Results, K6Error> {
+        let output = self.output.clone();
+        let run = |source| K6Error::Run { output: output.clone(), source };
+        let ended = tokio::select! {
+            ended = self.child.wait() => Some(ended),
+            () = stop.cancelled() => None,
+        };
+        let status = match ended {
+            Some(status) => status.map_err(run)?,
+            None => {
+                let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+                if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+                }
+                self.child.wait().await.map_err(run)?
+            }
+        };
+        if !status.success() && !status.code().is_some_and(|code| WITH_RESULTS.contains(&code)) {
             return Err(run(io::Error::other(format!("k6 ended with {status}"))));
         }
         let text = fs::read(&self.summary).map_err(run)?;

@@ -106,6 +106,17 @@ fn has_java() -> bool {
     named || kept || is_installed("java")
 }
 
+/// An engine of a local instance.
+#[derive(Debug, Clone)]
+pub struct EngineProcess {
+    /// Its name.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Where its JVM writes down each pause.
+    pub pauses: PathBuf,
+}
+
 /// An instance that runs.
 #[derive(Debug)]
 pub struct Local {
@@ -117,8 +128,8 @@ pub struct Local {
     pub token: String,
     /// Its settings, for the audit.
     pub config: Config,
-    /// Name and process id of each engine.
-    pub engines: Vec<(String, u32)>,
+    /// Its engines.
+    pub engines: Vec<EngineProcess>,
     nodes: Vec<Child>,
     /// The engines end when their standard input is closed.
     scripts: Vec<(Child, ChildStdin)>,
@@ -173,8 +184,11 @@ impl Local {
         say("starting Kafka and Cassandra");
         let (kafka, cassandra) =
             tokio::try_join!(engine("kafka", &folder), engine("cassandra", &folder))?;
-        let engines =
-            vec![("Kafka".to_owned(), kafka.pid), ("Cassandra".to_owned(), cassandra.pid)];
+        let process = |name: &str, engine: &Engine| {
+            let pauses = data.0.join(format!("pauses-{}.log", engine.pid));
+            EngineProcess { name: name.to_owned(), pid: engine.pid, pauses }
+        };
+        let engines = vec![process("Kafka", &kafka), process("Cassandra", &cassandra)];
         let token = token().map_err(io("drawing a token"))?;
         let instance = vec![
             "mode=distributed".to_owned(),
@@ -232,7 +246,8 @@ impl Local {
         }
         command.env("COUPOND_ADMIN__TOKEN", &self.token).env("COUPOND_LOG", "info");
         command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(Stdio::piped()).kill_on_drop(true);
+        // Ctrl-C at a terminal ends the load alone: the nodes are needed until the report is made.
+        command.stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
         let mut child = command.spawn().map_err(failed("starting the process"))?;
         let file = fs::File::create(&log).map_err(failed("writing the log"))?;
         let (found, serving) = oneshot::channel();
@@ -285,11 +300,14 @@ struct Engine {
 /// Starts an engine on any free port, and waits until it answers.
 async fn engine(name: &'static str, folder: &Path) -> Result<Engine, LocalError> {
     let (data, log) = (folder.join(DATA).join(name), folder.join(format!("{name}.log")));
+    // One line for each time that the JVM stops all its threads; %p is its process id.
+    let pauses = format!("-Xlog:safepoint:file={}/pauses-%p.log", folder.join(DATA).display());
     let failed = |source| LocalError::Io { what: format!("starting {name}"), source };
     let output = fs::File::create(&log).map_err(failed)?;
     let mut script = Command::new(ENGINES)
         .args([name, "--port", "0", "--until-eof", "--data"])
         .arg(&data)
+        .env("JAVA_TOOL_OPTIONS", &pauses)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(output)

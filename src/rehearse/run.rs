@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admin::{Admin, AdminError},
-    k6::{self, K6, K6Error, Milliseconds},
-    load,
-    local::LocalError,
+    k6::{self, K6Error, Milliseconds},
+    loaded::{Found, LoadError, Loaded},
+    local::{EngineProcess, LocalError},
     outcomes::Outcomes,
+    pauses::{self, Pauses},
     sample::{Sample, Sampler, latency_ms},
     scenario::{Kind, Scenario},
     tally::{Tally, Times},
@@ -38,7 +39,7 @@ const LAG_EVERY: Duration = Duration::from_millis(100);
 const LAG_WAIT: Duration = Duration::from_secs(60);
 
 /// Name of the file of answers in the folder of a rehearsal.
-const ANSWERS: &str = "answers.jsonl";
+pub(super) const ANSWERS: &str = "answers.jsonl";
 
 /// What to rehearse, and where.
 #[derive(Debug)]
@@ -53,8 +54,8 @@ pub struct Order {
     pub admin: Vec<String>,
     /// The token of the admin listeners.
     pub token: Option<String>,
-    /// Name and process id of local engines.
-    pub engines: Vec<(String, u32)>,
+    /// Local engines.
+    pub engines: Vec<EngineProcess>,
     /// Where files are written.
     pub out: PathBuf,
     /// What is drawn follows from it.
@@ -134,7 +135,7 @@ pub(super) struct Quantiles {
 }
 
 impl Quantiles {
-    fn of(times: &Times) -> Option<Self> {
+    pub(super) fn of(times: &Times) -> Option<Self> {
         Some(Self {
             count: times.count() as f64,
             p50: times.quantile_ms(0.5)?,
@@ -199,7 +200,8 @@ pub struct Run {
     pub(super) campaigns: Vec<String>,
     pub(super) audited: Audited,
     pub(super) nodes: usize,
-    pub(super) engines: Vec<String>,
+    /// Name of each local engine, and its pauses during the load.
+    pub(super) engines: Vec<(String, Option<Pauses>)>,
     pub(super) seed: u64,
 }
 
@@ -238,7 +240,7 @@ pub async fn rehearse(
     phase("creating the campaign");
     let first = order.admin.first().map_or("", String::as_str);
     let admin = Admin::new(first, order.token.clone())?;
-    let engines = order.engines.iter().map(|(_, pid)| *pid).collect();
+    let engines = order.engines.iter().map(|engine| engine.pid).collect();
     let sampler = Sampler::new(admin.http.clone(), order.admin.clone(), engines);
     let before = sampler.take(0.0).await;
     if let Some(silent) = before.nodes.iter().position(Option::is_none) {
@@ -252,6 +254,8 @@ pub async fn rehearse(
     };
     admin.define(&campaigns, &order.scenario, None).await?;
     phase("load");
+    let paused = order.engines.iter().map(|engine| pauses::length(&engine.pauses));
+    let paused: Vec<u64> = paused.collect();
     let started_at = SystemClock.now();
     if let Some(after) = order.scenario.opens_after {
         let opens_at = Timestamp(started_at.0 + i64::try_from(after.as_millis()).unwrap_or(0));
@@ -266,6 +270,8 @@ pub async fn rehearse(
     phase("waiting until nothing waits for a decision");
     live.lock().at_s = None;
     let (lag_at_end, lag_gone_s) = drained(&loaded, &sampler, &mut samples).await;
+    let logs = order.engines.iter().zip(paused);
+    let pauses = logs.map(|(engine, from)| pauses::read(&engine.pauses, from)).collect();
     let issued = admin.issued(&campaigns).await?;
     admin.close(&campaigns).await;
     phase("audit");
@@ -282,139 +288,9 @@ pub async fn rehearse(
             lag_gone_s,
             issued,
             campaigns,
+            pauses,
         },
     ))
-}
-
-struct Found {
-    started_at: Timestamp,
-    cut_short: bool,
-    lag_at_end: f64,
-    lag_gone_s: Option<f64>,
-    issued: u64,
-    campaigns: Vec<String>,
-}
-
-#[derive(Debug)]
-enum LoadError {
-    K6(K6Error),
-    Io(io::Error),
-}
-
-/// The load that runs.
-struct Loaded {
-    started: Instant,
-    ended: Option<Instant>,
-    tally: Arc<Mutex<Tally>>,
-    by: By,
-    stop: CancellationToken,
-}
-
-enum By {
-    Loop(load::Running),
-    K6(Box<K6>, Option<k6::Results>),
-}
-
-impl Loaded {
-    fn start(
-        order: &Order,
-        campaigns: &[String],
-        run: &str,
-        stop: CancellationToken,
-    ) -> Result<Self, RehearseError> {
-        let scenario = &order.scenario;
-        let tally = Arc::new(Mutex::new(Tally::new(scenario.stages.len())));
-        let by = if scenario.kind == Kind::Peak {
-            let script = k6::script(&order.file)?;
-            let campaign = campaigns.first().map_or("", String::as_str);
-            let k6 = K6::start(&script, scenario, &order.api, campaign, &order.out)?;
-            By::K6(Box::new(k6), None)
-        } else {
-            let plan = load::Plan {
-                scenario: scenario.clone(),
-                api: order.api.clone(),
-                campaigns: campaigns.to_vec(),
-                run: run.to_owned(),
-                seed: order.seed,
-                answers: Some(order.out.join(ANSWERS)),
-            };
-            let running = load::start(plan, tally.clone(), stop.clone());
-            let what = "starting the load";
-            By::Loop(running.map_err(|source| RehearseError::Io { what, source })?)
-        };
-        Ok(Self { started: Instant::now(), ended: None, tally, by, stop })
-    }
-
-    async fn end(&mut self) -> Result<(), LoadError> {
-        match &mut self.by {
-            By::Loop(running) => running.end().await.map_err(LoadError::Io)?,
-            By::K6(k6, results) => tokio::select! {
-                ended = k6.end() => *results = Some(ended.map_err(LoadError::K6)?),
-                () = self.stop.cancelled() => {}
-            },
-        }
-        // An open loop ends with its last request; the last answers come later.
-        self.ended = Some(self.tally.lock().ended.unwrap_or_else(Instant::now));
-        Ok(())
-    }
-
-    fn result(self, order: Order, samples: Vec<Sample>, audited: Audited, found: Found) -> Run {
-        let tally = self.tally.lock();
-        let started = tally.started.unwrap_or(self.started);
-        let ended = self.ended.unwrap_or_else(Instant::now);
-        let (outcomes, response, decision, late, allowed) = match &self.by {
-            By::Loop(_) => (
-                tally.outcomes.clone(),
-                Quantiles::of(&tally.response),
-                Quantiles::of(&tally.decision),
-                Quantiles::of(&tally.late),
-                None,
-            ),
-            By::K6(_, results) => {
-                let times = |name: &str| {
-                    let results = results.as_ref()?;
-                    results.milliseconds.get(name).copied().map(Quantiles::from)
-                };
-                let outcomes = results.as_ref().map(|it| it.outcomes.clone()).unwrap_or_default();
-                let allowed = results.as_ref().and_then(|it| it.iterations_allowed);
-                (outcomes, times("accepted"), times("answered"), None, allowed)
-            }
-        };
-        let stage = |stage: &super::tally::StageTally| StageFigures {
-            due: stage.due,
-            failed: stage.failed,
-            decision: Quantiles::of(&stage.decision),
-        };
-        let second = |second: &super::tally::SecondTally| {
-            let quantile = |share| second.response.quantile_ms(share);
-            (second.due, quantile(0.5).zip(quantile(0.99)))
-        };
-        let is_loop = matches!(self.by, By::Loop(_));
-        let Order { scenario, engines, seed, admin, .. } = order;
-        let Found { started_at, cut_short, lag_at_end, lag_gone_s, issued, campaigns } = found;
-        Run {
-            scenario,
-            started_at,
-            seconds: ended.duration_since(started).as_secs_f64(),
-            cut_short,
-            outcomes,
-            response,
-            decision,
-            late,
-            allowed,
-            stages: if is_loop { tally.stages.iter().map(stage).collect() } else { Vec::new() },
-            by_second: tally.seconds.iter().map(second).collect(),
-            samples,
-            lag_at_end,
-            lag_gone_s,
-            issued,
-            campaigns,
-            audited,
-            nodes: admin.len(),
-            engines: engines.into_iter().map(|(name, _)| name).collect(),
-            seed,
-        }
-    }
 }
 
 /// Takes a sample each second until the load has ended.

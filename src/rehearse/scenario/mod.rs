@@ -7,7 +7,8 @@ mod tests;
 
 use std::{path::Path, time::Duration};
 
-pub use self::{read::ScenarioError, schedule::Schedule};
+pub use self::read::ScenarioError;
+pub(crate) use self::schedule::Schedule;
 use crate::report::{Bound, Target, Unit};
 
 /// Declares the kinds of scenarios.

@@ -5,7 +5,7 @@ use super::Stage;
 /// Yields the times at which requests are due, in seconds from the start, each with its stage. They
 /// follow from the stages alone: an answer that is late moves no later request.
 #[derive(Debug, Clone)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     stages: Vec<Stage>,
     stage: usize,
     /// When the current stage began.
@@ -19,7 +19,7 @@ pub(super) struct Schedule {
 impl Schedule {
     /// Returns the schedule of these stages.
     #[must_use]
-    pub(super) fn new(stages: &[Stage]) -> Self {
+    pub(crate) fn new(stages: &[Stage]) -> Self {
         Self { stages: stages.to_vec(), stage: 0, began: 0.0, before: 0.0, next: 0 }
     }
 }
