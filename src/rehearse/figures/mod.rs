@@ -132,7 +132,7 @@ fn facts(run: &Run, tested: Vec<Fact>) -> Vec<Fact> {
     let mut facts = vec![
         Fact::new(
             "scenario",
-            format!("{} ({}): {}", scenario.name, scenario.kind.name(), scenario.about),
+            format!("{} ({}). {}", scenario.name, scenario.kind.name(), scenario.about),
         ),
         Fact::new("load", load(run)),
         Fact::new("took", format!("{:.1} s", run.seconds)),
