@@ -35,7 +35,7 @@ function counters(prefix, names) {
 http.setResponseCallback(http.expectedStatuses(200, 201, 202, 409));
 
 export const common = {
-  summaryTrendStats: ['avg', 'med', 'p(95)', 'p(99)', 'max', 'count'],
+  summaryTrendStats: ['avg', 'med', 'p(90)', 'p(95)', 'p(99)', 'max', 'count'],
   thresholds: {
     undecided: ['count==0'],
     ...Object.fromEntries(FAILURES.map((name) => [`failed_${name}`, ['count==0']])),
@@ -182,6 +182,7 @@ function collect(data, trends) {
       times[name] = {
         count: values.count,
         p50: round(values.med),
+        p90: round(values['p(90)']),
         p95: round(values['p(95)']),
         p99: round(values['p(99)']),
         max: round(values.max),

@@ -11,13 +11,14 @@ const USERS = Number(__ENV.USERS || 10000);
 // 10: the same load curve in a tenth of the time, for a quick try.
 const SHRINK = Number(__ENV.SHRINK || 1);
 
-const stages = [
+// `coupond rehearse` passes those of its scenario.
+const stages = (__ENV.STAGES ? JSON.parse(__ENV.STAGES) : [
   { seconds: 60, target: 10 },
   { seconds: 30, target: 100 },
   { seconds: 120, target: 500 },
   { seconds: 30, target: 100 },
   { seconds: 60, target: 0 },
-].map(({ seconds, target }) => ({ seconds: seconds / SHRINK, target }));
+]).map(({ seconds, target }) => ({ seconds: seconds / SHRINK, target }));
 
 export const options = {
   ...common,

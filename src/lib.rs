@@ -29,6 +29,8 @@ pub mod log;
 pub mod node;
 pub mod partition;
 pub mod random;
+pub mod rehearse;
+pub mod report;
 mod retry;
 mod shares;
 mod simulation;

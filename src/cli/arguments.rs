@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     chaos::ChaosArguments,
+    rehearse::RehearseArguments,
     terms::{AmendmentFlags, DefinitionFlags},
 };
 use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
@@ -84,6 +85,8 @@ pub(super) enum Command {
     /// worlds were run, 2 usage, 3 an invariant is broken, or a kind of fault never occurred in 20,000
     /// worlds or more.
     Simulate(SimulateArguments),
+    /// Rehearse an event: load, figures and verdicts, as one report
+    Rehearse(RehearseArguments),
 }
 
 impl Arguments {
@@ -104,6 +107,7 @@ impl Arguments {
             Command::Health(inner) => self.settings.then(&inner.settings),
             Command::Audit(inner) => self.settings.then(&inner.settings),
             Command::Simulate(_) | Command::Chaos(_) => self.settings,
+            Command::Rehearse(inner) => self.settings.then(&inner.settings),
         };
         (settings, command)
     }
@@ -413,6 +417,7 @@ mod tests {
         check_settings("coupond --set x=1 check-config --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 print-config --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 health --set y=2", None, &["x=1", "y=2"]);
+        check_settings("coupond --set x=1 rehearse a.toml --set y=2", None, &["x=1", "y=2"]);
         check_settings("coupond --set x=1 audit --set y=2", None, &["x=1", "y=2"]);
     }
 
@@ -457,6 +462,10 @@ mod tests {
             "coupond crash spring --partition 1",
             "coupond crash --partition 1 --supervisor",
             "coupond issue spring a/b",
+            "coupond rehearse",
+            "coupond rehearse load/peak.toml --shrink 0",
+            "coupond rehearse load/peak.toml --local --admin http://h:1",
+            "coupond rehearse --compare a.json",
             "coupond issue spring ada --wait 31",
             "coupond issue spring ada --key a/b",
         ] {

@@ -111,14 +111,7 @@ impl Client {
         json: bool,
     ) -> Result<Self, ClientError> {
         let base = base(url, config.admin.listen, "admin.listen")?;
-        let bearer = match token
-            .or_else(|| config.admin.token.as_ref().map(|token| token.expose().to_owned()))
-        {
-            Some(token) => Some(token),
-            // A node generates a token only if it listens on loopback, so other hosts never get it.
-            None if is_loopback(&base) => kept_token(&config.embedded.dir)?,
-            None => None,
-        };
+        let bearer = bearer(config, &base, token)?;
         Ok(Self { http: http()?, base, bearer, identity: None, json, option: "--admin" })
     }
 
@@ -227,6 +220,62 @@ impl Client {
     }
 }
 
+/// Returns the admin token for a node: `token`, else the configured one, else the one in the data folder.
+fn bearer(
+    config: &Config,
+    base: &Url,
+    token: Option<String>,
+) -> Result<Option<String>, ClientError> {
+    match token.or_else(|| config.admin.token.as_ref().map(|token| token.expose().to_owned())) {
+        Some(token) => Ok(Some(token)),
+        // A node generates a token only if it listens on loopback, so other hosts never get it.
+        None if is_loopback(base) => kept_token(&config.embedded.dir),
+        None => Ok(None),
+    }
+}
+
+/// The listeners of the nodes of an instance, and the token of their admin listeners.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub(super) api: Vec<String>,
+    pub(super) admin: Vec<String>,
+    pub(super) token: Option<String>,
+}
+
+/// Returns the listeners at these URLs, else those at the configured addresses.
+pub(super) fn listeners(
+    config: &Config,
+    api: &[String],
+    admin: &[String],
+    token: Option<String>,
+) -> Result<Listeners, ClientError> {
+    let all = |urls: &[String], listen, key| -> Result<Vec<Url>, ClientError> {
+        match urls {
+            [] => Ok(vec![base(None, listen, key)?]),
+            urls => urls.iter().map(|url| base(Some(url), listen, key)).collect(),
+        }
+    };
+    let admin = all(admin, config.admin.listen, "admin.listen")?;
+    let token = bearer(config, &admin[0], token)?;
+    let text = |urls: Vec<Url>| {
+        urls.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
+    };
+    let api = all(api, config.api.listen, "api.listen")?;
+    Ok(Listeners { api: text(api), admin: text(admin), token })
+}
+
+/// Reads a token from a file that its owner names.
+pub(super) fn token_of(path: &Path) -> Result<String, ClientError> {
+    use std::io::Read;
+
+    let read = || -> std::io::Result<String> {
+        let mut text = String::new();
+        std::fs::File::open(path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text.trim().to_owned())
+    };
+    read().map_err(|source| ClientError::Token { path: path.display().to_string(), source })
+}
+
 fn http() -> Result<reqwest::Client, ClientError> {
     // Without proxies and redirects the token reaches only the named node.
     let builder = reqwest::Client::builder()
@@ -275,18 +324,12 @@ fn is_loopback(url: &Url) -> bool {
 
 /// Reads the token in the data folder, if there is one.
 fn kept_token(folder: &Path) -> Result<Option<String>, ClientError> {
-    use std::io::Read;
-
-    let path = folder.join(TOKEN_FILE);
-    let read = || -> std::io::Result<String> {
-        let mut text = String::new();
-        std::fs::File::open(&path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
-        Ok(text.trim().to_owned())
-    };
-    match read() {
+    match token_of(&folder.join(TOKEN_FILE)) {
         Ok(token) => Ok(Some(token).filter(|token| !token.is_empty())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ClientError::Token { path: path.display().to_string(), source }),
+        Err(ClientError::Token { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

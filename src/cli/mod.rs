@@ -14,6 +14,8 @@ mod campaign;
 mod chaos;
 mod client;
 mod issue;
+mod machine;
+mod rehearse;
 mod serve;
 mod show;
 mod simulate;
@@ -38,6 +40,7 @@ use crate::{
     chaos::ChaosError,
     config::{self, ConfigProblem, Loaded, Origin, Problems, Sources},
     node::{self, AuditFailure, ServeError},
+    rehearse::{RehearseError, ScenarioError},
     telemetry::LogFilter,
 };
 
@@ -103,6 +106,12 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Audit(#[from] AuditFailure),
+    #[error(transparent)]
+    Rehearse(#[from] RehearseError),
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error("report {}", .0.display())]
+    Report(PathBuf, #[source] io::Error),
     #[error("unknown kind of fault {0:?}; list them with `coupond simulate --list-faults`")]
     UnknownFault(String),
     #[error("unknown kind of fault {0:?}; list them with `coupond chaos --list-kinds`")]
@@ -120,10 +129,16 @@ enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::UnknownFault(_) | Self::Course(..) => EXIT_USAGE,
-            Self::UnknownKind(_) | Self::Schedule { .. } | Self::Exists(_) => EXIT_USAGE,
-            Self::Chaos(_) => 1,
-            Self::Runtime(_) => 1,
+            Self::Configuration(_)
+            | Self::UnknownFault(_)
+            | Self::UnknownKind(_)
+            | Self::Schedule { .. }
+            | Self::Exists(_)
+            | Self::Course(..)
+            | Self::Scenario(_) => EXIT_USAGE,
+            Self::Runtime(_) | Self::Report(..) | Self::Chaos(_) => 1,
+            Self::Rehearse(error) if error.is_usage() => EXIT_USAGE,
+            Self::Rehearse(_) => 1,
             Self::Serve(error) => error.exit_code(),
             Self::Client(error) => error.exit_code(),
             Self::Audit(error) => error.exit_code(),
@@ -143,7 +158,10 @@ impl CliError {
             | Self::Schedule { .. }
             | Self::Exists(_)
             | Self::Chaos(_)
-            | Self::Course(..) => None,
+            | Self::Course(..)
+            | Self::Rehearse(_)
+            | Self::Scenario(_)
+            | Self::Report(..) => None,
         }
     }
 
@@ -203,6 +221,7 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         Command::Audit(audit) => audit::run(&load()?.config, audit),
         Command::Simulate(simulate) => simulate::run(&simulate),
         Command::Chaos(chaos) => chaos::run(chaos),
+        Command::Rehearse(rehearse) => rehearse::run(load, rehearse),
         Command::Health(health) => {
             let config = load()?.config;
             Ok(one_thread()?.block_on(campaign::health(&config, health))?)
