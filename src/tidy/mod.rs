@@ -26,7 +26,8 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Modules beside the layers: any layer that is not pure may use them; they use the lowest only.
-const BESIDE: [&str; 7] = ["clock", "columns", "config", "random", "retry", "shares", "telemetry"];
+const BESIDE: [&str; 8] =
+    ["clock", "columns", "config", "random", "retry", "shares", "telemetry", "tls"];
 
 /// Layers without async, clock, randomness and I/O.
 const PURE: [&str; 4] = ["answer", "partition", "wire", "domain"];

@@ -1,0 +1,220 @@
+//! Why Kafka does not take this node: the cause in one line, with the setting to change.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use rdkafka::{
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use rustls::ClientConfig;
+
+use super::{
+    client::{self, ClientLog},
+    trial::{self, Port},
+};
+use crate::{
+    config::KafkaConfig,
+    tls::{
+        self, Fault, Trouble,
+        trial::{Unopened, speaks_tls},
+    },
+};
+
+/// Most brokers of a list that are tried. The first ones nearly always say what the others would.
+const TRIED_MAX: usize = 3;
+
+/// Longest wait for a login.
+const LOGIN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Most events of the library that are looked at.
+const EVENTS_MAX: usize = 16;
+
+/// Where the authorities of most systems are: Debian, Red Hat, `SUSE` and Alpine.
+const SYSTEM_AUTHORITIES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+];
+
+/// Settings that name the files and the servers.
+const SETTINGS: [&str; 3] = ["kafka.ca_file", "kafka.cert_file", "kafka.brokers"];
+
+/// Returns what a failed operation means if an access rule is missing.
+pub(crate) fn of_rights(
+    operation: &str,
+    error: &(dyn std::error::Error + 'static),
+    config: &KafkaConfig,
+) -> Option<Trouble> {
+    let code = error.downcast_ref::<KafkaError>()?.rdkafka_error_code()?;
+    let right = missing_right(code, config)?;
+    let who = match &config.sasl_user {
+        Some(user) => format!("user {user:?}"),
+        None => "this node".to_owned(),
+    };
+    Some(Trouble::lasting(format!("Kafka forbids {who}: {operation}"), right))
+}
+
+/// Says which access rule an error of a broker asks for. None: it is no error of rights.
+pub(crate) fn missing_right(code: RDKafkaErrorCode, config: &KafkaConfig) -> Option<String> {
+    match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::ClusterAuthorizationFailed => Some(format!(
+            "allow Create, Describe, DescribeConfigs, Read and Write on topics with the prefix \
+                 {:?} (kafka.topic_prefix)",
+            config.topic_prefix
+        )),
+        RDKafkaErrorCode::GroupAuthorizationFailed => {
+            Some(format!("allow Read on group {:?} (kafka.group)", config.group))
+        }
+        _ => None,
+    }
+}
+
+/// Finds why Kafka does not take this node. None: nothing that a setting could change. Blocks for some
+/// seconds at most.
+pub(crate) fn diagnose(config: &KafkaConfig) -> Option<Trouble> {
+    let tls = match tls_settings(config) {
+        Ok(tls) => tls,
+        Err(trouble) => return Some(trouble),
+    };
+    let tried = |server: &String| of_port(server, trial::port(server, tls.as_ref()), config);
+    if let Some(trouble) = config.brokers.iter().take(TRIED_MAX).find_map(tried) {
+        return Some(trouble);
+    }
+    let context = ClientLog::new("diagnosis");
+    let settings = client::consumer(config);
+    let consumer: BaseConsumer<ClientLog> =
+        match BaseConsumer::from_config_and_context(&settings, context) {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                let found = format!("the Kafka library refuses its settings: {error}");
+                return Some(Trouble::lasting(found, "check those that begin with kafka"));
+            }
+        };
+    let answered = consumer.fetch_metadata(None, LOGIN_WITHIN);
+    // Runs the callback of errors, one of them at a time.
+    let said = (0..EVENTS_MAX).find_map(|_| {
+        let _read = consumer.poll(Duration::ZERO);
+        consumer.context().take_refusal()
+    });
+    let advertised: Vec<String> = answered
+        .iter()
+        .flat_map(|metadata| metadata.brokers())
+        .map(|broker| format!("{}:{}", broker.host(), broker.port()))
+        .collect();
+    client::drop_in_background(consumer);
+    if let Some(said) = said {
+        return Some(of_login(&said, config));
+    }
+    let tried = |server: &String| {
+        let trouble = of_port(server, trial::port(server, tls.as_ref()), config)?;
+        let found = format!("a broker advertises {server}: {}", trouble.found);
+        let remedy = format!("correct its advertised.listeners, or else {}", trouble.remedy);
+        Some(Trouble { found, remedy, is_final: false })
+    };
+    advertised.iter().take(TRIED_MAX).find_map(tried)
+}
+
+/// Returns the settings of a trial over TLS, none if the node speaks in clear.
+fn tls_settings(config: &KafkaConfig) -> Result<Option<Arc<ClientConfig>>, Trouble> {
+    if !config.security.has_tls() {
+        return Ok(None);
+    }
+    let of_system = || SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
+    let Some(authorities) = config.ca_file.as_deref().or_else(of_system) else {
+        let found = "this system has no certificates of authorities";
+        return Err(Trouble::lasting(found, "set kafka.ca_file"));
+    };
+    let identity = config.cert_file.as_deref().zip(config.key_file.as_deref());
+    match tls::client(authorities, identity, Vec::new()) {
+        Ok(settings) => Ok(Some(Arc::new(settings))),
+        Err(error) => {
+            let found = crate::telemetry::Chain(&error).to_string();
+            Err(Trouble::lasting(found, "check kafka.ca_file, kafka.cert_file and kafka.key_file"))
+        }
+    }
+}
+
+/// Says what is wrong with a broker's port. None: it fits.
+fn of_port(server: &str, port: Result<Port, Unopened>, config: &KafkaConfig) -> Option<Trouble> {
+    let security = config.security;
+    let shown = security.name();
+    match port {
+        Err(Unopened::NoName(said)) => Some(Trouble::passing(
+            format!("the name of broker {server} does not resolve ({said})"),
+            "correct kafka.brokers, or the name service of this machine",
+        )),
+        Err(Unopened::Unreachable(said)) => Some(Trouble::passing(
+            format!("broker {server} cannot be reached ({said})"),
+            "check kafka.brokers and that Kafka runs",
+        )),
+        Err(Unopened::Tls(Fault::NoTls)) => Some(Trouble::lasting(
+            format!("broker {server} does not speak TLS while kafka.security is \"{shown}\""),
+            format!("set kafka.security = \"{}\", or name its port for TLS", plain(config)),
+        )),
+        Err(Unopened::Tls(fault)) => Some(fault.describe(&format!("broker {server}"), SETTINGS)),
+        Err(Unopened::Closed) if !security.has_tls() && speaks_tls(server) => {
+            Some(Trouble::lasting(
+                format!("broker {server} speaks TLS while kafka.security is \"{shown}\""),
+                "set kafka.security = \"sasl_tls\" or \"tls\", or name its plain port",
+            ))
+        }
+        Err(Unopened::Closed) => Some(Trouble::passing(
+            format!("broker {server} closes the connection"),
+            format!("check that its listener fits kafka.security = \"{shown}\""),
+        )),
+        Ok(Port::Open) if security.has_sasl() => Some(Trouble::lasting(
+            format!("broker {server} takes no login while kafka.security is \"{shown}\""),
+            format!(
+                "set kafka.security = \"{}\", or name its port for logins",
+                if security.has_tls() { "tls" } else { "plaintext" }
+            ),
+        )),
+        Ok(Port::Login(mechanisms)) if !security.has_sasl() => Some(Trouble::lasting(
+            format!(
+                "broker {server} wants a login ({}) while kafka.security is \"{shown}\"",
+                mechanisms.join(", ")
+            ),
+            format!(
+                "set kafka.security = \"{}\", kafka.sasl.mechanism, kafka.sasl.user and \
+                 kafka.sasl.password_file",
+                if security.has_tls() { "sasl_tls" } else { "sasl_plaintext" }
+            ),
+        )),
+        Ok(Port::Login(mechanisms))
+            if !mechanisms.iter().any(|it| it == config.sasl_mechanism.name()) =>
+        {
+            Some(Trouble::lasting(
+                format!(
+                    "broker {server} takes logins by {}, not by {}",
+                    mechanisms.join(", "),
+                    config.sasl_mechanism.name()
+                ),
+                "set kafka.sasl.mechanism to one of these",
+            ))
+        }
+        Ok(Port::Open | Port::Login(_)) => None,
+    }
+}
+
+fn plain(config: &KafkaConfig) -> &'static str {
+    if config.security.has_sasl() { "sasl_plaintext" } else { "plaintext" }
+}
+
+/// Says what a refusal means that only the library's callback reports.
+fn of_login(said: &str, config: &KafkaConfig) -> Trouble {
+    let user = config.sasl_user.as_deref().unwrap_or_default();
+    let mechanism = config.sasl_mechanism.name();
+    Trouble::lasting(
+        format!("Kafka refuses the login of user {user:?} by {mechanism} ({})", shortened(said)),
+        "set kafka.sasl.user and kafka.sasl.password_file to a login that the brokers know",
+    )
+}
+
+/// Leaves out what the library adds to the broker's words.
+fn shortened(said: &str) -> &str {
+    let after = |text: &'static str| said.find(text).map(|at| &said[at + text.len()..]);
+    let said = after("SASL authentication error: ").or_else(|| after("failure: ")).unwrap_or(said);
+    said.split(" (after ").next().unwrap_or(said)
+}
