@@ -252,11 +252,13 @@ pub(crate) fn shortened(bytes: &[u8], max: usize) -> Vec<u8> {
 pub(crate) struct ClientLog {
     /// Name of the client in the log.
     role: &'static str,
+    /// Whether anything is logged.
+    says: bool,
     /// Whether the client is in a fatal state and cannot be used any more.
     fatal: AtomicBool,
     /// Whether the client lost all brokers since [`Self::take_lost`].
     lost: AtomicBool,
-    /// How a broker refused the login last, since [`Self::take_refusal`].
+    /// How a broker refused the login last, since [`Self::take_refusal`]; kept by a silent client.
     refusal: Mutex<Option<String>>,
     /// When such a refusal was logged last: the library tries again several times a second.
     complained: Mutex<Option<Instant>>,
@@ -264,8 +266,14 @@ pub(crate) struct ClientLog {
 
 impl ClientLog {
     pub(crate) fn new(role: &'static str) -> Self {
+        Self { says: true, ..Self::silent(role) }
+    }
+
+    /// Returns a context that logs nothing, for a client whose owner says what it finds.
+    pub(crate) fn silent(role: &'static str) -> Self {
         Self {
             role,
+            says: false,
             fatal: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             refusal: Mutex::new(None),
@@ -299,6 +307,9 @@ impl ClientLog {
     }
 
     pub(crate) fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if !self.says {
+            return;
+        }
         let client = self.role;
         match level {
             RDKafkaLogLevel::Emerg
@@ -317,6 +328,12 @@ impl ClientLog {
 
     pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
         let client = self.role;
+        if !self.says {
+            if Meaning::of(error) == Meaning::Refused {
+                *self.refusal.lock() = Some(reason.to_owned());
+            }
+            return;
+        }
         match Meaning::of(error) {
             Meaning::Fatal => {
                 self.fatal.store(true, Ordering::Release);
@@ -326,14 +343,11 @@ impl ClientLog {
                 self.lost.store(true, Ordering::Release);
                 tracing::warn!(client, reason, "all kafka brokers down");
             }
-            Meaning::Refused => {
-                *self.refusal.lock() = Some(reason.to_owned());
-                self.complain(
-                    reason,
-                    "check kafka.security, kafka.sasl.user, kafka.sasl.password_file, kafka.ca_file \
-                     and kafka.cert_file",
-                );
-            }
+            Meaning::Refused => self.complain(
+                reason,
+                "check kafka.security, kafka.sasl.user, kafka.sasl.password_file, kafka.ca_file \
+                 and kafka.cert_file",
+            ),
             Meaning::Forbidden => self.complain(
                 reason,
                 "allow Create, Describe, DescribeConfigs, Read and Write on topics that begin with \

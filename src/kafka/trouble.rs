@@ -82,7 +82,7 @@ pub(crate) fn diagnose(config: &KafkaConfig) -> Option<Trouble> {
     if let Some(trouble) = config.brokers.iter().take(TRIED_MAX).find_map(tried) {
         return Some(trouble);
     }
-    let context = ClientLog::new("diagnosis");
+    let context = ClientLog::silent("diagnosis");
     let settings = client::consumer(config);
     let consumer: BaseConsumer<ClientLog> =
         match BaseConsumer::from_config_and_context(&settings, context) {
@@ -217,4 +217,103 @@ fn shortened(said: &str) -> &str {
     let after = |text: &'static str| said.find(text).map(|at| &said[at + text.len()..]);
     let said = after("SASL authentication error: ").or_else(|| after("failure: ")).unwrap_or(said);
     said.split(" (after ").next().unwrap_or(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SaslMechanism, Security};
+
+    fn config(security: Security) -> KafkaConfig {
+        KafkaConfig { security, sasl_user: Some("ada".to_owned()), ..KafkaConfig::default() }
+    }
+
+    #[track_caller]
+    fn check(security: Security, port: Result<Port, Unopened>, is_final: bool, said: &str) {
+        let trouble = of_port("b:1", port, &config(security)).unwrap();
+        assert_eq!((trouble.to_string().as_str(), trouble.is_final), (said, is_final));
+    }
+
+    #[test]
+    fn a_port_that_does_not_fit_names_the_setting() {
+        let login = || Ok(Port::Login(vec!["PLAIN".to_owned(), "SCRAM-SHA-256".to_owned()]));
+        check(
+            Security::SaslTls,
+            Err(Unopened::Tls(Fault::NoTls)),
+            true,
+            "broker b:1 does not speak TLS while kafka.security is \"sasl_tls\"; set kafka.security = \
+             \"sasl_plaintext\", or name its port for TLS",
+        );
+        check(
+            Security::Plaintext,
+            login(),
+            true,
+            "broker b:1 wants a login (PLAIN, SCRAM-SHA-256) while kafka.security is \"plaintext\"; set \
+             kafka.security = \"sasl_plaintext\", kafka.sasl.mechanism, kafka.sasl.user and \
+             kafka.sasl.password_file",
+        );
+        check(
+            Security::SaslTls,
+            login(),
+            true,
+            "broker b:1 takes logins by PLAIN, SCRAM-SHA-256, not by SCRAM-SHA-512; set \
+             kafka.sasl.mechanism to one of these",
+        );
+        check(
+            Security::SaslTls,
+            Ok(Port::Open),
+            true,
+            "broker b:1 takes no login while kafka.security is \"sasl_tls\"; set kafka.security = \
+             \"tls\", or name its port for logins",
+        );
+        check(
+            Security::Tls,
+            Err(Unopened::Tls(Fault::Expired)),
+            false,
+            "broker b:1 shows a certificate that has expired; renew it there",
+        );
+        check(
+            Security::Plaintext,
+            Err(Unopened::NoName("no such name".to_owned())),
+            false,
+            "the name of broker b:1 does not resolve (no such name); correct kafka.brokers, or the \
+             name service of this machine",
+        );
+    }
+
+    #[test]
+    fn a_port_that_fits_is_no_trouble() {
+        assert_eq!(of_port("b:1", Ok(Port::Open), &config(Security::Tls)), None);
+        let mut config = config(Security::SaslTls);
+        config.sasl_mechanism = SaslMechanism::Plain;
+        assert_eq!(of_port("b:1", Ok(Port::Login(vec!["PLAIN".to_owned()])), &config), None);
+    }
+
+    #[test]
+    fn a_refused_login_names_user_and_settings() {
+        let said = "sasl_ssl://b:1/bootstrap: SASL authentication error: Authentication failed during \
+                    authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512 (after \
+                    301ms in state AUTH_REQ)";
+        assert_eq!(
+            of_login(said, &config(Security::SaslTls)).to_string(),
+            "Kafka refuses the login of user \"ada\" by SCRAM-SHA-512 (Authentication failed during \
+             authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512); set \
+             kafka.sasl.user and kafka.sasl.password_file to a login that the brokers know"
+        );
+    }
+
+    #[test]
+    fn a_missing_right_is_named() {
+        let config = config(Security::SaslTls);
+        let error = KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed);
+        assert_eq!(
+            of_rights("creating topic a.request", &error, &config).unwrap().to_string(),
+            "Kafka forbids user \"ada\": creating topic a.request; allow Create, Describe, \
+             DescribeConfigs, Read and Write on topics with the prefix \"outside.coupon.v1.issue\" \
+             (kafka.topic_prefix)"
+        );
+        let group = missing_right(RDKafkaErrorCode::GroupAuthorizationFailed, &config);
+        assert_eq!(group.as_deref(), Some("allow Read on group \"coupond\" (kafka.group)"));
+        assert_eq!(missing_right(RDKafkaErrorCode::OperationTimedOut, &config), None);
+    }
 }

@@ -140,9 +140,11 @@ pub(super) fn refused(refusal: &SetupRefusal) -> ServeError {
         SetupRefusal::Trouble { found, remedy } => {
             return ServeError::unfit(found.clone(), remedy.clone());
         }
+        SetupRefusal::UnknownDatacenter { found, .. } => {
+            return ServeError::unfit(refusal.to_string(), format!("set it to one of {found}"));
+        }
         SetupRefusal::KeyspaceName { .. }
         | SetupRefusal::SeveralDatacenters { .. }
-        | SetupRefusal::UnknownDatacenter { .. }
         | SetupRefusal::MissingStep { .. }
         | SetupRefusal::Columns { .. } => "follow the remedy above, then start again",
     };

@@ -1,5 +1,7 @@
 //! TLS towards the engines: settings of a client, and what is wrong with a connection.
 
+#[cfg(test)]
+mod tests;
 pub(crate) mod trial;
 
 use std::{error::Error, io, path::Path, sync::Arc};
@@ -51,19 +53,11 @@ pub(crate) fn client(
     names: Vec<ServerName<'static>>,
 ) -> Result<ClientConfig, SetupError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate).map_err(|error| unusable(ca, error))?;
-    }
-    let by_webpki =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| unusable(ca, error))?;
-    let verifier = Arc::new(Named { by_webpki, names });
+    let verifier = Named::trusting(ca, names, &provider)?;
     let builder = builder(provider)
         .map_err(|error| unusable(ca, error))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
+        .with_custom_certificate_verifier(Arc::new(verifier));
     let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
     let chain = certificates(certificate)?;
     let key_der = PrivateKeyDer::from_pem_file(key).map_err(|source| of_file(key, source))?;
@@ -94,6 +88,23 @@ fn unusable(file: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> Set
 struct Named {
     by_webpki: Arc<WebPkiServerVerifier>,
     names: Vec<ServerName<'static>>,
+}
+
+impl Named {
+    fn trusting(
+        ca: &Path,
+        names: Vec<ServerName<'static>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, SetupError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(ca)? {
+            roots.add(certificate).map_err(|error| unusable(ca, error))?;
+        }
+        let by_webpki =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        let by_webpki = by_webpki.build().map_err(|error| unusable(ca, error))?;
+        Ok(Self { by_webpki, names })
+    }
 }
 
 impl ServerCertVerifier for Named {

@@ -344,7 +344,7 @@ const CQL: [Case; 9] = [
     (
         "a_datacenter_that_the_database_does_not_have",
         |_| vec!["cql.datacenter=moon".to_owned()],
-        "cql.datacenter is \\\"moon\\\", and the database has only datacenter1; set it to",
+        "cql.datacenter is \\\"moon\\\", and the database does not have it; set it to one of datacenter1",
         true,
     ),
     (

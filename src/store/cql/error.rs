@@ -64,13 +64,13 @@ pub enum SetupRefusal {
     },
     /// The database or the keyspace does not have the configured datacenter.
     #[error(
-        "cql.datacenter is {datacenter:?}, and {where_} has only {found}; set it to one of these"
+        "cql.datacenter is {datacenter:?}, and {place} does not have it"
     )]
     UnknownDatacenter {
         /// The configured name.
         datacenter: String,
         /// The database or the replication of the keyspace.
-        where_: String,
+        place: String,
         /// Names of the datacenters.
         found: String,
     },

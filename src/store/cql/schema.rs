@@ -399,10 +399,10 @@ impl<'a> Schema<'a> {
     }
 }
 
-fn unknown_datacenter(datacenter: &str, where_: String, found: BTreeSet<String>) -> SetupRefusal {
+fn unknown_datacenter(datacenter: &str, place: String, found: BTreeSet<String>) -> SetupRefusal {
     let found: Vec<_> = found.into_iter().collect();
     let (datacenter, found) = (datacenter.to_owned(), found.join(", "));
-    SetupRefusal::UnknownDatacenter { datacenter, where_, found }
+    SetupRefusal::UnknownDatacenter { datacenter, place, found }
 }
 
 fn check_name(keyspace: &str) -> Result<(), SetupRefusal> {

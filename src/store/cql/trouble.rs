@@ -30,7 +30,7 @@ const SETTINGS: [&str; 3] = ["cql.tls.ca_file", "cql.tls.cert_file", "cql.nodes"
 fn into_error(trouble: Trouble) -> ConnectError {
     match trouble {
         Trouble { found, remedy, is_final: true } => SetupRefusal::Trouble { found, remedy }.into(),
-        passing => ConnectError::unavailable("connecting to the database", passing),
+        Trouble { found, remedy, .. } => ConnectError::unavailable(found, remedy),
     }
 }
 
@@ -170,4 +170,59 @@ pub(super) fn forbidden(
             config.keyspace
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(tls: bool, answered: Result<(), Unopened>, said: &str) {
+        let tls_ca_file = tls.then(|| "ca.pem".into());
+        let config = CqlConfig { tls_ca_file, ..CqlConfig::default() };
+        let trouble = of_node("127.0.0.1:1", answered, &config);
+        assert_eq!(trouble.map(|trouble| trouble.to_string()).as_deref(), Some(said));
+    }
+
+    #[test]
+    fn a_node_that_does_not_fit_names_the_setting() {
+        check(
+            true,
+            Err(Unopened::Tls(Fault::NoTls)),
+            "database node 127.0.0.1:1 does not speak TLS while cql.tls.ca_file is set; leave out \
+             cql.tls.ca_file, or name its port for TLS",
+        );
+        check(
+            true,
+            Err(Unopened::Tls(Fault::UnknownAuthority)),
+            "database node 127.0.0.1:1 shows a certificate that none of the known authorities has \
+             signed; set cql.tls.ca_file to the certificates of the authority that did",
+        );
+        check(
+            true,
+            Err(Unopened::Tls(Fault::ClientCertificate)),
+            "database node 127.0.0.1:1 wants a certificate of this node, or refuses the one it got; \
+             set cql.tls.cert_file and its key to one that an authority of the server signed",
+        );
+        check(
+            false,
+            Err(Unopened::Closed),
+            "database node 127.0.0.1:1 closes the connection; check that cql.nodes names its port \
+             for clients",
+        );
+    }
+
+    #[test]
+    fn a_missing_grant_is_named() {
+        let config = CqlConfig { user: Some("ada".to_owned()), ..CqlConfig::default() };
+        let said = "User ada has no MODIFY permission".to_owned();
+        let error = RequestAttemptError::DbError(DbError::Unauthorized, said);
+        let refusal = forbidden(&error, "DELETE", &config).unwrap().to_string();
+        assert_eq!(
+            refusal,
+            "the database forbids user \"ada\": DELETE (User ada has no MODIFY permission); grant \
+             CREATE, ALTER, SELECT and MODIFY on keyspace coupond to this role; CREATE on all \
+             keyspaces if coupond is to make the keyspace"
+        );
+    }
 }
