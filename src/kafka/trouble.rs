@@ -164,14 +164,24 @@ fn of_port(server: &str, port: Result<Port, Unopened>, config: &KafkaConfig) -> 
             format!("broker {server} closes the connection"),
             format!("check that its listener fits kafka.security = \"{shown}\""),
         )),
-        Ok(Port::Open) if security.has_sasl() => Some(Trouble::lasting(
+        Ok(port) => of_logins(server, &port, config),
+    }
+}
+
+/// Says which login a broker's port wants, if the node has another one.
+fn of_logins(server: &str, port: &Port, config: &KafkaConfig) -> Option<Trouble> {
+    let security = config.security;
+    let (shown, ours) = (security.name(), config.sasl_mechanism.name());
+    let either = |with_tls, without| if security.has_tls() { with_tls } else { without };
+    match port {
+        Port::Open if security.has_sasl() => Some(Trouble::lasting(
             format!("broker {server} takes no login while kafka.security is \"{shown}\""),
             format!(
                 "set kafka.security = \"{}\", or name its port for logins",
-                if security.has_tls() { "tls" } else { "plaintext" }
+                either("tls", "plaintext")
             ),
         )),
-        Ok(Port::Login(mechanisms)) if !security.has_sasl() => Some(Trouble::lasting(
+        Port::Login(mechanisms) if !security.has_sasl() => Some(Trouble::lasting(
             format!(
                 "broker {server} wants a login ({}) while kafka.security is \"{shown}\"",
                 mechanisms.join(", ")
@@ -179,22 +189,17 @@ fn of_port(server: &str, port: Result<Port, Unopened>, config: &KafkaConfig) -> 
             format!(
                 "set kafka.security = \"{}\", kafka.sasl.mechanism, kafka.sasl.user and \
                  kafka.sasl.password_file",
-                if security.has_tls() { "sasl_tls" } else { "sasl_plaintext" }
+                either("sasl_tls", "sasl_plaintext")
             ),
         )),
-        Ok(Port::Login(mechanisms))
-            if !mechanisms.iter().any(|it| it == config.sasl_mechanism.name()) =>
-        {
+        Port::Login(mechanisms) if !mechanisms.iter().any(|it| it == ours) => {
+            let takes = mechanisms.join(", ");
             Some(Trouble::lasting(
-                format!(
-                    "broker {server} takes logins by {}, not by {}",
-                    mechanisms.join(", "),
-                    config.sasl_mechanism.name()
-                ),
+                format!("broker {server} takes logins by {takes}, not by {ours}"),
                 "set kafka.sasl.mechanism to one of these",
             ))
         }
-        Ok(Port::Open | Port::Login(_)) => None,
+        Port::Open | Port::Login(_) => None,
     }
 }
 

@@ -65,39 +65,30 @@ fn pki(engine: &Own, file: &str) -> PathBuf {
     Path::new(engine.said("pki")).join(file)
 }
 
-/// A keyspace with its role, and the file with the password.
+/// A keyspace with its role, and a file with their password.
 struct Stage {
     name: String,
     folder: tempfile::TempDir,
-    admin: Session,
 }
 
 impl Stage {
-    /// Makes a keyspace and a role with these grants. Kafka's access rules are about every name that
-    /// begins with coupond.
-    async fn set(grants: &[&str]) -> Self {
-        let name = unique("coupond_secured");
-        let admin = until("the superuser logs in", || async { superuser().await.ok() }).await;
-        let replication = "{'class': 'NetworkTopologyStrategy', 'datacenter1': 1}";
-        let keyspace = format!("CREATE KEYSPACE {name} WITH replication = {replication}");
-        let role = format!("CREATE ROLE {name} WITH LOGIN = true AND PASSWORD = '{PASSWORD}'");
-        for statement in [keyspace, role] {
-            admin.query_unpaged(statement, ()).await.expect("made");
-        }
+    /// Makes a keyspace of its own. Kafka's access rules are about every name that begins with coupond.
+    async fn set() -> Self {
+        Self::named(make_keyspace().await)
+    }
+
+    /// Returns a stage whose keyspace others use too.
+    async fn shared() -> Self {
+        static NAME: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+        Self::named(NAME.get_or_init(make_keyspace).await.clone())
+    }
+
+    fn named(name: String) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let password = folder.path().join("password");
         std::fs::write(&password, format!("{PASSWORD}\n")).expect("written");
         std::fs::set_permissions(&password, PermissionsExt::from_mode(0o600)).expect("set");
-        let stage = Self { name, folder, admin };
-        for right in grants {
-            stage.change(&format!("GRANT {right}"), "TO").await;
-        }
-        stage
-    }
-
-    async fn change(&self, what: &str, whom: &str) {
-        let statement = format!("{what} ON KEYSPACE {0} {whom} {0}", self.name);
-        self.admin.query_unpaged(statement, ()).await.expect("changed");
+        Self { name, folder }
     }
 
     fn password_file(&self) -> String {
@@ -141,7 +132,23 @@ fn changed(mut settings: Vec<String>, changes: &[String]) -> Vec<String> {
     settings
 }
 
-async fn superuser() -> Result<Session, Box<dyn std::error::Error>> {
+/// Makes a keyspace and a role of the same name, which has README's grants on it.
+async fn make_keyspace() -> String {
+    let name = unique("coupond_secured");
+    let admin = until("the superuser logs in", || async { superuser().await.ok() }).await;
+    let replication = "{'class': 'NetworkTopologyStrategy', 'datacenter1': 1}";
+    let mut statements = vec![
+        format!("CREATE KEYSPACE {name} WITH replication = {replication}"),
+        format!("CREATE ROLE {name} WITH LOGIN = true AND PASSWORD = '{PASSWORD}'"),
+    ];
+    statements.extend(GRANTS.map(|right| format!("GRANT {right} ON KEYSPACE {name} TO {name}")));
+    for statement in statements {
+        admin.query_unpaged(statement, ()).await.expect("done");
+    }
+    name
+}
+
+async fn superuser() -> Result<Session, Box<dyn std::error::Error + Send + Sync>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(pki(database(), "ca.pem"))?)?;
     let chain = vec![CertificateDer::from_pem_file(pki(database(), "coupond.crt"))?];
@@ -154,13 +161,15 @@ async fn superuser() -> Result<Session, Box<dyn std::error::Error>> {
 }
 
 async fn a_node_logs_in_over_tls() {
-    let stage = Stage::set(&GRANTS).await;
+    let stage = Stage::set().await;
     let node = Node::start(&stage.settings()).await;
     define(&node, "spring", 10).await;
     assert_eq!(node.issue("spring", "ada").await.0, 200);
     assert_eq!(node.stop().await, Some(0));
+    let admin = superuser().await.expect("it logged in before");
     for right in &GRANTS[..2] {
-        stage.change(&format!("REVOKE {right}"), "FROM").await;
+        let revoke = format!("REVOKE {right} ON KEYSPACE {0} FROM {0}", stage.name);
+        admin.query_unpaged(revoke, ()).await.expect("revoked");
     }
     let node = Node::start(&stage.settings()).await;
     let (status, answer) = node.issue("spring", "bob").await;
@@ -176,7 +185,7 @@ async fn a_node_logs_in_over_tls() {
 }
 
 async fn a_node_shows_its_certificate() {
-    let stage = Stage::set(&GRANTS).await;
+    let stage = Stage::set().await;
     let port = database().endpoints()[0].rsplit_once(':').expect("host:port").1;
     let changes = [
         format!("kafka.brokers={}", kafka().said("mtls")),
@@ -198,9 +207,9 @@ async fn a_node_shows_its_certificate() {
 
 /// The node starts: what it lacks is the right to read in the group, which it has no use for before.
 async fn a_group_without_a_right_is_named() {
-    let stage = Stage::set(&GRANTS).await;
+    let stage = Stage::set().await;
     let settings = changed(stage.settings(), &["kafka.group=stranger".to_owned()]);
-    said(&settings, "allow Read on group \"stranger\" (kafka.group)", false).await;
+    said(&settings, r#"allow Read on group \"stranger\" (kafka.group)"#, false).await;
 }
 
 const KAFKA: [Case; 12] = [
@@ -363,7 +372,7 @@ const CQL: [Case; 9] = [
 
 /// Runs a node whose settings do not fit.
 async fn refused((_, changes, expected, gives_up): &'static Case) {
-    let stage = Stage::set(&GRANTS).await;
+    let stage = Stage::shared().await;
     said(&changed(stage.settings(), &changes(&stage)), expected, *gives_up).await;
 }
 

@@ -167,7 +167,10 @@ fn properties_go_to_the_library() {
     let file = file("[kafka.properties]\nsocket.nagle.disable = true\n\"client.id\" = 'mine'\n");
     let sources = Sources {
         file: Some(file.path.clone()),
-        environment: environment(&[("COUPOND_KAFKA__PROPERTIES__STATISTICS__INTERVAL__MS", "1000")]),
+        environment: environment(&[(
+            "COUPOND_KAFKA__PROPERTIES__STATISTICS__INTERVAL__MS",
+            "1000",
+        )]),
         set: vec!["kafka.properties.ssl.key.password=hidden-one".to_owned()],
     };
     let loaded = loaded(&sources);

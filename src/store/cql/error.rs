@@ -63,9 +63,7 @@ pub enum SetupRefusal {
         remedy: String,
     },
     /// The database or the keyspace does not have the configured datacenter.
-    #[error(
-        "cql.datacenter is {datacenter:?}, and {place} does not have it"
-    )]
+    #[error("cql.datacenter is {datacenter:?}, and {place} does not have it")]
     UnknownDatacenter {
         /// The configured name.
         datacenter: String,
