@@ -79,41 +79,47 @@ pub(crate) fn diagnose(config: &KafkaConfig) -> Option<Trouble> {
         Err(trouble) => return Some(trouble),
     };
     let tried = |server: &String| of_port(server, trial::port(server, tls.as_ref()), config);
-    if let Some(trouble) = config.brokers.iter().take(TRIED_MAX).find_map(tried) {
-        return Some(trouble);
+    let servers: Vec<&String> = config.brokers.iter().take(TRIED_MAX).collect();
+    let troubles: Vec<Trouble> = servers.iter().copied().filter_map(tried).collect();
+    if let Some(lasting) = troubles.iter().find(|trouble| trouble.is_final) {
+        return Some(lasting.clone());
     }
+    if troubles.len() == servers.len() {
+        return troubles.into_iter().next();
+    }
+    // Some broker answers, so the others are not the reason.
+    let advertised = match brokers(config) {
+        Ok(advertised) => advertised,
+        Err(trouble) => return Some(trouble),
+    };
+    advertised.iter().take(TRIED_MAX).find_map(|server| {
+        let trouble = tried(server)?;
+        let found = format!("a broker advertises {server}: {}", trouble.found);
+        let remedy = format!("correct its advertised.listeners, or else {}", trouble.remedy);
+        Some(Trouble { found, remedy, is_final: false })
+    })
+}
+
+/// Logs in and returns the addresses that the brokers advertise; none if nobody says why it fails.
+fn brokers(config: &KafkaConfig) -> Result<Vec<String>, Trouble> {
     let context = ClientLog::silent("diagnosis");
-    let settings = client::consumer(config);
     let consumer: BaseConsumer<ClientLog> =
-        match BaseConsumer::from_config_and_context(&settings, context) {
-            Ok(consumer) => consumer,
-            Err(error) => {
+        BaseConsumer::from_config_and_context(&client::consumer(config), context).map_err(
+            |error| {
                 let found = format!("the Kafka library refuses its settings: {error}");
-                return Some(Trouble::lasting(found, "check those that begin with kafka"));
-            }
-        };
+                Trouble::lasting(found, "check those that begin with kafka")
+            },
+        )?;
     let answered = consumer.fetch_metadata(None, LOGIN_WITHIN);
     // Runs the callback of errors, one of them at a time.
     let said = (0..EVENTS_MAX).find_map(|_| {
         let _read = consumer.poll(Duration::ZERO);
         consumer.context().take_refusal()
     });
-    let advertised: Vec<String> = answered
-        .iter()
-        .flat_map(|metadata| metadata.brokers())
-        .map(|broker| format!("{}:{}", broker.host(), broker.port()))
-        .collect();
+    let found = answered.iter().flat_map(|metadata| metadata.brokers());
+    let found = found.map(|broker| format!("{}:{}", broker.host(), broker.port())).collect();
     client::drop_in_background(consumer);
-    if let Some(said) = said {
-        return Some(of_login(&said, config));
-    }
-    let tried = |server: &String| {
-        let trouble = of_port(server, trial::port(server, tls.as_ref()), config)?;
-        let found = format!("a broker advertises {server}: {}", trouble.found);
-        let remedy = format!("correct its advertised.listeners, or else {}", trouble.remedy);
-        Some(Trouble { found, remedy, is_final: false })
-    };
-    advertised.iter().take(TRIED_MAX).find_map(tried)
+    said.map_or(Ok(found), |said| Err(of_login(&said, config)))
 }
 
 /// Returns the settings of a trial over TLS, none if the node speaks in clear.

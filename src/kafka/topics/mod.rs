@@ -100,18 +100,23 @@ async fn explained<T>(
     }
     let tried = config.clone();
     let found = tokio::task::spawn_blocking(move || trouble::diagnose(&tried)).await;
-    match (found, error) {
-        (Ok(Some(trouble)), _) => Err(TopicsError::Trouble(trouble)),
-        // The diagnosis panicked, or found nothing.
-        (Ok(None) | Err(_), Some(error)) => Err(TopicsError::Failed(error)),
-        (Ok(None) | Err(_), None) => operation.await.map_err(|error| match error {
-            TopicsError::Failed(error) => match rights(&error) {
-                Some(trouble) => TopicsError::Trouble(trouble),
-                None => TopicsError::Failed(error),
-            },
-            other => other,
-        }),
-    }
+    // None also if the diagnosis panicked.
+    let found = found.unwrap_or_default();
+    let error = match (error, &found) {
+        (Some(error), _) => error,
+        (None, Some(trouble)) if trouble.is_final => {
+            return Err(TopicsError::Trouble(trouble.clone()));
+        }
+        // It may only be slow.
+        (None, _) => match operation.await {
+            Err(TopicsError::Failed(error)) => error,
+            ended => return ended,
+        },
+    };
+    Err(match rights(&error).or(found) {
+        Some(trouble) => TopicsError::Trouble(trouble),
+        None => TopicsError::Failed(error),
+    })
 }
 
 async fn ensure(
