@@ -155,10 +155,11 @@ fn of_port(server: &str, port: Result<Port, Unopened>, config: &KafkaConfig) -> 
             format!("broker {server} cannot be reached ({said})"),
             "check kafka.brokers and that Kafka runs",
         )),
-        Err(Unopened::Tls(Fault::NoTls)) => Some(Trouble::lasting(
-            format!("broker {server} does not speak TLS while kafka.security is \"{shown}\""),
-            format!("set kafka.security = \"{}\", or name its port for TLS", plain(config)),
-        )),
+        Err(Unopened::Tls(Fault::NoTls)) => Some(no_tls(server, config)),
+        // A broker closes a connection whose first bytes are no request, without a word.
+        Err(Unopened::Closed) if security.has_tls() && trial::port(server, None).is_ok() => {
+            Some(no_tls(server, config))
+        }
         Err(Unopened::Tls(fault)) => Some(fault.describe(&format!("broker {server}"), SETTINGS)),
         Err(Unopened::Closed) if !security.has_tls() && speaks_tls(server) => {
             Some(Trouble::lasting(
@@ -209,8 +210,16 @@ fn of_logins(server: &str, port: &Port, config: &KafkaConfig) -> Option<Trouble>
     }
 }
 
-fn plain(config: &KafkaConfig) -> &'static str {
-    if config.security.has_sasl() { "sasl_plaintext" } else { "plaintext" }
+fn no_tls(server: &str, config: &KafkaConfig) -> Trouble {
+    let security = config.security;
+    let plain = if security.has_sasl() { "sasl_plaintext" } else { "plaintext" };
+    Trouble::lasting(
+        format!(
+            "broker {server} does not speak TLS while kafka.security is \"{}\"",
+            security.name()
+        ),
+        format!("set kafka.security = \"{plain}\", or name its port for TLS"),
+    )
 }
 
 /// Says what a refusal means that only the library's callback reports.
