@@ -233,7 +233,7 @@ async fn consumer(brokers: &str, topic: &str) -> BaseConsumer {
 async fn serve(address: &str, brokers: &str, nodes: &str, form: Form) {
     let name = format!("bare_{}", std::process::id());
     let nodes: Vec<_> = nodes.split(',').map(str::to_owned).collect();
-    let config = CqlConfig { nodes, keyspace: name.clone(), replication_factor: 0 };
+    let config = CqlConfig { nodes, keyspace: name.clone(), ..CqlConfig::default() };
     // Makes the tables.
     drop(cql::connect(&config).await.expect("the database answers"));
     let consumer = consumer(brokers, &name).await;

@@ -98,7 +98,7 @@ fn report(what: &str, count: u32, store: Vec<Duration>, bare: Vec<Duration>) {
 
 async fn run(nodes: Vec<String>, count: u32) {
     let keyspace = engines::unique("bench");
-    let config = CqlConfig { nodes, keyspace, replication_factor: 0 };
+    let config = CqlConfig { nodes, keyspace, ..CqlConfig::default() };
     let store = cql::connect(&config).await.expect("the database answers");
     let bare = BareCql::connect(&config.nodes, &config.keyspace).await;
     // Warms up both, so that the first round has no disadvantage.

@@ -38,4 +38,5 @@ pub mod store;
 pub mod telemetry;
 #[cfg(test)]
 mod tidy;
+mod tls;
 pub mod wire;

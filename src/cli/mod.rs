@@ -198,7 +198,9 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
             serve::raise_open_files();
             let bounds = node::memory_bounds(&loaded.config, &loaded.explicit());
             let bounds = bounds.map_err(CliError::Serve)?;
-            Ok(Done::with(format!("{}\n{bounds}\n", loaded.summary())))
+            let warnings: String =
+                loaded.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+            Ok(Done::with(format!("{}\n{bounds}\n{warnings}", loaded.summary())))
         }
         Command::PrintConfig(print) if print.defaults => Ok(Done::with(config::documented())),
         Command::PrintConfig(_) => Ok(Done::with(load()?.print())),

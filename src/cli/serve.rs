@@ -38,6 +38,7 @@ const EXIT_AT_ONCE: i32 = 1;
 pub(super) fn run(loaded: Loaded, logs: LogFilter) -> Result<Done, CliError> {
     let explicit = loaded.explicit();
     telemetry::install_logs(logs);
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = telemetry::install_metrics();
     raise_open_files();
     forgo_huge_pages();

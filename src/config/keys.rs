@@ -35,8 +35,9 @@ pub(super) fn find_variable(variable: &str) -> Option<&'static Key> {
 
 /// Returns the whole names of a table's keys; none if there is no such table.
 pub(super) fn of_table(table: &str) -> Vec<&'static str> {
-    let inside = KEYS.iter().filter(|key| !table.is_empty() && key.split().0 == table);
-    inside.map(|key| key.name).collect()
+    let is_inside = |name: &str| name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+    let inside = KEYS.iter().map(|key| key.name);
+    inside.filter(|name| !table.is_empty() && is_inside(name)).collect()
 }
 
 /// Describes a key that no setting has.

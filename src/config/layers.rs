@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     keys::{self, PREFIX},
     problem::{ConfigProblem, Origin},
+    properties,
     value::{Input, Value},
 };
 
@@ -123,7 +124,8 @@ fn flatten(above: &str, table: &DeTable<'_>, leaf: &mut dyn FnMut(String, Value,
 }
 
 fn is_parent(name: &str, table: &DeTable<'_>) -> bool {
-    keys::find(name).is_none() && (!keys::of_table(name).is_empty() || !table.is_empty())
+    name == properties::TABLE
+        || keys::find(name).is_none() && (!keys::of_table(name).is_empty() || !table.is_empty())
 }
 
 fn value_of(value: &DeValue<'_>) -> Value {
@@ -170,10 +172,9 @@ fn parse_environment(
             });
             continue;
         };
-        match keys::find_variable(&name) {
-            Some(key) => {
-                given.push(Given { key: key.name.to_owned(), input: parse_word(word), origin });
-            }
+        let key = keys::find_variable(&name).map(|key| key.name.to_owned());
+        match key.or_else(|| properties::of_variable(&name)) {
+            Some(key) => given.push(Given { key, input: parse_word(word), origin }),
             None => problems.push(keys::unknown_variable(&name, origin)),
         }
     }

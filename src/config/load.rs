@@ -9,7 +9,9 @@ use std::{
 use super::{
     keys,
     layers::{self, Given, Sources},
+    links,
     problem::{ConfigProblem, Origin, Problems},
+    properties, secrets,
     settings::Config,
     types::{Identity, Mode, Secret},
 };
@@ -25,6 +27,8 @@ pub struct Loaded {
     pub config: Config,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// What the operator should know about where secrets lie, as sentences.
+    pub warnings: Vec<String>,
     pub(super) origins: Origins,
 }
 
@@ -35,6 +39,11 @@ pub(super) struct Origins(BTreeMap<&'static str, Origin>);
 impl Origins {
     pub(super) fn of(&self, key: &str) -> Origin {
         self.0.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Notes where a key was set.
+    pub(super) fn set(&mut self, key: &'static str, origin: Origin) {
+        self.0.insert(key, origin);
     }
 }
 
@@ -71,6 +80,7 @@ impl Loaded {
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
     let given = layers::read(sources, &mut problems);
+    let warnings = secrets::warnings(sources.file.as_deref(), &given);
     let mut config = Config::default();
     let mut origins = Origins::default();
     for one in &given {
@@ -81,28 +91,33 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     if origins.of("demo") == Origin::Default {
         config.demo = config.mode == Mode::Embedded;
     }
+    secrets::read(&mut config, &mut origins, &mut problems);
     // A key with a problem of its own keeps the value of another layer; a second problem about
     // that value would mislead.
     let broken: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
     let sound = |keys: &[&str]| !keys.iter().any(|key| broken.iter().any(|one| one == key));
-    for (keys, problem) in between_keys(&config) {
+    for (keys, problem) in between_keys(&config).into_iter().chain(links::rules(&config)) {
         if sound(keys) {
             problems.push(ConfigProblem { origin: origins.of(&problem.key), ..problem });
         }
     }
     if problems.is_empty() {
-        Ok(Loaded { config, file: sources.file.clone(), origins })
+        Ok(Loaded { config, file: sources.file.clone(), warnings, origins })
     } else {
         Err(Problems(problems))
     }
 }
 
 fn assign(config: &mut Config, origins: &mut Origins, given: &Given) -> Result<(), ConfigProblem> {
+    if let Some(name) = properties::name_of(&given.key) {
+        origins.set(properties::TABLE, given.origin.clone());
+        return properties::assign(&mut config.kafka.properties, name, given);
+    }
     let Some(key) = keys::find(&given.key) else {
         return Err(keys::unknown_key(&given.key, given.origin.clone()));
     };
     // Rules between keys name the origin even if the value itself is refused.
-    origins.0.insert(key.name, given.origin.clone());
+    origins.set(key.name, given.origin.clone());
     (key.assign)(config, &given.input).map_err(|refused| ConfigProblem {
         key: given.key.clone(),
         fault: refused.fault,
@@ -111,9 +126,12 @@ fn assign(config: &mut Config, origins: &mut Origins, given: &Given) -> Result<(
     })
 }
 
-/// Returns the broken rules between keys, each with the keys that it depends on.
-fn between_keys(config: &Config) -> Vec<(&'static [&'static str], ConfigProblem)> {
-    let mut broken: Vec<(&'static [&'static str], ConfigProblem)> = Vec::new();
+/// A broken rule between keys, with the keys that it depends on.
+pub(super) type Broken = (&'static [&'static str], ConfigProblem);
+
+/// Returns the broken rules between keys.
+fn between_keys(config: &Config) -> Vec<Broken> {
+    let mut broken: Vec<Broken> = Vec::new();
     let mut broke = |keys: &'static [&'static str], fault: String, remedy: &str| {
         let problem = ConfigProblem {
             key: keys[0].to_owned(),

@@ -5,9 +5,12 @@
 
 mod keys;
 mod layers;
+mod links;
 mod load;
 mod print;
 mod problem;
+mod properties;
+mod secrets;
 mod settings;
 mod table;
 #[cfg(test)]
@@ -25,5 +28,5 @@ pub use self::{
         AdminConfig, AdmissionConfig, ApiConfig, ChaosConfig, Config, CqlConfig, EmbeddedConfig,
         KafkaConfig, SecretConfig,
     },
-    types::{Hosts, Identity, Mode, Secret},
+    types::{Compression, Hosts, Identity, Mode, Properties, SaslMechanism, Secret, Security},
 };

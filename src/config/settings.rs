@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     table::settings,
-    types::{Hosts, Identity, Mode, Secret},
+    types::{Compression, Hosts, Identity, Mode, Properties, SaslMechanism, Secret, Security},
     value::{Input, Refused, Setting, Shown, Text, assign},
 };
 
@@ -57,6 +57,54 @@ const ADMIN_TOKEN: Text<Option<Secret>> = Text {
     parse: |text| checked(text, 1..=1_024, is_visible(text)).map(|text| Some((&*text).into())),
     must_be: "1 to 1,024 visible ASCII characters without spaces",
     remedy: "generate one, for example with `openssl rand -hex 32`",
+};
+
+const SECURITY: Text<Security> = Text {
+    parse: Security::parse,
+    must_be: "\"plaintext\", \"tls\", \"sasl_plaintext\" or \"sasl_tls\"",
+    remedy: "write the protocol of the listener that kafka.brokers names",
+};
+
+const SASL_MECHANISM: Text<SaslMechanism> = Text {
+    parse: SaslMechanism::parse,
+    must_be: "\"PLAIN\", \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\"",
+    remedy: "write the one for which the brokers have the user",
+};
+
+const USER: Text<Option<String>> = Text {
+    parse: |text| {
+        let sound = text.len() <= 1_024 && !text.contains(char::is_control);
+        sound.then(|| Some(text.to_owned()).filter(|text| !text.is_empty()))
+    },
+    must_be: "a text of at most 1,024 bytes without control characters",
+    remedy: "write for example \"coupond\"",
+};
+
+const PASSWORD: Text<Option<Secret>> = Text {
+    parse: |text| checked(text, 1..=1_024, !text.contains('\0')).map(|text| Some((&*text).into())),
+    must_be: "1 to 1,024 bytes long",
+    remedy: "set the password of the user, or leave it out",
+};
+
+const FILE: Text<Option<PathBuf>> = Text {
+    parse: |text| {
+        let path = || Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+        (!text.contains('\0')).then(path)
+    },
+    must_be: "the path of a file",
+    remedy: "write for example \"/etc/coupond/ca.pem\"",
+};
+
+const DATACENTER: Text<Option<String>> = Text {
+    parse: USER.parse,
+    must_be: "the name of a datacenter: at most 1,024 bytes without control characters",
+    remedy: "write the name that `nodetool status` shows",
+};
+
+const COMPRESSION: Text<Compression> = Text {
+    parse: Compression::parse,
+    must_be: "\"none\", \"lz4\" or \"snappy\"",
+    remedy: "write one of these",
 };
 
 const LISTEN: Text<SocketAddr> = Text {
@@ -131,6 +179,39 @@ settings! {
         /// are answered.
         append_timeout: Duration = Duration::from_secs(4),
             in Duration::from_millis(100)..=Duration::from_millis(4_500);
+
+        /// How to speak to the brokers: in clear, over TLS, with a login (SASL), or both.
+        security: Security = Security::Plaintext, in SECURITY;
+
+        /// PEM file with the certificates of the authorities that sign the brokers' certificates.
+        /// Without it, those of the system count. Only if kafka.security has TLS.
+        ca_file: Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the certificate that the node shows the brokers, followed by those of the
+        /// authorities between. Together with kafka.key_file.
+        cert_file: Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the private key of kafka.cert_file, not encrypted. Nobody but its owner
+        /// may read it.
+        key_file: Option<PathBuf> = None, in FILE;
+
+        /// How to prove the password. Only if kafka.security has SASL.
+        sasl_mechanism as "sasl.mechanism": SaslMechanism = SaslMechanism::ScramSha512,
+            in SASL_MECHANISM;
+
+        /// User of the login. Required if kafka.security has SASL.
+        sasl_user as "sasl.user": Option<String> = None, in USER;
+
+        /// Password of the login. Better in a file: kafka.sasl.password_file.
+        sasl_password as "sasl.password": Option<Secret> = None, in PASSWORD;
+
+        /// File with the password of the login. Nobody but its owner may read it.
+        sasl_password_file as "sasl.password_file": Option<PathBuf> = None, in FILE;
+
+        /// Further properties of the Kafka library (librdkafka) by their own names, in the table
+        /// [kafka.properties], for example "socket.nagle.disable" = true. Those that coupond decides
+        /// itself are refused.
+        properties: Properties = Properties::default();
     }
 
     /// Settings of the CQL database, for distributed mode.
@@ -144,6 +225,36 @@ settings! {
         /// Replication factor of the keyspace when coupond creates it. 0 means 3, or the number of
         /// database nodes if there are fewer (logged as a warning).
         replication_factor: u32 = 0, in 0..=100;
+
+        /// User of the login. Without it, the node logs in nowhere.
+        user: Option<String> = None, in USER;
+
+        /// Password of the login. Better in a file: cql.password_file.
+        password: Option<Secret> = None, in PASSWORD;
+
+        /// File with the password of the login. Nobody but its owner may read it.
+        password_file: Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the certificates of the authorities that sign the certificates of the
+        /// database. Turns TLS on. A node's certificate must hold its IP address, or a host name of
+        /// cql.nodes.
+        tls_ca_file as "tls.ca_file": Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the certificate that the node shows the database. Together with
+        /// cql.tls.key_file.
+        tls_cert_file as "tls.cert_file": Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the private key of cql.tls.cert_file, not encrypted. Nobody but its owner
+        /// may read it.
+        tls_key_file as "tls.key_file": Option<PathBuf> = None, in FILE;
+
+        /// Datacenter of the database in which this instance reads and writes, at LOCAL_QUORUM. All
+        /// nodes of an instance name the same one. Not set: the only one that has replicas, or all
+        /// of them, at QUORUM.
+        datacenter: Option<String> = None, in DATACENTER;
+
+        /// Compression between node and database.
+        compression: Compression = Compression::None, in COMPRESSION;
     }
 
     /// The secret of the instance.
@@ -152,6 +263,9 @@ settings! {
         /// the same on every node and never changes. If not set, it is generated at the first start
         /// and kept in the data folder (embedded) or in the database (distributed).
         key: Option<Secret> = None, in SECRET_KEY;
+
+        /// File with the secret of the instance. Nobody but its owner may read it.
+        key_file: Option<PathBuf> = None, in FILE;
     }
 
     /// Settings of the public listener.
@@ -194,6 +308,9 @@ settings! {
         /// in the file admin.token in the data folder; this is allowed on loopback only. On another
         /// address it has at least 16 bytes.
         token: Option<Secret> = None, in ADMIN_TOKEN;
+
+        /// File with the bearer token of admin requests. Nobody but its owner may read it.
+        token_file: Option<PathBuf> = None, in FILE;
     }
 
     /// Limits of admission.
@@ -223,7 +340,7 @@ settings! {
 
 /// A row of the table.
 pub(super) struct Key {
-    /// Levels joined by dots; at most one level of tables.
+    /// Levels joined by dots. The first of several is the table in which it is printed.
     pub(super) name: &'static str,
     /// Meaning and unit, in whole sentences.
     pub(super) doc: &'static str,

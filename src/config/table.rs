@@ -4,7 +4,8 @@
 /// which parsing, problems and the printed files are derived.
 ///
 /// A row is the doc comment (shown to users), name, type, default and, for types that need one,
-/// the rule after `in`. Rows of the first block have no table in TOML.
+/// the rule after `in`. Rows of the first block have no table in TOML. `as` gives the name within the
+/// table where it has a level of its own, as in `sasl.user`.
 macro_rules! settings {
     (
         $(#[$config_attribute:meta])*
@@ -19,7 +20,8 @@ macro_rules! settings {
             $table:ident: $Table:ident {
                 $(
                     $(#[doc = $doc:literal])+
-                    $field:ident: $type:ty = $default:expr $(, in $rule:expr)?;
+                    $field:ident $(as $name:literal)?: $type:ty = $default:expr
+                        $(, in $rule:expr)?;
                 )*
             }
         )*
@@ -57,7 +59,7 @@ macro_rules! settings {
                 @key stringify!($top), concat!($($top_doc),+), $top_type, [$top] $(, $top_rule)?
             ),)*
             $($(settings!(
-                @key concat!(stringify!($table), ".", stringify!($field)),
+                @key concat!(stringify!($table), ".", settings!(@name $field $($name)?)),
                 concat!($($doc),+), $type, [$table.$field] $(, $rule)?
             ),)*)*
         ];
@@ -71,6 +73,8 @@ macro_rules! settings {
             must_be: || <$type as Setting>::must_be(&settings!(@rule $($rule)?)),
         }
     };
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $name:literal) => { $name };
     (@rule) => { () };
     (@rule $rule:expr) => { $rule };
 }

@@ -1,8 +1,8 @@
-//! Types of settings that other modules use: mode, identity, secrets.
+//! Types of settings that other modules use: mode, identity, secrets, security.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use super::value::{Shown, Textual};
+use super::value::{Input, Setting, Shown, Textual, show_table};
 
 /// Where a node keeps its log and store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,143 @@ impl Textual for Identity {
             Self::Trusted => Shown::text("trusted"),
             Self::Header(name) => Shown::text(&format!("header:{name}")),
         }
+    }
+}
+
+/// Declares an enum whose values a setting spells as a word.
+macro_rules! words {
+    ($(#[doc = $about:literal])+ $Type:ident { $($(#[doc = $doc:literal])+ $Value:ident = $word:literal,)+ }) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $Type {
+            $($(#[doc = $doc])+ $Value,)+
+        }
+
+        impl $Type {
+            /// Returns the word by which the setting spells it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$Value => $word,)+
+                }
+            }
+
+            pub(super) fn parse(name: &str) -> Option<Self> {
+                [$(Self::$Value),+].into_iter().find(|value| value.name() == name)
+            }
+        }
+
+        impl Textual for $Type {
+            fn show(&self) -> Shown {
+                Shown::text(self.name())
+            }
+        }
+    };
+}
+
+words! {
+    /// How a node speaks to Kafka.
+    Security {
+        /// In clear, without a login.
+        Plaintext = "plaintext",
+        /// Over TLS. The certificate of the node, if it has one, is its login.
+        Tls = "tls",
+        /// In clear, with a login.
+        SaslPlaintext = "sasl_plaintext",
+        /// Over TLS, with a login.
+        SaslTls = "sasl_tls",
+    }
+}
+
+impl Security {
+    /// Returns whether connections are encrypted.
+    #[must_use]
+    pub fn has_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::SaslTls)
+    }
+
+    /// Returns whether the node logs in with a user and a password.
+    #[must_use]
+    pub fn has_sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslTls)
+    }
+}
+
+words! {
+    /// How a node proves to Kafka that it knows its password.
+    SaslMechanism {
+        /// Sends the password.
+        Plain = "PLAIN",
+        /// A challenge, hashed with SHA-256.
+        ScramSha256 = "SCRAM-SHA-256",
+        /// A challenge, hashed with SHA-512.
+        ScramSha512 = "SCRAM-SHA-512",
+    }
+}
+
+words! {
+    /// Compression between a node and the database.
+    Compression {
+        /// None.
+        None = "none",
+        /// LZ4: fast.
+        Lz4 = "lz4",
+        /// Snappy.
+        Snappy = "snappy",
+    }
+}
+
+/// Properties of the Kafka library by their own names. `Debug` hides the values: some are secrets.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Properties(pub(super) BTreeMap<String, String>);
+
+impl Properties {
+    /// Returns all properties with their values. Do not log them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+impl Setting for Properties {
+    type Rule = ();
+
+    /// Takes nothing: each property is a value of its own ([`super::properties`]).
+    fn parse(_: &Input, (): &()) -> Option<Self> {
+        None
+    }
+
+    fn show(&self) -> Shown {
+        let shown = self.0.iter().map(|(name, value)| {
+            let is_secret = super::properties::is_secret(name);
+            (&**name, if is_secret { "(hidden)" } else { &**value })
+        });
+        show_table(shown)
+    }
+
+    fn must_be((): &()) -> String {
+        "a table of names and values that librdkafka takes".to_owned()
+    }
+
+    fn remedy(_: &Input, (): &()) -> String {
+        "set one property, as in kafka.properties.socket.nagle.disable = true".to_owned()
+    }
+}
+
+impl Textual for Option<String> {
+    fn show(&self) -> Shown {
+        Shown::text(self.as_deref().unwrap_or_default())
+    }
+}
+
+impl Textual for Option<PathBuf> {
+    fn show(&self) -> Shown {
+        Shown::text(&self.as_deref().unwrap_or("".as_ref()).display().to_string())
     }
 }
 

@@ -273,6 +273,17 @@ fn show_texts(texts: &[String]) -> Shown {
     Shown::Value(format!("[{}]", texts.join(", ")))
 }
 
+/// Shows names and values as an inline table.
+pub(super) fn show_table<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Shown {
+    let pairs: Vec<_> =
+        pairs.map(|(name, value)| format!("{} = {}", quoted(name), quoted(value))).collect();
+    Shown::Value(if pairs.is_empty() {
+        "{}".to_owned()
+    } else {
+        format!("{{ {} }}", pairs.join(", "))
+    })
+}
+
 /// A type whose values are written as text.
 pub(super) trait Textual: Sized {
     /// Whether values are hidden, also those that are refused: problems are logged.

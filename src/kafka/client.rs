@@ -5,9 +5,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -17,7 +18,10 @@ use rdkafka::{
 };
 
 use super::errors::Meaning;
-use crate::{config::KafkaConfig, wire::codec::MAC_TEXT_BYTES};
+use crate::{
+    config::{KafkaConfig, Security},
+    wire::codec::MAC_TEXT_BYTES,
+};
 
 /// Header with the MAC, on all records and messages that coupond writes.
 pub(crate) const MAC_HEADER: &str = "coupond-mac";
@@ -47,6 +51,9 @@ pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 /// Longest pause between attempts to connect. With the library's default of 10 s, appends would time
 /// out long after the broker is back.
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// Least time between two log lines about what only an operator can change.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Names of the topics under a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +86,41 @@ pub(crate) fn base(config: &KafkaConfig) -> ClientConfig {
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", millis(RECONNECT_MAX));
+    secure(&mut client, config);
+    // After ours: the configuration refuses those that coupond decides.
+    for (name, value) in config.properties.iter() {
+        client.set(name, value);
+    }
     client
+}
+
+/// Adds TLS and the login. Plain connections get no setting at all.
+fn secure(client: &mut ClientConfig, config: &KafkaConfig) {
+    let protocol = match config.security {
+        Security::Plaintext => return,
+        Security::Tls => "ssl",
+        Security::SaslPlaintext => "sasl_plaintext",
+        Security::SaslTls => "sasl_ssl",
+    };
+    client.set("security.protocol", protocol);
+    let path = |path: &std::path::Path| path.display().to_string();
+    if config.security.has_tls() {
+        // The library has its own OpenSSL, which does not know where this system keeps its
+        // authorities.
+        let authorities = config.ca_file.as_deref().map_or("probe".to_owned(), path);
+        client.set("ssl.ca.location", authorities);
+        if let (Some(certificate), Some(key)) = (&config.cert_file, &config.key_file) {
+            client.set("ssl.certificate.location", path(certificate));
+            client.set("ssl.key.location", path(key));
+        }
+    }
+    if let (true, Some(user)) = (config.security.has_sasl(), &config.sasl_user) {
+        let password = config.sasl_password.as_ref().map_or("", |password| password.expose());
+        client
+            .set("sasl.mechanism", config.sasl_mechanism.name())
+            .set("sasl.username", user)
+            .set("sasl.password", password);
+    }
 }
 
 /// Returns the settings that all consumers share. Nothing is committed or skipped automatically.
@@ -211,15 +252,33 @@ pub(crate) fn shortened(bytes: &[u8], max: usize) -> Vec<u8> {
 pub(crate) struct ClientLog {
     /// Name of the client in the log.
     role: &'static str,
+    /// Whether anything is logged.
+    says: bool,
     /// Whether the client is in a fatal state and cannot be used any more.
     fatal: AtomicBool,
     /// Whether the client lost all brokers since [`Self::take_lost`].
     lost: AtomicBool,
+    /// How a broker refused the login last, since [`Self::take_refusal`]; kept by a silent client.
+    refusal: Mutex<Option<String>>,
+    /// When such a refusal was logged last: the library tries again several times a second.
+    complained: Mutex<Option<Instant>>,
 }
 
 impl ClientLog {
     pub(crate) fn new(role: &'static str) -> Self {
-        Self { role, fatal: AtomicBool::new(false), lost: AtomicBool::new(false) }
+        Self { says: true, ..Self::silent(role) }
+    }
+
+    /// Returns a context that logs nothing, for a client whose owner says what it finds.
+    pub(crate) fn silent(role: &'static str) -> Self {
+        Self {
+            role,
+            says: false,
+            fatal: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            refusal: Mutex::new(None),
+            complained: Mutex::new(None),
+        }
     }
 
     /// Returns whether the client is in a fatal state, from which it does not recover.
@@ -232,7 +291,25 @@ impl ClientLog {
         self.lost.swap(false, Ordering::AcqRel)
     }
 
+    /// Returns how a broker refused the login last, since the last call.
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        self.refusal.lock().take()
+    }
+
+    /// Logs `remedy` for something that only an operator can change, at most once in
+    /// [`COMPLAIN_EVERY`].
+    fn complain(&self, reason: &str, remedy: &'static str) {
+        let mut complained = self.complained.lock();
+        if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            *complained = Some(Instant::now());
+            tracing::error!(client = self.role, reason, remedy, "kafka refuses this node");
+        }
+    }
+
     pub(crate) fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if !self.says {
+            return;
+        }
         let client = self.role;
         match level {
             RDKafkaLogLevel::Emerg
@@ -251,6 +328,12 @@ impl ClientLog {
 
     pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
         let client = self.role;
+        if !self.says {
+            if Meaning::of(error) == Meaning::Refused {
+                *self.refusal.lock() = Some(reason.to_owned());
+            }
+            return;
+        }
         match Meaning::of(error) {
             Meaning::Fatal => {
                 self.fatal.store(true, Ordering::Release);
@@ -260,6 +343,16 @@ impl ClientLog {
                 self.lost.store(true, Ordering::Release);
                 tracing::warn!(client, reason, "all kafka brokers down");
             }
+            Meaning::Refused => self.complain(
+                reason,
+                "check kafka.security, kafka.sasl.user, kafka.sasl.password_file, kafka.ca_file \
+                 and kafka.cert_file",
+            ),
+            Meaning::Forbidden => self.complain(
+                reason,
+                "allow Create, Describe, DescribeConfigs, Read and Write on topics that begin with \
+                 kafka.topic_prefix",
+            ),
             // Mostly single connections, which the library opens again.
             Meaning::OutsideLog
             | Meaning::NoLeader

@@ -23,6 +23,10 @@ pub(crate) enum Meaning {
     /// The consumer group does not take this member: its settings do not fit those of the other
     /// members or of the broker, or it may not join.
     GroupRefuses,
+    /// The broker refuses the login or the certificate, or shows a bad one. Records only time out.
+    Refused,
+    /// An access rule is missing for the topic or the cluster.
+    Forbidden,
     /// Anything else. The operation failed.
     Other,
 }
@@ -69,6 +73,15 @@ impl Meaning {
                 | RDKafkaErrorCode::FencedInstanceId
                 | RDKafkaErrorCode::GroupMaxSizeReached,
             ) => Self::GroupRefuses,
+            Some(
+                RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::SSL,
+            ) => Self::Refused,
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed,
+            ) => Self::Forbidden,
             _ => Self::Other,
         }
     }

@@ -2,20 +2,23 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use tokio::time::{Instant, sleep};
+
 use super::{Adapters, Closer, Instance, ServeError};
 use crate::{
     config::Config,
     feed::kafka::KafkaFeed,
     kafka::{
+        Trouble,
         client::MAC_HEADER,
         topics::{RecordWithMac, TopicsError, ensure_topics, record_with_mac},
     },
     log::kafka::KafkaLog,
-    retry::{Backoff, Bounded},
     store::{
         Layout, StoreInspection,
         cql::{self, ConnectError, CqlStore, SetupRefusal, Step},
     },
+    telemetry::Chain,
     wire::feed_codec::FeedCodec,
 };
 
@@ -24,8 +27,11 @@ pub(super) const NEW_NAMES: &str = "set cql.keyspace and kafka.topic_prefix to n
                                     start the version that made this one; README \"Moving \
                                     between formats\" says what can be taken along";
 
-/// Retries while Kafka and the database are starting too.
-const START_RETRY: Bounded = Backoff::every(Duration::from_secs(1)).within(Duration::from_secs(60));
+/// Pause between two attempts while Kafka and the database are starting too.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// Least time between two log lines about such attempts.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 const CONNECTING: &str = "connecting to the database";
 const READING_LAYOUT: &str = "reading the layout of the instance";
@@ -59,7 +65,12 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
                 error.to_string(),
                 "correct the topics named above, then start again",
             ),
-            TopicsError::Failed(_) => ServeError::failed(CHECKING_TOPICS, error),
+            TopicsError::Trouble(Trouble { found, remedy, is_final: true }) => {
+                ServeError::unfit(found, remedy)
+            }
+            TopicsError::Trouble(_) | TopicsError::Failed(_) => {
+                ServeError::failed(CHECKING_TOPICS, error)
+            }
         })
     })
     .await?;
@@ -125,6 +136,13 @@ async fn refuse_used_topic(
 pub(super) fn refused(refusal: &SetupRefusal) -> ServeError {
     let remedy = match refusal {
         SetupRefusal::Format { .. } => NEW_NAMES,
+        // Its own remedy is all there is to say.
+        SetupRefusal::Trouble { found, remedy } => {
+            return ServeError::unfit(found.clone(), remedy.clone());
+        }
+        SetupRefusal::UnknownDatacenter { found, .. } => {
+            return ServeError::unfit(refusal.to_string(), format!("set it to one of {found}"));
+        }
         SetupRefusal::KeyspaceName { .. }
         | SetupRefusal::SeveralDatacenters { .. }
         | SetupRefusal::MissingStep { .. }
@@ -133,19 +151,45 @@ pub(super) fn refused(refusal: &SetupRefusal) -> ServeError {
     ServeError::unfit(refusal.to_string(), remedy)
 }
 
-/// Retries an operation at start while Kafka or the database is unreachable.
-async fn retried<T, F>(operation: &str, attempt: impl FnMut() -> F) -> Result<T, ServeError>
+/// Retries an operation at start for as long as Kafka or the database is unreachable. An error that an
+/// operator has to end is returned at once.
+async fn retried<T, F>(operation: &str, mut attempt: impl FnMut() -> F) -> Result<T, ServeError>
 where
     F: Future<Output = Result<T, ServeError>>,
 {
-    let is_transient = |error: &ServeError| matches!(error, ServeError::Failed { .. });
-    START_RETRY.run(operation, is_transient, attempt).await
+    let mut said: Option<Instant> = None;
+    loop {
+        let error = match attempt().await {
+            Err(error @ ServeError::Failed { .. }) => error,
+            ended => return ended,
+        };
+        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            said = Some(Instant::now());
+            tracing::warn!(operation, error = %Chain(&error), "engine does not answer, retrying");
+        }
+        sleep(RETRY_EVERY).await;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::format::OtherFormat;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_operator_ends_the_attempts() {
+        let mut attempts = 0;
+        let ended = retried("test", || {
+            attempts += 1;
+            let found = match attempts {
+                1..=100 => ServeError::failed("test", "nobody answers"),
+                _ => ServeError::unfit("wrong password", "set another"),
+            };
+            std::future::ready(Err::<(), _>(found))
+        });
+        assert_eq!(ended.await.unwrap_err().exit_code(), 2);
+        assert_eq!(attempts, 101);
+    }
 
     #[test]
     fn a_keyspace_of_format_1_needs_new_names() {

@@ -24,8 +24,10 @@ pub(crate) use chain::Chain;
 /// Environment variables of the log filter; the first that is set counts.
 const LOG_VARIABLES: [&str; 2] = ["COUPOND_LOG", "RUST_LOG"];
 
-/// Default log filter: libraries log warnings only.
-const LOG_DEFAULT: &str = "info,fjall=warn,lsm_tree=warn,ractor=warn,scylla=warn";
+/// Default log filter: libraries log warnings only. What the driver says each time that it finds no
+/// database, coupond says once and with the remedy.
+const LOG_DEFAULT: &str =
+    "info,fjall=warn,lsm_tree=warn,ractor=warn,scylla=warn,scylla::cluster=off";
 
 /// Histogram buckets of latencies, as upper bounds in seconds: from a tenth of a millisecond, about
 /// one fsync, to ten seconds, after which every client has timed out.

@@ -66,6 +66,20 @@ pub(crate) fn shared(engine: Engine) -> Result<&'static Endpoints, &'static str>
     }
 }
 
+/// Returns this process's secured engines, Kafka and the database, started together on first use, or
+/// why there are none. They come from their jars: access rules and certificates are the script's.
+#[allow(dead_code, reason = "only some of the binaries with this module need it")]
+pub(crate) fn secured() -> Result<&'static (Own, Own), &'static str> {
+    static SECURED: OnceLock<Result<(Own, Own), String>> = OnceLock::new();
+    let started = SECURED.get_or_init(|| {
+        let database = std::thread::spawn(|| Own::start_secured(Engine::Cql));
+        let kafka = Own::start_secured(Engine::Kafka);
+        let database = database.join().expect("the start does not panic");
+        Ok((kafka?, database?))
+    });
+    started.as_ref().map_err(String::as_str)
+}
+
 /// Returns a name that no other test uses, even in an earlier run on the same engine. It consists
 /// of letters, digits and underscores, so that it can be a keyspace, a group or a topic prefix.
 pub(crate) fn unique(what: &str) -> String {

@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// An engine that this process started. It stops on drop, or with the process.
 pub(crate) struct Own {
     endpoints: Endpoints,
+    /// What a secured engine says beside its endpoints: `name=value`.
+    more: Vec<String>,
     /// Data folder of `docker/engines/engines`; `None` for a container.
     data: Option<tempfile::TempDir>,
     /// The runner, which stops when its stdin closes.
@@ -36,12 +38,26 @@ pub(crate) struct Own {
 impl Own {
     /// Starts an engine of `nodes` nodes (1 or 3) from its jars, for a test that kills some.
     pub(crate) fn start(engine: Engine, nodes: u32) -> Result<Self, String> {
-        run_script(engine, nodes, true)
+        run_script(engine, &["--nodes", &nodes.to_string()], true)
     }
 
     /// Returns `host:port` of each node.
     pub(crate) fn endpoints(&self) -> &[String] {
         &self.endpoints
+    }
+
+    /// Starts an engine of one node from its jars that takes nobody without a login or a certificate.
+    #[allow(dead_code, reason = "only some of the binaries with this module need it")]
+    pub(crate) fn start_secured(engine: Engine) -> Result<Self, String> {
+        run_script(engine, &["--secure"], false)
+    }
+
+    /// Returns what a secured engine says of itself: the folder `pki`, or a port.
+    #[allow(dead_code, reason = "only some of the binaries with this module need it")]
+    pub(crate) fn said(&self, name: &str) -> &str {
+        let of_name = |word: &'_ String| word.split_once('=').is_some_and(|(key, _)| key == name);
+        let word = self.more.iter().find(|word| of_name(word)).expect("a secured engine says it");
+        &word[name.len() + 1..]
     }
 
     /// Kills a node (counted from 1) with SIGKILL, and returns when it has exited.
@@ -212,12 +228,12 @@ fn free_port() -> std::io::Result<u16> {
 
 /// Starts one node of the engine from its published jars.
 pub(super) fn from_jars(engine: Engine) -> Result<Own, String> {
-    run_script(engine, 1, false)
+    run_script(engine, &[], false)
 }
 
 /// Runs the script. With `control`, single nodes can be killed and restarted, which needs a known
 /// data folder.
-fn run_script(engine: Engine, nodes: u32, control: bool) -> Result<Own, String> {
+fn run_script(engine: Engine, options: &[&str], control: bool) -> Result<Own, String> {
     let script = script();
     if !script.exists() {
         return Err(format!("{} is missing", script.display()));
@@ -227,7 +243,7 @@ fn run_script(engine: Engine, nodes: u32, control: bool) -> Result<Own, String> 
         Engine::Cql => "cassandra",
     };
     let mut command = Command::new(script);
-    command.arg(name).args(["--port", "0", "--until-eof", "--nodes", &nodes.to_string()]);
+    command.arg(name).args(["--port", "0", "--until-eof"]).args(options);
     if !control {
         // The script deletes its own temporary folder, even if this process is killed.
         return hold(command, None);
@@ -257,13 +273,15 @@ fn hold(mut command: Command, data: Option<tempfile::TempDir>) -> Result<Own, St
             let mut words = line.split_whitespace();
             if words.next() == Some("ready") {
                 // The receiver is gone if the start took too long.
-                let _ = send.send(words.nth(1).unwrap_or_default().to_owned());
+                let _ = send.send(words.skip(1).map(str::to_owned).collect::<Vec<_>>());
             }
         }
     });
     let ready = receive.recv_timeout(READY_WITHIN);
-    let endpoints = ready.iter().flat_map(|nodes| nodes.split(',')).map(str::to_owned).collect();
-    let own = Own { endpoints, data, runner };
+    let (nodes, more) =
+        ready.iter().flatten().cloned().partition::<Vec<_>, _>(|word| !word.contains('='));
+    let endpoints = nodes.iter().flat_map(|nodes| nodes.split(',')).map(str::to_owned).collect();
+    let own = Own { endpoints, more, data, runner };
     match ready {
         Ok(_) => Ok(own),
         Err(_) => Err(format!("{shown} did not start the engine (its output is above)")),

@@ -16,6 +16,7 @@ mod outages;
 #[path = "../nodes/mod.rs"]
 mod procs;
 mod proxy;
+mod secured;
 mod skips;
 mod undefined;
 mod upgrade;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let cql = [cql::trials(), cql::schema::trials(), cql::damaged::trials()];
     let nodes = [nodes::trials(), outages::trials(), upgrade::trials(), clocks::trials()];
     let nodes = nodes.into_iter().chain([skips::trials(), cut_off::trials(), undefined::trials()]);
+    let nodes = nodes.chain([secured::trials()]);
     let trials = cql.into_iter().chain([kafka::trials()]).chain(nodes).flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

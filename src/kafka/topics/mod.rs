@@ -21,11 +21,18 @@ pub use self::{
     facts::TopicProblem,
     mac_header::{RecordWithMac, record_with_mac},
 };
-use super::client::{self, ClientError, Topics, failed};
-use crate::{config::KafkaConfig, telemetry::Chain};
+use super::{
+    client::{self, ClientError, Topics, failed},
+    trouble,
+};
+use crate::{config::KafkaConfig, telemetry::Chain, tls::Trouble};
 
 /// Longest wait until all partitions of a new topic have a leader.
 const CREATED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Time after which it is worth looking why an operation does not end: many times what brokers take
+/// that answer at all.
+const DIAGNOSE_AFTER: Duration = Duration::from_millis(1_500);
 
 /// Pause between two checks of a new topic.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
@@ -47,6 +54,9 @@ pub enum TopicsError {
     /// The topics have problems. Trying again does not help.
     #[error("the topics have {} problem(s):{}", .0.len(), lines(.0))]
     Unfit(Vec<TopicProblem>),
+    /// Kafka does not take this node, for a reason that settings or access rules can change.
+    #[error(transparent)]
+    Trouble(Trouble),
     /// The topics could not be checked or created. Trying again may help.
     #[error(transparent)]
     Failed(#[from] ClientError),
@@ -68,9 +78,45 @@ pub async fn ensure_topics(
     partitions_of_layout: Option<u32>,
 ) -> Result<TopicsFound, TopicsError> {
     let admin = Admin::connect(config)?;
-    let ensured = ensure(&admin, config, partitions_of_layout).await;
+    let ensured = explained(config, ensure(&admin, config, partitions_of_layout)).await;
     client::drop_in_background(admin);
     ensured
+}
+
+/// Runs an operation, and finds why it fails or does not end: the library only lets it time out.
+async fn explained<T>(
+    config: &KafkaConfig,
+    operation: impl Future<Output = Result<T, TopicsError>>,
+) -> Result<T, TopicsError> {
+    tokio::pin!(operation);
+    let error = match tokio::time::timeout(DIAGNOSE_AFTER, &mut operation).await {
+        Ok(Err(TopicsError::Failed(error))) => Some(error),
+        Ok(ended) => return ended,
+        Err(_) => None,
+    };
+    let rights = |error: &ClientError| trouble::of_rights(&error.operation, &*error.source, config);
+    if let Some(trouble) = error.as_ref().and_then(rights) {
+        return Err(TopicsError::Trouble(trouble));
+    }
+    let tried = config.clone();
+    let found = tokio::task::spawn_blocking(move || trouble::diagnose(&tried)).await;
+    // None also if the diagnosis panicked.
+    let found = found.unwrap_or_default();
+    let error = match (error, &found) {
+        (Some(error), _) => error,
+        (None, Some(trouble)) if trouble.is_final => {
+            return Err(TopicsError::Trouble(trouble.clone()));
+        }
+        // It may only be slow.
+        (None, _) => match operation.await {
+            Err(TopicsError::Failed(error)) => error,
+            ended => return ended,
+        },
+    };
+    Err(match rights(&error).or(found) {
+        Some(trouble) => TopicsError::Trouble(trouble),
+        None => TopicsError::Failed(error),
+    })
 }
 
 async fn ensure(

@@ -25,6 +25,7 @@ use crate::{
     kafka::{
         client::{self, ClientLog, millis, native_offset, native_partition},
         errors::Meaning,
+        trouble::missing_right,
     },
     log::{LogError, Ownership, ownership::OwnedPartitions},
 };
@@ -74,7 +75,12 @@ impl Membership {
         let (changes, receiver) = mpsc::channel(CHANGES_MAX);
         let (leaving, left) = watch::channel(false);
         let shown = Arc::new(Shown::default());
-        let state = State { topic: topic.to_owned(), changes, shown: Arc::clone(&shown) };
+        let state = State {
+            topic: topic.to_owned(),
+            config: config.clone(),
+            changes,
+            shown: Arc::clone(&shown),
+        };
         let member = Member { settings: settings(config), state: Arc::new(state) };
         // Started here and not on the thread, so that the caller gets an error about a setting.
         let consumer = member.start().map_err(|error| failed("joining the group", error))?;
@@ -124,6 +130,7 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
 /// State of a membership, shared by its thread and the library's callbacks.
 struct State {
     topic: String,
+    config: KafkaConfig,
     changes: mpsc::Sender<Ownership>,
     shown: Arc<Shown>,
 }
@@ -147,7 +154,12 @@ impl State {
             // The context logs it. The member reads nothing, so it needs no offset and no record.
             return;
         }
-        let text = error.to_string();
+        let code = error.rdkafka_error_code();
+        let right = code.and_then(|code| missing_right(code, &self.config));
+        let text = match right {
+            Some(right) => format!("{error}; {right}"),
+            None => error.to_string(),
+        };
         let mut trouble = self.shown.trouble.lock();
         if trouble.as_ref() != Some(&text) {
             tracing::error!(error = text, "consumer group gives this node no partitions");

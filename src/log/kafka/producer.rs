@@ -240,8 +240,8 @@ mod tests {
             partitions: 1,
             replication_factor: 1,
             group: "g".to_owned(),
-            retention: Duration::from_secs(7 * 24 * 3_600),
             append_timeout,
+            ..KafkaConfig::default()
         }
     }
 

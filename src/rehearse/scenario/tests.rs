@@ -43,7 +43,7 @@ seconds = 10
 
 [targets]
 p95_ms = \"fast\"
-p94_ms = 20
+p95ms = 20
 ";
     let problems = text_of("x", text).unwrap_err();
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -61,7 +61,7 @@ p94_ms = 20
             "line 10: stages[2].rate: missing; add rate = a number",
             "line 14: targets.p95_ms: is \"fast\", must be a number from 0 to 1000000000000; write \
              a figure in this range",
-            "line 15: targets.p94_ms: unknown member; did you mean p95_ms?",
+            "line 15: targets.p95ms: unknown member; did you mean p95_ms?",
         ]
     );
 }

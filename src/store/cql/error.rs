@@ -54,6 +54,24 @@ pub enum SetupRefusal {
         /// Names of the datacenters.
         found: String,
     },
+    /// The database does not take this node, for a reason that only an operator can change.
+    #[error("{found}; {remedy}")]
+    Trouble {
+        /// What was found.
+        found: String,
+        /// What to change.
+        remedy: String,
+    },
+    /// The database or the keyspace does not have the configured datacenter.
+    #[error("cql.datacenter is {datacenter:?}, and {place} does not have it")]
+    UnknownDatacenter {
+        /// The configured name.
+        datacenter: String,
+        /// The database or the replication of the keyspace.
+        place: String,
+        /// Names of the datacenters.
+        found: String,
+    },
     /// The keyspace holds data that this version does not read.
     #[error("keyspace {keyspace} {other}")]
     Format {

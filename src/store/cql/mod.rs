@@ -14,6 +14,7 @@ mod setup;
 mod skips;
 mod statements;
 mod steps;
+mod trouble;
 mod write;
 
 use std::{future::Future, sync::Arc, time::Duration};

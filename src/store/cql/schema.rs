@@ -8,7 +8,10 @@
 //! A step is idempotent, and recorded only after its table was checked. So if a node dies in a
 //! step, the next node takes that step again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use scylla::{
     client::session::Session, deserialize::value::DeserializeValue, statement::Consistency,
@@ -63,12 +66,13 @@ impl<'a> Schema<'a> {
         let mut name = [0; 8];
         getrandom::fill(&mut name)
             .map_err(|error| ConnectError::unavailable("drawing a random name", error))?;
-        Ok(Self { setup: Setup { session }, config, steps, holder: hex(&name) })
+        Ok(Self { setup: Setup { session, config }, config, steps, holder: hex(&name) })
     }
 
     /// Takes the missing steps and checks every table. Returns the keyspace's replication.
     pub(super) async fn establish(&self) -> Result<Placement, ConnectError> {
         self.setup.agree().await?;
+        self.check_datacenter()?;
         let placement = self.keyspace().await?;
         self.check_format().await?;
         if !self.missing().await?.is_empty() {
@@ -80,12 +84,34 @@ impl<'a> Schema<'a> {
             self.take_steps().await?;
         }
         self.check_all().await?;
+        if self.config.user.is_some() {
+            self.check_rights().await?;
+        }
         Ok(placement)
+    }
+
+    /// Finds out now whether the role may write: nothing else writes before the node serves.
+    async fn check_rights(&self) -> Result<(), ConnectError> {
+        let keyspace = self.keyspace_name();
+        let text = format!("DELETE FROM {keyspace}.layout WHERE name = ? IF holder = ?");
+        // This node holds no lock here, so nothing is deleted.
+        self.setup.write(&text, (LOCK, &self.holder)).await
+    }
+
+    /// Refuses a datacenter that the database does not have.
+    fn check_datacenter(&self) -> Result<(), ConnectError> {
+        let Some(datacenter) = &self.config.datacenter else { return Ok(()) };
+        let found = session::datacenters(self.setup.session);
+        if found.contains(datacenter) {
+            return Ok(());
+        }
+        Err(unknown_datacenter(datacenter, "the database".to_owned(), found).into())
     }
 
     /// Checks every table without changing anything. Returns none if there is no keyspace, or no
     /// table in it.
     pub(super) async fn find(&self) -> Result<Option<Placement>, ConnectError> {
+        self.check_datacenter()?;
         let Some(placement) = self.placement().await? else { return Ok(None) };
         self.check_format().await?;
         let missing = self.missing().await?;
@@ -111,7 +137,10 @@ impl<'a> Schema<'a> {
         if let Some(placement) = self.placement().await? {
             return Ok(placement);
         }
-        let datacenters = session::datacenters(self.setup.session);
+        let datacenters = match &self.config.datacenter {
+            Some(datacenter) => [datacenter.clone()].into(),
+            None => session::datacenters(self.setup.session),
+        };
         let mut names = datacenters.iter();
         let (Some(datacenter), None) = (names.next(), names.next()) else {
             let found = datacenters.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -119,7 +148,7 @@ impl<'a> Schema<'a> {
                 SetupRefusal::SeveralDatacenters { keyspace: keyspace.clone(), found }.into()
             );
         };
-        let nodes = self.setup.session.get_cluster_state().get_nodes_info().len();
+        let nodes = session::nodes_in(self.setup.session, datacenter);
         let copies = session::replication_factor(self.config.replication_factor, nodes);
         let create = format!(
             "CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = \
@@ -144,7 +173,13 @@ impl<'a> Schema<'a> {
         let text = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?";
         let rows: Vec<(HashMap<String, String>,)> =
             self.setup.select(text, (&self.config.keyspace,), Consistency::One).await?;
-        Ok(rows.first().map(|(replication,)| Placement::of(replication)))
+        let Some((replication,)) = rows.first() else { return Ok(None) };
+        let wanted = self.config.datacenter.as_deref();
+        let placement = Placement::of(replication, wanted).map_err(|found| {
+            let keyspace = format!("keyspace {}", self.config.keyspace);
+            unknown_datacenter(wanted.unwrap_or_default(), keyspace, found)
+        })?;
+        Ok(Some(placement))
     }
 
     /// Takes the missing steps under the lock, or waits until another node has taken them.
@@ -362,6 +397,12 @@ impl<'a> Schema<'a> {
         };
         Ok(rows.into_iter().map(described).collect())
     }
+}
+
+fn unknown_datacenter(datacenter: &str, place: String, found: BTreeSet<String>) -> SetupRefusal {
+    let found: Vec<_> = found.into_iter().collect();
+    let (datacenter, found) = (datacenter.to_owned(), found.join(", "));
+    SetupRefusal::UnknownDatacenter { datacenter, place, found }
 }
 
 fn check_name(keyspace: &str) -> Result<(), SetupRefusal> {

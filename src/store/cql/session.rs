@@ -14,6 +14,7 @@ use scylla::{
         session::Session,
         session_builder::SessionBuilder,
     },
+    frame::Compression as Compressor,
     policies::{
         load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy},
         retry::FallthroughRetryPolicy,
@@ -22,8 +23,8 @@ use scylla::{
     statement::{Consistency, SerialConsistency, Statement},
 };
 
-use super::error::ConnectError;
-use crate::config::CqlConfig;
+use super::{error::ConnectError, trouble};
+use crate::config::{Compression, CqlConfig};
 
 /// Connections to each node that is not sharded (Cassandra). A connection has one reader and one
 /// writer task. Four keep both cores of a small node busy; more only cost memory.
@@ -69,8 +70,15 @@ pub(super) struct Placement {
 }
 
 impl Placement {
-    /// Parses the column `replication` of `system_schema.keyspaces`.
-    pub(super) fn of(replication: &HashMap<String, String>) -> Self {
+    /// Parses the column `replication` of `system_schema.keyspaces`. `wanted` is the datacenter that
+    /// is configured.
+    ///
+    /// # Errors
+    /// The datacenters with replicas, if `wanted` is none of them.
+    pub(super) fn of(
+        replication: &HashMap<String, String>,
+        wanted: Option<&str>,
+    ) -> Result<Self, BTreeSet<String>> {
         let class = replication.get("class").map_or("", String::as_str);
         let copies: BTreeMap<&str, Option<u32>> = replication
             .iter()
@@ -79,7 +87,18 @@ impl Placement {
             .filter(|(_, copies)| *copies != Some(0))
             .collect();
         let by_datacenter = class.ends_with("NetworkTopologyStrategy");
-        match copies.iter().next() {
+        if let Some(wanted) = wanted
+            && by_datacenter
+        {
+            let found = || copies.keys().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+            let replicas = *copies.get(wanted).ok_or_else(found)?;
+            return Ok(Self {
+                datacenter: Some(wanted.to_owned()),
+                consistency: Consistency::LocalQuorum,
+                replicas,
+            });
+        }
+        Ok(match copies.iter().next() {
             Some((datacenter, replicas)) if by_datacenter && copies.len() == 1 => Self {
                 datacenter: Some((*datacenter).to_owned()),
                 consistency: Consistency::LocalQuorum,
@@ -90,7 +109,7 @@ impl Placement {
                 consistency: Consistency::Quorum,
                 replicas: copies.values().copied().sum(),
             },
-        }
+        })
     }
 
     /// Warns if the loss of one node stops the keyspace.
@@ -158,7 +177,7 @@ pub(super) async fn for_setup(config: &CqlConfig) -> Result<Session, ConnectErro
         .serial_consistency(Some(SerialConsistency::Serial))
         .request_timeout(Some(SETUP_TIMEOUT))
         .build();
-    let builder = builder(config, profile.into_handle())
+    let builder = builder(config, profile.into_handle())?
         .pool_size(PoolSize::PerHost(NonZeroUsize::MIN))
         .fetch_schema_metadata(false)
         .fetch_full_schema_metadata(false)
@@ -174,7 +193,7 @@ pub(super) async fn for_work(
     sharded: bool,
 ) -> Result<Session, ConnectError> {
     let pool = if sharded { PoolSize::PerShard(NonZeroUsize::MIN) } else { per_node() };
-    let mut builder = builder(config, profiles.lookup.clone())
+    let mut builder = builder(config, profiles.lookup.clone())?
         .pool_size(pool)
         .keyspaces_to_fetch([config.keyspace.as_str()]);
     if let Some(datacenter) = &placement.datacenter {
@@ -187,20 +206,36 @@ fn per_node() -> PoolSize {
     PoolSize::PerHost(CONNECTIONS_PER_NODE)
 }
 
-fn builder(config: &CqlConfig, profile: ExecutionProfileHandle) -> SessionBuilder {
-    SessionBuilder::new()
+fn builder(
+    config: &CqlConfig,
+    profile: ExecutionProfileHandle,
+) -> Result<SessionBuilder, ConnectError> {
+    let mut builder = SessionBuilder::new();
+    if let Some(user) = &config.user {
+        let password = config.password.as_ref().map_or("", |password| password.expose());
+        builder = builder.user(user, password);
+    }
+    if let Some(settings) = trouble::tls_settings(config)? {
+        builder = builder.tls_context(Some(Arc::new(settings)));
+    }
+    builder = builder.compression(match config.compression {
+        Compression::None => None,
+        Compression::Lz4 => Some(Compressor::Lz4),
+        Compression::Snappy => Some(Compressor::Snappy),
+    });
+    Ok(builder
         .known_nodes(&config.nodes)
         .connection_timeout(CONNECT_TIMEOUT)
         .keepalive_interval(KEEPALIVE)
         .keepalive_timeout(KEEPALIVE)
-        .default_execution_profile_handle(profile)
+        .default_execution_profile_handle(profile))
 }
 
 async fn build(config: &CqlConfig, builder: SessionBuilder) -> Result<Session, ConnectError> {
-    builder.build().await.map_err(|error| {
-        let nodes = config.nodes.join(", ");
-        ConnectError::unavailable(format!("connecting to the database at {nodes}"), error)
-    })
+    match builder.build().await {
+        Ok(session) => Ok(session),
+        Err(error) => Err(trouble::explained(config, error).await),
+    }
 }
 
 /// Returns whether the database is ScyllaDB.
@@ -212,6 +247,14 @@ pub(super) fn is_sharded(session: &Session) -> bool {
 pub(super) fn datacenters(session: &Session) -> BTreeSet<String> {
     let state = session.get_cluster_state();
     state.get_nodes_info().iter().filter_map(|node| node.datacenter.clone()).collect()
+}
+
+/// Returns the number of nodes in a datacenter.
+pub(super) fn nodes_in(session: &Session, datacenter: &str) -> usize {
+    let state = session.get_cluster_state();
+    let is_there =
+        |node: &&Arc<scylla::cluster::Node>| node.datacenter.as_deref() == Some(datacenter);
+    state.get_nodes_info().iter().filter(is_there).count()
 }
 
 /// Warns for each database node that acknowledges writes before they are on disk. A power cut of a
@@ -261,7 +304,18 @@ mod tests {
     ) {
         let datacenter = datacenter.map(str::to_owned);
         let expected = Placement { datacenter, consistency, replicas };
-        assert_eq!(Placement::of(&replication(options)), expected);
+        assert_eq!(Placement::of(&replication(options), None), Ok(expected));
+    }
+
+    #[test]
+    fn a_configured_datacenter_is_asked_locally() {
+        let class = ("class", "org.apache.cassandra.locator.NetworkTopologyStrategy");
+        let both = replication(&[class, ("dc1", "3"), ("dc2", "2")]);
+        let local = Placement::of(&both, Some("dc2")).unwrap();
+        assert_eq!(local.datacenter.as_deref(), Some("dc2"));
+        assert_eq!((local.consistency, local.replicas), (Consistency::LocalQuorum, Some(2)));
+        let found = ["dc1".to_owned(), "dc2".to_owned()].into();
+        assert_eq!(Placement::of(&both, Some("dc3")), Err(found));
     }
 
     #[test]

@@ -5,15 +5,18 @@ use std::{future::Future, sync::Arc, time::Duration};
 use scylla::{
     client::session::Session,
     deserialize::row::DeserializeRow,
-    errors::{DbError, ExecutionError, RequestAttemptError},
+    errors::{DbError, ExecutionError, PrepareError, RequestAttemptError},
     policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy},
     response::query_result::QueryResult,
     serialize::row::SerializeRow,
     statement::{Consistency, Statement},
 };
 
-use super::{Cause, error::ConnectError};
-use crate::retry::{Backoff, Bounded};
+use super::{Cause, error::ConnectError, trouble};
+use crate::{
+    config::CqlConfig,
+    retry::{Backoff, Bounded},
+};
 
 /// Retries of a statement, with 2 s of pauses in all. ScyllaDB refuses a schema change that meets
 /// another one, and a node may not know yet about the change of another node.
@@ -23,6 +26,7 @@ const RETRY: Bounded =
 /// Sends statements over the setup session.
 pub(super) struct Setup<'a> {
     pub(super) session: &'a Session,
+    pub(super) config: &'a CqlConfig,
 }
 
 impl Setup<'_> {
@@ -77,7 +81,17 @@ impl Setup<'_> {
         F: Future<Output = Result<QueryResult, ExecutionError>>,
     {
         let sent = RETRY.run(operation, |error| !is_final(error), send).await;
-        sent.map_err(|error| ConnectError::unavailable(operation, error))
+        sent.map_err(|error| {
+            let refusal = match &error {
+                ExecutionError::LastAttemptError(attempt)
+                | ExecutionError::PrepareError(PrepareError::AllAttemptsFailed {
+                    first_attempt: attempt,
+                    ..
+                }) => trouble::forbidden(attempt, operation, self.config),
+                _ => None,
+            };
+            refusal.map_or_else(|| ConnectError::unavailable(operation, error), Into::into)
+        })
     }
 
     /// Waits until all database nodes agree on the schema.

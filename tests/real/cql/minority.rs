@@ -8,7 +8,7 @@ pub(super) async fn a_minority_of_the_nodes_may_die(cluster: engines::Own) {
     let keyspace = engines::unique("cql");
     let connections = cluster.endpoints().iter().map(|node| {
         let nodes = vec![node.clone()];
-        let config = CqlConfig { nodes, keyspace: keyspace.clone(), replication_factor: 0 };
+        let config = CqlConfig { nodes, keyspace: keyspace.clone(), ..CqlConfig::default() };
         tokio::spawn(async move { connect(&config).await })
     });
     let connected = join_all(connections).await;

@@ -106,7 +106,7 @@ impl Scratch {
 
 fn config(keyspace: String) -> CqlConfig {
     let nodes = engines::shared(Engine::Cql).expect("asked for by the trial").clone();
-    CqlConfig { nodes, keyspace, replication_factor: 0 }
+    CqlConfig { nodes, keyspace, ..CqlConfig::default() }
 }
 
 /// Returns the store of a keyspace that tests share. The first caller creates the schema.

@@ -187,7 +187,7 @@ async fn an_audit_takes_no_schema_step() {
 async fn an_unreachable_database_is_not_a_refusal() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nodes = vec![closed.to_string()];
-    let config = CqlConfig { nodes, keyspace: "k".to_owned(), replication_factor: 0 };
+    let config = CqlConfig { nodes, keyspace: "k".to_owned(), ..CqlConfig::default() };
     let error = connect(&config).await.unwrap_err();
     assert!(!error.is_refusal());
     assert!(error.to_string().contains(&closed.to_string()), "{error}");

@@ -64,10 +64,8 @@ pub(crate) fn on(brokers: &[String], partitions: u32) -> KafkaConfig {
         brokers: brokers.to_vec(),
         topic_prefix: engines::unique("topic"),
         partitions,
-        replication_factor: 0,
         group: engines::unique("group"),
-        retention: Duration::from_secs(7 * 24 * 3_600),
-        append_timeout: Duration::from_secs(4),
+        ..KafkaConfig::default()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Layers, rules, problems and printed files of a configuration.
 
+mod links;
+
 use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{settings::KEYS, *};
@@ -130,7 +132,7 @@ fn the_demo_is_on_by_default_if_embedded() {
 #[test]
 fn every_problem_is_reported_at_once() {
     check_file(
-        include_str!("wrong_key.toml"),
+        include_str!("../wrong_key.toml"),
         &[
             "colour: unknown setting; run `coupond print-config --defaults` for a list of all \
              settings (node.toml:2)",
