@@ -25,5 +25,5 @@ pub use self::{
         AdminConfig, AdmissionConfig, ApiConfig, Config, CqlConfig, EmbeddedConfig, KafkaConfig,
         SecretConfig,
     },
-    types::{Hosts, Identity, Mode, Secret},
+    types::{Hosts, Identity, Mode, Origins, Secret},
 };
