@@ -212,7 +212,7 @@ pub(super) struct CampaignArguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CampaignAction {
-    /// Create a campaign; repeating the same command is not an error
+    /// Create a campaign; repeating the same command is not an error, another definition is refused
     Create(CreateArguments),
     /// Change a campaign; options that are not given stay unchanged
     Amend(AmendArguments),
@@ -220,6 +220,10 @@ pub(super) enum CampaignAction {
     List(ListArguments),
     /// Show a campaign
     Show(OneCampaign),
+    /// Make campaigns be as files define them: creates those that are missing, amends the others
+    Apply(ApplyArguments),
+    /// Print the definition of a campaign, as apply takes it
+    Export(OneCampaign),
     /// Pause a campaign: no coupons until it is resumed
     Pause(OneCampaign),
     /// Resume a paused campaign
@@ -236,7 +240,9 @@ impl CampaignAction {
             Self::Create(inner) => &inner.settings,
             Self::Amend(inner) => &inner.settings,
             Self::List(inner) => &inner.settings,
+            Self::Apply(inner) => &inner.settings,
             Self::Show(inner)
+            | Self::Export(inner)
             | Self::Pause(inner)
             | Self::Resume(inner)
             | Self::Close(inner)
@@ -250,6 +256,19 @@ pub(super) struct OneCampaign {
     /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) id: CampaignId,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArguments {
+    /// Files in TOML (named so) or JSON: one definition with campaign_id and quota, a list of them, or
+    /// campaigns with such a list. What a definition leaves out gets its default
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
     #[command(flatten)]
     settings: Settings,
 }
