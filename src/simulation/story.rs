@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::service::{
-        ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService, RequestStatus,
+        Basis, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService, RequestStatus,
         ServiceError,
     },
     domain::{
@@ -265,7 +265,7 @@ impl Story {
                 if (*releases <= RELEASES_MAX || !is_damaged)
                     && let Some(service) = self.service()
                 {
-                    let _released = service.control(&campaign, ControlVerb::Release).await;
+                    let _released = service.control(&campaign, ControlVerb::Release, Basis::InEffect).await;
                 }
             }
             if let Some(Damaged::Campaign(campaign)) = damaged
