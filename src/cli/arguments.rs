@@ -429,9 +429,9 @@ mod tests {
             "coupond skip",
             "coupond skip 3 --offset 100",
             "coupond skip 3 --offset -1 --reason lost",
-            "coupond issue spring a/b",
+            "coupond issue spring ..",
             "coupond issue spring ada --wait 31",
-            "coupond issue spring ada --key a/b",
+            "coupond issue spring ada --key \"x",
         ] {
             let error = Arguments::try_parse_from(line.split_whitespace()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");
