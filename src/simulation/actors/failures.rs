@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    api::service::{ChangeCampaigns, Basis, ControlVerb, ServiceError},
+    api::service::{Basis, ChangeCampaigns, ControlVerb, ServiceError},
     domain::{
         coupon::Coupon,
         ids::Position,
@@ -167,7 +167,10 @@ fn vanished_versions_and_marks_are_released() {
             let refused = service.control(&id, ControlVerb::Release, Basis::InEffect).await;
             assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
             stage.until("on hold", |stage| stage.is_held(FAILING)).await;
-            service.control(&id, ControlVerb::Release, Basis::InEffect).await.expect("it is released");
+            service
+                .control(&id, ControlVerb::Release, Basis::InEffect)
+                .await
+                .expect("it is released");
             stage.until("released", |stage| stage.state(FAILING) == "live").await;
             stage
         });

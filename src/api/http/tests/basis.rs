@@ -62,11 +62,8 @@ async fn if_none_match_only_makes() {
 #[tokio::test]
 async fn another_version_in_effect_is_412() {
     let stale = ServiceError::PreconditionFailed { detail: "another version".to_owned() };
-    let site = Site::new(Script {
-        define: Err(stale.clone()),
-        change: Err(stale),
-        ..Script::default()
-    });
+    let site =
+        Site::new(Script { define: Err(stale.clone()), change: Err(stale), ..Script::default() });
     for method in ["PUT", "PATCH", "POST"] {
         let reply = ask(&site, method, &[("if-match", TAG)]).await;
         reply.problem(412, "precondition-failed");
@@ -76,11 +73,8 @@ async fn another_version_in_effect_is_412() {
 #[tokio::test]
 async fn a_change_shows_its_warnings() {
     let warnings = vec!["title was removed".to_owned(), "quota is 0".to_owned()];
-    let site = Site::new(Script {
-        define: Ok((false, view("spring"))),
-        warnings,
-        ..Script::default()
-    });
+    let site =
+        Site::new(Script { define: Ok((false, view("spring"))), warnings, ..Script::default() });
     for method in ["PUT", "PATCH"] {
         let reply = ask(&site, method, &[]).await;
         assert_eq!(reply.status, 200);

@@ -26,9 +26,8 @@ use super::{HttpParts, admin_router, public_router};
 use crate::{
     api::service::{
         AdminView, Basis, CampaignList, CampaignState, CampaignView, ChangeCampaigns, Changed,
-        ControlVerb,
-        FindRequests, Freshen, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus,
-        RequestView, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
+        ControlVerb, FindRequests, Freshen, IssueCoupons, IssueReply, NotReady, ReportHealth,
+        RequestStatus, RequestView, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
     },
     config::{ApiConfig, Hosts, Identity, Origins},
     domain::{
