@@ -21,8 +21,9 @@ use crate::{
     wire::FORMAT,
 };
 
-/// Longest id in bytes.
-pub(crate) const REQUEST_ID_BYTES_MAX: usize = 400;
+/// Longest id in bytes, as the API promises. Today's longest has 522: a content of 361 bytes, of which
+/// 319 are ids, with header, nonce and tag.
+pub(crate) const REQUEST_ID_BYTES_MAX: usize = 800;
 
 const HEADER_BYTES: usize = 2;
 const NONCE_BYTES: usize = 12;
@@ -178,7 +179,7 @@ mod tests {
             position: Position { log_epoch: u32::MAX, partition: u32::MAX, offset: u64::MAX },
             time: Timestamp::MAX,
             campaign: CampaignId::parse(&"c".repeat(64)).unwrap(),
-            user: UserId::parse(&"U".repeat(128)).unwrap(),
+            user: UserId::parse(&"U".repeat(UserId::BYTES_MAX)).unwrap(),
             key_digest: Some([7; 16]),
         }
     }
@@ -201,7 +202,7 @@ mod tests {
             let altered = String::from_utf8(altered).unwrap();
             assert_eq!(ids.open(&altered), None, "altered at {at}");
         }
-        for text in ["", "A", "not an id", &id[..id.len() - 1], &format!("{id}A"), &"A".repeat(401)]
+        for text in ["", "A", "not an id", &id[..id.len() - 1], &format!("{id}A"), &"A".repeat(801)]
         {
             assert_eq!(ids.open(text), None, "{text:?}");
         }
@@ -232,7 +233,7 @@ mod tests {
             (log_epoch, partition, offset) in any::<(u32, u32, u64)>(),
             time in any::<i64>(),
             campaign in "[a-z0-9][a-z0-9-]{0,63}",
-            user in "[A-Za-z0-9._:@-]{1,128}",
+            user in "[!-~]{3,255}",
             key_digest in any::<Option<[u8; 16]>>(),
         ) {
             let ids = ids("secret", "instance");

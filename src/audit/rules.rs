@@ -57,6 +57,7 @@ fn is_valid_code(code: &CodeFormat) -> bool {
         && letters.len() == count
         && letters.iter().all(char::is_ascii_graphic)
         && code.length <= 128
+        && code.group.is_none_or(|group| (1..=128).contains(&group))
         && spelled >> CODE_BITS > 0
 }
 
@@ -141,6 +142,7 @@ pub(super) fn code(
     let digits_of_a_block = 248 / bits_of_a_digit;
     let mut code = format.prefix.clone();
     let mut left = u32::from(format.length);
+    let mut until_hyphen = format.group;
     let mut block = 0;
     while left > 0 {
         let mut fraction = keys.code_bits(campaign, log_epoch, sequence, user, block);
@@ -151,6 +153,11 @@ pub(super) fn code(
                 *byte = (product & 0xFF) as u8;
                 carry = product >> 8;
             }
+            if until_hyphen == Some(0) {
+                code.push('-');
+                until_hyphen = format.group;
+            }
+            until_hyphen = until_hyphen.map(|left| left.saturating_sub(1));
             code.push(char::from(letters.get(carry as usize).copied().unwrap_or(b'?')));
         }
         left -= left.min(digits_of_a_block);
@@ -173,6 +180,8 @@ mod tests {
         {
             let format = CodeFormat::with(Some("SALE-".into()), Some(length), Some(charset.into()));
             for sequence in 1..50 {
+                let group = (sequence % 7 > 0).then_some((sequence % 7) as u16);
+                let format = format.clone().grouped(group);
                 let product = format.spell(&keys, &campaign, 1, sequence, &user);
                 assert_eq!(code(&format, &keys, &campaign, 1, sequence, &user), *product);
             }
@@ -191,9 +200,16 @@ mod tests {
     fn terms_are_valid_as_in_the_product() {
         let base = Terms::of(1);
         let code = |length, charset: &str, prefix: &str| Terms {
-            code: CodeFormat { prefix: prefix.into(), length, charset: charset.into() },
+            code: CodeFormat {
+                prefix: prefix.into(),
+                length,
+                charset: charset.into(),
+                group: None,
+            },
             ..base.clone()
         };
+        let grouped =
+            |group| Terms { code: CodeFormat::default().grouped(Some(group)), ..base.clone() };
         let window = |opens_at, closes_at| Terms {
             opens_at: Some(Timestamp(opens_at)),
             closes_at: Some(Timestamp(closes_at)),
@@ -225,6 +241,10 @@ mod tests {
             code(64, "ab", "a"),
             code(64, "ab", "ABCDEFGHIJKLMNOPQ"),
             code(64, "a", ""),
+            grouped(0),
+            grouped(1),
+            grouped(128),
+            grouped(129),
         ];
         for terms in cases {
             assert_eq!(is_valid(&terms), terms.faults().is_empty(), "{terms:?}");

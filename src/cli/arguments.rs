@@ -232,7 +232,7 @@ pub(super) struct CampaignArguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CampaignAction {
-    /// Create a campaign; repeating the same command is not an error
+    /// Create a campaign; repeating the same command is not an error, another definition is refused
     Create(CreateArguments),
     /// Change a campaign; options that are not given stay unchanged
     Amend(AmendArguments),
@@ -240,6 +240,10 @@ pub(super) enum CampaignAction {
     List(ListArguments),
     /// Show a campaign
     Show(OneCampaign),
+    /// Make campaigns be as files define them: creates those that are missing, amends the others
+    Apply(ApplyArguments),
+    /// Print the definition of a campaign, as apply takes it
+    Export(OneCampaign),
     /// Pause a campaign: no coupons until it is resumed
     Pause(OneCampaign),
     /// Resume a paused campaign
@@ -258,7 +262,9 @@ impl CampaignAction {
             Self::Create(inner) => &inner.settings,
             Self::Amend(inner) => &inner.settings,
             Self::List(inner) => &inner.settings,
+            Self::Apply(inner) => &inner.settings,
             Self::Show(inner)
+            | Self::Export(inner)
             | Self::Pause(inner)
             | Self::Resume(inner)
             | Self::Close(inner)
@@ -273,6 +279,19 @@ pub(super) struct OneCampaign {
     /// Campaign id
     #[arg(value_parser = CampaignId::parse)]
     pub(super) id: CampaignId,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArguments {
+    /// Files in TOML (named so) or JSON: one definition with campaign_id and quota, a list of them, or
+    /// campaigns with such a list. What a definition leaves out gets its default
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -461,13 +480,13 @@ mod tests {
             "coupond crash Spring",
             "coupond crash spring --partition 1",
             "coupond crash --partition 1 --supervisor",
-            "coupond issue spring a/b",
+            "coupond issue spring ..",
             "coupond rehearse",
             "coupond rehearse load/peak.toml --shrink 0",
             "coupond rehearse load/peak.toml --local --admin http://h:1",
             "coupond rehearse --compare a.json",
             "coupond issue spring ada --wait 31",
-            "coupond issue spring ada --key a/b",
+            "coupond issue spring ada --key \"x",
         ] {
             let error = Arguments::try_parse_from(line.split_whitespace()).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

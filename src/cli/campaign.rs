@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Done,
+    Done, apply,
     arguments::{
         AdminListener, CampaignAction, CampaignArguments, CrashArguments, HealthArguments,
         SkipArguments,
@@ -29,11 +29,11 @@ pub(super) async fn run(
     let client = Client::admin(config, admin.as_deref(), token, json)?;
     let (one, verb) = match action {
         CampaignAction::List(_) => return list(&client, json).await,
+        CampaignAction::Apply(files) => return apply::apply(&client, &files, json).await,
+        CampaignAction::Export(one) => return apply::export(&client, &one.id).await,
         CampaignAction::Create(create) => {
-            let path = ["admin", "campaigns", create.id.as_str()];
-            let body = Value::Object(create.terms.0);
-            let call = Call { body: Some(&body), ..Call::new(Method::PUT, &path) };
-            return Ok(shown(&client.call(call).await?.1, json));
+            let made = apply::create(&client, &create.id, create.terms.0).await?;
+            return Ok(shown(&made, json));
         }
         CampaignAction::Amend(amend) => {
             let path = ["admin", "campaigns", amend.id.as_str()];

@@ -42,6 +42,8 @@ pub(super) enum ClientError {
     },
     #[error("{url} is not a coupond node: {found}")]
     Foreign { url: String, found: String },
+    #[error("the definitions cannot be applied; nothing was changed:\n  {0}")]
+    Files(String),
     #[error("preparing the HTTP client")]
     Http(#[source] reqwest::Error),
     #[error("{}", super::show::problem(*status, body))]
@@ -51,7 +53,7 @@ pub(super) enum ClientError {
 impl ClientError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Address { .. } | Self::PortUnknown(_) => super::EXIT_USAGE,
+            Self::Address { .. } | Self::PortUnknown(_) | Self::Files(_) => super::EXIT_USAGE,
             Self::Unreachable { .. }
             | Self::Token { .. }
             | Self::Foreign { .. }

@@ -8,6 +8,7 @@
     reason = "printing is the command line's job"
 )]
 
+mod apply;
 mod arguments;
 mod audit;
 mod campaign;

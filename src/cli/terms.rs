@@ -72,7 +72,7 @@ fn members(matches: &ArgMatches, terms: &[Term]) -> Map<String, Value> {
     for term in terms {
         let value = match term.kind() {
             TermKind::Code => {
-                let parts = ["prefix", "length", "charset"].into_iter();
+                let parts = ["prefix", "length", "charset", "group"].into_iter();
                 let given = parts
                     .filter_map(|part| Some((part.to_owned(), given(&format!("code_{part}"))?)));
                 Some(given.collect::<Map<_, _>>())
@@ -141,7 +141,9 @@ fn code_flags() -> Vec<Arg> {
     let prefix = Arg::new("code_prefix").long("code-prefix").value_name("PREFIX");
     let length = Arg::new("code_length").long("code-length").value_name("N");
     let charset = Arg::new("code_charset").long("code-charset").value_name("CHARACTERS");
+    let group = Arg::new("code_group").long("code-group").value_name("N");
     vec![
+        group.value_parser(whole).help("Puts a hyphen after every N characters [default: none]"),
         prefix
             .value_parser(text)
             .allow_hyphen_values(true)

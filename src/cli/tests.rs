@@ -167,6 +167,20 @@ fn create_sends_only_given_options() {
 }
 
 #[test]
+fn an_export_has_what_apply_takes() {
+    let view = json!({
+        "campaign_id": "spring", "state": "open", "quota": 10, "per_user_limit": 1,
+        "opens_at": null, "closes_at": null, "listed": true, "issued": 3, "remaining": 7,
+        "code": {"prefix": "S-", "length": 16},
+    });
+    let shown = "{\n  \"campaign_id\": \"spring\",\n  \"code\": {\n    \"length\": 16,\n    \
+                 \"prefix\": \"S-\"\n  },\n  \"listed\": true,\n  \"per_user_limit\": 1,\n  \
+                 \"quota\": 10\n}\n";
+    let asked = ("GET /admin/campaigns/spring", Value::Null);
+    check("campaign export spring --admin URL", (200, view), asked, shown, 0);
+}
+
+#[test]
 fn amend_sends_only_given_options() {
     check(
         "campaign amend spring --quota 20 --closes-at none --admin URL",

@@ -28,5 +28,7 @@ pub use self::{
         AdminConfig, AdmissionConfig, ApiConfig, ChaosConfig, Config, CqlConfig, EmbeddedConfig,
         KafkaConfig, SecretConfig,
     },
-    types::{Compression, Hosts, Identity, Mode, Properties, SaslMechanism, Secret, Security},
+    types::{
+        Compression, Hosts, Identity, Mode, Origins, Properties, SaslMechanism, Secret, Security,
+    },
 };

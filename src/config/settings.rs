@@ -9,7 +9,9 @@ use std::{
 
 use super::{
     table::settings,
-    types::{Compression, Hosts, Identity, Mode, Properties, SaslMechanism, Secret, Security},
+    types::{
+        Compression, Hosts, Identity, Mode, Origins, Properties, SaslMechanism, Secret, Security,
+    },
     value::{Input, Refused, Setting, Shown, Text, assign},
 };
 
@@ -111,6 +113,17 @@ const LISTEN: Text<SocketAddr> = Text {
     parse: |text| text.parse().ok(),
     must_be: "an IP address and a port",
     remedy: "write for example \"127.0.0.1:8080\" or \"[::1]:8080\"",
+};
+
+const PATH_PREFIX: Text<String> = Text {
+    parse: |text| {
+        let is_plain =
+            text.bytes().all(is_path_byte) && !text.ends_with('/') && !text.contains("//");
+        checked(text, 0..=200, text.is_empty() || (text.starts_with('/') && is_plain))
+    },
+    must_be: "empty, or a path of at most 200 of A-Z, a-z, 0-9 and '/', '-', '.', '_', '~' that begins \
+              with '/' and does not end with one",
+    remedy: "write for example \"/shop/coupons\"",
 };
 
 const IDENTITY: Text<Identity> = Text {
@@ -282,6 +295,13 @@ settings! {
         /// must set it, and clients must not be able to bypass the proxy.
         identity: Identity = Identity::Trusted, in IDENTITY;
 
+        /// Origins whose pages may call the listener from a browser (CORS), without credentials. "*":
+        /// any. Without any, no answer has headers of CORS.
+        cors_origins: Origins = Origins::default();
+
+        /// Path in front of the listener's own that a proxy strips. Links in answers begin with it.
+        path_prefix: String = String::new(), in PATH_PREFIX;
+
         /// Allows api.identity "trusted" on an address that is not loopback. Everyone who reaches
         /// the listener can then act as any user.
         trust_network: bool = false;
@@ -378,6 +398,10 @@ fn is_visible(text: &str) -> bool {
 
 fn is_topic_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'.' | b'_' | b'~')
 }
 
 fn is_keyspace(text: &str) -> bool {

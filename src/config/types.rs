@@ -40,6 +40,35 @@ impl Textual for Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hosts(pub Vec<String>);
 
+/// Origins of pages, as browsers write them in the header `Origin`; or `*` alone, for any.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origins(pub Vec<String>);
+
+impl Origins {
+    /// Checks for an origin as a browser writes it: a scheme, a host in lower case, and the port unless it
+    /// is the one of the scheme.
+    pub(super) fn is_origin(text: &str) -> bool {
+        let Some((scheme, place)) = text.split_once("://") else { return false };
+        let in_scheme = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'.' | b'-');
+        let in_host = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b':' | b'[' | b']');
+        let usual = match scheme {
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
+        let port = match place.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => Some(port),
+            _ => None,
+        };
+        scheme.starts_with(|first: char| first.is_ascii_lowercase())
+            && scheme.bytes().all(in_scheme)
+            && (1..=253).contains(&place.len())
+            && place.bytes().all(in_host)
+            && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+            && (usual.is_empty() || !place.ends_with(usual))
+    }
+}
+
 /// Where the user id of a request comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
@@ -50,7 +79,7 @@ pub enum Identity {
 }
 
 /// Headers that have another meaning, in HTTP or in coupond's API.
-const HEADERS_IN_USE: [&str; 9] = [
+const HEADERS_IN_USE: [&str; 11] = [
     "authorization",
     "connection",
     "content-length",
@@ -58,8 +87,10 @@ const HEADERS_IN_USE: [&str; 9] = [
     "expect",
     "host",
     "idempotency-key",
+    "origin",
     "prefer",
     "transfer-encoding",
+    "x-idempotency-key",
 ];
 
 impl Identity {
@@ -253,5 +284,41 @@ impl Textual for Option<Secret> {
 
     fn show(&self) -> Shown {
         Shown::Secret { is_set: self.is_some() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_those_that_browsers_send() {
+        for good in [
+            "https://shop.example.com",
+            "http://localhost:3000",
+            "https://a_b.example:8443",
+            "http://[::1]:3000",
+            "http://[::1]",
+            "capacitor://localhost",
+            "chrome-extension://abcdefghijklmnop",
+        ] {
+            assert!(Origins::is_origin(good), "{good}");
+        }
+        for bad in [
+            "*",
+            "null",
+            "shop.example.com",
+            "https://Shop.example.com",
+            "https://shop.example.com/",
+            "https://shop.example.com:443",
+            "http://shop.example.com:80",
+            "https://*.example.com",
+            "https://a.example:0",
+            "https://a.example:",
+            "https://",
+            "://a",
+        ] {
+            assert!(!Origins::is_origin(bad), "{bad}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::types::Hosts;
+use super::types::{Hosts, Origins};
 
 /// Most servers or names of a list: a client needs a few servers to find the others.
 const LIST_MAX: usize = 100;
@@ -248,6 +248,31 @@ impl Setting for Hosts {
 
     fn remedy(_: &Input, (): &()) -> String {
         "write for example [\"coupons.example.com\"]".to_owned()
+    }
+}
+
+impl Setting for Origins {
+    type Rule = ();
+
+    fn parse(input: &Input, (): &()) -> Option<Self> {
+        let origins = texts(input)?;
+        let is_any = origins.iter().map(String::as_str).eq(["*"]);
+        (is_any || origins.iter().all(|origin| Self::is_origin(origin))).then_some(Self(origins))
+    }
+
+    fn show(&self) -> Shown {
+        show_texts(&self.0)
+    }
+
+    fn must_be((): &()) -> String {
+        format!(
+            "[\"*\"], or a list of origins as browsers write them (in lower case, without the scheme's \
+             own port and without a path), at most {LIST_MAX}"
+        )
+    }
+
+    fn remedy(_: &Input, (): &()) -> String {
+        "write for example [\"https://shop.example.com\", \"http://localhost:3000\"]".to_owned()
     }
 }
 

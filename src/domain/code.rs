@@ -37,6 +37,10 @@ pub struct CodeFormat {
     pub length: u16,
     /// Characters of codes: 2 to 64 distinct visible ASCII characters.
     pub charset: String,
+    /// A hyphen stands after every so many characters behind the prefix, so that people can read and type
+    /// them. `None`: no hyphens.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub group: Option<u16>,
 }
 
 impl Default for CodeFormat {
@@ -45,13 +49,22 @@ impl Default for CodeFormat {
     }
 }
 
+/// What separates groups.
+const HYPHEN: &str = "-";
+
 impl CodeFormat {
     /// Returns a format with defaults for the missing values. The default length gives 128 bits.
     #[must_use]
     pub fn with(prefix: Option<String>, length: Option<u16>, charset: Option<String>) -> Self {
         let charset = charset.unwrap_or_else(|| CHARSET_DEFAULT.to_owned());
         let length = length.unwrap_or_else(|| shortest_length(charset.len(), BITS_DEFAULT));
-        Self { prefix: prefix.unwrap_or_default(), length, charset }
+        Self { prefix: prefix.unwrap_or_default(), length, charset, group: None }
+    }
+
+    /// Returns the same format with groups of so many characters.
+    #[must_use]
+    pub fn grouped(self, group: Option<u16>) -> Self {
+        Self { group, ..self }
     }
 
     /// Returns every rule that this format breaks.
@@ -62,6 +75,14 @@ impl CodeFormat {
             let rule = "at most 16 of A-Z, 0-9 and '-'";
             let remedy = "shorten the prefix, or replace its other characters";
             faults.push(Fault::new("code.prefix", rule, remedy));
+        }
+        if self.group.is_some_and(|group| !(1..=LENGTH_MAX).contains(&group)) {
+            let rule = format!("1 to {LENGTH_MAX}");
+            faults.push(Fault::new(
+                "code.group",
+                rule,
+                "give a number in this range, or leave it out",
+            ));
         }
         let letters = self.charset.as_bytes();
         let distinct = letters.iter().enumerate().all(|(at, byte)| !letters[..at].contains(byte));
@@ -115,9 +136,22 @@ impl CodeFormat {
             }
         }
         match String::from_utf8(code) {
-            Ok(code) => code.into_boxed_str(),
+            Ok(code) => match self.group {
+                None => code.into_boxed_str(),
+                Some(group) => self.separated(&code, group).into_boxed_str(),
+            },
             Err(faulty) => String::from_utf8_lossy(faulty.as_bytes()).into(),
         }
+    }
+
+    /// Puts the hyphens into a code.
+    fn separated(&self, code: &str, group: u16) -> String {
+        let Some((prefix, letters)) = code.split_at_checked(self.prefix.len()) else {
+            return code.to_owned();
+        };
+        let groups = letters.as_bytes().chunks(usize::from(group).max(1));
+        let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
+        format!("{prefix}{}", groups.join(HYPHEN))
     }
 }
 
@@ -260,6 +294,32 @@ mod tests {
         }
         // 8,000 of each are expected; five standard deviations are 424.
         assert!(counts.iter().all(|count| (7_576..=8_424).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn groups_only_add_hyphens() {
+        let plain = CodeFormat::with(Some("S-".into()), Some(13), None);
+        for (group, hyphens) in [(1, 12), (4, 3), (5, 2), (12, 1), (13, 0), (128, 0)] {
+            let grouped = plain.clone().grouped(Some(group));
+            assert_eq!(grouped.faults(), vec![]);
+            let (code, letters) = (spelled(&grouped, 7), spelled(&plain, 7));
+            assert_eq!(code.len(), letters.len() + hyphens, "{code}");
+            let rest = code.strip_prefix("S-").unwrap();
+            assert_eq!(rest.replace('-', ""), letters["S-".len()..]);
+            let groups: Vec<_> = rest.split('-').map(str::len).collect();
+            assert!(groups[..groups.len() - 1].iter().all(|len| *len == usize::from(group)));
+            assert!((1..=usize::from(group)).contains(groups.last().unwrap()), "{code}");
+        }
+        for group in [0, 129] {
+            let faults = plain.clone().grouped(Some(group)).faults();
+            assert_eq!(faults.first().map(|fault| fault.field), Some("code.group"));
+        }
+        let weak = CodeFormat::with(None, Some(12), None).grouped(Some(4)).faults();
+        assert_eq!(
+            weak.first().map(|fault| fault.field),
+            Some("code.length"),
+            "hyphens add no bits"
+        );
     }
 
     #[test]

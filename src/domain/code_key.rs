@@ -7,8 +7,9 @@
 
 use sha2::block_api::compress256;
 
-/// Bytes of a message with its padding: the message of a code has at most 203 bytes.
-pub(super) const MESSAGE_BYTES: usize = 4 * SHA256_BLOCK;
+/// Bytes of a message with its padding: the message of a code has at most 330 bytes, 11 beside ids of 64
+/// and 255.
+pub(super) const MESSAGE_BYTES: usize = 6 * SHA256_BLOCK;
 const SHA256_BLOCK: usize = 64;
 
 /// Initial state of SHA-256 (FIPS 180-4, 5.3.3).

@@ -26,3 +26,16 @@ pub struct Coupon {
     /// Keyed digest over all fields above.
     pub digest: [u8; 16],
 }
+
+impl Coupon {
+    /// Most memory of a coupon with its texts, each of which has a header and is rounded up: a user id of
+    /// 255 bytes, a code of 16 + 128 with a hyphen between any two characters.
+    pub const BYTES_MAX: usize = size_of::<Self>() + 288 + 304;
+
+    /// Returns the memory of the coupon with its texts.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        const TEXT_HEADS: usize = 48;
+        size_of::<Self>() + self.user.as_str().len() + self.code.len() + TEXT_HEADS
+    }
+}

@@ -113,10 +113,11 @@ impl RowHasher {
                 TermValue::Time(time) => self.write(&time.0.to_le_bytes()),
                 TermValue::Text(text) => self.text(&text),
                 TermValue::Flag(flag) => self.write(&[u8::from(flag)]),
-                TermValue::Code(CodeFormat { prefix, length, charset }) => {
+                TermValue::Code(CodeFormat { prefix, length, charset, group }) => {
                     self.text(&prefix);
                     self.write(&length.to_le_bytes());
                     self.text(&charset);
+                    self.write(&group.unwrap_or_default().to_le_bytes());
                 }
             }
         }

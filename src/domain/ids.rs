@@ -112,13 +112,10 @@ text_id!(
 text_id!(
     /// Names the user who asks for a coupon.
     UserId,
-    "1 to 128 of A-Z, a-z, 0-9 and '.', '_', ':', '@', '-'",
-    |text| {
-        let byte_valid = |byte: &u8| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'@' | b'-')
-        };
-        (1..=128).contains(&text.len()) && text.iter().all(byte_valid)
-    }
+    "1 to 255 visible ASCII characters without spaces, and neither '.' nor '..'",
+    // The ids of identity providers have up to 255 ASCII characters. Clients resolve `.` and `..` in a
+    // path.
+    |text| is_visible(text, UserId::BYTES_MAX) && !matches!(text, b"." | b"..")
 );
 
 text_id!(
@@ -147,14 +144,26 @@ impl ProcessName {
 text_id!(
     /// A client repeats this key to get the same coupon again.
     IdempotencyKey,
-    "1 to 64 of A-Z, a-z, 0-9 and '.', '_', ':', '-'",
-    |text| {
-        let byte_valid = |byte: &u8| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-')
-        };
-        (1..=64).contains(&text.len()) && text.iter().all(byte_valid)
-    }
+    "1 to 255 visible ASCII characters without spaces, not beginning with a double quote",
+    // Quotes around the header's value are not part of the key, so a key that began with one could not
+    // be told from a quoted one.
+    |text| is_visible(text, IdempotencyKey::BYTES_MAX) && !text.starts_with(b"\"")
 );
+
+impl UserId {
+    /// Most bytes of a user id.
+    pub const BYTES_MAX: usize = 255;
+}
+
+impl IdempotencyKey {
+    /// Most bytes of a key.
+    pub const BYTES_MAX: usize = 255;
+}
+
+/// Returns whether `text` has 1 to `bytes_max` bytes, all of them visible ASCII.
+fn is_visible(text: &[u8], bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
+}
 
 /// A partition in one epoch of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,9 +221,11 @@ mod tests {
     fn ids_keep_their_rules() {
         let long = "a".repeat(65);
         check(CampaignId::parse, &["a", "0-", &long[..64]], &["", "-a", "A", "a_b", &long, "é"]);
-        let long = "u".repeat(129);
-        check(UserId::parse, &["U.1_:@-", &long[..128]], &["", "a b", "a/b", &long, "ü"]);
-        let long = "k".repeat(65);
-        check(IdempotencyKey::parse, &["K.1_:-", &long[..64]], &["", "a@b", &long]);
+        let long = "u".repeat(256);
+        let visible: String = ('!'..='~').collect();
+        let users = ["ada+promo@example.com", "a/b", "...", &visible, &long[..255]];
+        check(UserId::parse, &users, &["", ".", "..", "a b", "a\u{7f}", "a\n", &long, "ü"]);
+        let keys = ["K.1_:-", "dead-letter:3/17", "a\"", &visible[2..], &long[..255]];
+        check(IdempotencyKey::parse, &keys, &["", "\"", "\"a\"", "a b", "é", &long]);
     }
 }

@@ -233,7 +233,7 @@ mod tests {
             mac.update(b"code");
             mac.finalize().into_bytes().into()
         };
-        for (name, user) in [(1, 1), (6, 36), (6, 38), (6, 39), (64, 64), (64, 128)] {
+        for (name, user) in [(1, 1), (6, 36), (6, 38), (6, 39), (64, 64), (64, 128), (64, 255)] {
             let campaign = CampaignId::parse(&"c".repeat(name)).unwrap();
             let user = UserId::parse(&"U".repeat(user)).unwrap();
             let mut mac = keyed(&key);

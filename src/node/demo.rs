@@ -11,7 +11,7 @@ use std::{
 
 use super::Node;
 use crate::{
-    api::service::{Service, ServiceError},
+    api::service::{Basis, Service, ServiceError},
     config::{Config, Identity, Mode, reachable},
     domain::{code::CodeFormat, definition::Terms, ids::CampaignId},
 };
@@ -35,9 +35,9 @@ pub(super) async fn define(service: Arc<dyn Service>) {
     let code = CodeFormat::with(Some("DEMO-".to_owned()), None, None);
     let terms = Terms { code, ..Terms::of(QUOTA) };
     for _ in 0..ATTEMPTS_MAX {
-        match service.define(campaign.clone(), terms.clone()).await {
+        match service.define(campaign.clone(), terms.clone(), Basis::Absent).await {
             // An operator may have defined this id with other terms, which stay.
-            Ok(_) | Err(ServiceError::AlreadyDefined { .. }) => return,
+            Ok(_) | Err(ServiceError::PreconditionFailed { .. }) => return,
             Err(error) => tracing::debug!(%error, "defining the demo campaign failed, retrying"),
         }
         tokio::time::sleep(ATTEMPT_PAUSE).await;

@@ -251,7 +251,8 @@ impl Node {
         let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
         let Connections { public, admin: administered } = budget.connections;
         let limits = HttpLimits::new(public, public).with_answers(budget.answers);
-        let edge = Edge::new(config.api.listen, &config.api.hosts.0);
+        let edge = Edge::new(config.api.listen, &config.api.hosts.0)
+            .with_origins(&config.api.cors_origins);
         let router = http::public_router(&parts);
         self.listeners.spawn(http::serve(api, limits, edge, router, stopped(&self.stop)));
         let idle = ADMIN_IDLE_MAX.min(administered);

@@ -13,8 +13,8 @@ use crate::{
     wire::{LogRecord, decode_step::ReadRecord},
 };
 
-/// Bytes of one record that one credit pays for. What coupond writes is smaller; a record of a
-/// foreign producer may be eight times as large.
+/// Bytes of one record that one credit pays for. The longest ids, with every character
+/// escaped, make a request of two credits. A record of a foreign producer takes up to eight.
 pub(crate) const CREDIT_BYTES: usize = 1_024;
 
 /// Returns the credit that a record costs while it is in a window. It bounds the window in bytes

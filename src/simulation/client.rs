@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::service::{
-        CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
+        Basis, CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, NodeService,
         RequestStatus, ServiceError, ShowCampaigns,
     },
     domain::{
@@ -418,7 +418,7 @@ impl Question {
 
     async fn define(self, campaign: CampaignId, terms: Terms) {
         loop {
-            let defined = self.service.define(campaign.clone(), terms.clone());
+            let defined = self.service.define(campaign.clone(), terms.clone(), Basis::InEffect);
             let (call, result) = self.counted(defined).await;
             let is_unknown = matches!(
                 result,
@@ -426,7 +426,7 @@ impl Question {
                     | ServiceError::Overloaded { .. }
                     | ServiceError::Unavailable { .. })
             );
-            self.changed(&campaign, (call, result.map(|(_, seen)| seen)));
+            self.changed(&campaign, (call, result.map(|changed| changed.view)));
             if !is_unknown {
                 return;
             }
@@ -435,7 +435,9 @@ impl Question {
     }
 
     async fn amend(self, campaign: CampaignId, amendment: Amendment) {
-        let (call, result) = self.counted(self.service.amend(&campaign, amendment.clone())).await;
+        let amended = self.service.amend(&campaign, amendment.clone(), Basis::InEffect);
+        let (call, result) = self.counted(amended).await;
+        let result = result.map(|changed| changed.view);
         if let Ok(seen) = &result
             && amendment.quota.is_some_and(|quota| quota != seen.definition.terms.quota)
             && !self.was_amended(&campaign, &amendment)
@@ -457,7 +459,7 @@ impl Question {
     }
 
     async fn control(self, campaign: CampaignId, verb: ControlVerb) {
-        let changed = self.counted(self.service.control(&campaign, verb)).await;
+        let changed = self.counted(self.service.control(&campaign, verb, Basis::InEffect)).await;
         self.changed(&campaign, changed);
     }
 }

@@ -68,7 +68,7 @@ fn records() -> Vec<Record> {
         let based_on = (based_on > 0).then_some(based_on);
         Record::from(Control { campaign: campaign(), based_on, change })
     };
-    let requests = [request("ada", None), request("u.1_:@-", Some(key))];
+    let requests = [request("ada", None), request("u.1_:@-", Some(key)), request("\"\\/+'~", None)];
     requests.into_iter().chain((0..).zip(changes).map(control)).collect()
 }
 
@@ -148,7 +148,7 @@ fn a_record_is_a_documented_one_or_a_dead_letter() {
     let codec = Codec::new(&keys(), "one", 1, 2);
     let mut valid: Vec<_> = records().iter().map(|record| codec.encode(record).1.value).collect();
     for odd in [
-        r#"{"v":5,"type":"closed","campaign_id":"spring"}"#,
+        r#"{"v":6,"type":"closed","campaign_id":"spring"}"#,
         r#"{"v":2,"type":"request","campaign_id":"spring","user_id":"ada"}"#,
         r#"{"v":1,"type":{"request":null},"campaign_id":"spring","user_id":"ada"}"#,
         r#"[1,"request","spring","ada",null]"#,

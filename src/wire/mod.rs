@@ -17,7 +17,7 @@ pub use self::format::FORMAT;
 use crate::domain::ids::{CampaignId, Offset, Timestamp};
 
 /// Largest record that is decoded, key and value together; a larger one is a dead letter. A request
-/// has at most 400 bytes and a control record less than 1 KiB.
+/// has at most 1,300 bytes (texts of which each character is escaped) and a control record less than 2 KiB.
 pub const RECORD_BYTES_MAX: usize = 8 * 1_024;
 
 /// A record of the log, as it was read.

@@ -13,7 +13,7 @@ use axum::{
 };
 
 use super::{
-    HttpParts, RenderMetrics,
+    HttpParts, RenderMetrics, basis,
     body::{self, ADMIN_BYTES_MAX},
     crash::{self, CrashActors},
     definition,
@@ -26,7 +26,7 @@ use super::{
     views::{AdminBody, HealthBody, PartBody, SkipBody},
 };
 use crate::{
-    api::service::{ControlVerb, Service, ServiceError},
+    api::service::{CampaignView, ControlVerb, Service, ServiceError},
     domain::{
         definition::{Audience, Terms},
         ids::{CampaignId, Partition},
@@ -101,7 +101,7 @@ async fn show(
     let campaign = public::campaign_id(path)?;
     public::no_query(&uri)?;
     let view = state.service.admin_view(&campaign).await?;
-    Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
+    Ok(tagged(&AdminBody::from(&view), &view.view))
 }
 
 async fn define(
@@ -109,17 +109,18 @@ async fn define(
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let campaign = public::campaign_id(path)?;
+    let campaign = public::new_campaign_id(path)?;
     let (head, body) = request.into_parts();
     public::no_query(&head.uri)?;
+    let basis = basis::basis_of_definition(&head.headers)?;
     let body = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await?;
     let terms: Terms = definition::terms(&body)?;
     let location = HeaderValue::try_from(format!("/admin/campaigns/{campaign}"));
-    let (created, view) = state.service.define(campaign, terms).await?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = json::answer(status, &AdminBody::from(&view));
-    if let (true, Ok(location)) = (created, location) {
-        response.headers_mut().insert(header::LOCATION, location);
+    let changed = state.service.define(campaign, terms, basis).await?;
+    let mut response = tagged(&AdminBody::from(&changed), &changed.view);
+    if changed.created {
+        *response.status_mut() = StatusCode::CREATED;
+        location.map(|location| response.headers_mut().insert(header::LOCATION, location)).ok();
     }
     Ok(response)
 }
@@ -129,12 +130,13 @@ async fn amend(
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let basis = basis::basis(request.headers());
     let (campaign, amendment) = change(&state, path, request, async |headers, body| {
         definition::amendment(&body::read_json(headers, body, ADMIN_BYTES_MAX).await?)
     })
     .await?;
-    let view = state.service.amend(&campaign, amendment).await?;
-    Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
+    let changed = state.service.amend(&campaign, amendment, basis).await?;
+    Ok(tagged(&AdminBody::from(&changed), &changed.view))
 }
 
 /// Makes the coupon actor of a campaign panic. Rights are checked first, then existence.
@@ -177,9 +179,17 @@ async fn control(
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let basis = basis::basis(request.headers());
     let (campaign, ()) = change(&state, path, request, read_nothing).await?;
-    let view = state.service.control(&campaign, verb).await?;
-    Ok(json::answer(StatusCode::OK, &AdminBody::from(&view)))
+    let view = state.service.control(&campaign, verb, basis).await?;
+    Ok(tagged(&AdminBody::from(&view), &view))
+}
+
+/// Answers with a campaign and the tag of its version. `Cache-Control` keeps the tag from caches.
+fn tagged(body: &AdminBody<'_>, view: &CampaignView) -> Response {
+    let mut response = json::answer(StatusCode::OK, body);
+    response.headers_mut().insert(header::ETAG, basis::tag(view));
+    response
 }
 
 /// Makes a skip. Existence is checked before the body, as everywhere.

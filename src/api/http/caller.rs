@@ -84,20 +84,42 @@ pub(super) fn check_acts_for(caller: Option<&UserId>, named: &UserId) -> Result<
     }
 }
 
+/// The header with the key of a request, and the name that some clients and gateways give it.
+const KEY_HEADERS: [&str; 2] = ["Idempotency-Key", "X-Idempotency-Key"];
+
 /// Reads the `Idempotency-Key` of a request. Faults go to `fields`.
 pub(super) fn idempotency_key(
     headers: &HeaderMap,
     fields: &mut Fields<'_>,
 ) -> Option<IdempotencyKey> {
-    let mut values = headers.get_all("idempotency-key").iter();
+    let mut keys = KEY_HEADERS.map(|name| match key_of(headers, name) {
+        Some(Err(broken)) => {
+            fields.fault(name, broken);
+            None
+        }
+        Some(Ok(key)) => Some(key),
+        None => None,
+    });
+    if let [Some(key), Some(other)] = &keys
+        && key != other
+    {
+        let rule = "the same as Idempotency-Key";
+        fields.fault(KEY_HEADERS[1], Broken::new(rule, "send one of the headers, or both alike"));
+    }
+    keys.iter_mut().find_map(Option::take)
+}
+
+fn key_of(headers: &HeaderMap, name: &'static str) -> Option<Result<IdempotencyKey, Broken>> {
+    let mut values = headers.get_all(name).iter();
     let value = values.next()?;
-    let key = if values.next().is_some() {
-        Err(Broken::new("given once", "send the header once"))
-    } else {
-        IdempotencyKey::parse(value.to_str().unwrap_or_default())
-            .map_err(|_| Broken::new(IdempotencyKey::RULE, "send a valid key, or none"))
-    };
-    key.map_err(|broken| fields.fault("Idempotency-Key", broken)).ok()
+    if values.next().is_some() {
+        return Some(Err(Broken::new("given once", "send the header once")));
+    }
+    let text = value.to_str().unwrap_or_default();
+    // By the IETF draft the value is a quoted string. Most clients send the key alone.
+    let quoted = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let key = IdempotencyKey::parse(quoted.unwrap_or(text));
+    Some(key.map_err(|_| Broken::new(IdempotencyKey::RULE, "send a valid key, or none")))
 }
 
 /// Returns the token that a request bears, if it bears one.

@@ -1,6 +1,7 @@
 //! Terms of a campaign as JSON: read from bodies and shown in views. Also reads bodies without fields.
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::{Map, Value};
 
 use super::{
     fields::{self, Broken, Fields, Member, Members},
@@ -40,6 +41,18 @@ pub(super) fn terms(body: &[u8]) -> Result<Terms, Problem> {
     fields.extend(broken);
     fields.finish()?;
     Ok(terms)
+}
+
+/// Reads a definition as the admin listener does. Returns each fault as a line: field, rule, remedy.
+pub(crate) fn read_terms(body: &Value) -> Result<Terms, Vec<String>> {
+    terms(body.to_string().as_bytes()).map_err(|problem| problem.faults())
+}
+
+/// Returns all terms as they are shown.
+pub(crate) fn shown_terms(terms: &Terms) -> Map<String, Value> {
+    let of = |audience| serde_json::to_value(TermsBody { terms, audience }).unwrap_or_default();
+    let members = [Audience::Public, Audience::Admin].map(of);
+    members.into_iter().filter_map(|shown| shown.as_object().cloned()).flatten().collect()
 }
 
 /// Reads a change of terms.
@@ -133,9 +146,10 @@ pub(super) fn nothing(body: &[u8]) -> Result<(), Problem> {
 /// 400 or 422, with every fault at once.
 pub(super) fn skip(body: &[u8]) -> Result<(Offset, String), Problem> {
     let mut fields = Fields::new(fields::object(body)?, "", &["offset", "reason"]);
-    let offset = fields.required("offset", |member| match member {
-        Member::Whole(offset) => Ok(offset),
-        _ => Err(Broken::new("a whole number", "give the offset at which the partition is halted")),
+    let offset = fields.required("offset", |member| {
+        fields::whole(0..=Offset::MAX)(member).map_err(|_| {
+            Broken::new("a whole number", "give the offset at which the partition is halted")
+        })
     });
     let reason = fields.required("reason", |member| {
         let is_sound = |text: &String| {
@@ -154,13 +168,14 @@ pub(super) fn skip(body: &[u8]) -> Result<(Offset, String), Problem> {
 
 /// Reads a code format, with the faults of its members.
 fn code(members: Members<'_>) -> (CodeFormat, Vec<FieldFault>) {
-    let mut fields = Fields::new(members, "code.", &["prefix", "length", "charset"]);
+    let mut fields = Fields::new(members, "code.", &["prefix", "length", "charset", "group"]);
     let prefix = fields.optional("prefix", fields::text);
     let length = fields.optional("length", code_length);
     let charset = fields.optional("charset", fields::text);
+    let group = fields.optional("group", fields::whole(1..=u16::MAX));
     // How long a code must be depends on its charset: beside one at fault, no length is judged.
     let length = if fields.is_at_fault("code.charset") { None } else { length };
-    (CodeFormat::with(prefix, length, charset), fields.into_faults())
+    (CodeFormat::with(prefix, length, charset).grouped(group), fields.into_faults())
 }
 
 /// Reads a string or `null`. Its length is a rule of the term.
@@ -171,7 +186,7 @@ fn text_or_null(member: Member<'_>) -> Result<Option<String>, Broken> {
 /// Reads any whole number. Which lengths a charset allows is a rule of the format.
 fn code_length(member: Member<'_>) -> Result<u16, Broken> {
     match member {
-        Member::Whole(length) => Ok(u16::try_from(length).unwrap_or(u16::MAX)),
+        Member::Digits(length) => Ok(length.parse().unwrap_or(u16::MAX)),
         _ => Err(Broken::new(
             "a whole number up to 128, of at least 64 bits with the charset",
             "give such a number, or leave it out for 128 bits",

@@ -2,9 +2,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use axum::http::{HeaderMap, Uri, Version, header, request};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request, Uri, Version, header, request},
+    response::{IntoResponse, Response},
+};
+use tower::Service;
 
-use super::problem::{Kind, Problem};
+use super::{
+    body,
+    cors::Cors,
+    problem::{Kind, Problem},
+};
+use crate::config::Origins;
 
 /// Longest query, in bytes, and most pairs of it. The calls take three parameters at most; a page may
 /// pass on those of its own address.
@@ -16,6 +27,8 @@ const QUERY_PAIRS_MAX: usize = 32;
 pub(crate) struct Edge {
     /// The names that `Host` may have beside IP addresses and `localhost`. `None`: any name.
     hosts: Option<Vec<String>>,
+    /// The pages of other origins that may call the listener.
+    cors: Cors,
 }
 
 impl Edge {
@@ -24,7 +37,36 @@ impl Edge {
     /// and `hosts` are names of it.
     pub(crate) fn new(listen: SocketAddr, hosts: &[String]) -> Self {
         let is_loopback = listen.ip().to_canonical().is_loopback();
-        Self { hosts: is_loopback.then(|| hosts.to_vec()) }
+        Self { hosts: is_loopback.then(|| hosts.to_vec()), cors: Cors::default() }
+    }
+
+    /// Returns the same rules for a listener that pages of these origins may call.
+    pub(crate) fn with_origins(self, origins: &Origins) -> Self {
+        Self { cors: Cors::new(origins), ..self }
+    }
+
+    /// Answers a request that breaks a rule, or is a preflight; passes any other on to `router`.
+    pub(super) async fn answer(
+        &self,
+        head: request::Parts,
+        body: Body,
+        mut router: Router,
+    ) -> Response {
+        let spoken = self.cors.spoken(&head);
+        let mut response = match self.check(&head) {
+            Err(problem) => body::unread(&head.headers, body, problem).await.into_response(),
+            Ok(()) => match spoken.as_ref().and_then(|spoken| spoken.preflight()) {
+                Some(preflight) => preflight,
+                None => {
+                    let answer = router.call(Request::from_parts(head, body)).await;
+                    answer.unwrap_or_else(|never| match never {})
+                }
+            },
+        };
+        if let Some(spoken) = spoken {
+            spoken.add_to(response.headers_mut());
+        }
+        response
     }
 
     /// Checks transfer coding, host and length of the query.

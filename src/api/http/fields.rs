@@ -7,6 +7,7 @@ use serde::{
     Deserialize,
     de::{Deserializer, IgnoredAny, MapAccess, Visitor},
 };
+use serde_json::value::RawValue;
 
 use super::{
     problem::{FAULTS_MAX, FieldFault, Kind, Problem},
@@ -21,22 +22,41 @@ pub(super) const BODY: &str = "body";
 /// would keep the last one only, and "given twice" could not be reported.
 pub(super) type Members<'a> = Vec<(Cow<'a, str>, Member<'a>)>;
 
-/// A JSON value, as far as fields need it. Variants are tried in this order.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+/// A JSON value, as far as fields need it.
+#[derive(Debug, Clone)]
 pub(super) enum Member<'a> {
     /// A string.
-    Text(#[serde(borrow)] Cow<'a, str>),
-    /// A number without sign, fraction or exponent that fits 64 bits.
-    Whole(u64),
+    Text(Cow<'a, str>),
+    /// A number without sign, fraction or exponent, of any length, as it is written.
+    Digits(&'a str),
     /// `true` or `false`.
     Flag(bool),
     /// `null`.
     Null,
-    /// An object.
-    Object(#[serde(deserialize_with = "members")] Members<'a>),
-    /// Any other value. No field takes it.
-    Other(IgnoredAny),
+    /// An object as JSON. Its members are read when a field takes them, so depth costs nothing.
+    Object(&'a str),
+    /// Any other value, or a string with half a surrogate pair. No field takes it.
+    Other,
+}
+
+impl<'a> Member<'a> {
+    fn of(value: &'a RawValue) -> Self {
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        let json = value.get();
+        match json.as_bytes().first() {
+            Some(b'"') => match serde_json::from_str(json) {
+                Ok(Text(text)) => Self::Text(text),
+                Err(_) => Self::Other,
+            },
+            Some(b'{') => Self::Object(json),
+            Some(b't' | b'f') => Self::Flag(json == "true"),
+            Some(b'n') => Self::Null,
+            Some(_) if json.bytes().all(|byte| byte.is_ascii_digit()) => Self::Digits(json),
+            _ => Self::Other,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -54,8 +74,8 @@ fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D
 
         fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
             let mut members = Vec::with_capacity(4);
-            while let Some(member) = entries.next_entry()? {
-                members.push(member);
+            while let Some((name, value)) = entries.next_entry::<_, &RawValue>()? {
+                members.push((name, Member::of(value)));
             }
             Ok(members)
         }
@@ -67,8 +87,7 @@ fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D
 /// Reads a body that must be one JSON object.
 ///
 /// # Errors
-/// 400 if the body is not JSON. 422 if it is no object, or has values that cannot be represented:
-/// nesting too deep, a number beyond a double, half a surrogate pair.
+/// 400 if the body is not JSON. 422 if it is no object, or a name in it has half a surrogate pair.
 pub(super) fn object(body: &[u8]) -> Result<Members<'_>, Problem> {
     let error = match serde_json::from_slice(body) {
         Ok(Body(members)) => return Ok(members),
@@ -84,21 +103,24 @@ pub(super) fn object(body: &[u8]) -> Result<Members<'_>, Problem> {
         let problem = Problem::new(Kind::Invalid, "the body must be a JSON object");
         return Err(problem.blaming(BODY, "a JSON object", "put the fields between { and }"));
     }
-    let detail = format!("the body has a value that cannot be represented: {error}");
-    let rule = "without deep nesting, numbers beyond a double, and half surrogate pairs";
-    Err(Problem::new(Kind::Invalid, detail).blaming(BODY, rule, "correct the value at that place"))
+    let detail = format!("the body has a name that cannot be represented: {error}");
+    let rule = "without half surrogate pairs";
+    Err(Problem::new(Kind::Invalid, detail).blaming(BODY, rule, "correct the name at that place"))
 }
 
 /// A rule that a value breaks, and the remedy.
 #[derive(Debug)]
 pub(super) struct Broken {
     rule: Cow<'static, str>,
-    remedy: &'static str,
+    remedy: Cow<'static, str>,
 }
 
 impl Broken {
-    pub(super) fn new(rule: impl Into<Cow<'static, str>>, remedy: &'static str) -> Self {
-        Self { rule: rule.into(), remedy }
+    pub(super) fn new(
+        rule: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { rule: rule.into(), remedy: remedy.into() }
     }
 }
 
@@ -107,6 +129,8 @@ pub(super) struct Fields<'a> {
     members: Members<'a>,
     prefix: &'static str,
     faults: Vec<FieldFault>,
+    /// Names that were ignored. One of them may be a misspelt required field.
+    ignored: Vec<Cow<'a, str>>,
 }
 
 impl<'a> Fields<'a> {
@@ -117,7 +141,7 @@ impl<'a> Fields<'a> {
         prefix: &'static str,
         known: &'static [&'static str],
     ) -> Self {
-        let mut fields = Self { members, prefix, faults: Vec::new() };
+        let mut fields = Self { members, prefix, faults: Vec::new(), ignored: Vec::new() };
         for at in 0..fields.members.len() {
             // Each further member would be compared with all before it, for a fault that nobody sees.
             if fields.faults.len() > FAULTS_MAX {
@@ -139,13 +163,23 @@ impl<'a> Fields<'a> {
         fields
     }
 
+    /// Ignores members that are not `known`, and reports those that are given twice. Pages and gateways
+    /// pass on parameters of their own, and newer clients send more fields than an older node knows.
+    pub(super) fn lenient(members: Members<'a>, known: &'static [&'static str]) -> Self {
+        let is_known = |(name, _): &(Cow<'a, str>, _)| known.contains(&&**name);
+        let (members, others): (Vec<_>, Vec<_>) = members.into_iter().partition(is_known);
+        let mut fields = Self::new(members, "", known);
+        fields.ignored = others.into_iter().map(|(name, _)| name).collect();
+        fields
+    }
+
     /// Reports every member, for a call that takes none.
     pub(super) fn none(
         members: Members<'a>,
         rule: &'static str,
         remedy: impl Fn(&str) -> &'static str,
     ) -> Self {
-        let mut fields = Self { members: Vec::new(), prefix: "", faults: Vec::new() };
+        let mut fields = Self::new(Vec::new(), "", &[]);
         for (name, _) in members {
             if fields.faults.len() <= FAULTS_MAX && !fields.is_at_fault(&name) {
                 let broken = Broken::new(rule, remedy(&name));
@@ -166,7 +200,7 @@ impl<'a> Fields<'a> {
         let field =
             if self.prefix.is_empty() { field } else { format!("{}{field}", self.prefix).into() };
         let Broken { rule, remedy } = broken;
-        self.faults.push(FieldFault { field, rule, remedy: remedy.into() });
+        self.faults.push(FieldFault { field, rule, remedy });
     }
 
     /// Returns the value of an optional field. `None`: the field is missing or at fault.
@@ -199,7 +233,12 @@ impl<'a> Fields<'a> {
     /// Notes a fault if the field was left out.
     pub(super) fn require(&mut self, name: &'static str) {
         if !self.members.iter().any(|(other, _)| other == name) {
-            self.fault(name, Broken::new("given", "add the field"));
+            let near = self.ignored.iter().find(|ignored| is_near(ignored, name));
+            let remedy = near.map(|near| format!("add the field; {near:?} is not its name"));
+            self.fault(
+                name,
+                Broken::new("given", remedy.map_or("add the field".into(), Cow::from)),
+            );
         }
     }
 
@@ -231,11 +270,26 @@ pub(super) fn campaign_id(member: Member<'_>) -> Result<CampaignId, Broken> {
     CampaignId::parse(&text).map_err(|_| broken())
 }
 
-/// Reads a user id.
+/// Reads a user id: a string, or a number that is written as digits only and counts as these digits.
 pub(super) fn user_id(member: Member<'_>) -> Result<UserId, Broken> {
     let broken = || Broken::new(UserId::RULE, "use the id of a user");
-    let Member::Text(text) = member else { return Err(broken()) };
-    UserId::parse(&text).map_err(|_| broken())
+    match &member {
+        Member::Text(text) => UserId::parse(text).map_err(|_| broken()),
+        Member::Digits(digits) => UserId::parse(digits).map_err(|_| broken()),
+        _ => Err(broken()),
+    }
+}
+
+/// Returns whether `name` is probably meant to be `known`: the same letters and digits whatever their case
+/// and the signs between them, or a slip of the hand.
+fn is_near(name: &str, known: &str) -> bool {
+    /// Longer names are no slip of any name here.
+    const NAME_BYTES_MAX: usize = 32;
+    let bare = |name: &str| -> String {
+        let letters = name.chars().filter(char::is_ascii_alphanumeric);
+        letters.map(|letter| letter.to_ascii_lowercase()).collect()
+    };
+    name.len() <= NAME_BYTES_MAX && strsim::levenshtein(&bare(name), &bare(known)) <= 1
 }
 
 /// Reads a string.
@@ -261,7 +315,9 @@ where
 {
     move |member| {
         let number = match member {
-            Member::Whole(number) => T::try_from(number).ok(),
+            Member::Digits(digits) => {
+                digits.parse::<u64>().ok().and_then(|number| T::try_from(number).ok())
+            }
             _ => None,
         };
         number.filter(|number| range.contains(number)).ok_or_else(|| out_of(&range))
@@ -301,8 +357,8 @@ pub(super) fn time_or_null(member: Member<'_>) -> Result<Option<Timestamp>, Brok
 
 /// Reads a nested object.
 pub(super) fn nested(member: Member<'_>) -> Result<Members<'_>, Broken> {
-    match member {
-        Member::Object(members) => Ok(members),
-        _ => Err(Broken::new("an object", "use an object")),
-    }
+    let broken = || Broken::new("an object", "use an object");
+    let Member::Object(json) = member else { return Err(broken()) };
+    let Body(members) = serde_json::from_str(json).map_err(|_| broken())?;
+    Ok(members)
 }

@@ -4,8 +4,10 @@
 //! and queries, `server` the bounds of connections.
 
 mod admin;
+mod basis;
 mod body;
 mod caller;
+mod cors;
 mod crash;
 mod definition;
 mod edge;
@@ -31,6 +33,7 @@ use axum::{
 };
 
 pub(crate) use self::crash::CrashActors;
+pub(crate) use self::definition::{read_terms, shown_terms};
 pub(crate) use self::edge::Edge;
 use self::problem::{Kind, Problem};
 pub(crate) use self::server::{ANSWERS_BYTES_MAX, CONNECTION_BYTES, Limits, serve};

@@ -52,7 +52,7 @@ impl Pages {
 
     /// Answers with the page that the query asks for.
     pub(super) async fn page(&self, service: &dyn Service, uri: &Uri) -> Result<Response, Problem> {
-        let mut query = public::query(uri, &["limit", "after"])?;
+        let mut query = public::query(uri, &["limit", "after"], self.audience)?;
         let limit = query.optional("limit", fields::digits(1..=PAGE_MAX as u64));
         let after = query.optional("after", fields::campaign_id);
         query.finish()?;

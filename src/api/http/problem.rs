@@ -15,7 +15,6 @@ use super::{
 use crate::{
     api::service::{NotReady, ServiceError},
     domain::{
-        definition::Term,
         fault::Fault,
         ids::{CampaignId, Offset},
         reason::Reason,
@@ -89,7 +88,8 @@ kinds! {
     NotDecided: GONE, "not-decided", "Not decided", "invalid";
     MethodNotAllowed: METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", "invalid";
     RequestTimeout: REQUEST_TIMEOUT, "request-timeout", "Request body timed out", "invalid";
-    AlreadyDefined: CONFLICT, "already-defined", "Campaign already defined", "invalid";
+    OtherCode: CONFLICT, "other-code", "Code format cannot be amended", "invalid";
+    PreconditionFailed: PRECONDITION_FAILED, "precondition-failed", "Precondition failed", "invalid";
     NotSkippable: CONFLICT, "not-skippable", "Range cannot be skipped", "invalid";
     QuotaBelowIssued: CONFLICT, "quota-below-issued", "Quota below issued coupons", "invalid";
     NotHere: CONFLICT, "not-here", "Does not run on this node", "invalid";
@@ -260,6 +260,15 @@ impl Problem {
         self
     }
 
+    /// Returns each fault as a line: field, rule, remedy.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let line = |fault: &FieldFault| {
+            let FieldFault { field, rule, remedy } = fault;
+            format!("{field} must be {rule}; {remedy}")
+        };
+        self.0.errors.iter().map(line).collect()
+    }
+
     /// Returns the outcome under which an issue request that ends so is counted.
     pub(super) fn outcome(&self) -> &'static str {
         self.0.kind.row().outcome
@@ -309,7 +318,12 @@ impl From<ServiceError> for Problem {
             ServiceError::Unavailable { .. } => {
                 Self::new(Kind::Unavailable, detail).retry_after(UNAVAILABLE_RETRY)
             }
-            ServiceError::AlreadyDefined { differing } => already_defined(&detail, &differing),
+            ServiceError::OtherCode => Self::new(Kind::OtherCode, detail).blaming(
+                "code",
+                "as in the definition in effect",
+                "keep the code format: take it from GET, or define another campaign",
+            ),
+            ServiceError::PreconditionFailed { .. } => Self::new(Kind::PreconditionFailed, detail),
             ServiceError::QuotaBelowIssued { issued } => {
                 let mut problem = Self::new(Kind::QuotaBelowIssued, detail);
                 problem.0.issued = Some(issued);
@@ -322,18 +336,6 @@ impl From<ServiceError> for Problem {
             }
         }
     }
-}
-
-/// Says of each field that differs from the first definition whether `PATCH` can change it.
-fn already_defined(detail: &str, differing: &[&'static str]) -> Problem {
-    let detail = format!("{detail}; PATCH changes {}", Term::AMENDABLE_NAMES.join(", "));
-    differing.iter().fold(Problem::new(Kind::AlreadyDefined, detail), |problem, field| {
-        let remedy = match Term::AMENDABLE_NAMES.contains(field) {
-            true => "change the field with PATCH (coupond campaign amend)",
-            false => "keep the field: it cannot be changed",
-        };
-        problem.blaming(*field, "as in the first definition", remedy)
-    })
 }
 
 /// Returns the problem of a campaign id that is unknown or invalid.

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     HttpParts,
@@ -43,6 +44,8 @@ pub(super) struct PublicState {
     service: Arc<dyn Service>,
     identity: UserIdentity,
     pages: Pages,
+    /// What stands in front of each path for clients: the setting `api.path_prefix`.
+    prefix: String,
 }
 
 /// Builds the routes of the public listener.
@@ -54,6 +57,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         service: Arc::clone(&parts.service),
         identity: UserIdentity::new(&parts.api.identity),
         pages: Pages::new(Audience::Public),
+        prefix: parts.api.path_prefix.clone(),
     };
     Router::new()
         .route("/coupon/issue", post(issue))
@@ -82,10 +86,6 @@ async fn try_issue(
     let (head, body) = request.into_parts();
     let caller = state.identity.user(&head.headers)?;
     let body = body::read_json(&head.headers, body, PUBLIC_BYTES_MAX).await?;
-    no_parameter(&head.uri, |name| match name {
-        "wait" => "send the header Prefer: wait=N instead",
-        _ => "remove the parameter",
-    })?;
     let request = issue_request(&head.headers, &body, caller)?;
     let wait = prefer::wait(&head.headers);
     let (campaign, user) = (request.campaign.clone(), request.user.clone());
@@ -93,7 +93,7 @@ async fn try_issue(
     let reply = reply.map_err(|error| match error {
         // The user may already hold a coupon of a campaign that issues none now.
         ServiceError::CertainRejection(_) => {
-            Problem::from(error).with_coupons(coupons_url(&campaign, &user))
+            Problem::from(error).with_coupons(coupons_url(&state.prefix, &campaign, &user))
         }
         _ => error.into(),
     })?;
@@ -101,7 +101,7 @@ async fn try_issue(
     let (Some(seconds), Some(answer)) = (wait, &reply.answer) else {
         let outcome = pending.status();
         let mut response = json::answer(StatusCode::ACCEPTED, &pending);
-        let location = format!("/coupon/requests/{}", reply.request_id);
+        let location = format!("{}/coupon/requests/{}", state.prefix, reply.request_id);
         // Request ids are URL-safe, so this cannot fail; the body has the id in any case.
         if let Ok(location) = HeaderValue::try_from(location) {
             response.headers_mut().insert(header::LOCATION, location);
@@ -122,7 +122,7 @@ pub(super) fn issue_request(
     body: &[u8],
     caller: Option<UserId>,
 ) -> Result<IssueRequest, Problem> {
-    let mut fields = Fields::new(fields::object(body)?, "", &["campaign_id", "user_id"]);
+    let mut fields = Fields::lenient(fields::object(body)?, &["campaign_id", "user_id"]);
     let campaign = fields.required("campaign_id", fields::campaign_id);
     let user = match &caller {
         Some(_) => fields.optional("user_id", fields::user_id),
@@ -147,7 +147,7 @@ async fn find(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let caller = state.identity.user(&headers)?;
-    let mut query = query(&uri, &["wait"])?;
+    let mut query = query(&uri, &["wait"], Audience::Public)?;
     let seconds = query.optional("wait", fields::digits(0..=WAIT_SECONDS_MAX)).unwrap_or(0);
     query.finish()?;
     let Path(request_id) = path.map_err(|_| problem::unknown_request())?;
@@ -179,10 +179,8 @@ async fn list(State(state): State<Arc<PublicState>>, uri: Uri) -> Result<Respons
 async fn campaign(
     State(state): State<Arc<PublicState>>,
     path: PathOf<String>,
-    uri: Uri,
 ) -> Result<Response, Problem> {
     let campaign = campaign_id(path)?;
-    no_query(&uri)?;
     let view = state.service.campaign(&campaign).await?;
     Ok(json::answer(StatusCode::OK, &CampaignBody::from(&view)))
 }
@@ -191,7 +189,6 @@ async fn coupons(
     State(state): State<Arc<PublicState>>,
     path: PathOf<(String, String)>,
     headers: HeaderMap,
-    uri: Uri,
 ) -> Result<Response, Problem> {
     let caller = state.identity.user(&headers)?;
     let Path((campaign, user)) = path.map_err(|rejection| match undecodable(&rejection) {
@@ -201,7 +198,6 @@ async fn coupons(
     let campaign = CampaignId::parse(&campaign).map_err(|_| problem::unknown_campaign())?;
     let user = UserId::parse(&user).map_err(|_| unknown_user())?;
     caller::check_acts_for(caller.as_ref(), &user)?;
-    no_query(&uri)?;
     let list = state.service.coupons_of(&campaign, &user).await?;
     Ok(json::answer(StatusCode::OK, &CouponsBody::from(&list)))
 }
@@ -234,10 +230,31 @@ pub(super) fn campaign_id(path: PathOf<String>) -> Result<CampaignId, Problem> {
     CampaignId::parse(&text).map_err(|_| problem::unknown_campaign())
 }
 
-/// Reads the parameters of a query. Unknown parameters are refused like unknown fields: a misspelt
-/// `wait` would otherwise not wait, without a word.
-pub(super) fn query(uri: &Uri, known: &'static [&'static str]) -> Result<Fields<'static>, Problem> {
-    Ok(Fields::new(parameters(uri)?, "", known))
+/// Reads the campaign id of a path under which a campaign may be made.
+///
+/// # Errors
+/// 422 with the rule if no campaign can have the id.
+pub(super) fn new_campaign_id(path: PathOf<String>) -> Result<CampaignId, Problem> {
+    let id = path.ok().and_then(|Path(text)| CampaignId::parse(&text).ok());
+    id.ok_or_else(|| {
+        let detail = format!("campaign_id must be {}", CampaignId::RULE);
+        let problem = Problem::new(Kind::Invalid, detail);
+        problem.blaming("campaign_id", CampaignId::RULE, "choose such an id")
+    })
+}
+
+/// Reads the parameters of a query. On the admin listener unknown ones are refused like unknown fields;
+/// pages of the public add parameters of their own, such as `utm_source`.
+pub(super) fn query(
+    uri: &Uri,
+    known: &'static [&'static str],
+    audience: Audience,
+) -> Result<Fields<'static>, Problem> {
+    let parameters = parameters(uri)?;
+    Ok(match audience {
+        Audience::Public => Fields::lenient(parameters, known),
+        Audience::Admin => Fields::new(parameters, "", known),
+    })
 }
 
 fn parameters(uri: &Uri) -> Result<Members<'static>, Problem> {
@@ -255,29 +272,24 @@ fn parameters(uri: &Uri) -> Result<Members<'static>, Problem> {
 /// # Errors
 /// 422 that lists them.
 pub(super) fn no_query(uri: &Uri) -> Result<(), Problem> {
-    no_parameter(uri, |_| "remove the parameter")
-}
-
-/// Refuses every parameter of a query, with a remedy for each.
-fn no_parameter(uri: &Uri, remedy: impl Fn(&str) -> &'static str) -> Result<(), Problem> {
     match uri.query() {
         None => Ok(()),
         Some(_) => {
             let rule = "absent: this call takes no parameters";
-            Fields::none(parameters(uri)?, rule, remedy).finish()
+            Fields::none(parameters(uri)?, rule, |_| "remove the parameter").finish()
         }
     }
 }
 
-/// Returns the URL of a user's coupons. Ids need no escaping in a path, except `.` and `..`, which
-/// clients resolve.
-fn coupons_url(campaign: &CampaignId, user: &UserId) -> String {
-    let user = match user.as_str() {
-        "." => "%2E",
-        ".." => "%2E%2E",
-        user => user,
-    };
-    format!("/campaigns/{campaign}/users/{user}/coupons")
+/// What is escaped in a segment of a path: everything but the letters, digits and signs that RFC 3986
+/// allows there and that mean nothing to proxies, shells and HTML.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':').remove(b'@');
+
+/// Returns the URL of a user's coupons.
+fn coupons_url(prefix: &str, campaign: &CampaignId, user: &UserId) -> String {
+    let user = utf8_percent_encode(user.as_str(), ESCAPED);
+    format!("{prefix}/campaigns/{campaign}/users/{user}/coupons")
 }
 
 /// Returns the problem of a request with the decision of a control record. Its outcome is unknown.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{definition::TermsBody, times::Rfc3339};
 use crate::{
-    api::service::{AdminView, CampaignView, NotReady, UserCoupons},
+    api::service::{AdminView, CampaignView, Changed, NotReady, UserCoupons},
     domain::{
         answer::{Answer, CouponFace},
         definition::Audience,
@@ -153,6 +153,9 @@ pub(super) struct AdminBody<'a> {
     actor: Option<ActorBody<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold: Option<HoldBody<'a>>,
+    /// What a change may not have meant.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -178,7 +181,13 @@ impl<'a> From<&'a CampaignView> for AdminBody<'a> {
     fn from(view: &'a CampaignView) -> Self {
         let hold = view.hold.as_ref().map(HoldBody::from);
         let terms = TermsBody { terms: &view.definition.terms, audience: Audience::Admin };
-        Self { campaign: CampaignBody::from(view), terms, actor: None, hold }
+        Self { campaign: CampaignBody::from(view), terms, actor: None, hold, warnings: &[] }
+    }
+}
+
+impl<'a> From<&'a Changed> for AdminBody<'a> {
+    fn from(changed: &'a Changed) -> Self {
+        Self { warnings: &changed.warnings, ..Self::from(&changed.view) }
     }
 }
 

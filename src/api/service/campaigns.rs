@@ -18,7 +18,6 @@ use crate::{
         follower::Heard,
     },
     domain::{
-        definition::Terms,
         ids::{CampaignId, Offset},
         invariant::Invariant,
         keys::Keys,
@@ -55,8 +54,6 @@ const CURRENT_SNAPSHOT_WAIT: Duration = Duration::from_millis(100);
 pub(super) struct CampaignSnapshot {
     /// State and definition versions.
     pub(super) edge: AdmissionView,
-    /// The terms of the first definition, if there is one.
-    pub(super) first: Option<Terms>,
     /// Holds that are not closed, by `from`.
     pub(super) holds: Vec<Hold>,
 }
@@ -320,10 +317,7 @@ impl Campaigns {
         let mut holds: Vec<Hold> = in_force.cloned().collect();
         holds.sort_by_key(|hold| (hold.from, hold.number));
         match AdmissionView::of_rows(read_at, (stored_below, progress), campaign, rows, keys) {
-            Ok(edge) => {
-                let first = edge.versions.first().map(|version| version.definition.terms.clone());
-                Ok(Some(Arc::new(CampaignSnapshot { edge, first, holds })))
-            }
+            Ok(edge) => Ok(Some(Arc::new(CampaignSnapshot { edge, holds }))),
             Err(Unusable::Unknown) => Ok(None),
             Err(Unusable::Altered(offset)) => Err(altered(campaign, offset)),
             Err(Unusable::Vanished(detail)) => Err(vanished(campaign, &detail)),

@@ -12,7 +12,8 @@ use tokio::sync::SemaphorePermit;
 
 use super::{
     NodeClock, NodeService, ReadError,
-    interface::{CampaignView, ChangeCampaigns, ControlVerb, ServiceError},
+    campaigns::CampaignSnapshot,
+    interface::{Basis, CampaignView, ChangeCampaigns, Changed, ControlVerb, ServiceError},
     issue::RETRY_AFTER,
     listing::Listing,
     wait::{Awaited, WaitEnd, contradiction},
@@ -46,19 +47,24 @@ impl ChangeCampaigns for NodeService {
         &self,
         campaign: CampaignId,
         terms: Terms,
-    ) -> Result<(bool, CampaignView), ServiceError> {
+        basis: Basis,
+    ) -> Result<Changed, ServiceError> {
         let faults = terms.faults();
         if !faults.is_empty() {
             return Err(ServiceError::Invalid(faults));
         }
         let call = self.start_call()?;
         let attempts = async {
-            for _ in 0..ATTEMPTS_MAX {
-                if let Some(defined) = self.try_define(&call, &campaign, &terms).await? {
-                    return Ok(defined);
-                }
+            if let Some(view) = self.try_make(&call, &campaign, &terms, &basis).await? {
+                return Ok(self.changed(true, view, Vec::new()));
             }
-            Err(overtaken())
+            let mut removed = Vec::new();
+            let redefine = |definition: &Definition| {
+                removed = removed_by(&definition.terms, &terms);
+                redefining(definition, &terms)
+            };
+            let view = self.change(&call, &campaign, &basis, redefine).await?;
+            Ok(self.changed(false, view, removed))
         };
         call.run(attempts).await
     }
@@ -67,25 +73,28 @@ impl ChangeCampaigns for NodeService {
         &self,
         campaign: &CampaignId,
         amendment: Amendment,
-    ) -> Result<CampaignView, ServiceError> {
+        basis: Basis,
+    ) -> Result<Changed, ServiceError> {
         let call = self.start_call()?;
         let change = |definition: &Definition| amending(definition, &amendment);
-        call.run(self.change(&call, campaign, change)).await
+        let view = call.run(self.change(&call, campaign, &basis, change)).await?;
+        Ok(self.changed(false, view, Vec::new()))
     }
 
     async fn control(
         &self,
         campaign: &CampaignId,
         verb: ControlVerb,
+        basis: Basis,
     ) -> Result<CampaignView, ServiceError> {
         let call = self.start_call()?;
         let change: fn(&Definition) -> Result<Option<Change>, ServiceError> = match verb {
             ControlVerb::Pause => pausing,
             ControlVerb::Resume => resuming,
             ControlVerb::Close => closing,
-            ControlVerb::Release => return call.run(self.release(&call, campaign)).await,
+            ControlVerb::Release => return call.run(self.release(&call, campaign, &basis)).await,
         };
-        call.run(self.change(&call, campaign, change)).await
+        call.run(self.change(&call, campaign, &basis, change)).await
     }
 }
 
@@ -161,32 +170,55 @@ impl NodeService {
         Ok(Call { clock, listing, until, appended: AtomicBool::new(false), _permit: permit })
     }
 
-    /// Defines a campaign once. `None`: another definition was appended first.
-    async fn try_define(
+    /// Makes a campaign that does not exist. `None`: it exists, or another definition was appended first.
+    async fn try_make(
         &self,
         call: &Call<'_>,
         campaign: &CampaignId,
         terms: &Terms,
-    ) -> Result<Option<(bool, CampaignView)>, ServiceError> {
+        basis: &Basis,
+    ) -> Result<Option<CampaignView>, ServiceError> {
         self.lag_unless_halted(self.codec.partition_of(campaign))?;
-        if let Some(snapshot) = self.campaigns.current(campaign).await? {
-            snapshot.refuse_quarantined()?;
-            return match &snapshot.first {
-                Some(first) if first == terms => Ok(Some((false, self.view(campaign, &snapshot)?))),
-                first => {
-                    let differing = first.as_ref().map(|first| differing(first, terms));
-                    let differing = differing.unwrap_or_default();
-                    Err(ServiceError::AlreadyDefined { differing })
-                }
-            };
+        if self.campaigns.current(campaign).await?.is_some() {
+            return Ok(None);
         }
+        self.check_basis(basis, None)?;
         let change = Change::Defined { terms: terms.clone() };
         match self.decide(call, campaign, None, change).await? {
-            Answer::Accepted => Ok(Some((true, self.view_in_effect(call, campaign).await?))),
-            // The next attempt reads the other definition and compares.
+            Answer::Accepted => Ok(Some(self.view_in_effect(call, campaign).await?)),
+            // The other definition is read, and amended where it differs.
             Answer::Refused { refusal: Refusal::StaleVersion } => Ok(None),
             other => Err(impossible(campaign, &other)),
         }
+    }
+
+    fn changed(&self, created: bool, view: CampaignView, mut warnings: Vec<String>) -> Changed {
+        warnings.extend(view.definition.terms.implausible(self.clock.wall()));
+        Changed { created, view, warnings }
+    }
+
+    /// Fails if a change may not be based on this version.
+    fn check_basis(&self, basis: &Basis, version: Option<Offset>) -> Result<(), ServiceError> {
+        if basis.allows(version.map(|offset| (self.log_epoch, offset))) {
+            return Ok(());
+        }
+        let detail = match version {
+            None => "no campaign has this id, and If-Match asks for one".to_owned(),
+            Some(_) if *basis == Basis::Absent => "a campaign has this id already".to_owned(),
+            Some(version) => format!(
+                "the version in effect is \"{}-{version}\", which If-Match does not name",
+                self.log_epoch
+            ),
+        };
+        Err(ServiceError::PreconditionFailed { detail })
+    }
+
+    fn check_basis_of(
+        &self,
+        basis: &Basis,
+        snapshot: &CampaignSnapshot,
+    ) -> Result<(), ServiceError> {
+        self.check_basis(basis, snapshot.edge.latest().map(|latest| latest.position.offset))
     }
 
     /// Makes a change, from the definition in effect. `change` returns `None` if the definition is
@@ -195,7 +227,8 @@ impl NodeService {
         &self,
         call: &Call<'_>,
         campaign: &CampaignId,
-        change: impl Fn(&Definition) -> Result<Option<Change>, ServiceError> + Send + Sync,
+        basis: &Basis,
+        mut change: impl FnMut(&Definition) -> Result<Option<Change>, ServiceError> + Send,
     ) -> Result<CampaignView, ServiceError> {
         for _ in 0..ATTEMPTS_MAX {
             let snapshot = self.campaigns.current(campaign).await?;
@@ -205,7 +238,12 @@ impl NodeService {
             self.lag_unless_halted(self.codec.partition_of(campaign))?;
             snapshot.refuse_quarantined()?;
             let latest = snapshot.edge.latest().ok_or(ServiceError::UnknownCampaign)?;
-            let Some(change) = change(&latest.definition)? else {
+            let change = change(&latest.definition);
+            // What is so already is no change, and needs no basis. A campaign that must not be there is.
+            if !matches!(change, Ok(None)) || *basis == Basis::Absent {
+                self.check_basis_of(basis, &snapshot)?;
+            }
+            let Some(change) = change? else {
                 return self.view(campaign, &snapshot);
             };
             let based_on = Some(latest.position.offset);
@@ -233,6 +271,7 @@ impl NodeService {
         &self,
         call: &Call<'_>,
         campaign: &CampaignId,
+        basis: &Basis,
     ) -> Result<CampaignView, ServiceError> {
         let snapshot = match self.campaigns.current(campaign).await {
             Ok(snapshot) => snapshot.ok_or(ServiceError::UnknownCampaign)?,
@@ -252,6 +291,7 @@ impl NodeService {
         if snapshot.quarantine().is_none() {
             return self.view(campaign, &snapshot);
         }
+        self.check_basis_of(basis, &snapshot)?;
         if let Some(reason) = self.not_releasable(campaign, &snapshot).await? {
             return Err(ServiceError::NotReleasable { reason });
         }
@@ -358,14 +398,35 @@ fn amending(
     Ok((amended != definition.terms).then_some(Change::Amended { amendment }))
 }
 
-fn check_open(definition: &Definition) -> Result<(), ServiceError> {
-    if definition.closed { Err(ServiceError::CampaignClosed) } else { Ok(()) }
+/// Returns the amendment that gives a campaign these terms.
+fn redefining(definition: &Definition, terms: &Terms) -> Result<Option<Change>, ServiceError> {
+    if definition.terms == *terms {
+        return Ok(None);
+    }
+    check_open(definition)?;
+    if definition.terms.code != terms.code {
+        return Err(ServiceError::OtherCode);
+    }
+    let mut amendment = Amendment::default();
+    for term in Term::AMENDABLE {
+        let (now, then) = (definition.terms.get(*term), terms.get(*term));
+        if now != then && amendment.set(*term, then).is_err() {
+            // Both values are of the term itself.
+            return Err(contradiction(format!("{} does not take its own value", term.name())));
+        }
+    }
+    Ok(Some(Change::Amended { amendment }))
 }
 
-/// Lists the fields in which two definitions differ, by their names in the API.
-fn differing(one: &Terms, other: &Terms) -> Vec<&'static str> {
-    let differing = Term::ALL.iter().filter(|term| one.get(**term) != other.get(**term));
-    differing.map(|term| term.name()).collect()
+/// Says which terms a definition removes by leaving them out.
+fn removed_by(before: &Terms, after: &Terms) -> Vec<String> {
+    let is_removed = |term: &&Term| before.get(**term).is_some() && after.get(**term).is_none();
+    let removed = Term::AMENDABLE.iter().filter(is_removed);
+    removed.map(|term| format!("{} was removed: the definition has none", term.name())).collect()
+}
+
+fn check_open(definition: &Definition) -> Result<(), ServiceError> {
+    if definition.closed { Err(ServiceError::CampaignClosed) } else { Ok(()) }
 }
 
 /// Returns whether a hold is still open, given the campaign's holds that are not closed.

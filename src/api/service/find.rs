@@ -44,7 +44,7 @@ impl FindRequests for NodeService {
         let awaited = Awaited::Request { content: &content, is_in_log };
         let status = match self.final_answer(awaited, wait, until).await? {
             Some(answer) => {
-                self.told.note(&content.campaign, &content.user, &answer);
+                self.told.note(self.user_of(&content.campaign, &content.user), &answer);
                 RequestStatus::Decided(answer)
             }
             None => RequestStatus::Pending { queue_ahead: self.queue_ahead(&content).await },

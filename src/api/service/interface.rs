@@ -205,37 +205,80 @@ pub(crate) struct AdminView {
 /// [`ServiceError::Halted`] for a quarantined campaign or a halted partition.
 #[async_trait]
 pub(crate) trait ChangeCampaigns: Send + Sync + 'static {
-    /// Defines a campaign. Returns `true` if the campaign did not exist before.
+    /// Makes a campaign have these terms: defines it, or amends the terms that differ.
     ///
     /// # Errors
-    /// [`ServiceError::AlreadyDefined`], [`ServiceError::Invalid`].
+    /// [`ServiceError::OtherCode`], [`ServiceError::CampaignClosed`],
+    /// [`ServiceError::QuotaBelowIssued`], [`ServiceError::Invalid`],
+    /// [`ServiceError::PreconditionFailed`].
     async fn define(
         &self,
         campaign: CampaignId,
         terms: Terms,
-    ) -> Result<(bool, CampaignView), ServiceError>;
+        basis: Basis,
+    ) -> Result<Changed, ServiceError>;
 
     /// Changes the terms of a campaign.
     ///
     /// # Errors
     /// [`ServiceError::UnknownCampaign`], [`ServiceError::CampaignClosed`],
-    /// [`ServiceError::QuotaBelowIssued`], [`ServiceError::Invalid`].
+    /// [`ServiceError::QuotaBelowIssued`], [`ServiceError::Invalid`],
+    /// [`ServiceError::PreconditionFailed`].
     async fn amend(
         &self,
         campaign: &CampaignId,
         amendment: Amendment,
-    ) -> Result<CampaignView, ServiceError>;
+        basis: Basis,
+    ) -> Result<Changed, ServiceError>;
 
     /// Carries out a control verb. A release returns when the hold is marked released.
     ///
     /// # Errors
     /// [`ServiceError::UnknownCampaign`], [`ServiceError::CampaignClosed`],
-    /// [`ServiceError::NotReleasable`].
+    /// [`ServiceError::NotReleasable`], [`ServiceError::PreconditionFailed`].
     async fn control(
         &self,
         campaign: &CampaignId,
         verb: ControlVerb,
+        basis: Basis,
     ) -> Result<CampaignView, ServiceError>;
+}
+
+/// What a change is based on. A change that is in effect already succeeds on any basis but
+/// [`Self::Absent`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Basis {
+    /// The version in effect, whichever it is.
+    #[default]
+    InEffect,
+    /// No campaign of this id.
+    Absent,
+    /// Any version.
+    Existing,
+    /// One of these versions: log epoch and offset.
+    Versions(Vec<(u32, Offset)>),
+}
+
+impl Basis {
+    /// Returns whether a change may be based on this version; `None`: there is no campaign.
+    pub(crate) fn allows(&self, version: Option<(u32, Offset)>) -> bool {
+        match (self, version) {
+            (Self::InEffect, _) | (Self::Absent, None) | (Self::Existing, Some(_)) => true,
+            (Self::Absent, Some(_)) | (Self::Existing | Self::Versions(_), None) => false,
+            (Self::Versions(versions), Some(version)) => versions.contains(&version),
+        }
+    }
+}
+
+/// A campaign after its terms were made so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// Whether the campaign did not exist before.
+    pub created: bool,
+    /// The campaign.
+    pub view: CampaignView,
+    /// What the operator may not have meant, in sentences that begin with the term.
+    pub warnings: Vec<String>,
 }
 
 /// Declares the control verbs: each with its name, the last segment of its URL and the subcommand.
@@ -391,11 +434,14 @@ pub(crate) enum ServiceError {
         /// The part, and how it failed.
         detail: String,
     },
-    /// The campaign exists with a different first definition.
-    #[error("the campaign is already defined differently")]
-    AlreadyDefined {
-        /// The fields that differ.
-        differing: Vec<&'static str>,
+    /// The campaign has another code format, which is never amended.
+    #[error("the campaign has another code format, which cannot be amended")]
+    OtherCode,
+    /// The change is based on another version than the one in effect, or on none.
+    #[error("{detail}")]
+    PreconditionFailed {
+        /// What is in effect instead.
+        detail: String,
     },
     /// The new quota is below the number of issued coupons.
     #[error("the quota would be below the {issued} coupons already issued")]

@@ -80,7 +80,7 @@ impl IssueCoupons for NodeService {
         let awaited = Awaited::Request { content: &content, is_in_log: true };
         let (answer, waited) = match self.wait_for_decision(awaited, until).await {
             Ok(WaitEnd::Decided(answer)) => {
-                self.told.note(&content.campaign, &content.user, &answer);
+                self.told.note(self.user_of(&content.campaign, &content.user), &answer);
                 (Some(answer), true)
             }
             Ok(WaitEnd::TimedOut) => (None, true),

@@ -29,9 +29,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::interface::{
-    AdminView, CampaignList, CampaignView, ChangeCampaigns, ControlVerb, FindRequests, Freshen,
-    IssueCoupons, NotReady, ReportHealth, RequestStatus, SKIP_REASON_MAX, Service, ServiceError,
-    ShowCampaigns, SkipRanges, UserCoupons,
+    AdminView, Basis, CampaignList, CampaignView, ChangeCampaigns, Changed, ControlVerb,
+    FindRequests, Freshen, IssueCoupons, NotReady, ReportHealth, RequestStatus, SKIP_REASON_MAX,
+    Service, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
 };
 #[cfg(test)]
 pub(crate) use self::interface::{CampaignState, IssueReply, RequestView};

@@ -140,7 +140,7 @@ fn every_problem_is_reported_at_once() {
              for example \"1s\" or \"1ms\" (node.toml:6)",
             "api.mode: unknown setting; did you mean mode? (node.toml:7)",
             "api.port: unknown setting; the settings of this table are api.listen, api.hosts, api.identity, \
-             api.trust_network, api.clock_margin, api.waiters_max (node.toml:8)",
+             api.cors_origins, api.path_prefix, api.trust_network, api.clock_margin, api.waiters_max (node.toml:8)",
             "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; use a number \
              in this range (node.toml:9)",
             "admin.tokn: unknown setting; did you mean admin.token? (node.toml:12)",
@@ -311,6 +311,20 @@ fn hosts_have_no_ports() {
            at most 100; write for example [\"coupons.example.com\"] (--set)",
         ],
     );
+}
+
+#[test]
+fn a_path_prefix_begins_and_does_not_end_with_a_slash() {
+    for good in ["", "/shop", "/shop/v1.0/~coupons_-"] {
+        check_set(&[&format!("api.path_prefix={good}")], &[]);
+    }
+    for bad in ["shop", "/", "/shop/", "/a//b", "/a?b", "/a b", "/\u{e9}"] {
+        assert_eq!(
+            problems(&with_set(&[&format!("api.path_prefix={bad}")]), None).len(),
+            1,
+            "{bad}"
+        );
+    }
 }
 
 #[test]

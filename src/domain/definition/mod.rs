@@ -1,5 +1,7 @@
 //! Campaign definitions: the terms, declared once, and the versions that control records make.
 
+mod implausible;
+
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Deserializer, Serialize};

@@ -30,8 +30,8 @@ const PROCESS_BYTES: u64 = 32 * MIB;
 const THREAD_BYTES: u64 = MIB / 4;
 
 /// An append in flight: its record and its reply, twice while it is packed or sent. A record of this node
-/// has at most 1 KiB of ids and key.
-const APPEND_BYTES: u64 = 2 * 1_024;
+/// has at most 1.3 KiB: a campaign's id twice, and user id and key with every character escaped.
+const APPEND_BYTES: u64 = 4 * 1_024;
 
 /// A decision that is remembered, with its place in the map and in the order.
 const DECISION_BYTES: usize = 192;

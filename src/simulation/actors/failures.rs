@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    api::service::{ChangeCampaigns, ControlVerb, ServiceError},
+    api::service::{Basis, ChangeCampaigns, ControlVerb, ServiceError},
     domain::{
         coupon::Coupon,
         ids::Position,
@@ -164,10 +164,13 @@ fn vanished_versions_and_marks_are_released() {
             stage.act(Act::CrashConsumer { partition: 0 }).await;
             let id = campaign_id(FAILING);
             let service = stage.node().core.service.clone();
-            let refused = service.control(&id, ControlVerb::Release).await;
+            let refused = service.control(&id, ControlVerb::Release, Basis::InEffect).await;
             assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
             stage.until("on hold", |stage| stage.is_held(FAILING)).await;
-            service.control(&id, ControlVerb::Release).await.expect("it is released");
+            service
+                .control(&id, ControlVerb::Release, Basis::InEffect)
+                .await
+                .expect("it is released");
             stage.until("released", |stage| stage.state(FAILING) == "live").await;
             stage
         });

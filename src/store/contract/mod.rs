@@ -153,7 +153,7 @@ pub async fn unwritten_rows_read_as_nothing(store: &dyn CouponStore) {
 /// Covers every field of every kind of row.
 pub async fn every_field_of_a_row_is_read_back(store: &dyn CouponStore) {
     let (id, at) = (campaign("whole"), partition(1));
-    let coupons = [coupon(&id, 1, &user("A.b_c:d@e-f")), coupon(&id, 2, &user(&"u".repeat(128)))];
+    let coupons = [coupon(&id, 1, &user("!\"#'\\/%?~")), coupon(&id, 2, &user(&"u".repeat(255)))];
     let hold = Hold {
         reason: "it's \"quoted\", two\nlines, and ü".to_owned(),
         ..hold(&id, at, 1, HoldState::Open)

@@ -35,21 +35,21 @@ use crate::{
     telemetry::metrics::{self, DatabaseRequest},
 };
 
-/// Buckets that a scan reads concurrently in a large campaign. A few keep a few database nodes busy.
+/// Buckets that a scan reads concurrently in a large campaign. A few keep a few database nodes busy. Fewer
+/// where ids and codes are long.
 const BUCKETS_IN_FLIGHT_MAX: usize = 5;
-
-/// Memory of a bucket that was read.
-const BUCKET_BYTES: usize = 5 * 1_024 * 1_024;
 
 /// Most memory that a load takes beside the loaded campaign: a node starts in the memory that it ran in.
 pub(crate) const SCAN_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 
-// One more is being returned.
-const _: () = assert!((BUCKETS_IN_FLIGHT_MAX + 1) * BUCKET_BYTES <= SCAN_BYTES_MAX);
-
 /// Buckets that a scan reads concurrently until it finds a full one. Most campaigns have one
 /// bucket, and an empty second bucket is what ends their scan.
 const BUCKETS_IN_FLIGHT_FIRST: usize = 2;
+
+// The first of them is handed out page by page before a third is read.
+const _: () = assert!(
+    BUCKETS_IN_FLIGHT_FIRST * SEQUENCES_PER_BUCKET as usize * Coupon::BYTES_MAX <= SCAN_BYTES_MAX
+);
 
 /// Most buckets of a campaign.
 const BUCKETS_MAX: u32 = QUOTA_MAX.div_ceil(SEQUENCES_PER_BUCKET);
@@ -102,7 +102,7 @@ impl Scan {
                 return Ok(None);
             }
             if rows == SEQUENCES_PER_BUCKET as usize {
-                self.concurrency = BUCKETS_IN_FLIGHT_MAX;
+                self.concurrency = concurrency(pages.iter().flatten());
             }
             self.ready.extend(pages);
         }
@@ -139,6 +139,12 @@ impl Scan {
             self.next_read = bucket + 1;
         }
     }
+}
+
+/// Returns how many buckets like this one a scan may read concurrently. One more is being returned.
+fn concurrency<'a>(bucket: impl Iterator<Item = &'a Coupon>) -> usize {
+    let bytes: usize = bucket.map(Coupon::memory_bytes).sum();
+    (SCAN_BYTES_MAX / bytes.max(1)).saturating_sub(1).clamp(1, BUCKETS_IN_FLIGHT_MAX)
 }
 
 impl Shared {

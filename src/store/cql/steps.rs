@@ -134,6 +134,7 @@ pub const STEPS: &[Step] = &[
                 ("code_prefix", "text"),
                 ("code_length", "int"),
                 ("code_charset", "text"),
+                ("code_group", "int"),
                 ("paused", "boolean"),
                 ("closed", "boolean"),
                 ("rules_version", "int"),

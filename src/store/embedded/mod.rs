@@ -34,8 +34,10 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Coupons in one page: about 1 MiB in memory and 2 ms of reading.
-const PAGE_COUPONS: usize = 4_096;
+/// Coupons in one page: 1 ms of reading. At most 1 MiB in memory, with the longest users and codes.
+const PAGE_COUPONS: usize = 1_400;
+
+const _: () = assert!(2 * PAGE_COUPONS * Coupon::BYTES_MAX <= LOAD_BYTES);
 
 /// What a load takes beside the loaded campaign: a page that is read, and the one before it.
 pub(crate) const LOAD_BYTES: usize = 2 * 1_024 * 1_024;

@@ -301,7 +301,7 @@ pub(super) mod tests {
         Coupon {
             campaign: CampaignId::parse("spring").unwrap(),
             sequence: 17,
-            user: UserId::parse(&"u".repeat(128)).unwrap(),
+            user: UserId::parse(&"u".repeat(255)).unwrap(),
             code: "C-123".into(),
             issued_at: Timestamp(1_700_000_000_123),
             position: Position { log_epoch: 1, partition: 3, offset: u64::MAX },

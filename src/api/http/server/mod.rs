@@ -32,14 +32,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
 use self::{
     bodies::{Answering, Arriving, Closing},
     room::{Occupied, Room},
     wire::Wire,
 };
-use super::{body, edge::Edge, problem::Problem};
+use super::{edge::Edge, problem::Problem};
 use crate::api::service::ServiceError;
 
 /// Time after which a connection without a request is closed. Longer than the 60 s after which common
@@ -246,14 +245,8 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, client: IpAddr, occu
             }
             let (mut head, body) = request.into_parts();
             let body = Body::new(Arriving::new(body, place));
-            let response = match shared.edge.check(&head) {
-                Err(problem) => body::unread(&head.headers, body, problem).await.into_response(),
-                Ok(()) => {
-                    head.extensions.insert(Client(client));
-                    let answer = shared.router.clone().call(Request::from_parts(head, body)).await;
-                    answer.unwrap_or_else(|never| match never {})
-                }
-            };
+            head.extensions.insert(Client(client));
+            let response = shared.edge.answer(head, body, shared.router.clone()).await;
             let (response, counted) = shared.counted(response);
             Ok(response.map(|body| Answering::new(body, answered, counted)))
         }

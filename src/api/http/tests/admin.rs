@@ -213,6 +213,10 @@ async fn a_definition_at_fault_names_every_field() {
         (r#"{"quota":1,"code":{"charset":"\u00e9a"}}"#, &["code.charset"]),
         (r#"{"quota":1,"code":{"charset":7,"length":12}}"#, &["code.charset"]),
         (r#"{"quota":1,"code":{"length":12}}"#, &["code.length"]),
+        (r#"{"quota":1,"code":{"length":12,"group":4}}"#, &["code.length"]),
+        (r#"{"quota":1,"code":{"group":0}}"#, &["code.group"]),
+        (r#"{"quota":1,"code":{"group":129}}"#, &["code.group"]),
+        (r#"{"quota":1,"code":{"group":"4"}}"#, &["code.group"]),
         (r#"{"quota":1,"code":{"length":129}}"#, &["code.length"]),
         (r#"{"quota":1,"code":{"length":0}}"#, &["code.length"]),
         (r#"{"quota":1,"code":{"length":70000}}"#, &["code.length"]),
@@ -325,7 +329,6 @@ async fn existence_comes_before_the_body() {
     let asked = site.service.asked().len();
     for (method, path) in [
         ("GET", "/admin/campaigns/NOT"),
-        ("PUT", "/admin/campaigns/NOT"),
         ("PATCH", "/admin/campaigns/NOT"),
         ("POST", "/admin/campaigns/NOT/close"),
         ("POST", "/admin/campaigns/%ff/release"),
@@ -371,7 +374,7 @@ async fn errors_of_changes_have_status_and_type() {
     let reason = "the log and the store contradict each other".to_owned();
     let detail = "the change".to_owned();
     for (refused, status, kind, issued) in [
-        (ServiceError::AlreadyDefined { differing: Vec::new() }, 409, "already-defined", None),
+        (ServiceError::OtherCode, 409, "other-code", None),
         (ServiceError::QuotaBelowIssued { issued: 17 }, 409, "quota-below-issued", Some(17)),
         (ServiceError::CampaignClosed, 409, "closed", None),
         (ServiceError::NotReleasable { reason: "trimmed".to_owned() }, 409, "not-releasable", None),
@@ -392,19 +395,6 @@ async fn errors_of_changes_have_status_and_type() {
             assert!(document.get("coupons").is_none(), "{kind}");
         }
     }
-}
-
-#[tokio::test]
-async fn a_differing_definition_names_its_fields() {
-    let site =
-        Site::new(refusing(ServiceError::AlreadyDefined { differing: vec!["quota", "code"] }));
-    let reply = ask(&site, "PUT", SPRING, r#"{"quota":1}"#).await;
-    assert_eq!(reply.blamed(409, "already-defined"), ["quota", "code"]);
-    let document = reply.problem(409, "already-defined");
-    assert!(document["detail"].as_str().unwrap().contains("; PATCH changes"), "{document}");
-    let remedy = |at: usize| document["errors"][at]["remedy"].as_str().unwrap();
-    assert!(remedy(0).starts_with("change the field with PATCH"), "{document}");
-    assert!(remedy(1).starts_with("keep the field"), "{document}");
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! Tests of both listeners through their routers, on a scripted service.
 
 mod admin;
+mod basis;
+mod cors;
 mod crash;
 mod fuzz;
 mod issue;
+mod issue_input;
 mod reading;
 mod schemas;
 mod sockets;
@@ -23,11 +26,11 @@ use tower::ServiceExt;
 use super::{HttpParts, admin_router, public_router};
 use crate::{
     api::service::{
-        AdminView, CampaignList, CampaignState, CampaignView, ChangeCampaigns, ControlVerb,
-        FindRequests, Freshen, IssueCoupons, IssueReply, NotReady, ReportHealth, RequestStatus,
-        RequestView, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
+        AdminView, Basis, CampaignList, CampaignState, CampaignView, ChangeCampaigns, Changed,
+        ControlVerb, FindRequests, Freshen, IssueCoupons, IssueReply, NotReady, ReportHealth,
+        RequestStatus, RequestView, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
     },
-    config::{ApiConfig, Hosts, Identity},
+    config::{ApiConfig, Hosts, Identity, Origins},
     domain::{
         answer::{Answer, CouponFace},
         code::CodeFormat,
@@ -55,6 +58,7 @@ pub(super) struct Script {
     pub(super) coupons_of: Result<Vec<CouponFace>, ServiceError>,
     pub(super) define: Result<(bool, CampaignView), ServiceError>,
     pub(super) change: Result<CampaignView, ServiceError>,
+    pub(super) warnings: Vec<String>,
     pub(super) admin_view: Result<AdminView, ServiceError>,
     pub(super) skip: Result<Skip, ServiceError>,
     pub(super) not_ready: Vec<NotReady>,
@@ -74,6 +78,7 @@ impl Default for Script {
             coupons_of: Ok(vec![coupon(3), coupon(17)]),
             define: Ok((true, view.clone())),
             change: Ok(view.clone()),
+            warnings: Vec::new(),
             admin_view: Ok(AdminView { view, actor, not_releasable: None }),
             skip: Ok(Skip {
                 partition: 1,
@@ -93,6 +98,13 @@ impl Default for Script {
 impl Script {
     fn ask(&self, call: &str, with: impl Debug) {
         self.asked.lock().push(format!("{call} {with:?}"));
+    }
+
+    /// Notes what a change is based on, if a header says so.
+    fn ask_on(&self, basis: Basis) {
+        if basis != Basis::InEffect {
+            self.ask("on", basis);
+        }
     }
 
     /// Returns the calls so far, one line each.
@@ -185,25 +197,33 @@ impl ChangeCampaigns for Script {
         &self,
         campaign: CampaignId,
         terms: Terms,
-    ) -> Result<(bool, CampaignView), ServiceError> {
+        basis: Basis,
+    ) -> Result<Changed, ServiceError> {
+        self.ask_on(basis);
         self.ask("define", (campaign, terms));
-        self.define.clone()
+        let warnings = self.warnings.clone();
+        self.define.clone().map(|(created, view)| Changed { created, view, warnings })
     }
 
     async fn amend(
         &self,
         campaign: &CampaignId,
         amendment: Amendment,
-    ) -> Result<CampaignView, ServiceError> {
+        basis: Basis,
+    ) -> Result<Changed, ServiceError> {
+        self.ask_on(basis);
         self.ask("amend", (campaign, amendment));
-        self.change.clone()
+        let warnings = self.warnings.clone();
+        self.change.clone().map(|view| Changed { created: false, view, warnings })
     }
 
     async fn control(
         &self,
         campaign: &CampaignId,
         verb: ControlVerb,
+        basis: Basis,
     ) -> Result<CampaignView, ServiceError> {
+        self.ask_on(basis);
         self.ask("control", (campaign, verb));
         self.change.clone()
     }
@@ -266,6 +286,8 @@ pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
         listen: ([127, 0, 0, 1], 0).into(),
         hosts: Hosts::default(),
         identity,
+        cors_origins: Origins::default(),
+        path_prefix: String::new(),
         trust_network: false,
         clock_margin: Duration::from_secs(1),
         waiters_max: 10,

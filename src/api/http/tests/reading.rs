@@ -33,7 +33,9 @@ async fn an_id_gives_decision_or_queue_ahead() {
 #[tokio::test]
 async fn a_wait_out_of_range_is_422() {
     let site = Site::new(Script::default());
-    for (query, wait) in [("", "0ns"), ("?wait=0", "0ns"), ("?wait=7", "7s"), ("?wait=%37", "7s")] {
+    for (query, wait) in
+        [("", "0ns"), ("?waits=7", "0ns"), ("?wait=7", "7s"), ("?wait=%37&a=1&a", "7s")]
+    {
         assert_eq!(site.public(get(&format!("/coupon/requests/r-1{query}"))).await.status, 202);
         assert_eq!(site.service.asked().last(), Some(&format!("find (\"r-1\", {wait})")));
     }
@@ -48,7 +50,6 @@ async fn a_wait_out_of_range_is_422() {
         ("wait=soon", "wait"),
         ("wait=18446744073709551616", "wait"),
         ("wait=1&wait=1", "wait"),
-        ("waits=1", "waits"),
     ] {
         let reply = site.public(get(&format!("/coupon/requests/r-1?{query}"))).await;
         assert_eq!(reply.faults(), [field], "{query}");
@@ -59,7 +60,7 @@ async fn a_wait_out_of_range_is_422() {
 #[tokio::test]
 async fn an_impossible_id_is_404() {
     let site = Site::new(Script::default());
-    let longest = format!("/coupon/requests/{}", "r".repeat(400));
+    let longest = format!("/coupon/requests/{}", "r".repeat(800));
     assert_eq!(site.public(get(&longest)).await.status, 202);
     let asked = site.service.asked().len();
     site.public(get(&format!("{longest}r"))).await.problem(404, "unknown-request");
@@ -69,7 +70,7 @@ async fn an_impossible_id_is_404() {
         let coupons = format!("/campaigns/{id}/users/u1/coupons");
         site.public(get(&coupons)).await.problem(404, "unknown-campaign");
     }
-    for user in ["u%201", "%C3%A9", "%ff", &"u".repeat(129)] {
+    for user in ["u%201", "%C3%A9", "%ff", "%2E", &"u".repeat(256)] {
         let coupons = format!("/campaigns/spring/users/{user}/coupons");
         site.public(get(&coupons)).await.problem(404, "unknown-user");
     }
@@ -157,11 +158,13 @@ async fn only_a_page_before_another_has_next() {
         ("limit=ten", &["limit"]),
         ("after=-", &["after"]),
         ("after=", &["after"]),
-        ("limit=0&after=A&x=1", &["x", "limit", "after"]),
+        ("limit=0&after=A&x=1", &["limit", "after"]),
     ] {
         let reply = site.public(get(&format!("/campaigns?{query}"))).await;
         assert_eq!(reply.faults(), fields, "{query}");
     }
+    let reply = site.admin(admitted(get("/admin/campaigns?limit=0&x=1"))).await;
+    assert_eq!(reply.faults(), ["x", "limit"]);
 }
 
 #[tokio::test]
@@ -245,29 +248,28 @@ async fn openapi_names_every_call() {
 async fn few_of_many_unknown_parameters_are_named() {
     let site = Site::new(Script::default());
     let query: Vec<_> = (0..4_000).map(|number| format!("p{number}")).collect();
-    for path in ["/campaigns", "/campaigns/spring"] {
-        let reply = site.public(get(&format!("{path}?{}", query.join("&")))).await;
+    for path in ["/admin/campaigns", "/admin/campaigns/spring"] {
+        let reply = site.admin(admitted(get(&format!("{path}?{}", query.join("&"))))).await;
         assert_eq!(reply.faults().len(), 8, "{path}");
         assert!(reply.body.len() < 2_000, "{}", reply.body);
     }
 }
 
 #[tokio::test]
-async fn unknown_parameters_are_refused_everywhere() {
+async fn unknown_parameters_are_refused_to_operators_only() {
     let site = Site::new(Script::default());
-    for path in ["/campaigns/spring?wait=5", "/campaigns/spring/users/u1/coupons?limit=1"] {
-        assert_eq!(site.public(get(path)).await.status, 422, "{path}");
+    for path in [
+        "/campaigns?utm_source=mail&limit=1",
+        "/campaigns/spring?wait=5",
+        "/campaigns/spring/users/u1/coupons?limit=x&limit=y",
+        "/coupon/requests/r-1?fbclid=1",
+    ] {
+        assert!([200, 202].contains(&site.public(get(path)).await.status), "{path}");
     }
-    let body = r#"{"campaign_id":"spring","user_id":"u1"}"#;
-    let reply = site.public(send("POST", "/coupon/issue?wait=5", body)).await;
-    assert_eq!(reply.faults(), ["wait"]);
-    let error = &reply.problem(422, "invalid")["errors"][0];
-    assert_eq!(error["rule"], "absent: this call takes no parameters");
-    assert_eq!(error["remedy"], "send the header Prefer: wait=N instead");
-    let reply = site.public(send("POST", "/coupon/issue?a=1&b&a=2&", body)).await;
-    assert_eq!(reply.faults(), ["a", "b"]);
-    assert_eq!(site.public(send("POST", "/coupon/issue?", "{}")).await.status, 422);
+    let asked = site.service.asked().len();
     let reply = site.admin(admitted(get("/admin/campaigns/spring?x=1"))).await;
     assert_eq!(reply.faults(), ["x"]);
-    assert_eq!(site.service.asked(), Vec::<String>::new());
+    let error = &reply.problem(422, "invalid")["errors"][0];
+    assert_eq!(error["rule"], "absent: this call takes no parameters");
+    assert_eq!(site.service.asked().len(), asked);
 }

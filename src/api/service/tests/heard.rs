@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::world::{ServiceWorld, keyed, request};
 use crate::{
     api::service::{
-        CampaignState, CampaignView, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons,
-        RequestStatus, ShowCampaigns,
+        Basis, CampaignState, CampaignView, ChangeCampaigns, ControlVerb, FindRequests,
+        IssueCoupons, RequestStatus, ShowCampaigns,
     },
     domain::{
         answer::Answer,
@@ -132,7 +132,7 @@ async fn a_change_shows_at_once_on_a_node_that_heard() {
     let other = world.another_service().await;
     assert_eq!(other.campaign(&spring).await.unwrap().state, CampaignState::Open);
     let _work = world.owner_at_work(Settle::All);
-    world.service.control(&spring, ControlVerb::Pause).await.unwrap();
+    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect).await.unwrap();
     let version = world.version(&spring);
     world.until(|| other.campaigns.heard(&spring).map(|it| it.version) == version).await;
     let paused = CampaignState::Shut(Reason::Paused);

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::world::{ServiceWorld, campaign};
 use crate::{
-    api::service::{ChangeCampaigns, ControlVerb, ServiceError, ShowCampaigns},
+    api::service::{Basis, ChangeCampaigns, ControlVerb, ServiceError, ShowCampaigns},
     domain::{
         definition::{Audience, Terms},
         ids::Timestamp,
@@ -160,7 +160,7 @@ async fn who_has_made_a_change_sees_it_in_the_next_list() {
     };
     assert_eq!(states().await, ["open"]);
     let work = world.owner_at_work(Settle::All);
-    world.service.control(&spring, ControlVerb::Pause).await.unwrap();
+    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect).await.unwrap();
     drop(work);
     assert_eq!(states().await, ["paused"]);
 }

@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use super::world::{ServiceWorld, keyed, request, user};
 use crate::{
     api::service::{
-        CampaignState, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons, RequestStatus,
-        ServiceError, ShowCampaigns,
+        Basis, CampaignState, ChangeCampaigns, ControlVerb, FindRequests, IssueCoupons,
+        RequestStatus, ServiceError, ShowCampaigns,
     },
     domain::{answer::Answer, reason::Reason},
     simulation::testing::Settle,
@@ -33,7 +33,7 @@ async fn a_restart_changes_no_answer() {
     let already = count(|answer| matches!(answer, Answer::AlreadyIssued { .. }));
     let sold_out = Answer::Rejected { reason: Reason::SoldOut };
     assert_eq!(before.iter().filter(|(_, of)| *of == sold_out).count(), 140 - already);
-    world.service.control(&spring, ControlVerb::Close).await.unwrap();
+    world.service.control(&spring, ControlVerb::Close, Basis::InEffect).await.unwrap();
     world.decide(Settle::All).await;
     drop(owner);
     world.service.shut_down().await;

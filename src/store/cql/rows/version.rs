@@ -40,7 +40,12 @@ fn term_columns(term: Term) -> Vec<(&'static str, &'static str)> {
         TermKind::Text { .. } => vec![(term.name(), "text")],
         TermKind::Flag => vec![(term.name(), "boolean")],
         TermKind::Code => {
-            vec![("code_prefix", "text"), ("code_length", "int"), ("code_charset", "text")]
+            vec![
+                ("code_prefix", "text"),
+                ("code_length", "int"),
+                ("code_charset", "text"),
+                ("code_group", "int"),
+            ]
         }
     }
 }
@@ -74,10 +79,13 @@ fn version_cells(version: &DefinitionVersion) -> Result<BTreeMap<&str, CqlValue>
             Some(TermValue::Flag(flag)) => {
                 cells.insert(term.name(), CqlValue::Boolean(flag));
             }
-            Some(TermValue::Code(CodeFormat { prefix, length, charset })) => {
+            Some(TermValue::Code(CodeFormat { prefix, length, charset, group })) => {
                 cells.insert("code_prefix", CqlValue::Text(prefix));
                 cells.insert("code_length", CqlValue::Int(i32::from(length)));
                 cells.insert("code_charset", CqlValue::Text(charset));
+                if let Some(group) = group {
+                    cells.insert("code_group", CqlValue::Int(i32::from(group)));
+                }
             }
             None => {}
         }
@@ -147,6 +155,10 @@ impl Cells {
                 prefix: self.needed("code_prefix", CqlValue::into_string)?,
                 length: self.int("code_length")?,
                 charset: self.needed("code_charset", CqlValue::into_string)?,
+                group: match self.given("code_group", |cell| cell.as_int())? {
+                    Some(group) => Some(fit("code_group", group)?),
+                    None => None,
+                },
             })),
         })
     }

@@ -13,7 +13,10 @@ use crate::{
         prefer, public,
         times::{self, Rfc3339},
     },
-    domain::ids::{CampaignId, Timestamp},
+    domain::{
+        definition::Audience,
+        ids::{CampaignId, Timestamp},
+    },
     fuzz,
 };
 
@@ -238,7 +241,7 @@ fn a_query_is_read_as_forms_are_or_refused() {
             return "query too long";
         }
         let expected = documented_page(query);
-        let mut fields = match public::query(&uri, &["limit", "after"]) {
+        let mut fields = match public::query(&uri, &["limit", "after"], Audience::Admin) {
             Ok(fields) => fields,
             Err(problem) => {
                 assert_eq!(expected, None);
