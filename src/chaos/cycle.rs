@@ -64,6 +64,13 @@ pub(crate) struct Outcome {
     pub(crate) broken: Vec<String>,
 }
 
+impl Outcome {
+    /// Returns that of a cycle that could not be run.
+    pub(crate) fn broken(reason: String) -> Self {
+        Self { broken: vec![reason], ..Self::default() }
+    }
+}
+
 /// Tells whoever looks what happens.
 pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -151,10 +158,18 @@ impl Running<'_, '_> {
     ) -> Result<Option<Standing>, String> {
         tokio::time::sleep(Duration::from_millis(strike.after_ms)).await;
         let (within_ms, since) = self.bound(strike.kind);
+        if !another_lasts {
+            self.ended_by_themselves()?;
+        }
         let began = Instant::now();
+        self.book.watch(began);
         let standing = strikes::strike(self.stage, &self.book, strike).await?;
-        // What returns when it is over ends at its return.
-        let struck = if *strike.kind.lasts_ms().end() == 0 { Instant::now() } else { began };
+        // What returns when it is over ends at its return, and packets pass until the last rule is there.
+        let mut struck = began;
+        if *strike.kind.lasts_ms().end() == 0 || strike.kind.is_of_links() {
+            struck = Instant::now();
+            self.book.watch(struck);
+        }
         let mut recovered = None;
         if since == Since::Strike {
             recovered = Some(self.recovered(struck).await?);
@@ -192,10 +207,11 @@ impl Running<'_, '_> {
     async fn mend(&mut self, standing: &Standing, another_lasts: bool) -> Result<Duration, String> {
         let is_pause = standing.kind() == Kind::Pause;
         let node = standing.node();
-        let older = self.stage.metric(OLDER, Some(node)).await;
+        let older = if is_pause { self.stage.metric(OLDER, node).await } else { None };
         strikes::mend(self.stage, standing).await?;
         let mended = Instant::now();
-        if is_pause && self.stage.nodes.len() > 1 {
+        self.book.watch(mended);
+        if let (Some(older), true) = (older, self.stage.nodes.len() > 1) {
             self.look_for_zombie(node, older).await;
         }
         let took = self.recovered(mended).await?;
@@ -211,11 +227,11 @@ impl Running<'_, '_> {
     async fn look_for_zombie(&mut self, node: usize, before: f64) {
         let began = Instant::now();
         while began.elapsed() < ZOMBIE_WITHIN {
-            let now = self.stage.metric(OLDER, Some(node)).await;
-            if now > before {
+            let now = self.stage.metric(OLDER, node).await;
+            if let Some(now) = now.filter(|now| *now > before) {
                 let proof = format!(
-                    "node {node} told decisions {:.1} s after it went on, by {} message(s) of a \
-                     generation that another node had ended",
+                    "{:.1} s after node {node} went on, the others had got {} message(s) of a \
+                     generation that one of them had ended",
                     began.elapsed().as_secs_f64(),
                     now - before
                 );
@@ -226,9 +242,9 @@ impl Running<'_, '_> {
         }
     }
 
-    /// Waits until every campaign has a decision of a request that was sent after `since`.
+    /// Waits until every campaign has a decision of a request that was sent after `since`, from which on
+    /// the book must watch.
     async fn recovered(&self, since: Instant) -> Result<Duration, String> {
-        self.book.watch(since);
         let campaigns = &self.stage.target.campaigns;
         loop {
             match self.book.recovered(campaigns) {
@@ -252,9 +268,14 @@ impl Running<'_, '_> {
         Ok(())
     }
 
-    async fn enough_answers(&self) {
+    async fn enough_answers(&mut self) {
         let began = Instant::now();
-        while self.book.answers() < ANSWERS && began.elapsed() < GIVE_UP {
+        while self.book.answers() < ANSWERS {
+            if began.elapsed() > GIVE_UP {
+                let answers = self.book.answers();
+                self.outcome.broken.push(format!("INV-10: only {answers} answers in {GIVE_UP:?}"));
+                return;
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

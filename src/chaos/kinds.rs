@@ -73,7 +73,7 @@ struct Row {
     since: Since,
 }
 
-// The bounds are those of README's chapter on recovery, which says what each is made of.
+// The bounds are those of README's chapter on recovery, where it has one, which says what each is made of.
 kinds! {
     Kill: "kill", Node, lasts 1_000..=6_000, 12.0 s after the Strike,
         "a node is killed (SIGKILL), and started again";
@@ -172,6 +172,11 @@ impl Kind {
     /// Returns whether another node takes over what the node had. After it, other faults strike soon.
     pub(crate) fn moves_partitions(self) -> bool {
         matches!(self, Self::Kill | Self::Pause | Self::Terminate | Self::SupervisorPanic)
+    }
+
+    /// Returns whether it drops packets.
+    pub(crate) fn is_of_links(self) -> bool {
+        matches!(self.needs(), Needs::Network | Needs::ThreeBrokersAndNetwork)
     }
 
     /// Returns the kind of this name.

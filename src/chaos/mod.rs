@@ -91,6 +91,9 @@ impl Chaos {
     /// # Errors
     /// [`ChaosError`] if they cannot be run. What is broken is in the verdict.
     pub(crate) fn run(&self, say: &Say) -> Result<Verdict, ChaosError> {
+        if let Some(tool) = ["setpriv", "prlimit"].into_iter().find(|it| !processes::is_there(it)) {
+            return Err(ChaosError::Failed(format!("`{tool}` (of util-linux) is missing")));
+        }
         if !self.is_embedded {
             // The namespace has no way to the network.
             engines::fetch(&self.script)?;
@@ -133,13 +136,14 @@ impl Chaos {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
         let mut verdict = Verdict::new(self, &cycles, kinds, left_out);
-        runtime.block_on(async {
+        let ended = runtime.block_on(async {
             tokio::select! {
                 done = self.cycles(&cycles, &out, &mut verdict, say) => done,
                 _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
             }
-        })?;
+        });
         verdict.keep(&out)?;
+        ended?;
         Ok(verdict)
     }
 
@@ -186,7 +190,10 @@ impl Chaos {
             let kept = fs::write(folder.join("schedule.jsonl"), line);
             kept.map_err(|error| format!("{}: {error}", folder.display()))?;
             let plan = self.plan(cycle, number, folder)?;
-            let outcome = cycle::run(cycle, &plan, engines.as_ref(), say).await?;
+            let run = cycle::run(cycle, &plan, engines.as_ref(), say).await;
+            // After one that could not be run, engines may be in any state.
+            let is_last = run.is_err();
+            let outcome = run.unwrap_or_else(cycle::Outcome::broken);
             let is_sound = outcome.broken.is_empty();
             for broken in &outcome.broken {
                 say(&format!("  BROKEN: {broken}"));
@@ -196,7 +203,7 @@ impl Chaos {
                 let _gone = fs::remove_dir_all(&plan.folder);
             }
             verdict.add(number, outcome);
-            if self.until_broken && !is_sound {
+            if is_last || (self.until_broken && !is_sound) {
                 break;
             }
         }

@@ -53,14 +53,8 @@ pub(crate) fn enter(more: &[String]) -> Namespace {
     };
     let words: Vec<OsString> = env::args_os().skip(1).collect();
     // With it, the process inside ends when this one is killed.
-    let mut inside = match processes::is_there("setpriv") {
-        true => Command::new("setpriv"),
-        false => Command::new("unshare"),
-    };
-    if inside.get_program() == "setpriv" {
-        inside.args(["--pdeathsig", "KILL", "unshare"]);
-    }
-    let inside = inside
+    let inside = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare"])
         .args(["--net", "--mount", "sh", "-c", ENTER])
         .arg(own)
         .args(words)

@@ -94,9 +94,7 @@ impl NodeProcess {
         let log = log.map_err(|error| format!("{}: {error}", self.log().display()))?;
         let mut words: Vec<OsString> = Vec::new();
         // Without it, a node would outlive a killed parent.
-        if is_there("setpriv") {
-            words.extend(["setpriv", "--pdeathsig", "KILL"].map(OsString::from));
-        }
+        words.extend(["setpriv", "--pdeathsig", "KILL"].map(OsString::from));
         words.extend([binary.clone().into_os_string(), "serve".into()]);
         let own = [format!("api.listen={}", self.api), format!("admin.listen={}", self.admin)];
         for setting in settings.iter().chain(&own) {

@@ -238,19 +238,18 @@ impl<'a> Stage<'a> {
         Err(format!("{user} got no decision of {campaign}: {}", last.unwrap_or_default()))
     }
 
-    /// Returns the sum of a metric over nodes that answer, but not over `except`.
-    pub(crate) async fn metric(&self, line: &str, except: Option<usize>) -> f64 {
+    /// Returns the sum of a metric over all nodes but one. `None`: another does not answer.
+    pub(crate) async fn metric(&self, line: &str, except: usize) -> Option<f64> {
         let mut sum = 0.0;
-        for node in self.nodes.iter().filter(|node| Some(node.number()) != except) {
+        for node in self.nodes.iter().filter(|node| node.number() != except) {
             let url = format!("http://{}/metrics", node.admin);
             let asked = self.client.get(url).timeout(ALL_WITHIN).send().await;
-            let Ok(response) = asked else { continue };
-            let text = response.text().await.unwrap_or_default();
+            let text = asked.ok()?.text().await.ok()?;
             let values =
                 text.lines().filter_map(|it| it.strip_prefix(line)?.trim().parse::<f64>().ok());
             sum += values.sum::<f64>();
         }
-        sum
+        Some(sum)
     }
 }
 

@@ -30,6 +30,9 @@ const STORM_LIFE: Duration = Duration::from_millis(1_500);
 /// Longest wait until some node crashes an actor: one of them owns its partition, or will soon.
 const CRASH_LOOKS: u32 = 100;
 
+/// Time that a node takes to end after a write or an allocation has failed.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Bytes written at a time until the disk is full.
 const FILL_BYTES: usize = 64 * 1_024;
 
@@ -173,13 +176,19 @@ pub(crate) async fn mend(stage: &mut Stage<'_>, standing: &Standing) -> Result<(
         | Kind::LossyLink => network::mend(),
         Kind::DescriptorsExhausted => stage.nodes[node].limit_files(false),
         // A node that cannot go on ends, and whoever runs it starts it again.
-        Kind::MemoryExhausted if stage.nodes[node].runs() => stage.nodes[node].limit_memory(false),
-        Kind::MemoryExhausted => stage.nodes[node].start(),
+        Kind::MemoryExhausted => {
+            tokio::time::sleep(ENDS_WITHIN).await;
+            if stage.nodes[node].runs() {
+                return stage.nodes[node].limit_memory(false);
+            }
+            stage.nodes[node].start()
+        }
         Kind::TopicChanged => rows::set_compression(stage, "uncompressed").await,
         Kind::ClockStep => stage.nodes[node].set_clock("+0"),
         Kind::Suspend => everything(stage, Signal::CONT),
         Kind::DiskFull => {
             fs::remove_file(filler(stage)).map_err(|error| error.to_string())?;
+            tokio::time::sleep(ENDS_WITHIN).await;
             if stage.nodes[node].runs() {
                 return Ok(());
             }

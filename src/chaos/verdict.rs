@@ -95,9 +95,9 @@ impl Verdict {
         fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
     }
 
-    /// Returns whether nothing is broken, and every cycle was run.
+    /// Returns whether cycles were run, and nothing is broken.
     pub(crate) fn is_sound(&self) -> bool {
-        self.broken.is_empty()
+        self.cycles > 0 && self.broken.is_empty()
     }
 
     /// Returns it for programs.
@@ -151,6 +151,7 @@ impl Verdict {
         }
         let _ = writeln!(text, "\n{} proven zombie(s)", self.zombies.len());
         match self.broken.len() {
+            0 if self.cycles == 0 => text.push_str("no cycle was run: nothing is known\n"),
             0 => text.push_str("nothing lost, nothing given twice, nothing oversold\n"),
             count => {
                 let _ = writeln!(text, "{count} BROKEN:");

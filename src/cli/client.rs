@@ -158,8 +158,11 @@ impl Client {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         path.iter().all(|segment| segment.bytes().all(plain)).then(|| {
             let identity = self.identity.as_ref();
-            let header = identity.map(|(name, user)| format!("-H '{name}: {user}' "));
-            format!("curl {}'{}?{query}'", header.unwrap_or_default(), self.url(path))
+            // A user id may hold any visible character, a quote too.
+            let header = identity.map(|(name, user)| format!("{name}: {user}"));
+            let header = header.map(|text| shlex::try_quote(&text).map(|it| format!("-H {it} ")));
+            let header = header.and_then(Result::ok).unwrap_or_default();
+            format!("curl {header}'{}?{query}'", self.url(path))
         })
     }
 

@@ -29,6 +29,7 @@ const DECIDED: [(&[&str], &str); 6] = [
     (
         &[
             "acks",
+            "delivery.report.only.error",
             "request.required.acks",
             "enable.idempotence",
             "enable.gapless.guarantee",

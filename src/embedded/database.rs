@@ -59,9 +59,10 @@ const MEMTABLE_BYTES: u64 = 16 * 1_024 * 1_024;
 /// written to a table.
 pub(crate) const MEMTABLES: usize = 4;
 
-/// The rows in the queue that no caller waits for. A coupon has two entries: its row of at most 610 bytes,
-/// with a user id of 255 and a code of 271, and its by-user key of less than 300.
-pub(crate) const QUEUED_ROWS_BYTES: usize = ROW_ENTRIES_MAX * 480;
+/// The rows in the queue that no caller waits for. A coupon has two entries: its row of at most 660 bytes
+/// with its key, with a user id of 255 and a code of 271, and its by-user key of at most 330; each is in two
+/// buffers of up to 48 bytes of bookkeeping.
+pub(crate) const QUEUED_ROWS_BYTES: usize = ROW_ENTRIES_MAX * 544;
 
 /// Bytes of closed journals after which the database writes memtables to tables, so that journals
 /// can be removed. Bounds what a start reads again. A journal is closed at 64 MB; two are kept.

@@ -283,8 +283,8 @@ impl Fault {
             ),
             Self::Other(said) => (format!("fails in TLS: {said}"), format!("check {ca_file}")),
         };
-        // A certificate can be renewed while the node waits.
-        let is_final = !matches!(self, Self::Expired | Self::NotYetValid);
+        // A certificate can be renewed while the node waits, and what has no name of its own may pass.
+        let is_final = !matches!(self, Self::Expired | Self::NotYetValid | Self::Other(_));
         Trouble { found: format!("{server} {found}"), remedy, is_final }
     }
 }

@@ -141,9 +141,13 @@ impl Scan {
     }
 }
 
-/// Returns how many buckets like this one a scan may read concurrently. One more is being returned.
+/// Returns how many buckets a scan may read concurrently, after one of them. One more is being returned.
+/// Codes of a campaign are of one length. User ids are not: those of the next buckets may be the longest.
 fn concurrency<'a>(bucket: impl Iterator<Item = &'a Coupon>) -> usize {
-    let bytes: usize = bucket.map(Coupon::memory_bytes).sum();
+    let longest = |coupon: &Coupon| {
+        coupon.memory_bytes() + UserId::BYTES_MAX.saturating_sub(coupon.user.as_str().len())
+    };
+    let bytes: usize = bucket.map(longest).sum();
     (SCAN_BYTES_MAX / bytes.max(1)).saturating_sub(1).clamp(1, BUCKETS_IN_FLIGHT_MAX)
 }
 

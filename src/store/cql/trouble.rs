@@ -82,6 +82,10 @@ fn of_login(error: &NewSessionError, config: &CqlConfig) -> Option<Trouble> {
             "the database wants a login, and cql.user is not set",
             "set cql.user and cql.password_file",
         )),
+        Refused(DbError::AuthenticationError, said) if is_passing(said) => Some(Trouble::passing(
+            format!("the database cannot check the login now ({said})"),
+            "look at the nodes that have its keyspace system_auth",
+        )),
         Refused(DbError::AuthenticationError, said) => {
             let user = config.user.as_deref().unwrap_or_default();
             Some(Trouble::lasting(
@@ -91,6 +95,14 @@ fn of_login(error: &NewSessionError, config: &CqlConfig) -> Option<Trouble> {
         }
         _ => None,
     }
+}
+
+/// Returns whether a refusal says only that logins or rights cannot be read now: Cassandra answers so
+/// while the nodes with its keyspace `system_auth` are away.
+fn is_passing(said: &str) -> bool {
+    ["Unable to perform", "Cannot achieve consistency", "timed out"]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 /// Tries the nodes. None: each of them answers. Blocks for some seconds at most.
@@ -161,6 +173,9 @@ pub(super) fn forbidden(
     config: &CqlConfig,
 ) -> Option<SetupRefusal> {
     let RequestAttemptError::DbError(DbError::Unauthorized, said) = error else { return None };
+    if is_passing(said) {
+        return None;
+    }
     let user = config.user.as_deref().unwrap_or_default();
     Some(SetupRefusal::Trouble {
         found: format!("the database forbids user {user:?}: {operation} ({said})"),
@@ -210,6 +225,15 @@ mod tests {
             "database node 127.0.0.1:1 closes the connection; check that cql.nodes names its port \
              for clients",
         );
+    }
+
+    #[test]
+    fn rights_that_cannot_be_read_now_are_no_refusal() {
+        let said = "Unable to perform authorization of permissions: Cannot achieve consistency \
+                    level LOCAL_ONE";
+        let error = RequestAttemptError::DbError(DbError::Unauthorized, said.to_owned());
+        assert!(forbidden(&error, "SELECT", &CqlConfig::default()).is_none());
+        assert!(!is_passing("User ada has no MODIFY permission"));
     }
 
     #[test]
