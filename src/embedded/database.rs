@@ -41,12 +41,12 @@ const DATABASE_FOLDER: &str = "database";
 /// default), and the writes of all actors.
 const QUEUE_OPERATIONS_MAX: usize = 16_384;
 
-/// Most row entries in the queue that no caller waits for: two for each record that one partition
-/// keeps in memory, about 6 MiB at 200 bytes each.
+/// Most row entries in the queue that no caller waits for: nearly two for each record that one partition
+/// keeps in memory, about 6 MiB at 200 bytes each. As many as fit into 256 MiB with the longest ids.
 ///
 /// While another campaign waits, none has more than a quarter of them; alone it leaves room for one
 /// batch of another.
-pub(super) const ROW_ENTRIES_MAX: usize = 32_768;
+pub(super) const ROW_ENTRIES_MAX: usize = 28_672;
 
 /// Row entries of one batch.
 pub(super) const BATCH_ENTRIES: usize = 2 * BATCH_RECORDS_MAX;

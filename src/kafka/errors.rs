@@ -129,7 +129,8 @@ mod tests {
         check(Meaning::UnreadableHere, &here);
         check(Meaning::Unreadable, &[Code::MessageSizeTooLarge, Code::InvalidMessageSize]);
         check(Meaning::Other, &[Code::MessageTimedOut, Code::OperationTimedOut]);
-        check(Meaning::Other, &[Code::TopicAuthorizationFailed, Code::Unknown]);
+        check(Meaning::Forbidden, &[Code::TopicAuthorizationFailed]);
+        check(Meaning::Other, &[Code::Unknown]);
         assert_eq!(Meaning::of(&KafkaError::Canceled), Meaning::Other);
     }
 }

@@ -46,7 +46,11 @@ pub(crate) fn of_rights(
     error: &(dyn std::error::Error + 'static),
     config: &KafkaConfig,
 ) -> Option<Trouble> {
-    let code = error.downcast_ref::<KafkaError>()?.rdkafka_error_code()?;
+    let code = match error.downcast_ref::<KafkaError>()? {
+        // Of these, the library's own function tells no code.
+        KafkaError::AdminOp(code) => *code,
+        error => error.rdkafka_error_code()?,
+    };
     let right = missing_right(code, config)?;
     let who = match &config.sasl_user {
         Some(user) => format!("user {user:?}"),

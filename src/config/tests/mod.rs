@@ -160,7 +160,9 @@ fn wrong_types_are_reported_with_a_remedy() {
             "mode: is 1, must be \"embedded\" or \"distributed\"; write one of these (node.toml:2)",
             "kafka: is a table, not a setting; set one of kafka.brokers, kafka.topic_prefix, \
              kafka.partitions, kafka.replication_factor, kafka.retention, kafka.group, \
-             kafka.append_timeout (node.toml:3)",
+             kafka.append_timeout, kafka.security, kafka.ca_file, kafka.cert_file, kafka.key_file, \
+             kafka.sasl.mechanism, kafka.sasl.user, kafka.sasl.password, kafka.sasl.password_file, \
+             kafka.properties (node.toml:3)",
             "cql.nodes: is [1], must be a list of \"host:port\", at most 100; write for \
              example [\"10.0.0.1:9042\"] (node.toml:5)",
             "embedded.partitions: is \"4\", must be a whole number from 1 to 256; write a number \
