@@ -288,12 +288,6 @@ const KAFKA: [Case; 12] = [
         false,
     ),
     (
-        "a_kafka_that_advertises_a_name_without_address",
-        |_| vec![format!("kafka.brokers={}", kafka().said("lost"))],
-        "a broker advertises kafka.invalid:",
-        false,
-    ),
-    (
         "no_certificate_where_kafka_wants_one",
         |_| {
             let brokers = format!("kafka.brokers={}", kafka().said("mtls"));
