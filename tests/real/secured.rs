@@ -216,7 +216,7 @@ async fn a_group_without_a_right_is_named() {
     said(&settings, r#"allow Read on group \"stranger\" (kafka.group)"#, false).await;
 }
 
-const KAFKA: [Case; 12] = [
+const KAFKA: [Case; 11] = [
     (
         "plain_spoken_to_a_tls_port_of_kafka",
         |_| {
