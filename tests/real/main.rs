@@ -27,7 +27,7 @@ use engines::{Engine, Own};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// Longest run of a test. A slower one fails instead of hanging.
-const TEST_WITHIN: Duration = Duration::from_secs(300);
+const TEST_WITHIN: Duration = Duration::from_secs(480);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
