@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use coupond::rehearse::{Driven, Kind, Scenario, Stage, drive};
+use coupond::rehearse::{Driven, Scenario, Stage, drive};
 use http_body_util::Full;
 use hyper::{
     Request, Response,
@@ -63,22 +63,8 @@ fn main() {
 }
 
 fn scenario(rate: f64, seconds: f64) -> Scenario {
-    Scenario {
-        name: "generator".to_owned(),
-        title: String::new(),
-        about: String::new(),
-        kind: Kind::Open,
-        quota: 1,
-        per_user_limit: 1,
-        campaigns: 1,
-        users: None,
-        keys_per_user: 0,
-        opens_after: None,
-        slow_clients: 0,
-        connections: CONNECTIONS,
-        stages: vec![Stage { seconds, from: rate, to: rate }],
-        targets: Vec::new(),
-    }
+    let stage = Stage { seconds, from: rate, to: rate };
+    Scenario { connections: CONNECTIONS, ..Scenario::open("generator", vec![stage]) }
 }
 
 fn keep_to_core(core: usize) {

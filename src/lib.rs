@@ -15,6 +15,7 @@ mod answer;
 mod api;
 pub mod audit;
 mod chaos;
+mod children;
 pub mod cli;
 pub mod clock;
 mod columns;

@@ -22,7 +22,7 @@ const UNCERTAIN: [&str; 1] = ["/outcome-unknown"];
 enum Told {
     /// It was refused, each time; with the first line that says so.
     Refused(u32),
-    /// Once at least it was taken, or nobody knows.
+    /// At least one answer says that it was taken, or leaves it open.
     Taken,
 }
 
@@ -60,12 +60,11 @@ impl Refusals {
         line: u32,
     ) -> Result<(), AnswersError> {
         let told = if is_certain(status, body) { Told::Refused(line) } else { Told::Taken };
-        let known = self.0.len();
         let entry = self.0.entry(identity(campaign, user, key)).or_insert(told);
         if told == Told::Taken {
             *entry = Told::Taken;
         }
-        if known >= ANSWERS_MAX {
+        if self.0.len() > ANSWERS_MAX {
             return Err(AnswersError::TooMany);
         }
         Ok(())

@@ -187,7 +187,7 @@ impl Answer {
         let status = response.status().as_u16();
         match response.json().await {
             Ok(body) => Self { status, body },
-            // The answer broke off: nobody was told anything.
+            // The answer broke off, so the client knows nothing.
             Err(_) => none,
         }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,12 +15,14 @@ use serde::Serialize;
 use super::{
     clients::{self, Book},
     kinds::{Kind, Since},
-    network, processes,
+    network,
+    processes::Program,
     rows::Stored,
     schedule::{Cycle, Strike},
     stage::{Engines, LOOK_EVERY, Plan, Stage},
     strikes::{self, Standing},
 };
+use crate::children;
 
 /// Answers of each cycle at least.
 const ANSWERS: u64 = 1_000;
@@ -71,7 +73,7 @@ impl Outcome {
     }
 }
 
-/// Tells whoever looks what happens.
+/// Tells the user what happens.
 pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
 
 struct Running<'a, 'b> {
@@ -195,7 +197,7 @@ impl Running<'_, '_> {
         Ok(lasts.then_some(standing))
     }
 
-    /// A single node has nobody to take over: everything waits for the end of the fault.
+    /// Nobody takes over from a single node. Everything waits for the end of its fault.
     fn bound(&self, kind: Kind) -> (u64, Since) {
         let (within_ms, since) = kind.bound();
         let is_alone = self.stage.nodes.len() == 1 && kind.moves_partitions();
@@ -299,17 +301,15 @@ async fn end(stage: &mut Stage<'_>, outcome: &mut Outcome) {
 
 /// Compares log, rows and answers.
 async fn audit(stage: &Stage<'_>, answers: &Path, outcome: &mut Outcome) {
-    let mut audit = Command::new(&stage.program.binary);
-    audit.arg("audit").arg("--answers").arg(answers);
-    audit.args(stage.program.settings.iter().flat_map(|it| ["--set", it.as_str()]));
-    audit.current_dir(&stage.program.folder).stdin(Stdio::null());
-    processes::without_settings(&mut audit);
+    let Program { binary, settings, folder, .. } = &stage.program;
+    let mut audit = children::coupond(binary, "audit", settings, folder);
+    audit.arg("--answers").arg(answers);
     let audited = tokio::task::spawn_blocking(move || audit.output()).await;
     let Ok(Ok(audited)) = audited else {
         return outcome.broken.push("the audit could not be run".to_owned());
     };
     let report = [&audited.stdout[..], &audited.stderr[..]].concat();
-    let _kept = fs::write(stage.program.folder.join("audit.txt"), &report);
+    let _kept = fs::write(folder.join("audit.txt"), &report);
     if audited.status.code() != Some(0) {
         let text = String::from_utf8_lossy(&report);
         outcome.broken.push(format!("the audit ended with {}:\n{text}", audited.status));

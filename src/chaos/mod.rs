@@ -38,6 +38,7 @@ use self::{
     network::Namespace,
     stage::{Engines, Plan},
 };
+use crate::children::{TETHER, is_installed};
 
 /// What is to be run.
 #[derive(Debug, Clone)]
@@ -91,7 +92,7 @@ impl Chaos {
     /// # Errors
     /// [`ChaosError`] if they cannot be run. What is broken is in the verdict.
     pub(crate) fn run(&self, say: &Say) -> Result<Verdict, ChaosError> {
-        if let Some(tool) = ["setpriv", "prlimit"].into_iter().find(|it| !processes::is_there(it)) {
+        if let Some(tool) = [TETHER, "prlimit"].into_iter().find(|it| !is_installed(it)) {
             return Err(ChaosError::Failed(format!("`{tool}` (of util-linux) is missing")));
         }
         if !self.is_embedded {

@@ -6,10 +6,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::processes;
+use crate::children::{is_installed, tethered};
 
-/// Group ids of nodes: what a process of such a group sends can be told from all else. High enough to be
-/// nobody's.
+/// Group ids of nodes: what a process of such a group sends can be told from all else. They are
+/// so high that no account has them.
 const FIRST_GROUP: u32 = 64_100;
 
 /// Set in a process that runs in a namespace of its own. Names that begin otherwise are settings.
@@ -40,7 +40,7 @@ pub(crate) fn enter(more: &[String]) -> Namespace {
     if is_own() {
         return Namespace::Own;
     }
-    if let Some(tool) = ["unshare", "ip", "nft"].into_iter().find(|it| !processes::is_there(it)) {
+    if let Some(tool) = ["unshare", "ip", "nft"].into_iter().find(|it| !is_installed(it)) {
         return Namespace::Machine(format!("`{tool}` is missing"));
     }
     let mut probe = Command::new("unshare");
@@ -53,8 +53,7 @@ pub(crate) fn enter(more: &[String]) -> Namespace {
     };
     let words: Vec<OsString> = env::args_os().skip(1).collect();
     // With it, the process inside ends when this one is killed.
-    let inside = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare"])
+    let inside = tethered("unshare")
         .args(["--net", "--mount", "sh", "-c", ENTER])
         .arg(own)
         .args(words)

@@ -1,18 +1,18 @@
 //! coupond nodes as processes. Each ends with this process, and only these are ever signalled.
 
 use std::{
-    ffi::OsString,
     fs::{self, File},
     net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 
 use super::network;
+use crate::children;
 
 /// Longest stop of a node: README promises 10 s.
 const STOPS_WITHIN: Duration = Duration::from_secs(12);
@@ -55,23 +55,6 @@ fn free_address() -> std::io::Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
-/// Returns whether a program of this name can be run.
-pub(crate) fn is_there(program: &str) -> bool {
-    let mut probe = Command::new(program);
-    probe.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Some have another name for the version, and fail. That they start is enough.
-    probe.status().is_ok()
-}
-
-/// Removes what configures coupond from the environment of a command.
-pub(crate) fn without_settings(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("COUPOND_") {
-            command.env_remove(name);
-        }
-    }
-}
-
 impl NodeProcess {
     /// Chooses addresses for a node, which is not started yet.
     ///
@@ -92,20 +75,9 @@ impl NodeProcess {
         let Program { binary, settings, token, folder, .. } = &self.program;
         let log = File::options().append(true).create(true).open(self.log());
         let log = log.map_err(|error| format!("{}: {error}", self.log().display()))?;
-        let mut words: Vec<OsString> = Vec::new();
-        // Without it, a node would outlive a killed parent.
-        words.extend(["setpriv", "--pdeathsig", "KILL"].map(OsString::from));
-        words.extend([binary.clone().into_os_string(), "serve".into()]);
         let own = [format!("api.listen={}", self.api), format!("admin.listen={}", self.admin)];
-        for setting in settings.iter().chain(&own) {
-            words.extend(["--set".into(), setting.into()]);
-        }
-        let mut command = Command::new(words.remove(0));
-        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        // Neither settings file nor environment of whoever called must configure the node.
-        command.current_dir(folder);
-        without_settings(&mut command);
-        command.env("COUPOND_LOG", "info").env("COUPOND_ADMIN__TOKEN", token);
+        let mut command = children::node(binary, settings.iter().chain(&own), token, folder);
+        command.stderr(log);
         if self.program.has_groups {
             command.gid(network::group(self.number));
         }
@@ -114,8 +86,6 @@ impl NodeProcess {
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.clock());
             command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        // Ctrl-C at a terminal is for this process, which ends them in order.
-        command.process_group(0);
         let child = command.spawn().map_err(|error| format!("node {}: {error}", self.number))?;
         self.child = Some(child);
         Ok(())

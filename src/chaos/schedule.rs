@@ -86,8 +86,8 @@ pub(crate) fn draw(seed: u64, kinds: &[Kind], nodes: usize, cycles: Option<usize
     drawn
 }
 
-/// Returns whether a second fault may strike while the first lasts: not where both are of all processes,
-/// and not where nobody would be left to decide.
+/// Returns whether a second fault may strike while the first lasts. After it, a node must be left that
+/// decides.
 fn kinds_overlap(first: Kind, second: Kind) -> bool {
     first.moves_partitions()
         && matches!(

@@ -98,7 +98,7 @@ impl Arguments {
                 self.settings.then(&inner.settings)
             }
             Command::Campaign(inner) => {
-                self.settings.then(&inner.settings).then(inner.action.settings())
+                self.settings.then(&inner.listener.settings).then(inner.action.settings())
             }
             Command::Issue(inner) => self.settings.then(&inner.settings),
             Command::Skip(inner) => self.settings.then(&inner.listener.settings),
@@ -216,16 +216,7 @@ pub(super) struct SimulateArguments {
 #[derive(Debug, Args)]
 pub(super) struct CampaignArguments {
     #[command(flatten)]
-    settings: Settings,
-    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
-    #[arg(long, global = true, value_name = "URL", display_order = 90)]
-    pub(super) admin: Option<String>,
-    /// Admin token [default: the setting admin.token, else the file admin.token in the data folder]
-    #[arg(long, global = true, value_name = "TOKEN", display_order = 91)]
-    pub(super) token: Option<String>,
-    /// Print JSON
-    #[arg(long, global = true, display_order = 92)]
-    pub(super) json: bool,
+    pub(super) listener: AdminListener,
     #[command(subcommand)]
     pub(super) action: CampaignAction,
 }
@@ -328,13 +319,13 @@ pub(super) struct AmendArguments {
 #[derive(Debug, Args)]
 pub(super) struct AdminListener {
     /// URL of the admin listener [default: http://, followed by the setting admin.listen]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", display_order = 90)]
     pub(super) admin: Option<String>,
     /// Admin token [default: the setting admin.token, else the file admin.token in the data folder]
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, global = true, value_name = "TOKEN", display_order = 91)]
     pub(super) token: Option<String>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true, display_order = 92)]
     pub(super) json: bool,
     #[command(flatten)]
     settings: Settings,
@@ -452,9 +443,9 @@ mod tests {
             "coupond campaign list --admin http://h:1 --token t --json",
         ] {
             let Command::Campaign(campaign) = settled(line).1 else { panic!("{line}") };
-            assert_eq!(campaign.admin.as_deref(), Some("http://h:1"), "{line}");
-            assert_eq!(campaign.token.as_deref(), Some("t"), "{line}");
-            assert!(campaign.json, "{line}");
+            assert_eq!(campaign.listener.admin.as_deref(), Some("http://h:1"), "{line}");
+            assert_eq!(campaign.listener.token.as_deref(), Some("t"), "{line}");
+            assert!(campaign.listener.json, "{line}");
         }
     }
 

@@ -25,8 +25,8 @@ pub(super) async fn run(
     config: &Config,
     arguments: CampaignArguments,
 ) -> Result<Done, ClientError> {
-    let CampaignArguments { admin, token, json, action, .. } = arguments;
-    let client = Client::admin(config, admin.as_deref(), token, json)?;
+    let CampaignArguments { listener, action } = arguments;
+    let (client, json) = called(config, listener)?;
     let (one, verb) = match action {
         CampaignAction::List(_) => return list(&client, json).await,
         CampaignAction::Apply(files) => return apply::apply(&client, &files, json).await,

@@ -12,7 +12,8 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use super::{local::is_installed, outcomes::Outcomes, scenario::Scenario};
+use super::{outcomes::Outcomes, scenario::Scenario};
+use crate::children::{TETHER, is_installed, tethered};
 
 /// Exit codes of k6 with results: a request got no answer; it was interrupted.
 const WITH_RESULTS: [i32; 2] = [99, 105];
@@ -110,12 +111,9 @@ impl K6 {
         let run = |source| K6Error::Run { output: output.clone(), source };
         let log = fs::File::create(&output).map_err(run)?;
         // k6 ends with this process, also when that is killed, where there is setpriv.
-        let mut command = if is_installed("setpriv") {
-            let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "KILL", "k6"]);
-            command
-        } else {
-            Command::new("k6")
+        let mut command = match is_installed(TETHER) {
+            true => Command::from(tethered("k6")),
+            false => Command::new("k6"),
         };
         command
             .args(["run", "--quiet", "--no-usage-report", "--address", ""])

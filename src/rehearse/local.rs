@@ -15,7 +15,10 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::config::{Config, Problems, Sources, load};
+use crate::{
+    children::{self, TETHER, is_installed},
+    config::{Config, Problems, Sources, load},
+};
 
 /// The script that starts engines, from the folder of the project.
 pub(super) const ENGINES: &str = "docker/engines/engines";
@@ -72,13 +75,6 @@ pub enum LocalError {
     Settings(#[from] Problems),
 }
 
-/// Returns whether a program is in the path.
-#[must_use]
-pub(super) fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-}
-
 /// Returns what a local instance needs and this machine does not have.
 #[must_use]
 pub(super) fn missing() -> Vec<String> {
@@ -90,9 +86,10 @@ pub(super) fn missing() -> Vec<String> {
         missing
             .push("Java 17, which runs the engines (Debian: openjdk-17-jre-headless)".to_owned());
     }
-    if !is_installed("setpriv") {
-        let why = "setpriv, which ends the nodes when this process is killed (Debian: util-linux)";
-        missing.push(why.to_owned());
+    if !is_installed(TETHER) {
+        missing.push(format!(
+            "{TETHER}, which ends the nodes when this process is killed (Debian: util-linux)"
+        ));
     }
     missing
 }
@@ -227,8 +224,6 @@ impl Local {
             move |source| LocalError::Io { what, source }
         };
         let own = std::env::current_exe().map_err(failed("finding the program"))?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(own).arg("serve");
         let data = self.data.0.join(&name);
         let settings = [
             "api.listen=127.0.0.1:0".to_owned(),
@@ -236,18 +231,9 @@ impl Local {
             "demo=false".to_owned(),
             format!("embedded.dir={}", data.display()),
         ];
-        for setting in instance.iter().chain(&settings) {
-            command.args(["--set", setting]);
-        }
-        for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("COUPOND_") {
-                command.env_remove(variable);
-            }
-        }
-        command.env("COUPOND_ADMIN__TOKEN", &self.token).env("COUPOND_LOG", "info");
-        command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
-        // Ctrl-C at a terminal ends the load alone: the nodes are needed until the report is made.
-        command.stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
+        let settings = instance.iter().chain(&settings);
+        let mut command = Command::from(children::node(&own, settings, &self.token, folder));
+        command.stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().map_err(failed("starting the process"))?;
         let file = fs::File::create(&log).map_err(failed("writing the log"))?;
         let (found, serving) = oneshot::channel();

@@ -29,20 +29,11 @@ fn sample(at_s: f64, issued: f64, lag: f64) -> Sample {
 
 fn scenario(targets: &[(Goal, f64)]) -> Scenario {
     Scenario {
-        name: "x".into(),
         title: "A try".into(),
         about: "About.".into(),
-        kind: Kind::Open,
         quota: 100,
-        per_user_limit: 1,
-        campaigns: 1,
-        users: None,
-        keys_per_user: 0,
-        opens_after: None,
-        slow_clients: 0,
-        connections: 1,
-        stages: vec![Stage { seconds: 2.0, from: 50.0, to: 50.0 }],
         targets: targets.to_vec(),
+        ..Scenario::open("x", vec![Stage { seconds: 2.0, from: 50.0, to: 50.0 }])
     }
 }
 

@@ -26,8 +26,18 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Modules beside the layers: any layer that is not pure may use them; they use the lowest only.
-const BESIDE: [&str; 9] =
-    ["clock", "columns", "config", "random", "report", "retry", "shares", "telemetry", "tls"];
+const BESIDE: [&str; 10] = [
+    "children",
+    "clock",
+    "columns",
+    "config",
+    "random",
+    "report",
+    "retry",
+    "shares",
+    "telemetry",
+    "tls",
+];
 
 /// Layers without async, clock, randomness and I/O.
 const PURE: [&str; 4] = ["answer", "partition", "wire", "domain"];

@@ -148,6 +148,27 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Returns an open loop of these stages on one campaign of one coupon, without targets.
+    #[must_use]
+    pub fn open(name: &str, stages: Vec<Stage>) -> Self {
+        Self {
+            name: name.to_owned(),
+            title: String::new(),
+            about: String::new(),
+            kind: Kind::Open,
+            quota: 1,
+            per_user_limit: 1,
+            campaigns: 1,
+            users: None,
+            keys_per_user: 0,
+            opens_after: None,
+            slow_clients: 0,
+            connections: 1,
+            stages,
+            targets: Vec::new(),
+        }
+    }
+
     /// Reads the file of a scenario.
     ///
     /// # Errors
