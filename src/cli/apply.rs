@@ -1,6 +1,6 @@
 //! `coupond campaign apply` and `export`: definitions as files.
 
-use std::{collections::BTreeMap, fmt::Write as _, io::Read, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs::File, path::Path};
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     api::http,
+    config::text_of,
     domain::{
         definition::{Term, Terms},
         ids::CampaignId,
@@ -43,7 +44,8 @@ pub(super) async fn apply(
     let mut wanted = Vec::new();
     let mut problems = Vec::new();
     for file in &apply.files {
-        let text = read(file).map_err(|error| vec![format!("cannot be read: {error}")]);
+        let text = File::open(file).and_then(|file| text_of(file, FILE_BYTES_MAX));
+        let text = text.map_err(|error| vec![format!("cannot be read: {error}")]);
         match text.and_then(|text| definitions(file, &text)) {
             Ok(definitions) => wanted.extend(definitions),
             Err(faults) => {
@@ -174,15 +176,6 @@ fn shown(result: &Value) -> String {
         let _ = writeln!(lines, "  warning: {}", warning.as_str().unwrap_or_default());
     }
     lines
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if read as u64 > FILE_BYTES_MAX {
-        return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(text)
 }
 
 /// Reads the definitions of a file: TOML if its name ends so, else JSON.

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io::Read,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -61,7 +62,7 @@ pub(super) struct Given {
 pub(super) fn read(sources: &Sources, problems: &mut Vec<ConfigProblem>) -> Vec<Given> {
     let mut given = Vec::new();
     if let Some(path) = &sources.file {
-        match read_file(path) {
+        match File::open(path).and_then(|file| text_of(file, FILE_BYTES_MAX)) {
             Ok(text) => given.extend(parse_file(path, &text, problems)),
             Err(error) => problems.push(ConfigProblem {
                 key: path.display().to_string(),
@@ -76,11 +77,14 @@ pub(super) fn read(sources: &Sources, problems: &mut Vec<ConfigProblem>) -> Vec<
     given
 }
 
-fn read_file(path: &Path) -> std::io::Result<String> {
+/// Reads a file of at most `bytes_max` bytes.
+///
+/// # Errors
+/// That it is larger, no text, or cannot be read.
+pub(crate) fn text_of(file: File, bytes_max: u64) -> io::Result<String> {
     let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if read as u64 > FILE_BYTES_MAX {
-        return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
+    if file.take(bytes_max + 1).read_to_string(&mut text)? as u64 > bytes_max {
+        return Err(io::Error::other(format!("larger than {bytes_max} bytes")));
     }
     Ok(text)
 }

@@ -18,7 +18,7 @@ mod tests;
 mod types;
 mod value;
 
-pub(crate) use self::value::reachable;
+pub(crate) use self::{layers::text_of, value::reachable};
 pub use self::{
     layers::{DEFAULT_FILE, Sources},
     load::{Explicit, Loaded, load},

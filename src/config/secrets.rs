@@ -2,14 +2,13 @@
 
 use std::{
     fs::File,
-    io::Read,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use super::{
     keys,
-    layers::Given,
+    layers::{Given, text_of},
     load::Origins,
     problem::{ConfigProblem, Origin},
     properties,
@@ -90,15 +89,6 @@ pub(super) fn private_text(path: &Path) -> Result<String, (String, String)> {
         ));
     }
     text_of(file, BYTES_MAX).map_err(readable)
-}
-
-/// Reads a file of at most `max` bytes.
-pub(super) fn text_of(file: File, max: u64) -> std::io::Result<String> {
-    let mut text = String::new();
-    if file.take(max + 1).read_to_string(&mut text)? as u64 > max {
-        return Err(std::io::Error::other(format!("larger than {max} bytes")));
-    }
-    Ok(text)
 }
 
 /// Warns about a configuration file with secrets that others may read, and about secrets on the
