@@ -15,6 +15,7 @@ mod settings;
 mod table;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod types;
 mod value;
 
