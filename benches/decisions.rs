@@ -48,7 +48,7 @@ fn spring() -> CampaignId {
 fn definition() -> Record {
     let terms = Terms::of(USERS as u32);
     let change = Change::Defined { terms };
-    Record::from(Control { campaign: spring(), based_on: None, change })
+    Record::from(Control::once("token", spring(), None, change))
 }
 
 fn request(user: u64) -> Record {

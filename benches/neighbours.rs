@@ -46,7 +46,7 @@ fn request(campaign: &str, user: usize) -> Record {
 fn definition(campaign: &str) -> Record {
     let change = Change::Defined { terms: Terms::of(10_000_000) };
     let campaign = CampaignId::parse(campaign).expect("an id");
-    Record::from(Control { campaign, based_on: None, change })
+    Record::from(Control::once("token", campaign, None, change))
 }
 
 /// Returns a log in which a request of a calm campaign comes every millisecond, beside `hot` requests a

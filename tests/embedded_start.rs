@@ -127,7 +127,7 @@ async fn a_folder_of_format_1_is_refused_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = used(folder.path()).await;
     let dir = &config.embedded.dir;
-    let found = "format 1, this version of coupond reads and writes only format 5";
+    let found = "format 1, this version of coupond reads and writes only format 6";
     // Format 1 had no format file, and its high-water file had another name.
     std::fs::remove_file(dir.join("format")).expect("it is removed");
     std::fs::rename(dir.join("high_water"), dir.join("witness")).expect("it is renamed");
@@ -149,8 +149,8 @@ async fn a_folder_of_another_format_or_fold_is_refused() {
     let config = used(folder.path()).await;
     let file = config.embedded.dir.join("format");
     let ours = std::fs::read_to_string(&file).expect("it is read");
-    std::fs::write(&file, ours.replace("format = 5", "format = 6")).expect("it is written");
-    let found = "format 6, this version of coupond reads and writes only format 5";
+    std::fs::write(&file, ours.replace("format = 6", "format = 7")).expect("it is written");
+    let found = "format 7, this version of coupond reads and writes only format 6";
     refused_for_its_format(&config, found).await;
     std::fs::write(&file, ours.replace("none", "lower")).expect("it is written");
     let found = "identity_fold \"lower\", this version of coupond knows only \"none\"";

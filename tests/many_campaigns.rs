@@ -71,7 +71,7 @@ fn log(codec: &Codec, users: usize) -> Vec<MemoryPartition> {
     };
     for campaign in (0..CAMPAIGNS).map(campaign) {
         let change = Change::Defined { terms: Terms::of(2) };
-        append(Record::from(Control { campaign, based_on: None, change }));
+        append(Record::from(Control::once("token", campaign, None, change)));
     }
     for user in 0..users {
         for campaign in (0..CAMPAIGNS).map(campaign) {

@@ -10,6 +10,7 @@ use coupond::{
     actors::{Directory, Environment, Shared},
     clock::{SharedClock, SystemClock},
     domain::{
+        change::ChangeRow,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, ProcessName, Timestamp},
         keys::Keys,
@@ -186,6 +187,14 @@ impl CouponStore for NoStore {
         Ok(None)
     }
     async fn versions(&self, _: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn changes(
+        &self,
+        _: Partition,
+        _: Offset,
+        _: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError> {
         Ok(Vec::new())
     }
     fn coupons(&self, _: &CampaignId, _: Selection) -> CouponPages {

@@ -127,13 +127,14 @@ impl CouponState {
     }
 
     fn store(&mut self, rows: ToStore, myself: &ActorRef<CouponMessage>) {
-        let ToStore { number, versions, coupons, in_both_views, read_back } = rows;
+        let ToStore { number, versions, changes, coupons, in_both_views, read_back } = rows;
         let (environment, actor) = (self.environment.clone(), myself.clone());
         let partition = self.start.partition;
         let write = TaskGuard::spawn(myself, async move {
             let written = read_back.then(|| (versions.clone(), coupons.clone()));
             let views_are_one = environment.store.views_are_one();
-            let groups = write_order::of_batch(versions, coupons, in_both_views && !views_are_one);
+            let in_both = in_both_views && !views_are_one;
+            let groups = write_order::of_batch(versions, changes, coupons, in_both);
             io::write(&environment, partition, &groups).await;
             let vanished = match written {
                 Some((versions, coupons)) => io::vanished(&environment, versions, coupons).await,

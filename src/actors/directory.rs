@@ -236,8 +236,7 @@ mod tests {
         let mut campaign = Campaign::new(id.clone(), 1, 0, keys);
         let opens_at = Some(Timestamp(100));
         let terms = Terms { opens_at, ..Terms::of(5) };
-        let defined =
-            Control { campaign: id.clone(), based_on: None, change: Change::Defined { terms } };
+        let defined = Control::once("token", id.clone(), None, Change::Defined { terms });
         campaign.fold(At { offset: 0, time: Timestamp(1) }, &Record::from(defined));
         directory.stands(0, &campaign);
         directory.tell(0, &id, Some(("live", None)));
@@ -247,7 +246,7 @@ mod tests {
         assert_eq!(counted(&directory, Timestamp(100)), [("quarantined", 1)]);
         directory.tell(0, &id, None);
         assert_eq!(counted(&directory, Timestamp(100)), [("open", 1)], "its actor has stopped");
-        let closed = Control { campaign: id.clone(), based_on: Some(0), change: Change::Closed };
+        let closed = Control::once("token", id.clone(), Some(0), Change::Closed);
         campaign.fold(At { offset: 1, time: Timestamp(200) }, &Record::from(closed));
         directory.stands(0, &campaign);
         assert_eq!(counted(&directory, Timestamp(200)), [("closed", 1)]);

@@ -71,6 +71,14 @@ finding_kinds! {
     VersionAltered = "version_altered", FinalAnswer;
     /// A definition version has a wrong count of the coupons below it.
     VersionMiscounts = "version_miscounts", Remaining;
+    /// What a settled control record came to is not stored.
+    ChangeMissing = "change_missing", FinalAnswer;
+    /// The stored row of a change differs from what the log derives.
+    ChangeWrong = "change_wrong", FinalAnswer;
+    /// The row of a change does not match its own digest.
+    ChangeAltered = "change_altered", FinalAnswer;
+    /// A change is stored at a position where the log has none.
+    ChangeUnderivable = "change_underivable", FinalAnswer;
     /// A campaign is defined and not listed.
     NotListed = "not_listed", Remaining;
     /// A campaign is listed but was never defined.

@@ -12,6 +12,7 @@
 
 mod answers;
 mod base;
+mod changes;
 mod codes;
 mod finding;
 mod holds;

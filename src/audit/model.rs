@@ -2,8 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{finding::Location, rejections::Rejections, rules, skipped::Ranges};
+use super::{changes, finding::Location, rejections::Rejections, rules, skipped::Ranges};
 use crate::domain::{
+    change::ChangeRow,
     coupon::Coupon,
     definition::{Definition, DefinitionVersion},
     ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
@@ -85,6 +86,8 @@ pub(super) struct Model {
     pub(super) coupons_from_rows: usize,
     pub(super) versions_from_rows: usize,
     pub(super) counts: Counts,
+    /// What its control records came to, by their offsets.
+    pub(super) changes: Vec<changes::Derived>,
     holdings: HashMap<u128, Holding>,
     promised: HashMap<u128, Sequence>,
 }
@@ -117,6 +120,7 @@ impl Model {
             coupons_from_rows: 0,
             versions_from_rows: 0,
             counts: Counts::default(),
+            changes: Vec::new(),
             holdings: HashMap::new(),
             promised: HashMap::new(),
         }
@@ -256,9 +260,15 @@ impl Model {
     }
 
     fn control(&mut self, offset: Offset, time: Timestamp, control: &Control) -> RecordOutcome {
+        let before = self.definition().cloned();
         let definition = match (self.versions.last(), &control.change) {
             // A release ends a hold and leaves the definition as it is.
-            (_, Change::Released { .. }) => return RecordOutcome::Control,
+            (None, Change::Released { .. }) => return RecordOutcome::Control,
+            (Some(last), Change::Released { .. }) => {
+                let same = Some(last.definition.clone());
+                self.changed(offset, time, control, (before, same), false);
+                return RecordOutcome::Control;
+            }
             (None, Change::Defined { terms }) => {
                 rules::is_valid(terms).then(|| rules::first(terms))
             }
@@ -268,6 +278,7 @@ impl Model {
             }
             (Some(_), _) => None,
         };
+        let is_refused = definition.is_none();
         if let Some(definition) = definition {
             let mut version = DefinitionVersion {
                 campaign: self.id.clone(),
@@ -280,7 +291,36 @@ impl Model {
             version.digest = self.place.keys.version_digest(&version);
             self.versions.push(version);
         }
+        // A definition that is refused defines nothing, and has no row.
+        if let Some(after) = self.definition().cloned() {
+            self.changed(offset, time, control, (before, Some(after)), is_refused);
+        }
         RecordOutcome::Control
+    }
+
+    /// Adds what a control record came to.
+    fn changed(
+        &mut self,
+        offset: Offset,
+        time: Timestamp,
+        control: &Control,
+        (before, after): (Option<Definition>, Option<Definition>),
+        is_refused: bool,
+    ) {
+        let row = ChangeRow {
+            campaign: self.id.clone(),
+            position: self.position(offset),
+            time,
+            by: control.by.clone(),
+            retried: control.retried,
+            change: control.change.clone(),
+            before,
+            after,
+            refusal: is_refused.then_some(changes::ANY_REFUSAL),
+            digest: [0; 16],
+        };
+        let digest = self.place.keys.change_digest(&row);
+        self.changes.push(changes::Derived { offset, digest });
     }
 
     pub(super) fn position(&self, offset: Offset) -> Position {

@@ -12,6 +12,7 @@ use super::{
     AuditError, Context,
     answers::{Claim, ClientAnswer},
     base,
+    changes::Expected,
     codes::Code,
     finding::{FindingKind, Findings, Location},
     holds,
@@ -143,12 +144,18 @@ async fn compare(
     // In the order of ids, in which the report names them: codes refer to a campaign by its place.
     let mut models: Vec<_> = models.into_values().collect();
     models.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    let limit_of = |campaign: &CampaignId| {
+        let its = holds.iter().filter(|hold| hold.campaign == *campaign);
+        its.map(Hold::unsettled_from).min().unwrap_or(settled).min(settled)
+    };
+    let mut changes = Expected::default();
+    models.iter().for_each(|model| changes.add(&model.id, &model.changes, limit_of(&model.id)));
+    changes.compare(context, &place, (from, end), &mut findings).await?;
     let comparisons = models.into_iter().map(|model| {
         let claims: Vec<Claim> = claims.remove(&model.id).unwrap_or_default();
         let its: Vec<_> = holds.iter().filter(|hold| hold.campaign == model.id).cloned().collect();
-        let limit = its.iter().map(Hold::unsettled_from).min().unwrap_or(settled).min(settled);
         let scope = rows::Scope {
-            limit,
+            limit: limit_of(&model.id),
             end,
             from,
             listed: listed.contains(&model.id),

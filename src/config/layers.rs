@@ -143,7 +143,15 @@ fn value_of(value: &DeValue<'_>) -> Value {
         }
         DeValue::Float(_) => Value::Other("number with a fraction"),
         DeValue::Datetime(_) => Value::Other("date or time"),
-        DeValue::Table(_) => Value::Other("table"),
+        DeValue::Table(table) => {
+            let mut members: Vec<_> = table.iter().collect();
+            members.sort_by_key(|(name, _)| name.span().start);
+            let member = |(name, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
+                let name: &std::borrow::Cow<'_, str> = name.get_ref();
+                (name.clone().into_owned(), value_of(value.get_ref()))
+            };
+            Value::Table(members.into_iter().map(member).collect())
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    keys,
+    admin_keys, keys,
     layers::{self, Given, Sources},
     links,
     problem::{ConfigProblem, Origin, Problems},
@@ -84,7 +84,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut config = Config::default();
     let mut origins = Origins::default();
     for one in &given {
-        if let Err(problem) = assign(&mut config, &mut origins, one) {
+        if one.key == admin_keys::KEY {
+            origins.set(admin_keys::KEY, one.origin.clone());
+            problems.extend(admin_keys::assign(&mut config.admin.keys, one));
+        } else if let Err(problem) = assign(&mut config, &mut origins, one) {
             problems.push(problem);
         }
     }
@@ -95,7 +98,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     // A key with a problem of its own keeps the value of another layer; a second problem about
     // that value would mislead.
     let broken: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
-    let sound = |keys: &[&str]| !keys.iter().any(|key| broken.iter().any(|one| one == key));
+    let is_of = |one: &str, key: &str| {
+        // A problem may be one of an item of a list, as in `admin.keys[0].role`.
+        one.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+    };
+    let sound = |keys: &[&str]| !keys.iter().any(|key| broken.iter().any(|one| is_of(one, key)));
     for (keys, problem) in between_keys(&config).into_iter().chain(links::rules(&config)) {
         if sound(keys) {
             problems.push(ConfigProblem { origin: origins.of(&problem.key), ..problem });
@@ -165,11 +172,11 @@ fn between_keys(config: &Config) -> Vec<Broken> {
              api.trust_network = true if only a gateway can reach it",
         );
     }
-    if admin.token.is_none() && !is_loopback(admin.listen) {
+    if admin.token.is_none() && admin.keys.0.is_empty() && !is_loopback(admin.listen) {
         broke(
-            &["admin.token", "admin.listen"],
+            &["admin.token", "admin.keys", "admin.listen"],
             format!("is not set while admin.listen is {}, which is not loopback", admin.listen),
-            "set admin.token (COUPOND_ADMIN__TOKEN), or admin.listen to an address of loopback",
+            "set admin.token_file or [[admin.keys]], or admin.listen to an address of loopback",
         );
     }
     let is_short = |token: &Secret| token.expose().len() < EXPOSED_TOKEN_BYTES_MIN;
@@ -183,6 +190,17 @@ fn between_keys(config: &Config) -> Vec<Broken> {
             ),
             "generate a token, for example with `openssl rand -hex 32`, or set admin.listen to an \
              address of loopback",
+        );
+    }
+    for key in admin.keys.short(EXPOSED_TOKEN_BYTES_MIN).filter(|_| !is_loopback(admin.listen)) {
+        broke(
+            &["admin.keys", "admin.listen"],
+            format!(
+                "has a token of {} that is shorter than {EXPOSED_TOKEN_BYTES_MIN} bytes while \
+                 admin.listen is {}, which is not loopback",
+                key.name, admin.listen
+            ),
+            "generate a token, for example with `openssl rand -hex 32`",
         );
     }
     if collide(api.listen, admin.listen) {

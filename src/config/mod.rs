@@ -3,6 +3,7 @@
 //! Built-in defaults < TOML file < environment < `--set`. The table in `settings` declares each
 //! setting once; parsing, problems and the documented file are derived from it.
 
+mod admin_keys;
 mod keys;
 mod layers;
 mod links;
@@ -19,8 +20,8 @@ mod texts;
 mod types;
 mod value;
 
-pub(crate) use self::{layers::text_of, value::reachable};
 pub use self::{
+    admin_keys::{AdminKey, AdminKeys, OWNER_NAME},
     layers::{DEFAULT_FILE, Sources},
     load::{Explicit, Loaded, load},
     print::documented,
@@ -30,6 +31,8 @@ pub use self::{
         KafkaConfig, SecretConfig,
     },
     types::{
-        Compression, Hosts, Identity, Mode, Origins, Properties, SaslMechanism, Secret, Security,
+        Compression, Hosts, Identity, Mode, Origins, Properties, Role, SaslMechanism, Secret,
+        Security,
     },
 };
+pub(crate) use self::{layers::text_of, value::reachable};

@@ -140,7 +140,7 @@ pub(super) fn assign(
         (Some(word), _) => word.clone(),
         (None, Value::Integer(number)) => number.to_string(),
         (None, Value::Flag(flag)) => flag.to_string(),
-        (None, Value::List(_) | Value::Other(_)) => {
+        (None, Value::List(_) | Value::Table(_) | Value::Other(_)) => {
             let fault = "must be a text, a whole number, true or false".to_owned();
             return refused(fault, "write the value in quotes".to_owned());
         }

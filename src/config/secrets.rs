@@ -50,16 +50,14 @@ pub(super) fn read(config: &mut Config, origins: &mut Origins, problems: &mut Ve
             refused(fault, format!("leave out {secret}"));
             continue;
         }
-        let text = match private_text(&path) {
+        let text = match secret_of(&path) {
             Ok(text) => text,
             Err((fault, remedy)) => {
                 refused(fault, remedy);
                 continue;
             }
         };
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
-        let input = Input { value: Value::Text(text.to_owned()), word: None };
+        let input = Input { value: Value::Text(text), word: None };
         let Some(key) = keys::find(secret) else { continue };
         match (key.assign)(config, &input) {
             Ok(()) => origins.set(key.name, origin.clone()),
@@ -71,6 +69,14 @@ pub(super) fn read(config: &mut Config, origins: &mut Origins, problems: &mut Ve
             }
         }
     }
+}
+
+/// Reads a secret from a file that only its owner may read, or returns what is wrong with it and the
+/// remedy. A newline at the end does not count.
+pub(super) fn secret_of(path: &Path) -> Result<String, (String, String)> {
+    let text = private_text(path)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
 /// Reads a file that only its owner may read, or returns what is wrong with it and the remedy.

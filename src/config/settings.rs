@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    admin_keys::AdminKeys,
     table::settings,
     texts::{
         ADMIN_TOKEN, COMPRESSION, DATACENTER, FILE, FOLDER, GROUP, IDENTITY, KEYSPACE, LISTEN,
@@ -219,6 +220,11 @@ settings! {
 
         /// File with the bearer token of admin requests. Nobody but its owner may read it.
         token_file: Option<PathBuf> = None, in FILE;
+
+        /// Keys of several people, each a table [[admin.keys]] with name, role ("viewer", "operator"
+        /// or "owner") and either token_file or token_sha256 (64 hexadecimal digits). The name is
+        /// kept with each change that the key makes. admin.token is an owner named "token".
+        keys: AdminKeys = AdminKeys::default();
     }
 
     /// Limits of admission.

@@ -190,6 +190,26 @@ words! {
 }
 
 words! {
+    /// What the holder of a key may do on the admin listener.
+    Role {
+        /// Look: every `GET`, without whole codes.
+        Viewer = "viewer",
+        /// Also see codes, and change campaigns.
+        Operator = "operator",
+        /// Also what has no way back: close, skip, crash.
+        Owner = "owner",
+    }
+}
+
+impl Role {
+    /// Returns whether whoever has this role may do what `needed` may.
+    #[must_use]
+    pub fn may(self, needed: Self) -> bool {
+        self as u8 >= needed as u8
+    }
+}
+
+words! {
     /// Compression between a node and the database.
     Compression {
         /// None.

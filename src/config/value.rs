@@ -21,12 +21,14 @@ pub(super) enum Value {
     Integer(i64),
     Flag(bool),
     List(Vec<Self>),
+    /// Members by name, in the order of the text.
+    Table(Vec<(String, Self)>),
     /// A TOML type that no setting has, by its name.
     Other(&'static str),
 }
 
 impl Value {
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
             Self::Integer(number) => grouped(*number),
@@ -35,6 +37,7 @@ impl Value {
                 let items: Vec<_> = items.iter().map(Self::describe).collect();
                 format!("[{}]", items.join(", "))
             }
+            Self::Table(_) => "a table".to_owned(),
             Self::Other(kind) => format!("a {kind}"),
         }
     }
@@ -438,7 +441,7 @@ fn grouped(number: impl Display) -> String {
 }
 
 /// Shows a text as a basic TOML string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for letter in text.chars() {
         match letter {

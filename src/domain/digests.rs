@@ -5,11 +5,14 @@ use std::hash::Hasher;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::{
+    change::ChangeRow,
     code::CodeFormat,
     coupon::Coupon,
+    decision::Refusal,
     definition::{Definition, DefinitionVersion, Term, TermValue, Terms},
     ids::Position,
     keys::{KEY_ID, Keys},
+    record::Change,
 };
 
 impl Keys {
@@ -40,11 +43,33 @@ impl Keys {
         hasher.position(version.position);
         hasher.write(&version.time.0.to_le_bytes());
         hasher.write(&version.issued.to_le_bytes());
-        let Definition { terms, paused, closed, rules_version, user_buckets } = &version.definition;
-        hasher.terms(terms);
-        hasher.write(&[u8::from(*paused), u8::from(*closed)]);
-        hasher.write(&rules_version.to_le_bytes());
-        hasher.write(&[*user_buckets]);
+        hasher.definition(&version.definition);
+        hasher.finish()
+    }
+
+    /// Returns the digest over a whole change row.
+    #[must_use]
+    pub fn change_digest(&self, row: &ChangeRow) -> [u8; 16] {
+        let mut hasher = self.row_hasher(b"change");
+        hasher.text(row.campaign.as_str());
+        hasher.position(row.position);
+        hasher.write(&row.time.0.to_le_bytes());
+        hasher.text(&row.by);
+        hasher.write(&[u8::from(row.retried)]);
+        hasher.change(&row.change);
+        for definition in [&row.before, &row.after] {
+            hasher.write(&[u8::from(definition.is_some())]);
+            definition.iter().for_each(|definition| hasher.definition(definition));
+        }
+        let (kind, issued) = match row.refusal {
+            None => (0, 0),
+            Some(Refusal::StaleVersion) => (1, 0),
+            Some(Refusal::QuotaBelowIssued { issued }) => (2, issued),
+            Some(Refusal::Closed) => (3, 0),
+            Some(Refusal::Invalid) => (4, 0),
+        };
+        hasher.write(&[kind]);
+        hasher.write(&issued.to_le_bytes());
         hasher.finish()
     }
 
@@ -108,16 +133,60 @@ impl RowHasher {
         self.write(&(given().count() as u64).to_le_bytes());
         for (name, value) in given() {
             self.text(name);
-            match value {
-                TermValue::Whole(number) => self.write(&number.to_le_bytes()),
-                TermValue::Time(time) => self.write(&time.0.to_le_bytes()),
-                TermValue::Text(text) => self.text(&text),
-                TermValue::Flag(flag) => self.write(&[u8::from(flag)]),
-                TermValue::Code(CodeFormat { prefix, length, charset, group }) => {
-                    self.text(&prefix);
-                    self.write(&length.to_le_bytes());
-                    self.text(&charset);
-                    self.write(&group.unwrap_or_default().to_le_bytes());
+            self.value(value);
+        }
+    }
+
+    fn value(&mut self, value: TermValue) {
+        match value {
+            TermValue::Whole(number) => self.write(&number.to_le_bytes()),
+            TermValue::Time(time) => self.write(&time.0.to_le_bytes()),
+            TermValue::Text(text) => self.text(&text),
+            TermValue::Flag(flag) => self.write(&[u8::from(flag)]),
+            TermValue::Code(CodeFormat { prefix, length, charset, group }) => {
+                self.text(&prefix);
+                self.write(&length.to_le_bytes());
+                self.text(&charset);
+                self.write(&group.unwrap_or_default().to_le_bytes());
+            }
+        }
+    }
+
+    fn definition(&mut self, definition: &Definition) {
+        let Definition { terms, paused, closed, rules_version, user_buckets } = definition;
+        self.terms(terms);
+        self.write(&[u8::from(*paused), u8::from(*closed)]);
+        self.write(&rules_version.to_le_bytes());
+        self.write(&[*user_buckets]);
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Defined { terms } => {
+                self.write(&[1]);
+                self.terms(terms);
+            }
+            Change::Amended { amendment } => {
+                self.write(&[2]);
+                let given = || {
+                    Term::AMENDABLE.iter().filter_map(|term| Some((term, amendment.get(*term)?)))
+                };
+                self.write(&(given().count() as u64).to_le_bytes());
+                for (term, value) in given() {
+                    self.text(term.name());
+                    self.write(&[u8::from(value.is_some())]);
+                    value.into_iter().for_each(|value| self.value(value));
+                }
+            }
+            Change::Paused => self.write(&[3]),
+            Change::Resumed => self.write(&[4]),
+            Change::Closed => self.write(&[5]),
+            Change::Released { holds } => {
+                self.write(&[6]);
+                self.write(&(holds.len() as u64).to_le_bytes());
+                for hold in holds {
+                    self.write(&hold.from.to_le_bytes());
+                    self.write(&hold.number.to_le_bytes());
                 }
             }
         }

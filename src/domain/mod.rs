@@ -9,6 +9,7 @@
 
 pub mod answer;
 pub mod campaign;
+pub mod change;
 pub mod code;
 mod code_key;
 pub mod coupon;

@@ -53,8 +53,20 @@ pub struct Control {
     pub campaign: CampaignId,
     /// Offset of the definition version that the change is based on; `None` for the first.
     pub based_on: Option<Offset>,
+    /// Who asks: the name of a key of the admin listener.
+    pub by: String,
+    /// The node makes the change again by itself if another version is in effect.
+    pub retried: bool,
     /// The change.
     pub change: Change,
+}
+
+impl Control {
+    /// Returns a change that is made once.
+    #[must_use]
+    pub fn once(by: &str, campaign: CampaignId, based_on: Option<Offset>, change: Change) -> Self {
+        Self { campaign, based_on, by: by.to_owned(), retried: false, change }
+    }
 }
 
 /// The change of a control record.

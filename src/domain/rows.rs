@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    change::ChangeRow,
     coupon::Coupon,
     definition::DefinitionVersion,
     halt::{Halt, HaltReason},
@@ -390,6 +391,9 @@ pub enum Row {
     ByUser(Coupon),
     /// A definition version. It also adds the campaign to the listing.
     Version(DefinitionVersion),
+    /// What came of a control record. Boxed, because rows are moved by the million, and this one is
+    /// large and rare.
+    Change(Box<ChangeRow>),
     /// A hold, or its next state.
     Hold(Hold),
     /// A campaign's mark.

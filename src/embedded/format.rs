@@ -112,7 +112,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("database")).unwrap();
         establish(folder.path()).unwrap();
         let written = std::fs::read_to_string(path(folder.path())).unwrap();
-        assert_eq!(written, "format = 5\nidentity_fold = none\n");
+        assert_eq!(written, "format = 6\nidentity_fold = none\n");
     }
 
     #[test]
@@ -130,8 +130,8 @@ mod tests {
     fn another_number_or_fold_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         for (text, found) in [
-            ("format = 6\nidentity_fold = none\n", "has format 6, "),
-            ("format = 5\nidentity_fold = lower\n", "has identity_fold \"lower\", "),
+            ("format = 7\nidentity_fold = none\n", "has format 7, "),
+            ("format = 6\nidentity_fold = lower\n", "has identity_fold \"lower\", "),
             ("format = 4\n", "its file format reads \"format = 4\\n\""),
             ("", "its file format reads \"\""),
         ] {

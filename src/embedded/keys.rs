@@ -21,6 +21,7 @@ const SETTLED_SKIP: u8 = b'x';
 const MARK: u8 = b'm';
 const NAME: u8 = b'n';
 const VERSION: u8 = b'v';
+const CHANGE: u8 = b'a';
 const COUPON: u8 = b'c';
 const BY_USER: u8 = b'u';
 const DEAD_LETTER: u8 = b'd';
@@ -169,6 +170,17 @@ pub(crate) fn version(campaign: &CampaignId, offset: Offset) -> Vec<u8> {
 /// Returns the prefix of all definition versions of a campaign.
 pub(crate) fn versions(campaign: &CampaignId) -> Vec<u8> {
     Key::new(VERSION).text(campaign.as_str()).0
+}
+
+/// Returns the key of what came of a control record.
+pub(crate) fn change(partition: Partition, offset: Offset) -> Vec<u8> {
+    Key::new(CHANGE).bytes(&partition.to_be_bytes()).bytes(&offset.to_be_bytes()).0
+}
+
+/// Returns the range of a partition's changes from an offset on.
+pub(crate) fn changes_from(partition: Partition, from: Offset) -> KeyRange {
+    let (start, end) = (change(partition, from), change(partition, Offset::MAX));
+    (Bound::Included(start), Bound::Included(end))
 }
 
 pub(crate) fn coupon(campaign: &CampaignId, sequence: Sequence) -> Vec<u8> {

@@ -19,6 +19,9 @@ use crate::{
 /// Id of the demo campaign.
 const CAMPAIGN: &str = "demo";
 
+/// Who makes it, in its change.
+const BY: &str = "coupond";
+
 /// Coupons of the demo campaign.
 const QUOTA: u32 = 1_000;
 
@@ -35,7 +38,7 @@ pub(super) async fn define(service: Arc<dyn Service>) {
     let code = CodeFormat::with(Some("DEMO-".to_owned()), None, None);
     let terms = Terms { code, ..Terms::of(QUOTA) };
     for _ in 0..ATTEMPTS_MAX {
-        match service.define(campaign.clone(), terms.clone(), Basis::Absent).await {
+        match service.define(campaign.clone(), terms.clone(), Basis::Absent, BY).await {
             // An operator may have defined this id with other terms, which stay.
             Ok(_) | Err(ServiceError::PreconditionFailed { .. }) => return,
             Err(error) => tracing::debug!(%error, "defining the demo campaign failed, retrying"),

@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let said = error.to_string();
         let expected = "keyspace k has format 1, this version of coupond reads and writes only \
-                        format 5; set cql.keyspace and kafka.topic_prefix to new names";
+                        format 6; set cql.keyspace and kafka.topic_prefix to new names";
         assert!(said.starts_with(expected), "{said}");
     }
 }

@@ -40,7 +40,7 @@ use crate::{
         service::{GroupCheck, Service},
     },
     clock::{SharedClock, SystemClock},
-    config::{Config, Explicit, Mode},
+    config::{AdminKey, Config, Explicit, Mode},
     feed::DecisionFeed,
     log::{LocalLog, RequestLog},
     partition::actor_view::Crashed,
@@ -241,10 +241,12 @@ impl Node {
     fn listen(&mut self, config: &Config, budget: &Budget, api: TcpListener, admin: TcpListener) {
         let metrics = telemetry::install_metrics();
         let service: Arc<dyn Service> = self.core.service.clone();
+        let mut admin_keys = vec![AdminKey::owner(&self.admin_token)];
+        admin_keys.extend(config.admin.keys.0.iter().cloned());
         let parts = HttpParts {
             service,
             api: config.api.clone(),
-            admin_token: self.admin_token.clone(),
+            admin_keys,
             render_metrics: Arc::new(|| metrics.render()),
             chaos: config.chaos.enabled.then(|| self.core.crashes()),
         };

@@ -6,9 +6,10 @@ use super::recovery::{Contradiction, Expectations, Recovered};
 use crate::{
     domain::{
         campaign::{At, Campaign},
+        change::ChangeRow,
         coupon::Coupon,
         decision::{Decision, DerivedRow, Outcome},
-        definition::DefinitionVersion,
+        definition::{Definition, DefinitionVersion},
         ids::Offset,
         keys::Keys,
         record::Record,
@@ -68,6 +69,8 @@ impl FoldedRecord {
 pub struct Folded {
     /// Version rows, to be stored first and in this order.
     pub versions: Vec<DefinitionVersion>,
+    /// Change rows, one for each control record.
+    pub changes: Vec<ChangeRow>,
     /// Coupon rows, to be stored after the version rows.
     pub coupons: Vec<Coupon>,
     /// The records that were folded, in order. Published only after the rows are stored.
@@ -80,6 +83,8 @@ pub struct Folded {
 #[derive(Debug)]
 pub struct Folder {
     campaign: Campaign,
+    /// The definition in effect behind the last control record, for the change row of the next.
+    before: Option<Definition>,
     expectations: Expectations,
     is_repair: bool,
     /// A contradiction was found. Records after it were not folded, so the state is no longer that
@@ -96,7 +101,8 @@ impl Folder {
     pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>) -> Self {
         let Recovered { campaign, expectations, is_repair } = recovered;
         let hash = keys.campaign_hash(campaign.id());
-        Self { campaign, expectations, is_repair, stopped: false, keys, hash }
+        let before = campaign.definition().cloned();
+        Self { campaign, before, expectations, is_repair, stopped: false, keys, hash }
     }
 
     /// Returns the campaign's state.
@@ -127,7 +133,7 @@ impl Folder {
         }
         folded.records.reserve(records.len());
         folded.coupons.reserve((self.campaign.remaining() as usize).min(records.len()));
-        let Self { campaign, expectations, keys, hash, stopped, .. } = self;
+        let Self { campaign, before, expectations, keys, hash, stopped, .. } = self;
         campaign.fold_all(records, |campaign, at, record, outcome| {
             let digest = match &outcome {
                 Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } => {
@@ -143,6 +149,14 @@ impl Folder {
                 *stopped = true;
                 folded.contradiction = Some(contradiction);
                 return ControlFlow::Break(());
+            }
+            if let (Record::Control(control), Outcome::Decided { decision, .. }) =
+                (&record, &outcome)
+                && let Some(after) = campaign.definition()
+            {
+                let around = (before.replace(after.clone()), Some(after.clone()));
+                let place = (campaign.position(at), at.time);
+                folded.changes.push(ChangeRow::of(keys, place, control, around, decision));
             }
             folded.add(
                 campaign,
@@ -252,7 +266,7 @@ pub(super) mod tests {
         let terms = Terms::of(10);
         let campaign = CampaignId::parse("spring").unwrap();
         let change = Change::Defined { terms };
-        (at(0), Record::from(Control { campaign, based_on: None, change }))
+        (at(0), Record::from(Control::once("token", campaign, None, change)))
     }
 
     fn recovered(rows: CampaignRows, coupons: Vec<Coupon>) -> Folder {
@@ -270,7 +284,7 @@ pub(super) mod tests {
     fn the_feed_is_told_who_holds_a_coupon() {
         let terms = Terms { per_user_limit: 2, ..Terms::of(1) };
         let campaign = CampaignId::parse("spring").unwrap();
-        let define = Control { campaign, based_on: None, change: Change::Defined { terms } };
+        let define = Control::once("token", campaign, None, Change::Defined { terms });
         let mut folder = recovered(CampaignRows::default(), Vec::new());
         let records = vec![(at(3), Record::from(define)), request(4, "ada"), request(6, "ada")];
         let log = records.into_iter().chain([request(7, "bob")]).collect();

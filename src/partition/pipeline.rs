@@ -12,6 +12,7 @@ use super::{
 };
 use crate::domain::{
     campaign::Campaign,
+    change::ChangeRow,
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, Timestamp},
@@ -24,6 +25,8 @@ pub struct ToStore {
     pub number: u64,
     /// Version rows, to be stored one after the other.
     pub versions: Vec<DefinitionVersion>,
+    /// Change rows, to be stored before the batch counts as stored.
+    pub changes: Vec<ChangeRow>,
     /// Coupon rows, to be stored after the versions.
     pub coupons: Vec<Coupon>,
     /// Their by-user rows are to be stored as well before the batch counts as stored.
@@ -74,10 +77,10 @@ impl Pipeline {
     pub fn decide(&mut self, batch: Batch) -> Option<ToStore> {
         let is_replay = batch.is_replay;
         let folded = self.folder.fold(batch);
-        let Folded { versions, coupons, records, contradiction } = folded;
+        let Folded { versions, changes, coupons, records, contradiction } = folded;
         self.batches += 1;
         let number = self.batches;
-        let stored = versions.is_empty() && coupons.is_empty();
+        let stored = versions.is_empty() && changes.is_empty() && coupons.is_empty();
         let report = BatchReport {
             campaign: self.campaign.clone(),
             incarnation: self.incarnation,
@@ -89,7 +92,7 @@ impl Pipeline {
         let has_versions = !versions.is_empty();
         let read_back = self.folder.is_repair();
         let in_both_views = is_replay || read_back;
-        let rows = ToStore { number, versions, coupons, in_both_views, read_back };
+        let rows = ToStore { number, versions, changes, coupons, in_both_views, read_back };
         let waiting = (!stored).then_some(rows);
         let batch = Storing { number, report, contradiction, stored, has_versions, waiting };
         self.storing.push_back(batch);

@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Whose key makes the changes.
+const BY: &str = "token";
+
 /// Longest time until a request reaches its node, in microseconds.
 const TO_NODE_US: u64 = 2_000;
 
@@ -418,7 +421,7 @@ impl Question {
 
     async fn define(self, campaign: CampaignId, terms: Terms) {
         loop {
-            let defined = self.service.define(campaign.clone(), terms.clone(), Basis::InEffect);
+            let defined = self.service.define(campaign.clone(), terms.clone(), Basis::InEffect, BY);
             let (call, result) = self.counted(defined).await;
             let is_unknown = matches!(
                 result,
@@ -435,7 +438,7 @@ impl Question {
     }
 
     async fn amend(self, campaign: CampaignId, amendment: Amendment) {
-        let amended = self.service.amend(&campaign, amendment.clone(), Basis::InEffect);
+        let amended = self.service.amend(&campaign, amendment.clone(), Basis::InEffect, BY);
         let (call, result) = self.counted(amended).await;
         let result = result.map(|changed| changed.view);
         if let Ok(seen) = &result
@@ -459,7 +462,8 @@ impl Question {
     }
 
     async fn control(self, campaign: CampaignId, verb: ControlVerb) {
-        let changed = self.counted(self.service.control(&campaign, verb, Basis::InEffect)).await;
+        let changed =
+            self.counted(self.service.control(&campaign, verb, Basis::InEffect, BY)).await;
         self.changed(&campaign, changed);
     }
 }

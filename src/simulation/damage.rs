@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::store::{Rows, View};
+use super::{landed::View, store::Rows};
 use crate::{
     domain::{
         coupon::Coupon,

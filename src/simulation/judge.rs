@@ -11,10 +11,10 @@ use std::{
 
 use super::{
     evidence::{Damaged, Denial, Evidence, Listed, Refusal, Taken, Told, View, Violation, Wait},
+    landed::Landed,
     node::Engines,
     order, releases,
     skips::OPERATOR,
-    store::Landed,
 };
 use crate::{
     audit::{AuditError, AuditReport, Audited, Finding, Meter, audit},

@@ -25,6 +25,7 @@ mod feed;
 mod group;
 mod half_dead;
 mod judge;
+mod landed;
 mod leaks;
 mod life_clock;
 mod link;

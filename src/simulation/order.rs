@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::{
     evidence::{Evidence, Told, Violation},
     feed::Published,
+    landed::Landed,
     node::Engines,
-    store::Landed,
     telling::spoken,
 };
 use crate::{

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::{
     evidence::{Evidence, Violation},
+    landed::Landed,
     node::Engines,
-    store::Landed,
 };
 use crate::{
     domain::{

@@ -1,9 +1,6 @@
 //! The coupon store of a world: rows in memory, and the order in which they landed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -12,15 +9,17 @@ use parking_lot::Mutex;
 use super::{
     act::word,
     bounds::{Counters, Few},
+    landed::{Deleted, Landed},
     link::{Call, Failed, Fate, Link},
     unreachable::{Unreachable, Whose},
     world::World,
 };
 use crate::{
     domain::{
+        change::ChangeRow,
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::{CampaignId, Offset, Partition, Sequence},
+        ids::{CampaignId, Offset, Partition},
         rows::{Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
     store::{
@@ -31,65 +30,6 @@ use crate::{
 
 /// Longest read of a node that nothing disturbs, in microseconds.
 const READ_US: u64 = 50_000;
-
-/// One view of coupons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum View {
-    BySequence,
-    ByUser,
-}
-
-/// Rows of coupons whose writes stay invisible.
-pub(super) type Deleted = BTreeSet<((CampaignId, Sequence), View)>;
-
-/// A row that landed.
-#[derive(Debug, Clone)]
-pub(super) struct Landed {
-    pub(super) at_us: u64,
-    pub(super) row: Row,
-}
-
-impl Landed {
-    fn text(&self) -> String {
-        match &self.row {
-            Row::Coupon(Coupon { campaign, sequence, user, position, .. }) => {
-                let offset = position.offset;
-                format!("coupon {sequence} of {campaign} for {user}, from {offset}")
-            }
-            Row::ByUser(Coupon { campaign, sequence, user, .. }) => {
-                format!("the by-user row of coupon {sequence} of {campaign}, for {user}")
-            }
-            Row::Version(version) => {
-                let DefinitionVersion { campaign, position, .. } = version;
-                format!("the version of {campaign} at {}", position.offset)
-            }
-            Row::Hold(Hold { campaign, from, state, reason, .. }) => {
-                format!("the hold of {campaign} from {from}: {state:?}, {reason}")
-            }
-            Row::Mark(Mark { campaign, offset, counts }) => {
-                format!("the mark of {campaign} below {offset}: {counts:?}")
-            }
-            Row::Progress(Progress { partition, next, .. }) => {
-                format!("progress of partition {partition}: {next}")
-            }
-            Row::Register(partition, register, number) => {
-                format!("register {} of partition {partition}: {number}", register.name())
-            }
-        }
-    }
-
-    fn apply(&self, rows: &mut MemoryRows, deleted: &Deleted) {
-        let hidden = match &self.row {
-            Row::Coupon(coupon) => Some((coupon, View::BySequence)),
-            Row::ByUser(coupon) => Some((coupon, View::ByUser)),
-            _ => None,
-        };
-        let key = hidden.map(|(it, view)| ((it.campaign.clone(), it.sequence), view));
-        if key.is_none_or(|key| !deleted.contains(&key)) {
-            rows.apply(self.row.clone());
-        }
-    }
-}
 
 /// How the rows came to be.
 #[derive(Default)]
@@ -299,7 +239,8 @@ fn write_of(rows: &[Row]) -> Call {
     match rows.first() {
         Some(Row::Coupon(_)) => Call::WriteCoupons,
         Some(Row::ByUser(_)) => Call::WriteByUser,
-        Some(Row::Version(_)) => Call::WriteVersion,
+        // Both are written for control records only.
+        Some(Row::Version(_) | Row::Change(_)) => Call::WriteVersion,
         Some(Row::Hold(_)) => Call::WriteHold,
         Some(Row::Mark(_)) => Call::WriteMarks,
         Some(Row::Register(..)) => Call::WriteRegister,
@@ -337,6 +278,7 @@ impl CouponStore for WorldStore {
         for row in rows {
             match row {
                 Row::Mark(mark) => self.pass(&mark.campaign, false).await?,
+                Row::Change(change) => self.pass(&change.campaign, false).await?,
                 Row::ByUser(coupon) => {
                     let whose = Whose::ByUser(coupon.campaign.clone(), coupon.user_bucket);
                     self.watched(self.rows.unreachable.pass(whose, false)).await?;
@@ -430,6 +372,16 @@ impl CouponStore for WorldStore {
         self.pass(campaign, true).await?;
         let campaign = campaign.clone();
         self.call(Call::ReadVersions, move |store| at_once(store.versions(&campaign))).await?
+    }
+
+    async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError> {
+        let read = move |store: &MemoryStore| at_once(store.changes(partition, from, limit));
+        self.call(Call::ReadVersions, read).await?
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {

@@ -26,6 +26,9 @@ use crate::{
     partition::actor_view::ActorViews,
 };
 
+/// Whose key makes the changes.
+const BY: &str = "token";
+
 /// Time until what was under way when faults ended has landed, in microseconds.
 const LANDED_US: u64 = 12_000_000;
 
@@ -266,7 +269,7 @@ impl Story {
                     && let Some(service) = self.service()
                 {
                     let _released =
-                        service.control(&campaign, ControlVerb::Release, Basis::InEffect).await;
+                        service.control(&campaign, ControlVerb::Release, Basis::InEffect, BY).await;
                 }
             }
             if let Some(Damaged::Campaign(campaign)) = damaged

@@ -48,7 +48,7 @@ fn control(engines: &Engines, campaign: &CampaignId, change: Change) -> Written 
     let rows = engines.rows.store.rows.lock();
     let versions = rows.versions.keys().filter(|(of, _)| of == campaign);
     let based_on = versions.map(|(_, offset)| *offset).max();
-    let control = Control { campaign: campaign.clone(), based_on, change };
+    let control = Control::once("token", campaign.clone(), based_on, change);
     let (_, record) = engines.codec.encode(&Record::from(control));
     record.into()
 }

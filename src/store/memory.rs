@@ -13,11 +13,12 @@ use futures_util::{
 use parking_lot::Mutex;
 
 use super::{
-    ByUserPages, CampaignPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, NodeRows,
-    Selection, StoreError, StoreInspection,
+    ByUserPages, CHANGES_MAX, CampaignPages, CouponPages, CouponStore, LISTING_MAX, Layout,
+    NO_SKIP, NodeRows, Selection, StoreError, StoreInspection,
 };
 use crate::{
     domain::{
+        change::ChangeRow,
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Offset, Partition, ProcessName, Sequence, UserId},
@@ -40,6 +41,8 @@ pub struct MemoryRows {
     pub by_user: BTreeMap<(CampaignId, u8, UserId, Sequence), Coupon>,
     /// Definition versions by campaign and offset.
     pub versions: BTreeMap<(CampaignId, Offset), DefinitionVersion>,
+    /// Changes by partition and offset.
+    pub changes: BTreeMap<(Partition, Offset), ChangeRow>,
     /// The listing of campaigns.
     pub listing: BTreeSet<CampaignId>,
     /// Marks.
@@ -73,6 +76,10 @@ impl MemoryRows {
                 self.listing.insert(version.campaign.clone());
                 let key = (version.campaign.clone(), version.position.offset);
                 self.versions.insert(key, version);
+            }
+            Row::Change(change) => {
+                let key = (change.position.partition, change.position.offset);
+                self.changes.insert(key, *change);
             }
             Row::Hold(hold) => {
                 let same = |old: &&mut Hold| old.campaign == hold.campaign && old.is_same(&hold);
@@ -221,6 +228,17 @@ impl CouponStore for MemoryStore {
         let rows = self.rows.lock();
         let versions = rows.versions.range((campaign.clone(), 0)..=(campaign.clone(), Offset::MAX));
         Ok(versions.map(|(_, version)| version.clone()).collect())
+    }
+
+    async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError> {
+        let rows = self.rows.lock();
+        let changes = rows.changes.range((partition, from)..=(partition, Offset::MAX));
+        Ok(changes.take(limit.min(CHANGES_MAX)).map(|(_, change)| change.clone()).collect())
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {

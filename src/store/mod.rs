@@ -26,9 +26,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{
+        change::ChangeRow,
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::{CampaignId, Partition, ProcessName, Sequence, UserId},
+        ids::{CampaignId, Offset, Partition, ProcessName, Sequence, UserId},
         rows::{
             ByUserRow, CampaignRows, Hold, Mark, NodeRow, PartitionRows, Progress, Register, Row,
             Skip, SkipState,
@@ -49,6 +50,9 @@ pub const SEQUENCES_PER_BUCKET: u32 = 20_000;
 
 /// Most campaigns that one listing returns.
 pub const LISTING_MAX: usize = 1_000;
+
+/// Most changes that one read returns: with the largest terms, 3 MiB.
+pub const CHANGES_MAX: usize = 1_000;
 
 /// Most users whose coupons are read together. ScyllaDB refuses a query with more keys
 /// (`max_clustering_key_restrictions_per_query`).
@@ -255,6 +259,15 @@ pub trait CouponStore: Send + Sync + 'static {
 
     /// Reads every definition version of a campaign, in the order of offsets.
     async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError>;
+
+    /// Reads at most `limit` (and at most [`CHANGES_MAX`]) changes of a partition's campaigns from an
+    /// offset on, in the order of offsets.
+    async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError>;
 
     /// Reads coupons page by page, in the order of sequences.
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages;

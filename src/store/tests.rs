@@ -96,6 +96,15 @@ impl CouponStore for BusyStore {
         self.read("versions", self.rows.versions(campaign)).await
     }
 
+    async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError> {
+        self.rows.changes(partition, from, limit).await
+    }
+
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {
         self.rows.coupons(campaign, selection)
     }

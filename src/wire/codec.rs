@@ -105,11 +105,14 @@ struct Envelope {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ControlJson {
+struct ControlJson<'a> {
     v: u32,
     campaign_id: CampaignId,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     based_on: Option<Offset>,
+    by: Cow<'a, str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    retried: bool,
     #[serde(flatten)]
     change: Change,
 }
@@ -167,9 +170,15 @@ impl Codec {
     /// Encodes a control record, with its partition.
     #[must_use]
     pub fn encode_control(&self, control: &Control) -> (Partition, NewRecord) {
-        let Control { campaign, based_on, change } = control;
-        let (campaign_id, change) = (campaign.clone(), change.clone());
-        let body = ControlJson { v: CONTROL_VERSION, campaign_id, based_on: *based_on, change };
+        let Control { campaign, based_on, by, retried, change } = control;
+        let body = ControlJson {
+            v: CONTROL_VERSION,
+            campaign_id: campaign.clone(),
+            based_on: *based_on,
+            by: Cow::Borrowed(by),
+            retried: *retried,
+            change: change.clone(),
+        };
         self.with_mac(campaign, json(&body))
     }
 
@@ -293,6 +302,8 @@ fn decode_control(value: &[u8]) -> Result<Record, DeadLetterReason> {
     Ok(Record::from(Control {
         campaign: body.campaign_id,
         based_on: body.based_on,
+        by: body.by.into_owned(),
+        retried: body.retried,
         change: body.change,
     }))
 }
@@ -323,7 +334,7 @@ mod tests {
     }
 
     fn control(version: u32) -> String {
-        format!(r#"{{"v":{version},"campaign_id":"spring","type":"closed"}}"#)
+        format!(r#"{{"v":{version},"campaign_id":"spring","by":"ada","type":"closed"}}"#)
     }
 
     fn request(version: u32) -> String {
@@ -333,7 +344,7 @@ mod tests {
     #[test]
     fn a_control_record_has_the_format_number() {
         let campaign = CampaignId::parse("spring").unwrap();
-        let closed = Record::from(Control { campaign, based_on: None, change: Change::Closed });
+        let closed = Record::from(Control::once("ada", campaign, None, Change::Closed));
         let (_, written) = codec().encode(&closed);
         let text = String::from_utf8(written.value).unwrap();
         assert!(text.starts_with(&format!(r#"{{"v":{FORMAT},"#)), "{text}");

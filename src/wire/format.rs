@@ -4,7 +4,7 @@
 /// ids and data folder. Before 1.0, data of any other number is refused and not changed.
 ///
 /// A change that older nodes can ignore, for example a new column, does not raise it.
-pub const FORMAT: u8 = 5;
+pub const FORMAT: u8 = 6;
 
 /// How user ids are folded before they are compared: not at all.
 pub const IDENTITY_FOLD: &str = "none";
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn only_this_format_is_taken() {
         assert_eq!(check_number(FORMAT.into()), Ok(()));
-        for found in [0, 1, 2, 3, 4, 6, 261] {
+        for found in [0, 1, 2, 3, 4, 5, 7, 262] {
             assert_eq!(check_number(found), Err(OtherFormat::Number { found }));
         }
         assert_eq!(check_identity_fold("none"), Ok(()));

@@ -66,7 +66,7 @@ fn records() -> Vec<Record> {
     ];
     let control = |(based_on, change)| {
         let based_on = (based_on > 0).then_some(based_on);
-        Record::from(Control { campaign: campaign(), based_on, change })
+        Record::from(Control::once("token", campaign(), based_on, change))
     };
     let requests = [request("ada", None), request("u.1_:@-", Some(key)), request("\"\\/+'~", None)];
     requests.into_iter().chain((0..).zip(changes).map(control)).collect()

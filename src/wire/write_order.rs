@@ -1,6 +1,7 @@
 //! The order in which rows become durable. A group is written after all rows of the group before.
 
 use crate::domain::{
+    change::ChangeRow,
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::Partition,
@@ -12,18 +13,21 @@ pub type Group = (&'static str, Vec<Row>);
 
 const BY_USER: &str = "storing by-user rows";
 
-/// Orders the rows of a batch. A version comes before all rows above it. By-user rows come last, of
+/// Orders the rows of a batch. A version comes before all rows above it; changes decide nothing. By-user rows come last, of
 /// `in_both_views`: elsewhere they are gathered over many batches.
 #[must_use]
 pub fn of_batch(
     versions: Vec<DefinitionVersion>,
+    changes: Vec<ChangeRow>,
     coupons: Vec<Coupon>,
     in_both_views: bool,
 ) -> Vec<Group> {
     let version = |version| ("storing a definition version", vec![Row::Version(version)]);
     let by_user = coupons.iter().filter(|_| in_both_views).cloned().map(Row::ByUser).collect();
     let coupons = ("storing coupons", coupons.into_iter().map(Row::Coupon).collect());
-    filled(versions.into_iter().map(version).chain([coupons, (BY_USER, by_user)]))
+    let change = |change| Row::Change(Box::new(change));
+    let changes = ("storing changes", changes.into_iter().map(change).collect());
+    filled(versions.into_iter().map(version).chain([changes, coupons, (BY_USER, by_user)]))
 }
 
 /// Returns the write of gathered by-user rows, whose coupon rows are durable. Each mark that counts
@@ -106,6 +110,6 @@ mod tests {
         assert_eq!(rows(of_progress(Vec::new(), None, progress)), [[last]]);
         assert_eq!(rows(of_hold(hold.clone(), Some(mark))), [[mark_row], [hold_row.clone()]]);
         assert_eq!(rows(of_hold(hold, None)), [[hold_row]]);
-        assert_eq!(of_batch(Vec::new(), Vec::new(), true), []);
+        assert_eq!(of_batch(Vec::new(), Vec::new(), Vec::new(), true), []);
     }
 }

@@ -80,11 +80,10 @@ fn record(step: &Step, version: Option<Offset>) -> Record {
             user: UserId::parse(&format!("u{user}")).unwrap(),
             idempotency_key: key.map(|key| IdempotencyKey::parse(&format!("k{key}")).unwrap()),
         }),
-        Step::Change { change, stale } => Record::from(Control {
-            campaign: campaign(),
-            based_on: if *stale { Some(1_000_000) } else { version },
-            change: change.clone(),
-        }),
+        Step::Change { change, stale } => {
+            let based_on = if *stale { Some(1_000_000) } else { version };
+            Record::from(Control::once("token", campaign(), based_on, change.clone()))
+        }
     }
 }
 

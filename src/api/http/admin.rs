@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
@@ -17,7 +17,7 @@ use super::{
     body::{self, ADMIN_BYTES_MAX},
     crash::{self, CrashActors},
     definition,
-    guard::{Guard, NO_CLIENT},
+    guard::{Caller, Guard, NO_CLIENT},
     json,
     pages::Pages,
     problem::Problem,
@@ -37,9 +37,6 @@ use crate::{
 /// Paths that need no token: monitoring reads them.
 const OPEN_PATHS: [&str; 3] = ["/metrics", "/health/live", "/health/ready"];
 
-/// Name of the one who holds `admin.token`, where it is kept who did something.
-const TOKEN_NAME: &str = "token";
-
 /// Content type of Prometheus' text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -55,7 +52,7 @@ struct AdminState {
 pub(super) fn routes(parts: &HttpParts) -> Router {
     let state = Arc::new(AdminState {
         service: Arc::clone(&parts.service),
-        guard: Guard::new(&parts.admin_token),
+        guard: Guard::new(&parts.admin_keys),
         pages: Pages::new(Audience::Admin),
         render_metrics: Arc::clone(&parts.render_metrics),
         chaos: parts.chaos.clone(),
@@ -72,19 +69,28 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .route("/health/ready", get(ready));
     let router = ControlVerb::ALL.iter().fold(router, |router, verb| {
         let path = format!("/admin/campaigns/{{campaign_id}}/{}", verb.name());
-        router.route(&path, post(move |state, path, request| control(*verb, state, path, request)))
+        router.route(
+            &path,
+            post(move |state, caller, path, request| control(*verb, state, caller, path, request)),
+        )
     });
     let router = super::with_fallbacks(router.with_state(Arc::clone(&state)));
     router.layer(middleware::from_fn_with_state(state, guard))
 }
 
-/// Checks the token before anything else (INV-11). Without it, even an unknown path gets 401, so
-/// that status codes reveal nothing about campaigns.
-async fn guard(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
+/// Checks token and right before anything else (INV-11). Without them, even an unknown path gets 401
+/// or 403, so that status codes reveal nothing about campaigns.
+async fn guard(State(state): State<Arc<AdminState>>, mut request: Request, next: Next) -> Response {
     let client = request.extensions().get().map_or(NO_CLIENT, |Client(client)| *client);
-    let is_open = OPEN_PATHS.contains(&request.uri().path());
-    if !is_open && let Err(problem) = state.guard.admit(request.headers(), client, Instant::now()) {
-        return problem.into_response();
+    if !OPEN_PATHS.contains(&request.uri().path()) {
+        let admitted = state.guard.admit(request.headers(), client, Instant::now());
+        let checked = admitted.and_then(|caller| {
+            caller.check(request.method(), request.uri().path()).map(|()| caller)
+        });
+        match checked {
+            Ok(caller) => request.extensions_mut().insert(caller),
+            Err(problem) => return problem.into_response(),
+        };
     }
     next.run(request).await
 }
@@ -106,6 +112,7 @@ async fn show(
 
 async fn define(
     State(state): State<Arc<AdminState>>,
+    Extension(caller): Extension<Caller>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -116,7 +123,7 @@ async fn define(
     let body = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await?;
     let terms: Terms = definition::terms(&body)?;
     let location = HeaderValue::try_from(format!("/admin/campaigns/{campaign}"));
-    let changed = state.service.define(campaign, terms, basis).await?;
+    let changed = state.service.define(campaign, terms, basis, &caller.name).await?;
     let mut response = tagged(&AdminBody::from(&changed), &changed.view);
     if changed.created {
         *response.status_mut() = StatusCode::CREATED;
@@ -127,6 +134,7 @@ async fn define(
 
 async fn amend(
     State(state): State<Arc<AdminState>>,
+    Extension(caller): Extension<Caller>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -135,7 +143,7 @@ async fn amend(
         definition::amendment(&body::read_json(headers, body, ADMIN_BYTES_MAX).await?)
     })
     .await?;
-    let changed = state.service.amend(&campaign, amendment, basis).await?;
+    let changed = state.service.amend(&campaign, amendment, basis, &caller.name).await?;
     Ok(tagged(&AdminBody::from(&changed), &changed.view))
 }
 
@@ -176,12 +184,13 @@ async fn crash_supervisor(
 async fn control(
     verb: ControlVerb,
     State(state): State<Arc<AdminState>>,
+    Extension(caller): Extension<Caller>,
     path: PathOf<String>,
     request: Request,
 ) -> Result<Response, Problem> {
     let basis = basis::basis(request.headers());
     let (campaign, ()) = change(&state, path, request, read_nothing).await?;
-    let view = state.service.control(&campaign, verb, basis).await?;
+    let view = state.service.control(&campaign, verb, basis, &caller.name).await?;
     Ok(tagged(&AdminBody::from(&view), &view))
 }
 
@@ -195,6 +204,7 @@ fn tagged(body: &AdminBody<'_>, view: &CampaignView) -> Response {
 /// Makes a skip. Existence is checked before the body, as everywhere.
 async fn skip(
     State(state): State<Arc<AdminState>>,
+    Extension(caller): Extension<Caller>,
     path: PathOf<Partition>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -203,7 +213,7 @@ async fn skip(
     public::no_query(&head.uri)?;
     let body = body::read_json(&head.headers, body, ADMIN_BYTES_MAX).await?;
     let (offset, reason) = definition::skip(&body)?;
-    let skip = state.service.skip(partition, offset, reason, TOKEN_NAME).await?;
+    let skip = state.service.skip(partition, offset, reason, &caller.name).await?;
     Ok(json::answer(StatusCode::OK, &SkipBody::from(&skip)))
 }
 

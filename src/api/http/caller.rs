@@ -1,8 +1,6 @@
-//! Identity of users and the token of operators (INV-11).
+//! Identity of users, and the token that a request bears (INV-11).
 
 use axum::http::{HeaderMap, HeaderName, header};
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 
 use super::{
     fields::{self, Broken, Fields, Member},
@@ -129,25 +127,4 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty()).then_some(token)
-}
-
-/// The admin token, kept as a keyed digest.
-pub(super) struct AdminToken(Hmac<Sha256>);
-
-impl AdminToken {
-    /// Digests the token that requests must bear.
-    pub(super) fn new(token: &str) -> Self {
-        Self(Self::digest(token.as_bytes()))
-    }
-
-    /// Returns whether `token` is the token. Compares digests in constant time, so that the time of
-    /// the answer reveals neither the token nor its length.
-    pub(super) fn is(&self, token: &[u8]) -> bool {
-        Self::digest(token).verify(&self.0.clone().finalize().into_bytes()).is_ok()
-    }
-
-    fn digest(token: &[u8]) -> Hmac<Sha256> {
-        let mac = Hmac::<Sha256>::new_from_slice(b"coupond admin token");
-        mac.expect("HMAC takes keys of any length").chain_update(token)
-    }
 }

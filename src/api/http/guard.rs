@@ -1,21 +1,27 @@
-//! Who may use the admin listener, and how often somebody may guess.
+//! Who may do what on the admin listener, and how often somebody may guess.
 
 use std::{
     collections::VecDeque,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroUsize,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
+use hmac::digest::CtOutput;
 use lru::LruCache;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use super::{
-    caller::{AdminToken, bearer},
+    caller::bearer,
     problem::{Kind, Problem},
 };
-use crate::telemetry::metrics;
+use crate::{
+    config::{AdminKey, Role},
+    telemetry::metrics,
+};
 
 /// Wrong tokens of one client address that are compared within [`WINDOW`].
 const WRONG_MAX: usize = 10;
@@ -26,29 +32,88 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// 1 MiB.
 const ADDRESSES_MAX: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 
+/// Who calls the admin listener.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// Name of the key.
+    pub(super) name: Arc<str>,
+    role: Role,
+}
+
+impl Caller {
+    /// Fails if the caller has not the right to make this call.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn check(&self, method: &Method, path: &str) -> Result<(), Problem> {
+        let needed = needed(method, path);
+        if self.role.may(needed) {
+            return Ok(());
+        }
+        let (name, role, needed) = (&self.name, self.role.name(), needed.name());
+        let detail = format!("the key {name} has the role {role}, and this call needs {needed}");
+        Err(Problem::new(Kind::NoRight, detail))
+    }
+}
+
+/// Returns the role that a call needs.
+fn needed(method: &Method, path: &str) -> Role {
+    let segments: Vec<&str> = path.split('/').collect();
+    match segments.as_slice() {
+        _ if [Method::GET, Method::HEAD].contains(method) => Role::Viewer,
+        // What has no way back.
+        ["", "admin", _, _, "close" | "skip" | "crash"] | ["", "admin", "supervisor", _] => {
+            Role::Owner
+        }
+        _ => Role::Operator,
+    }
+}
+
+struct Key {
+    caller: Caller,
+    /// Compared in constant time, so that the time of the answer reveals nothing.
+    token: CtOutput<Sha256>,
+}
+
+impl Key {
+    fn new(key: &AdminKey) -> Self {
+        let caller = Caller { name: key.name.as_str().into(), role: key.role };
+        Self { caller, token: CtOutput::new(key.token_sha256.into()) }
+    }
+}
+
 /// Guards the admin listener.
 pub(super) struct Guard {
-    token: AdminToken,
+    keys: Vec<Key>,
     /// Times of the latest wrong tokens of each address.
     wrong: Mutex<LruCache<IpAddr, VecDeque<Instant>>>,
 }
 
 impl Guard {
-    pub(super) fn new(token: &str) -> Self {
-        Self { token: AdminToken::new(token), wrong: Mutex::new(LruCache::new(ADDRESSES_MAX)) }
+    pub(super) fn new(keys: &[AdminKey]) -> Self {
+        let keys = keys.iter().map(Key::new).collect();
+        Self { keys, wrong: Mutex::new(LruCache::new(ADDRESSES_MAX)) }
     }
 
-    /// Admits a request that bears the token.
+    /// Returns whose token it is. Compares it with all, so that the time of the answer does not tell
+    /// which one it resembles.
+    fn holder(&self, token: &[u8]) -> Option<&Caller> {
+        let token = CtOutput::<Sha256>::new(Sha256::digest(token));
+        let is_it = |key: &&Key| key.token == token;
+        self.keys.iter().filter(is_it).last().map(|key| &key.caller)
+    }
+
+    /// Admits a request that bears the token of a key, and returns whose it is.
     ///
     /// # Errors
-    /// 401 without the token. 429 if the address has sent [`WRONG_MAX`] wrong ones within a second:
+    /// 401 without one. 429 if the address has sent [`WRONG_MAX`] wrong ones within a second:
     /// then not even the right one is compared. Other addresses are not affected.
     pub(super) fn admit(
         &self,
         headers: &HeaderMap,
         client: IpAddr,
         now: Instant,
-    ) -> Result<(), Problem> {
+    ) -> Result<Caller, Problem> {
         let Some(token) = bearer(headers) else { return Err(no_token()) };
         let address = network(client);
         // Held while tokens are compared, so that requests at the same time are counted too.
@@ -57,8 +122,8 @@ impl Guard {
         let recent =
             wrong.get(&address).map_or(0, |at| at.iter().filter(|at| is_recent(at)).count());
         let is_compared = recent < WRONG_MAX;
-        if is_compared && self.token.is(token) {
-            return Ok(());
+        if is_compared && let Some(caller) = self.holder(token) {
+            return Ok(caller.clone());
         }
         metrics::admin_denied();
         tracing::warn!(summed = true, %client, "wrong admin token");
@@ -110,7 +175,7 @@ mod tests {
 
     #[test]
     fn few_wrong_tokens_of_an_address_are_compared() {
-        let (guard, start) = (Guard::new(TOKEN), Instant::now());
+        let (guard, start) = (Guard::new(&[AdminKey::owner(TOKEN)]), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         for wrong in 0..WRONG_MAX as u64 {
             check(&guard, "guess", "10.0.0.1", at(wrong * 90), Some("no-token"));
@@ -127,7 +192,7 @@ mod tests {
 
     #[test]
     fn right_tokens_are_not_counted() {
-        let (guard, now) = (Guard::new(TOKEN), Instant::now());
+        let (guard, now) = (Guard::new(&[AdminKey::owner(TOKEN)]), Instant::now());
         for _ in 0..3 * WRONG_MAX {
             check(&guard, TOKEN, "10.0.0.1", now, None);
         }
@@ -135,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_is_one_address() {
-        let (guard, now) = (Guard::new(TOKEN), Instant::now());
+        let (guard, now) = (Guard::new(&[AdminKey::owner(TOKEN)]), Instant::now());
         for host in 0..WRONG_MAX {
             check(&guard, "guess", &format!("2001:db8:0:1::{host:x}"), now, Some("no-token"));
         }
@@ -145,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_table_of_addresses_is_bounded() {
-        let (guard, now) = (Guard::new(TOKEN), Instant::now());
+        let (guard, now) = (Guard::new(&[AdminKey::owner(TOKEN)]), Instant::now());
         for number in 0..ADDRESSES_MAX.get() as u32 + 10 {
             let client = Ipv4Addr::from_bits(number).to_string();
             check(&guard, "guess", &client, now, Some("no-token"));

@@ -39,7 +39,7 @@ use self::problem::{Kind, Problem};
 pub(crate) use self::server::{ANSWERS_BYTES_MAX, CONNECTION_BYTES, Limits, serve};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
-use crate::config::ApiConfig;
+use crate::config::{AdminKey, ApiConfig};
 
 /// Renders all metrics as Prometheus text.
 pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -51,9 +51,8 @@ pub(crate) struct HttpParts {
     pub service: Arc<dyn Service>,
     /// The settings under `api`.
     pub api: ApiConfig,
-    /// The admin token, from the settings or made on the first start. An empty token admits no
-    /// request.
-    pub admin_token: String,
+    /// The keys of the admin listener. Without one, it admits no request.
+    pub admin_keys: Vec<AdminKey>,
     /// Renders the answer of `/metrics`.
     pub render_metrics: RenderMetrics,
     /// Makes actors crash, where `chaos.enabled` allows it.

@@ -79,6 +79,7 @@ kinds! {
     NoIdentity: UNAUTHORIZED, "no-identity", "Missing user identity", "denied";
     NoToken: UNAUTHORIZED, "no-token", "Invalid admin token", "denied";
     AnotherUser: FORBIDDEN, "another-user", "Cannot act for another user", "denied";
+    NoRight: FORBIDDEN, "missing-right", "Missing right", "denied";
     NoChaos: FORBIDDEN, "chaos-disabled", "Chaos is off", "denied";
     NotFound: NOT_FOUND, "not-found", "Not found", "invalid";
     UnknownCampaign: NOT_FOUND, "unknown-campaign", "Unknown campaign", "unknown_campaign";

@@ -48,12 +48,13 @@ impl ChangeCampaigns for NodeService {
         campaign: CampaignId,
         terms: Terms,
         basis: Basis,
+        by: &str,
     ) -> Result<Changed, ServiceError> {
         let faults = terms.faults();
         if !faults.is_empty() {
             return Err(ServiceError::Invalid(faults));
         }
-        let call = self.start_call()?;
+        let call = self.start_call(by, &basis)?;
         let attempts = async {
             if let Some(view) = self.try_make(&call, &campaign, &terms, &basis).await? {
                 return Ok(self.changed(true, view, Vec::new()));
@@ -74,8 +75,9 @@ impl ChangeCampaigns for NodeService {
         campaign: &CampaignId,
         amendment: Amendment,
         basis: Basis,
+        by: &str,
     ) -> Result<Changed, ServiceError> {
-        let call = self.start_call()?;
+        let call = self.start_call(by, &basis)?;
         let change = |definition: &Definition| amending(definition, &amendment);
         let view = call.run(self.change(&call, campaign, &basis, change)).await?;
         Ok(self.changed(false, view, Vec::new()))
@@ -86,8 +88,9 @@ impl ChangeCampaigns for NodeService {
         campaign: &CampaignId,
         verb: ControlVerb,
         basis: Basis,
+        by: &str,
     ) -> Result<CampaignView, ServiceError> {
-        let call = self.start_call()?;
+        let call = self.start_call(by, &basis)?;
         let change: fn(&Definition) -> Result<Option<Change>, ServiceError> = match verb {
             ControlVerb::Pause => pausing,
             ControlVerb::Resume => resuming,
@@ -103,6 +106,10 @@ pub(super) struct Call<'a> {
     clock: &'a NodeClock,
     listing: &'a Listing,
     until: Moment,
+    /// Who calls: the name of a key.
+    by: &'a str,
+    /// A change that another one has overtaken is made again.
+    retries: bool,
     appended: AtomicBool,
     _permit: SemaphorePermit<'a>,
 }
@@ -145,6 +152,11 @@ impl Call<'_> {
         }
     }
 
+    /// Returns who calls.
+    pub(super) fn by(&self) -> &str {
+        self.by
+    }
+
     /// Returns the deadline.
     pub(super) fn until(&self) -> Moment {
         self.until
@@ -160,14 +172,19 @@ impl Call<'_> {
 }
 
 impl NodeService {
-    pub(super) fn start_call(&self) -> Result<Call<'_>, ServiceError> {
+    pub(super) fn start_call<'a>(
+        &'a self,
+        by: &'a str,
+        basis: &Basis,
+    ) -> Result<Call<'a>, ServiceError> {
         let Ok(permit) = self.admin_calls.try_acquire() else {
             let detail = "too many admin calls are in flight".to_owned();
             return Err(ServiceError::Overloaded { detail, retry_after: RETRY_AFTER });
         };
         let (clock, until) = (&self.clock, self.clock.now() + BUDGET);
-        let listing = &self.listing;
-        Ok(Call { clock, listing, until, appended: AtomicBool::new(false), _permit: permit })
+        let (listing, appended) = (&self.listing, AtomicBool::new(false));
+        let retries = matches!(basis, Basis::InEffect | Basis::Existing);
+        Ok(Call { clock, listing, until, by, retries, appended, _permit: permit })
     }
 
     /// Makes a campaign that does not exist. `None`: it exists, or another definition was appended first.
@@ -345,7 +362,8 @@ impl NodeService {
         based_on: Option<Offset>,
         change: Change,
     ) -> Result<(Position, Control), ServiceError> {
-        let control = Control { campaign: campaign.clone(), based_on, change };
+        let (by, retried) = (call.by().to_owned(), call.retries);
+        let control = Control { campaign: campaign.clone(), based_on, by, retried, change };
         let (partition, record) = self.codec.encode_control(&control);
         // Before the append: the deadline may cancel it while the record is on its way.
         call.set_may_be_in_log(true);

@@ -216,6 +216,7 @@ pub(crate) trait ChangeCampaigns: Send + Sync + 'static {
         campaign: CampaignId,
         terms: Terms,
         basis: Basis,
+        by: &str,
     ) -> Result<Changed, ServiceError>;
 
     /// Changes the terms of a campaign.
@@ -229,6 +230,7 @@ pub(crate) trait ChangeCampaigns: Send + Sync + 'static {
         campaign: &CampaignId,
         amendment: Amendment,
         basis: Basis,
+        by: &str,
     ) -> Result<Changed, ServiceError>;
 
     /// Carries out a control verb. A release returns when the hold is marked released.
@@ -241,6 +243,7 @@ pub(crate) trait ChangeCampaigns: Send + Sync + 'static {
         campaign: &CampaignId,
         verb: ControlVerb,
         basis: Basis,
+        by: &str,
     ) -> Result<CampaignView, ServiceError>;
 }
 

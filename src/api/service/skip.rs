@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{
     NodeService,
     change::Call,
-    interface::{ServiceError, SkipRanges},
+    interface::{Basis, ServiceError, SkipRanges},
 };
 use crate::domain::{
     halt::Unread,
@@ -35,8 +35,8 @@ impl SkipRanges for NodeService {
         if partition >= self.partition_count() {
             return Err(ServiceError::UnknownPartition);
         }
-        let call = self.start_call()?;
-        call.run(self.make_skip(&call, (partition, offset), reason, by)).await
+        let call = self.start_call(by, &Basis::InEffect)?;
+        call.run(self.make_skip(&call, (partition, offset), reason)).await
     }
 }
 
@@ -46,7 +46,6 @@ impl NodeService {
         call: &Call<'_>,
         (partition, offset): (Partition, Offset),
         reason: String,
-        by: &str,
     ) -> Result<Skip, ServiceError> {
         let what = || format!("reading partition {partition}");
         let rows = self.clock.read(self.store.partition(partition), what).await?;
@@ -61,7 +60,7 @@ impl NodeService {
                 format!("decisions up to {heard} were told: somebody could read the range");
             return Err(refused(detail));
         }
-        let (by, state) = (by.to_owned(), SkipState::Made);
+        let (by, state) = (call.by().to_owned(), SkipState::Made);
         let skip = Skip { partition, from, to, reason, by, state };
         call.set_may_be_in_log(true);
         Ok(self.clock.read(self.store.make_skip(&skip), || "making a skip".to_owned()).await?)

@@ -96,6 +96,16 @@ corruptions! {
     VersionCountChanged: Settled, VersionMiscounts, rows::version_count_changed;
     /// There is a definition version without a control record.
     VersionAdded: Settled, VersionUnderivable, rows::version_added;
+    /// What a control record came to is missing.
+    ChangeLost: Settled, ChangeMissing, rows::change_lost;
+    /// Somebody else is said to have asked for a change, without its digest.
+    ChangeBlamed: Settled, ChangeAltered, rows::change_blamed;
+    /// Somebody else is said to have asked for a change, together with its digest, which needs the secret.
+    ChangeSignedAgain: Settled, ChangeWrong, rows::change_signed_again;
+    /// A refused change is said to have been accepted.
+    RefusalHidden: Settled, ChangeWrong, rows::refusal_hidden;
+    /// There is a change without a control record.
+    ChangeAdded: Settled, ChangeUnderivable, rows::change_added;
     /// A campaign is missing in the listing.
     ListingLost: Settled, NotListed, rows::listing_lost;
     /// The listing has a campaign that does not exist.

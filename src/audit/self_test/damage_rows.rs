@@ -6,10 +6,11 @@ use super::{
 };
 use crate::domain::{
     campaign::user_bucket,
+    change::ChangeRow,
     coupon::Coupon,
     definition::DefinitionVersion,
     ids::{CampaignId, IdempotencyKey, Sequence, Timestamp},
-    rows::Mark,
+    rows::{Mark, Row},
 };
 
 /// A coupon in the middle of a campaign.
@@ -313,4 +314,41 @@ pub(super) fn quota_below_log(world: &mut AuditWorld) {
     let campaign =
         change_version(world, "plain", 0, |version| version.definition.terms.quota = MIDDLE);
     sign_versions(world, &campaign);
+}
+
+pub(super) fn change_lost(world: &mut AuditWorld) {
+    let refused = world.rows.changes.values().find(|change| change.refusal.is_some());
+    let key = refused.map(|change| (change.position.partition, change.position.offset));
+    key.map(|key| world.rows.changes.remove(&key));
+}
+
+/// Changes a row, and signs it where the secret is known.
+fn change_row(world: &mut AuditWorld, is_signed: bool, alter: impl FnOnce(&mut ChangeRow)) {
+    let keys = world.keys.clone();
+    let refused = world.rows.changes.values_mut().find(|change| change.refusal.is_some());
+    let Some(row) = refused else { return };
+    alter(row);
+    if is_signed {
+        row.digest = keys.change_digest(row);
+    }
+}
+
+pub(super) fn change_blamed(world: &mut AuditWorld) {
+    change_row(world, false, |row| row.by = "eve".to_owned());
+}
+
+pub(super) fn change_signed_again(world: &mut AuditWorld) {
+    change_row(world, true, |row| row.by = "eve".to_owned());
+}
+
+pub(super) fn refusal_hidden(world: &mut AuditWorld) {
+    change_row(world, true, |row| row.refusal = None);
+}
+
+pub(super) fn change_added(world: &mut AuditWorld) {
+    let request = coupon(world, "plain", MIDDLE).position;
+    let mut row = world.rows.changes.values().next().cloned().expect("campaigns are defined");
+    row.position = request;
+    row.digest = world.keys.change_digest(&row);
+    world.rows.apply(Row::Change(Box::new(row)));
 }

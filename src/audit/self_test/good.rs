@@ -244,13 +244,13 @@ impl Maker {
     fn control(&mut self, campaign: &str, change: Change) {
         let campaign = id(campaign);
         let based_on = self.folders.get(&campaign).and_then(|folder| folder.campaign().version());
-        self.record(Record::from(Control { campaign, based_on, change }));
+        self.record(Record::from(Control::once("token", campaign, based_on, change)));
     }
 
     /// Adds a control record that is based on a version which never existed.
     fn stale(&mut self, campaign: &str) {
         let (based_on, change) = (Some(u64::MAX / 4), Change::Closed);
-        self.record(Record::from(Control { campaign: id(campaign), based_on, change }));
+        self.record(Record::from(Control::once("token", id(campaign), based_on, change)));
     }
 
     fn ask(&mut self, campaign: &str, name: &str, key: Option<&str>) {
@@ -292,6 +292,9 @@ impl Maker {
         let folded = folder.fold(batch);
         for version in folded.versions {
             self.world.put_version(version);
+        }
+        for change in folded.changes {
+            self.world.rows.apply(Row::Change(Box::new(change)));
         }
         for coupon in folded.coupons {
             self.world.put(coupon);

@@ -1,5 +1,6 @@
 //! Layers, rules, problems and printed files of a configuration.
 
+mod admin_keys;
 mod links;
 
 use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
@@ -258,7 +259,7 @@ fn rules_between_keys_name_the_origin() {
     check_set(
         &["admin.listen=[::]:8081"],
         &["admin.token: is not set while admin.listen is [::]:8081, which is not loopback; set \
-           admin.token (COUPOND_ADMIN__TOKEN), or admin.listen to an address of loopback (default)"],
+           admin.token_file or [[admin.keys]], or admin.listen to an address of loopback (default)"],
     );
     check_set(
         &["admin.listen=0.0.0.0:8081", "admin.token=fifteen-letters"],

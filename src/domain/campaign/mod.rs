@@ -344,7 +344,9 @@ impl Campaign {
         Ok(terms)
     }
 
-    fn position(&self, at: At) -> Position {
+    /// Returns the position of a record of the campaign.
+    #[must_use]
+    pub fn position(&self, at: At) -> Position {
         Position { log_epoch: self.log_epoch, partition: self.partition, offset: at.offset }
     }
 }

@@ -81,7 +81,7 @@ fn record(id: &CampaignId, what: &str, version: Option<Offset>) -> Record {
             });
         }
     };
-    Record::from(Control { campaign: id.clone(), based_on, change })
+    Record::from(Control::once("token", id.clone(), based_on, change))
 }
 
 fn answer_of(outcome: &Outcome) -> String {

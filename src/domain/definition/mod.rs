@@ -279,6 +279,16 @@ macro_rules! terms {
                 }
                 Ok(())
             }
+
+            /// Returns the new value of one term, `None` in it where it removes the value; `None` if the
+            /// term stays as it is.
+            #[must_use]
+            pub fn get(&self, term: Term) -> Option<Option<TermValue>> {
+                match term {
+                    $(Term::$term => self.$field.as_ref().map(TermType::to_value),)+
+                    _ => None,
+                }
+            }
         }
 
         impl Terms {

@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// Whose key makes the changes.
+const BY: &str = "token";
+
 const FAILING: u8 = 0;
 const OTHER: u8 = 1;
 
@@ -164,11 +167,11 @@ fn vanished_versions_and_marks_are_released() {
             stage.act(Act::CrashConsumer { partition: 0 }).await;
             let id = campaign_id(FAILING);
             let service = stage.node().core.service.clone();
-            let refused = service.control(&id, ControlVerb::Release, Basis::InEffect).await;
+            let refused = service.control(&id, ControlVerb::Release, Basis::InEffect, BY).await;
             assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
             stage.until("on hold", |stage| stage.is_held(FAILING)).await;
             service
-                .control(&id, ControlVerb::Release, Basis::InEffect)
+                .control(&id, ControlVerb::Release, Basis::InEffect, BY)
                 .await
                 .expect("it is released");
             stage.until("released", |stage| stage.state(FAILING) == "live").await;

@@ -160,7 +160,7 @@ impl Stage {
 
     /// Appends a control record, as a node does.
     fn control(&self, campaign: u8, change: Change) {
-        let control = Control { campaign: campaign_id(campaign), based_on: None, change };
+        let control = Control::once("token", campaign_id(campaign), None, change);
         let (_, record) = self.engines().codec.encode(&Record::from(control));
         self.append(campaign, record.into());
     }

@@ -5,6 +5,7 @@
 //! check. Each check uses its own campaigns and partitions, so checks may share a store and run
 //! concurrently. `a_layout_is_created_once` needs a store that has no layout yet.
 
+mod changes;
 mod fixtures;
 mod known;
 pub mod nodes;
@@ -15,6 +16,7 @@ use futures_util::{TryStreamExt, future::BoxFuture, future::join_all};
 
 use self::fixtures::{both, campaign, coupon, hold, mark, partition, progress, user, version};
 pub use self::{
+    changes::changes_are_read_by_partition_and_offset,
     known::every_row_of_a_campaign_makes_it_known,
     skips::{a_skip_is_made_once, a_skip_is_settled_once},
     views::{a_users_coupons_are_read_in_order, the_by_user_view_has_only_its_own_rows},
@@ -77,6 +79,7 @@ checks!(
     a_skip_is_made_once,
     a_skip_is_settled_once,
     versions_are_read_in_offset_order,
+    changes_are_read_by_partition_and_offset,
     campaigns_are_listed_by_id,
     a_listing_is_bounded,
     every_row_of_a_campaign_makes_it_known,

@@ -43,8 +43,9 @@ use super::{
 use crate::{
     config::CqlConfig,
     domain::{
+        change::ChangeRow,
         definition::DefinitionVersion,
-        ids::{CampaignId, Partition, ProcessName},
+        ids::{CampaignId, Offset, Partition, ProcessName},
         rows::{Hold, Mark, NodeRow, Progress, Register, Row, Skip, SkipState},
     },
     retry::{Backoff, Bounded},
@@ -229,6 +230,17 @@ impl CouponStore for CqlStore {
     async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
         let rows = timed("versions", self.shared.versions(campaign)).await;
         let operation = || format!("reading versions of {campaign}");
+        rows.map_err(|source| StoreError::new(operation(), source))
+    }
+
+    async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError> {
+        let rows = timed("changes", self.shared.changes(partition, from, limit)).await;
+        let operation = || format!("reading changes of partition {partition} from {from} on");
         rows.map_err(|source| StoreError::new(operation(), source))
     }
 

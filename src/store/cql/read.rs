@@ -18,19 +18,20 @@ use tokio::task::JoinSet;
 
 use super::{
     Cause, Shared,
-    rows::{self, CouponCells, HoldCells},
+    rows::{self, ChangeCells, CouponCells, HoldCells},
     timed,
 };
 use crate::{
     domain::{
+        change::ChangeRow,
         coupon::Coupon,
         definition::{DefinitionVersion, QUOTA_MAX},
-        ids::{CampaignId, Partition, Sequence, UserId},
+        ids::{CampaignId, Offset, Partition, Sequence, UserId},
         rows::{ByUserRow, Hold, Mark, Progress, Register},
     },
     store::{
-        ByUserPages, CampaignPages, CouponPages, LISTING_MAX, Layout, SEQUENCES_PER_BUCKET,
-        StoreError, Unreadable,
+        ByUserPages, CHANGES_MAX, CampaignPages, CouponPages, LISTING_MAX, Layout,
+        SEQUENCES_PER_BUCKET, StoreError, Unreadable,
     },
     telemetry::metrics::{self, DatabaseRequest},
 };
@@ -325,6 +326,26 @@ impl Shared {
         };
         let values = (campaign.as_str(),);
         Ok(self.read(&self.statements.read_versions, values, versions).await?.concat())
+    }
+
+    /// Reads changes of a partition in the order of offsets.
+    pub(super) async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, Cause> {
+        let limit = i32::try_from(limit.min(CHANGES_MAX))?;
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let changes = |page: &QueryRowsResult| {
+            decoded(page.rows::<ChangeCells<'_>>()?.map(|cells| Ok(cells?.decode(partition)?)))
+        };
+        // Beyond the largest offset of the database there is none.
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let values = (i32::try_from(partition)?, from, limit);
+        Ok(self.read(&self.statements.read_changes, values, changes).await?.concat())
     }
 
     /// Lists campaigns by id after the given one.

@@ -18,6 +18,7 @@ pub(super) struct Statements {
     pub(super) coupon: PreparedStatement,
     pub(super) coupon_by_user: PreparedStatement,
     pub(super) version: PreparedStatement,
+    pub(super) change: PreparedStatement,
     pub(super) campaign: PreparedStatement,
     pub(super) hold: PreparedStatement,
     pub(super) mark: PreparedStatement,
@@ -31,6 +32,7 @@ pub(super) struct Statements {
     pub(super) read_users: PreparedStatement,
     pub(super) read_user_bucket: PreparedStatement,
     pub(super) read_versions: PreparedStatement,
+    pub(super) read_changes: PreparedStatement,
     pub(super) read_campaigns: PreparedStatement,
     pub(super) read_listed: PreparedStatement,
     /// Those that read ids of campaigns in any order.
@@ -105,6 +107,7 @@ impl Statements {
             coupon: with.prepare(Write, &insert(COUPON, "campaign_id, bucket")).await?,
             coupon_by_user: with.prepare(Write, &insert(COUPON_BY_USER, "campaign_id")).await?,
             version: with.prepare(Write, &insert_version()).await?,
+            change: with.prepare(Write, CHANGE).await?,
             campaign: with.prepare(Write, CAMPAIGN).await?,
             hold: with.prepare(Write, HOLD).await?,
             mark: with.prepare(Write, MARK).await?,
@@ -118,6 +121,7 @@ impl Statements {
             read_users: with.prepare(Lookup, &select(COUPON_BY_USER, READ_USERS)).await?,
             read_user_bucket: with.prepare(Scan, &select(COUPON_BY_USER, READ_USER_BUCKET)).await?,
             read_versions: with.prepare(Lookup, &select_versions()).await?,
+            read_changes: with.prepare(Lookup, READ_CHANGES).await?,
             read_campaigns: with.prepare(Lookup, READ_CAMPAIGNS).await?,
             read_listed: with.prepare(Lookup, READ_LISTED).await?,
             read_known: [
@@ -173,6 +177,13 @@ const READ_BUCKET: &str = "campaign_id = ? AND bucket = ?";
 const READ_BETWEEN: &str = "campaign_id = ? AND bucket = ? AND sequence >= ? AND sequence <= ?";
 const READ_USERS: &str = "campaign_id = ? AND user_bucket = ? AND user_id IN ?";
 const READ_USER_BUCKET: &str = "campaign_id = ? AND user_bucket = ?";
+
+const CHANGE: &str = "INSERT INTO $changes (partition, offset, log_epoch, campaign_id, record_time, \
+    asked_by, retried, change, before, after, refusal, rules_version, digest) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+const READ_CHANGES: &str = "SELECT offset, log_epoch, campaign_id, record_time, asked_by, retried, \
+    change, before, after, refusal, digest FROM $changes \
+    WHERE partition = ? AND offset >= ? LIMIT ?";
 
 const CAMPAIGN: &str = "INSERT INTO $campaigns (listing, campaign_id, partition) \
     VALUES (0, ?, ?) USING TIMESTAMP ?";

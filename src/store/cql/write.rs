@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::{
+        change::ChangeRow,
         coupon::Coupon,
         definition::DefinitionVersion,
         ids::{CampaignId, Partition},
@@ -43,6 +44,7 @@ const IN_FLIGHT_PER_CALL: usize = 64;
 enum Request<'a> {
     Coupons(View, Vec<&'a Coupon>),
     Version(&'a DefinitionVersion),
+    Change(&'a ChangeRow),
     Hold(&'a Hold),
     Mark(&'a Mark),
     Progress(&'a Progress),
@@ -93,6 +95,7 @@ fn requests(rows: &[Row]) -> Vec<Request<'_>> {
             }
             Row::ByUser(coupon) => requests.extend(add_to_batch(&mut open, View::ByUser, coupon)),
             Row::Version(version) => requests.push(Request::Version(version)),
+            Row::Change(change) => requests.push(Request::Change(change)),
             Row::Hold(hold) => requests.push(Request::Hold(hold)),
             Row::Mark(mark) => requests.push(Request::Mark(mark)),
             Row::Progress(progress) => requests.push(Request::Progress(progress)),
@@ -164,6 +167,10 @@ impl Shared {
                     failed => failed,
                 }
             }
+            Request::Change(change) => {
+                let of = Some(&change.campaign);
+                self.send_row(of, &statements.change, rows::change(change)).await
+            }
             // The partition waits for these, and each campaign has few of them.
             Request::Hold(hold) => self.send_row(None, &statements.hold, rows::hold(hold)).await,
             Request::Mark(mark) => self.send_row(None, &statements.mark, rows::mark(mark)).await,
@@ -232,6 +239,10 @@ impl Request<'_> {
             Self::Version(version) => {
                 let DefinitionVersion { campaign, position, .. } = version;
                 format!("writing the definition version of {campaign} at {}", position.offset)
+            }
+            Self::Change(change) => {
+                let ChangeRow { campaign, position, .. } = change;
+                format!("writing the change of {campaign} at {}", position.offset)
             }
             Self::Hold(hold) => {
                 format!("writing hold {} of {} from {}", hold.number, hold.campaign, hold.from)

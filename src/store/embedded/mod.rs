@@ -20,14 +20,15 @@ use fjall::{Guard, Keyspace, UserValue};
 use futures_util::StreamExt;
 
 use super::{
-    ByUserPages, CampaignPages, CouponPages, CouponStore, LISTING_MAX, Layout, NO_SKIP, Selection,
-    StoreError, StoreInspection, Unreadable,
+    ByUserPages, CHANGES_MAX, CampaignPages, CouponPages, CouponStore, LISTING_MAX, Layout,
+    NO_SKIP, Selection, StoreError, StoreInspection, Unreadable,
 };
 use crate::{
     domain::{
+        change::ChangeRow,
         coupon::Coupon,
         definition::DefinitionVersion,
-        ids::{CampaignId, Partition, Sequence},
+        ids::{CampaignId, Offset, Partition, Sequence},
         rows::{ByUserRow, Hold, Mark, Progress, Register, Row, Skip, SkipState},
     },
     embedded::{EmbeddedDatabase, Operation, ReadFailure, ReadHandle, Reading, keys},
@@ -207,6 +208,21 @@ impl CouponStore for EmbeddedStore {
         self.read("versions", operation, move |data| {
             let versions = data.prefix(keys::versions(&campaign));
             versions.map(|guard| Ok(rows::decode_version(&campaign, &guard.value()?)?)).collect()
+        })
+        .await
+    }
+
+    async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError> {
+        let operation = format!("reading changes of partition {partition} from {from} on");
+        self.read("changes", operation, move |data| {
+            let rows = data.range::<Vec<u8>, _>(keys::changes_from(partition, from));
+            let change = |guard: Guard| Ok(rows::decode_change(&guard.value()?)?);
+            rows.take(limit.min(CHANGES_MAX)).map(change).collect()
         })
         .await
     }

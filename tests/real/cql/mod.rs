@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use coupond::{
     config::CqlConfig,
     domain::{
+        change::ChangeRow,
         coupon::Coupon,
         definition::{Definition, DefinitionVersion, Terms},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
@@ -184,6 +185,15 @@ impl CouponStore for Patient {
 
     async fn versions(&self, campaign: &CampaignId) -> Result<Vec<DefinitionVersion>, StoreError> {
         self.0.versions(campaign).await
+    }
+
+    async fn changes(
+        &self,
+        partition: Partition,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<ChangeRow>, StoreError> {
+        self.0.changes(partition, from, limit).await
     }
 
     fn coupons(&self, campaign: &CampaignId, selection: Selection) -> CouponPages {

@@ -88,7 +88,7 @@ async fn only_the_exact_token_admits() {
     let twice = admitted(admitted(get(SPRING)));
     site.admin(twice).await.problem(401, "no-token");
     let mut parts = parts(Arc::new(Script::default()), Identity::Trusted);
-    parts.admin_token = String::new();
+    parts.admin_keys = vec![AdminKey::owner("")];
     let nobody = with(get(SPRING), &[("authorization", "Bearer ")]);
     Reply::of(admin_router(&parts), nobody).await.problem(401, "no-token");
 }

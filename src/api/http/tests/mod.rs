@@ -8,6 +8,7 @@ mod fuzz;
 mod issue;
 mod issue_input;
 mod reading;
+mod roles;
 mod schemas;
 mod sockets;
 
@@ -30,7 +31,7 @@ use crate::{
         ControlVerb, FindRequests, Freshen, IssueCoupons, IssueReply, NotReady, ReportHealth,
         RequestStatus, RequestView, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
     },
-    config::{ApiConfig, Hosts, Identity, Origins},
+    config::{AdminKey, ApiConfig, Hosts, Identity, OWNER_NAME, Origins},
     domain::{
         answer::{Answer, CouponFace},
         code::CodeFormat,
@@ -100,8 +101,11 @@ impl Script {
         self.asked.lock().push(format!("{call} {with:?}"));
     }
 
-    /// Notes what a change is based on, if a header says so.
-    fn ask_on(&self, basis: Basis) {
+    /// Notes what a change is based on, if a header says so, and who makes it.
+    fn ask_on(&self, basis: Basis, by: &str) {
+        if by != OWNER_NAME {
+            self.ask("by", by);
+        }
         if basis != Basis::InEffect {
             self.ask("on", basis);
         }
@@ -198,8 +202,9 @@ impl ChangeCampaigns for Script {
         campaign: CampaignId,
         terms: Terms,
         basis: Basis,
+        by: &str,
     ) -> Result<Changed, ServiceError> {
-        self.ask_on(basis);
+        self.ask_on(basis, by);
         self.ask("define", (campaign, terms));
         let warnings = self.warnings.clone();
         self.define.clone().map(|(created, view)| Changed { created, view, warnings })
@@ -210,8 +215,9 @@ impl ChangeCampaigns for Script {
         campaign: &CampaignId,
         amendment: Amendment,
         basis: Basis,
+        by: &str,
     ) -> Result<Changed, ServiceError> {
-        self.ask_on(basis);
+        self.ask_on(basis, by);
         self.ask("amend", (campaign, amendment));
         let warnings = self.warnings.clone();
         self.change.clone().map(|view| Changed { created: false, view, warnings })
@@ -222,8 +228,9 @@ impl ChangeCampaigns for Script {
         campaign: &CampaignId,
         verb: ControlVerb,
         basis: Basis,
+        by: &str,
     ) -> Result<CampaignView, ServiceError> {
-        self.ask_on(basis);
+        self.ask_on(basis, by);
         self.ask("control", (campaign, verb));
         self.change.clone()
     }
@@ -293,7 +300,8 @@ pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
         waiters_max: 10,
     };
     let render_metrics = Arc::new(|| "coupond_waiters 0\n".to_owned());
-    HttpParts { service, api, admin_token: TOKEN.to_owned(), render_metrics, chaos: None }
+    let admin_keys = vec![AdminKey::owner(TOKEN)];
+    HttpParts { service, api, admin_keys, render_metrics, chaos: None }
 }
 
 /// Both routers on one service.

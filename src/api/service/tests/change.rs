@@ -19,13 +19,16 @@ use crate::{
     simulation::testing::{Call, Engine, FIRST_OFFSET, Fate, Settle},
 };
 
+/// Whose key makes the changes.
+const BY: &str = "token";
+
 fn quota(quota: u32) -> Amendment {
     Amendment { quota: Some(quota), ..Amendment::default() }
 }
 
 /// Defines `spring` so, on whichever version is in effect.
 async fn put(world: &ServiceWorld, terms: Terms) -> Result<Changed, ServiceError> {
-    world.service.define(campaign("spring"), terms, Basis::InEffect).await
+    world.service.define(campaign("spring"), terms, Basis::InEffect, BY).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,7 +43,7 @@ async fn a_definition_makes_it_so() {
     let again = put(&world, terms(10)).await.unwrap();
     assert_eq!((again.created, again.view.version), (false, view.version));
     assert_eq!(world.len(), 2, "it was so already");
-    world.service.amend(&view.campaign, quota(50), Basis::InEffect).await.unwrap();
+    world.service.amend(&view.campaign, quota(50), Basis::InEffect, BY).await.unwrap();
     for quota in [50, 10] {
         let made = put(&world, terms(quota)).await.unwrap();
         assert_eq!((made.created, made.view.definition.terms.quota), (false, quota));
@@ -63,7 +66,7 @@ async fn what_a_definition_leaves_out_gets_its_default() {
     assert_eq!(put(&world, terms(20)).await.unwrap().warnings, Vec::<String>::new());
     let late = Terms { closes_at: Some(Timestamp(1)), ..terms(20) };
     assert_eq!(put(&world, late).await.unwrap().warnings.len(), 1, "it is over");
-    let none = world.service.amend(&view.campaign, quota(0), Basis::InEffect).await.unwrap();
+    let none = world.service.amend(&view.campaign, quota(0), Basis::InEffect, BY).await.unwrap();
     assert_eq!(none.warnings.len(), 2, "{:?}", none.warnings);
 }
 
@@ -78,7 +81,7 @@ async fn a_code_format_and_the_end_are_final() {
     world.service.issue(request(&spring, "u2"), None).await.unwrap();
     let below = put(&world, terms(1)).await;
     assert_eq!(below, Err(ServiceError::QuotaBelowIssued { issued: 2 }));
-    world.service.control(&spring, ControlVerb::Close, Basis::InEffect).await.unwrap();
+    world.service.control(&spring, ControlVerb::Close, Basis::InEffect, BY).await.unwrap();
     assert_eq!(put(&world, terms(20)).await, Err(ServiceError::CampaignClosed));
     assert!(put(&world, terms(10)).await.is_ok(), "it is so");
 }
@@ -89,29 +92,29 @@ async fn a_change_is_based_on_the_version_it_names() {
     let _owner = world.owner_at_work(Settle::All);
     let service = &world.service;
     let first = Basis::Versions(vec![(1, service.campaign(&spring).await.unwrap().version)]);
-    let second = service.amend(&spring, quota(20), first.clone()).await.unwrap().view;
+    let second = service.amend(&spring, quota(20), first.clone(), BY).await.unwrap().view;
     let second = Basis::Versions(vec![(1, second.version)]);
     // Two operators add 50 at once: the second one is told.
     let failed = |result: Result<(), ServiceError>| match result {
         Err(ServiceError::PreconditionFailed { .. }) => {}
         other => panic!("{other:?}"),
     };
-    failed(service.amend(&spring, quota(70), first.clone()).await.map(|_| ()));
-    failed(service.define(spring.clone(), terms(70), first.clone()).await.map(|_| ()));
-    failed(service.control(&spring, ControlVerb::Pause, first.clone()).await.map(|_| ()));
-    failed(service.define(spring.clone(), terms(20), Basis::Absent).await.map(|_| ()));
+    failed(service.amend(&spring, quota(70), first.clone(), BY).await.map(|_| ()));
+    failed(service.define(spring.clone(), terms(70), first.clone(), BY).await.map(|_| ()));
+    failed(service.control(&spring, ControlVerb::Pause, first.clone(), BY).await.map(|_| ()));
+    failed(service.define(spring.clone(), terms(20), Basis::Absent, BY).await.map(|_| ()));
     let other = campaign("other");
-    failed(service.define(other.clone(), terms(20), Basis::Existing).await.map(|_| ()));
-    failed(service.define(other, terms(20), second.clone()).await.map(|_| ()));
+    failed(service.define(other.clone(), terms(20), Basis::Existing, BY).await.map(|_| ()));
+    failed(service.define(other, terms(20), second.clone(), BY).await.map(|_| ()));
     assert_eq!(world.len(), 2, "nothing of these is in the log");
     // What is asked is in effect already.
-    assert!(service.amend(&spring, quota(20), first.clone()).await.is_ok());
-    assert!(service.define(spring.clone(), terms(20), first.clone()).await.is_ok());
-    assert!(service.control(&spring, ControlVerb::Resume, first.clone()).await.is_ok());
-    assert!(service.control(&spring, ControlVerb::Release, first).await.is_ok());
-    assert!(service.control(&spring, ControlVerb::Pause, second.clone()).await.is_ok());
-    assert!(service.control(&spring, ControlVerb::Pause, second).await.is_ok(), "said again");
-    assert!(service.define(spring.clone(), terms(5), Basis::Existing).await.is_ok());
+    assert!(service.amend(&spring, quota(20), first.clone(), BY).await.is_ok());
+    assert!(service.define(spring.clone(), terms(20), first.clone(), BY).await.is_ok());
+    assert!(service.control(&spring, ControlVerb::Resume, first.clone(), BY).await.is_ok());
+    assert!(service.control(&spring, ControlVerb::Release, first, BY).await.is_ok());
+    assert!(service.control(&spring, ControlVerb::Pause, second.clone(), BY).await.is_ok());
+    assert!(service.control(&spring, ControlVerb::Pause, second, BY).await.is_ok(), "said again");
+    assert!(service.define(spring.clone(), terms(5), Basis::Existing, BY).await.is_ok());
     assert_eq!(world.len(), 4);
 }
 
@@ -119,10 +122,10 @@ async fn a_change_is_based_on_the_version_it_names() {
 async fn an_overtaken_change_on_a_version_is_refused() {
     let (world, spring) = ServiceWorld::with_spring().await;
     let (based_on, change) = (world.version(&spring), Change::Paused);
-    let other = Control { campaign: spring.clone(), based_on, change };
+    let other = Control::once("token", spring.clone(), based_on, change);
     let _owner = world.owner_at_work(Settle::All);
     let basis = Basis::Versions(vec![(1, based_on.unwrap())]);
-    let amending = world.service.amend(&spring, quota(20), basis);
+    let amending = world.service.amend(&spring, quota(20), basis, BY);
     let amended = overtaken(&world, other, amending).await;
     assert!(matches!(amended, Err(ServiceError::PreconditionFailed { .. })), "{amended:?}");
     assert_eq!(world.len(), 3, "it is not repeated");
@@ -144,7 +147,7 @@ async fn of_two_concurrent_definitions_one_creates() {
     for (second, records) in [(terms(10), 2), (terms(20), 3)] {
         let world = ServiceWorld::new().await;
         let change = Change::Defined { terms: terms(10) };
-        let first = Control { campaign: campaign("spring"), based_on: None, change };
+        let first = Control::once("token", campaign("spring"), None, change);
         let _owner = world.owner_at_work(Settle::All);
         let defining = put(&world, second.clone());
         let defined = overtaken(&world, first, defining).await.unwrap();
@@ -158,9 +161,9 @@ async fn an_overtaken_change_is_repeated() {
     let (world, spring) = ServiceWorld::with_spring().await;
     let amendment = Amendment { per_user_limit: Some(5), ..Amendment::default() };
     let (based_on, change) = (world.version(&spring), Change::Amended { amendment });
-    let other = Control { campaign: spring.clone(), based_on, change };
+    let other = Control::once("token", spring.clone(), based_on, change);
     let _owner = world.owner_at_work(Settle::All);
-    let amending = world.service.amend(&spring, quota(20), Basis::InEffect);
+    let amending = world.service.amend(&spring, quota(20), Basis::InEffect, BY);
     let view = overtaken(&world, other, amending).await.unwrap().view;
     let terms = &view.definition.terms;
     assert_eq!((terms.quota, terms.per_user_limit), (20, 5), "neither change is lost");
@@ -172,10 +175,10 @@ async fn a_change_is_in_effect_for_later_calls() {
     let (world, spring) = ServiceWorld::with_spring().await;
     let _owner = world.owner_at_work(Settle::All);
     world.service.issue(request(&spring, "u1"), None).await.unwrap();
-    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect).await.unwrap();
+    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect, BY).await.unwrap();
     let refused = world.service.issue(request(&spring, "u2"), None).await;
     assert_eq!(refused, Err(ServiceError::CertainRejection(Reason::Paused)));
-    world.service.control(&spring, ControlVerb::Resume, Basis::InEffect).await.unwrap();
+    world.service.control(&spring, ControlVerb::Resume, Basis::InEffect, BY).await.unwrap();
     assert!(world.service.issue(request(&spring, "u2"), None).await.is_ok());
 }
 
@@ -184,19 +187,19 @@ async fn a_change_without_effect_appends_nothing() {
     let (world, spring) = ServiceWorld::with_spring().await;
     let _owner = world.owner_at_work(Settle::All);
     let resumed =
-        world.service.control(&spring, ControlVerb::Resume, Basis::InEffect).await.unwrap();
+        world.service.control(&spring, ControlVerb::Resume, Basis::InEffect, BY).await.unwrap();
     assert_eq!(resumed.state, CampaignState::Open);
-    world.service.amend(&spring, quota(10), Basis::InEffect).await.unwrap();
+    world.service.amend(&spring, quota(10), Basis::InEffect, BY).await.unwrap();
     assert_eq!(world.len(), 1);
     for verb in [ControlVerb::Pause, ControlVerb::Pause, ControlVerb::Close, ControlVerb::Close] {
-        world.service.control(&spring, verb, Basis::InEffect).await.unwrap();
+        world.service.control(&spring, verb, Basis::InEffect, BY).await.unwrap();
     }
     assert_eq!(world.len(), 3);
     for verb in [ControlVerb::Pause, ControlVerb::Resume] {
-        let refused = world.service.control(&spring, verb, Basis::InEffect).await;
+        let refused = world.service.control(&spring, verb, Basis::InEffect, BY).await;
         assert_eq!(refused, Err(ServiceError::CampaignClosed));
     }
-    let refused = world.service.amend(&spring, quota(30), Basis::InEffect).await;
+    let refused = world.service.amend(&spring, quota(30), Basis::InEffect, BY).await;
     assert_eq!(refused, Err(ServiceError::CampaignClosed));
     assert_eq!(world.len(), 3);
 }
@@ -210,13 +213,19 @@ async fn the_log_refuses_a_quota_below_issued() {
         }
         let _owner = world.owner_at_work(settle);
         world.pass(Duration::from_secs(4)).await;
-        let refused = world.service.amend(&spring, quota(2), Basis::InEffect).await;
+        let refused = world.service.amend(&spring, quota(2), Basis::InEffect, BY).await;
         assert_eq!(refused, Err(ServiceError::QuotaBelowIssued { issued: 3 }), "{settle:?}");
         assert_eq!(
-            world.service.amend(&spring, quota(3), Basis::InEffect).await.unwrap().view.remaining,
+            world
+                .service
+                .amend(&spring, quota(3), Basis::InEffect, BY)
+                .await
+                .unwrap()
+                .view
+                .remaining,
             0
         );
-        let invalid = world.service.amend(&spring, quota(QUOTA_MAX + 1), Basis::InEffect).await;
+        let invalid = world.service.amend(&spring, quota(QUOTA_MAX + 1), Basis::InEffect, BY).await;
         assert!(matches!(invalid, Err(ServiceError::Invalid(faults)) if faults.len() == 1));
     }
 }
@@ -225,18 +234,19 @@ async fn the_log_refuses_a_quota_below_issued() {
 async fn an_unknown_outcome_is_safe_to_repeat() {
     let world = ServiceWorld::new().await;
     let began = world.now();
-    let unknown = world.service.define(campaign("spring"), terms(10), Basis::InEffect).await;
+    let unknown = world.service.define(campaign("spring"), terms(10), Basis::InEffect, BY).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     assert_eq!((world.now() - began).as_secs(), 5);
     world.arm(Call::Append, HANGS);
-    let unknown = world.service.define(campaign("spring"), terms(10), Basis::InEffect).await;
+    let unknown = world.service.define(campaign("spring"), terms(10), Basis::InEffect, BY).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     world.arm(Call::Append, Fate::AnswerLost);
-    let unknown = world.service.define(campaign("spring"), terms(10), Basis::InEffect).await;
+    let unknown = world.service.define(campaign("spring"), terms(10), Basis::InEffect, BY).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
     let _owner = world.owner_at_work(Settle::All);
     world.until(|| !world.rows().versions.is_empty()).await;
-    let again = world.service.define(campaign("spring"), terms(10), Basis::InEffect).await.unwrap();
+    let again =
+        world.service.define(campaign("spring"), terms(10), Basis::InEffect, BY).await.unwrap();
     assert!(!again.created);
 }
 
@@ -244,20 +254,20 @@ async fn an_unknown_outcome_is_safe_to_repeat() {
 async fn an_unsent_change_has_a_known_outcome() {
     let (world, spring) = ServiceWorld::with_spring().await;
     world.arm(Call::Append, Fate::Refused);
-    let refused = world.service.control(&spring, ControlVerb::Pause, Basis::InEffect).await;
+    let refused = world.service.control(&spring, ControlVerb::Pause, Basis::InEffect, BY).await;
     assert!(matches!(refused, Err(ServiceError::Overloaded { .. })), "{refused:?}");
     world.cut(Engine::Store);
     world.pass(Duration::from_secs(1)).await;
-    let refused = world.service.control(&spring, ControlVerb::Pause, Basis::InEffect).await;
+    let refused = world.service.control(&spring, ControlVerb::Pause, Basis::InEffect, BY).await;
     assert!(matches!(refused, Err(ServiceError::Unavailable { .. })), "{refused:?}");
     world.mend(Engine::Store);
     world.pass(Duration::from_secs(1)).await;
     let unknown =
-        world.service.control(&campaign("summer"), ControlVerb::Pause, Basis::InEffect).await;
+        world.service.control(&campaign("summer"), ControlVerb::Pause, Basis::InEffect, BY).await;
     assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     let mut unsound = terms(10);
     unsound.per_user_limit = 0;
-    let refused = world.service.define(campaign("summer"), unsound, Basis::InEffect).await;
+    let refused = world.service.define(campaign("summer"), unsound, Basis::InEffect, BY).await;
     assert!(matches!(refused, Err(ServiceError::Invalid(_))), "{refused:?}");
     assert_eq!(world.len(), 1);
 }
@@ -266,10 +276,9 @@ async fn an_unsent_change_has_a_known_outcome() {
 async fn a_store_failure_after_append_is_unknown() {
     let (world, spring) = ServiceWorld::with_spring().await;
     let service = world.service.clone();
-    let paused =
-        tokio::spawn(
-            async move { service.control(&spring, ControlVerb::Pause, Basis::InEffect).await },
-        );
+    let paused = tokio::spawn(async move {
+        service.control(&spring, ControlVerb::Pause, Basis::InEffect, BY).await
+    });
     world.until(|| world.len() == 2).await;
     world.cut(Engine::Store);
     world.decide(Settle::All).await;
@@ -282,18 +291,18 @@ async fn only_a_release_passes_a_hold_or_halt() {
     let (world, spring) = ServiceWorld::with_spring().await;
     world.hold(&spring, FIRST_OFFSET + 5, HoldState::Open);
     for verb in [ControlVerb::Pause, ControlVerb::Close] {
-        let refused = world.service.control(&spring, verb, Basis::InEffect).await;
+        let refused = world.service.control(&spring, verb, Basis::InEffect, BY).await;
         assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
     }
-    let refused = world.service.amend(&spring, quota(20), Basis::InEffect).await;
+    let refused = world.service.amend(&spring, quota(20), Basis::InEffect, BY).await;
     assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
-    let refused = world.service.define(spring.clone(), terms(10), Basis::InEffect).await;
+    let refused = world.service.define(spring.clone(), terms(10), Basis::InEffect, BY).await;
     assert!(matches!(refused, Err(ServiceError::Halted { .. })), "{refused:?}");
     world.halted(world.partition_of(&spring), "out of range").await;
     assert_eq!(world.len(), 1);
     let (service, released) = (world.service.clone(), spring.clone());
     let releasing = tokio::spawn(async move {
-        service.control(&released, ControlVerb::Release, Basis::InEffect).await
+        service.control(&released, ControlVerb::Release, Basis::InEffect, BY).await
     });
     world.until(|| world.len() == 2).await;
     world.pass(Duration::from_secs(1)).await;
@@ -309,11 +318,16 @@ async fn releasing_without_a_hold_appends_nothing() {
     let (world, spring) = ServiceWorld::with_spring().await;
     world.hold(&spring, FIRST_OFFSET + 5, HoldState::Closed);
     assert_eq!(
-        world.service.control(&spring, ControlVerb::Release, Basis::InEffect).await.unwrap().state,
+        world
+            .service
+            .control(&spring, ControlVerb::Release, Basis::InEffect, BY)
+            .await
+            .unwrap()
+            .state,
         CampaignState::Open
     );
     let unknown =
-        world.service.control(&campaign("summer"), ControlVerb::Release, Basis::InEffect).await;
+        world.service.control(&campaign("summer"), ControlVerb::Release, Basis::InEffect, BY).await;
     assert_eq!(unknown, Err(ServiceError::UnknownCampaign));
     assert_eq!(world.len(), 1);
 }
@@ -322,7 +336,7 @@ async fn releasing_without_a_hold_appends_nothing() {
 async fn an_unmarked_release_is_unknown() {
     let (world, spring) = ServiceWorld::with_spring().await;
     world.hold(&spring, FIRST_OFFSET + 5, HoldState::Open);
-    let unknown = world.service.control(&spring, ControlVerb::Release, Basis::InEffect).await;
+    let unknown = world.service.control(&spring, ControlVerb::Release, Basis::InEffect, BY).await;
     assert!(matches!(unknown, Err(ServiceError::OutcomeUnknown { .. })), "{unknown:?}");
 }
 
@@ -341,7 +355,7 @@ async fn a_release_below_the_logs_start_is_refused() {
     assert_eq!(before.not_releasable, None);
     world.trim(world.partition_of(&spring), end);
     let records = world.len();
-    let refused = world.service.control(&spring, ControlVerb::Release, Basis::InEffect).await;
+    let refused = world.service.control(&spring, ControlVerb::Release, Basis::InEffect, BY).await;
     let Err(ServiceError::NotReleasable { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains(&format!("records from {} on are needed", end - 1)), "{reason}");
     let follow_up = format!("at most {}) to another campaign", before.view.remaining);

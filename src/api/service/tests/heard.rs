@@ -20,6 +20,9 @@ use crate::{
     wire::feed_message::FeedDecision,
 };
 
+/// Whose key makes the changes.
+const BY: &str = "token";
+
 const WAIT: Option<Duration> = Some(Duration::from_secs(5));
 
 /// Asks for a coupon and lets the owner decide. Returns the answer.
@@ -132,7 +135,7 @@ async fn a_change_shows_at_once_on_a_node_that_heard() {
     let other = world.another_service().await;
     assert_eq!(other.campaign(&spring).await.unwrap().state, CampaignState::Open);
     let _work = world.owner_at_work(Settle::All);
-    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect).await.unwrap();
+    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect, BY).await.unwrap();
     let version = world.version(&spring);
     world.until(|| other.campaigns.heard(&spring).map(|it| it.version) == version).await;
     let paused = CampaignState::Shut(Reason::Paused);

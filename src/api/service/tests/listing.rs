@@ -16,6 +16,9 @@ use crate::{
     store::LISTING_MAX,
 };
 
+/// Whose key makes the changes.
+const BY: &str = "token";
+
 /// Returns the ids of the campaigns that `audience` sees.
 async fn listed(world: &ServiceWorld, audience: Audience) -> Vec<String> {
     let list = world.service.campaigns().await.unwrap();
@@ -160,7 +163,7 @@ async fn who_has_made_a_change_sees_it_in_the_next_list() {
     };
     assert_eq!(states().await, ["open"]);
     let work = world.owner_at_work(Settle::All);
-    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect).await.unwrap();
+    world.service.control(&spring, ControlVerb::Pause, Basis::InEffect, BY).await.unwrap();
     drop(work);
     assert_eq!(states().await, ["paused"]);
 }

@@ -14,6 +14,9 @@ use crate::{
     simulation::testing::Settle,
 };
 
+/// Whose key makes the changes.
+const BY: &str = "token";
+
 const WAIT: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
@@ -33,7 +36,7 @@ async fn a_restart_changes_no_answer() {
     let already = count(|answer| matches!(answer, Answer::AlreadyIssued { .. }));
     let sold_out = Answer::Rejected { reason: Reason::SoldOut };
     assert_eq!(before.iter().filter(|(_, of)| *of == sold_out).count(), 140 - already);
-    world.service.control(&spring, ControlVerb::Close, Basis::InEffect).await.unwrap();
+    world.service.control(&spring, ControlVerb::Close, Basis::InEffect, BY).await.unwrap();
     world.decide(Settle::All).await;
     drop(owner);
     world.service.shut_down().await;

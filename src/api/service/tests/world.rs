@@ -114,7 +114,7 @@ impl ServiceWorld {
     /// Changes a campaign as another node would.
     pub(super) async fn changed(&self, campaign: &CampaignId, change: Change) {
         let based_on = self.version(campaign);
-        self.append(&Record::from(Control { campaign: campaign.clone(), based_on, change }));
+        self.append(&Record::from(Control::once("token", campaign.clone(), based_on, change)));
         self.decide(Settle::All).await;
     }
 

@@ -121,7 +121,7 @@ fn a_request_goes_before_the_definition_behind_it() {
     let mut story = narrow();
     story.asks(SPRING);
     let change = Change::Defined { terms: Terms::of(10) };
-    let define = Control { campaign: campaign(SPRING), based_on: None, change };
+    let define = Control::once("token", campaign(SPRING), None, change);
     story.reads(Record::from(define));
     story.asks(SPRING);
     // The lookup began before the definition was stored.

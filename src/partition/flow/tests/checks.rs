@@ -52,7 +52,7 @@ impl FlowWorld {
             });
             let Some((campaign, holds)) = held else { return };
             let change = Change::Released { holds };
-            let record = Record::from(Control { campaign, based_on: None, change });
+            let record = Record::from(Control::once("token", campaign, None, change));
             let offset = self.end();
             self.log.push((At { offset, time: Timestamp(0) }, record));
         }

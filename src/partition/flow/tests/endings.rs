@@ -37,7 +37,7 @@ fn read(offset: Offset, content: Record) -> Event {
 fn release() -> Record {
     let holds = vec![held(HoldState::Open).name()];
     let (campaign, change) = (campaign(0), Change::Released { holds });
-    Record::from(Control { campaign, based_on: None, change })
+    Record::from(Control::once("token", campaign, None, change))
 }
 
 fn ready(incarnation: u64) -> Event {

@@ -133,9 +133,8 @@ pub(super) fn log_of(random: &mut Random, length: u64) -> Vec<(At, Record)> {
         let id = campaign(random.below(CAMPAIGNS));
         let state =
             versions.entry(id.clone()).or_insert_with(|| Campaign::new(id.clone(), 1, 0, keys()));
-        let control = |change| {
-            Record::from(Control { campaign: id.clone(), based_on: state.version(), change })
-        };
+        let control =
+            |change| Record::from(Control::once("token", id.clone(), state.version(), change));
         let record = match random.below(40) {
             0 => control(Change::Paused),
             1..=3 => control(Change::Resumed),

@@ -124,7 +124,7 @@ impl Story {
         let campaign = campaign(of);
         let of_it = self.stored.values().filter(|hold| hold.campaign == campaign);
         let change = Change::Released { holds: of_it.map(Hold::name).collect() };
-        self.reads(Record::from(Control { campaign, based_on: None, change }));
+        self.reads(Record::from(Control::once("token", campaign, None, change)));
     }
 
     pub(super) fn step(&mut self, event: Event) {

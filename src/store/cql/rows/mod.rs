@@ -11,6 +11,7 @@ use scylla::{
 };
 use thiserror::Error;
 
+pub(super) use self::change::{ChangeCells, change};
 pub(super) use self::version::{decode_version, version, version_columns};
 use crate::{
     domain::{
@@ -370,6 +371,7 @@ pub(super) fn decode_campaign((text,): (&str,)) -> Result<CampaignId, BadValue> 
     campaign(text)
 }
 
+mod change;
 mod version;
 
 #[cfg(test)]
