@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::{
     chaos::ChaosArguments,
     rehearse::RehearseArguments,
+    secret::SecretArguments,
     terms::{AmendmentFlags, DefinitionFlags},
 };
 use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
@@ -59,6 +60,8 @@ pub(super) enum Command {
     /// the range 15 s later; requests in it are answered 410 from then on. Repeating the command shows
     /// the state: made, in_force or void.
     Skip(SkipArguments),
+    /// Keep the secret of the instance in a file of your own
+    Secret(SecretArguments),
     /// Make an actor panic, to see what follows; the node needs chaos.enabled
     ///
     /// Names one campaign, one partition or the supervisor. The node that is called must own the
@@ -102,6 +105,7 @@ impl Arguments {
             }
             Command::Issue(inner) => self.settings.then(&inner.settings),
             Command::Skip(inner) => self.settings.then(&inner.listener.settings),
+            Command::Secret(inner) => self.settings.then(&inner.listener().settings),
             Command::Crash(inner) => self.settings.then(&inner.listener.settings),
             Command::PrintConfig(inner) => self.settings.then(&inner.settings),
             Command::Health(inner) => self.settings.then(&inner.settings),
@@ -328,7 +332,7 @@ pub(super) struct AdminListener {
     #[arg(long, global = true, display_order = 92)]
     pub(super) json: bool,
     #[command(flatten)]
-    settings: Settings,
+    pub(super) settings: Settings,
 }
 
 #[derive(Debug, Args)]

@@ -42,6 +42,12 @@ pub(super) enum ClientError {
     },
     #[error("{url} is not a coupond node: {found}")]
     Foreign { url: String, found: String },
+    #[error("writing {}", .path.display())]
+    Secret {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the definitions cannot be applied; nothing was changed:\n  {0}")]
     Files(String),
     #[error("preparing the HTTP client")]
@@ -56,6 +62,7 @@ impl ClientError {
             Self::Address { .. } | Self::PortUnknown(_) | Self::Files(_) => super::EXIT_USAGE,
             Self::Unreachable { .. }
             | Self::Token { .. }
+            | Self::Secret { .. }
             | Self::Foreign { .. }
             | Self::Http(_)
             | Self::Refused { .. } => 1,
@@ -141,6 +148,11 @@ impl Client {
         };
         let identity = identity.map(|name| (name, user.to_owned()));
         Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
+    }
+
+    /// Returns the URL of the listener.
+    pub(super) fn base(&self) -> String {
+        self.base.to_string()
     }
 
     /// Appends the segments of a path to the base URL.

@@ -17,6 +17,7 @@ mod client;
 mod issue;
 mod machine;
 mod rehearse;
+mod secret;
 mod serve;
 mod show;
 mod simulate;
@@ -216,6 +217,12 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         Command::Skip(skip) => {
             let config = load()?.config;
             Ok(one_thread()?.block_on(campaign::skip(&config, skip))?)
+        }
+        Command::Secret(secret::SecretArguments {
+            action: secret::SecretAction::Export(export),
+        }) => {
+            let config = load()?.config;
+            Ok(one_thread()?.block_on(secret::export(&config, export))?)
         }
         Command::Crash(crash) => {
             let config = load()?.config;

@@ -12,7 +12,7 @@ use super::{
     links,
     problem::{ConfigProblem, Origin, Problems},
     properties, secrets,
-    settings::Config,
+    settings::{AdminConfig, Config},
     types::{Identity, Mode, Secret},
 };
 
@@ -172,7 +172,26 @@ fn between_keys(config: &Config) -> Vec<Broken> {
              api.trust_network = true if only a gateway can reach it",
         );
     }
-    if admin.token.is_none() && admin.keys.0.is_empty() && !is_loopback(admin.listen) {
+    exposed_tokens(admin, &mut broke);
+    if collide(api.listen, admin.listen) {
+        broke(
+            &["admin.listen", "api.listen"],
+            format!("is {}, which collides with api.listen", admin.listen),
+            "use another port for one of them",
+        );
+    }
+    broken
+}
+
+/// Passes on what is wrong with the tokens of an admin listener that others can reach.
+fn exposed_tokens(
+    admin: &AdminConfig,
+    broke: &mut impl FnMut(&'static [&'static str], String, &str),
+) {
+    if is_loopback(admin.listen) {
+        return;
+    }
+    if admin.token.is_none() && admin.keys.0.is_empty() {
         broke(
             &["admin.token", "admin.keys", "admin.listen"],
             format!("is not set while admin.listen is {}, which is not loopback", admin.listen),
@@ -180,7 +199,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
         );
     }
     let is_short = |token: &Secret| token.expose().len() < EXPOSED_TOKEN_BYTES_MIN;
-    if admin.token.as_ref().is_some_and(is_short) && !is_loopback(admin.listen) {
+    if admin.token.as_ref().is_some_and(is_short) {
         broke(
             &["admin.token", "admin.listen"],
             format!(
@@ -192,7 +211,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
              address of loopback",
         );
     }
-    for key in admin.keys.short(EXPOSED_TOKEN_BYTES_MIN).filter(|_| !is_loopback(admin.listen)) {
+    for key in admin.keys.short(EXPOSED_TOKEN_BYTES_MIN) {
         broke(
             &["admin.keys", "admin.listen"],
             format!(
@@ -203,14 +222,14 @@ fn between_keys(config: &Config) -> Vec<Broken> {
             "generate a token, for example with `openssl rand -hex 32`",
         );
     }
-    if collide(api.listen, admin.listen) {
-        broke(
-            &["admin.listen", "api.listen"],
-            format!("is {}, which collides with api.listen", admin.listen),
-            "use another port for one of them",
-        );
+}
+
+impl Config {
+    /// Returns whether others than the users of this machine reach a listener.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        !is_loopback(self.api.listen) || !is_loopback(self.admin.listen)
     }
-    broken
 }
 
 fn is_loopback(address: SocketAddr) -> bool {

@@ -79,6 +79,14 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
     }
     let instance =
         Instance::establish(&store, config.secret.exposed(), topics.partitions, NEW_NAMES).await?;
+    if instance.kept_secret.is_some() && config.is_exposed() {
+        tracing::warn!(
+            "the secret of the instance lies in the database, where everybody who reads the table layout \
+             has it: move it into a file with `coupond secret export FILE`, set secret.key_file on every \
+             node, then clear its cell: DELETE secret FROM {}.layout WHERE name = 'layout'",
+            config.cql.keyspace
+        );
+    }
     let log = KafkaLog::connect(&config.kafka)
         .await
         .map_err(|error| ServeError::failed("connecting to Kafka", error))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{ServeError, embedded::OPENING};
 use crate::{
-    config::Config,
+    config::{Config, Secret},
     domain::{
         ids::ProcessName,
         keys::{Keys, hex},
@@ -24,6 +24,8 @@ const ADMIN_TOKEN_FILE: SecretFile = SecretFile { name: "admin.token", bytes_min
 pub(super) struct Instance {
     pub(super) layout: Layout,
     pub(super) keys: Arc<Keys>,
+    /// The secret, where coupond keeps it and no setting names it.
+    pub(super) kept_secret: Option<Secret>,
 }
 
 impl Instance {
@@ -63,7 +65,12 @@ impl Instance {
             }
         };
         check(&layout, &keys, partitions)?;
-        Ok(Self { layout, keys: Arc::new(keys) })
+        // One that is configured comes first, and then this one may be an old copy.
+        let kept_secret = match (&secret, &layout.secret) {
+            (None, Some(kept)) => Some(kept.as_str().into()),
+            _ => None,
+        };
+        Ok(Self { layout, keys: Arc::new(keys), kept_secret })
     }
 }
 

@@ -40,7 +40,7 @@ use crate::{
         service::{GroupCheck, Service},
     },
     clock::{SharedClock, SystemClock},
-    config::{AdminKey, Config, Explicit, Mode},
+    config::{AdminKey, Config, Explicit, Mode, Secret},
     feed::DecisionFeed,
     log::{LocalLog, RequestLog},
     partition::actor_view::Crashed,
@@ -107,6 +107,7 @@ pub struct Node {
     pub admin: SocketAddr,
     /// Bearer token of admin requests.
     pub admin_token: String,
+    kept_secret: Option<Secret>,
     core: Core,
     listeners: JoinSet<()>,
     background: JoinSet<()>,
@@ -193,7 +194,7 @@ impl Node {
         };
         let Adapters { log, store, feed, local_log, group_check, instance, .. } = adapters;
         let Adapters { nodes, future_max_ms, background, closer, .. } = adapters;
-        let Instance { layout, keys } = instance;
+        let Instance { layout, keys, kept_secret } = instance;
         let mut laid_out = config.clone();
         // A topic that exists has its own number.
         laid_out.kafka.partitions = layout.partitions;
@@ -225,6 +226,7 @@ impl Node {
             api: local(&api)?,
             admin: local(&admin)?,
             admin_token,
+            kept_secret,
             core,
             listeners: JoinSet::new(),
             background: background.into_iter().collect(),
@@ -248,6 +250,7 @@ impl Node {
             api: config.api.clone(),
             admin_keys,
             render_metrics: Arc::new(|| metrics.render()),
+            kept_secret: self.kept_secret.clone(),
             chaos: config.chaos.enabled.then(|| self.core.crashes()),
         };
         let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();

@@ -300,6 +300,45 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn each_control_record_of_a_campaign_is_a_change() {
+        let campaign = CampaignId::parse("spring").unwrap();
+        let control = |by, based_on, change| Control::once(by, campaign.clone(), based_on, change);
+        let retried = Control { retried: true, ..control("otto", Some(9), Change::Closed) };
+        let early = control("eve", None, Change::Paused);
+        let (_, defined) = defined();
+        let log = [
+            Record::from(early),
+            defined,
+            Record::from(control("vera", Some(1), Change::Paused)),
+            Record::from(control("otto", Some(1), Change::Closed)),
+            Record::from(retried),
+            Record::from(control("olga", Some(2), Change::Released { holds: Vec::new() })),
+        ];
+        let records = log.into_iter().enumerate().map(|(place, it)| (at(place as u64), it));
+        let mut folder = recovered(CampaignRows::default(), Vec::new());
+        let batch = Batch { records: records.collect(), passed: 6, is_replay: false };
+        let changes = folder.fold(batch).changes;
+        let paused = |it: &Option<Definition>| it.as_ref().map(|it| it.paused);
+        let facts = changes.iter().map(|it| {
+            let around = (paused(&it.before), paused(&it.after));
+            (it.position.offset, &*it.by, around, it.refusal.is_some(), it.is_listed())
+        });
+        let expected = [
+            (1, "token", (None, Some(false)), false, true),
+            (2, "vera", (Some(false), Some(true)), false, true),
+            (3, "otto", (Some(true), Some(true)), true, true),
+            (4, "otto", (Some(true), Some(true)), true, false),
+            (5, "olga", (Some(true), Some(true)), false, true),
+        ];
+        assert_eq!(facts.collect::<Vec<_>>(), expected, "eve's change is a dead letter");
+        for change in changes {
+            assert_eq!(change.digest, keys().change_digest(&change));
+            let other = ChangeRow { by: "eve".to_owned(), ..change.clone() };
+            assert_ne!(keys().change_digest(&other), change.digest);
+        }
+    }
+
+    #[test]
     fn a_contradiction_ends_the_folding() {
         let log = vec![defined(), request(1, "ada"), request(2, "bob"), request(3, "cid")];
         let mut folder = recovered(CampaignRows::default(), Vec::new());

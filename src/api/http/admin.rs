@@ -20,13 +20,14 @@ use super::{
     guard::{Caller, Guard, NO_CLIENT},
     json,
     pages::Pages,
-    problem::Problem,
+    problem::{Kind, Problem},
     public::{self, PathOf},
     server::Client,
-    views::{AdminBody, HealthBody, PartBody, SkipBody},
+    views::{AdminBody, HealthBody, PartBody, SecretBody, SkipBody},
 };
 use crate::{
     api::service::{CampaignView, ControlVerb, Service, ServiceError},
+    config::Secret,
     domain::{
         definition::{Audience, Terms},
         ids::{CampaignId, Partition},
@@ -46,6 +47,7 @@ struct AdminState {
     pages: Pages,
     render_metrics: RenderMetrics,
     chaos: Option<Arc<dyn CrashActors>>,
+    kept_secret: Option<Secret>,
 }
 
 /// Builds the routes of the admin listener. [`guard`] checks the token.
@@ -56,6 +58,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         pages: Pages::new(Audience::Admin),
         render_metrics: Arc::clone(&parts.render_metrics),
         chaos: parts.chaos.clone(),
+        kept_secret: parts.kept_secret.clone(),
     });
     let router = Router::new()
         .route("/admin/campaigns", get(list))
@@ -64,6 +67,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .route("/admin/campaigns/{campaign_id}/crash", post(crash_campaign))
         .route("/admin/partitions/{partition}/crash", post(crash_partition))
         .route("/admin/supervisor/crash", post(crash_supervisor))
+        .route("/admin/secret/export", post(export_secret))
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready));
@@ -257,6 +261,22 @@ async fn unless_unknown(state: &AdminState, campaign: &CampaignId, fault: Proble
         Ok(_) => fault,
         Err(error) => error.into(),
     }
+}
+
+/// Answers with the secret of the instance. An operator keeps it in a file from then on.
+async fn export_secret(
+    State(state): State<Arc<AdminState>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
+    nothing(request).await?;
+    let Some(secret) = &state.kept_secret else {
+        let detail =
+            "the node has its secret from secret.key_file or secret.key: copy it from there";
+        return Err(Problem::new(Kind::SecretConfigured, detail));
+    };
+    tracing::warn!(by = %caller.name, "the secret of the instance was exported");
+    Ok(json::answer(StatusCode::OK, &SecretBody { secret: secret.expose() }))
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {

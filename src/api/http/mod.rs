@@ -39,7 +39,7 @@ use self::problem::{Kind, Problem};
 pub(crate) use self::server::{ANSWERS_BYTES_MAX, CONNECTION_BYTES, Limits, serve};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
-use crate::config::{AdminKey, ApiConfig};
+use crate::config::{AdminKey, ApiConfig, Secret};
 
 /// Renders all metrics as Prometheus text.
 pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -55,6 +55,8 @@ pub(crate) struct HttpParts {
     pub admin_keys: Vec<AdminKey>,
     /// Renders the answer of `/metrics`.
     pub render_metrics: RenderMetrics,
+    /// The secret of the instance, where coupond keeps it and no setting names it.
+    pub kept_secret: Option<Secret>,
     /// Makes actors crash, where `chaos.enabled` allows it.
     pub chaos: Option<Arc<dyn CrashActors>>,
 }

@@ -94,6 +94,7 @@ kinds! {
     NotSkippable: CONFLICT, "not-skippable", "Range cannot be skipped", "invalid";
     QuotaBelowIssued: CONFLICT, "quota-below-issued", "Quota below issued coupons", "invalid";
     NotHere: CONFLICT, "not-here", "Does not run on this node", "invalid";
+    SecretConfigured: CONFLICT, "secret-configured", "Secret is configured", "invalid";
     NotReleasable: CONFLICT, "not-releasable", "Campaign cannot be released", "invalid";
     BodyTooLarge: PAYLOAD_TOO_LARGE, "body-too-large", "Request body too large", "invalid";
     UnsupportedMediaType: UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type",

@@ -87,6 +87,12 @@ impl<'a> From<&'a Skip> for SkipBody<'a> {
     }
 }
 
+/// The secret of the instance.
+#[derive(Serialize)]
+pub(super) struct SecretBody<'a> {
+    pub(super) secret: &'a str,
+}
+
 /// A coupon as its holder sees it.
 #[derive(Serialize)]
 pub(super) struct CouponBody<'a> {

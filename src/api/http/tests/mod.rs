@@ -301,7 +301,7 @@ pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
     };
     let render_metrics = Arc::new(|| "coupond_waiters 0\n".to_owned());
     let admin_keys = vec![AdminKey::owner(TOKEN)];
-    HttpParts { service, api, admin_keys, render_metrics, chaos: None }
+    HttpParts { service, api, admin_keys, render_metrics, kept_secret: None, chaos: None }
 }
 
 /// Both routers on one service.

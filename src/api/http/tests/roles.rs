@@ -6,7 +6,7 @@ use super::*;
 use crate::config::Role;
 
 /// Every call, with the least role that may make it.
-const CALLS: [(&str, &str, Role); 15] = [
+const CALLS: [(&str, &str, Role); 16] = [
     ("GET", "/admin/campaigns", Role::Viewer),
     ("GET", "/admin/campaigns/spring", Role::Viewer),
     ("HEAD", "/admin/campaigns/spring", Role::Viewer),
@@ -22,6 +22,7 @@ const CALLS: [(&str, &str, Role); 15] = [
     ("POST", "/admin/partitions/1/skip", Role::Owner),
     ("POST", "/admin/partitions/1/crash", Role::Owner),
     ("POST", "/admin/supervisor/crash", Role::Owner),
+    ("POST", "/admin/secret/export", Role::Owner),
 ];
 
 const PEOPLE: [(&str, Role, &str); 3] = [
@@ -88,4 +89,15 @@ async fn a_refusal_names_the_key_and_the_role_that_it_lacks() {
     let reply = Reply::of(router, close).await;
     let detail = r#""detail":"the key otto has the role operator, and this call needs owner""#;
     assert!(reply.body.contains(detail), "{}", reply.body);
+}
+
+#[tokio::test]
+async fn an_owner_exports_the_secret_unless_it_is_configured() {
+    let mut parts = parts(Arc::new(Script::default()), Identity::Trusted);
+    let export = || admitted(send("POST", "/admin/secret/export", ""));
+    Reply::of(admin_router(&parts), export()).await.problem(409, "secret-configured");
+    parts.kept_secret = Some("a secret of tests and of nothing else".into());
+    let reply = Reply::of(admin_router(&parts), export()).await;
+    reply.expect(200, r#"{"secret":"a secret of tests and of nothing else"}"#);
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
 }
