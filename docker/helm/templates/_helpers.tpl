@@ -38,7 +38,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- range splitList "." .path -}}
 {{- if kindIs "map" $found }}{{ $found = get $found . }}{{ else }}{{ $found = "" }}{{ end -}}
 {{- end -}}
-{{- if not (or (kindIs "invalid" $found) (eq (toString $found) "")) }}true{{ end -}}
+{{- if not (or (kindIs "invalid" $found) (has (toString $found) (list "" "[]"))) }}true{{ end -}}
 {{- end -}}
 
 {{/* A value as TOML. A text in JSON is one in TOML too. */}}
