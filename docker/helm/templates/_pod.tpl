@@ -34,14 +34,8 @@ spec:
   initContainers:
     - name: files
       image: {{ .Values.copier.image }}
-      command:
-        - install
-        - -m
-        - "0400"
-        {{- range $path, $_ := .Values.files }}
-        - /sources/{{ $path }}
-        {{- end }}
-        - /run/coupond/
+      # -f: files of an earlier start of this container may be there, and cannot be opened for writing.
+      command: [sh, -c, "umask 0377 && exec cp -f /sources/* /run/coupond/"]
       securityContext: {{- include "coupond.locked" . | nindent 8 }}
       resources:
         requests: {cpu: 10m, memory: 16Mi}
