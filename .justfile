@@ -23,6 +23,10 @@ doc:
 typos:
     .ci/run typos
 
+# Image, compose file, Helm chart, systemd unit (needs hadolint, check-jsonschema, helm, kubernetes-validate)
+packages:
+    .ci/run packages
+
 # Licences, sources and bans of dependencies (needs cargo-deny)
 deny:
     .ci/run deny

@@ -75,6 +75,14 @@ fn a_wrong_configuration_exits_with_2() {
 }
 
 #[test]
+fn completions_and_manual_page_need_no_settings() {
+    let wrong = [("COUPOND_MODE", "both")];
+    check(&wrong, &["completions", "bash"], 0, "_coupond() {", "");
+    check(&wrong, &["man"], 0, ".ie ", "");
+    check(&[], &["completions", "csh"], 2, "", "error: invalid value 'csh' for '<SHELL>'");
+}
+
+#[test]
 fn the_default_file_is_read_if_it_exists() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("config")).unwrap();

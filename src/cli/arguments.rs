@@ -8,6 +8,7 @@ use super::{
     chaos::ChaosArguments,
     rehearse::RehearseArguments,
     secret::SecretArguments,
+    shell::CompletionsArguments,
     terms::{AmendmentFlags, DefinitionFlags},
 };
 use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
@@ -90,6 +91,14 @@ pub(super) enum Command {
     Simulate(SimulateArguments),
     /// Rehearse an event: load, figures and verdicts, as one report
     Rehearse(RehearseArguments),
+    /// Print the completion script of a shell
+    ///
+    /// For example: coupond completions bash > ~/.local/share/bash-completion/completions/coupond
+    Completions(CompletionsArguments),
+    /// Print the manual page, in roff
+    ///
+    /// Read it: coupond man | man -l -
+    Man,
 }
 
 impl Arguments {
@@ -111,6 +120,7 @@ impl Arguments {
             Command::Health(inner) => self.settings.then(&inner.settings),
             Command::Audit(inner) => self.settings.then(&inner.settings),
             Command::Simulate(_) | Command::Chaos(_) => self.settings,
+            Command::Completions(_) | Command::Man => self.settings,
             Command::Rehearse(inner) => self.settings.then(&inner.settings),
         };
         (settings, command)

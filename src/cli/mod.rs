@@ -19,6 +19,7 @@ mod machine;
 mod rehearse;
 mod secret;
 mod serve;
+mod shell;
 mod show;
 mod simulate;
 mod terms;
@@ -232,6 +233,8 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         Command::Simulate(simulate) => simulate::run(&simulate),
         Command::Chaos(chaos) => chaos::run(chaos),
         Command::Rehearse(rehearse) => rehearse::run(load, rehearse),
+        Command::Completions(completions) => Ok(Done::with(shell::completions(&completions))),
+        Command::Man => Ok(Done::with(shell::manual_page())),
         Command::Health(health) => {
             let config = load()?.config;
             Ok(one_thread()?.block_on(campaign::health(&config, health))?)

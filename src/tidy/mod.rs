@@ -3,6 +3,7 @@
 
 mod dependencies;
 mod determinism;
+mod licences;
 mod pages;
 mod test_names;
 
