@@ -33,13 +33,13 @@ pub(super) fn manual_page() -> String {
     let mut program = Arguments::command().disable_help_subcommand(true);
     program.build();
     let page = Man::new(program.clone()).section(SECTION);
-    let mut text = rendered(|out| {
-        page.render_title(out)?;
+    let mut text = rendered(|out| page.render_title(out));
+    text.push_str(&part(|out| {
         page.render_name_section(out)?;
         page.render_synopsis_section(out)?;
         page.render_description_section(out)?;
         page.render_options_section(out)
-    });
+    }));
     program.get_subcommands().for_each(|command| add_command(command, &mut text));
     text
 }
@@ -48,7 +48,7 @@ pub(super) fn manual_page() -> String {
 fn add_command(command: &clap::Command, text: &mut String) {
     let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
     let page = Man::new(command.clone());
-    let sections = rendered(|out| {
+    let sections = part(|out| {
         page.render_synopsis_section(out)?;
         page.render_description_section(out)?;
         page.render_options_section(out)?;
@@ -58,7 +58,7 @@ fn add_command(command: &clap::Command, text: &mut String) {
         }
     });
     text.push_str(&format!(".SH \"{}\"\n", name.to_uppercase()));
-    for line in sections.lines().filter(|line| !is_preamble(line)) {
+    for line in sections.lines() {
         // Sections of a page of its own are subsections of this one.
         let line = line.strip_prefix(".SH ").map_or_else(|| line.into(), |it| format!(".SS {it}"));
         text.push_str(&format!("{line}\n"));
@@ -66,9 +66,16 @@ fn add_command(command: &clap::Command, text: &mut String) {
     command.get_subcommands().for_each(|below| add_command(below, text));
 }
 
-/// Returns whether a line defines the apostrophe, as each rendered part does anew.
-fn is_preamble(line: &str) -> bool {
-    line.starts_with(".ie ") || line.starts_with(".el ")
+/// Returns what `render` writes, without the definition of the apostrophe. Each part begins with one,
+/// and the title has it already.
+fn part(render: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>) -> String {
+    let is_preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
+    let mut text = String::new();
+    for line in rendered(render).lines().filter(|line| !is_preamble(line)) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }
 
 /// Returns what `render` writes.
@@ -160,6 +167,7 @@ mod tests {
         assert!(commands.contains(&"CAMPAIGN CREATE\"".to_owned()), "{commands:?}");
         assert!(page.contains("\\-\\-per\\-user\\-limit"), "{page}");
         assert!(page.contains("Answers file"), "what follows the help of the audit is missing");
+        assert_eq!(page.matches("\\(aq").count(), 1, "the apostrophe is defined once");
         assert!(!page.contains("HELP"), "the command that repeats all others is in the page");
     }
 }

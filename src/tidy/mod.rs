@@ -1,5 +1,5 @@
 //! Tests of the source tree: direction of layers, purity, sizes, headers, documentation, unused
-//! dependencies.
+//! dependencies, licences.
 
 mod dependencies;
 mod determinism;
