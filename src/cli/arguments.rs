@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
+    audit::AuditArguments,
+    changes::ChangesArguments,
     chaos::ChaosArguments,
     rehearse::RehearseArguments,
     secret::SecretArguments,
@@ -61,6 +63,8 @@ pub(super) enum Command {
     /// the range 15 s later; requests in it are answered 410 from then on. Repeating the command shows
     /// the state: made, in_force or void.
     Skip(SkipArguments),
+    /// List who changed what, and what came of it
+    Changes(ChangesArguments),
     /// Keep the secret of the instance in a file of your own
     Secret(SecretArguments),
     /// Make an actor panic, to see what follows; the node needs chaos.enabled
@@ -114,6 +118,7 @@ impl Arguments {
             }
             Command::Issue(inner) => self.settings.then(&inner.settings),
             Command::Skip(inner) => self.settings.then(&inner.listener.settings),
+            Command::Changes(inner) => self.settings.then(&inner.listener.settings),
             Command::Secret(inner) => self.settings.then(&inner.listener().settings),
             Command::Crash(inner) => self.settings.then(&inner.listener.settings),
             Command::PrintConfig(inner) => self.settings.then(&inner.settings),
@@ -154,30 +159,7 @@ pub(super) struct HealthArguments {
     pub(super) json: bool,
 }
 
-/// Check every invariant against request log and coupon store
-///
-/// Replays every record with an independent model and compares the result with coupons, by-user
-/// view, definition versions, marks, holds and progress: INV-1 to INV-8. Writes nothing. An
-/// embedded node must be stopped. A distributed instance may be running; it is checked up to its
-/// current progress. Exit codes: 0 every invariant holds, 1 failure, 2 usage or configuration, 3 an
-/// invariant is broken.
-#[derive(Debug, Args)]
-#[command(after_long_help = ANSWERS_HELP)]
-pub(super) struct AuditArguments {
-    #[command(flatten)]
-    settings: Settings,
-    /// Also check the answers that clients got: a file with one JSON object per line
-    #[arg(long, value_name = "FILE")]
-    pub(super) answers: Option<PathBuf>,
-    /// Test the audit itself: plant every kind of corruption in sound data in memory
-    #[arg(long, conflicts_with = "answers")]
-    pub(super) self_test: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-const ANSWERS_HELP: &str = "\
+pub(super) const ANSWERS_HELP: &str = "\
 Answers file: one line per call of POST /coupon/issue or GET /coupon/requests/{request_id}, in any
 order:
 

@@ -2,16 +2,45 @@
 
 use std::{
     io::{IsTerminal, Write},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use super::{CliError, Done, arguments::AuditArguments};
+use clap::Args;
+
+use super::{
+    CliError, Done,
+    arguments::{ANSWERS_HELP, Settings},
+};
 use crate::{
     audit::{self, AuditReport, Meter},
     config::Config,
     node::{self, AuditFailure},
 };
+
+/// Check every invariant against request log and coupon store
+///
+/// Replays every record with an independent model and compares the result with coupons, by-user
+/// view, definition versions, marks, holds and progress: INV-1 to INV-8. Writes nothing. An
+/// embedded node must be stopped. A distributed instance may be running; it is checked up to its
+/// current progress. Exit codes: 0 every invariant holds, 1 failure, 2 usage or configuration, 3 an
+/// invariant is broken.
+#[derive(Debug, Args)]
+#[command(after_long_help = ANSWERS_HELP)]
+pub(super) struct AuditArguments {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+    /// Also check the answers that clients got: a file with one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    pub(super) answers: Option<PathBuf>,
+    /// Test the audit itself: plant every kind of corruption in sound data in memory
+    #[arg(long, conflicts_with = "answers")]
+    pub(super) self_test: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// Exit code of a self-test with a missed corruption or a false alarm.
 const EXIT_FAILED: u8 = 1;

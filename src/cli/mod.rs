@@ -12,6 +12,7 @@ mod apply;
 mod arguments;
 mod audit;
 mod campaign;
+mod changes;
 mod chaos;
 mod client;
 mod issue;
@@ -218,6 +219,10 @@ fn run(arguments: Arguments) -> Result<Done, CliError> {
         Command::Skip(skip) => {
             let config = load()?.config;
             Ok(one_thread()?.block_on(campaign::skip(&config, skip))?)
+        }
+        Command::Changes(changes) => {
+            let config = load()?.config;
+            Ok(one_thread()?.block_on(changes::run(&config, changes))?)
         }
         Command::Secret(secret::SecretArguments {
             action: secret::SecretAction::Export(export),

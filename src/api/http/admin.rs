@@ -67,6 +67,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .route("/admin/campaigns/{campaign_id}/crash", post(crash_campaign))
         .route("/admin/partitions/{partition}/crash", post(crash_partition))
         .route("/admin/supervisor/crash", post(crash_supervisor))
+        .route("/admin/changes", get(changes))
         .route("/admin/secret/export", post(export_secret))
         .route("/metrics", get(metrics))
         .route("/health/live", get(live))
@@ -101,6 +102,10 @@ async fn guard(State(state): State<Arc<AdminState>>, mut request: Request, next:
 
 async fn list(State(state): State<Arc<AdminState>>, uri: Uri) -> Result<Response, Problem> {
     state.pages.page(&*state.service, &uri).await
+}
+
+async fn changes(State(state): State<Arc<AdminState>>, uri: Uri) -> Result<Response, Problem> {
+    super::changes::page(&*state.service, &uri).await
 }
 
 async fn show(

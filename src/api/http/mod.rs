@@ -7,6 +7,7 @@ mod admin;
 mod basis;
 mod body;
 mod caller;
+mod changes;
 mod cors;
 mod crash;
 mod definition;

@@ -300,6 +300,11 @@ impl From<ServiceError> for Problem {
                 problem.0.stands = (campaign, offset);
                 problem
             }
+            ServiceError::TooManyPartitions { .. } => Self::new(Kind::Invalid, detail).blaming(
+                "campaign",
+                "given, where there are so many partitions",
+                "name a campaign",
+            ),
             ServiceError::UnknownRequest => Self::new(Kind::UnknownRequest, detail),
             ServiceError::NotDecided | ServiceError::Skipped => Self::new(Kind::NotDecided, detail),
             ServiceError::CertainRejection(reason) => Self::new(Kind::Rejected(reason), detail),

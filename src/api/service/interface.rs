@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub(crate) use super::changes::{ChangePage, ListChanges};
 pub(crate) use crate::answer::admission::CampaignState;
 use crate::{
     domain::{
@@ -21,12 +22,24 @@ use crate::{
 /// Every call that the HTTP listeners make. [`super::NodeService`] implements them for a node;
 /// HTTP tests use a scripted implementation.
 pub(crate) trait Service:
-    IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + SkipRanges + ReportHealth
+    IssueCoupons
+    + FindRequests
+    + ShowCampaigns
+    + ChangeCampaigns
+    + ListChanges
+    + SkipRanges
+    + ReportHealth
 {
 }
 
 impl<T> Service for T where
-    T: IssueCoupons + FindRequests + ShowCampaigns + ChangeCampaigns + SkipRanges + ReportHealth
+    T: IssueCoupons
+        + FindRequests
+        + ShowCampaigns
+        + ChangeCampaigns
+        + ListChanges
+        + SkipRanges
+        + ReportHealth
 {
 }
 
@@ -383,6 +396,12 @@ pub(crate) enum ServiceError {
         campaign: Option<CampaignId>,
         /// The position up to which something is decided, or of the row.
         offset: Option<Offset>,
+    },
+    /// The changes of so many partitions are not listed together.
+    #[error("the changes of more than {most} partitions are not listed together")]
+    TooManyPartitions {
+        /// Most partitions.
+        most: u32,
     },
     /// The request id was altered, or another instance made it.
     #[error("no request has this id")]

@@ -1,12 +1,13 @@
 //! The application service of a node: admits and appends requests, waits for their decisions, and
 //! answers request ids from the feed or from the store. A shell around `answer`, which is pure.
 //!
-//! `interface` declares the calls; `issue`, `find`, `show`, `change`, `skip` and `health` implement one
+//! `interface` declares the calls; `issue`, `find`, `show`, `change`, `changes`, `skip` and `health` implement one
 //! trait each. `wait` and `waiters` wait for decisions. `campaigns`, `listing`, `partitions` and `row_check`
 //! share reads of the store between callers.
 
 mod campaigns;
 mod change;
+mod changes;
 mod find;
 mod health;
 mod interface;
@@ -29,12 +30,12 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 pub(crate) use self::interface::{
-    AdminView, Basis, CampaignList, CampaignView, ChangeCampaigns, Changed, ControlVerb,
-    FindRequests, Freshen, IssueCoupons, NotReady, ReportHealth, RequestStatus, SKIP_REASON_MAX,
-    Service, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
+    AdminView, Basis, CampaignList, CampaignView, ChangeCampaigns, ChangePage, Changed,
+    ControlVerb, FindRequests, Freshen, IssueCoupons, NotReady, ReportHealth, RequestStatus,
+    SKIP_REASON_MAX, Service, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
 };
 #[cfg(test)]
-pub(crate) use self::interface::{CampaignState, IssueReply, RequestView};
+pub(crate) use self::interface::{CampaignState, IssueReply, ListChanges, RequestView};
 use self::{
     campaigns::Campaigns,
     health::Health,

@@ -2,6 +2,7 @@
 
 mod admin;
 mod basis;
+mod changes;
 mod cors;
 mod crash;
 mod fuzz;
@@ -12,7 +13,7 @@ mod roles;
 mod schemas;
 mod sockets;
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
@@ -27,9 +28,10 @@ use tower::ServiceExt;
 use super::{HttpParts, admin_router, public_router};
 use crate::{
     api::service::{
-        AdminView, Basis, CampaignList, CampaignState, CampaignView, ChangeCampaigns, Changed,
-        ControlVerb, FindRequests, Freshen, IssueCoupons, IssueReply, NotReady, ReportHealth,
-        RequestStatus, RequestView, ServiceError, ShowCampaigns, SkipRanges, UserCoupons,
+        AdminView, Basis, CampaignList, CampaignState, CampaignView, ChangeCampaigns, ChangePage,
+        Changed, ControlVerb, FindRequests, Freshen, IssueCoupons, IssueReply, ListChanges,
+        NotReady, ReportHealth, RequestStatus, RequestView, ServiceError, ShowCampaigns,
+        SkipRanges, UserCoupons,
     },
     config::{AdminKey, ApiConfig, Hosts, Identity, OWNER_NAME, Origins},
     domain::{
@@ -62,6 +64,7 @@ pub(super) struct Script {
     pub(super) warnings: Vec<String>,
     pub(super) admin_view: Result<AdminView, ServiceError>,
     pub(super) skip: Result<Skip, ServiceError>,
+    pub(super) changes: Result<ChangePage, ServiceError>,
     pub(super) not_ready: Vec<NotReady>,
     pub(super) degraded: Vec<NotReady>,
     asked: Mutex<Vec<String>>,
@@ -89,6 +92,7 @@ impl Default for Script {
                 by: "token".to_owned(),
                 state: SkipState::Made,
             }),
+            changes: Ok(ChangePage { changes: Vec::new(), next: None }),
             not_ready: Vec::new(),
             degraded: Vec::new(),
             asked: Mutex::default(),
@@ -233,6 +237,19 @@ impl ChangeCampaigns for Script {
         self.ask_on(basis, by);
         self.ask("control", (campaign, verb));
         self.change.clone()
+    }
+}
+
+#[async_trait]
+impl ListChanges for Script {
+    async fn changes(
+        &self,
+        campaign: Option<&CampaignId>,
+        after: BTreeMap<Partition, Offset>,
+        limit: usize,
+    ) -> Result<ChangePage, ServiceError> {
+        self.ask("changes", (campaign, after, limit));
+        self.changes.clone()
     }
 }
 

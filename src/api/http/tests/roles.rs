@@ -6,10 +6,11 @@ use super::*;
 use crate::config::Role;
 
 /// Every call, with the least role that may make it.
-const CALLS: [(&str, &str, Role); 16] = [
+const CALLS: [(&str, &str, Role); 17] = [
     ("GET", "/admin/campaigns", Role::Viewer),
     ("GET", "/admin/campaigns/spring", Role::Viewer),
     ("HEAD", "/admin/campaigns/spring", Role::Viewer),
+    ("GET", "/admin/changes", Role::Viewer),
     ("GET", "/admin/nothing", Role::Viewer),
     ("PUT", "/admin/campaigns/spring", Role::Operator),
     ("PUT", "/admin/campaigns/close", Role::Operator),

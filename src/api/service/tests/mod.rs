@@ -1,6 +1,7 @@
 //! Tests of the service, in simulated worlds.
 
 mod change;
+mod changes;
 mod find;
 mod heard;
 mod issue;
