@@ -7,13 +7,14 @@ use std::{
 };
 
 use super::{
+    identity::{self, Identity},
     keys,
     layers::{self, Given, Sources},
     links,
     problem::{ConfigProblem, Origin, Problems},
     properties, secrets,
     settings::Config,
-    types::{Identity, Mode, Secret},
+    types::{Mode, Secret},
 };
 
 /// Least length of a token that others than the users of this machine can try: 16 bytes of visible
@@ -96,7 +97,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     // that value would mislead.
     let broken: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
     let sound = |keys: &[&str]| !keys.iter().any(|key| broken.iter().any(|one| one == key));
-    for (keys, problem) in between_keys(&config).into_iter().chain(links::rules(&config)) {
+    let rules = between_keys(&config).into_iter().chain(links::rules(&config));
+    for (keys, problem) in rules.chain(identity::rules(&config)) {
         if sound(keys) {
             problems.push(ConfigProblem { origin: origins.of(&problem.key), ..problem });
         }
@@ -161,7 +163,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
                  as any user",
                 api.listen
             ),
-            "set api.identity = \"header:NAME\", or api.listen to an address of loopback, or \
+            "set api.identity = \"jwt\" or \"header:NAME\", or api.listen to an address of loopback, or \
              api.trust_network = true if only a gateway can reach it",
         );
     }
@@ -195,7 +197,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
     broken
 }
 
-fn is_loopback(address: SocketAddr) -> bool {
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 

@@ -3,6 +3,7 @@
 //! Built-in defaults < TOML file < environment < `--set`. The table in `settings` declares each
 //! setting once; parsing, problems and the documented file are derived from it.
 
+mod identity;
 mod keys;
 mod layers;
 mod links;
@@ -19,8 +20,8 @@ mod texts;
 mod types;
 mod value;
 
-pub(crate) use self::{layers::text_of, value::reachable};
 pub use self::{
+    identity::Identity,
     layers::{DEFAULT_FILE, Sources},
     load::{Explicit, Loaded, load},
     print::documented,
@@ -29,7 +30,6 @@ pub use self::{
         AdminConfig, AdmissionConfig, ApiConfig, ChaosConfig, Config, CqlConfig, EmbeddedConfig,
         KafkaConfig, SecretConfig,
     },
-    types::{
-        Compression, Hosts, Identity, Mode, Origins, Properties, SaslMechanism, Secret, Security,
-    },
+    types::{Compression, Hosts, Mode, Origins, Properties, SaslMechanism, Secret, Security},
 };
+pub(crate) use self::{layers::text_of, value::reachable};

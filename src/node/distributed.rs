@@ -77,8 +77,8 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
     if partitions.is_none() {
         retried(CHECKING_RECORDS, || refuse_used_topic(config, &store, topics.partitions)).await?;
     }
-    let instance =
-        Instance::establish(&store, config.secret.exposed(), topics.partitions, NEW_NAMES).await?;
+    let (secret, fold) = (config.secret.exposed(), config.identity_fold);
+    let instance = Instance::establish(&store, secret, topics.partitions, fold, NEW_NAMES).await?;
     let log = KafkaLog::connect(&config.kafka)
         .await
         .map_err(|error| ServeError::failed("connecting to Kafka", error))?;

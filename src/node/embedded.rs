@@ -42,7 +42,8 @@ pub(super) async fn adapters(
     let store = Arc::new(EmbeddedStore::new(database.clone()));
     let secret = secret(config, &store).await?;
     let partitions = config.embedded.partitions;
-    let instance = Instance::establish(&*store, Some(secret), partitions, NEW_FOLDER).await?;
+    let fold = config.identity_fold;
+    let instance = Instance::establish(&*store, Some(secret), partitions, fold, NEW_FOLDER).await?;
     let log = Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention));
     Ok(Adapters {
         log: log.clone(),
