@@ -65,3 +65,47 @@ async fn kept(ring: Arc<KeyRing>, clock: SharedClock) {
         clock.sleep(RESTART_AFTER).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Node;
+    use crate::{
+        clock::{Clock, SystemClock},
+        config::{Config, Identity},
+        identity::testing::{AUDIENCE, ISSUER, SigningKey, claims},
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_asks_for_gateway_and_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = SigningKey::es256("a");
+        let keys = folder.path().join("public.pem");
+        std::fs::write(&keys, key.pem()).unwrap();
+        let mut config = Config { demo: false, ..Config::default() };
+        config.embedded.dir = folder.path().join("data");
+        config.embedded.reserve_bytes = 0;
+        config.api.listen = "127.0.0.1:0".parse().unwrap();
+        config.admin.listen = "127.0.0.1:0".parse().unwrap();
+        config.api.identity = Identity::Jwt;
+        config.api.jwt_keys_file = Some(keys);
+        config.api.jwt_issuer = Some(ISSUER.to_owned());
+        config.api.jwt_audience = Some(AUDIENCE.to_owned());
+        config.api.gateway_token = Some("of-the-gateway".into());
+        let node = Node::start(&config).await.unwrap();
+        let mut claims = claims("ada");
+        claims["exp"] = json!(SystemClock.now().0 / 1_000 + 600);
+        let token = key.token(&claims);
+        let asked = async |gateway: &str, token: &str| {
+            let url = format!("http://{}/coupon/requests/unknown", node.api);
+            let request = reqwest::Client::new().get(url).bearer_auth(token);
+            let request = request.header("x-coupond-gateway", gateway);
+            request.send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(asked("of-somebody", &token).await, 401);
+        assert_eq!(asked("of-the-gateway", "a.b.c").await, 401);
+        assert_eq!(asked("of-the-gateway", &token).await, 404);
+        node.stop().await;
+    }
+}

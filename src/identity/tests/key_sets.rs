@@ -67,7 +67,11 @@ fn weak_and_broken_keys_are_left_out() {
         with(ec.clone(), "y", json!("not base64!")),
         with(ec, "crv", json!("P-384")),
     ] {
-        assert_eq!(parsed(&[broken.clone()]).unwrap_err(), NoKeys::NoneFits(1), "{broken}");
+        assert_eq!(
+            parsed(std::slice::from_ref(&broken)).unwrap_err(),
+            NoKeys::NoneFits(1),
+            "{broken}"
+        );
     }
 }
 
