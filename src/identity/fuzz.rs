@@ -37,7 +37,7 @@ fn a_key_set_is_never_empty() {
     valid.extend(keys.iter().map(|key| key.pem().into_bytes()));
     fuzz::run(&valid, &["keys", "refused"], |input, _| match KeySet::parse(input) {
         Ok(keys) => {
-            assert!((1..=3).contains(&keys.len()));
+            assert_ne!(keys.len(), 0);
             "keys"
         }
         Err(error) => {
