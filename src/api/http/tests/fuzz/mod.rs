@@ -117,7 +117,7 @@ fn a_request_gets_its_answer_or_a_problem() {
         assert!(calls.len() <= 1, "one request is one call of the service: {calls:?}");
         // Every call succeeds, but that of another user's request. A fault is told after the campaign
         // was found.
-        let is_foreign = |call: &str| reply.status == 404 && call.starts_with("find ");
+        let is_foreign = |call: &str| reply.status == 403 && call.starts_with("find ");
         let is_lookup = |call: &String| call.starts_with("campaign ") || is_foreign(call);
         assert!(reply.status < 400 || calls.iter().all(is_lookup), "{calls:?}: {}", reply.status);
         outcome(&reply, is_head, &outcomes)
