@@ -25,6 +25,7 @@ pub mod embedded;
 pub mod feed;
 #[cfg(test)]
 mod fuzz;
+mod identity;
 pub mod kafka;
 pub mod log;
 pub mod node;

@@ -375,6 +375,9 @@ pub(super) struct IssueArguments {
     /// URL of the public listener [default: http://, followed by the setting api.listen]
     #[arg(long, value_name = "URL")]
     pub(super) api: Option<String>,
+    /// File with the user's token (JWT), where api.identity is "jwt"
+    #[arg(long, value_name = "FILE")]
+    pub(super) user_token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -20,21 +20,23 @@ const ANSWER_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 /// File of a generated admin token in the data folder.
 const TOKEN_FILE: &str = "admin.token";
 
-/// Largest token file that is read.
-const TOKEN_BYTES_MAX: u64 = 4_096;
+/// Largest token file that is read: a node takes JWTs of 12 KiB.
+const TOKEN_BYTES_MAX: u64 = 16 * 1_024;
 
 /// An error of a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     #[error("{url:?} is not the URL of a node: {rule}")]
     Address { url: String, rule: &'static str },
+    #[error("api.identity is \"jwt\": pass a file with the user's token with --user-token-file")]
+    NoUserToken,
     #[error("{0} has port 0, so the port of the node is unknown; pass its URL")]
     PortUnknown(&'static str),
     #[error(
         "no answer from {url}: {cause}\n  start a node with `coupond`, or pass its URL with {option}"
     )]
     Unreachable { url: String, cause: String, option: &'static str },
-    #[error("reading the admin token {path}")]
+    #[error("reading the token {path}")]
     Token {
         path: String,
         #[source]
@@ -59,7 +61,9 @@ pub(super) enum ClientError {
 impl ClientError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Address { .. } | Self::PortUnknown(_) | Self::Files(_) => super::EXIT_USAGE,
+            Self::Address { .. } | Self::NoUserToken | Self::PortUnknown(_) | Self::Files(_) => {
+                super::EXIT_USAGE
+            }
             Self::Unreachable { .. }
             | Self::Token { .. }
             | Self::Secret { .. }
@@ -86,6 +90,8 @@ pub(super) struct Client {
     bearer: Option<String>,
     /// Header and user id, if the node takes the user from a header.
     identity: Option<(HeaderName, String)>,
+    /// The token by which the node knows its gateway.
+    gateway: Option<String>,
     json: bool,
     /// The option that selects another node.
     option: &'static str,
@@ -121,7 +127,8 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let base = base(url, config.admin.listen, "admin.listen")?;
         let bearer = bearer(config, &base, token)?;
-        Ok(Self { http: http()?, base, bearer, identity: None, json, option: "--admin" })
+        let http = http()?;
+        Ok(Self { http, base, bearer, identity: None, gateway: None, json, option: "--admin" })
     }
 
     /// Makes a client of the admin listener for calls that need no token.
@@ -131,23 +138,28 @@ impl Client {
         json: bool,
     ) -> Result<Self, ClientError> {
         let base = base(url, config.admin.listen, "admin.listen")?;
-        Ok(Self { http: http()?, base, bearer: None, identity: None, json, option: "--admin" })
+        let (http, option) = (http()?, "--admin");
+        Ok(Self { http, base, bearer: None, identity: None, gateway: None, json, option })
     }
 
-    /// Makes a client of the public listener at `url`, else at the configured address.
+    /// Makes a client of the public listener at `url`, else at the configured address. It acts as the
+    /// configured gateway does, for `user`, or for the user who bears `token`.
     pub(super) fn public(
         config: &Config,
         url: Option<&str>,
         user: &str,
+        token: Option<String>,
         json: bool,
     ) -> Result<Self, ClientError> {
         let base = base(url, config.api.listen, "api.listen")?;
         let identity = match &config.api.identity {
-            Identity::Trusted => None,
+            Identity::Jwt if token.is_none() => return Err(ClientError::NoUserToken),
+            Identity::Trusted | Identity::Jwt => None,
             Identity::Header(name) => HeaderName::from_bytes(name.as_bytes()).ok(),
         };
         let identity = identity.map(|name| (name, user.to_owned()));
-        Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
+        let gateway = config.api.gateway_token.as_ref().map(|token| token.expose().to_owned());
+        Ok(Self { http: http()?, base, bearer: token, identity, gateway, json, option: "--api" })
     }
 
     /// Returns the URL of the listener.
@@ -174,7 +186,12 @@ impl Client {
             let header = identity.map(|(name, user)| format!("{name}: {user}"));
             let header = header.map(|text| shlex::try_quote(&text).map(|it| format!("-H {it} ")));
             let header = header.and_then(Result::ok).unwrap_or_default();
-            format!("curl {header}'{}?{query}'", self.url(path))
+            // Tokens are secrets: the reader fills them in.
+            let bearer =
+                self.bearer.as_ref().map_or("", |_| "-H \"Authorization: Bearer $TOKEN\" ");
+            let gateway =
+                self.gateway.as_ref().map_or("", |_| "-H \"X-Coupond-Gateway: $GATEWAY\" ");
+            format!("curl {header}{bearer}{gateway}'{}?{query}'", self.url(path))
         })
     }
 
@@ -196,6 +213,9 @@ impl Client {
         }
         if let Some((name, user)) = &self.identity {
             request = request.header(name, user);
+        }
+        if let Some(token) = &self.gateway {
+            request = request.header("x-coupond-gateway", token);
         }
         if let Some(token) = &self.bearer {
             request = request.bearer_auth(token);
@@ -294,10 +314,12 @@ pub(super) fn token_of(path: &Path) -> Result<String, ClientError> {
 }
 
 fn http() -> Result<reqwest::Client, ClientError> {
-    // Without proxies and redirects the token reaches only the named node.
+    // Without proxies and redirects the token reaches only the named node. Nodes are called in clear: the
+    // authorities of the system need not be read, nor be there.
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
+        .tls_certs_only([])
         .connect_timeout(CONNECT_TIMEOUT);
     builder.build().map_err(ClientError::Http)
 }

@@ -362,6 +362,29 @@ async fn issue_options_become_headers() {
 }
 
 #[tokio::test]
+async fn tokens_of_user_and_gateway_are_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.api.identity = crate::config::Identity::Jwt;
+    config.api.gateway_token = Some("of-the-gateway".into());
+    let (refused, code) = said(&config, "issue spring ada").await;
+    assert!(code == 2 && refused.contains("--user-token-file"), "{code} {refused}");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "a.b.c\n").unwrap();
+    let pending = (202, json!({"request_id": "r1", "status": "pending"}));
+    let listener = Listener::answering(&[pending]).await;
+    let (url, file) = (&listener.url, file.display());
+    let line = format!("issue spring ada --api {url} --user-token-file {file}");
+    let (shown, _) = said(&config, &line).await;
+    let headers = "-H \"Authorization: Bearer $TOKEN\" -H \"X-Coupond-Gateway: $GATEWAY\"";
+    let curl = format!("with: curl {headers} '{url}/coupon/requests/r1?wait=30'\n");
+    assert!(shown.ends_with(&curl), "{shown}");
+    let asked = listener.asked();
+    assert_eq!(asked[0].header("authorization"), Some("Bearer a.b.c"));
+    assert_eq!(asked[0].header("x-coupond-gateway"), Some("of-the-gateway"));
+}
+
+#[tokio::test]
 async fn list_reads_every_page() {
     let folder = tempfile::tempdir().unwrap();
     let pages = [

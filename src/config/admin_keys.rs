@@ -188,11 +188,11 @@ fn key<'a>(
                 let is_path = |text: &str| !text.is_empty() && !text.contains('\0');
                 let file = text("token_file", "the path of a file", "name the file", &is_path)?;
                 let token = match secret_of(file.as_ref()) {
-                    Ok(token) if (texts::ADMIN_TOKEN.parse)(&token).is_some() => token,
+                    Ok(token) if (texts::TOKEN.parse)(&token).is_some() => token,
                     Ok(_) => {
-                        let must_be = texts::ADMIN_TOKEN.must_be;
+                        let must_be = texts::TOKEN.must_be;
                         let fault = format!("names {file}, whose content must be {must_be}");
-                        refuse(".token_file", fault, texts::ADMIN_TOKEN.remedy);
+                        refuse(".token_file", fault, texts::TOKEN.remedy);
                         return None;
                     }
                     Err((fault, remedy)) => {

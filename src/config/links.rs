@@ -19,7 +19,8 @@ pub(super) fn rules(config: &Config) -> Vec<Broken> {
     broken
 }
 
-fn broke(
+/// Adds a broken rule of the first key, which depends on all `keys`.
+pub(super) fn broke(
     broken: &mut Vec<Broken>,
     keys: &'static [&'static str],
     fault: impl Into<String>,
@@ -91,8 +92,12 @@ fn cql(cql: &CqlConfig, broken: &mut Vec<Broken>) {
     identity(certificate, key, cql.tls_cert_file.as_ref(), cql.tls_key_file.as_ref(), broken);
 }
 
-/// Checks a file with certificates.
-fn certificates(keys: &'static [&'static str], path: Option<&PathBuf>, broken: &mut Vec<Broken>) {
+/// Checks a file with certificates, if there is one.
+pub(super) fn certificates(
+    keys: &'static [&'static str],
+    path: Option<&PathBuf>,
+    broken: &mut Vec<Broken>,
+) {
     let Some(path) = path else { return };
     let shown = path.display();
     let found =

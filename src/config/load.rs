@@ -7,13 +7,15 @@ use std::{
 };
 
 use super::{
-    admin_keys, keys,
+    admin_keys,
+    identity::{self, Identity},
+    keys,
     layers::{self, Given, Sources},
     links,
     problem::{ConfigProblem, Origin, Problems},
     properties, secrets,
     settings::{AdminConfig, Config},
-    types::{Identity, Mode, Secret},
+    types::{Mode, Secret},
 };
 
 /// Least length of a token that others than the users of this machine can try: 16 bytes of visible
@@ -103,7 +105,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         one.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
     };
     let sound = |keys: &[&str]| !keys.iter().any(|key| broken.iter().any(|one| is_of(one, key)));
-    for (keys, problem) in between_keys(&config).into_iter().chain(links::rules(&config)) {
+    let rules = between_keys(&config).into_iter().chain(links::rules(&config));
+    for (keys, problem) in rules.chain(identity::rules(&config)) {
         if sound(keys) {
             problems.push(ConfigProblem { origin: origins.of(&problem.key), ..problem });
         }
@@ -168,7 +171,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
                  as any user",
                 api.listen
             ),
-            "set api.identity = \"header:NAME\", or api.listen to an address of loopback, or \
+            "set api.identity = \"jwt\" or \"header:NAME\", or api.listen to an address of loopback, or \
              api.trust_network = true if only a gateway can reach it",
         );
     }
@@ -232,7 +235,7 @@ impl Config {
     }
 }
 
-fn is_loopback(address: SocketAddr) -> bool {
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 

@@ -4,6 +4,7 @@
 //! setting once; parsing, problems and the documented file are derived from it.
 
 mod admin_keys;
+mod identity;
 mod keys;
 mod layers;
 mod links;
@@ -22,6 +23,7 @@ mod value;
 
 pub use self::{
     admin_keys::{AdminKey, AdminKeys, OWNER_NAME},
+    identity::Identity,
     layers::{DEFAULT_FILE, Sources},
     load::{Explicit, Loaded, load},
     print::documented,
@@ -30,9 +32,6 @@ pub use self::{
         AdminConfig, AdmissionConfig, ApiConfig, ChaosConfig, Config, CqlConfig, EmbeddedConfig,
         KafkaConfig, SecretConfig,
     },
-    types::{
-        Compression, Hosts, Identity, Mode, Origins, Properties, Role, SaslMechanism, Secret,
-        Security,
-    },
+    types::{Compression, Hosts, Mode, Origins, Properties, Role, SaslMechanism, Secret, Security},
 };
 pub(crate) use self::{layers::text_of, value::reachable};

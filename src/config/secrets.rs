@@ -29,10 +29,11 @@ const BYTES_MAX: u64 = 64 * 1_024;
 type FileOf = fn(&Config) -> Option<&PathBuf>;
 
 /// Each secret with the setting that names its file.
-const FILES: [(&str, &str, FileOf); 4] = [
+const FILES: [(&str, &str, FileOf); 5] = [
     ("kafka.sasl.password", "kafka.sasl.password_file", |c| c.kafka.sasl_password_file.as_ref()),
     ("cql.password", "cql.password_file", |c| c.cql.password_file.as_ref()),
     ("secret.key", "secret.key_file", |c| c.secret.key_file.as_ref()),
+    ("api.gateway_token", "api.gateway_token_file", |c| c.api.gateway_token_file.as_ref()),
     ("admin.token", "admin.token_file", |c| c.admin.token_file.as_ref()),
 ];
 

@@ -6,18 +6,21 @@ use std::{
     time::Duration,
 };
 
+use reqwest::Url;
+
 use super::{
     admin_keys::AdminKeys,
+    identity::Identity,
     table::settings,
     texts::{
-        ADMIN_TOKEN, COMPRESSION, DATACENTER, FILE, FOLDER, GROUP, IDENTITY, KEYSPACE, LISTEN,
-        MODE, PASSWORD, PATH_PREFIX, SASL_MECHANISM, SECRET_KEY, SECURITY, TOPIC_PREFIX, USER,
+        CLAIM, CLAIM_VALUE, COMPRESSION, DATACENTER, FILE, FOLDER, GROUP, IDENTITY, IDENTITY_FOLD,
+        JWKS_URL, KEYSPACE, LISTEN, MODE, PASSWORD, PATH_PREFIX, SASL_MECHANISM, SECRET_KEY,
+        SECURITY, TOKEN, TOPIC_PREFIX, USER,
     },
-    types::{
-        Compression, Hosts, Identity, Mode, Origins, Properties, SaslMechanism, Secret, Security,
-    },
+    types::{Compression, Hosts, Mode, Origins, Properties, SaslMechanism, Secret, Security},
     value::{Input, Refused, Setting, Shown, assign},
 };
+use crate::domain::identity_fold::IdentityFold;
 
 /// Longest duration that a setting takes: ten years.
 const DURATION_MAX: Duration = days(3_650);
@@ -33,6 +36,11 @@ settings! {
         /// Creates an open campaign named demo at start. Default: true if embedded, false if
         /// distributed.
         demo: bool = true;
+
+        /// What happens to the letters of user ids on the public listener. "none": Ada and ada are two
+        /// users. "lower": both are the user ada. Fixed at the first start. Records of foreign producers
+        /// are taken as they are.
+        identity_fold: IdentityFold = IdentityFold::None, in IDENTITY_FOLD;
     }
 
     /// Settings of embedded mode.
@@ -180,9 +188,43 @@ settings! {
         hosts: Hosts = Hosts::default();
 
         /// Where the user id of a request comes from. "trusted": the request body; callers must be
-        /// gateways that have authenticated the user. "header:NAME": this request header; a proxy
-        /// must set it, and clients must not be able to bypass the proxy.
+        /// gateways that have authenticated the user. "header:NAME": this request header, which a
+        /// gateway must set; off loopback it needs api.gateway_token. "jwt": a claim of the token in the
+        /// header Authorization; see api.jwt.
         identity: Identity = Identity::Trusted, in IDENTITY;
+
+        /// Token that gateways send in the header X-Coupond-Gateway. If set, everything but /health/ needs
+        /// it. On an address that is not loopback it has at least 16 bytes.
+        gateway_token: Option<Secret> = None, in TOKEN;
+
+        /// File with the token that gateways send. Nobody but its owner may read it.
+        gateway_token_file: Option<PathBuf> = None, in FILE;
+
+        /// File with the keys of the issuer of JWTs: a JWKS, or one public key in PEM. Read again when it
+        /// changes. Either this or api.jwt.jwks_url.
+        jwt_keys_file as "jwt.keys_file": Option<PathBuf> = None, in FILE;
+
+        /// URL of the issuer's JWKS. Read at start, every 5 minutes, and when a token names a key that is
+        /// not known (at most once in 10 s). While it does not answer, the keys that are known stay.
+        jwt_jwks_url as "jwt.jwks_url": Option<Url> = None, in JWKS_URL;
+
+        /// PEM file with the certificates of the authorities that sign the certificate of
+        /// api.jwt.jwks_url. Without it, those of the system count.
+        jwt_ca_file as "jwt.ca_file": Option<PathBuf> = None, in FILE;
+
+        /// Issuer of JWTs: what the claim iss must be. Required if api.identity is "jwt".
+        jwt_issuer as "jwt.issuer": Option<String> = None, in CLAIM_VALUE;
+
+        /// Audience of JWTs: what the claim aud must be or contain. Required if api.identity is "jwt".
+        jwt_audience as "jwt.audience": Option<String> = None, in CLAIM_VALUE;
+
+        /// Claim with the user id: a text, or a whole number, which counts as its digits.
+        jwt_claim as "jwt.claim": String = "sub".to_owned(), in CLAIM;
+
+        /// By how much the clock of the issuer may differ from that of a node: so much later a token
+        /// expires, and so much earlier it is valid.
+        jwt_leeway as "jwt.leeway": Duration = Duration::from_secs(30),
+            in Duration::ZERO..=Duration::from_secs(300);
 
         /// Origins whose pages may call the listener from a browser (CORS), without credentials. "*":
         /// any. Without any, no answer has headers of CORS.
@@ -216,7 +258,7 @@ settings! {
         /// Bearer token of admin requests. If not set, it is generated at the first start and kept
         /// in the file admin.token in the data folder; this is allowed on loopback only. On another
         /// address it has at least 16 bytes.
-        token: Option<Secret> = None, in ADMIN_TOKEN;
+        token: Option<Secret> = None, in TOKEN;
 
         /// File with the bearer token of admin requests. Nobody but its owner may read it.
         token_file: Option<PathBuf> = None, in FILE;

@@ -2,10 +2,14 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 
+use reqwest::Url;
+
 use super::{
-    types::{Compression, Identity, Mode, SaslMechanism, Secret, Security},
+    identity::{Identity, jwks_url},
+    types::{Compression, Mode, SaslMechanism, Secret, Security},
     value::Text,
 };
+use crate::domain::identity_fold::IdentityFold;
 
 pub(super) const MODE: Text<Mode> = Text {
     parse: Mode::parse,
@@ -44,7 +48,7 @@ pub(super) const SECRET_KEY: Text<Option<Secret>> = Text {
     remedy: "generate one, for example with `openssl rand -hex 32`",
 };
 
-pub(super) const ADMIN_TOKEN: Text<Option<Secret>> = Text {
+pub(super) const TOKEN: Text<Option<Secret>> = Text {
     parse: |text| checked(text, 1..=1_024, is_visible(text)).map(|text| Some((&*text).into())),
     must_be: "1 to 1,024 visible ASCII characters without spaces",
     remedy: "generate one, for example with `openssl rand -hex 32`",
@@ -117,9 +121,36 @@ pub(super) const PATH_PREFIX: Text<String> = Text {
 
 pub(super) const IDENTITY: Text<Identity> = Text {
     parse: Identity::parse,
-    must_be: "\"trusted\" or \"header:NAME\", where NAME is an HTTP header that neither HTTP nor \
-              coupond uses for something else",
+    must_be: "\"trusted\", \"jwt\" or \"header:NAME\", where NAME is an HTTP header that clients, \
+              proxies and coupond use for nothing else",
     remedy: "write for example \"header:x-user-id\"",
+};
+
+pub(super) const IDENTITY_FOLD: Text<IdentityFold> = Text {
+    parse: IdentityFold::parse,
+    must_be: "\"none\" or \"lower\"",
+    remedy: "write one of these",
+};
+
+pub(super) const JWKS_URL: Text<Option<Url>> = Text {
+    // An empty text is the default: no URL.
+    parse: |text| if text.is_empty() { Some(None) } else { jwks_url(text).map(Some) },
+    must_be: "an https:// URL, or an http:// URL on loopback, of at most 1,024 bytes, without user, \
+              password and fragment",
+    remedy: "write what the issuer names as jwks_uri, for example \
+             \"https://login.example.com/.well-known/jwks.json\"",
+};
+
+pub(super) const CLAIM_VALUE: Text<Option<String>> = Text {
+    parse: USER.parse,
+    must_be: USER.must_be,
+    remedy: "write what the issuer puts into its tokens",
+};
+
+pub(super) const CLAIM: Text<String> = Text {
+    parse: |text| checked(text, 1..=256, !text.contains(char::is_control)),
+    must_be: "the name of a claim: 1 to 256 bytes without control characters",
+    remedy: "write for example \"sub\" or \"email\"",
 };
 
 fn checked(text: &str, bytes: RangeInclusive<usize>, is_valid: bool) -> Option<String> {

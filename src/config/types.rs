@@ -1,4 +1,4 @@
-//! Types of settings that other modules use: mode, identity, secrets, security.
+//! Types of settings that other modules use: mode, secrets, security.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -66,55 +66,6 @@ impl Origins {
             && place.bytes().all(in_host)
             && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
             && (usual.is_empty() || !place.ends_with(usual))
-    }
-}
-
-/// Where the user id of a request comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identity {
-    /// The body. The caller is a gateway that has authenticated the user.
-    Trusted,
-    /// The header of this name, in lower case.
-    Header(String),
-}
-
-/// Headers that have another meaning, in HTTP or in coupond's API.
-const HEADERS_IN_USE: [&str; 11] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "idempotency-key",
-    "origin",
-    "prefer",
-    "transfer-encoding",
-    "x-idempotency-key",
-];
-
-impl Identity {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        if text == "trusted" {
-            return Some(Self::Trusted);
-        }
-        let name = text.strip_prefix("header:")?;
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        // Header names are case-insensitive; one spelling makes them comparable.
-        let name = name.to_ascii_lowercase();
-        let valid = (1..=128).contains(&name.len())
-            && name.bytes().all(token)
-            && !HEADERS_IN_USE.contains(&&*name);
-        valid.then_some(Self::Header(name))
-    }
-}
-
-impl Textual for Identity {
-    fn show(&self) -> Shown {
-        match self {
-            Self::Trusted => Shown::text("trusted"),
-            Self::Header(name) => Shown::text(&format!("header:{name}")),
-        }
     }
 }
 

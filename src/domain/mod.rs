@@ -19,6 +19,7 @@ mod digests;
 pub mod fault;
 pub mod halt;
 pub mod holders;
+pub mod identity_fold;
 pub mod ids;
 pub mod invariant;
 pub mod keys;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::error::OpenError;
-use crate::wire::format::{FORMAT, IDENTITY_FOLD, OtherFormat, check_identity_fold, check_number};
+use crate::wire::format::{FORMAT, OtherFormat, check_number};
 
 const FILE: &str = "format";
 const DRAFT: &str = "format.draft";
@@ -38,9 +38,7 @@ pub(super) fn check(folder: &Path) -> Result<(), OpenError> {
                 detail: format!("its file {FILE} reads {text:?}"),
                 remedy: format!("restore it from a copy, or write {:?} into it", content()),
             };
-            let (number, identity_fold) = parse(&text).ok_or_else(damaged)?;
-            check_number(number).map_err(refused)?;
-            check_identity_fold(identity_fold).map_err(refused)
+            check_number(parse(&text).ok_or_else(damaged)?).map_err(refused)
         }
         None if is_used => Err(refused(OtherFormat::Number { found: 1 })),
         None => Ok(()),
@@ -65,14 +63,12 @@ fn path(folder: &Path) -> PathBuf {
 }
 
 fn content() -> String {
-    format!("format = {FORMAT}\nidentity_fold = {IDENTITY_FOLD}\n")
+    format!("format = {FORMAT}\n")
 }
 
-fn parse(text: &str) -> Option<(u32, &str)> {
-    let mut lines = text.lines();
-    let number = lines.next()?.strip_prefix("format = ")?.parse().ok()?;
-    let identity_fold = lines.next()?.strip_prefix("identity_fold = ")?;
-    lines.next().is_none().then_some((number, identity_fold))
+/// Returns the number. What follows its line belongs to another format, in which it may mean anything.
+fn parse(text: &str) -> Option<u32> {
+    text.lines().next()?.strip_prefix("format = ")?.parse().ok()
 }
 
 fn read(folder: &Path) -> Result<Option<String>, OpenError> {
@@ -112,7 +108,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("database")).unwrap();
         establish(folder.path()).unwrap();
         let written = std::fs::read_to_string(path(folder.path())).unwrap();
-        assert_eq!(written, "format = 6\nidentity_fold = none\n");
+        assert_eq!(written, format!("format = {FORMAT}\n"));
     }
 
     #[test]
@@ -127,12 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn another_number_or_fold_is_refused() {
+    fn another_number_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         for (text, found) in [
-            ("format = 7\nidentity_fold = none\n", "has format 7, "),
-            ("format = 6\nidentity_fold = lower\n", "has identity_fold \"lower\", "),
-            ("format = 4\n", "its file format reads \"format = 4\\n\""),
+            ("format = 99\nidentity_fold = none\n", "has format 99, "),
+            ("format = 4\n", "has format 4, "),
+            ("format = four\n", "its file format reads \"format = four\\n\""),
             ("", "its file format reads \"\""),
         ] {
             std::fs::write(path(folder.path()), text).unwrap();

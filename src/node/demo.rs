@@ -92,6 +92,13 @@ fn hints(config: &Config, program: &str, api: SocketAddr, admin: SocketAddr) -> 
         issue += &format!(" --set {}", quoted(&format!("api.identity=header:{name}")));
         curl += &format!(" -H {}", quoted(&format!("{name}: bob")));
     }
+    if config.api.identity == Identity::Jwt {
+        issue += " --user-token-file FILE";
+        curl += " -H \"authorization: Bearer $(cat FILE)\"";
+    }
+    if config.api.gateway_token.is_some() {
+        curl += " -H \"x-coupond-gateway: $GATEWAY_TOKEN\"";
+    }
     curl += &format!(" -d '{{\"campaign_id\":\"{CAMPAIGN}\",\"user_id\":\"bob\"}}'");
     if moved(config.admin.listen, defaults.admin.listen, admin) {
         show += &format!(" --admin {}", url(admin));
@@ -170,6 +177,19 @@ mod tests {
         let curl = CURL.replace(" -d ", " -H 'x-user: bob' -d ");
         let identity = Identity::Header("x-user".to_owned());
         check(|config| config.api.identity = identity, [TITLE, &issue, &curl, SHOW]);
+    }
+
+    #[test]
+    fn tokens_of_users_and_gateways_are_in_the_commands() {
+        let issue = format!("{ISSUE} --user-token-file FILE");
+        let headers = " -H \"authorization: Bearer $(cat FILE)\" \
+                       -H \"x-coupond-gateway: $GATEWAY_TOKEN\" -d ";
+        let curl = CURL.replace(" -d ", headers);
+        let change = |config: &mut Config| {
+            config.api.identity = Identity::Jwt;
+            config.api.gateway_token = Some("a-secret".into());
+        };
+        check(change, [TITLE, &issue, &curl, SHOW]);
     }
 
     #[test]

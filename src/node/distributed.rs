@@ -77,8 +77,8 @@ pub(super) async fn adapters(config: &Config, steps: &[Step]) -> Result<Adapters
     if partitions.is_none() {
         retried(CHECKING_RECORDS, || refuse_used_topic(config, &store, topics.partitions)).await?;
     }
-    let instance =
-        Instance::establish(&store, config.secret.exposed(), topics.partitions, NEW_NAMES).await?;
+    let (secret, fold) = (config.secret.exposed(), config.identity_fold);
+    let instance = Instance::establish(&store, secret, topics.partitions, fold, NEW_NAMES).await?;
     if instance.kept_secret.is_some() && config.is_exposed() {
         tracing::warn!(
             "the secret of the instance lies in the database, where everybody who reads the table layout \

@@ -43,7 +43,8 @@ pub(super) async fn adapters(
     let secret = secret(config, &store).await?;
     let partitions = config.embedded.partitions;
     let kept = config.secret.key.is_none().then(|| secret.as_str().into());
-    let instance = Instance::establish(&*store, Some(secret), partitions, NEW_FOLDER).await?;
+    let fold = config.identity_fold;
+    let instance = Instance::establish(&*store, Some(secret), partitions, fold, NEW_FOLDER).await?;
     let instance = Instance { kept_secret: kept, ..instance };
     let log = Arc::new(EmbeddedLog::new(database.clone(), config.embedded.retention));
     Ok(Adapters {

@@ -6,6 +6,7 @@ use super::{ServeError, embedded::OPENING};
 use crate::{
     config::{Config, Secret},
     domain::{
+        identity_fold::IdentityFold,
         ids::ProcessName,
         keys::{Keys, hex},
     },
@@ -33,12 +34,13 @@ impl Instance {
     /// node.
     ///
     /// `secret` is the configured or stored one. Without one, a new secret is generated and stored in
-    /// the layout. `partitions` is the number of partitions of the log. `new_data` is the remedy for
-    /// data of another format.
+    /// the layout. `partitions` is the number of partitions of the log, `fold` the setting of that name.
+    /// `new_data` is the remedy for data of another format.
     pub(super) async fn establish(
         store: &dyn CouponStore,
         secret: Option<String>,
         partitions: u32,
+        fold: IdentityFold,
         new_data: &str,
     ) -> Result<Self, ServeError> {
         let made = match &secret {
@@ -49,7 +51,8 @@ impl Instance {
         let proposed_keys = Keys::derive(proposed_secret.map_or("", String::as_str).as_bytes());
         let fingerprint = proposed_keys.fingerprint().to_owned();
         let proposed = Layout::new(random(INSTANCE_BYTES)?, partitions, fingerprint);
-        let proposed = Layout { secret: made, ..proposed };
+        let identity_fold = fold.name().to_owned();
+        let proposed = Layout { secret: made, identity_fold, ..proposed };
         let layout = store
             .layout(&proposed)
             .await
@@ -64,7 +67,7 @@ impl Instance {
                 ));
             }
         };
-        check(&layout, &keys, partitions)?;
+        check(&layout, &keys, partitions, fold)?;
         // One that is configured comes first, and then this one may be an old copy.
         let kept_secret = match (&secret, &layout.secret) {
             (None, Some(kept)) => Some(kept.as_str().into()),
@@ -80,12 +83,26 @@ pub(super) fn check_format(layout: &Layout, new_data: &str) -> Result<(), ServeE
     layout.check_format().map_err(refused)
 }
 
-fn check(layout: &Layout, keys: &Keys, partitions: u32) -> Result<(), ServeError> {
+fn check(
+    layout: &Layout,
+    keys: &Keys,
+    partitions: u32,
+    fold: IdentityFold,
+) -> Result<(), ServeError> {
     if layout.fingerprint != keys.fingerprint() {
         let (found, ours) = (&layout.fingerprint, keys.fingerprint());
         return Err(ServeError::unfit(
             format!("the instance has the secret {found}, but secret.key is {ours} (fingerprints)"),
             "set secret.key to the secret of the instance",
+        ));
+    }
+    let (found, ours) = (&layout.identity_fold, fold.name());
+    if found != ours {
+        return Err(ServeError::unfit(
+            format!("the instance folds user ids by {found:?}, but identity_fold is {ours:?}"),
+            format!(
+                "set identity_fold = {found:?}: it was fixed at the first start of the instance"
+            ),
         ));
     }
     if layout.log_epoch != LOG_EPOCH {
@@ -138,4 +155,29 @@ fn random(bytes: usize) -> Result<String, ServeError> {
     getrandom::fill(&mut random)
         .map_err(|error| ServeError::failed("reading random bytes", error.to_string()))?;
     Ok(hex(&random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn an_instance_keeps_its_fold() {
+        let store = MemoryStore::default();
+        let secret = "a secret of at least 32 bytes, and more".to_owned();
+        let establish = async |fold| {
+            let made = Instance::establish(&store, Some(secret.clone()), 4, fold, "new data").await;
+            made.map(|instance| instance.layout.identity_fold)
+        };
+        assert_eq!(establish(IdentityFold::Lower).await.unwrap(), "lower");
+        assert_eq!(establish(IdentityFold::Lower).await.unwrap(), "lower");
+        let refused = establish(IdentityFold::None).await.unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert_eq!(
+            refused.to_string(),
+            "the instance folds user ids by \"lower\", but identity_fold is \"none\"; set \
+             identity_fold = \"lower\": it was fixed at the first start of the instance"
+        );
+    }
 }

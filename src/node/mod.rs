@@ -10,6 +10,7 @@ mod descriptors;
 mod distributed;
 mod embedded;
 mod error;
+mod identity;
 mod instance;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -42,6 +43,7 @@ use crate::{
     clock::{SharedClock, SystemClock},
     config::{AdminKey, Config, Explicit, Mode, Secret},
     feed::DecisionFeed,
+    identity::Verifier,
     log::{LocalLog, RequestLog},
     partition::actor_view::Crashed,
     store::{
@@ -208,7 +210,7 @@ impl Node {
             layout,
             process: instance::process_name()?,
             keys,
-            clock,
+            clock: clock.clone(),
             local_log,
             group_check,
             // A single node has nobody to leave its partitions to.
@@ -219,6 +221,8 @@ impl Node {
             bounds: budget.service,
             probe: None,
         };
+        let mut tasks: JoinSet<()> = background.into_iter().collect();
+        let verifier = identity::verifier(config, &clock, &mut tasks).await?;
         let core = Core::start(parts, config)
             .await
             .map_err(|error| ServeError::failed("starting the supervisor", error))?;
@@ -229,18 +233,25 @@ impl Node {
             kept_secret,
             core,
             listeners: JoinSet::new(),
-            background: background.into_iter().collect(),
+            background: tasks,
             stop: CancellationToken::new(),
             closer,
         };
-        node.listen(config, budget, api, admin);
+        node.listen(config, budget, verifier, api, admin);
         if config.demo {
             node.background.spawn(demo::define(node.core.service.clone()));
         }
         Ok(node)
     }
 
-    fn listen(&mut self, config: &Config, budget: &Budget, api: TcpListener, admin: TcpListener) {
+    fn listen(
+        &mut self,
+        config: &Config,
+        budget: &Budget,
+        verifier: Option<Arc<Verifier>>,
+        api: TcpListener,
+        admin: TcpListener,
+    ) {
         let metrics = telemetry::install_metrics();
         let service: Arc<dyn Service> = self.core.service.clone();
         let mut admin_keys = vec![AdminKey::owner(&self.admin_token)];
@@ -248,6 +259,8 @@ impl Node {
         let parts = HttpParts {
             service,
             api: config.api.clone(),
+            identity_fold: config.identity_fold,
+            verifier,
             admin_keys,
             render_metrics: Arc::new(|| metrics.render()),
             kept_secret: self.kept_secret.clone(),
@@ -257,7 +270,8 @@ impl Node {
         let Connections { public, admin: administered } = budget.connections;
         let limits = HttpLimits::new(public, public).with_answers(budget.answers);
         let edge = Edge::new(config.api.listen, &config.api.hosts.0)
-            .with_origins(&config.api.cors_origins);
+            .with_origins(&config.api.cors_origins)
+            .with_gateway_token(config.api.gateway_token.as_ref());
         let router = http::public_router(&parts);
         self.listeners.spawn(http::serve(api, limits, edge, router, stopped(&self.stop)));
         let idle = ADMIN_IDLE_MAX.min(administered);

@@ -75,6 +75,7 @@ impl Admin {
     /// If the HTTP client cannot be made.
     pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, AdminError> {
         let http = reqwest::Client::builder()
+            .tls_certs_only([])
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)

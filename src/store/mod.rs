@@ -29,6 +29,7 @@ use crate::{
         change::ChangeRow,
         coupon::Coupon,
         definition::DefinitionVersion,
+        identity_fold::IdentityFold,
         ids::{CampaignId, Offset, Partition, ProcessName, Sequence, UserId},
         rows::{
             ByUserRow, CampaignRows, Hold, Mark, NodeRow, PartitionRows, Progress, Register, Row,
@@ -37,7 +38,7 @@ use crate::{
     },
     wire::{
         FORMAT,
-        format::{IDENTITY_FOLD, OtherFormat, check_identity_fold, check_number},
+        format::{OtherFormat, check_identity_fold, check_number},
     },
 };
 
@@ -72,14 +73,14 @@ pub struct Layout {
     pub format: u32,
     /// Fingerprint of the secret.
     pub fingerprint: String,
-    /// How user ids are folded before they are compared: [`IDENTITY_FOLD`].
+    /// How user ids are folded: the name of an [`IdentityFold`].
     pub identity_fold: String,
     /// The secret itself, where coupond made it for a distributed instance. Never printed.
     pub secret: Option<String>,
 }
 
 impl Layout {
-    /// Returns the layout that this version creates.
+    /// Returns a layout without a secret, in which user ids are not folded.
     #[must_use]
     pub fn new(instance: String, partitions: u32, fingerprint: String) -> Self {
         Self {
@@ -88,12 +89,12 @@ impl Layout {
             partitions,
             format: FORMAT.into(),
             fingerprint,
-            identity_fold: IDENTITY_FOLD.to_owned(),
+            identity_fold: IdentityFold::None.name().to_owned(),
             secret: None,
         }
     }
 
-    /// Checks that this version reads the format number and the identity fold.
+    /// Checks that this version reads the format number and knows the identity fold.
     ///
     /// # Errors
     /// [`OtherFormat`] if it does not.

@@ -27,11 +27,12 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Modules beside the layers: any layer that is not pure may use them; they use the lowest only.
-const BESIDE: [&str; 10] = [
+const BESIDE: [&str; 11] = [
     "children",
     "clock",
     "columns",
     "config",
+    "identity",
     "random",
     "report",
     "retry",

@@ -13,9 +13,10 @@ use tower::Service;
 use super::{
     body,
     cors::Cors,
+    identity::Gateway,
     problem::{Kind, Problem},
 };
-use crate::config::Origins;
+use crate::config::{Origins, Secret};
 
 /// Longest query, in bytes, and most pairs of it. The calls take three parameters at most; a page may
 /// pass on those of its own address.
@@ -23,12 +24,13 @@ const QUERY_BYTES_MAX: usize = 2 * 1_024;
 const QUERY_PAIRS_MAX: usize = 32;
 
 /// The rules of one listener for the requests that reach it.
-#[derive(Debug)]
 pub(crate) struct Edge {
     /// The names that `Host` may have beside IP addresses and `localhost`. `None`: any name.
     hosts: Option<Vec<String>>,
     /// The pages of other origins that may call the listener.
     cors: Cors,
+    /// The token that every request must have, but for those about health.
+    gateway: Option<Gateway>,
 }
 
 impl Edge {
@@ -37,12 +39,17 @@ impl Edge {
     /// and `hosts` are names of it.
     pub(crate) fn new(listen: SocketAddr, hosts: &[String]) -> Self {
         let is_loopback = listen.ip().to_canonical().is_loopback();
-        Self { hosts: is_loopback.then(|| hosts.to_vec()), cors: Cors::default() }
+        Self { hosts: is_loopback.then(|| hosts.to_vec()), cors: Cors::default(), gateway: None }
     }
 
     /// Returns the same rules for a listener that pages of these origins may call.
     pub(crate) fn with_origins(self, origins: &Origins) -> Self {
         Self { cors: Cors::new(origins), ..self }
+    }
+
+    /// Returns the same rules for a listener that takes requests only from a gateway, if there is a token.
+    pub(crate) fn with_gateway_token(self, token: Option<&Secret>) -> Self {
+        Self { gateway: token.map(|token| Gateway::new(token.expose())), ..self }
     }
 
     /// Answers a request that breaks a rule, or is a preflight; passes any other on to `router`.
@@ -69,13 +76,16 @@ impl Edge {
         response
     }
 
-    /// Checks transfer coding, host and length of the query.
+    /// Checks transfer coding, host, gateway and length of the query.
     ///
     /// # Errors
-    /// 501, 400, 421 or 414.
+    /// 501, 400, 421, 401 or 414.
     pub(super) fn check(&self, head: &request::Parts) -> Result<(), Problem> {
         check_transfer_coding(&head.headers)?;
         self.check_host(head)?;
+        if let Some(gateway) = &self.gateway {
+            gateway.check(head.uri.path(), &head.headers)?;
+        }
         check_query(&head.uri)
     }
 
@@ -207,6 +217,30 @@ mod tests {
         let edge = Edge::new("0.0.0.0:8080".parse().unwrap(), &[]);
         assert_eq!(status(&edge, "/", &[("host", "coupons.example")]), None);
         assert_eq!(status(&edge, "/", &[]), Some("malformed-request"));
+    }
+
+    #[test]
+    fn with_a_gateway_token_everything_but_health_needs_it() {
+        let secret = Secret::from("the-token-of-a-gateway");
+        let edge =
+            Edge::new("0.0.0.0:8080".parse().unwrap(), &[]).with_gateway_token(Some(&secret));
+        let ask = |uri: &str, tokens: &[&str]| {
+            let tokens = tokens.iter().map(|token| ("x-coupond-gateway", *token));
+            let headers: Vec<_> = [("host", "a")].into_iter().chain(tokens).collect();
+            status(&edge, uri, &headers)
+        };
+        let right = "the-token-of-a-gateway";
+        for uri in ["/coupon/issue", "/campaigns", "/openapi.json", "/", "/nothing", "/healthy"] {
+            assert_eq!(ask(uri, &[right]), None, "{uri}");
+            for wrong in
+                [&[][..], &[""], &["the-token-of-a-gatewa"], &[right, right], &["Bearer x"]]
+            {
+                assert_eq!(ask(uri, wrong), Some("no-gateway"), "{uri} {wrong:?}");
+            }
+        }
+        for uri in ["/health/live", "/health/ready"] {
+            assert_eq!(ask(uri, &[]), None, "{uri}");
+        }
     }
 
     #[test]

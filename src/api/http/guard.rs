@@ -9,13 +9,11 @@ use std::{
 };
 
 use axum::http::{HeaderMap, Method};
-use hmac::digest::CtOutput;
 use lru::LruCache;
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 
 use super::{
-    caller::bearer,
+    caller::{TokenDigest, bearer},
     problem::{Kind, Problem},
 };
 use crate::{
@@ -70,14 +68,13 @@ fn needed(method: &Method, path: &str) -> Role {
 
 struct Key {
     caller: Caller,
-    /// Compared in constant time, so that the time of the answer reveals nothing.
-    token: CtOutput<Sha256>,
+    token: TokenDigest,
 }
 
 impl Key {
     fn new(key: &AdminKey) -> Self {
         let caller = Caller { name: key.name.as_str().into(), role: key.role };
-        Self { caller, token: CtOutput::new(key.token_sha256.into()) }
+        Self { caller, token: TokenDigest::from_bytes(key.token_sha256) }
     }
 }
 
@@ -97,7 +94,7 @@ impl Guard {
     /// Returns whose token it is. Compares it with all, so that the time of the answer does not tell
     /// which one it resembles.
     fn holder(&self, token: &[u8]) -> Option<&Caller> {
-        let token = CtOutput::<Sha256>::new(Sha256::digest(token));
+        let token = TokenDigest::of(token);
         let mut holder = None;
         for key in &self.keys {
             if key.token == token {

@@ -14,6 +14,7 @@ mod definition;
 mod edge;
 mod fields;
 mod guard;
+mod identity;
 mod json;
 mod pages;
 mod prefer;
@@ -40,7 +41,11 @@ use self::problem::{Kind, Problem};
 pub(crate) use self::server::{ANSWERS_BYTES_MAX, CONNECTION_BYTES, Limits, serve};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
-use crate::config::{AdminKey, ApiConfig, Secret};
+use crate::{
+    config::{AdminKey, ApiConfig, Secret},
+    domain::identity_fold::IdentityFold,
+    identity::Verifier,
+};
 
 /// Renders all metrics as Prometheus text.
 pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -52,6 +57,10 @@ pub(crate) struct HttpParts {
     pub service: Arc<dyn Service>,
     /// The settings under `api`.
     pub api: ApiConfig,
+    /// How user ids are folded.
+    pub identity_fold: IdentityFold,
+    /// Verifies the tokens of users, where `api.identity` is "jwt".
+    pub verifier: Option<Arc<Verifier>>,
     /// The keys of the admin listener. Without one, it admits no request.
     pub admin_keys: Vec<AdminKey>,
     /// Renders the answer of `/metrics`.

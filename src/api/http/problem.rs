@@ -77,6 +77,8 @@ kinds! {
     NotJson: BAD_REQUEST, "not-json", "Malformed JSON", "invalid";
     MalformedRequest: BAD_REQUEST, "malformed-request", "Malformed request", "invalid";
     NoIdentity: UNAUTHORIZED, "no-identity", "Missing user identity", "denied";
+    InvalidToken: UNAUTHORIZED, "invalid-token", "Invalid user token", "denied";
+    NoGateway: UNAUTHORIZED, "no-gateway", "Invalid gateway token", "denied";
     NoToken: UNAUTHORIZED, "no-token", "Invalid admin token", "denied";
     AnotherUser: FORBIDDEN, "another-user", "Cannot act for another user", "denied";
     NoRight: FORBIDDEN, "missing-right", "Missing right", "denied";
@@ -118,6 +120,22 @@ kinds! {
     NotReady: SERVICE_UNAVAILABLE, "not-ready", "Node not ready", "unavailable";
 }
 
+impl Kind {
+    /// Returns the usual challenge of a 401, which every 401 has (RFC 9110).
+    fn challenge(self) -> Option<HeaderValue> {
+        match self {
+            Self::NoToken => Some(HeaderValue::from_static("Bearer realm=\"coupond\"")),
+            Self::InvalidToken => Some(HeaderValue::from_static("Bearer error=\"invalid_token\"")),
+            // No registered scheme means "a gateway names the user", and Bearer would make clients ask
+            // for a token.
+            Self::NoIdentity | Self::NoGateway => {
+                Some(HeaderValue::from_static("Gateway realm=\"coupond\""))
+            }
+            _ => None,
+        }
+    }
+}
+
 struct KindRow {
     status: StatusCode,
     slug: &'static str,
@@ -157,6 +175,7 @@ struct Content {
     detail: Cow<'static, str>,
     errors: Vec<FieldFault>,
     retry_after: Option<Duration>,
+    challenge: Option<HeaderValue>,
     coupons: Option<String>,
     issued: Option<u32>,
     stands: (Option<CampaignId>, Option<Offset>),
@@ -200,6 +219,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            challenge: None,
             coupons: None,
             issued: None,
             stands: (None, None),
@@ -282,6 +302,12 @@ impl Problem {
         self.0.kind.row().slug
     }
 
+    /// Sets the challenge of a 401, `WWW-Authenticate`.
+    pub(super) fn challenging(mut self, challenge: HeaderValue) -> Self {
+        self.0.challenge = Some(challenge);
+        self
+    }
+
     /// Adds the time after which a retry is useful.
     pub(super) fn retry_after(mut self, delay: Duration) -> Self {
         self.0.retry_after = Some(delay);
@@ -306,6 +332,7 @@ impl From<ServiceError> for Problem {
                 "name a campaign",
             ),
             ServiceError::UnknownRequest => Self::new(Kind::UnknownRequest, detail),
+            ServiceError::AnotherUser => Self::new(Kind::AnotherUser, detail),
             ServiceError::NotDecided | ServiceError::Skipped => Self::new(Kind::NotDecided, detail),
             ServiceError::CertainRejection(reason) => Self::new(Kind::Rejected(reason), detail),
             ServiceError::UserRateLimited { retry_after } => {
@@ -350,7 +377,7 @@ pub(super) fn unknown_campaign() -> Problem {
     ServiceError::UnknownCampaign.into()
 }
 
-/// Returns the problem of a request id that is unknown, or that belongs to another user.
+/// Returns the problem of a request id that no request of this instance has.
 pub(super) fn unknown_request() -> Problem {
     ServiceError::UnknownRequest.into()
 }
@@ -381,22 +408,12 @@ impl IntoResponse for Problem {
         if let Some(delay) = content.retry_after.or(usual) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
         }
-        match content.kind {
-            Kind::NoToken => {
-                let challenge = HeaderValue::from_static("Bearer realm=\"coupond\"");
-                headers.insert(header::WWW_AUTHENTICATE, challenge);
-            }
+        if let Some(challenge) = content.challenge.or(content.kind.challenge()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if content.kind == Kind::UnsupportedEncoding {
             // RFC 9110: this tells a wrong coding from a wrong type.
-            Kind::UnsupportedEncoding => {
-                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-            }
-            // RFC 9110 requires a challenge on every 401. No registered scheme means "a gateway
-            // names the user", and Bearer would make clients ask for a token.
-            Kind::NoIdentity => {
-                let challenge = HeaderValue::from_static("Gateway realm=\"coupond\"");
-                headers.insert(header::WWW_AUTHENTICATE, challenge);
-            }
-            _ => {}
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         response
     }
@@ -432,6 +449,15 @@ mod tests {
             told += usize::from(is_busy);
         }
         assert!(told > 0);
+    }
+
+    #[test]
+    fn every_401_has_a_challenge() {
+        for kind in Kind::all() {
+            let response = Problem::new(kind, "").into_response();
+            let is_challenged = response.headers().contains_key(header::WWW_AUTHENTICATE);
+            assert_eq!(is_challenged, response.status() == StatusCode::UNAUTHORIZED, "{kind:?}");
+        }
     }
 
     #[test]

@@ -14,8 +14,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{
     HttpParts,
     body::{self, PUBLIC_BYTES_MAX},
-    caller::{self, UserIdentity},
+    caller,
     fields::{self, Fields, Member, Members},
+    identity::{UserIdentity, check_acts_for},
     json,
     pages::Pages,
     prefer::{self, WAIT_SECONDS_MAX},
@@ -27,6 +28,7 @@ use crate::{
     api::service::{RequestStatus, Service, ServiceError},
     domain::{
         definition::Audience,
+        identity_fold::IdentityFold,
         ids::{CampaignId, UserId},
         record::Request as IssueRequest,
     },
@@ -55,7 +57,7 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
     }
     let state = PublicState {
         service: Arc::clone(&parts.service),
-        identity: UserIdentity::new(&parts.api.identity),
+        identity: UserIdentity::new(&parts.api, parts.identity_fold, parts.verifier.as_ref()),
         pages: Pages::new(Audience::Public),
         prefix: parts.api.path_prefix.clone(),
     };
@@ -84,9 +86,9 @@ async fn try_issue(
     request: Request,
 ) -> Result<(&'static str, Response), Problem> {
     let (head, body) = request.into_parts();
-    let caller = state.identity.user(&head.headers)?;
+    let caller = state.identity.user(&head.headers).await?;
     let body = body::read_json(&head.headers, body, PUBLIC_BYTES_MAX).await?;
-    let request = issue_request(&head.headers, &body, caller)?;
+    let request = issue_request(&head.headers, &body, caller, state.identity.fold)?;
     let wait = prefer::wait(&head.headers);
     let (campaign, user) = (request.campaign.clone(), request.user.clone());
     let reply = state.service.issue(request, wait.map(Duration::from_secs)).await;
@@ -121,17 +123,19 @@ pub(super) fn issue_request(
     headers: &HeaderMap,
     body: &[u8],
     caller: Option<UserId>,
+    fold: IdentityFold,
 ) -> Result<IssueRequest, Problem> {
+    let user_id = |member| fields::user_id(member).map(|user| fold.of(user));
     let mut fields = Fields::lenient(fields::object(body)?, &["campaign_id", "user_id"]);
     let campaign = fields.required("campaign_id", fields::campaign_id);
     let user = match &caller {
-        Some(_) => fields.optional("user_id", fields::user_id),
-        None => fields.required("user_id", fields::user_id),
+        Some(_) => fields.optional("user_id", user_id),
+        None => fields.required("user_id", user_id),
     };
     let idempotency_key = caller::idempotency_key(headers, &mut fields);
     fields.finish()?;
     if let Some(named) = &user {
-        caller::check_acts_for(caller.as_ref(), named)?;
+        check_acts_for(caller.as_ref(), named)?;
     }
     // `finish` has failed if one of them is missing.
     let (Some(campaign), Some(user)) = (campaign, caller.or(user)) else {
@@ -146,7 +150,7 @@ async fn find(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let caller = state.identity.user(&headers)?;
+    let caller = state.identity.user(&headers).await?;
     let mut query = query(&uri, &["wait"], Audience::Public)?;
     let seconds = query.optional("wait", fields::digits(0..=WAIT_SECONDS_MAX)).unwrap_or(0);
     query.finish()?;
@@ -155,8 +159,7 @@ async fn find(
         return Err(problem::unknown_request());
     }
     let wait = Duration::from_secs(seconds);
-    // Another user's request must look like an unknown one (INV-11): the id would prove that the other
-    // user asked, and the decision has their code.
+    // Another user's request is refused (INV-11): its decision has their code.
     let found = state.service.find(&request_id, caller.as_ref(), wait).await?;
     let pending = RequestBody::pending(&request_id, &found.campaign, &found.user);
     match &found.status {
@@ -190,14 +193,14 @@ async fn coupons(
     path: PathOf<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let caller = state.identity.user(&headers)?;
+    let caller = state.identity.user(&headers).await?;
     let Path((campaign, user)) = path.map_err(|rejection| match undecodable(&rejection) {
         Some("user_id") => unknown_user(),
         _ => problem::unknown_campaign(),
     })?;
     let campaign = CampaignId::parse(&campaign).map_err(|_| problem::unknown_campaign())?;
-    let user = UserId::parse(&user).map_err(|_| unknown_user())?;
-    caller::check_acts_for(caller.as_ref(), &user)?;
+    let user = state.identity.fold.user(&user).map_err(|_| unknown_user())?;
+    check_acts_for(caller.as_ref(), &user)?;
     let list = state.service.coupons_of(&campaign, &user).await?;
     Ok(json::answer(StatusCode::OK, &CouponsBody::from(&list)))
 }

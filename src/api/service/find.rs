@@ -30,10 +30,9 @@ impl FindRequests for NodeService {
     ) -> Result<RequestView, ServiceError> {
         let until = self.clock.now() + wait;
         let content = self.ids.open(request_id).ok_or(ServiceError::UnknownRequest)?;
-        // Before anything is read: also the time of the answer must not tell that the other user has
-        // asked (INV-11).
+        // Before anything is read: the answer must not depend on what the other user got (INV-11).
         if caller.is_some_and(|caller| *caller != content.user) {
-            return Err(ServiceError::UnknownRequest);
+            return Err(ServiceError::AnotherUser);
         }
         let Position { log_epoch, partition, .. } = content.position;
         // Sealed under another log epoch or another layout: the position names another record.

@@ -76,8 +76,8 @@ pub(crate) trait FindRequests: Send + Sync + 'static {
     /// must be of that user.
     ///
     /// # Errors
-    /// [`ServiceError::UnknownRequest`] for an altered or foreign id, or one of another user, before
-    /// anything is read, [`ServiceError::NotDecided`]
+    /// [`ServiceError::UnknownRequest`] for an altered or foreign id, [`ServiceError::AnotherUser`] for
+    /// one of another user, both before anything is read, [`ServiceError::NotDecided`]
     /// where the log has lost the request, [`ServiceError::Skipped`] where it was skipped,
     /// [`ServiceError::Unavailable`] when the store has to be read and does not answer,
     /// [`ServiceError::Halted`] when log and store contradict each other.
@@ -406,6 +406,9 @@ pub(crate) enum ServiceError {
     /// The request id was altered, or another instance made it.
     #[error("no request has this id")]
     UnknownRequest,
+    /// The request is of another user than its caller.
+    #[error("the request is of another user than its caller")]
+    AnotherUser,
     /// The request was taken once, and nobody will decide it: its position in the log holds another
     /// record or none, because the data was restored to an older copy.
     #[error(

@@ -1,6 +1,7 @@
 //! Layers, rules, problems and printed files of a configuration.
 
 mod admin_keys;
+mod identity;
 mod links;
 
 use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
@@ -141,7 +142,8 @@ fn every_problem_is_reported_at_once() {
              for example \"1s\" or \"1ms\" (node.toml:6)",
             "api.mode: unknown setting; did you mean mode? (node.toml:7)",
             "api.port: unknown setting; the settings of this table are api.listen, api.hosts, api.identity, \
-             api.cors_origins, api.path_prefix, api.trust_network, api.clock_margin, api.waiters_max (node.toml:8)",
+             api.gateway_token, api.gateway_token_file, api.jwt.keys_file, api.jwt.jwks_url, api.jwt.ca_file, \
+             api.jwt.issuer, api.jwt.audience, api.jwt.claim, api.jwt.leeway, api.cors_origins, api.path_prefix, api.trust_network, api.clock_margin, api.waiters_max (node.toml:8)",
             "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; use a number \
              in this range (node.toml:9)",
             "admin.tokn: unknown setting; did you mean admin.token? (node.toml:12)",
@@ -206,8 +208,8 @@ fn a_missing_file_hides_no_other_problem() {
     );
 }
 
-const IDENTITY_RULE: &str = "\"trusted\" or \"header:NAME\", where NAME is an HTTP header that \
-                             neither HTTP nor coupond uses for something else";
+const IDENTITY_RULE: &str = "\"trusted\", \"jwt\" or \"header:NAME\", where NAME is an HTTP header that \
+                             clients, proxies and coupond use for nothing else";
 
 #[test]
 fn each_rule_of_a_key_is_checked() {
@@ -219,15 +221,8 @@ fn each_rule_of_a_key_is_checked() {
         ("kafka.append_timeout=5s", "a duration from \"100ms\" to \"4500ms\""),
         ("cql.keyspace=1a", "1 to 48 of a-z, 0-9 and '_', starting with a letter"),
         ("api.identity=header:", IDENTITY_RULE),
-        ("api.identity=header:Host", IDENTITY_RULE),
-        ("api.identity=header:content-type", IDENTITY_RULE),
-        ("api.identity=header:Content-Length", IDENTITY_RULE),
-        ("api.identity=header:Transfer-Encoding", IDENTITY_RULE),
-        ("api.identity=header:Connection", IDENTITY_RULE),
-        ("api.identity=header:Expect", IDENTITY_RULE),
-        ("api.identity=header:Idempotency-Key", IDENTITY_RULE),
         ("api.identity=header:AUTHORIZATION", IDENTITY_RULE),
-        ("api.identity=header:Prefer", IDENTITY_RULE),
+        ("api.identity=JWT", IDENTITY_RULE),
         ("admission.user_rate=0", "a whole number from 1 to 1,000,000"),
         ("api.listen=localhost:8080", "an IP address and a port"),
     ] {
@@ -252,8 +247,8 @@ fn rules_between_keys_name_the_origin() {
         &["api.listen=0.0.0.0:8080", "api.identity=trusted"],
         &[
             "api.identity: is \"trusted\" while api.listen is 0.0.0.0:8080, which is not loopback: any \
-           client could act as any user; set api.identity = \"header:NAME\", or api.listen to an \
-           address of loopback, or api.trust_network = true if only a gateway can reach it (--set)",
+           client could act as any user; set api.identity = \"jwt\" or \"header:NAME\", or api.listen \
+           to an address of loopback, or api.trust_network = true if only a gateway can reach it (--set)",
         ],
     );
     check_set(
@@ -282,7 +277,12 @@ fn rules_between_keys_name_the_origin() {
 fn valid_combinations_are_accepted() {
     for set in [
         &["api.listen=0.0.0.0:8080", "api.trust_network=true"][..],
-        &["api.listen=0.0.0.0:8080", "api.identity=header:x-user"],
+        &[
+            "api.listen=0.0.0.0:8080",
+            "api.identity=header:x-user",
+            "api.gateway_token=sixteen-letters.",
+        ],
+        &["api.identity=header:x-user", "api.gateway_token=short"],
         &["api.listen=[::1]:8080", "admin.listen=[::ffff:127.0.0.1]:8081"],
         &["admin.listen=0.0.0.0:8081", "admin.token=sixteen-letters."],
         &["admin.listen=127.0.0.1:8081", "admin.token=letmein"],

@@ -149,7 +149,7 @@ fn an_interrupted_creation_is_repeated() {
     std::fs::create_dir_all(database.join("keyspaces")).unwrap();
     std::fs::write(database.join("0.jnl"), [0; 100]).unwrap();
     std::fs::write(database.join("version"), b"FJ").unwrap();
-    let format = format!("format = {FORMAT}\nidentity_fold = none\n");
+    let format = format!("format = {FORMAT}\n");
     std::fs::write(folder.path().join("data/format"), format).unwrap();
     let database = testing::open(folder.path(), 1);
     append(&database, b"first");

@@ -11,9 +11,10 @@ use crate::{
         http::{ANSWERS_BYTES_MAX, CONNECTION_BYTES},
         service::{LIST_MAX, LISTED_BYTES, RATES_BYTES, SNAPSHOTS_BYTES},
     },
-    config::{Config, Explicit, Mode},
+    config::{Config, Explicit, Identity, Mode},
     embedded::{DatabaseMemory, MEMTABLES, QUEUED_ROWS_BYTES},
     feed::{self, FOLLOWER_BYTES},
+    identity::{KEYS_BYTES, TOKENS_BYTES},
     log::kafka as kafka_log,
     partition::{
         acks::OUTSTANDING_BYTES,
@@ -92,6 +93,10 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, u64)> {
         FOLLOWER_BYTES,
         HEARD_BYTES,
     ];
+    let tokens = match config.api.identity {
+        Identity::Jwt => TOKENS_BYTES + KEYS_BYTES,
+        Identity::Trusted | Identity::Header(_) => 0,
+    };
     let of_mode = match config.mode {
         Mode::Embedded => vec![
             ("loads", (LOADS_MAX * store::embedded::LOAD_BYTES) as u64),
@@ -109,7 +114,7 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, u64)> {
     let always = [
         ("process", PROCESS_BYTES),
         ("blocking threads", BLOCKING_THREADS_MAX as u64 * THREAD_BYTES),
-        ("caches", caches.iter().sum::<usize>() as u64),
+        ("caches", (caches.iter().sum::<usize>() + tokens) as u64),
     ];
     always.into_iter().chain(of_mode).collect()
 }

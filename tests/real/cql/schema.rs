@@ -167,9 +167,9 @@ async fn a_keyspace_of_format_1_is_refused_unchanged() {
 async fn a_keyspace_of_another_fold_is_refused_unchanged() {
     let (scratch, store) = Scratch::with_store().await;
     store.layout(&layout("ada")).await.unwrap();
-    scratch.query("UPDATE $layout SET identity_fold = 'lower' WHERE name = 'layout'").await;
+    scratch.query("UPDATE $layout SET identity_fold = 'upper' WHERE name = 'layout'").await;
     scratch.query("DELETE FROM $schema_steps WHERE step = 9").await;
-    refused_unchanged(&scratch, OtherFormat::IdentityFold { found: "lower".to_owned() }).await;
+    refused_unchanged(&scratch, OtherFormat::IdentityFold { found: "upper".to_owned() }).await;
     scratch.drop_keyspace().await;
 }
 

@@ -6,6 +6,7 @@ mod changes;
 mod cors;
 mod crash;
 mod fuzz;
+mod identity;
 mod issue;
 mod issue_input;
 mod reading;
@@ -33,11 +34,12 @@ use crate::{
         NotReady, ReportHealth, RequestStatus, RequestView, ServiceError, ShowCampaigns,
         SkipRanges, UserCoupons,
     },
-    config::{AdminKey, ApiConfig, Hosts, Identity, OWNER_NAME, Origins},
+    config::{AdminKey, ApiConfig, Identity, OWNER_NAME, Origins},
     domain::{
         answer::{Answer, CouponFace},
         code::CodeFormat,
         definition::{Amendment, Definition, Terms},
+        identity_fold::IdentityFold,
         ids::{CampaignId, Offset, Partition, Position, Timestamp, UserId},
         reason::Reason,
         record::Request as IssueRequest,
@@ -145,7 +147,7 @@ impl FindRequests for Script {
         self.ask("find", (request_id, wait));
         let found = self.find.clone()?;
         let is_foreign = caller.is_some_and(|caller| *caller != found.user);
-        if is_foreign { Err(ServiceError::UnknownRequest) } else { Ok(found) }
+        if is_foreign { Err(ServiceError::AnotherUser) } else { Ok(found) }
     }
 }
 
@@ -306,19 +308,18 @@ pub(super) fn decisions() -> Vec<(Answer, String)> {
 }
 
 pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
-    let api = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
-        hosts: Hosts::default(),
-        identity,
-        cors_origins: Origins::default(),
-        path_prefix: String::new(),
-        trust_network: false,
-        clock_margin: Duration::from_secs(1),
-        waiters_max: 10,
-    };
-    let render_metrics = Arc::new(|| "coupond_waiters 0\n".to_owned());
-    let admin_keys = vec![AdminKey::owner(TOKEN)];
-    HttpParts { service, api, admin_keys, render_metrics, kept_secret: None, chaos: None }
+    let listen = ([127, 0, 0, 1], 0).into();
+    let api = ApiConfig { listen, identity, waiters_max: 10, ..ApiConfig::default() };
+    HttpParts {
+        service,
+        api,
+        identity_fold: IdentityFold::None,
+        verifier: None,
+        admin_keys: vec![AdminKey::owner(TOKEN)],
+        render_metrics: Arc::new(|| "coupond_waiters 0\n".to_owned()),
+        kept_secret: None,
+        chaos: None,
+    }
 }
 
 /// Both routers on one service.
@@ -340,7 +341,11 @@ impl Site {
 
     fn of(service: Script, identity: Identity) -> Self {
         let service = Arc::new(service);
-        let parts = parts(Arc::clone(&service), identity);
+        Self::from(parts(Arc::clone(&service), identity), service)
+    }
+
+    /// Builds a site from these parts, of which `service` is one.
+    pub(super) fn from(parts: HttpParts, service: Arc<Script>) -> Self {
         Self { service, public: public_router(&parts), admin: admin_router(&parts) }
     }
 

@@ -198,7 +198,7 @@ async fn behind_a_gateway_users_read_only_their_own() {
     for query in ["", "?wait=30"] {
         let path = format!("/coupon/requests/r-1{query}");
         let reply = site.public(with(get(&path), &[("x-user", "u2")])).await;
-        reply.problem(404, "unknown-request");
+        reply.problem(403, "another-user");
         site.public(with(get(&path), &[("x-user", "u1")])).await.expect(202, PENDING);
     }
     assert_eq!(site.service.asked().len(), asked + 4, "one look each: the time does not tell");

@@ -69,6 +69,18 @@ async fn an_id_is_answered_from_remembered_decisions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_id_of_another_user_is_refused_unread() {
+    let (world, spring) = ServiceWorld::with_spring().await;
+    let id = asked(&world, request(&spring, "u1")).await;
+    let find = async |caller: &str| world.service.find(&id, Some(&user(caller)), AT_ONCE).await;
+    assert_eq!(find("u2").await, Err(ServiceError::AnotherUser));
+    assert!(find("u1").await.is_ok());
+    world.decide(Settle::All).await;
+    world.heard().await;
+    assert_eq!(find("u2").await, Err(ServiceError::AnotherUser), "also once it is decided");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_altered_id_is_unknown() {
     let (world, spring) = ServiceWorld::with_spring().await;
     let id = asked(&world, request(&spring, "u1")).await;

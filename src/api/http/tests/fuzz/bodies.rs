@@ -19,7 +19,10 @@ use crate::{
         public,
     },
     api::service::SKIP_REASON_MAX,
-    domain::definition::{Audience, Terms},
+    domain::{
+        definition::{Audience, Terms},
+        identity_fold::IdentityFold,
+    },
     fuzz,
 };
 
@@ -75,7 +78,7 @@ fn members(body: &[u8]) -> Map<String, Value> {
 }
 
 fn request(body: &[u8]) -> Result<(), Problem> {
-    let request = public::issue_request(&HeaderMap::new(), body, None)?;
+    let request = public::issue_request(&HeaderMap::new(), body, None, IdentityFold::None)?;
     // Members of other names are ignored, also when they are given twice.
     let members: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
     assert_eq!(members["campaign_id"], request.campaign.as_str());
