@@ -8,6 +8,7 @@ use super::{
     chaos::ChaosArguments,
     rehearse::RehearseArguments,
     terms::{AmendmentFlags, DefinitionFlags},
+    tls_files::TlsFiles,
 };
 use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
 
@@ -132,9 +133,11 @@ pub(super) struct PrintArguments {
 pub(super) struct HealthArguments {
     #[command(flatten)]
     settings: Settings,
-    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
+    /// URL of the admin listener, or unix:/path [default: where admin.listen says, https:// with admin.tls]
     #[arg(long, value_name = "URL")]
     pub(super) admin: Option<String>,
+    #[command(flatten)]
+    pub(super) tls: TlsFiles,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -318,9 +321,11 @@ pub(super) struct AmendArguments {
 /// Where a call of the admin listener goes, and how its answer is printed.
 #[derive(Debug, Args)]
 pub(super) struct AdminListener {
-    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
+    /// URL of the admin listener, or unix:/path [default: where admin.listen says, https:// with admin.tls]
     #[arg(long, global = true, value_name = "URL", display_order = 90)]
     pub(super) admin: Option<String>,
+    #[command(flatten)]
+    pub(super) tls: TlsFiles,
     /// Admin token [default: the setting admin.token, else the file admin.token in the data folder]
     #[arg(long, global = true, value_name = "TOKEN", display_order = 91)]
     pub(super) token: Option<String>,
@@ -376,9 +381,12 @@ pub(super) struct IssueArguments {
     /// Idempotency key: repeating a request with the same key returns the same coupon
     #[arg(long, value_parser = IdempotencyKey::parse)]
     pub(super) key: Option<IdempotencyKey>,
-    /// URL of the public listener [default: http://, followed by the setting api.listen]
+    /// URL of the public listener, or unix:/path [default: where api.listen says, https:// with api.tls]
     #[arg(long, value_name = "URL")]
     pub(super) api: Option<String>,
+    /// PEM file with the authorities that sign the node's certificate [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

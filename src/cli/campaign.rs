@@ -57,8 +57,8 @@ pub(super) async fn run(
 
 /// Returns a client of this listener, and whether it answers in JSON.
 fn called(config: &Config, listener: AdminListener) -> Result<(Client, bool), ClientError> {
-    let AdminListener { admin, token, json, .. } = listener;
-    Ok((Client::admin(config, admin.as_deref(), token, json)?, json))
+    let AdminListener { admin, tls, token, json, .. } = listener;
+    Ok((Client::admin(config, admin.as_deref(), &tls, token, json)?, json))
 }
 
 /// Makes a skip, or shows the state of the one that begins there.
@@ -87,7 +87,7 @@ pub(super) async fn crash(config: &Config, arguments: CrashArguments) -> Result<
 
 /// Checks whether the node is ready.
 pub(super) async fn health(config: &Config, health: HealthArguments) -> Result<Done, ClientError> {
-    let client = Client::open_admin(config, health.admin.as_deref(), health.json)?;
+    let client = Client::open_admin(config, health.admin.as_deref(), &health.tls, health.json)?;
     let (_, body) = client.call(Call::new(Method::GET, &["health", "ready"])).await?;
     Ok(if health.json { Done::with(format!("{body}\n")) } else { Done::with("ready\n") })
 }

@@ -1,11 +1,19 @@
 //! HTTP calls to a node, and their errors for people at the command line.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use reqwest::{Method, StatusCode, Url, header::HeaderName};
 use serde_json::Value;
 
-use crate::config::{Config, Identity, reachable};
+use super::tls_files::TlsFiles;
+use crate::{
+    config::{Config, Identity, Listen, UNIX, text_of},
+    tls::Fault,
+};
 
 /// Longest wait for a connection; nodes are in the same network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -19,6 +27,9 @@ const ANSWER_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
 /// File of a generated admin token in the data folder.
 const TOKEN_FILE: &str = "admin.token";
+
+/// Largest file with certificates that is read.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// Largest token file that is read.
 const TOKEN_BYTES_MAX: u64 = 4_096;
@@ -34,6 +45,10 @@ pub(super) enum ClientError {
         "no answer from {url}: {cause}\n  start a node with `coupond`, or pass its URL with {option}"
     )]
     Unreachable { url: String, cause: String, option: &'static str },
+    #[error("{0}")]
+    Tls(crate::tls::Trouble),
+    #[error("{path} cannot be used: {cause}")]
+    TlsFile { path: String, cause: String },
     #[error("reading the admin token {path}")]
     Token {
         path: String,
@@ -53,8 +68,11 @@ pub(super) enum ClientError {
 impl ClientError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Address { .. } | Self::PortUnknown(_) | Self::Files(_) => super::EXIT_USAGE,
+            Self::Address { .. } | Self::PortUnknown(_) | Self::Files(_) | Self::TlsFile { .. } => {
+                super::EXIT_USAGE
+            }
             Self::Unreachable { .. }
+            | Self::Tls(_)
             | Self::Token { .. }
             | Self::Foreign { .. }
             | Self::Http(_)
@@ -75,7 +93,7 @@ impl ClientError {
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
-    base: Url,
+    base: Base,
     bearer: Option<String>,
     /// Header and user id, if the node takes the user from a header.
     identity: Option<(HeaderName, String)>,
@@ -109,43 +127,49 @@ impl Client {
     pub(super) fn admin(
         config: &Config,
         url: Option<&str>,
+        files: &TlsFiles,
         token: Option<String>,
         json: bool,
     ) -> Result<Self, ClientError> {
-        let base = base(url, config.admin.listen, "admin.listen")?;
-        let bearer = bearer(config, &base, token)?;
-        Ok(Self { http: http()?, base, bearer, identity: None, json, option: "--admin" })
+        let base = Base::admin(config, url)?;
+        let bearer = bearer(config, &base.url, token)?;
+        let http = http(&base, files)?;
+        Ok(Self { http, base, bearer, identity: None, json, option: "--admin" })
     }
 
     /// Makes a client of the admin listener for calls that need no token.
     pub(super) fn open_admin(
         config: &Config,
         url: Option<&str>,
+        files: &TlsFiles,
         json: bool,
     ) -> Result<Self, ClientError> {
-        let base = base(url, config.admin.listen, "admin.listen")?;
-        Ok(Self { http: http()?, base, bearer: None, identity: None, json, option: "--admin" })
+        let base = Base::admin(config, url)?;
+        let http = http(&base, files)?;
+        Ok(Self { http, base, bearer: None, identity: None, json, option: "--admin" })
     }
 
     /// Makes a client of the public listener at `url`, else at the configured address.
     pub(super) fn public(
         config: &Config,
         url: Option<&str>,
+        ca: Option<PathBuf>,
         user: &str,
         json: bool,
     ) -> Result<Self, ClientError> {
-        let base = base(url, config.api.listen, "api.listen")?;
+        let base = Base::public(config, url)?;
         let identity = match &config.api.identity {
             Identity::Trusted => None,
             Identity::Header(name) => HeaderName::from_bytes(name.as_bytes()).ok(),
         };
         let identity = identity.map(|name| (name, user.to_owned()));
-        Ok(Self { http: http()?, base, bearer: None, identity, json, option: "--api" })
+        let http = http(&base, &TlsFiles { ca, ..TlsFiles::default() })?;
+        Ok(Self { http, base, bearer: None, identity, json, option: "--api" })
     }
 
     /// Appends the segments of a path to the base URL.
     fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
+        let mut url = self.base.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -162,7 +186,11 @@ impl Client {
             let header = identity.map(|(name, user)| format!("{name}: {user}"));
             let header = header.map(|text| shlex::try_quote(&text).map(|it| format!("-H {it} ")));
             let header = header.and_then(Result::ok).unwrap_or_default();
-            format!("curl {header}'{}?{query}'", self.url(path))
+            let socket = self.base.socket.as_ref().map(|path| path.display().to_string());
+            let socket =
+                socket.map(|path| shlex::try_quote(&path).map(|it| format!("--unix-socket {it} ")));
+            let socket = socket.and_then(Result::ok).unwrap_or_default();
+            format!("curl {socket}{header}'{}?{query}'", self.url(path))
         })
     }
 
@@ -172,11 +200,7 @@ impl Client {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: self.base.to_string(),
-            cause: root_cause(&error),
-            option: self.option,
-        };
+        let unreachable = |error: reqwest::Error| self.unreachable(&error);
         let mut request =
             self.http.request(call.method, url.clone()).timeout(ANSWER_TIMEOUT + call.wait);
         for (name, value) in call.headers {
@@ -202,6 +226,15 @@ impl Client {
             bytes.extend_from_slice(&chunk);
         }
         self.read(url, status, &bytes)
+    }
+
+    /// Says why there is no answer.
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        let url = self.base.to_string();
+        match Fault::of(error) {
+            Some(fault) => ClientError::Tls(fault.describe(&url, ["--ca", "--cert", self.option])),
+            None => ClientError::Unreachable { url, cause: root_cause(error), option: self.option },
+        }
     }
 
     fn read(
@@ -254,18 +287,27 @@ pub(super) fn listeners(
     admin: &[String],
     token: Option<String>,
 ) -> Result<Listeners, ClientError> {
-    let all = |urls: &[String], listen, key| -> Result<Vec<Url>, ClientError> {
+    type Found = fn(&Config, Option<&str>) -> Result<Base, ClientError>;
+    let all = |urls: &[String], found: Found| -> Result<Vec<Url>, ClientError> {
+        // The generator of load speaks plain HTTP over TCP only.
+        let plain = |base: Base| match base.is_plain_tcp() {
+            true => Ok(base.url),
+            false => Err(ClientError::Address {
+                url: base.to_string(),
+                rule: "a rehearsal needs http://host:port",
+            }),
+        };
         match urls {
-            [] => Ok(vec![base(None, listen, key)?]),
-            urls => urls.iter().map(|url| base(Some(url), listen, key)).collect(),
+            [] => Ok(vec![plain(found(config, None)?)?]),
+            urls => urls.iter().map(|url| plain(found(config, Some(url))?)).collect(),
         }
     };
-    let admin = all(admin, config.admin.listen, "admin.listen")?;
+    let admin = all(admin, Base::admin)?;
     let token = bearer(config, &admin[0], token)?;
     let text = |urls: Vec<Url>| {
         urls.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
     };
-    let api = all(api, config.api.listen, "api.listen")?;
+    let api = all(api, Base::public)?;
     Ok(Listeners { api: text(api), admin: text(admin), token })
 }
 
@@ -281,13 +323,44 @@ pub(super) fn token_of(path: &Path) -> Result<String, ClientError> {
     read().map_err(|source| ClientError::Token { path: path.display().to_string(), source })
 }
 
-fn http() -> Result<reqwest::Client, ClientError> {
+/// Makes a client of this listener. Over TLS it trusts the authorities in the file of `--ca`, else those of
+/// the system, and shows the certificate of `--cert`.
+fn http(base: &Base, files: &TlsFiles) -> Result<reqwest::Client, ClientError> {
     // Without proxies and redirects the token reaches only the named node.
-    let builder = reqwest::Client::builder()
+    let mut builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT);
+    if let Some(path) = &base.socket {
+        builder = builder.unix_socket(path.as_path());
+    }
+    builder = match &files.ca {
+        Some(path) => {
+            let found = reqwest::Certificate::from_pem_bundle(&read(path)?);
+            builder.tls_certs_only(found.map_err(|error| unusable(path, &error))?)
+        }
+        // Plain HTTP: the authorities of the system are not even looked for.
+        None if base.url.scheme() == "http" => builder.tls_certs_only([]),
+        None => builder,
+    };
+    if let (Some(certificate), Some(key)) = (&files.cert, &files.key) {
+        let both = [read(certificate)?, vec![b'\n'], read(key)?].concat();
+        let identity = reqwest::Identity::from_pem(&both);
+        builder = builder.identity(identity.map_err(|error| unusable(certificate, &error))?);
+    }
     builder.build().map_err(ClientError::Http)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
+    let text = std::fs::File::open(path).and_then(|file| text_of(file, PEM_BYTES_MAX));
+    text.map(String::into_bytes).map_err(|error| ClientError::TlsFile {
+        path: path.display().to_string(),
+        cause: error.to_string(),
+    })
+}
+
+fn unusable(path: &Path, error: &reqwest::Error) -> ClientError {
+    ClientError::TlsFile { path: path.display().to_string(), cause: root_cause(error) }
 }
 
 /// Returns the last cause, which is the one that a user can act on.
@@ -299,26 +372,72 @@ fn root_cause(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-fn base(
-    url: Option<&str>,
-    listen: std::net::SocketAddr,
-    key: &'static str,
-) -> Result<Url, ClientError> {
-    let Some(url) = url else {
-        if listen.port() == 0 {
-            return Err(ClientError::PortUnknown(key));
+/// Where the calls go.
+#[derive(Debug)]
+struct Base {
+    url: Url,
+    /// The Unix socket to connect to, whatever the host of the URL.
+    socket: Option<PathBuf>,
+}
+
+impl std::fmt::Display for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.socket {
+            Some(path) => write!(f, "{UNIX}{}", path.display()),
+            None => self.url.fmt(f),
         }
-        return base(Some(&format!("http://{}", reachable(listen))), listen, key);
-    };
-    let address = |rule| ClientError::Address { url: url.to_owned(), rule };
-    let parsed = Url::parse(url).map_err(|_| address("write it as http://host:port"))?;
-    if parsed.scheme() != "http" || parsed.host_str().is_none_or(str::is_empty) {
-        return Err(address("write it as http://host:port"));
     }
-    if parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err(address("remove the part after '?' or '#'"));
+}
+
+impl Base {
+    /// Returns the admin listener at `url`, else the configured one.
+    fn admin(config: &Config, url: Option<&str>) -> Result<Self, ClientError> {
+        let admin = &config.admin;
+        Self::of(url, &admin.listen, admin.tls_cert_file.is_some(), "admin.listen")
     }
-    Ok(parsed)
+
+    /// Returns the public listener at `url`, else the configured one.
+    fn public(config: &Config, url: Option<&str>) -> Result<Self, ClientError> {
+        let api = &config.api;
+        Self::of(url, &api.listen, api.tls_cert_file.is_some(), "api.listen")
+    }
+
+    fn of(
+        url: Option<&str>,
+        listen: &Listen,
+        is_tls: bool,
+        key: &'static str,
+    ) -> Result<Self, ClientError> {
+        let Some(url) = url else {
+            if matches!(listen, Listen::Tcp(address) if address.port() == 0) {
+                return Err(ClientError::PortUnknown(key));
+            }
+            return Self::of(Some(&listen.url(is_tls)), listen, is_tls, key);
+        };
+        let address = |rule| ClientError::Address { url: url.to_owned(), rule };
+        let form = "write it as http://host:port, https://host:port or unix:/path";
+        if url.starts_with(UNIX) {
+            let Ok(Listen::Unix(path)) = url.parse() else { return Err(address(form)) };
+            // The configured socket has TLS if the settings say so, any other has none.
+            let is_tls = is_tls && *listen == Listen::Unix(path.clone());
+            let local = if is_tls { "https://localhost" } else { "http://localhost" };
+            let url = Url::parse(local).map_err(|_| address(form))?;
+            return Ok(Self { url, socket: Some(path) });
+        }
+        let parsed = Url::parse(url).map_err(|_| address(form))?;
+        let is_http = matches!(parsed.scheme(), "http" | "https");
+        if !is_http || parsed.host_str().is_none_or(str::is_empty) {
+            return Err(address(form));
+        }
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return Err(address("remove the part after '?' or '#'"));
+        }
+        Ok(Self { url: parsed, socket: None })
+    }
+
+    fn is_plain_tcp(&self) -> bool {
+        self.socket.is_none() && self.url.scheme() == "http"
+    }
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -351,11 +470,30 @@ mod tests {
             (None, "127.0.0.1:0", None),
             (Some("http://node:1"), "127.0.0.1:0", Some("http://node:1/")),
             (Some("http://node:1/below/"), "127.0.0.1:0", Some("http://node:1/below/")),
+            (Some("https://node:1"), "127.0.0.1:0", Some("https://node:1/")),
+            (Some("unix:/run/a.sock"), "127.0.0.1:0", Some("unix:/run/a.sock")),
+            (Some("unix:a.sock"), "127.0.0.1:0", None),
             (Some("node:1"), "127.0.0.1:0", None),
         ] {
-            let base = base(url, listen.parse().unwrap(), "admin.listen");
-            assert_eq!(base.ok().as_ref().map(Url::as_str), expected, "{url:?} {listen}");
+            let base = Base::of(url, &listen.parse().unwrap(), false, "admin.listen");
+            let found = base.ok().map(|base| base.to_string());
+            assert_eq!(found.as_deref(), expected, "{url:?} {listen}");
         }
+    }
+
+    #[test]
+    fn the_default_follows_tls_and_sockets() {
+        let of = |url: Option<&str>, listen: &str, is_tls| {
+            Base::of(url, &listen.parse().unwrap(), is_tls, "api.listen").unwrap()
+        };
+        assert_eq!(of(None, "0.0.0.0:8080", true).url.as_str(), "https://127.0.0.1:8080/");
+        let socket = of(None, "unix:/run/a.sock", false);
+        assert_eq!(socket.to_string(), "unix:/run/a.sock");
+        assert_eq!(socket.url.as_str(), "http://localhost/");
+        assert!(is_loopback(&socket.url));
+        let named = of(Some("unix:/run/a.sock"), "unix:/run/a.sock", true);
+        assert_eq!(named.url.scheme(), "https");
+        assert_eq!(of(Some("unix:/run/b.sock"), "unix:/run/a.sock", true).url.scheme(), "http");
     }
 
     #[test]

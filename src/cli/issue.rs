@@ -16,8 +16,8 @@ use crate::config::Config;
 /// Requests one coupon. A rejected request exits with 1 like one refused at the edge: which of the
 /// two a late user gets is a matter of milliseconds.
 pub(super) async fn run(config: &Config, issue: IssueArguments) -> Result<Done, ClientError> {
-    let IssueArguments { campaign, user, wait, key, api, json, .. } = issue;
-    let client = Client::public(config, api.as_deref(), user.as_str(), json)?;
+    let IssueArguments { campaign, user, wait, key, api, ca, json, .. } = issue;
+    let client = Client::public(config, api.as_deref(), ca, user.as_str(), json)?;
     let body = json!({ "campaign_id": campaign, "user_id": user });
     let mut headers = vec![("prefer", format!("wait={wait}"))];
     headers.extend(key.map(|key| ("idempotency-key", key.to_string())));

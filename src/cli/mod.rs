@@ -23,6 +23,7 @@ mod simulate;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod tls_files;
 
 use std::{
     io::{self, Write},

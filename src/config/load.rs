@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     path::PathBuf,
 };
 
@@ -153,7 +152,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
             broke(&["cql.nodes", "mode"], needed.to_owned(), remedy);
         }
     }
-    if api.identity == Identity::Trusted && !is_loopback(api.listen) && !api.trust_network {
+    if api.identity == Identity::Trusted && !api.listen.is_loopback() && !api.trust_network {
         broke(
             &["api.identity", "api.listen", "api.trust_network"],
             format!(
@@ -165,7 +164,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
              api.trust_network = true if only a gateway can reach it",
         );
     }
-    if admin.token.is_none() && !is_loopback(admin.listen) {
+    if admin.token.is_none() && !admin.listen.is_loopback() {
         broke(
             &["admin.token", "admin.listen"],
             format!("is not set while admin.listen is {}, which is not loopback", admin.listen),
@@ -173,7 +172,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
         );
     }
     let is_short = |token: &Secret| token.expose().len() < EXPOSED_TOKEN_BYTES_MIN;
-    if admin.token.as_ref().is_some_and(is_short) && !is_loopback(admin.listen) {
+    if admin.token.as_ref().is_some_and(is_short) && !admin.listen.is_loopback() {
         broke(
             &["admin.token", "admin.listen"],
             format!(
@@ -185,23 +184,12 @@ fn between_keys(config: &Config) -> Vec<Broken> {
              address of loopback",
         );
     }
-    if collide(api.listen, admin.listen) {
+    if admin.listen.collides(&api.listen) {
         broke(
             &["admin.listen", "api.listen"],
             format!("is {}, which collides with api.listen", admin.listen),
-            "use another port for one of them",
+            "use another port or path for one of them",
         );
     }
     broken
-}
-
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// Tells whether one process cannot listen on both addresses.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
-    let overlap = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
-    one.port() != 0 && one.port() == other.port() && overlap
 }

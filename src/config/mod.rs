@@ -6,6 +6,7 @@
 mod keys;
 mod layers;
 mod links;
+mod listen;
 mod load;
 mod print;
 mod problem;
@@ -19,9 +20,10 @@ mod texts;
 mod types;
 mod value;
 
-pub(crate) use self::{layers::text_of, value::reachable};
+pub(crate) use self::{layers::text_of, listen::UNIX};
 pub use self::{
     layers::{DEFAULT_FILE, Sources},
+    listen::{Listen, NotListen},
     load::{Explicit, Loaded, load},
     print::documented,
     problem::{ConfigProblem, Origin, Problems},

@@ -1,8 +1,9 @@
 //! Settings that are text: how each is parsed, and its rule in words.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use super::{
+    listen::Listen,
     types::{Compression, Identity, Mode, SaslMechanism, Secret, Security},
     value::Text,
 };
@@ -98,10 +99,10 @@ pub(super) const COMPRESSION: Text<Compression> = Text {
     remedy: "write one of these",
 };
 
-pub(super) const LISTEN: Text<SocketAddr> = Text {
+pub(super) const LISTEN: Text<Listen> = Text {
     parse: |text| text.parse().ok(),
-    must_be: "an IP address and a port",
-    remedy: "write for example \"127.0.0.1:8080\" or \"[::1]:8080\"",
+    must_be: "an IP address and a port, or unix: and the absolute path of a socket (at most 107 bytes)",
+    remedy: "write for example \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/coupond/api.sock\"",
 };
 
 pub(super) const PATH_PREFIX: Text<String> = Text {

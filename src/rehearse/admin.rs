@@ -76,6 +76,7 @@ impl Admin {
     pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, AdminError> {
         let http = reqwest::Client::builder()
             .no_proxy()
+            .tls_certs_only([])
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ANSWER_TIMEOUT)

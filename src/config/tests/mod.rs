@@ -2,7 +2,7 @@
 
 mod links;
 
-use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
 
 use super::{settings::KEYS, *};
 
@@ -68,8 +68,8 @@ fn defaults_are_an_embedded_demo_on_loopback() {
     let config = loaded(&Sources::default()).config;
     assert_eq!(config.mode, Mode::Embedded);
     assert!(config.demo);
-    assert_eq!(config.api.listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
-    assert_eq!(config.admin.listen, SocketAddr::from(([127, 0, 0, 1], 8081)));
+    assert_eq!(config.api.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert_eq!(config.embedded.dir, PathBuf::from("data"));
 }
 
@@ -115,7 +115,7 @@ fn words_are_parsed_as_toml_or_else_as_text() {
     assert_eq!(config.kafka.group, "quoted");
     assert_eq!(config.admin.token, Some("12345".into()));
     assert_eq!(config.secret.exposed().as_deref(), Some("00000000000000000000000000000000"));
-    assert_eq!(config.api.listen.port(), 0);
+    assert_eq!(config.api.listen.to_string(), "127.0.0.1:0");
     assert_eq!(config.embedded.retention, Duration::from_secs(12 * 60 * 60));
     assert_eq!(config.admission.max_lag, 1_000);
     assert_eq!(config.api.identity, Identity::Header("x-user".into()));
@@ -205,6 +205,9 @@ fn a_missing_file_hides_no_other_problem() {
     );
 }
 
+const LISTEN_RULE: &str =
+    "an IP address and a port, or unix: and the absolute path of a socket (at most 107 bytes)";
+
 const IDENTITY_RULE: &str = "\"trusted\" or \"header:NAME\", where NAME is an HTTP header that \
                              neither HTTP nor coupond uses for something else";
 
@@ -228,7 +231,10 @@ fn each_rule_of_a_key_is_checked() {
         ("api.identity=header:AUTHORIZATION", IDENTITY_RULE),
         ("api.identity=header:Prefer", IDENTITY_RULE),
         ("admission.user_rate=0", "a whole number from 1 to 1,000,000"),
-        ("api.listen=localhost:8080", "an IP address and a port"),
+        ("api.listen=localhost:8080", LISTEN_RULE),
+        ("admin.listen=unix:run/admin.sock", LISTEN_RULE),
+        ("api.idle_timeout=4s", "a duration from \"5s\" to \"650s\""),
+        ("api.drain=6s", "a duration from \"0s\" to \"5s\""),
     ] {
         let found = problems(&with_set(&[set]), None);
         assert_eq!(found.len(), 1, "{set}: {found:?}");
@@ -271,7 +277,7 @@ fn rules_between_keys_name_the_origin() {
     check_set(
         &["admin.listen=127.0.0.1:8080"],
         &[
-            "admin.listen: is 127.0.0.1:8080, which collides with api.listen; use another port for one \
+            "admin.listen: is 127.0.0.1:8080, which collides with api.listen; use another port or path for one \
            of them (--set)",
         ],
     );
