@@ -83,7 +83,8 @@ fn shown(stream: &TlsStream<TcpStream>) -> Vec<u8> {
 #[tokio::test]
 async fn requests_are_answered_over_tls() {
     let mut secured = Secured::start(limits(), scripted()).await;
-    for protocols in [&[][..], &[b"http/1.1".as_slice()]] {
+    let http1: [&[u8]; 1] = [b"http/1.1"];
+    for protocols in [&[][..], &http1[..]] {
         let mut stream = secured.connect(protocols, None).await.unwrap();
         for _ in 0..2 {
             assert!(ask_nothing(&mut stream).await.starts_with("HTTP/1.1 404 "));
@@ -162,7 +163,7 @@ async fn a_handshake_counts_as_a_connection() {
 async fn only_clients_with_a_certificate_are_served() {
     let (folder, others) = (tempfile::tempdir().unwrap(), Authority::new());
     let client_ca = Some(others.write(folder.path(), "clients.pem"));
-    let change = |_: &Path, files| Files { client_ca, ..files };
+    let change = |_: &Path, files: Files| Files { client_ca, ..files };
     let mut secured = Secured::start_for(change, limits(), scripted()).await;
     let known = others.issue(&["an-operator"]);
     let mut stream = secured.connect(&[], Some(&known)).await.unwrap();
