@@ -11,6 +11,7 @@
 mod apply;
 mod arguments;
 mod audit;
+mod base;
 mod campaign;
 mod chaos;
 mod client;
