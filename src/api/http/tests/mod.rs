@@ -283,14 +283,11 @@ pub(super) fn decisions() -> Vec<(Answer, String)> {
 
 pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
     let api = ApiConfig {
-        listen: ([127, 0, 0, 1], 0).into(),
         hosts: Hosts::default(),
         identity,
         cors_origins: Origins::default(),
-        path_prefix: String::new(),
-        trust_network: false,
-        clock_margin: Duration::from_secs(1),
         waiters_max: 10,
+        ..ApiConfig::default()
     };
     let render_metrics = Arc::new(|| "coupond_waiters 0\n".to_owned());
     HttpParts { service, api, admin_token: TOKEN.to_owned(), render_metrics, chaos: None }

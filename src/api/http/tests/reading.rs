@@ -237,6 +237,8 @@ async fn openapi_names_every_call() {
             "/campaigns/{campaign_id}/users/{user_id}/coupons",
             "/coupon/issue",
             "/coupon/requests/{request_id}",
+            "/health/live",
+            "/health/ready",
             "/openapi.json",
         ]
     );

@@ -161,9 +161,9 @@ async fn after_a_drain_nobody_waits_and_requests_are_taken() {
     let before = world.now();
     world.service.stop_waiting();
     for asked in [waiting, world.asking(request(&spring, "u2"), WAIT)] {
-        let taken = asked.await.unwrap().unwrap();
-        assert_eq!((taken.answer, world.now() - before), (None, Duration::ZERO));
+        assert_eq!(asked.await.unwrap().unwrap().answer, None);
     }
+    assert!(world.now() - before < WAIT / 2, "an append takes a moment, and no wait follows");
 }
 
 #[tokio::test(start_paused = true)]
