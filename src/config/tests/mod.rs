@@ -142,8 +142,7 @@ fn every_problem_is_reported_at_once() {
             "api.port: unknown setting; the settings of this table are api.listen, api.tls.cert_file, \
              api.tls.key_file, api.tls.client_ca_file, api.idle_timeout, api.drain, api.hosts, api.identity, \
              api.cors_origins, api.path_prefix, api.trust_network, api.clock_margin, api.waiters_max (node.toml:8)",
-            "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; use a number \
-             in this range (node.toml:9)",
+            "api.waiters_max: is -1, must be a whole number from 0 to 1,000,000; use a number in this range (node.toml:9)",
             "admin.tokn: unknown setting; did you mean admin.token? (node.toml:12)",
             "kafak.brokers: unknown setting; did you mean kafka.brokers? (node.toml:15)",
         ],
