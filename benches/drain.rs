@@ -62,6 +62,7 @@ fn config() -> Config {
     config.cql.keyspace = name;
     config.secret.key = Some(SECRET.into());
     config.api.listen = "127.0.0.1:0".parse().expect("an address");
+    config.api.drain = std::time::Duration::ZERO;
     config.admin.listen = "127.0.0.1:0".parse().expect("an address");
     config.admin.token = Some("a-token-for-benches".into());
     config

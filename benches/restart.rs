@@ -45,6 +45,7 @@ async fn main() {
         let mut config = Config { demo: false, ..Config::default() };
         config.embedded.dir = folder.path().to_owned();
         config.api.listen = "127.0.0.1:0".parse().expect("an address");
+        config.api.drain = std::time::Duration::ZERO;
         config.admin.listen = "127.0.0.1:0".parse().expect("an address");
         let node = Node::start(&config).await.expect("it starts");
         let client = reqwest::Client::new();

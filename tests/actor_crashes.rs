@@ -37,6 +37,7 @@ fn config(folder: &Path) -> Config {
     let mut config = Config { demo: false, ..Config::default() };
     config.embedded.dir = folder.to_owned();
     config.api.listen = "127.0.0.1:0".parse().expect("an address");
+    config.api.drain = std::time::Duration::ZERO;
     config.admin.listen = "127.0.0.1:0".parse().expect("an address");
     config
 }

@@ -12,7 +12,8 @@ const COUPOND: &str = env!("CARGO_BIN_EXE_coupond");
 /// Runs a node on free ports with `limits` of a shell, and ends it when it has started. Returns its exit
 /// code and what it said.
 fn run(limits: &str, folder: &Path) -> (Option<i32>, String) {
-    let settings = "--set api.listen=127.0.0.1:0 --set admin.listen=127.0.0.1:0 --set demo=false";
+    let settings = "--set api.listen=127.0.0.1:0 --set admin.listen=127.0.0.1:0 --set demo=false \
+                    --set api.drain=0s";
     let dir = folder.join("data");
     let script =
         format!("{limits}; exec {COUPOND} {settings} --set embedded.dir={}", dir.display());

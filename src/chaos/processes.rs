@@ -75,7 +75,11 @@ impl NodeProcess {
         let Program { binary, settings, token, folder, .. } = &self.program;
         let log = File::options().append(true).create(true).open(self.log());
         let log = log.map_err(|error| format!("{}: {error}", self.log().display()))?;
-        let own = [format!("api.listen={}", self.api), format!("admin.listen={}", self.admin)];
+        let own = [
+            format!("api.listen={}", self.api),
+            format!("admin.listen={}", self.admin),
+            "api.drain=0s".to_owned(),
+        ];
         let mut command = children::node(binary, settings.iter().chain(&own), token, folder);
         command.stderr(log);
         if self.program.has_groups {

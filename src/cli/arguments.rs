@@ -6,12 +6,14 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     audit::AuditArguments,
+    campaign::SkipArguments,
     changes::ChangesArguments,
     chaos::ChaosArguments,
     rehearse::RehearseArguments,
     secret::SecretArguments,
     shell::CompletionsArguments,
     terms::{AmendmentFlags, DefinitionFlags},
+    tls_files::TlsFiles,
 };
 use crate::domain::ids::{CampaignId, IdempotencyKey, UserId};
 
@@ -151,9 +153,11 @@ pub(super) struct PrintArguments {
 pub(super) struct HealthArguments {
     #[command(flatten)]
     settings: Settings,
-    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
+    /// URL of the admin listener, or unix:/path [default: where admin.listen says, https:// with admin.tls]
     #[arg(long, value_name = "URL")]
     pub(super) admin: Option<String>,
+    #[command(flatten)]
+    pub(super) tls: TlsFiles,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -314,31 +318,28 @@ pub(super) struct AmendArguments {
 /// Where a call of the admin listener goes, and how its answer is printed.
 #[derive(Debug, Args)]
 pub(super) struct AdminListener {
-    /// URL of the admin listener [default: http://, followed by the setting admin.listen]
+    /// URL of the admin listener, or unix:/path [default: where admin.listen says, https:// with admin.tls]
     #[arg(long, global = true, value_name = "URL", display_order = 90)]
     pub(super) admin: Option<String>,
+    #[command(flatten)]
+    pub(super) tls: TlsFiles,
     /// Admin token [default: the setting admin.token, else the file admin.token in the data folder]
-    #[arg(long, global = true, value_name = "TOKEN", display_order = 91)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        conflicts_with = "token_file",
+        display_order = 91
+    )]
     pub(super) token: Option<String>,
+    /// File with the admin token
+    #[arg(long, global = true, value_name = "FILE", display_order = 91)]
+    pub(super) token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true, display_order = 92)]
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) settings: Settings,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SkipArguments {
-    /// Number of the partition
-    pub(super) partition: u32,
-    /// The offset at which the partition is halted
-    #[arg(long, value_name = "N")]
-    pub(super) offset: u64,
-    /// Why the range is given up; it is kept, and the audit shows it
-    #[arg(long, value_name = "TEXT")]
-    pub(super) reason: String,
-    #[command(flatten)]
-    pub(super) listener: AdminListener,
 }
 
 #[derive(Debug, Args)]
@@ -372,12 +373,15 @@ pub(super) struct IssueArguments {
     /// Idempotency key: repeating a request with the same key returns the same coupon
     #[arg(long, value_parser = IdempotencyKey::parse)]
     pub(super) key: Option<IdempotencyKey>,
-    /// URL of the public listener [default: http://, followed by the setting api.listen]
+    /// URL of the public listener, or unix:/path [default: where api.listen says, https:// with api.tls]
     #[arg(long, value_name = "URL")]
     pub(super) api: Option<String>,
     /// File with the user's token (JWT), where api.identity is "jwt"
     #[arg(long, value_name = "FILE")]
     pub(super) user_token_file: Option<PathBuf>,
+    /// PEM file with the authorities that sign the node's certificate [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

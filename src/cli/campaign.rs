@@ -1,5 +1,6 @@
 //! `coupond campaign`, `coupond skip`, `coupond crash` and `coupond health`: calls of the admin listener.
 
+use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -7,9 +8,8 @@ use super::{
     Done, apply,
     arguments::{
         AdminListener, CampaignAction, CampaignArguments, CrashArguments, HealthArguments,
-        SkipArguments,
     },
-    client::{Call, Client, ClientError},
+    client::{Call, Client, ClientError, token_of},
     show,
 };
 use crate::{api::service::ControlVerb, config::Config};
@@ -56,9 +56,30 @@ pub(super) async fn run(
 }
 
 /// Returns a client of this listener, and whether it answers in JSON.
-fn called(config: &Config, listener: AdminListener) -> Result<(Client, bool), ClientError> {
-    let AdminListener { admin, token, json, .. } = listener;
-    Ok((Client::admin(config, admin.as_deref(), token, json)?, json))
+pub(super) fn called(
+    config: &Config,
+    listener: AdminListener,
+) -> Result<(Client, bool), ClientError> {
+    let AdminListener { admin, tls, token, token_file, json, .. } = listener;
+    let token = match &token_file {
+        Some(file) => Some(token_of(file)?),
+        None => token,
+    };
+    Ok((Client::admin(config, admin.as_deref(), &tls, token, json)?, json))
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SkipArguments {
+    /// Number of the partition
+    pub(super) partition: u32,
+    /// The offset at which the partition is halted
+    #[arg(long, value_name = "N")]
+    pub(super) offset: u64,
+    /// Why the range is given up; it is kept, and the audit shows it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: String,
+    #[command(flatten)]
+    pub(super) listener: AdminListener,
 }
 
 /// Makes a skip, or shows the state of the one that begins there.
@@ -87,7 +108,7 @@ pub(super) async fn crash(config: &Config, arguments: CrashArguments) -> Result<
 
 /// Checks whether the node is ready.
 pub(super) async fn health(config: &Config, health: HealthArguments) -> Result<Done, ClientError> {
-    let client = Client::open_admin(config, health.admin.as_deref(), health.json)?;
+    let client = Client::open_admin(config, health.admin.as_deref(), &health.tls, health.json)?;
     let (_, body) = client.call(Call::new(Method::GET, &["health", "ready"])).await?;
     Ok(if health.json { Done::with(format!("{body}\n")) } else { Done::with("ready\n") })
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Done,
     arguments::AdminListener,
+    campaign::called,
     client::{Call, Client, ClientError},
 };
 use crate::{columns::aligned, config::Config, domain::ids::CampaignId};
@@ -29,8 +30,7 @@ pub(super) struct ChangesArguments {
 /// Lists changes, the earliest first.
 pub(super) async fn run(config: &Config, arguments: ChangesArguments) -> Result<Done, ClientError> {
     let ChangesArguments { campaign, listener } = arguments;
-    let AdminListener { admin, token, json, .. } = listener;
-    let client = Client::admin(config, admin.as_deref(), token, json)?;
+    let (client, json) = called(config, listener)?;
     let changes = all(&client, campaign.as_ref()).await?;
     Ok(if json {
         Done::with(format!("{}\n", json!({ "changes": changes })))

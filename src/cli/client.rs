@@ -1,14 +1,22 @@
 //! HTTP calls to a node, and their errors for people at the command line.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use reqwest::{Method, StatusCode, Url, header::HeaderName};
 use serde_json::Value;
 
-use crate::config::{Config, Identity, reachable};
-
-/// Longest wait for a connection; nodes are in the same network.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+use super::{
+    base::{Base, http},
+    tls_files::TlsFiles,
+};
+use crate::{
+    config::{Config, Identity},
+    tls::Fault,
+};
 
 /// Longest wait for an answer, beyond the wait of the request. The admin listener answers within
 /// 5 s.
@@ -36,6 +44,10 @@ pub(super) enum ClientError {
         "no answer from {url}: {cause}\n  start a node with `coupond`, or pass its URL with {option}"
     )]
     Unreachable { url: String, cause: String, option: &'static str },
+    #[error("{0}")]
+    Tls(crate::tls::Trouble),
+    #[error("{path} cannot be used: {cause}")]
+    TlsFile { path: String, cause: String },
     #[error("reading the token {path}")]
     Token {
         path: String,
@@ -61,10 +73,13 @@ pub(super) enum ClientError {
 impl ClientError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Address { .. } | Self::NoUserToken | Self::PortUnknown(_) | Self::Files(_) => {
-                super::EXIT_USAGE
-            }
+            Self::Address { .. }
+            | Self::NoUserToken
+            | Self::PortUnknown(_)
+            | Self::Files(_)
+            | Self::TlsFile { .. } => super::EXIT_USAGE,
             Self::Unreachable { .. }
+            | Self::Tls(_)
             | Self::Token { .. }
             | Self::Secret { .. }
             | Self::Foreign { .. }
@@ -86,7 +101,7 @@ impl ClientError {
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
-    base: Url,
+    base: Base,
     bearer: Option<String>,
     /// Header and user id, if the node takes the user from a header.
     identity: Option<(HeaderName, String)>,
@@ -122,12 +137,13 @@ impl Client {
     pub(super) fn admin(
         config: &Config,
         url: Option<&str>,
+        files: &TlsFiles,
         token: Option<String>,
         json: bool,
     ) -> Result<Self, ClientError> {
-        let base = base(url, config.admin.listen, "admin.listen")?;
-        let bearer = bearer(config, &base, token)?;
-        let http = http()?;
+        let base = Base::admin(config, url)?;
+        let bearer = bearer(config, &base.url, token)?;
+        let http = http(&base, files)?;
         Ok(Self { http, base, bearer, identity: None, gateway: None, json, option: "--admin" })
     }
 
@@ -135,11 +151,20 @@ impl Client {
     pub(super) fn open_admin(
         config: &Config,
         url: Option<&str>,
+        files: &TlsFiles,
         json: bool,
     ) -> Result<Self, ClientError> {
-        let base = base(url, config.admin.listen, "admin.listen")?;
-        let (http, option) = (http()?, "--admin");
-        Ok(Self { http, base, bearer: None, identity: None, gateway: None, json, option })
+        let base = Base::admin(config, url)?;
+        let http = http(&base, files)?;
+        Ok(Self {
+            http,
+            base,
+            bearer: None,
+            identity: None,
+            gateway: None,
+            json,
+            option: "--admin",
+        })
     }
 
     /// Makes a client of the public listener at `url`, else at the configured address. It acts as the
@@ -147,11 +172,12 @@ impl Client {
     pub(super) fn public(
         config: &Config,
         url: Option<&str>,
+        ca: Option<PathBuf>,
         user: &str,
         token: Option<String>,
         json: bool,
     ) -> Result<Self, ClientError> {
-        let base = base(url, config.api.listen, "api.listen")?;
+        let base = Base::public(config, url)?;
         let identity = match &config.api.identity {
             Identity::Jwt if token.is_none() => return Err(ClientError::NoUserToken),
             Identity::Trusted | Identity::Jwt => None,
@@ -159,17 +185,18 @@ impl Client {
         };
         let identity = identity.map(|name| (name, user.to_owned()));
         let gateway = config.api.gateway_token.as_ref().map(|token| token.expose().to_owned());
-        Ok(Self { http: http()?, base, bearer: token, identity, gateway, json, option: "--api" })
+        let http = http(&base, &TlsFiles { ca, ..TlsFiles::default() })?;
+        Ok(Self { http, base, bearer: token, identity, gateway, json, option: "--api" })
     }
 
     /// Returns the URL of the listener.
     pub(super) fn base(&self) -> String {
-        self.base.to_string()
+        self.base.url.to_string()
     }
 
     /// Appends the segments of a path to the base URL.
     fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
+        let mut url = self.base.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -191,7 +218,11 @@ impl Client {
                 self.bearer.as_ref().map_or("", |_| "-H \"Authorization: Bearer $TOKEN\" ");
             let gateway =
                 self.gateway.as_ref().map_or("", |_| "-H \"X-Coupond-Gateway: $GATEWAY\" ");
-            format!("curl {header}{bearer}{gateway}'{}?{query}'", self.url(path))
+            let socket = self.base.socket.as_ref().map(|path| path.display().to_string());
+            let socket =
+                socket.map(|path| shlex::try_quote(&path).map(|it| format!("--unix-socket {it} ")));
+            let socket = socket.and_then(Result::ok).unwrap_or_default();
+            format!("curl {socket}{header}{bearer}{gateway}'{}?{query}'", self.url(path))
         })
     }
 
@@ -201,11 +232,7 @@ impl Client {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: self.base.to_string(),
-            cause: root_cause(&error),
-            option: self.option,
-        };
+        let unreachable = |error: reqwest::Error| self.unreachable(&error);
         let mut request =
             self.http.request(call.method, url.clone()).timeout(ANSWER_TIMEOUT + call.wait);
         for (name, value) in call.headers {
@@ -234,6 +261,15 @@ impl Client {
             bytes.extend_from_slice(&chunk);
         }
         self.read(url, status, &bytes)
+    }
+
+    /// Says why there is no answer.
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        let url = self.base.to_string();
+        match Fault::of(error) {
+            Some(fault) => ClientError::Tls(fault.describe(&url, ["--ca", "--cert", self.option])),
+            None => ClientError::Unreachable { url, cause: root_cause(error), option: self.option },
+        }
     }
 
     fn read(
@@ -286,18 +322,27 @@ pub(super) fn listeners(
     admin: &[String],
     token: Option<String>,
 ) -> Result<Listeners, ClientError> {
-    let all = |urls: &[String], listen, key| -> Result<Vec<Url>, ClientError> {
+    type Found = fn(&Config, Option<&str>) -> Result<Base, ClientError>;
+    let all = |urls: &[String], found: Found| -> Result<Vec<Url>, ClientError> {
+        // The generator of load speaks plain HTTP over TCP only.
+        let plain = |base: Base| match base.is_plain_tcp() {
+            true => Ok(base.url),
+            false => Err(ClientError::Address {
+                url: base.to_string(),
+                rule: "a rehearsal needs http://host:port",
+            }),
+        };
         match urls {
-            [] => Ok(vec![base(None, listen, key)?]),
-            urls => urls.iter().map(|url| base(Some(url), listen, key)).collect(),
+            [] => Ok(vec![plain(found(config, None)?)?]),
+            urls => urls.iter().map(|url| plain(found(config, Some(url))?)).collect(),
         }
     };
-    let admin = all(admin, config.admin.listen, "admin.listen")?;
+    let admin = all(admin, Base::admin)?;
     let token = bearer(config, &admin[0], token)?;
     let text = |urls: Vec<Url>| {
         urls.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
     };
-    let api = all(api, config.api.listen, "api.listen")?;
+    let api = all(api, Base::public)?;
     Ok(Listeners { api: text(api), admin: text(admin), token })
 }
 
@@ -313,46 +358,13 @@ pub(super) fn token_of(path: &Path) -> Result<String, ClientError> {
     read().map_err(|source| ClientError::Token { path: path.display().to_string(), source })
 }
 
-fn http() -> Result<reqwest::Client, ClientError> {
-    // Without proxies and redirects the token reaches only the named node. Nodes are called in clear: the
-    // authorities of the system need not be read, nor be there.
-    let builder = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .tls_certs_only([])
-        .connect_timeout(CONNECT_TIMEOUT);
-    builder.build().map_err(ClientError::Http)
-}
-
 /// Returns the last cause, which is the one that a user can act on.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
     cause.to_string()
-}
-
-fn base(
-    url: Option<&str>,
-    listen: std::net::SocketAddr,
-    key: &'static str,
-) -> Result<Url, ClientError> {
-    let Some(url) = url else {
-        if listen.port() == 0 {
-            return Err(ClientError::PortUnknown(key));
-        }
-        return base(Some(&format!("http://{}", reachable(listen))), listen, key);
-    };
-    let address = |rule| ClientError::Address { url: url.to_owned(), rule };
-    let parsed = Url::parse(url).map_err(|_| address("write it as http://host:port"))?;
-    if parsed.scheme() != "http" || parsed.host_str().is_none_or(str::is_empty) {
-        return Err(address("write it as http://host:port"));
-    }
-    if parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err(address("remove the part after '?' or '#'"));
-    }
-    Ok(parsed)
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -375,22 +387,6 @@ fn kept_token(folder: &Path) -> Result<Option<String>, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_url_wins_over_the_setting() {
-        for (url, listen, expected) in [
-            (None, "127.0.0.1:8081", Some("http://127.0.0.1:8081/")),
-            (None, "0.0.0.0:8081", Some("http://127.0.0.1:8081/")),
-            (None, "[::]:8081", Some("http://[::1]:8081/")),
-            (None, "127.0.0.1:0", None),
-            (Some("http://node:1"), "127.0.0.1:0", Some("http://node:1/")),
-            (Some("http://node:1/below/"), "127.0.0.1:0", Some("http://node:1/below/")),
-            (Some("node:1"), "127.0.0.1:0", None),
-        ] {
-            let base = base(url, listen.parse().unwrap(), "admin.listen");
-            assert_eq!(base.ok().as_ref().map(Url::as_str), expected, "{url:?} {listen}");
-        }
-    }
 
     #[test]
     fn a_kept_token_goes_to_loopback_only() {

@@ -16,9 +16,9 @@ use crate::config::Config;
 /// Requests one coupon. A rejected request exits with 1 like one refused at the edge: which of the
 /// two a late user gets is a matter of milliseconds.
 pub(super) async fn run(config: &Config, issue: IssueArguments) -> Result<Done, ClientError> {
-    let IssueArguments { campaign, user, wait, key, api, user_token_file, json, .. } = issue;
+    let IssueArguments { campaign, user, wait, key, api, ca, user_token_file, json, .. } = issue;
     let token = user_token_file.as_deref().map(token_of).transpose()?;
-    let client = Client::public(config, api.as_deref(), user.as_str(), token, json)?;
+    let client = Client::public(config, api.as_deref(), ca, user.as_str(), token, json)?;
     let body = json!({ "campaign_id": campaign, "user_id": user });
     let mut headers = vec![("prefer", format!("wait={wait}"))];
     headers.extend(key.map(|key| ("idempotency-key", key.to_string())));

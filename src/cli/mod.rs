@@ -11,6 +11,7 @@
 mod apply;
 mod arguments;
 mod audit;
+mod base;
 mod campaign;
 mod changes;
 mod chaos;
@@ -26,6 +27,7 @@ mod simulate;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod tls_files;
 
 use std::{
     io::{self, Write},

@@ -13,7 +13,8 @@ use reqwest::Method;
 use super::{
     Done,
     arguments::AdminListener,
-    client::{Call, Client, ClientError},
+    campaign::called,
+    client::{Call, ClientError},
 };
 use crate::config::Config;
 
@@ -50,7 +51,7 @@ pub(super) struct ExportSecret {
 /// Asks a node for the secret, and writes it into a new file.
 pub(super) async fn export(config: &Config, arguments: ExportSecret) -> Result<Done, ClientError> {
     let ExportSecret { file, listener } = arguments;
-    let client = Client::admin(config, listener.admin.as_deref(), listener.token, listener.json)?;
+    let (client, _) = called(config, listener)?;
     // Before the call, so that the secret is not asked for in vain.
     let mut made = New::create(&file)?;
     let (_, body) = client.call(Call::new(Method::POST, &["admin", "secret", "export"])).await?;

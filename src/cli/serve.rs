@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
 };
 
 use super::{CliError, Done};
@@ -50,14 +50,15 @@ pub(super) fn run(loaded: Loaded, logs: LogFilter) -> Result<Done, CliError> {
     let served = runtime.block_on(async {
         let signals = Signals::install().map_err(CliError::Runtime)?;
         let (stop, stopped) = oneshot::channel();
+        let (reload, reloads) = watch::channel(());
         // A task of its own, so that a second signal ends the process while the node is busy.
-        let watch = tokio::spawn(watch(signals, stop));
+        let watch = tokio::spawn(watch(signals, stop, reload));
         let shutdown = async {
             // The watch owns the sender and is aborted only after the node has ended.
             let _ = stopped.await;
         };
         let served = tokio::select! {
-            served = node::serve(loaded.config, explicit, shutdown) => served,
+            served = node::serve(loaded.config, explicit, reloads, shutdown) => served,
             never = metrics.upkeep() => match never {},
             never = telemetry::sum_up_logs() => match never {},
         };
@@ -91,34 +92,42 @@ fn forgo_huge_pages() {
     }
 }
 
-/// The signals that end a node.
+/// The signals that a node knows: two that end it, and one for its certificates.
 struct Signals {
+    hang_up: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
     fn install() -> std::io::Result<Self> {
-        let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+        let (interrupt, hang_up) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+        Ok(Self { hang_up, interrupt, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for the next signal and returns its name.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+    /// Waits for the next signal that ends the node, and returns its name. SIGHUP changes `reload`.
+    async fn next(&mut self, reload: &watch::Sender<()>) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.hang_up.recv() => {
+                    tracing::info!("SIGHUP received, reading the certificates of the listeners again");
+                    reload.send_replace(());
+                }
+            }
         }
     }
 }
 
-/// Asks the node to stop at the first signal; ends the process at the second.
-async fn watch(mut signals: Signals, stop: oneshot::Sender<()>) {
-    let signal = signals.next().await;
+/// Asks the node to stop at the first signal that ends it; ends the process at the second.
+async fn watch(mut signals: Signals, stop: oneshot::Sender<()>, reload: watch::Sender<()>) {
+    let signal = signals.next(&reload).await;
     tracing::info!(signal, "signal received, stopping; a second signal ends the process at once");
     // Sending fails only if the node has ended already.
     let _ = stop.send(());
-    let signal = signals.next().await;
+    let signal = signals.next(&reload).await;
     tracing::warn!(
         signal,
         "second signal received, exiting at once; the next owner settles the rest"

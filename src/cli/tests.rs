@@ -468,7 +468,7 @@ async fn unreachable_and_foreign_nodes_are_named() {
     assert!(text.contains("is not a coupond node"), "{text}");
     assert_eq!(code, 1);
 
-    for url in ["https://h:1", "h:1", "http://", "http://h:1?x=1"] {
+    for url in ["ftp://h:1", "h:1", "http://", "http://h:1?x=1"] {
         let (text, code) = said(&config, &format!("health --admin {url}")).await;
         assert_eq!(code, 2, "{url}: {text}");
     }

@@ -4,7 +4,7 @@ use reqwest::Url;
 
 use super::{
     links::{broke, certificates},
-    load::{Broken, is_loopback},
+    load::Broken,
     settings::{ApiConfig, Config},
     types::Secret,
     value::{Shown, Textual},
@@ -162,24 +162,30 @@ pub(super) fn rules(config: &Config) -> Vec<Broken> {
 /// Returns whether only a gateway can reach the listener: it proves by a token or by its certificate that
 /// it is one.
 fn is_gateway_proven(api: &ApiConfig) -> bool {
-    // api.tls.client_ca_file belongs here too, once there is such a setting.
-    api.gateway_token.is_some()
+    api.gateway_token.is_some() || api.tls_client_ca_file.is_some()
 }
 
 fn gateway(api: &ApiConfig, broken: &mut Vec<Broken>) {
-    let listen = api.listen;
-    if is_loopback(listen) {
+    let listen = &api.listen;
+    if listen.is_loopback() {
         return;
     }
     if matches!(api.identity, Identity::Header(_)) && !is_gateway_proven(api) {
-        let keys = &["api.identity", "api.listen", "api.gateway_token", "api.gateway_token_file"];
+        let keys = &[
+            "api.identity",
+            "api.listen",
+            "api.gateway_token",
+            "api.gateway_token_file",
+            "api.tls.client_ca_file",
+        ];
         let fault = format!(
             "is \"{}\" while api.listen is {listen}, which is not loopback, and nothing proves that a \
              request comes from the gateway: any client could set the header",
             api.identity.name()
         );
         let remedy = "set api.gateway_token_file and let the gateway send the token as \
-                      X-Coupond-Gateway, or set api.listen to an address of loopback";
+                      X-Coupond-Gateway, or set api.tls.client_ca_file, or api.listen to an address of \
+                      loopback";
         broke(broken, keys, fault, remedy);
     }
     let is_short = |token: &Secret| token.expose().len() < EXPOSED_TOKEN_BYTES_MIN;

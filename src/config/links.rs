@@ -1,4 +1,5 @@
-//! Rules for the ways to Kafka and to the database: TLS, logins and the files that they need.
+//! Rules for the ways to Kafka, to the database and of the listeners: TLS, logins and the files that
+//! they need.
 
 use std::path::PathBuf;
 
@@ -10,12 +11,37 @@ use super::{
     secrets::private_text,
     settings::{Config, CqlConfig, KafkaConfig},
 };
+use crate::tls::server::Files;
+
+/// The settings of a listener's TLS: certificate, key and the authorities of clients.
+struct OfListener {
+    certificate: &'static [&'static str],
+    key: &'static [&'static str],
+    client_ca: &'static [&'static str],
+}
+
+const OF_API: OfListener = OfListener {
+    certificate: &["api.tls.cert_file", "api.tls.key_file"],
+    key: &["api.tls.key_file", "api.tls.cert_file"],
+    client_ca: &["api.tls.client_ca_file", "api.tls.cert_file", "api.tls.key_file"],
+};
+
+const OF_ADMIN: OfListener = OfListener {
+    certificate: &["admin.tls.cert_file", "admin.tls.key_file"],
+    key: &["admin.tls.key_file", "admin.tls.cert_file"],
+    client_ca: &["admin.tls.client_ca_file", "admin.tls.cert_file", "admin.tls.key_file"],
+};
 
 /// Returns the broken rules.
 pub(super) fn rules(config: &Config) -> Vec<Broken> {
     let mut broken = Vec::new();
     kafka(&config.kafka, &mut broken);
     cql(&config.cql, &mut broken);
+    let (api, admin) = (&config.api, &config.admin);
+    let files = [&api.tls_cert_file, &api.tls_key_file, &api.tls_client_ca_file];
+    listener(&OF_API, files.map(Option::as_ref), &mut broken);
+    let files = [&admin.tls_cert_file, &admin.tls_key_file, &admin.tls_client_ca_file];
+    listener(&OF_ADMIN, files.map(Option::as_ref), &mut broken);
     broken
 }
 
@@ -90,6 +116,31 @@ fn cql(cql: &CqlConfig, broken: &mut Vec<Broken>) {
     certificates(&["cql.tls.ca_file"], cql.tls_ca_file.as_ref(), broken);
     let (certificate, key) = (&["cql.tls.cert_file"], &["cql.tls.key_file"]);
     identity(certificate, key, cql.tls_cert_file.as_ref(), cql.tls_key_file.as_ref(), broken);
+}
+
+/// Checks the files of a listener's TLS, and that they fit each other.
+fn listener(keys: &OfListener, files: [Option<&PathBuf>; 3], broken: &mut Vec<Broken>) {
+    let [certificate, key, client_ca] = files;
+    let before = broken.len();
+    identity(keys.certificate, keys.key, certificate, key, broken);
+    certificates(keys.client_ca, client_ca, broken);
+    if client_ca.is_some() && certificate.is_none() && key.is_none() {
+        let fault = format!("is set while {} is not", keys.certificate[0]);
+        let remedy = format!("set {} and its key, which turn TLS on", keys.certificate[0]);
+        broke(broken, keys.client_ca, fault, remedy);
+    }
+    let (Some(certificate), Some(key)) = (certificate, key) else { return };
+    if broken.len() > before {
+        return;
+    }
+    let (certificate, key) = (certificate.clone(), key.clone());
+    let files = Files { certificate, key, client_ca: client_ca.cloned() };
+    if let Err(error) = files.config() {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let fault = format!("cannot be used: {error}: {}", cause.unwrap_or_default());
+        let remedy = format!("name a certificate and its own key ({})", keys.key[0]);
+        broke(broken, keys.certificate, fault, remedy);
+    }
 }
 
 /// Checks a file with certificates, if there is one.

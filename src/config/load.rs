@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     path::PathBuf,
 };
 
@@ -163,7 +162,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
             broke(&["cql.nodes", "mode"], needed.to_owned(), remedy);
         }
     }
-    if api.identity == Identity::Trusted && !is_loopback(api.listen) && !api.trust_network {
+    if api.identity == Identity::Trusted && !api.listen.is_loopback() && !api.trust_network {
         broke(
             &["api.identity", "api.listen", "api.trust_network"],
             format!(
@@ -176,11 +175,11 @@ fn between_keys(config: &Config) -> Vec<Broken> {
         );
     }
     exposed_tokens(admin, &mut broke);
-    if collide(api.listen, admin.listen) {
+    if admin.listen.collides(&api.listen) {
         broke(
             &["admin.listen", "api.listen"],
             format!("is {}, which collides with api.listen", admin.listen),
-            "use another port for one of them",
+            "use another port or path for one of them",
         );
     }
     broken
@@ -191,7 +190,7 @@ fn exposed_tokens(
     admin: &AdminConfig,
     broke: &mut impl FnMut(&'static [&'static str], String, &str),
 ) {
-    if is_loopback(admin.listen) {
+    if admin.listen.is_loopback() {
         return;
     }
     if admin.token.is_none() && admin.keys.0.is_empty() {
@@ -231,17 +230,6 @@ impl Config {
     /// Returns whether others than the users of this machine reach a listener.
     #[must_use]
     pub fn is_exposed(&self) -> bool {
-        !is_loopback(self.api.listen) || !is_loopback(self.admin.listen)
+        !self.api.listen.is_loopback() || !self.admin.listen.is_loopback()
     }
-}
-
-pub(super) fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// Tells whether one process cannot listen on both addresses.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
-    let overlap = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
-    one.port() != 0 && one.port() == other.port() && overlap
 }

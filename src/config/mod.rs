@@ -8,6 +8,7 @@ mod identity;
 mod keys;
 mod layers;
 mod links;
+mod listen;
 mod load;
 mod print;
 mod problem;
@@ -25,6 +26,7 @@ pub use self::{
     admin_keys::{AdminKey, AdminKeys, OWNER_NAME},
     identity::Identity,
     layers::{DEFAULT_FILE, Sources},
+    listen::{Listen, NotListen},
     load::{Explicit, Loaded, load},
     print::documented,
     problem::{ConfigProblem, Origin, Problems},
@@ -34,4 +36,4 @@ pub use self::{
     },
     types::{Compression, Hosts, Mode, Origins, Properties, Role, SaslMechanism, Secret, Security},
 };
-pub(crate) use self::{layers::text_of, value::reachable};
+pub(crate) use self::{layers::text_of, listen::UNIX};

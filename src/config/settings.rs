@@ -11,6 +11,7 @@ use reqwest::Url;
 use super::{
     admin_keys::AdminKeys,
     identity::Identity,
+    listen::Listen,
     table::settings,
     texts::{
         CLAIM, CLAIM_VALUE, COMPRESSION, DATACENTER, FILE, FOLDER, GROUP, IDENTITY, IDENTITY_FOLD,
@@ -180,8 +181,31 @@ settings! {
 
     /// Settings of the public listener.
     api: ApiConfig {
-        /// Address of the public listener. Port 0 picks a free port.
-        listen: SocketAddr = loopback(8080), in LISTEN;
+        /// Address of the public listener: IP:port (port 0 picks a free port), or unix:/path for a
+        /// Unix socket (mode 0660).
+        listen: Listen = loopback(8080), in LISTEN;
+
+        /// PEM file with the certificate of the public listener, followed by those of the
+        /// authorities between. Turns TLS on. Read again on SIGHUP and when it changes.
+        tls_cert_file as "tls.cert_file": Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the private key of api.tls.cert_file, not encrypted. Nobody but its owner
+        /// may read it.
+        tls_key_file as "tls.key_file": Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the certificates of the authorities that sign clients' certificates. Then
+        /// only clients with such a certificate are served.
+        tls_client_ca_file as "tls.client_ca_file": Option<PathBuf> = None, in FILE;
+
+        /// Time after which a connection without a request is closed. Longer than the idle time of
+        /// the load balancer in front, which could otherwise send into a connection that closes.
+        idle_timeout: Duration = Duration::from_secs(75),
+            in Duration::from_secs(5)..=Duration::from_secs(650);
+
+        /// Time between SIGTERM and the end of the listeners. Meanwhile the node is not ready,
+        /// everything is answered, and each answer closes its connection. Longer than a load
+        /// balancer takes to notice.
+        drain: Duration = Duration::from_secs(5), in Duration::ZERO..=Duration::from_secs(5);
 
         /// Further names that the header Host may have while the listener is on loopback, beside
         /// localhost and IP addresses. Requests with another name get 421.
@@ -248,8 +272,21 @@ settings! {
 
     /// Settings of the admin listener.
     admin: AdminConfig {
-        /// Address of the admin listener (campaigns, metrics, health). Port 0 picks a free port.
-        listen: SocketAddr = loopback(8081), in LISTEN;
+        /// Address of the admin listener (campaigns, metrics, health): IP:port (port 0 picks a free
+        /// port), or unix:/path for a Unix socket (mode 0600).
+        listen: Listen = loopback(8081), in LISTEN;
+
+        /// PEM file with the certificate of the admin listener, followed by those of the
+        /// authorities between. Turns TLS on. Read again on SIGHUP and when it changes.
+        tls_cert_file as "tls.cert_file": Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the private key of admin.tls.cert_file, not encrypted. Nobody but its owner
+        /// may read it.
+        tls_key_file as "tls.key_file": Option<PathBuf> = None, in FILE;
+
+        /// PEM file with the certificates of the authorities that sign clients' certificates. Then
+        /// only clients with such a certificate are served.
+        tls_client_ca_file as "tls.client_ca_file": Option<PathBuf> = None, in FILE;
 
         /// Further names that the header Host may have while the listener is on loopback, beside
         /// localhost and IP addresses. Requests with another name get 421.
@@ -320,6 +357,6 @@ const fn days(days: u64) -> Duration {
     Duration::from_secs(days * 86_400)
 }
 
-const fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+const fn loopback(port: u16) -> Listen {
+    Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
 }

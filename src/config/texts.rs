@@ -1,11 +1,12 @@
 //! Settings that are text: how each is parsed, and its rule in words.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf};
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use reqwest::Url;
 
 use super::{
     identity::{Identity, jwks_url},
+    listen::Listen,
     types::{Compression, Mode, SaslMechanism, Secret, Security},
     value::Text,
 };
@@ -102,10 +103,10 @@ pub(super) const COMPRESSION: Text<Compression> = Text {
     remedy: "write one of these",
 };
 
-pub(super) const LISTEN: Text<SocketAddr> = Text {
+pub(super) const LISTEN: Text<Listen> = Text {
     parse: |text| text.parse().ok(),
-    must_be: "an IP address and a port",
-    remedy: "write for example \"127.0.0.1:8080\" or \"[::1]:8080\"",
+    must_be: "an IP address and a port, or unix: and the absolute path of a socket (at most 107 bytes)",
+    remedy: "write for example \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/coupond/api.sock\"",
 };
 
 pub(super) const PATH_PREFIX: Text<String> = Text {

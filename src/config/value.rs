@@ -1,13 +1,7 @@
 //! Values as the layers give them, and the types that a setting may have: how each is parsed,
 //! checked and shown.
 
-use std::{
-    fmt::Display,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    ops::RangeInclusive,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::types::{Hosts, Origins};
 
@@ -370,12 +364,6 @@ impl Textual for PathBuf {
     }
 }
 
-impl Textual for SocketAddr {
-    fn show(&self) -> Shown {
-        Shown::text(&self.to_string())
-    }
-}
-
 /// Checks for the name or the IPv4 address of a host.
 fn is_host(text: &str) -> bool {
     let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
@@ -391,17 +379,6 @@ fn is_server(server: &str) -> bool {
     };
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
     host_valid && digits && port.parse::<u16>().is_ok_and(|port| port > 0)
-}
-
-/// Returns the address by which this machine reaches a listener: loopback if it listens on all
-/// addresses.
-pub(crate) fn reachable(mut listen: SocketAddr) -> SocketAddr {
-    match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    listen
 }
 
 /// Units of durations, longest first, in milliseconds.

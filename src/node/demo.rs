@@ -3,7 +3,6 @@
 use std::{
     borrow::Cow,
     io::{IsTerminal, Write},
-    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -12,7 +11,7 @@ use std::{
 use super::Node;
 use crate::{
     api::service::{Basis, Service, ServiceError},
-    config::{Config, Identity, Mode, reachable},
+    config::{Config, Identity, Listen, Mode},
     domain::{code::CodeFormat, definition::Terms, ids::CampaignId},
 };
 
@@ -51,7 +50,9 @@ pub(super) async fn define(service: Arc<dyn Service>) {
 /// Logs the addresses of the node. Prints them with commands to try to the standard output, where
 /// the banner does not mix with log lines, if that is a terminal or the demo is on.
 pub(super) fn announce(config: &Config, node: &Node) {
-    let (api, admin) = (node.api, node.admin);
+    let (api, admin) = (&node.api, &node.admin);
+    let (api_tls, admin_tls) =
+        (config.api.tls_cert_file.is_some(), config.admin.tls_cert_file.is_some());
     tracing::info!(%api, %admin, mode = config.mode.name(), "node started");
     if !std::io::stdout().is_terminal() && !config.demo {
         return;
@@ -62,7 +63,7 @@ pub(super) fn announce(config: &Config, node: &Node) {
     };
     let mut lines = vec![
         format!("coupond {} · {mode}", env!("CARGO_PKG_VERSION")),
-        format!("  public http://{api}   admin http://{admin}"),
+        format!("  public {}   admin {}", api.url(api_tls), admin.url(admin_tls)),
     ];
     if config.demo {
         lines.push(String::new());
@@ -75,18 +76,28 @@ pub(super) fn announce(config: &Config, node: &Node) {
 
 /// Returns commands that fit this configuration. A configured token is secret, so that the reader
 /// fills it in.
-fn hints(config: &Config, program: &str, api: SocketAddr, admin: SocketAddr) -> [String; 4] {
+fn hints(config: &Config, program: &str, api: &Listen, admin: &Listen) -> [String; 4] {
     let defaults = Config::default();
-    let url = |listen: SocketAddr| quoted(&format!("http://{}", reachable(listen)));
-    let moved = |set, default, listens| set != default || set != listens;
+    let (api_tls, admin_tls) = (&config.api.tls_cert_file, &config.admin.tls_cert_file);
+    let (api_url, admin_url) = (api.url(api_tls.is_some()), admin.url(admin_tls.is_some()));
+    let url = quoted;
+    let moved = |set: &Listen, default: &Listen, listens: &Listen| set != default || set != listens;
     let mut issue = format!("{} issue {CAMPAIGN} ada", quoted(program));
-    let mut curl = format!(
-        "curl -s {} -H 'content-type: application/json' -H 'prefer: wait=5'",
-        quoted(&format!("http://{}/coupon/issue", reachable(api)))
-    );
+    let mut target = match api {
+        Listen::Tcp(_) => quoted(&format!("{api_url}/coupon/issue")),
+        Listen::Unix(path) => format!(
+            "--unix-socket {} http://localhost/coupon/issue",
+            quoted(&path.display().to_string())
+        ),
+    };
+    if api_tls.is_some() {
+        target = format!("--cacert \"$CA\" {target}");
+    }
+    let mut curl =
+        format!("curl -s {target} -H 'content-type: application/json' -H 'prefer: wait=5'");
     let mut show = format!("{} campaign show {CAMPAIGN}", quoted(program));
-    if moved(config.api.listen, defaults.api.listen, api) {
-        issue += &format!(" --api {}", url(api));
+    if moved(&config.api.listen, &defaults.api.listen, api) {
+        issue += &format!(" --api {}", url(&api_url));
     }
     if let Identity::Header(name) = &config.api.identity {
         issue += &format!(" --set {}", quoted(&format!("api.identity=header:{name}")));
@@ -100,8 +111,14 @@ fn hints(config: &Config, program: &str, api: SocketAddr, admin: SocketAddr) -> 
         curl += " -H \"x-coupond-gateway: $GATEWAY_TOKEN\"";
     }
     curl += &format!(" -d '{{\"campaign_id\":\"{CAMPAIGN}\",\"user_id\":\"bob\"}}'");
-    if moved(config.admin.listen, defaults.admin.listen, admin) {
-        show += &format!(" --admin {}", url(admin));
+    if moved(&config.admin.listen, &defaults.admin.listen, admin) {
+        show += &format!(" --admin {}", url(&admin_url));
+    }
+    if api_tls.is_some() {
+        issue += " --ca \"$CA\"";
+    }
+    if admin_tls.is_some() {
+        show += " --ca \"$CA\"";
     }
     let mut title = "Try, with the demo campaign:".to_owned();
     if config.admin.token.is_some() {
@@ -136,7 +153,7 @@ mod tests {
     fn check(change: impl FnOnce(&mut Config), expected: [&str; 4]) {
         let mut config = Config::default();
         change(&mut config);
-        let (api, admin) = (config.api.listen, config.admin.listen);
+        let (api, admin) = (&config.api.listen, &config.admin.listen);
         assert_eq!(hints(&config, "coupond", api, admin), expected);
     }
 
@@ -147,6 +164,7 @@ mod tests {
         config.embedded.dir = folder.path().join("data");
         config.embedded.reserve_bytes = 0;
         config.api.listen = "127.0.0.1:0".parse().unwrap();
+        config.api.drain = Duration::ZERO;
         config.admin.listen = "127.0.0.1:0".parse().unwrap();
         let node = Node::start(&config).await.unwrap();
         let url = format!("http://{}/admin/campaigns/{CAMPAIGN}", node.admin);

@@ -13,15 +13,14 @@ mod error;
 mod identity;
 mod instance;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::{
-    net::TcpListener,
+    sync::watch,
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 
 pub use self::{
     audit::{AuditFailure, audit},
@@ -37,11 +36,11 @@ use self::{
 use crate::{
     actors::messages::SupervisorMessage,
     api::{
-        http::{self, Edge, HttpParts, Limits as HttpLimits},
+        http::{self, Edge, Ending, HttpParts, Limits as HttpLimits, Listener, Site},
         service::{GroupCheck, Service},
     },
     clock::{SharedClock, SystemClock},
-    config::{AdminKey, Config, Explicit, Mode, Secret},
+    config::{AdminKey, Config, Explicit, Listen, Mode, Secret},
     feed::DecisionFeed,
     identity::Verifier,
     log::{LocalLog, RequestLog},
@@ -51,26 +50,20 @@ use crate::{
         cql::{STEPS, Step},
     },
     telemetry,
+    tls::server::{Certificates, Files},
 };
-
-/// Time that requests in flight have to finish when the node stops.
-const HTTP_DRAIN: Duration = Duration::from_secs(3);
-
-/// Time to settle records already read when the node stops. The next owner of a partition settles
-/// the others.
-const SETTLE_DRAIN: Duration = Duration::from_secs(3);
 
 /// Longest time that a node takes to stop, even if a part hangs. Together with the end of the
 /// runtime this stays below the 10 s within which the process ends.
 pub const STOP_WITHIN: Duration = Duration::from_millis(8_500);
 
-/// The part of [`STOP_WITHIN`] for leaving the consumer group or closing the data folder.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// What is left of [`STOP_WITHIN`] after `api.drain`, in eighths, for requests in flight, for settling the
+/// records already read (the next owner of a partition settles the others), and for leaving the consumer
+/// group or closing the data folder.
+const STOP_PARTS: [u32; 3] = [3, 3, 2];
 
-const _: () = assert!(
-    HTTP_DRAIN.as_millis() + SETTLE_DRAIN.as_millis() + CLOSE_WITHIN.as_millis()
-        <= STOP_WITHIN.as_millis()
-);
+/// Access bits of the sockets of the public and of the admin listener, where these are Unix sockets.
+const SOCKET_MODES: [u32; 2] = [0o660, 0o600];
 
 /// Connections of the admin listener without a request in progress: tools that scrape and operators
 /// that look need few, and nobody without a token should hold more.
@@ -103,32 +96,36 @@ enum Closer {
 
 /// A running node.
 pub struct Node {
-    /// Address of the public listener, with the port that was picked.
-    pub api: SocketAddr,
-    /// Address of the admin listener, with the port that was picked.
-    pub admin: SocketAddr,
+    /// Place of the public listener, with the port that was picked.
+    pub api: Listen,
+    /// Place of the admin listener, with the port that was picked.
+    pub admin: Listen,
     /// Bearer token of admin requests.
     pub admin_token: String,
     kept_secret: Option<Secret>,
     core: Core,
     listeners: JoinSet<()>,
     background: JoinSet<()>,
-    stop: CancellationToken,
+    ending: Ending,
+    /// The setting `api.drain`.
+    drain: Duration,
     closer: Closer,
 }
 
 /// Runs a node until `shutdown` completes, then settles the records in flight and stops. Bounds that are
-/// not `explicit` follow the memory limit.
+/// not `explicit` follow the memory limit. Certificates of the listeners are read again when `reload`
+/// changes.
 ///
 /// # Errors
 /// [`ServeError`] if the node cannot start, or if one of its parts ends.
 pub async fn serve(
     config: Config,
     explicit: Explicit,
+    reload: watch::Receiver<()>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     tokio::pin!(shutdown);
-    let starting = Node::start_given(&config, &explicit, STEPS);
+    let starting = Node::start_given(&config, &explicit, STEPS, reload);
     let mut node = tokio::select! {
         started = starting => started?,
         () = &mut shutdown => return Ok(()),
@@ -158,11 +155,12 @@ impl Node {
         config: &Config,
         explicit: &Explicit,
         steps: &[Step],
+        reload: watch::Receiver<()>,
     ) -> Result<Self, ServeError> {
         let (connections, limit) = (Connections::allowed()?, MemoryLimit::of_process());
         let share = |config: &Config| Budget::of(config, explicit, connections, limit.clone());
         // Boxed, so that callers' futures do not have all of a start in them.
-        Box::pin(Self::start_within(config, share, steps)).await
+        Box::pin(Self::start_within(config, share, steps, reload)).await
     }
 
     /// Starts a node as [`Self::start`] does. A distributed node knows `steps` of the schema:
@@ -171,7 +169,7 @@ impl Node {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(config: &Config, steps: &[Step]) -> Result<Self, ServeError> {
-        Self::start_given(config, &Explicit::default(), steps).await
+        Self::start_given(config, &Explicit::default(), steps, watch::channel(()).1).await
     }
 
     /// Starts a node with the bounds that `share` gives it.
@@ -179,14 +177,14 @@ impl Node {
         config: &Config,
         share: impl Fn(&Config) -> Budget,
         steps: &[Step],
+        reload: watch::Receiver<()>,
     ) -> Result<Self, ServeError> {
         let clock: SharedClock = Arc::new(SystemClock);
         // Before the admin token, which may be made in the data folder.
         if config.mode == Mode::Embedded {
             embedded::check_format(config)?;
         }
-        let api = bind("api.listen", config.api.listen).await?;
-        let admin = bind("admin.listen", config.admin.listen).await?;
+        let listeners = Listeners::open(config).await?;
         let admin_token = instance::admin_token(config)?;
         let adapters = match config.mode {
             Mode::Embedded => {
@@ -227,17 +225,18 @@ impl Node {
             .await
             .map_err(|error| ServeError::failed("starting the supervisor", error))?;
         let mut node = Self {
-            api: local(&api)?,
-            admin: local(&admin)?,
+            api: listeners.api.place()?,
+            admin: listeners.admin.place()?,
             admin_token,
             kept_secret,
             core,
             listeners: JoinSet::new(),
             background: tasks,
-            stop: CancellationToken::new(),
+            ending: Ending::default(),
+            drain: config.api.drain,
             closer,
         };
-        node.listen(config, budget, verifier, api, admin);
+        node.listen(config, budget, verifier, listeners, &reload);
         if config.demo {
             node.background.spawn(demo::define(node.core.service.clone()));
         }
@@ -249,8 +248,8 @@ impl Node {
         config: &Config,
         budget: &Budget,
         verifier: Option<Arc<Verifier>>,
-        api: TcpListener,
-        admin: TcpListener,
+        listeners: Listeners,
+        reload: &watch::Receiver<()>,
     ) {
         let metrics = telemetry::install_metrics();
         let service: Arc<dyn Service> = self.core.service.clone();
@@ -266,19 +265,32 @@ impl Node {
             kept_secret: self.kept_secret.clone(),
             chaos: config.chaos.enabled.then(|| self.core.crashes()),
         };
-        let stopped = |stop: &CancellationToken| stop.clone().cancelled_owned();
+        let idle_time = config.api.idle_timeout;
+        let limits = |connections, idle| {
+            HttpLimits::new(connections, idle, idle_time).with_answers(budget.answers)
+        };
         let Connections { public, admin: administered } = budget.connections;
-        let limits = HttpLimits::new(public, public).with_answers(budget.answers);
-        let edge = Edge::new(config.api.listen, &config.api.hosts.0)
-            .with_origins(&config.api.cors_origins)
-            .with_gateway_token(config.api.gateway_token.as_ref());
-        let router = http::public_router(&parts);
-        self.listeners.spawn(http::serve(api, limits, edge, router, stopped(&self.stop)));
-        let idle = ADMIN_IDLE_MAX.min(administered);
-        let limits = HttpLimits::new(administered, idle).with_answers(budget.answers);
-        let edge = Edge::new(config.admin.listen, &config.admin.hosts.0);
-        let router = http::admin_router(&parts);
-        self.listeners.spawn(http::serve(admin, limits, edge, router, stopped(&self.stop)));
+        let public = Site {
+            router: http::public_router(&parts),
+            edge: Edge::new(&config.api.listen, &config.api.hosts.0)
+                .with_origins(&config.api.cors_origins)
+                .with_gateway_token(config.api.gateway_token.as_ref()),
+            tls: listeners.api.tls,
+            limits: limits(public, public),
+        };
+        let admin = Site {
+            router: http::admin_router(&parts),
+            edge: Edge::new(&config.admin.listen, &config.admin.hosts.0),
+            tls: listeners.admin.tls,
+            limits: limits(administered, ADMIN_IDLE_MAX.min(administered)),
+        };
+        let bound = [(listeners.api.listener, public), (listeners.admin.listener, admin)];
+        for (listener, site) in bound {
+            if let Some(certificates) = &site.tls {
+                self.background.spawn(certificates.clone().keep(reload.clone()));
+            }
+            self.listeners.spawn(http::serve(listener, site, self.ending.clone()));
+        }
     }
 
     /// Makes an actor panic as a bug would, for chaos tests.
@@ -307,11 +319,17 @@ impl Node {
         }
     }
 
-    /// Stops taking requests, settles the records in flight, leaves the consumer group and closes
-    /// the data folder. Returns after at most [`STOP_WITHIN`], even if a part hangs.
+    /// Answers requests for the time of `api.drain` while the node says that it is not ready. Then stops
+    /// taking requests, settles the records in flight, leaves the consumer group and closes the data
+    /// folder. Returns after at most [`STOP_WITHIN`], even if a part hangs.
     pub async fn stop(mut self) {
         let deadline = Instant::now() + STOP_WITHIN;
-        if timeout_at(deadline - CLOSE_WITHIN, self.settle()).await.is_err() {
+        self.core.service.leave();
+        self.ending.drain.cancel();
+        sleep(self.drain).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let [http, settle, close_within] = STOP_PARTS.map(|eighths| left / 8 * eighths);
+        if timeout_at(deadline - close_within, self.settle(http, settle)).await.is_err() {
             tracing::warn!("node not settled in time, the next owner continues");
         }
         close(self.into_closer(), deadline).await;
@@ -322,20 +340,87 @@ impl Node {
         self.closer
     }
 
-    async fn settle(&mut self) {
-        self.stop.cancel();
-        self.core.service.shut_down().await;
-        let listeners = async { while self.listeners.join_next().await.is_some() {} };
-        if timeout(HTTP_DRAIN, listeners).await.is_err() {
-            tracing::warn!("requests in flight were cut off, their outcome is unknown to clients");
+    /// Ends the listeners within `http`, and settles within `settle` what was read.
+    async fn settle(&mut self, http: Duration, settle: Duration) {
+        self.core.service.stop_waiting();
+        self.ending.stop.cancel();
+        // Requests in flight may still read campaigns and coupons; those that hang get an answer by the
+        // end of the service.
+        if timeout(http / 2, all(&mut self.listeners)).await.is_err() {
+            self.core.service.shut_down().await;
+            if timeout(http / 2, all(&mut self.listeners)).await.is_err() {
+                tracing::warn!(
+                    "requests in flight were cut off, their outcome is unknown to clients"
+                );
+            }
         }
         self.listeners.abort_all();
+        self.core.service.shut_down().await;
         self.background.abort_all();
-        let drained = self.core.supervisor.call(SupervisorMessage::Drain, Some(SETTLE_DRAIN)).await;
+        let drained = self.core.supervisor.call(SupervisorMessage::Drain, Some(settle)).await;
         if !matches!(drained, Ok(ractor::rpc::CallResult::Success(()))) {
             tracing::warn!("records not settled in time, the next owner settles them");
         }
         self.core.end_actors().await;
+    }
+}
+
+/// Waits until all tasks have ended.
+async fn all(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+/// The listeners of a node, bound.
+struct Listeners {
+    api: Bound,
+    admin: Bound,
+}
+
+/// A listener with its certificate, if it has one.
+struct Bound {
+    listener: Listener,
+    tls: Option<Arc<Certificates>>,
+}
+
+impl Listeners {
+    async fn open(config: &Config) -> Result<Self, ServeError> {
+        let (api, admin) = (&config.api, &config.admin);
+        let [public_mode, admin_mode] = SOCKET_MODES;
+        let tls = [&api.tls_cert_file, &api.tls_key_file, &api.tls_client_ca_file];
+        let api = Bound::new(["api.listen", "api.tls"], &api.listen, public_mode, tls).await?;
+        let tls = [&admin.tls_cert_file, &admin.tls_key_file, &admin.tls_client_ca_file];
+        let admin =
+            Bound::new(["admin.listen", "admin.tls"], &admin.listen, admin_mode, tls).await?;
+        Ok(Self { api, admin })
+    }
+}
+
+impl Bound {
+    async fn new(
+        [key, table]: [&'static str; 2],
+        listen: &Listen,
+        mode: u32,
+        [certificate, of_key, client_ca]: [&Option<PathBuf>; 3],
+    ) -> Result<Self, ServeError> {
+        let tls = match (certificate, of_key) {
+            (Some(certificate), Some(of_key)) => {
+                let (certificate, of_key) = (certificate.clone(), of_key.clone());
+                let files = Files { certificate, key: of_key, client_ca: client_ca.clone() };
+                let read = Certificates::read(table, files);
+                let failed = |error| ServeError::failed(format!("reading {table}"), error);
+                Some(Arc::new(read.map_err(failed)?))
+            }
+            _ => None,
+        };
+        let listener = Listener::bind(listen, mode)
+            .await
+            .map_err(|error| ServeError::failed(format!("listening on {listen} ({key})"), error))?;
+        Ok(Self { listener, tls })
+    }
+
+    fn place(&self) -> Result<Listen, ServeError> {
+        let place = self.listener.place();
+        place.map_err(|error| ServeError::failed("reading a listener's address", error))
     }
 }
 
@@ -359,16 +444,6 @@ async fn close(closer: Closer, deadline: Instant) {
             tracing::warn!("data folder still in use by a read, it stays locked until that ends");
         }
     }
-}
-
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| ServeError::failed(format!("listening on {address} ({key})"), error))
-}
-
-fn local(listener: &TcpListener) -> Result<SocketAddr, ServeError> {
-    listener.local_addr().map_err(|error| ServeError::failed("reading a listener's address", error))
 }
 
 #[cfg(test)]

@@ -77,6 +77,7 @@ impl Admin {
         let http = reqwest::Client::builder()
             .tls_certs_only([])
             .no_proxy()
+            .tls_certs_only([])
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ANSWER_TIMEOUT)

@@ -228,6 +228,7 @@ impl Local {
         let settings = [
             "api.listen=127.0.0.1:0".to_owned(),
             "admin.listen=127.0.0.1:0".to_owned(),
+            "api.drain=0s".to_owned(),
             "demo=false".to_owned(),
             format!("embedded.dir={}", data.display()),
         ];

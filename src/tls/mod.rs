@@ -1,5 +1,9 @@
-//! TLS towards the engines: settings of a client, and what is wrong with a connection.
+//! TLS: settings of a client of the engines, what is wrong with a connection, and the listeners' side
+//! (`server`).
 
+pub(crate) mod server;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod trial;

@@ -50,7 +50,14 @@ impl Node {
 
     async fn start_by(mut command: Command, settings: &[String]) -> Self {
         command.args(["serve", "--set", "api.listen=127.0.0.1:0"]);
-        command.args(["--set", "admin.listen=127.0.0.1:0", "--set", "demo=false"]);
+        command.args([
+            "--set",
+            "admin.listen=127.0.0.1:0",
+            "--set",
+            "demo=false",
+            "--set",
+            "api.drain=0s",
+        ]);
         command.args(["--set", &format!("admin.token={TOKEN}")]);
         for setting in settings {
             command.args(["--set", setting]);

@@ -11,6 +11,7 @@ pub(crate) fn config(folder: &Path) -> Config {
     config.embedded.dir = folder.join("data");
     config.embedded.reserve_bytes = 0;
     config.api.listen = "127.0.0.1:0".parse().expect("an address");
+    config.api.drain = std::time::Duration::ZERO;
     config.admin.listen = "127.0.0.1:0".parse().expect("an address");
     config
 }

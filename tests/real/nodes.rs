@@ -120,6 +120,7 @@ async fn refused(settings: Vec<String>) -> String {
         command.args(["--set", setting]);
     }
     command.args(["--set", "api.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"]);
+    command.args(["--set", "api.drain=0s"]);
     command.current_dir(std::env::temp_dir());
     let output = tokio::task::spawn_blocking(move || command.output()).await;
     let output = output.expect("it ends").expect("it starts");

@@ -378,6 +378,7 @@ async fn refused((_, changes, expected, gives_up): &'static Case) {
 async fn said(settings: &[String], expected: &str, gives_up: bool) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_coupond"));
     command.args(["serve", "--set", "api.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"]);
+    command.args(["--set", "api.drain=0s"]);
     command.args(["--set", "admin.token=a-token-for-tests-only"]);
     for setting in settings {
         command.args(["--set", setting]);

@@ -74,7 +74,12 @@ async fn goes_on(crowd: &Crowd, admins: &[String]) {
 async fn nodes_are_upgraded_one_by_one() {
     let (name, database) = (unique("upgrade"), shared(Engine::Cql).expect("asked for"));
     let settings = settings(&name, shared(Engine::Kafka).expect("asked for"), database);
-    let newer = ["api.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", "admin.token=of-the-newer"];
+    let newer = [
+        "api.listen=127.0.0.1:0",
+        "admin.listen=127.0.0.1:0",
+        "admin.token=of-the-newer",
+        "api.drain=0s",
+    ];
     let set = settings.iter().cloned().chain(newer.map(str::to_owned)).collect();
     let newer = config::load(&Sources { set, ..Sources::default() }).expect("settings").config;
 

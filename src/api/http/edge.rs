@@ -1,6 +1,6 @@
 //! What every request of a listener must fulfil before its call is looked at.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::{
     Router,
@@ -16,7 +16,7 @@ use super::{
     identity::Gateway,
     problem::{Kind, Problem},
 };
-use crate::config::{Origins, Secret};
+use crate::config::{Listen, Origins, Secret};
 
 /// Longest query, in bytes, and most pairs of it. The calls take three parameters at most; a page may
 /// pass on those of its own address.
@@ -37,9 +37,9 @@ impl Edge {
     /// Returns the rules of a listener on `listen`. On loopback, a page in a browser of this machine
     /// could reach it under a name of its own (DNS rebinding): there, only `localhost`, IP addresses
     /// and `hosts` are names of it.
-    pub(crate) fn new(listen: SocketAddr, hosts: &[String]) -> Self {
-        let is_loopback = listen.ip().to_canonical().is_loopback();
-        Self { hosts: is_loopback.then(|| hosts.to_vec()), cors: Cors::default(), gateway: None }
+    pub(crate) fn new(listen: &Listen, hosts: &[String]) -> Self {
+        let hosts = listen.is_loopback().then(|| hosts.to_vec());
+        Self { hosts, cors: Cors::default(), gateway: None }
     }
 
     /// Returns the same rules for a listener that pages of these origins may call.
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn on_loopback_only_our_names_are_served() {
-        let edge = Edge::new("127.0.0.1:8080".parse().unwrap(), &["coupons.test".to_owned()]);
+        let edge = Edge::new(&"127.0.0.1:8080".parse().unwrap(), &["coupons.test".to_owned()]);
         for ours in [
             "127.0.0.1",
             "127.0.0.1:8080",
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn off_loopback_any_name_is_served() {
-        let edge = Edge::new("0.0.0.0:8080".parse().unwrap(), &[]);
+        let edge = Edge::new(&"0.0.0.0:8080".parse().unwrap(), &[]);
         assert_eq!(status(&edge, "/", &[("host", "coupons.example")]), None);
         assert_eq!(status(&edge, "/", &[]), Some("malformed-request"));
     }
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn long_queries_are_refused() {
-        let edge = Edge::new("0.0.0.0:8080".parse().unwrap(), &[]);
+        let edge = Edge::new(&"0.0.0.0:8080".parse().unwrap(), &[]);
         let ask = |query: String| status(&edge, &format!("/campaigns?{query}"), &[("host", "a")]);
         assert_eq!(ask("a&".repeat(31)), None);
         assert_eq!(ask("a&".repeat(32)), Some("query-too-long"));
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn only_chunked_is_a_transfer_coding() {
-        let edge = Edge::new("0.0.0.0:8080".parse().unwrap(), &[]);
+        let edge = Edge::new(&"0.0.0.0:8080".parse().unwrap(), &[]);
         let ask = |codings: &[&str]| {
             let codings = codings.iter().map(|coding| ("transfer-encoding", *coding));
             let headers: Vec<_> = [("host", "a")].into_iter().chain(codings).collect();

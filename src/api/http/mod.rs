@@ -38,7 +38,9 @@ pub(crate) use self::crash::CrashActors;
 pub(crate) use self::definition::{read_terms, shown_terms};
 pub(crate) use self::edge::Edge;
 use self::problem::{Kind, Problem};
-pub(crate) use self::server::{ANSWERS_BYTES_MAX, CONNECTION_BYTES, Limits, serve};
+pub(crate) use self::server::{
+    ANSWERS_BYTES_MAX, CONNECTION_BYTES, Ending, Limits, Listener, Site, serve,
+};
 pub(crate) use self::times::{RULE as TIME_RULE, parse as parse_time};
 use super::service::Service;
 use crate::{

@@ -17,7 +17,7 @@ use super::{
     caller,
     fields::{self, Fields, Member, Members},
     identity::{UserIdentity, check_acts_for},
-    json,
+    json::{self, NO_STORE},
     pages::Pages,
     prefer::{self, WAIT_SECONDS_MAX},
     problem::{self, Kind, Problem},
@@ -37,6 +37,9 @@ use crate::{
 
 /// `Retry-After` of a pending request, in seconds. Decisions take milliseconds.
 const PENDING_RETRY: HeaderValue = HeaderValue::from_static("1");
+
+/// `Retry-After` of a node that is not ready, in seconds: its parts are probed that often.
+const UNREADY_RETRY: HeaderValue = HeaderValue::from_static("1");
 
 /// The ids in a path.
 pub(super) type PathOf<T> = Result<Path<T>, PathRejection>;
@@ -68,7 +71,29 @@ pub(super) fn routes(parts: &HttpParts) -> Router {
         .route("/campaigns/{campaign_id}", get(campaign))
         .route("/campaigns/{campaign_id}/users/{user_id}/coupons", get(coupons))
         .route("/openapi.json", get(openapi))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
         .with_state(Arc::new(state))
+}
+
+/// Says that the process answers. Clients of this listener learn nothing else about the node.
+async fn live() -> Response {
+    health(StatusCode::OK)
+}
+
+/// Says whether the node takes requests. The admin listener says what is missing.
+async fn ready(State(state): State<Arc<PublicState>>) -> Response {
+    if state.service.not_ready().is_empty() {
+        return health(StatusCode::OK);
+    }
+    let mut response = health(StatusCode::SERVICE_UNAVAILABLE);
+    response.headers_mut().insert(header::RETRY_AFTER, UNREADY_RETRY);
+    response
+}
+
+/// Answers by a status alone, which nobody may keep.
+fn health(status: StatusCode) -> Response {
+    (status, [(header::CACHE_CONTROL, NO_STORE)]).into_response()
 }
 
 async fn issue(State(state): State<Arc<PublicState>>, request: Request) -> Response {

@@ -1,6 +1,9 @@
 //! The readiness of the node.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
@@ -31,6 +34,10 @@ const SILENT_AFTER: Duration = Duration::from_secs(3);
 impl ReportHealth for NodeService {
     fn not_ready(&self) -> Vec<NotReady> {
         let mut parts = self.health.not_ready();
+        if self.is_leaving.load(Ordering::Relaxed) {
+            let reason = "the node is being stopped".to_owned();
+            parts.push(NotReady { part: "node", reason });
+        }
         if !self.waiters.is_followed() {
             let reason = "the feed is not followed".to_owned();
             parts.push(NotReady { part: "decision_feed", reason });

@@ -23,7 +23,15 @@ mod told;
 mod wait;
 mod waiters;
 
-use std::{error::Error, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -168,6 +176,8 @@ pub(crate) struct NodeService {
     listing: Listing,
     viewer: Viewer,
     health: Arc<Health>,
+    /// Whether the node is being stopped.
+    is_leaving: AtomicBool,
     row_checks: RowChecks,
     group_check: Option<GroupCheck>,
     tasks: Arc<Tasks>,
@@ -228,6 +238,7 @@ impl NodeService {
                 clock.clone(),
                 count,
             )),
+            is_leaving: AtomicBool::new(false),
             row_checks: RowChecks::default(),
             group_check,
             log,
@@ -255,6 +266,16 @@ impl NodeService {
         self.tasks.keep("follow the decision feed", move || waiters.clone().follow(feed.clone()));
         let health = self.health.clone();
         self.tasks.keep("probe log and store", move || health.clone().probe());
+    }
+
+    /// Says that the node is not ready any more, while everything is still answered.
+    pub(crate) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets calls that wait for a decision return "pending" at once, from now on.
+    pub(crate) fn stop_waiting(&self) {
+        self.tasks.stop_waiting();
     }
 
     /// Ends the background tasks and all reads in flight. Calls that wait for a decision return

@@ -17,12 +17,15 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Tasks {
     clock: NodeClock,
     end: CancellationToken,
+    /// Cancelled when nobody may wait for a decision any more; with `end` at the latest.
+    no_waiting: CancellationToken,
     running: Mutex<JoinSet<()>>,
 }
 
 impl Tasks {
     pub(super) fn new(clock: NodeClock) -> Self {
-        Self { clock, end: CancellationToken::new(), running: Mutex::default() }
+        let end = CancellationToken::new();
+        Self { clock, no_waiting: end.child_token(), end, running: Mutex::default() }
     }
 
     /// Spawns `work`. A panic is logged and drops what the future owns, so waiters see their
@@ -56,9 +59,14 @@ impl Tasks {
         });
     }
 
-    /// Waits until [`Self::end`] is called.
-    pub(super) async fn ended(&self) {
-        self.end.cancelled().await;
+    /// Waits until [`Self::stop_waiting`] or [`Self::end`] is called.
+    pub(super) async fn no_waiting(&self) {
+        self.no_waiting.cancelled().await;
+    }
+
+    /// Ends all waits for decisions, and those to come.
+    pub(super) fn stop_waiting(&self) {
+        self.no_waiting.cancel();
     }
 
     /// Cancels every task and waits for them.

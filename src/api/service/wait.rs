@@ -157,7 +157,7 @@ impl NodeService {
                     }
                 }
                 // The feed is no longer followed; the client asks another node by its request id.
-                () = self.tasks.ended() => return None,
+                () = self.tasks.no_waiting() => return None,
             }
         }
     }
@@ -190,7 +190,7 @@ impl NodeService {
             tokio::select! {
                 biased;
                 () = self.clock.sleep_until(until.min(now + ASK_AGAIN_AFTER)) => {}
-                () = self.tasks.ended() => return Ok(WaitEnd::TimedOut),
+                () = self.tasks.no_waiting() => return Ok(WaitEnd::TimedOut),
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use super::*;
+use crate::tls::testing::Authority;
 
 /// Writes a file into a temporary folder, with this mode.
 fn written(folder: &Path, name: &str, text: &str, mode: u32) -> String {
@@ -140,6 +141,42 @@ fn keys_of_certificates_are_secrets_too() {
          it, for example with `openssl pkcs8 -topk8 -nocrypt -in OLD -out NEW` (--set)",
     ];
     assert_eq!(problems_in(folder.path(), &set), expected);
+}
+
+#[test]
+fn the_files_of_a_listener_fit_each_other() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let files = authority.write_pair(folder.path());
+    let ca = authority.write(folder.path(), "ca.pem").display().to_string();
+    let [certificate, key] = [&files.certificate, &files.key].map(|path| path.display());
+    let sound = [
+        format!("api.tls.cert_file={certificate}"),
+        format!("api.tls.key_file={key}"),
+        format!("api.tls.client_ca_file={ca}"),
+    ];
+    assert_eq!(problems_in(folder.path(), &sound), [] as [&str; 0]);
+    let (_, other) = authority.issue(&["localhost"]);
+    let other = written(folder.path(), "other.key", &other, 0o600);
+    let set = [
+        format!("api.tls.cert_file={certificate}"),
+        format!("api.tls.key_file={other}"),
+        format!("admin.tls.client_ca_file={ca}"),
+    ];
+    let [pair, no_use] = &problems_in(folder.path(), &set)[..] else { panic!("two problems") };
+    assert!(pair.starts_with("api.tls.cert_file: cannot be used: "), "{pair}");
+    assert!(
+        pair.ends_with("name a certificate and its own key (api.tls.key_file) (--set)"),
+        "{pair}"
+    );
+    assert_eq!(
+        no_use,
+        "admin.tls.client_ca_file: is set while admin.tls.cert_file is not; set \
+         admin.tls.cert_file and its key, which turn TLS on (--set)"
+    );
+    let half = [format!("admin.tls.cert_file={certificate}")];
+    let expected = "admin.tls.key_file: is not set while admin.tls.cert_file is set; name the file \
+                    of its private key (default)";
+    assert_eq!(problems_in(folder.path(), &half), [expected]);
 }
 
 #[test]

@@ -13,24 +13,34 @@ use axum::{
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::room::{Answered, Place};
+use super::{
+    multiplexed::OpenStream,
+    room::{Answered, Asked},
+};
 
-/// The connection is being closed to make room for another: its request is not taken.
+/// Why a request is not taken, and not answered either.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection is being closed, it was idle and others needed its place")]
-pub(super) struct Closing;
+pub(super) enum NotTaken {
+    /// The connection is being closed to make room for another.
+    #[error("the connection is being closed, it was idle and others needed its place")]
+    Closing,
+    /// The connection has too many streams that wait for an answer that they are too many. The source has
+    /// the code with which the stream is reset: clients may repeat such a request.
+    #[error("there is no place for another stream")]
+    NoPlace(#[source] h2::Error),
+}
 
 /// The body of a request. The request is in progress once the body has arrived.
 pub(super) struct Arriving {
     body: Incoming,
     /// `None`: it has arrived.
-    place: Option<Arc<Place>>,
+    asked: Option<Asked>,
 }
 
 impl Arriving {
-    pub(super) fn new(body: Incoming, place: Arc<Place>) -> Self {
-        let place = (!body.is_end_stream()).then_some(place);
-        Self { body, place }
+    pub(super) fn new(body: Incoming, asked: Asked) -> Self {
+        let asked = (!body.is_end_stream()).then_some(asked);
+        Self { body, asked }
     }
 }
 
@@ -46,16 +56,16 @@ impl HttpBody for Arriving {
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         let has_arrived = frame.is_none() || this.body.is_end_stream();
         if has_arrived
-            && let Some(place) = this.place.take()
-            && !place.begin()
+            && let Some(asked) = this.asked.take()
+            && !asked.begin()
         {
-            return Poll::Ready(Some(Err(Closing.into())));
+            return Poll::Ready(Some(Err(NotTaken::Closing.into())));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream() && self.place.is_none()
+        self.body.is_end_stream() && self.asked.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -82,6 +92,8 @@ pub(super) struct Answering {
     answered: Option<Answered>,
     /// Held by each piece of a large answer.
     counted: Option<Arc<OwnedSemaphorePermit>>,
+    /// Of HTTP/2: open until the body was handed over.
+    _stream: Option<OpenStream>,
 }
 
 impl Answering {
@@ -90,8 +102,10 @@ impl Answering {
         body: Body,
         answered: Answered,
         counted: Option<OwnedSemaphorePermit>,
+        stream: Option<OpenStream>,
     ) -> Self {
-        Self { body, answered: Some(answered), counted: counted.map(Arc::new) }
+        let counted = counted.map(Arc::new);
+        Self { body, answered: Some(answered), counted, _stream: stream }
     }
 }
 

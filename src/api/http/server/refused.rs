@@ -7,8 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 
@@ -29,8 +28,22 @@ const FIELDS_MAX: usize = 100;
 
 /// Answers a request that hyper refused with `error`, and closes the connection. `unread` is what hyper
 /// has not taken from its buffer.
-pub(super) async fn answer(mut stream: TcpStream, error: &hyper::Error, unread: &[u8]) {
-    let text = text(problem(error, unread).into_response()).await;
+pub(super) async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    error: &hyper::Error,
+    unread: &[u8],
+) {
+    send(stream, problem(error, unread)).await;
+}
+
+/// Answers a client that speaks plain HTTP to a listener with TLS, and closes the connection.
+pub(super) async fn answer_plain(stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let problem = Problem::new(Kind::MalformedRequest, "this port speaks TLS, and got plain HTTP");
+    send(stream, problem.blaming("scheme", "https", "call it with https://")).await;
+}
+
+async fn send(mut stream: impl AsyncRead + AsyncWrite + Unpin, problem: Problem) {
+    let text = text(problem.into_response()).await;
     let answered = async {
         stream.write_all(&text).await?;
         stream.shutdown().await?;

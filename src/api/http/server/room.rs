@@ -50,7 +50,8 @@ impl Room {
             id,
             task: OnceLock::new(),
             requests: AtomicUsize::new(0),
-            is_between: AtomicBool::new(true),
+            open: AtomicUsize::new(0),
+            in_progress: AtomicUsize::new(0),
             has_left: AtomicBool::new(false),
         });
         let task = spawn(Occupied(place.clone()));
@@ -69,11 +70,12 @@ impl Room {
     }
 
     fn close_first(state: &mut State) -> bool {
-        let first = state.idle.pop_lru();
-        if let Some(task) = first.as_ref().and_then(|(_, place)| place.task.get()) {
+        let Some((_, place)) = state.idle.pop_lru() else { return false };
+        place.has_left.store(true, Ordering::Relaxed);
+        if let Some(task) = place.task.get() {
             task.abort();
         }
-        first.is_some()
+        true
     }
 
     /// Closes the connection that has been without a request in progress for longest. Returns
@@ -98,9 +100,11 @@ pub(super) struct Place {
     task: OnceLock<AbortHandle>,
     /// Requests whose head has arrived.
     requests: AtomicUsize,
-    /// Whether the last request is answered and the head of the next has not arrived.
-    is_between: AtomicBool,
-    /// Written under the lock of the room.
+    /// Those of them that are not answered yet.
+    open: AtomicUsize,
+    /// Those of them that have arrived completely. Written under the lock of the room.
+    in_progress: AtomicUsize,
+    /// Whether the connection has ended or is being closed. Written under the lock of the room.
     has_left: AtomicBool,
 }
 
@@ -112,32 +116,58 @@ impl Place {
 
     /// Returns whether no request is being read or answered.
     pub(super) fn is_between(&self) -> bool {
-        self.is_between.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed) == 0
     }
 
     /// Notes that the head of a request has arrived.
     pub(super) fn head(self: &Arc<Self>) -> Answered {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.is_between.store(false, Ordering::Relaxed);
-        Answered(self.clone())
-    }
-
-    /// Notes that a request has arrived completely. Returns `false` if the connection is being
-    /// closed: nothing may be done for the request any more.
-    pub(super) fn begin(&self) -> bool {
-        self.room.state.lock().idle.pop(&self.id).is_some()
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Answered(Asked(Arc::new((self.clone(), AtomicBool::new(false)))))
     }
 }
 
-/// Ends the request in progress of a connection when dropped.
-pub(super) struct Answered(Arc<Place>);
+/// A request of a connection.
+#[derive(Clone)]
+pub(super) struct Asked(Arc<(Arc<Place>, AtomicBool)>);
+
+impl Asked {
+    /// Notes that the request has arrived completely. Returns `false` if the connection is being
+    /// closed: nothing may be done for the request any more.
+    pub(super) fn begin(&self) -> bool {
+        let (place, has_begun) = &*self.0;
+        let mut state = place.room.state.lock();
+        if place.has_left.load(Ordering::Relaxed) {
+            return false;
+        }
+        state.idle.pop(&place.id);
+        if !has_begun.swap(true, Ordering::Relaxed) {
+            place.in_progress.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+}
+
+/// Ends a request of a connection when dropped.
+pub(super) struct Answered(Asked);
+
+impl Answered {
+    /// Returns the request, for the part that notes when it has arrived.
+    pub(super) fn asked(&self) -> Asked {
+        self.0.clone()
+    }
+}
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        let place = &self.0;
-        place.is_between.store(true, Ordering::Relaxed);
+        let (place, has_begun) = &*self.0.0;
+        place.open.fetch_sub(1, Ordering::Relaxed);
         let mut state = place.room.state.lock();
-        if !place.has_left.load(Ordering::Relaxed) {
+        if has_begun.load(Ordering::Relaxed) {
+            place.in_progress.fetch_sub(1, Ordering::Relaxed);
+        }
+        let is_idle = place.in_progress.load(Ordering::Relaxed) == 0;
+        if is_idle && !place.has_left.load(Ordering::Relaxed) {
             place.room.insert(&mut state, place.clone());
         }
     }

@@ -9,11 +9,10 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
-use super::{Limits, room::Place};
+use super::{Limits, room::Place, stream::Stream};
 
 /// Longest refusal that hyper writes by itself: a status line and three headers.
 const REFUSAL_BYTES_MAX: usize = 256;
@@ -25,8 +24,12 @@ const STATUS_LINE: &[u8] = b"HTTP/1.";
 /// - fails when the client has not read in time what was written,
 /// - fails when the client resets the connection while its request is being answered, and
 /// - drops the bare refusals that hyper writes by itself, so that a problem document takes their place.
+///
+/// Of a multiplexed connection (HTTP/2) only the second holds: it has no end of a head, is read all the
+/// time, and refuses by frames.
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
+    is_multiplexed: bool,
     place: Arc<Place>,
     limits: Limits,
     /// The number of requests when the stream was read last.
@@ -42,9 +45,10 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream, place: Arc<Place>, limits: Limits) -> Self {
+    pub(super) fn new(stream: Stream, place: Arc<Place>, limits: Limits) -> Self {
         Self {
             stream,
+            is_multiplexed: false,
             place,
             limits,
             requests: 0,
@@ -56,8 +60,13 @@ impl Wire {
         }
     }
 
+    /// Says that the connection carries several requests at once.
+    pub(super) fn multiplexed(self) -> Self {
+        Self { is_multiplexed: true, ..self }
+    }
+
     /// Returns the stream if hyper has refused a request by itself: the answer is still to be sent.
-    pub(super) fn into_refused(self) -> Option<TcpStream> {
+    pub(super) fn into_refused(self) -> Option<Stream> {
         self.is_refused.then_some(self.stream)
     }
 
@@ -72,11 +81,11 @@ impl Wire {
 
     /// Fails a write that must wait once the client is late. It need not read all at once, but a client that
     /// reads a byte now and then must not keep an answer for ever.
-    fn in_time(
+    fn in_time<T>(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             return written;
         }
@@ -93,6 +102,9 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.is_multiplexed {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
         let requests = this.place.requests();
         if requests != this.requests {
             (this.requests, this.head_begun, this.head_late) = (requests, false, None);
@@ -116,7 +128,8 @@ impl AsyncWrite for Wire {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let answers = match refusal_at(buf) {
+        let refusal = if this.is_multiplexed { None } else { refusal_at(buf) };
+        let answers = match refusal {
             Some(0) => {
                 this.is_refused = true;
                 return Poll::Ready(Ok(buf.len()));
@@ -152,16 +165,24 @@ impl AsyncWrite for Wire {
     /// has closed its side only still gets the answer, but one that has reset the connection does not.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Everything is written.
-        this.unread_late = None;
-        if !this.client_heard {
-            match this.stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])) {
+        if !this.client_heard
+            && !this.is_multiplexed
+            && let Some(socket) = this.stream.tcp()
+        {
+            match socket.poll_peek(cx, &mut ReadBuf::new(&mut [0])) {
                 Poll::Ready(Ok(_)) => this.client_heard = true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
         }
-        Pin::new(&mut this.stream).poll_flush(cx)
+        match Pin::new(&mut this.stream).poll_flush(cx) {
+            // TLS keeps bytes that the socket does not take yet.
+            Poll::Pending => this.in_time(cx, Poll::Pending),
+            flushed => {
+                this.unread_late = None;
+                flushed
+            }
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

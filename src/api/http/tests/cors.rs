@@ -8,7 +8,7 @@ const SHOP: &str = "https://shop.example.com";
 /// Sends a request through the edge of a public listener that has the setting `api.cors_origins`.
 async fn ask(origins: &[&str], request: Request<Body>) -> Reply {
     let origins = Origins(origins.iter().map(|&origin| origin.to_owned()).collect());
-    let edge = Edge::new(([127, 0, 0, 1], 80).into(), &[]).with_origins(&origins);
+    let edge = Edge::new(&"127.0.0.1:80".parse().unwrap(), &[]).with_origins(&origins);
     let router = public_router(&parts(Arc::new(Script::default()), Identity::Trusted));
     let (mut head, body) = request.into_parts();
     head.headers.insert("host", HeaderValue::from_static("localhost"));

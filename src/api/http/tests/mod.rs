@@ -308,8 +308,7 @@ pub(super) fn decisions() -> Vec<(Answer, String)> {
 }
 
 pub(super) fn parts(service: Arc<Script>, identity: Identity) -> HttpParts {
-    let listen = ([127, 0, 0, 1], 0).into();
-    let api = ApiConfig { listen, identity, waiters_max: 10, ..ApiConfig::default() };
+    let api = ApiConfig { identity, waiters_max: 10, ..ApiConfig::default() };
     HttpParts {
         service,
         api,

@@ -14,6 +14,22 @@ const SPRING: &str = concat!(
 );
 
 #[tokio::test]
+async fn health_is_told_by_the_status_alone() {
+    let site = Site::behind_gateway(Script::default());
+    for path in ["/health/live", "/health/ready"] {
+        let reply = site.public(get(path)).await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, ""), "{path}");
+    }
+    let not_ready = vec![NotReady { part: "request_log", reason: "a secret".to_owned() }];
+    let site = Site::behind_gateway(Script { not_ready, ..Script::default() });
+    assert_eq!(site.public(get("/health/live")).await.status, 200);
+    let reply = site.public(get("/health/ready")).await;
+    assert_eq!((reply.status, reply.body.as_str()), (503, ""));
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
+}
+
+#[tokio::test]
 async fn an_id_gives_decision_or_queue_ahead() {
     let site = Site::new(Script::default());
     let reply = site.public(get("/coupon/requests/r-1")).await;
@@ -221,6 +237,8 @@ async fn openapi_names_every_call() {
             "/campaigns/{campaign_id}/users/{user_id}/coupons",
             "/coupon/issue",
             "/coupon/requests/{request_id}",
+            "/health/live",
+            "/health/ready",
             "/openapi.json",
         ]
     );

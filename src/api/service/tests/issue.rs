@@ -152,6 +152,21 @@ async fn a_shutdown_releases_waiters_with_their_ids() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_drain_nobody_waits_and_requests_are_taken() {
+    let (world, spring) = ServiceWorld::with_spring().await;
+    world.service.leave();
+    assert_eq!(world.service.not_ready().last().map(|part| part.part), Some("node"));
+    let waiting = world.asking(request(&spring, "u1"), WAIT);
+    world.waiters(1).await;
+    let before = world.now();
+    world.service.stop_waiting();
+    for asked in [waiting, world.asking(request(&spring, "u2"), WAIT)] {
+        assert_eq!(asked.await.unwrap().unwrap().answer, None);
+    }
+    assert!(world.now() - before < WAIT / 2, "an append takes a moment, and no wait follows");
+}
+
+#[tokio::test(start_paused = true)]
 async fn unknown_campaigns_are_looked_up_in_the_store() {
     let world = ServiceWorld::new().await;
     let asked = request(&campaign("spring"), "u1");

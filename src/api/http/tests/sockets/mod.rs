@@ -1,8 +1,12 @@
 //! A listener on real sockets: what a client sees when either side is slow or stops.
 
+mod drain;
+mod http2;
 mod refusals;
 mod room;
 mod slow;
+mod tls;
+mod unix;
 
 use std::{
     future::pending,
@@ -11,9 +15,9 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Notify, oneshot},
+    sync::Notify,
     task::JoinHandle,
     time::timeout,
 };
@@ -22,6 +26,7 @@ use super::{
     super::{body, edge::Edge, server},
     *,
 };
+use crate::{config::Listen, tls::server::Certificates};
 
 /// Time after which a test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,20 +39,28 @@ const POST: &str = concat!(
 /// A running listener.
 struct Running {
     address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
+    ending: server::Ending,
     served: JoinHandle<()>,
 }
 
 impl Running {
     async fn start(limits: server::Limits, router: Router) -> Self {
+        Self::start_with(None, limits, router).await
+    }
+
+    async fn start_with(
+        tls: Option<Arc<Certificates>>,
+        limits: server::Limits,
+        router: Router,
+    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let edge = Edge::new(address, &["coupond".to_owned()]);
-        let served = tokio::spawn(server::serve(listener, limits, edge, router, async {
-            let _ = stopped.await;
-        }));
-        Self { address, stop: Some(stop), served }
+        let edge = Edge::new(&Listen::Tcp(address), &["coupond".to_owned()]);
+        let site = server::Site { router, edge, tls, limits };
+        let ending = server::Ending::default();
+        let listener = server::Listener::of_tcp(listener);
+        let served = tokio::spawn(server::serve(listener, site, ending.clone()));
+        Self { address, ending, served }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -55,7 +68,7 @@ impl Running {
     }
 
     fn stop(&mut self) {
-        self.stop.take().unwrap().send(()).unwrap();
+        self.ending.stop.cancel();
     }
 
     async fn ended(self) {
@@ -65,7 +78,7 @@ impl Running {
 
 /// Bounds that no test reaches by chance.
 fn limits() -> server::Limits {
-    server::Limits::new(64, 64)
+    server::Limits::new(64, 64, Duration::from_secs(75))
 }
 
 fn scripted() -> Router {
@@ -73,7 +86,7 @@ fn scripted() -> Router {
 }
 
 /// Reads until the peer closes. A connection that was not accepted yet is reset.
-async fn read_all(stream: &mut TcpStream) -> String {
+async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut text)).await;
     if let Err(error) = read.expect("the connection should be closed") {
@@ -82,8 +95,15 @@ async fn read_all(stream: &mut TcpStream) -> String {
     String::from_utf8(text).unwrap()
 }
 
+/// Asks for nothing, and reads the answer.
+async fn ask_nothing(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> String {
+    stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: coupond\r\n\r\n").await.unwrap();
+    stream.flush().await.unwrap();
+    read_one(stream).await
+}
+
 /// Reads one response with a `Content-Length`.
-async fn read_one(stream: &mut TcpStream) -> String {
+async fn read_one(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = Vec::new();
     let read = async {
         loop {
