@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coupond::{
     audit::Meter,
-    config::{self, Config, Sources},
+    config::{self, Config, Listen, Sources},
     node,
     store::cql::{STEPS, SchemaChange, Step},
 };
@@ -94,21 +94,21 @@ async fn nodes_are_upgraded_one_by_one() {
     crowd.use_nodes(&[&other]);
     assert_eq!(one.stop().await, Some(0));
     let first = start_newer(&newer).await;
-    let address = |address| format!("http://{address}");
-    crowd.use_apis(vec![other.api.clone(), address(first.api)]);
-    goes_on(&crowd, &[other.admin.clone(), address(first.admin)]).await;
+    let address = |address: &Listen| format!("http://{address}");
+    crowd.use_apis(vec![other.api.clone(), address(&first.api)]);
+    goes_on(&crowd, &[other.admin.clone(), address(&first.admin)]).await;
 
     // The other node is replaced too.
-    crowd.use_apis(vec![address(first.api)]);
+    crowd.use_apis(vec![address(&first.api)]);
     assert_eq!(other.stop().await, Some(0));
     let second = start_newer(&newer).await;
-    crowd.use_apis(vec![address(first.api), address(second.api)]);
-    goes_on(&crowd, &[address(first.admin), address(second.admin)]).await;
+    crowd.use_apis(vec![address(&first.api), address(&second.api)]);
+    goes_on(&crowd, &[address(&first.admin), address(&second.admin)]).await;
 
     // An old node can still start after the step, as after a rollback.
     let old = Node::start(&settings).await;
-    crowd.use_apis(vec![old.api.clone(), address(first.api), address(second.api)]);
-    goes_on(&crowd, &[old.admin.clone(), address(first.admin), address(second.admin)]).await;
+    crowd.use_apis(vec![old.api.clone(), address(&first.api), address(&second.api)]);
+    goes_on(&crowd, &[old.admin.clone(), address(&first.admin), address(&second.admin)]).await;
     crowd.end();
     requests.await.expect("the crowd ends well");
     first.stop().await;

@@ -223,7 +223,7 @@ mod tests {
     fn with_a_gateway_token_everything_but_health_needs_it() {
         let secret = Secret::from("the-token-of-a-gateway");
         let edge =
-            Edge::new("0.0.0.0:8080".parse().unwrap(), &[]).with_gateway_token(Some(&secret));
+            Edge::new(&"0.0.0.0:8080".parse().unwrap(), &[]).with_gateway_token(Some(&secret));
         let ask = |uri: &str, tokens: &[&str]| {
             let tokens = tokens.iter().map(|token| ("x-coupond-gateway", *token));
             let headers: Vec<_> = [("host", "a")].into_iter().chain(tokens).collect();
