@@ -18,8 +18,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 const TOKEN: &str = "a-token-for-tests-only";
 
 fn write(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(path, text).expect("the test prepares it");
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).expect("the test prepares it");
 }
 
 /// An authority whose certificates lie in a folder.
@@ -30,9 +30,13 @@ struct Authority {
 
 impl Authority {
     fn new(folder: &Path) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let mut params = CertificateParams::new(Vec::new()).expect("the test prepares it");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let issuer = CertifiedIssuer::self_signed(
+            params,
+            KeyPair::generate().expect("the test prepares it"),
+        )
+        .expect("the test prepares it");
         write(&folder.join("ca.pem"), &issuer.pem());
         Self { issuer, folder: folder.to_owned() }
     }
@@ -40,9 +44,11 @@ impl Authority {
     /// Writes `NAME.pem` and `NAME.key` for this machine.
     fn issue(&self, name: &str) {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let key = KeyPair::generate().expect("the test prepares it");
+        let certificate = CertificateParams::new(names)
+            .expect("the test prepares it")
+            .signed_by(&key, &self.issuer)
+            .expect("the test prepares it");
         write(&self.folder.join(format!("{name}.pem")), &certificate.pem());
         write(&self.folder.join(format!("{name}.key")), &key.serialize_pem());
     }
@@ -69,8 +75,11 @@ impl Node {
             "demo=false".to_owned(),
         ];
         let settings: Vec<_> = own.into_iter().chain(settings).collect();
-        let mut child = coupond(&["serve"], &settings).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut child = coupond(&["serve"], &settings)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the test prepares it");
+        let lines = BufReader::new(child.stderr.take().expect("the test prepares it")).lines();
         let (sender, log) = mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
@@ -95,20 +104,26 @@ impl Node {
 
     fn signal(&self, name: &str) {
         let (signal, process) = (format!("-{name}"), self.child.id().to_string());
-        assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, process])
+                .status()
+                .expect("the test prepares it")
+                .success()
+        );
     }
 
     /// Runs a command with the settings of the node. Returns its exit code and what it printed.
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = coupond(arguments, &self.settings).output().unwrap();
+        let output = coupond(arguments, &self.settings).output().expect("the test prepares it");
         let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
+        (output.status.code(), String::from_utf8(text).expect("the test prepares it"))
     }
 
     fn stop(mut self) -> Option<i32> {
         self.signal("TERM");
         self.logged("node stopped");
-        self.child.wait().unwrap().code()
+        self.child.wait().expect("the test prepares it").code()
     }
 }
 
@@ -129,12 +144,16 @@ fn coupond(arguments: &[&str], settings: &[String]) -> Command {
 
 /// Picks a port that is free now.
 fn port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("the test prepares it")
+        .local_addr()
+        .expect("the test prepares it")
+        .port()
 }
 
 #[test]
 fn the_command_line_speaks_tls_with_certificates() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("the test prepares it");
     let authority = Authority::new(folder.path());
     ["server", "client"].iter().for_each(|name| authority.issue(name));
     let (api, admin) = (port(), port());
@@ -168,26 +187,28 @@ fn the_command_line_speaks_tls_with_certificates() {
     node.logged("certificate of api.tls read again");
     let other = Authority::new(&{
         let other = folder.path().join("other");
-        std::fs::create_dir(&other).unwrap();
+        std::fs::create_dir(&other).expect("the test prepares it");
         other
     });
     other.issue("server");
-    std::fs::copy(other.path("server.pem"), authority.path("server.pem")).unwrap();
+    std::fs::copy(other.path("server.pem"), authority.path("server.pem"))
+        .expect("the test prepares it");
     node.signal("HUP");
     let said = node.logged("a certificate or key of");
     assert_eq!(said["level"], "ERROR", "{said}");
     // Settings with such a pair are refused, by the command line too: it gets none.
     let url = format!("https://localhost:{api}");
-    let output =
-        coupond(&["issue", "spring", "ben", "--ca", &ca, "--api", &url], &[]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let output = coupond(&["issue", "spring", "ben", "--ca", &ca, "--api", &url], &[])
+        .output()
+        .expect("the test prepares it");
+    let text = String::from_utf8(output.stdout).expect("the test prepares it");
     assert!(text.contains("issued"), "the old pair stays: {text}");
     assert_eq!(node.stop(), Some(0));
 }
 
 #[test]
 fn the_command_line_speaks_through_unix_sockets() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("the test prepares it");
     let [api, admin] = ["api.sock", "admin.sock"].map(|name| folder.path().join(name));
     let settings = vec![
         format!("api.listen='unix:{}'", api.display()),
@@ -195,7 +216,10 @@ fn the_command_line_speaks_through_unix_sockets() {
     ];
     let node = Node::start(folder.path(), settings.clone());
     for (socket, mode) in [(&api, 0o660), (&admin, 0o600)] {
-        assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, mode);
+        assert_eq!(
+            socket.metadata().expect("the test prepares it").permissions().mode() & 0o777,
+            mode
+        );
     }
     let (code, text) = node.run(&["campaign", "create", "spring", "--quota", "5"]);
     assert_eq!(code, Some(0), "{text}");
@@ -205,8 +229,10 @@ fn the_command_line_speaks_through_unix_sockets() {
     let (code, text) = node.run(&["health"]);
     assert_eq!((code, text.as_str()), (Some(0), "ready\n"));
     let other = format!("embedded.dir='{}'", folder.path().join("other").display());
-    let second = coupond(&["serve"], &[settings, vec![other]].concat()).output().unwrap();
-    let text = String::from_utf8(second.stderr).unwrap();
+    let second = coupond(&["serve"], &[settings, vec![other]].concat())
+        .output()
+        .expect("the test prepares it");
+    let text = String::from_utf8(second.stderr).expect("the test prepares it");
     assert!(second.status.code() == Some(1) && text.contains("is in use"), "{text}");
     assert_eq!(node.stop(), Some(0));
     assert!(!api.exists() && !admin.exists());
