@@ -37,7 +37,8 @@ fn a_key_set_is_never_empty() {
     valid.extend(keys.iter().map(|key| key.pem().into_bytes()));
     fuzz::run(&valid, &["keys", "refused"], |input, _| match KeySet::parse(input) {
         Ok(keys) => {
-            assert!((1..=3).contains(&keys.len()));
+            // Parts of a set may be repeated.
+            assert!((1..=input.len()).contains(&keys.len()));
             "keys"
         }
         Err(error) => {

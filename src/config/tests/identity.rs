@@ -127,7 +127,7 @@ fn off_loopback_a_header_needs_a_gateway() {
             "api.identity: is \"header:x-user\" while api.listen is 0.0.0.0:8080, which is not loopback, \
            and nothing proves that a request comes from the gateway: any client could set the header; \
            set api.gateway_token_file and let the gateway send the token as X-Coupond-Gateway, or set \
-           api.listen to an address of loopback (--set)",
+           api.tls.client_ca_file, or api.listen to an address of loopback (--set)",
         ],
     );
     check_set(
