@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    AuditError, Context,
+    Context,
     finding::{FindingKind, Findings, Location},
     model::PartitionContext,
 };
@@ -13,7 +13,7 @@ use crate::{
         decision::Refusal,
         ids::{CampaignId, Offset},
     },
-    store::CHANGES_MAX,
+    store::{CHANGES_MAX, StoreError},
 };
 
 /// What stands for every refusal. The model knows that a change is refused, not why.
@@ -55,7 +55,7 @@ impl Expected {
         place: &PartitionContext,
         (from, end): (Offset, Offset),
         findings: &mut Findings,
-    ) -> Result<(), AuditError> {
+    ) -> Result<(), StoreError> {
         let store = &context.ports.store;
         let mut next = 0;
         loop {
@@ -64,7 +64,8 @@ impl Expected {
             for row in page.iter().filter(|row| row.position.offset < end) {
                 self.row(place, from, row, findings);
             }
-            if last >= end {
+            // A damaged row may name a position below the page.
+            if last >= end || last < next {
                 break;
             }
             next = last + 1;

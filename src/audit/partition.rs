@@ -150,7 +150,10 @@ async fn compare(
     };
     let mut changes = Expected::default();
     models.iter().for_each(|model| changes.add(&model.id, &model.changes, limit_of(&model.id)));
-    changes.compare(context, &place, (from, end), &mut findings).await?;
+    let (mut campaigns, mut codes, mut unread) = (Vec::new(), Vec::new(), replay.unread);
+    if let Err(error) = changes.compare(context, &place, (from, end), &mut findings).await {
+        unread.push(format!("changes of partition {}: {}", place.partition, Chain(&error)));
+    }
     let comparisons = models.into_iter().map(|model| {
         let claims: Vec<Claim> = claims.remove(&model.id).unwrap_or_default();
         let its: Vec<_> = holds.iter().filter(|hold| hold.campaign == model.id).cloned().collect();
@@ -168,7 +171,6 @@ async fn compare(
     });
     let comparisons: Vec<_> = comparisons.collect();
     let mut compared = stream::iter(comparisons).buffered(CAMPAIGNS_AT_ONCE);
-    let (mut campaigns, mut codes, mut unread) = (Vec::new(), Vec::new(), replay.unread);
     while let Some((id, outcome)) = compared.next().await {
         match outcome {
             Ok(outcome) => {

@@ -81,6 +81,10 @@ impl<'a> New<'a> {
     fn keep(&mut self, secret: &str) -> Result<(), ClientError> {
         let written = writeln!(self.file, "{secret}").and_then(|()| self.file.sync_all());
         written.map_err(|source| not_written(self.path, source))?;
+        // The name must be there after a power cut too: the other copy may be removed next.
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|it| it.sync_all());
+        synced.map_err(|source| not_written(self.path, source))?;
         self.is_kept = true;
         Ok(())
     }

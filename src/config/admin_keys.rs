@@ -19,6 +19,9 @@ pub(super) const KEY: &str = "admin.keys";
 /// Name of the one who holds `admin.token`.
 pub const OWNER_NAME: &str = "token";
 
+/// Name under which a node makes its demo campaign.
+const NODE_NAME: &str = "coupond";
+
 /// Most keys. Each request is compared with all of them, and more people share a console in front.
 const KEYS_MAX: usize = 100;
 
@@ -176,8 +179,9 @@ fn key<'a>(
         refuse(&format!(".{name}"), format!("is {found}, must be {rule}"), remedy);
         None
     };
-    let rule =
-        format!("1 to {NAME_BYTES_MAX} of letters, digits and '.', '_', '@', '-', not \"token\"");
+    let rule = format!(
+        "1 to {NAME_BYTES_MAX} of letters, digits and '.', '_', '@', '-', not \"token\" or \"coupond\""
+    );
     let name = text("name", &rule, "write for example \"ada\"", &is_name);
     let rule = "\"viewer\", \"operator\" or \"owner\"";
     let role = text("role", rule, "write one of these", &|text| Role::parse(text).is_some());
@@ -219,7 +223,9 @@ fn key<'a>(
 
 fn is_name(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
-    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain) && text != OWNER_NAME
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(is_plain)
+        && ![OWNER_NAME, NODE_NAME].contains(&text)
 }
 
 fn digest(token: &str) -> [u8; 32] {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    admin_keys,
+    admin_keys::{self, AdminKey},
     identity::{self, Identity},
     keys,
     layers::{self, Given, Sources},
@@ -174,6 +174,7 @@ fn between_keys(config: &Config) -> Vec<Broken> {
              api.trust_network = true if only a gateway can reach it",
         );
     }
+    shared_tokens(admin, &mut broke);
     exposed_tokens(admin, &mut broke);
     if admin.listen.collides(&api.listen) {
         broke(
@@ -183,6 +184,23 @@ fn between_keys(config: &Config) -> Vec<Broken> {
         );
     }
     broken
+}
+
+/// Passes on which keys have the token of the owner: they would be taken for somebody else.
+fn shared_tokens(
+    admin: &AdminConfig,
+    broke: &mut impl FnMut(&'static [&'static str], String, &str),
+) {
+    let owner = admin.token.as_ref().map(|token| AdminKey::owner(token.expose()));
+    for key in &admin.keys.0 {
+        if owner.as_ref().is_some_and(|owner| owner.token_sha256 == key.token_sha256) {
+            broke(
+                &["admin.keys", "admin.token"],
+                format!("has the token of admin.token for {}", key.name),
+                "give each key a token of its own",
+            );
+        }
+    }
 }
 
 /// Passes on what is wrong with the tokens of an admin listener that others can reach.

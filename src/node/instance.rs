@@ -127,14 +127,18 @@ fn check(
 }
 
 /// Returns the configured admin token, else the one in the data folder; generates it at the first
-/// start.
-pub(super) fn admin_token(config: &Config) -> Result<String, ServeError> {
+/// start. None, if the listener is not on loopback and only keys are configured.
+pub(super) fn admin_token(config: &Config) -> Result<Option<String>, ServeError> {
     if let Some(token) = &config.admin.token {
-        return Ok(token.expose().to_owned());
+        return Ok(Some(token.expose().to_owned()));
+    }
+    if !config.admin.listen.is_loopback() {
+        // Whoever is not listed in `admin.keys` must not get in by a file that was once made.
+        return Ok(None);
     }
     let folder = &config.embedded.dir;
     data_folder(folder).map_err(|error| ServeError::failed(OPENING, error))?;
-    kept_secret(folder, ADMIN_TOKEN_FILE).map_err(|error| match error {
+    kept_secret(folder, ADMIN_TOKEN_FILE).map(Some).map_err(|error| match error {
         FolderError::Secret { .. } => ServeError::unfit(
             error.to_string(),
             "write a token into the file, or remove it so that a new one is generated",
@@ -179,5 +183,19 @@ mod tests {
             "the instance folds user ids by \"lower\", but identity_fold is \"none\"; set \
              identity_fold = \"lower\": it was fixed at the first start of the instance"
         );
+    }
+
+    #[test]
+    fn a_token_is_made_on_loopback_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.embedded.dir = folder.path().to_owned();
+        let made = admin_token(&config).unwrap();
+        assert!(made.as_ref().is_some_and(|token| token.len() >= 16), "{made:?}");
+        assert_eq!(admin_token(&config).unwrap(), made, "it is kept");
+        config.admin.listen = "0.0.0.0:8081".parse().unwrap();
+        assert_eq!(admin_token(&config).unwrap(), None, "what was made once admits nobody");
+        config.admin.token = Some("a-token-of-somebody".into());
+        assert_eq!(admin_token(&config).unwrap().as_deref(), Some("a-token-of-somebody"));
     }
 }

@@ -100,7 +100,7 @@ pub struct Node {
     pub api: Listen,
     /// Place of the admin listener, with the port that was picked.
     pub admin: Listen,
-    /// Bearer token of admin requests.
+    /// Bearer token of an owner; empty if there are only `admin.keys`.
     pub admin_token: String,
     kept_secret: Option<Secret>,
     core: Core,
@@ -185,7 +185,7 @@ impl Node {
             embedded::check_format(config)?;
         }
         let listeners = Listeners::open(config).await?;
-        let admin_token = instance::admin_token(config)?;
+        let owner = instance::admin_token(config)?;
         let adapters = match config.mode {
             Mode::Embedded => {
                 embedded::adapters(config, share(config).database, clock.clone()).await?
@@ -227,7 +227,7 @@ impl Node {
         let mut node = Self {
             api: listeners.api.place()?,
             admin: listeners.admin.place()?,
-            admin_token,
+            admin_token: owner.unwrap_or_default(),
             kept_secret,
             core,
             listeners: JoinSet::new(),
@@ -253,8 +253,9 @@ impl Node {
     ) {
         let metrics = telemetry::install_metrics();
         let service: Arc<dyn Service> = self.core.service.clone();
-        let mut admin_keys = vec![AdminKey::owner(&self.admin_token)];
-        admin_keys.extend(config.admin.keys.0.iter().cloned());
+        let owner = Some(&self.admin_token).filter(|token| !token.is_empty());
+        let owner = owner.map(|token| AdminKey::owner(token));
+        let admin_keys = owner.into_iter().chain(config.admin.keys.0.iter().cloned()).collect();
         let parts = HttpParts {
             service,
             api: config.api.clone(),

@@ -9,7 +9,7 @@ use crate::{
         change::ChangeRow,
         coupon::Coupon,
         decision::{Decision, DerivedRow, Outcome},
-        definition::{Definition, DefinitionVersion},
+        definition::DefinitionVersion,
         ids::Offset,
         keys::Keys,
         record::Record,
@@ -83,8 +83,6 @@ pub struct Folded {
 #[derive(Debug)]
 pub struct Folder {
     campaign: Campaign,
-    /// The definition in effect behind the last control record, for the change row of the next.
-    before: Option<Definition>,
     expectations: Expectations,
     is_repair: bool,
     /// A contradiction was found. Records after it were not folded, so the state is no longer that
@@ -101,8 +99,7 @@ impl Folder {
     pub fn new(recovered: Recovered, keys: std::sync::Arc<Keys>) -> Self {
         let Recovered { campaign, expectations, is_repair } = recovered;
         let hash = keys.campaign_hash(campaign.id());
-        let before = campaign.definition().cloned();
-        Self { campaign, before, expectations, is_repair, stopped: false, keys, hash }
+        Self { campaign, expectations, is_repair, stopped: false, keys, hash }
     }
 
     /// Returns the campaign's state.
@@ -133,7 +130,11 @@ impl Folder {
         }
         folded.records.reserve(records.len());
         folded.coupons.reserve((self.campaign.remaining() as usize).min(records.len()));
-        let Self { campaign, before, expectations, keys, hash, stopped, .. } = self;
+        // For the row of the next change. Not kept between batches: an idle campaign stays small.
+        let has_changes = records.iter().any(|(_, record)| matches!(record, Record::Control(_)));
+        let before = has_changes.then(|| self.campaign.definition().cloned());
+        let mut before = before.flatten();
+        let Self { campaign, expectations, keys, hash, stopped, .. } = self;
         campaign.fold_all(records, |campaign, at, record, outcome| {
             let digest = match &outcome {
                 Outcome::Decided { row: Some(DerivedRow::Coupon(coupon)), .. } => {
@@ -217,7 +218,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         domain::{
-            definition::Terms,
+            definition::{Definition, Terms},
             ids::{CampaignId, LogPartition, Sequence, Timestamp, UserId},
             record::{Change, Control, Request},
             rows::CampaignRows,

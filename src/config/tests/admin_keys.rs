@@ -104,3 +104,12 @@ fn printed_keys_hide_their_tokens() {
     let Shown::Value(shown) = Setting::show(&text.unwrap().admin.keys) else { panic!("shown") };
     assert_eq!(shown, "[{ name = \"vera\", role = \"viewer\", token_sha256 = \"(hidden)\" }]");
 }
+
+#[test]
+fn no_key_has_the_token_of_the_owner() {
+    let problems = from(&format!(
+        "admin.token = \"a-token-of-vera-1\"\n\
+         [[admin.keys]]\nname = \"vera\"\nrole = \"viewer\"\ntoken_sha256 = \"{DIGEST}\"\n"
+    ));
+    assert_eq!(problems.unwrap_err(), ["admin.keys: has the token of admin.token for vera"]);
+}
