@@ -1,5 +1,7 @@
 //! What came of a control record, for whoever asks later: who asked, what, before and after.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     decision::{Decision, Refusal},
     definition::Definition,
@@ -9,15 +11,17 @@ use super::{
 };
 
 /// The row of one control record, accepted or refused. It decides nothing and never changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeRow {
     /// The campaign.
+    #[serde(rename = "campaign_id")]
     pub campaign: CampaignId,
     /// Position of the control record.
     pub position: Position,
     /// Time of the control record.
     pub time: Timestamp,
-    /// Who asked.
+    /// Who asked. Not `by`, which is a word of CQL.
+    #[serde(rename = "asked_by")]
     pub by: String,
     /// Their node makes the change again if another version is in effect.
     pub retried: bool,
@@ -56,7 +60,7 @@ impl ChangeRow {
     }
 
     /// Returns whether the row is listed. Not, if another version was in effect and the node made the
-    /// change again by itself: that one is listed.
+    /// change again by itself: what came of that is listed, if anything did.
     #[must_use]
     pub fn is_listed(&self) -> bool {
         !(self.retried && self.refusal == Some(Refusal::StaleVersion))

@@ -9,10 +9,8 @@ use crate::{
     domain::{
         change::ChangeRow,
         coupon::Coupon,
-        decision::Refusal,
         definition::{Definition, DefinitionVersion},
         ids::{CampaignId, Offset, Partition, Position, Sequence, Timestamp, UserId},
-        record::Change,
         rows::{
             Counts, Hold, HoldKind, HoldState, LastRecord, Mark, Progress, Row, Skip, SkipState,
         },
@@ -39,8 +37,7 @@ pub(super) fn encode(row: &Row, entries: &mut Vec<DataEntry>) {
         }
         Row::Change(change) => {
             let Position { partition, offset, .. } = change.position;
-            let value = encode_change(change);
-            entries.push(DataEntry::Put(keys::change(partition, offset), value));
+            entries.push(DataEntry::Put(keys::change(partition, offset), json(&**change)));
         }
         Row::Hold(hold) => {
             let key = keys::hold(hold.partition, &hold.campaign, hold.from, hold.number);
@@ -195,53 +192,8 @@ pub(super) fn decode_version(
     Ok(DefinitionVersion { campaign: campaign.clone(), position, time, definition, issued, digest })
 }
 
-/// A change. Its names are those of the record and of the column in CQL.
-#[derive(Serialize, Deserialize)]
-struct ChangeJson {
-    campaign_id: CampaignId,
-    position: Position,
-    time: Timestamp,
-    asked_by: String,
-    retried: bool,
-    change: Change,
-    before: Option<Definition>,
-    after: Option<Definition>,
-    refusal: Option<Refusal>,
-    digest: [u8; 16],
-}
-
-fn encode_change(row: &ChangeRow) -> Vec<u8> {
-    let ChangeRow { campaign, position, time, by, retried, change, before, after, refusal, digest } =
-        row.clone();
-    let (campaign_id, asked_by) = (campaign, by);
-    json(&ChangeJson {
-        campaign_id,
-        position,
-        time,
-        asked_by,
-        retried,
-        change,
-        before,
-        after,
-        refusal,
-        digest,
-    })
-}
-
 pub(super) fn decode_change(value: &[u8]) -> Result<ChangeRow, Unreadable> {
-    let row: ChangeJson = parse(value, Unreadable::new("a change"))?;
-    Ok(ChangeRow {
-        campaign: row.campaign_id,
-        position: row.position,
-        time: row.time,
-        by: row.asked_by,
-        retried: row.retried,
-        change: row.change,
-        before: row.before,
-        after: row.after,
-        refusal: row.refusal,
-        digest: row.digest,
-    })
+    parse(value, Unreadable::new("a change"))
 }
 
 pub(super) fn encode_layout(layout: &Layout) -> Vec<u8> {

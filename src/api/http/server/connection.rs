@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 use super::{
     HEAD_BYTES_MAX, HTTP_2_UNITS, Limits, Shared, UNREAD_TIME_MAX,
@@ -45,7 +45,7 @@ pub(super) async fn serve(
     occupied: Occupied,
     _unit: OwnedSemaphorePermit,
 ) {
-    if let Socket::Tcp(stream) = &socket
+    if let Either::Left(stream) = &socket
         && let Err(error) = tune(stream)
     {
         tracing::debug!(%error, "connection closed before its first request");
@@ -82,12 +82,12 @@ async fn open(shared: &Shared, mut raw: Raw) -> Option<(Stream, bool)> {
                  key_file of api.tls (admin.tls)"
             );
         }
-        return Some((Stream::Plain(raw), begun == Begun::Http2));
+        return Some((Either::Left(raw), begun == Begun::Http2));
     };
     match timeout(limits.handshake_time, handshake(certificates, raw)).await {
         Ok(Ok(Some(stream))) => {
             let is_http_2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-            Some((Stream::Tls(Box::new(stream)), is_http_2))
+            Some((Either::Right(Box::new(stream)), is_http_2))
         }
         Ok(Ok(None)) => None,
         Ok(Err(error)) => {

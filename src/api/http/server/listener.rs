@@ -69,11 +69,11 @@ impl Listener {
         match &self.0 {
             Kind::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
-                Ok((Socket::Tcp(stream), client.ip()))
+                Ok((Socket::Left(stream), client.ip()))
             }
             Kind::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::Unix(stream), NO_CLIENT))
+                Ok((Socket::Right(stream), NO_CLIENT))
             }
         }
     }
@@ -91,11 +91,11 @@ impl Listener {
             Kind::Tcp(listener) => {
                 let stream = std::net::TcpStream::from(accepted(listener)?);
                 let client = stream.peer_addr()?.ip();
-                Ok((Socket::Tcp(tokio::net::TcpStream::from_std(stream)?), client))
+                Ok((Socket::Left(tokio::net::TcpStream::from_std(stream)?), client))
             }
             Kind::Unix(listener, _) => {
                 let stream = std::os::unix::net::UnixStream::from(accepted(listener)?);
-                Ok((Socket::Unix(UnixStream::from_std(stream)?), NO_CLIENT))
+                Ok((Socket::Right(UnixStream::from_std(stream)?), NO_CLIENT))
             }
         }
     }

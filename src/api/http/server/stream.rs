@@ -11,6 +11,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 /// What a client of HTTP/2 sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -18,69 +19,21 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A socket with a client.
-#[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+/// A socket with a client: of TCP on the left, a Unix socket on the right.
+pub(super) type Socket = Either<TcpStream, UnixStream>;
 
-/// Calls a function of the stream in each variant of an enum.
-macro_rules! each {
-    ($of:expr, $($Variant:ident)|+, $stream:ident => $call:expr) => {
-        match $of {
-            $(Self::$Variant($stream) => $call,)+
-        }
+/// A connection as HTTP sees it: in clear on the left, over TLS on the right.
+pub(super) type Stream = Either<Raw, Box<TlsStream<Raw>>>;
+
+/// Returns the socket itself, if its end can be seen without reading: a Unix socket has no reset.
+pub(super) fn tcp(stream: &Stream) -> Option<&TcpStream> {
+    let raw = match stream {
+        Either::Left(raw) => raw,
+        Either::Right(stream) => stream.get_ref().0,
     };
-}
-
-/// Implements writing for an enum of streams.
-macro_rules! writes {
-    ($Type:ty, $($Variant:ident)|+) => {
-        impl AsyncWrite for $Type {
-            fn poll_write(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                each!(self.get_mut(), $($Variant)|+, stream => Pin::new(stream).poll_write(cx, buf))
-            }
-
-            fn poll_write_vectored(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &[IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                each!(self.get_mut(), $($Variant)|+, stream => {
-                    Pin::new(stream).poll_write_vectored(cx, bufs)
-                })
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                each!(self, $($Variant)|+, stream => stream.is_write_vectored())
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                each!(self.get_mut(), $($Variant)|+, stream => Pin::new(stream).poll_flush(cx))
-            }
-
-            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                each!(self.get_mut(), $($Variant)|+, stream => Pin::new(stream).poll_shutdown(cx))
-            }
-        }
-    };
-}
-
-writes!(Socket, Tcp | Unix);
-writes!(Stream, Plain | Tls);
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), Tcp | Unix, stream => Pin::new(stream).poll_read(cx, buf))
+    match &raw.socket {
+        Either::Left(stream) => Some(stream),
+        Either::Right(_) => None,
     }
 }
 
@@ -170,35 +123,5 @@ impl AsyncWrite for Raw {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
-    }
-}
-
-/// A connection as HTTP sees it.
-pub(super) enum Stream {
-    Plain(Raw),
-    Tls(Box<TlsStream<Raw>>),
-}
-
-impl Stream {
-    /// Returns the socket itself, if its end can be seen without reading: a Unix socket has no reset.
-    pub(super) fn tcp(&self) -> Option<&TcpStream> {
-        let raw = match self {
-            Self::Plain(raw) => raw,
-            Self::Tls(stream) => stream.get_ref().0,
-        };
-        match &raw.socket {
-            Socket::Tcp(stream) => Some(stream),
-            Socket::Unix(_) => None,
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), Plain | Tls, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }

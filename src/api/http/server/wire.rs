@@ -12,7 +12,11 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Limits, room::Place, stream::Stream};
+use super::{
+    Limits,
+    room::Place,
+    stream::{self, Stream},
+};
 
 /// Longest refusal that hyper writes by itself: a status line and three headers.
 const REFUSAL_BYTES_MAX: usize = 256;
@@ -167,7 +171,7 @@ impl AsyncWrite for Wire {
         let this = self.get_mut();
         if !this.client_heard
             && !this.is_multiplexed
-            && let Some(socket) = this.stream.tcp()
+            && let Some(socket) = stream::tcp(&this.stream)
         {
             match socket.poll_peek(cx, &mut ReadBuf::new(&mut [0])) {
                 Poll::Ready(Ok(_)) => this.client_heard = true,
